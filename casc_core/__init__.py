@@ -1,0 +1,60 @@
+"""Exact conversion of trained PyTorch networks into spiking networks, by the CASC method.
+
+>>> import torch, casc_core
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> ann = casc_core.prepare(model, adapter="rnn", q=2)       # ReLU -> CQReLU; train it as usual
+>>> snn = casc_core.convert(ann, adapter="rnn")              # CIF neurons, wake-sleep schedule, exact arithmetic
+>>> casc_core.verify(snn, torch.randn(5, 4)).exact
+True
+"""
+
+from casc_core.activation import CQReLU, cq_relu
+from casc_core.adapters import Adapter
+from casc_core.convert import convert
+from casc_core.errors import (
+    CascError,
+    ConfigError,
+    ConversionError,
+    DataError,
+    ExactnessError,
+    InputError,
+    StorageError,
+)
+from casc_core.neuron import CIF, IF, Neuron, NeuronState
+from casc_core.numerics import Exact, Float
+from casc_core.prepare import prepare
+from casc_core.schedule import Continuous, WakeSleep
+from casc_core.simulation import LayerSpikes, Simulation
+from casc_core.spiking_model import SpikingModel
+from casc_core.storage import load
+from casc_core.verify import EquivalenceReport, LayerEquivalence, verify
+
+__all__ = [
+    "CIF",
+    "IF",
+    "Adapter",
+    "CQReLU",
+    "CascError",
+    "ConfigError",
+    "Continuous",
+    "ConversionError",
+    "DataError",
+    "EquivalenceReport",
+    "Exact",
+    "ExactnessError",
+    "Float",
+    "InputError",
+    "LayerEquivalence",
+    "LayerSpikes",
+    "Neuron",
+    "NeuronState",
+    "Simulation",
+    "SpikingModel",
+    "StorageError",
+    "WakeSleep",
+    "convert",
+    "cq_relu",
+    "load",
+    "prepare",
+    "verify",
+]

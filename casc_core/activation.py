@@ -60,7 +60,20 @@ class _StraightThrough(torch.autograd.Function):
         return grads[0] * inside, None, None
 
 
-class CQReLU(nn.Module):
+class Quantised(nn.Module):
+    """A module whose activations are CQReLU with these levels and this threshold; conversion finds them by this type.
+
+    Raises:
+        ConfigError: `q < 1` or a threshold that is not positive and finite.
+    """
+
+    def __init__(self, q: int, threshold: float = 1.0) -> None:
+        super().__init__()
+        self.q = check_levels(q)
+        self.threshold = check_threshold(threshold)
+
+
+class CQReLU(Quantised):
     """Trainable CQReLU: `cq_relu` forward; backward, 1 inside `[0, threshold]` and 0 outside.
 
     Args:
@@ -80,11 +93,6 @@ class CQReLU(nn.Module):
     >>> x.grad
     tensor([0., 1., 1., 0.])
     """
-
-    def __init__(self, q: int, threshold: float = 1.0) -> None:
-        super().__init__()
-        self.q = check_levels(q)
-        self.threshold = check_threshold(threshold)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _StraightThrough.apply(x, self.q, self.threshold)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from casc_core.activation import check_levels, check_threshold
+from casc_core.activation import Quantised
 from casc_core.errors import ConfigError, InputError
 
 
@@ -85,7 +85,7 @@ class _Recurrence(torch.autograd.Function):
         return grad, grad_start, grad.t() @ previous, None, None
 
 
-class RNN(nn.Module):
+class RNN(Quantised):
     r"""A recurrent network with the CQReLU activation; same constructor, parameters and shapes as `torch.nn.RNN`.
 
     Layer by layer and position by position, `h_i = CQReLU(W_x e_i + b + W_h h_{i-1})` with
@@ -133,7 +133,7 @@ class RNN(nn.Module):
         q: int = 2,
         threshold: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(q, threshold)
         if nonlinearity not in ("cq_relu", "tanh", "relu"):
             raise ConfigError(f"nonlinearity must be 'cq_relu' (or 'tanh' or 'relu', read as it); got {nonlinearity!r}")
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
@@ -143,7 +143,6 @@ class RNN(nn.Module):
             raise ConfigError(f"dropout must be a probability in [0, 1]; got {dropout!r}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, float(dropout), bidirectional
-        self.q, self.threshold = check_levels(q), check_threshold(threshold)
         for layer, direction, suffix in self.cells():
             width = input_size if layer == 0 else hidden_size * self.directions
             shapes = {"weight_ih": (hidden_size, width), "weight_hh": (hidden_size, hidden_size)}

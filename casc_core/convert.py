@@ -1,0 +1,115 @@
+"""Conversion: a trained network with CQReLU activations becomes a spiking network that gives the same answer."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import nn
+
+from casc_core.adapters import Adapter, choose_adapter
+from casc_core.errors import ConversionError
+from casc_core.lowering import Lowering, OpPool
+from casc_core.neuron import CIF, Neuron
+from casc_core.numerics import Numerics, as_numerics
+from casc_core.prepare import levels_of, refuse_modules, require_prepared
+from casc_core.program import Program
+from casc_core.rules import RULES
+from casc_core.schedule import Schedule, WakeSleep
+from casc_core.spiking_model import Settings, SpikingModel
+from casc_core.tracing import arguments_of, call_variants, trace
+
+
+def convert(
+    model: nn.Module,
+    adapter: str | Adapter | None = None,
+    *,
+    q: int | None = None,
+    neuron: Neuron | None = None,
+    schedule: Schedule | None = None,
+    numerics: Numerics | str = "exact",
+) -> SpikingModel:
+    """The spiking network of `model`; under CIF and WakeSleep it equals its quantised ANN bit for bit.
+
+    The model's forward is traced, each operation is lowered by its rule, and each path from neuron to neuron becomes one
+    linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded. `model` is left alone.
+
+    Args:
+        model: a module with CQReLU activations (see `prepare`). An unprepared one is prepared first, with a warning.
+        adapter: a name such as "rnn", an `Adapter`, or None to pick by the model's modules.
+        q: levels, for an unprepared model only.
+        neuron: `CIF()` (default) or `IF()`, the baseline's.
+        schedule: `WakeSleep()` (default: q wake steps) or `Continuous()`, the baseline's.
+        numerics: "exact" (16-bit weights), `Exact(weight_bits=...)`, or "float": the weights as they are, in float32;
+            then a neuron on the edge between two levels may fall to either side, and `verify` counts how many do.
+
+    Raises:
+        ConversionError: an operation cannot be converted exactly, or the forward cannot be traced; the message names the
+            module, the line and the remedy.
+        ConfigError: an argument out of range, or an unprepared model without `q`.
+
+    >>> from casc_core import prepare
+    >>> ann = prepare(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), adapter="rnn", q=4)
+    >>> snn = convert(ann, adapter="rnn")
+    >>> x = torch.randn(3, 4)
+    >>> torch.equal(snn(x), snn.reference(x))
+    True
+    """
+    chosen = choose_adapter(model, adapter)
+    settled = as_numerics(numerics)
+    ann, was_prepared = require_prepared(model, chosen, q)
+    if not was_prepared:
+        warnings.warn(
+            f"{type(model).__name__} was not trained with CQReLU activations: it has been prepared with q={q}, and its "
+            "answers will differ from the original's. Call casc_core.prepare(model, q=...), train, then convert",
+            stacklevel=2,
+        )
+    trained = levels_of(ann)
+    assert trained is not None
+    resolved = (schedule or WakeSleep()).resolved(trained)
+    if resolved.levels not in (None, trained):
+        warnings.warn(
+            f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={trained}: the "
+            "reference is the network with that many levels, not the one that was trained",
+            stacklevel=2,
+        )
+    ann = copy.deepcopy(ann).eval()
+    _refuse_bad_weights(ann)
+    refuse_modules(ann, chosen.rules, prepared=True)
+    settings = Settings(chosen.name, trained, neuron or CIF(), resolved, settled, arguments_of(ann))
+    snn = _lowered(ann, chosen, settings)
+    object.__setattr__(snn, "ann", ann)
+    return snn
+
+
+def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
+    """The network, with a program for each way to call the model that can be lowered."""
+    rules, pool = RULES.merged(adapter.rules), OpPool()
+    programs: dict[frozenset[str], Program] = {}
+    layers: list[str] = []
+    refusals: list[ConversionError] = []
+    with torch.no_grad():
+        for fixed in call_variants(ann):
+            try:
+                lowering = Lowering(ann, rules, settings.numerics, pool)
+                program = lowering.lower(trace(ann, rules.leaves(), fixed))
+            except ConversionError as error:
+                refusals.append(error)
+                continue
+            programs[frozenset(program.inputs)] = program
+            layers += [name for name in lowering.layers if name not in layers]
+    if not programs:
+        raise refusals[0]
+    device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
+    return SpikingModel(pool.ops, programs, tuple(layers), settings).to(device)
+
+
+def _refuse_bad_weights(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = tensor[~torch.isfinite(tensor)][0]
+            raise ConversionError(
+                f"{name} holds {float(bad)}: weights must be finite. The training has diverged; lower the learning rate or "
+                "clip the gradients"
+            )

@@ -1,0 +1,71 @@
+"""The functions a lowered network may call, by name: on its inputs (tokens, lengths, masks), or on a signal's layout.
+
+A saved network names them, so only what stands here can ever be called by one that is loaded.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Rearranging elements: linear with coefficients 0 and 1, so allowed on signals as well.
+_LAYOUT_METHODS = (
+    "view reshape flatten permute transpose t squeeze unsqueeze contiguous expand select narrow chunk split unbind "
+    "index_select gather flip roll movedim swapaxes clone detach unflatten tile repeat"
+).split()
+_LAYOUT_FUNCTIONS = (
+    "reshape flatten permute transpose t squeeze unsqueeze select narrow chunk split unbind index_select gather flip "
+    "roll movedim swapaxes clone tile unflatten"
+).split()
+_INPUT_METHODS = (
+    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
+    "type type_as clamp clamp_min clamp_max sum amax amin max min any all cumsum masked_fill size dim numel "
+    "new_zeros new_ones item abs neg remainder argmax count_nonzero"
+).split()
+_INPUT_FUNCTIONS = (
+    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange zeros ones full zeros_like ones_like "
+    "full_like clamp sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
+    "count_nonzero floor_divide"
+).split()
+_OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ invert neg getitem".split()
+
+
+def _named() -> dict[str, Callable[..., Any]]:
+    table: dict[str, Callable[..., Any]] = {"getattr": getattr}
+    for name in {*_LAYOUT_METHODS, *_INPUT_METHODS}:
+        table[f"Tensor.{name}"] = _method(name)
+    for name in {*_LAYOUT_FUNCTIONS, *_INPUT_FUNCTIONS}:
+        if hasattr(torch, name):
+            table[f"torch.{name}"] = getattr(torch, name)
+    for name in _OPERATORS:
+        table[f"operator.{name}"] = getattr(operator, name)
+    return table
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x, name)(*args, **kwargs)
+
+    return call
+
+
+FUNCTIONS = _named()
+LAYOUT = (
+    {f"Tensor.{name}" for name in _LAYOUT_METHODS}
+    | {f"torch.{name}" for name in _LAYOUT_FUNCTIONS if hasattr(torch, name)}
+    | {"operator.getitem"}
+)
+_NAMES = {id(function): name for name, function in FUNCTIONS.items()}
+ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
+
+
+def name_of(target: Any, is_method: bool) -> str | None:
+    """The name under which `target` stands in the table, or None."""
+    if is_method:
+        name = f"Tensor.{target}"
+        return name if name in FUNCTIONS else None
+    return _NAMES.get(id(target))

@@ -1,0 +1,305 @@
+"""Lowering: a traced model becomes a `Program`, one rule for each operation.
+
+Between two populations of spiking neurons every operation is affine. A rule takes the static values of an operation's
+arguments, emits operations, and returns the static value of the result. What has no rule is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from casc_core.errors import ConversionError
+from casc_core.functions import LAYOUT, name_of
+from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Numerics
+from casc_core.ops import Call, Constant, Encode, Op
+from casc_core.program import Program, Ref, Step, map_leaves
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is known of a signal before it runs.
+
+    Attributes:
+        scale: factor from the signal's numbers to the values of the user's tensor.
+        exponent: its train is on the grid `2**exponent`; None: it has no train.
+        drive_exponent: its drive is on the grid `2**drive_exponent`; None: it has no drive.
+        drive_reach: expected magnitude of the drive, from which the bits of weights are chosen (never exactness).
+    """
+
+    scale: float = 1.0
+    exponent: int | None = None
+    drive_exponent: int | None = None
+    drive_reach: float = 0.0
+
+
+@dataclass(frozen=True)
+class SignalValue:
+    """Static value: a spiking tensor, or one of real-valued input that is on its way to neurons."""
+
+    ref: Ref
+    form: Form
+
+
+@dataclass(frozen=True)
+class PartsValue:
+    """Static value: a tuple of signals of one form, as `chunk` and `unbind` return."""
+
+    ref: Ref
+    form: Form
+
+
+@dataclass(frozen=True)
+class InputValue:
+    """Static value: anything computed from the inputs alone."""
+
+    ref: Ref
+
+
+Rule = Callable[..., Any]
+
+
+@dataclass
+class RuleTable:
+    """What each operation becomes.
+
+    Attributes:
+        modules: by module type (a subclass takes its parent's rule); called as `rule(lowering, module, *args, **kwargs)`.
+        functions: by function, or by name for a method of a tensor; called as `rule(lowering, *args, **kwargs)`.
+        refused: by module type, function or method name: why it cannot be exact and what to do instead.
+    """
+
+    modules: dict[type[nn.Module], Rule] = field(default_factory=dict)
+    functions: dict[Any, Rule] = field(default_factory=dict)
+    refused: dict[Any, str] = field(default_factory=dict)
+
+    def module(self, *kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
+        """Decorator: the rule of these module types."""
+        return self._registrar(self.modules, kinds)
+
+    def function(self, *targets: Any) -> Callable[[Rule], Rule]:
+        """Decorator: the rule of these functions and methods."""
+        return self._registrar(self.functions, targets)
+
+    def _registrar(self, table: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[Rule], Rule]:
+        def register(rule: Rule) -> Rule:
+            table.update(dict.fromkeys(keys, rule))
+            return rule
+
+        return register
+
+    def merged(self, other: RuleTable) -> RuleTable:
+        """Both tables; `other` wins."""
+        return RuleTable(
+            self.modules | other.modules, self.functions | other.functions, self.refused | other.refused
+        )
+
+    def leaves(self) -> tuple[type[nn.Module], ...]:
+        """Module types that are one operation to the tracer."""
+        return (*self.modules, *(kind for kind in self.refused if isinstance(kind, type)))
+
+    def find_module(self, module: nn.Module) -> Rule | None:
+        """The rule of `module`'s type or nearest parent type."""
+        return next((self.modules[kind] for kind in type(module).__mro__ if kind in self.modules), None)
+
+    def refusal(self, target: Any) -> str | None:
+        """Why `target` (a module, function or method name) is refused, if it is."""
+        if isinstance(target, nn.Module):
+            return next((self.refused[kind] for kind in type(target).__mro__ if kind in self.refused), None)
+        return self.refused.get(target)
+
+
+class OpPool:
+    """The operations of a network; one that is already there is shared."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self._known: dict[str, int] = {}
+
+    def add(self, op: Op) -> int:
+        """Index of `op`, or of an equal one."""
+        digest = hashlib.sha256(repr((type(op).__name__, sorted(op.settings.items()))).encode())
+        for name, tensor in sorted(op.tensors().items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in self._known:
+            self._known[key] = len(self.ops)
+            self.ops.append(op)
+        return self._known[key]
+
+
+class Lowering:
+    """One pass over one traced graph; rules call its methods."""
+
+    def __init__(self, model: nn.Module, rules: RuleTable, numerics: Numerics, pool: OpPool) -> None:
+        self.model, self.rules, self.numerics, self.pool = model, rules, numerics, pool
+        self.steps: list[Step] = []
+        self.layers: list[str] = []
+        self.node: fx.Node | None = None
+
+    # What rules use.
+
+    def emit(self, op: Op, *args: Any, **kwargs: Any) -> Ref:
+        """Append a call of `op`; static values among the arguments become references."""
+        result = f"v{len(self.steps)}"
+        args, kwargs = (map_leaves(value, _as_ref) for value in (args, kwargs))
+        self.steps.append(Step(self.pool.add(op), args, kwargs, result))
+        return Ref(result)
+
+    def signal(self, value: Any) -> SignalValue:
+        """`value` as a signal: a real-valued input or parameter is encoded as a drive."""
+        if isinstance(value, SignalValue):
+            return value
+        if isinstance(value, InputValue):
+            form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=INPUT_REACH)
+            return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
+        raise self.refuse(f"{value!r} is no tensor that can drive neurons")
+
+    def layer_name(self, name: str) -> str:
+        """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""
+        unique, count = name, 1
+        while unique in self.layers:
+            count += 1
+            unique = f"{name}#{count}"
+        self.layers.append(unique)
+        return unique
+
+    @property
+    def node_name(self) -> str:
+        """Module path of the current operation, or the name fx gave it."""
+        assert self.node is not None
+        return str(self.node.target) if self.node.op == "call_module" else self.node.name
+
+    def refuse(self, why: str) -> ConversionError:
+        """The error for the current operation: where it stands, what it is, why it is refused."""
+        assert self.node is not None
+        where = f"module {self.node.target!r}" if self.node.op == "call_module" else "forward"
+        return ConversionError(
+            f"{where}: {self._operation()} cannot be converted exactly: {why}\n  at {self.node.meta.get('line', '?')}"
+        )
+
+    # The pass itself.
+
+    def lower(self, graph: fx.Graph) -> Program:
+        """The program of `graph`."""
+        values: dict[fx.Node, Any] = {}
+        inputs: list[str] = []
+        output: Any = None
+        for node in graph.nodes:
+            self.node = node
+            if node.op == "placeholder":
+                values[node] = self._placeholder(node, inputs)
+                continue
+            args, kwargs = (_plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
+            if node.op == "output":
+                output = args[0]
+            else:
+                values[node] = self._operation_value(node, args, kwargs)
+        if not isinstance(output, SignalValue):
+            raise ConversionError(
+                f"the forward of {type(self.model).__name__} must return one tensor computed by the network, its logits; "
+                f"it returns {_describe(output)}. Return the logits alone, without softmax, states or dictionaries"
+            )
+        if not self.layers:
+            raise ConversionError(
+                f"{type(self.model).__name__} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between "
+                "its input and its output, so there is nothing that could spike"
+            )
+        form = output.form
+        exponent = min(e for e in (form.exponent, form.drive_exponent) if e is not None)
+        return Program(tuple(inputs), tuple(self.steps), output.ref, form.scale, exponent).pruned()
+
+    def _placeholder(self, node: fx.Node, inputs: list[str]) -> Any:
+        name = str(node.target)
+        # An argument held fixed keeps a placeholder named `argument_1`, whose only use is an assertion.
+        if any(user.op == "call_function" and "_assert" in getattr(user.target, "__name__", "") for user in node.users):
+            return None
+        inputs.append(name)
+        return InputValue(Ref(name))
+
+    def _operation_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "get_attr":
+            value: Any = self.model
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            return InputValue(self.emit(Constant(value.detach().clone()))) if isinstance(value, Tensor) else value
+        if "_assert" in getattr(node.target, "__name__", ""):
+            return None
+        if node.op == "call_module":
+            return self._module_value(node, args, kwargs)
+        method = node.op == "call_method"
+        signals = _any_leaf((args, kwargs), (SignalValue, PartsValue))
+        name = name_of(node.target, method)
+        if not signals:
+            if not _any_leaf((args, kwargs), InputValue) and not method and name is None and callable(node.target):
+                return node.target(*args, **kwargs)
+            if name is not None or node.target is getattr:
+                return InputValue(self.emit(Call(name or "getattr"), *args, **kwargs))
+        rule = self.rules.functions.get(node.target)
+        if rule is not None:
+            return self._apply(rule, args, kwargs)
+        if name in LAYOUT and isinstance(args[0], SignalValue):
+            return self._apply(self.rules.functions["layout"], (name, *args), kwargs)
+        raise self.refuse(
+            self.rules.refusal(node.target)
+            or "no rule is known for it; compute it from the inputs alone, or express it by operations that are linear "
+            "between activations"
+        )
+
+    def _module_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        module = self.model.get_submodule(str(node.target))
+        why, rule = self.rules.refusal(module), self.rules.find_module(module)
+        if rule is None or why is not None:
+            raise self.refuse(why or "no rule is known for it; replace it, or write an adapter with a rule for it")
+        return self._apply(rule, (module, *args), kwargs)
+
+    def _apply(self, rule: Rule, args: Any, kwargs: Any) -> Any:
+        try:
+            bound = inspect.signature(rule).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
+        return rule(*bound.args, **bound.kwargs)
+
+    def _operation(self) -> str:
+        assert self.node is not None
+        if self.node.op == "call_module":
+            return type(self.model.get_submodule(str(self.node.target))).__name__
+        name = self.node.target if isinstance(self.node.target, str) else getattr(self.node.target, "__name__", "?")
+        return f"{name}()"
+
+
+def _as_ref(value: Any) -> Any:
+    return value.ref if isinstance(value, (SignalValue, PartsValue, InputValue)) else value
+
+
+def _any_leaf(value: Any, kind: type | tuple[type, ...]) -> bool:
+    found = []
+
+    def visit(leaf: Any) -> None:
+        found.append(isinstance(leaf, kind))
+
+    map_leaves(value, visit)
+    return any(found)
+
+
+def _plain(value: Any) -> Any:
+    """fx's immutable containers as ordinary ones."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, (tuple, list, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "a function of its inputs alone" if isinstance(value, InputValue) else repr(value)

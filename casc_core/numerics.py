@@ -1,0 +1,107 @@
+"""Exact arithmetic: power-of-two grids, and the cheapest floating-point type that provably never rounds on them.
+
+A number on the grid `2**e` is an integer times `2**e`. Sums and products of such numbers are again on a grid, and a
+floating-point type holds every partial sum exactly while it stays below `2**24` (float32) or `2**53` (float64) grid
+units. So the order of summation, the batch split and the number of threads cannot change a bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casc_core.errors import ConfigError, ExactnessError
+
+FLOAT32_UNITS = 2.0**24
+FLOAT64_UNITS = 2.0**53
+# Real-valued inputs are rounded once, to this grid, and must stay below this magnitude.
+INPUT_EXPONENT = -16
+INPUT_REACH = 1024.0
+
+
+def binade(magnitude: float) -> int:
+    """The smallest k with `magnitude <= 2**k`; 0 for zero.
+
+    >>> binade(1.0), binade(0.3), binade(5.0)
+    (0, -1, 3)
+    """
+    if magnitude <= 0.0:
+        return 0
+    mantissa, exponent = math.frexp(magnitude)
+    return exponent - 1 if mantissa == 0.5 else exponent
+
+
+def on_grid(x: Tensor, exponent: int) -> Tensor:
+    """`x` in float64, rounded (half to even) to a multiple of `2**exponent`."""
+    return torch.ldexp(torch.round(torch.ldexp(x.double(), torch.tensor(-exponent))), torch.tensor(exponent))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Weights snapped to a power-of-two grid; every sum of the run is proven exact before it is taken.
+
+    Args:
+        weight_bits: bits of a weight, sign included, 2 to 24. Fewer bits are coarser, and cheaper on hardware.
+    """
+
+    weight_bits: int = 16
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight_bits, bool) or not isinstance(self.weight_bits, int):
+            raise ConfigError(f"weight_bits must be an integer; got {self.weight_bits!r}")
+        if not 2 <= self.weight_bits <= 24:
+            raise ConfigError(f"weight_bits must lie in 2..24; got {self.weight_bits!r}")
+
+    def weight_exponent(self, weight: Tensor, bits: int | None = None) -> int:
+        """Exponent of the grid on which the largest entry of `weight` takes `bits` bits (default: `weight_bits`)."""
+        largest = float(weight.abs().max()) if weight.numel() else 0.0
+        return binade(largest) - ((bits or self.weight_bits) - 1)
+
+    def snap(self, x: Tensor, exponent: int) -> Tensor:
+        """`x` in float64 on the grid `2**exponent`."""
+        return on_grid(x, exponent)
+
+    def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
+        """The cheapest type in which sums of magnitude up to `bound` on the grid `2**exponent` never round."""
+        units = math.ldexp(bound, -exponent)
+        if units < FLOAT32_UNITS and torch.get_float32_matmul_precision() == "highest":
+            return torch.float32
+        if units < FLOAT64_UNITS:
+            return torch.float64
+        raise ExactnessError(
+            f"{what}: sums may reach {units:.3g} grid units and float64 is exact only below {FLOAT64_UNITS:.3g}; use "
+            f'fewer weight_bits, smaller inputs or weights, or numerics="float" to give up exactness'
+        )
+
+
+@dataclass(frozen=True)
+class Float:
+    """Weights as they are, float32 sums that round: a neuron on the edge of a level may fall to another side."""
+
+    def weight_exponent(self, weight: Tensor, bits: int | None = None) -> int:
+        """No grid: 0."""
+        return 0
+
+    def snap(self, x: Tensor, exponent: int) -> Tensor:
+        """`x` in float64, unchanged."""
+        return x.double()
+
+    def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
+        """float32."""
+        return torch.float32
+
+
+Numerics = Exact | Float
+
+
+def as_numerics(numerics: Numerics | str) -> Numerics:
+    """`Exact()`, `Float()`, or the one of them named by "exact" or "float"."""
+    if isinstance(numerics, (Exact, Float)):
+        return numerics
+    named: dict[str, Numerics] = {"exact": Exact(), "float": Float()}
+    if numerics not in named:
+        raise ConfigError(f"numerics must be 'exact', 'float', casc_core.Exact(...) or Float(); got {numerics!r}")
+    return named[numerics]

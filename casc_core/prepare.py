@@ -1,0 +1,166 @@
+"""From a user's model to a trainable copy whose activations are CQReLU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
+from casc_core.adapters import Adapter, choose_adapter
+from casc_core.errors import ConfigError, ConversionError
+from casc_core.lowering import RuleTable
+from casc_core.rules import RULES
+from casc_core.tracing import call_variants, trace
+
+Replacement = Callable[[nn.Module, int, float], nn.Module]
+
+
+def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
+    return CQReLU(q, threshold)
+
+
+ACTIVATIONS: dict[type[nn.Module], Replacement] = {nn.ReLU: _cq_relu, nn.Tanh: _cq_relu}
+ACTIVATION_CALLS = {F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh"}
+DROPOUT_CALLS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
+
+
+def prepare(
+    model: nn.Module, adapter: str | Adapter | None = None, *, q: int, threshold: float = 1.0
+) -> nn.Module:
+    """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
+
+    Weights carry over, recurrent layers become CQReLU recurrent layers of the same parameter names, and the copy trains
+    like any module. Where an activation is called as a function (`F.relu(x)`), the copy is a `torch.fx.GraphModule`;
+    otherwise it keeps the class of `model`.
+
+    Args:
+        model: any module that the adapter can convert.
+        adapter: a name such as "rnn", an `Adapter`, or None to pick by the model's modules.
+        q: levels of every activation, at least 1. More levels are finer, and take more time steps.
+        threshold: largest activation.
+
+    Raises:
+        ConfigError: `q` or `threshold` out of range, or no such adapter.
+        ConversionError: the model holds a module that cannot be converted, or no activation at all.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> prepare(model, adapter="rnn", q=4)[1]
+    CQReLU(q=4, threshold=1)
+    """
+    check_levels(q), check_threshold(threshold)
+    chosen = choose_adapter(model, adapter)
+    refuse_modules(model, chosen.rules, prepared=False)
+    prepared = copy.deepcopy(model)
+    replacements: Mapping[type[nn.Module], Replacement] = {**ACTIVATIONS, **chosen.replacements}
+    if type(prepared) in replacements:
+        return replacements[type(prepared)](prepared, q, threshold)
+    for name, module in list(prepared.named_modules(remove_duplicate=False)):
+        if type(module) in replacements:
+            _set_module(prepared, name, replacements[type(module)](module, q, threshold))
+    prepared = _without_functional_activations(prepared, chosen, q, threshold)
+    if levels_of(prepared) is None:
+        raise ConversionError(
+            f"{type(model).__name__} has no activation to convert: no nn.ReLU, nn.Tanh or nn.RNN among its modules and no "
+            "relu() or tanh() call in its forward"
+        )
+    return prepared
+
+
+def levels_of(model: nn.Module) -> int | None:
+    """The q of the model's CQReLU activations; None if it has none.
+
+    Raises:
+        ConversionError: they differ.
+    """
+    found = {name: module.q for name, module in model.named_modules() if isinstance(module, Quantised)}
+    if len(set(found.values())) > 1:
+        raise ConversionError(
+            f"all activations must have the same number of levels q, since one schedule wakes all of them; got {found}. "
+            "Prepare the whole model with one q"
+        )
+    return next(iter(found.values()), None)
+
+
+def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool) -> None:
+    """Raise `ConversionError` for the first module that no rule will ever take, before any work is done.
+
+    An unprepared activation is refused only where the model counts as `prepared`.
+    """
+    table = RULES.merged(rules)
+    for name, module in model.named_modules():
+        why = table.refusal(module)
+        if why is not None and (prepared or not why.startswith("it is an activation")):
+            raise ConversionError(f"module {name or '(the model)'!r}: {type(module).__name__} cannot be converted exactly: {why}")
+
+
+def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
+
+
+def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, threshold: float) -> nn.Module:
+    """`model`, or, where its forward calls activations as functions, a GraphModule in which they are modules."""
+    rules = RULES.merged(adapter.rules)
+    variants = call_variants(model)
+    graph = trace(model, rules.leaves(), variants[0])
+    if not any(_is_activation(node) for node in graph.nodes):
+        return model
+    if len(variants) > 1:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} has optional arguments and calls an activation as a function; use "
+            "nn.ReLU() modules, so that every way of calling it can be kept"
+        )
+    result = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    for node in list(result.graph.nodes):
+        module = None
+        if _is_activation(node):
+            module = CQReLU(q, threshold)
+        elif node.op == "call_function" and node.target in DROPOUT_CALLS:
+            # A trace fixes `training=self.training`; a module keeps following train() and eval().
+            given = dict(zip(("input", "p", "training"), node.args, strict=False)) | dict(node.kwargs)
+            module = DROPOUT_CALLS[node.target](float(given.get("p", 0.5)))
+        if module is None:
+            continue
+        name = _free_name(result, node.name)
+        result.add_submodule(name, module)
+        with result.graph.inserting_after(node):
+            call = result.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+        node.replace_all_uses_with(call)
+        result.graph.erase_node(node)
+    result.recompile()
+    return result.train(model.training)
+
+
+def _is_activation(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
+
+
+def _free_name(model: nn.Module, name: str) -> str:
+    while hasattr(model, name):
+        name += "_"
+    return name
+
+
+def require_prepared(model: nn.Module, adapter: Adapter, q: int | None) -> tuple[nn.Module, bool]:
+    """`model` if its activations are CQReLU, else a prepared copy; and whether it was one already.
+
+    Raises:
+        ConfigError: it is not prepared and `q` is None, or it is with another q.
+    """
+    trained = levels_of(model)
+    if trained is None:
+        if q is None:
+            refuse_modules(model, adapter.rules, prepared=False)
+            raise ConfigError(
+                f"{type(model).__name__} has no CQReLU activation, so its number of levels is not known: call "
+                "casc_core.prepare(model, q=...) and train it, or pass q=... to convert it untrained"
+            )
+        return prepare(model, adapter, q=q), False
+    if q is not None and q != trained:
+        raise ConfigError(f"the model was prepared with q={trained}; got q={q}. Leave q out, or prepare it again")
+    return model, True

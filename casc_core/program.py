@@ -1,0 +1,174 @@
+"""A lowered network: a straight list of calls of operations, which can be run, saved and loaded without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from casc_core.ops import Op
+from casc_core.run import Run
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value that an earlier call, or an input, left under this name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call: operation number `op`, its arguments (with `Ref`s inside) and the name of its result."""
+
+    op: int
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """Calls in order, for one way to call the model.
+
+    Attributes:
+        inputs: names of the arguments it takes.
+        steps: the calls.
+        output: the value that is the network's readout.
+        scale: factor from the output's numbers to the user's logits.
+        exponent: the output's numbers are on the grid `2**exponent`.
+    """
+
+    inputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    output: Ref
+    scale: float
+    exponent: int
+
+    def pruned(self) -> Program:
+        """Without the calls whose results nothing uses."""
+        needed, kept = {self.output.name}, []
+        for step in reversed(self.steps):
+            if step.result in needed:
+                kept.append(step)
+                needed |= refs((step.args, dict(step.kwargs)))
+        return replace(self, steps=tuple(reversed(kept)))
+
+    def check(self, ops: int) -> None:
+        """Raise `ValueError` unless every name is defined before it is used and every operation is among `ops`."""
+        known = set(self.inputs)
+        for step in self.steps:
+            missing = refs((step.args, dict(step.kwargs))) - known
+            if missing or not 0 <= step.op < ops:
+                raise ValueError(f"step {step.result!r} uses {sorted(missing) or step.op!r}, which is not there")
+            known.add(step.result)
+        if self.output.name not in known:
+            raise ValueError(f"no step computes the output {self.output.name!r}")
+
+    def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> Any:
+        """The output's value; each intermediate is dropped after its last use."""
+        values = dict(inputs)
+        last_use = {name: index for index, step in enumerate(self.steps) for name in refs((step.args, dict(step.kwargs)))}
+        for index, step in enumerate(self.steps):
+            args, kwargs = substitute((step.args, dict(step.kwargs)), values)
+            values[step.result] = ops[step.op](run, *args, **kwargs)
+            for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
+                del values[name]
+        return values[self.output.name]
+
+
+def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
+    """`value` with `function` applied to each leaf of its tuples, lists, dicts and slices."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_leaves(item, function) for item in value)
+    if isinstance(value, dict):
+        return {key: map_leaves(item, function) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*(map_leaves(part, function) for part in (value.start, value.stop, value.step)))
+    return function(value)
+
+
+def substitute(value: Any, values: Mapping[str, Any]) -> Any:
+    """`value` with every `Ref` replaced by what it refers to."""
+    return map_leaves(value, lambda leaf: values[leaf.name] if isinstance(leaf, Ref) else leaf)
+
+
+def refs(value: Any) -> set[str]:
+    """Names that `value` refers to."""
+    found: set[str] = set()
+
+    def visit(leaf: Any) -> None:
+        if isinstance(leaf, Ref):
+            found.add(leaf.name)
+
+    map_leaves(value, visit)
+    return found
+
+
+def to_json(value: Any) -> Any:
+    """An argument as JSON."""
+    if isinstance(value, Ref):
+        return {"ref": value.name}
+    if isinstance(value, tuple):
+        return {"tuple": [to_json(item) for item in value]}
+    if isinstance(value, list):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {key: to_json(item) for key, item in value.items()}}
+    if isinstance(value, slice):
+        return {"slice": [to_json(part) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"an argument of type {type(value).__name__} cannot be saved: {value!r}")
+
+
+def from_json(value: Any) -> Any:
+    """The argument that `to_json` wrote."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    readers: dict[str, Callable[[Any], Any]] = {
+        "ref": Ref,
+        "tuple": lambda items: tuple(from_json(item) for item in items),
+        "dict": lambda items: {key: from_json(item) for key, item in items.items()},
+        "slice": lambda parts: slice(*(from_json(part) for part in parts)),
+        "dtype": lambda name: getattr(torch, name),
+        "device": torch.device,
+        "ellipsis": lambda _: Ellipsis,
+    }
+    return readers[kind](content)
+
+
+def program_to_json(program: Program) -> dict[str, Any]:
+    """A program as JSON."""
+    return {
+        "inputs": list(program.inputs),
+        "steps": [
+            {"op": step.op, "args": to_json(step.args), "kwargs": to_json(dict(step.kwargs)), "result": step.result}
+            for step in program.steps
+        ],
+        "output": program.output.name,
+        "scale": program.scale,
+        "exponent": program.exponent,
+    }
+
+
+def program_from_json(value: Mapping[str, Any]) -> Program:
+    """The program that `program_to_json` wrote."""
+    steps = tuple(
+        Step(int(step["op"]), from_json(step["args"]), from_json(step["kwargs"]), str(step["result"]))
+        for step in value["steps"]
+    )
+    return Program(
+        tuple(value["inputs"]), steps, Ref(value["output"]), float(value["scale"]), int(value["exponent"])
+    )

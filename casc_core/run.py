@@ -1,0 +1,176 @@
+"""The two ways to evaluate a lowered network: step by step in spikes, or at once in levels.
+
+Both run the same program on the same operations; only what a neuron does with its input differs. In levels, time is
+collapsed to a single step whose drive weighs as much as all wake steps together.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from casc_core.errors import ExactnessError
+from casc_core.neuron import Neuron
+from casc_core.numerics import Numerics
+from casc_core.scan import scan
+from casc_core.schedule import Schedule
+from casc_core.signal import Signal, add_trains
+
+
+@dataclass
+class Recorder:
+    """What a run keeps beside its output, by layer.
+
+    `counts`: every neuron's spike count, if `keep_counts`. `positive`, `negative`, `operations`: how many spikes of each
+    sign, and accumulate operations, at each step; `neurons`; `last_spike`: `[samples]`, the last step (from 1) at which
+    the layer spiked in each sample; these if `keep_activity`.
+    """
+
+    keep_counts: bool = False
+    keep_activity: bool = False
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    neurons: dict[str, int] = field(default_factory=dict)
+    positive: dict[str, Tensor] = field(default_factory=dict)
+    negative: dict[str, Tensor] = field(default_factory=dict)
+    operations: dict[str, Tensor] = field(default_factory=dict)
+    last_spike: dict[str, Tensor] = field(default_factory=dict)
+
+    def spikes(self, name: str, spikes: Signal, samples: int, neurons: int | None = None) -> None:
+        """Record a layer's spikes; `neurons`, if some of the tensor's elements are padding."""
+        train = spikes.train
+        self.neurons[name] = spikes.shape.numel() if neurons is None else neurons
+        if self.keep_activity:
+            dims = tuple(range(1, train.dim()))
+            self.positive[name], self.negative[name] = (train > 0).sum(dims).cpu(), (train < 0).sum(dims).cpu()
+            self.last_spike[name] = last_spike(train, spikes.owner(), samples).cpu()
+            self.operations.setdefault(name, torch.zeros(0, dtype=torch.float64))
+        if self.keep_counts:
+            self.counts[name] = train.sum(0, dtype=torch.int16)
+
+    def arriving(self, name: str, train: Tensor, fan_out: int) -> None:
+        """Record the accumulate operations that the spikes of `train` cause in layer `name`, step by step."""
+        if self.keep_activity:
+            made = train.abs().sum(tuple(range(1, train.dim())), dtype=torch.float64).cpu() * fan_out
+            before = self.operations.get(name, made[:0])
+            self.operations[name] = add_trains(before, made)
+
+
+def last_spike(train: Tensor, owner: Tensor, samples: int) -> Tensor:
+    """`[samples]`: the last step, from 1, at which any element of each sample is not zero; 0 where there is none."""
+    result = torch.zeros(samples, dtype=torch.int64, device=train.device)
+    if train.numel() == 0:
+        return result
+    spiking = train != 0
+    if torch.equal(owner[..., 0], owner[..., -1]):  # the neurons of one sample: reduce them before looking at each
+        spiking, owner = spiking.any(-1), owner[..., 0]
+    step = torch.arange(1, train.shape[0] + 1, device=train.device).reshape(-1, *[1] * owner.dim())
+    last = (spiking * step).amax(0)
+    return result.scatter_reduce_(0, owner.reshape(-1), last.reshape(-1), "amax")
+
+
+class Run(ABC):
+    """One evaluation of a program.
+
+    Attributes:
+        total: largest spike count a neuron can reach.
+        peak: largest change of a spike count within one step.
+        samples: size of the batch.
+    """
+
+    total: int
+    peak: int
+
+    def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
+        self.numerics, self.recorder = numerics, recorder
+        self.samples = 0
+
+    @abstractmethod
+    def wake_weights(self, steps: int | None = None) -> list[int]:
+        """How often the drive is received at each of the first `steps` steps (None: up to the last wake step)."""
+
+    @abstractmethod
+    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float) -> Tensor:
+        """Spikes `[steps, *shape]` (in levels: counts `[1, *shape]`) of a population that receives these currents.
+
+        The currents are of the type that `potential_dtype` gives; the train of spikes is cut where it ends.
+        """
+
+    def potential_dtype(self, bound: float, threshold: float, exponent: int, what: str) -> torch.dtype:
+        """Type in which a population's potential is exact, its currents being bounded by `bound` per wake step."""
+        return self.numerics.dtype((self.total + 1) * (bound + threshold), exponent, what)
+
+
+class LevelRun(Run):
+    """In levels: a neuron's count is `clip(floor(total current / threshold), 0, levels)`, in a single step."""
+
+    def __init__(self, numerics: Numerics, levels: int, recorder: Recorder | None = None) -> None:
+        super().__init__(numerics, recorder)
+        self.total = self.peak = levels
+
+    def wake_weights(self, steps: int | None = None) -> list[int]:
+        return [self.total]
+
+    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float) -> Tensor:
+        current = train[0] if train.shape[0] else None
+        if drive is not None:
+            current = drive * self.total if current is None else current + drive * self.total
+        if current is None:
+            return train.to(torch.int16)
+        count = torch.floor(current / threshold).clamp_(0, self.total)
+        # The quotient is rounded; the product of a count and a threshold is exact, so it decides.
+        count -= ((count * threshold > current) & (count > 0)).to(count.dtype)
+        count += (((count + 1) * threshold <= current) & (count < self.total)).to(count.dtype)
+        return count.to(torch.int16).unsqueeze(0)
+
+
+class SpikingRun(Run):
+    """In spikes, under a schedule; `steps` cuts it there, None lets it run until it is silent."""
+
+    peak = 1
+
+    def __init__(
+        self,
+        numerics: Numerics,
+        neuron: Neuron,
+        schedule: Schedule,
+        steps: int | None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        super().__init__(numerics, recorder)
+        self.neuron, self.schedule, self.steps = neuron, schedule, steps
+        last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)
+        if last_wake is None:
+            raise ExactnessError("a network that never sleeps never falls silent: give the number of steps T")
+        self.awake = schedule.awake(last_wake)
+        self.total = sum(self.awake)
+        self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
+
+    def wake_weights(self, steps: int | None = None) -> list[int]:
+        awake = [int(step) for step in self.awake]
+        return awake if steps is None else (awake + [0] * steps)[:steps]
+
+    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float) -> Tensor:
+        arriving = max(train.shape[0], len(self.awake) if drive is not None else 0)
+        if arriving == 0:
+            return train.to(torch.int8)
+        like = train[0] if train.shape[0] else drive
+        assert like is not None
+        population = scan(self.neuron, like, threshold)
+        nothing = torch.zeros((), dtype=like.dtype, device=like.device)
+        # Once the input has ended, a neuron emits at most `total` further spikes.
+        limit = max(arriving, len(self.awake)) + self.total
+        spikes: list[Tensor] = []
+        for step in range(limit if self.steps is None else min(limit, self.steps)):
+            current = train[step] if step < train.shape[0] else nothing
+            if drive is not None and step < len(self.awake) and self.awake[step]:
+                current = current + drive if step < train.shape[0] else drive
+            fired = population.step(current, self.caps[step] if step < len(self.caps) else self.total)
+            if step >= arriving and step >= len(self.awake) and not fired.any():
+                break
+            spikes.append(fired)
+        while spikes and not spikes[-1].any():
+            spikes.pop()
+        return torch.stack(spikes) if spikes else train.new_zeros((0, *like.shape), dtype=torch.int8)

@@ -1,0 +1,121 @@
+"""What flows between two neurons during a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from casc_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A tensor of the user's network as a run sees it.
+
+    At step t (from 1) its value, up to a constant factor known at conversion, is
+    `(train[t] + (drive if step t is awake)) / divisor`. The drive is what does not come from spikes: real-valued inputs
+    and biases. A `shape` below is the shape of the tensor in the user's network.
+
+    Attributes:
+        train: `[steps, *shape]`; after its last step it is zero.
+        drive: `[*shape]` float64, or None for zero.
+        divisor: positive integers that broadcast against `shape` (a mean over each text's own length), or None for 1.
+            It is carried along, never divided by before a threshold.
+        bound: largest magnitude of `train` per unit of spike count.
+        owner: gives `[*shape]`, the sample to which each element belongs; computed only where it is asked for.
+    """
+
+    train: Tensor
+    drive: Tensor | None
+    divisor: Tensor | None
+    bound: float
+    owner: Callable[[], Tensor]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the tensor in the user's network."""
+        return self.train.shape[1:]
+
+    @property
+    def steps(self) -> int:
+        """Length of the train."""
+        return self.train.shape[0]
+
+    @property
+    def drive_reach(self) -> float:
+        """Largest magnitude of the drive."""
+        return float(self.drive.abs().max()) if self.drive is not None and self.drive.numel() else 0.0
+
+    def map(self, function: Callable[[Tensor], Tensor], bound_factor: float = 1.0) -> Signal:
+        """The signal under a map that is linear, has integer coefficients and treats each step alike."""
+        divisor = self.divisor
+        if divisor is not None and divisor.dim() > 0:
+            divisor = function(divisor.expand(self.shape))
+        return Signal(
+            over_steps(function, self.train),
+            None if self.drive is None else function(self.drive),
+            divisor,
+            self.bound * bound_factor,
+            lambda: function(self.owner()),
+        )
+
+    def with_common_divisor(self, other: Signal) -> tuple[Signal, Signal]:
+        """Both signals over one divisor: each multiplied by the other's, exactly."""
+        if self.divisor is other.divisor:
+            return self, other
+        if self.divisor is not None and other.divisor is not None and torch.equal(self.divisor, other.divisor):
+            return self, replace(other, divisor=self.divisor)
+        common: Tensor | None = None
+        for divisor in (self.divisor, other.divisor):
+            if divisor is not None:
+                common = divisor if common is None else common * divisor
+        return self._times(other.divisor, common), other._times(self.divisor, common)
+
+    def _times(self, factor: Tensor | None, divisor: Tensor | None) -> Signal:
+        if factor is None:
+            return replace(self, divisor=divisor)
+        return replace(
+            self,
+            train=self.train * factor,
+            drive=None if self.drive is None else self.drive * factor,
+            divisor=divisor,
+            bound=self.bound * float(factor.max()),
+        )
+
+    def with_uniform_divisor(self, dims: tuple[int, ...]) -> Signal:
+        """The signal with a divisor of size 1 along `dims`, along which a sum is about to be taken."""
+        divisor = self.divisor
+        if divisor is None or divisor.dim() == 0:
+            return self
+        divisor = divisor.expand(self.shape)
+        for dim in dims:
+            first = divisor.narrow(dim, 0, 1)
+            if not bool((divisor == first).all()):
+                raise InputError(
+                    f"a sum over dimension {dim} of values divided by numbers that differ along it cannot be exact; "
+                    "divide after the sum"
+                )
+            divisor = first
+        return replace(self, divisor=divisor)
+
+
+def over_steps(function: Callable[[Tensor], Tensor], train: Tensor) -> Tensor:
+    """`function` applied to every step of `train`."""
+    if train.shape[0] == 0:
+        result = function(train.new_zeros(train.shape[1:]))
+        return result.new_zeros((0, *result.shape))
+    mapped: Tensor = torch.vmap(function)(train)
+    return mapped
+
+
+def add_trains(a: Tensor, b: Tensor) -> Tensor:
+    """`a + b` for shapes that broadcast, the shorter train followed by zeros."""
+    shape = torch.broadcast_shapes(a.shape[1:], b.shape[1:])
+    total = a.new_zeros((max(a.shape[0], b.shape[0]), *shape), dtype=torch.promote_types(a.dtype, b.dtype))
+    for train in (a, b):
+        missing = len(shape) - (train.dim() - 1)
+        total[: train.shape[0]] += train.reshape(train.shape[0], *[1] * missing, *train.shape[1:])
+    return total

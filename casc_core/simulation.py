@@ -1,0 +1,59 @@
+"""What a simulation in spikes leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerSpikes:
+    """One layer's activity, over the whole batch. `[T]` each.
+
+    Attributes:
+        positive, negative: how many +1 and -1 spikes it emitted at each step.
+        operations: accumulate operations of the spikes that reached it at each step: one for each spike and synapse,
+            counting the cancelling spikes too.
+        neurons: its neurons, of all samples (and all real token positions).
+        silent_at: `[batch]`, the last step at which it spiked in each sample; 0 if never.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    operations: Tensor
+    neurons: int
+    silent_at: Tensor
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A run in spikes.
+
+    Attributes:
+        logits: `[T, batch, classes]`, the readout after each step: the output layer's currents summed over all steps so
+            far, over the wake steps so far.
+        silent_at: `[batch]`, the last step at which anything spiked in that sample; 0 if nothing ever did.
+        spikes: by layer.
+        T: the steps simulated.
+    """
+
+    logits: Tensor
+    silent_at: Tensor
+    spikes: dict[str, LayerSpikes]
+
+    @property
+    def T(self) -> int:  # noqa: N802 - the field's name for it
+        return int(self.logits.shape[0])
+
+    def __repr__(self) -> str:
+        total = sum(int(layer.positive.sum() + layer.negative.sum()) for layer in self.spikes.values())
+        shape = "x".join(map(str, self.logits.shape))
+        last = int(self.silent_at.max()) if self.silent_at.numel() else 0
+        return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
+
+
+def fitted(train: Tensor, steps: int) -> Tensor:
+    """`train` `[...]` cut or filled with zeros to `steps`."""
+    return train[:steps] if len(train) >= steps else torch.cat([train, train.new_zeros(steps - len(train))])

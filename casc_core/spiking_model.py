@@ -1,0 +1,218 @@
+"""The converted network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casc_core.errors import ConfigError, InputError
+from casc_core.neuron import Neuron
+from casc_core.numerics import Numerics
+from casc_core.ops import Op
+from casc_core.program import Program
+from casc_core.run import LevelRun, Recorder, Run, SpikingRun
+from casc_core.schedule import Schedule
+from casc_core.signal import Signal
+from casc_core.simulation import LayerSpikes, Simulation, fitted
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network was converted.
+
+    Attributes:
+        adapter: name of the adapter.
+        q: levels it was trained with.
+        neuron, schedule, numerics: what simulates it.
+        arguments: names of the arguments of the model's forward, in order.
+    """
+
+    adapter: str
+    q: int
+    neuron: Neuron
+    schedule: Schedule
+    numerics: Numerics
+    arguments: tuple[str, ...]
+
+    @property
+    def levels(self) -> int:
+        """Levels of `reference`: all wake steps together, or q where the network never sleeps."""
+        return self.schedule.levels or self.q
+
+
+class SpikingModel(nn.Module):
+    """A spiking network that gives the answer of the network it was converted from. Made by `casc_core.convert`.
+
+    `snn(*inputs)` takes what the model took and returns its logits, simulated in spikes until silent; they equal
+    `snn.reference(*inputs)` bit for bit under CIF and WakeSleep.
+
+    Attributes:
+        settings: how it was converted.
+        layers: names of its spiking layers, in order.
+        ann: the network it was converted from, if at hand (a loaded one has none unless given).
+    """
+
+    ann: nn.Module | None
+
+    def __init__(
+        self, ops: list[Op], programs: Mapping[frozenset[str], Program], layers: tuple[str, ...], settings: Settings
+    ) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(ops)
+        self.programs = dict(programs)
+        self.layers, self.settings = layers, settings
+        # Kept out of the module's parameters: it is the network's origin, not a part of it.
+        object.__setattr__(self, "ann", None)
+        self.eval()
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Logits `[batch, classes]`, in spikes until silent.
+
+        Raises:
+            InputError: an empty batch, a token out of range, a length of zero.
+            ConfigError: the schedule never sleeps; use `simulate(..., T=...)`.
+        """
+        run = self._spiking_run(None, None)
+        output, program = self._evaluate(run, inputs, named)
+        return self._readout(output, run.total, program)
+
+    def reference(self, *inputs: Any, **named: Any) -> Tensor:
+        """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
+        run = LevelRun(self.settings.numerics, self.settings.levels)
+        output, program = self._evaluate(run, inputs, named)
+        return self._readout(output, run.total, program)
+
+    def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:  # noqa: N803
+        """Simulate in spikes for `T` steps; None: until nothing spikes any more.
+
+        Returns:
+            A `Simulation`: readout after each step, steps to silence, spikes of each layer.
+
+        Raises:
+            ConfigError: `T < 1`, or None under a schedule that never sleeps.
+            InputError: as for a call.
+        """
+        return self.simulate_recorded(inputs, named, T, keep_counts=False)[0]
+
+    def simulate_recorded(
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, keep_counts: bool
+    ) -> tuple[Simulation, dict[str, Tensor]]:
+        """`simulate`, with every neuron's spike count by layer if asked for."""
+        recorder = Recorder(keep_counts=keep_counts, keep_activity=True)
+        run = self._spiking_run(steps, recorder)
+        output, program = self._evaluate(run, inputs, named)
+        silent = torch.zeros(run.samples, dtype=torch.int64)
+        for last in recorder.last_spike.values():
+            silent = torch.maximum(silent, last)
+        length = steps or max(len(run.awake), int(silent.max()))
+        spikes = {
+            name: LayerSpikes(
+                fitted(recorder.positive[name], length),
+                fitted(recorder.negative[name], length),
+                fitted(recorder.operations[name], length),
+                recorder.neurons[name],
+                recorder.last_spike[name],
+            )
+            for name in recorder.positive
+        }
+        return Simulation(self._readouts(output, run, length, program), silent, spikes), recorder.counts
+
+    def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reference's logits, and every neuron's level by layer."""
+        recorder = Recorder(keep_counts=True)
+        run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
+        output, program = self._evaluate(run, inputs, named)
+        return self._readout(output, run.total, program), recorder.counts
+
+    def save(self, folder: str | Path) -> None:
+        """Write the network to `folder` (safetensors and JSON), whole or not at all.
+
+        Raises:
+            StorageError: the folder cannot be written, or holds something that is not a saved network.
+        """
+        from casc_core.storage import save
+
+        save(self, folder)
+
+    def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {steps!r}")
+        settings = self.settings
+        if steps is None and settings.schedule.last_wake is None:
+            raise ConfigError(f"under {settings.schedule} the network never falls silent: use simulate(..., T=...)")
+        return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
+
+    @torch.no_grad()
+    def _evaluate(self, run: Run, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Signal, Program]:
+        program, values = self._bound(inputs, named)
+        tensors = [value for value in values.values() if isinstance(value, Tensor)]
+        if any(tensor.numel() == 0 for tensor in tensors):
+            raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
+        run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+        with _exact_products():
+            output = program.run(list(self.ops), run, values)  # type: ignore[arg-type]
+        assert isinstance(output, Signal)
+        reach = run.total * (output.bound + output.drive_reach)
+        run.numerics.dtype(reach, program.exponent, "the readout")
+        return output, program
+
+    def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, dict[str, Any]]:
+        """The program for this way of calling the model, and its inputs by name."""
+        arguments = self.settings.arguments
+        if len(inputs) > len(arguments):
+            raise InputError(f"the network takes {', '.join(arguments)}; got {len(inputs)} inputs")
+        values = dict(zip(arguments, inputs, strict=False))
+        for name, value in named.items():
+            if name not in arguments or name in values:
+                raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
+            values[name] = value
+        values = {name: value for name, value in values.items() if value is not None}
+        program = self.programs.get(frozenset(values))
+        if program is None:
+            ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
+            raise InputError(f"the network takes {ways}; got {tuple(values)}")
+        return program, values
+
+    def _readout(self, output: Signal, wake_steps: int, program: Program) -> Tensor:
+        total = output.train.sum(0, dtype=torch.float64)
+        return self._logits(total, output, wake_steps, program)
+
+    def _readouts(self, output: Signal, run: SpikingRun, steps: int, program: Program) -> Tensor:
+        train, wake = output.train.double(), run.wake_weights(steps)
+        total = torch.zeros(output.shape, dtype=torch.float64, device=train.device)
+        logits, awake = [], 0
+        for step in range(steps):
+            awake += wake[step]
+            if step < len(train):
+                total = total + train[step]
+            logits.append(self._logits(total, output, awake, program))
+        return torch.stack(logits)
+
+    def _logits(self, total: Tensor, output: Signal, wake_steps: int, program: Program) -> Tensor:
+        """`scale * (sum of currents) / divisor / wake steps`; the one rounding of a run happens here, last."""
+        if output.drive is not None:
+            total = total + output.drive * wake_steps
+        if output.divisor is not None:
+            total = total / output.divisor
+        return (total * program.scale / wake_steps).float()
+
+    def extra_repr(self) -> str:
+        settings = self.settings
+        return f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}"
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Float32 products without TF32, whose 10 bits would round what the proof says is exact."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -1,0 +1,113 @@
+"""Tracing a model's forward with torch.fx, remembering the user's own line of code for each operation."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from casc_core.errors import ConversionError
+
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+
+
+class Tracer(fx.Tracer):
+    """A tracer to which every module that has a rule is one operation."""
+
+    def __init__(self, leaves: Iterable[type[nn.Module]]) -> None:
+        # Packing a sequence is refused by name; without this, its C++ code would choke on a proxy first.
+        super().__init__(autowrap_modules=(math, torch.nn.utils.rnn))
+        self.leaves = tuple(leaves)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["line"] = user_line()
+        return node
+
+
+def user_line() -> str:
+    """The innermost line on the stack that belongs neither to torch nor to this library: `file:line: code`."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES):
+            code = linecache.getline(file, frame.f_lineno).strip()
+            return f"{file}:{frame.f_lineno}: {code}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return "unknown line"
+
+
+def trace(model: nn.Module, leaves: Iterable[type[nn.Module]], fixed: Mapping[str, Any] | None = None) -> fx.Graph:
+    """The graph of `model.forward`, with the arguments in `fixed` held at those values.
+
+    Raises:
+        ConversionError: the forward cannot be traced; the message quotes the line at which tracing stopped.
+    """
+    tracer = Tracer(leaves)
+    try:
+        return tracer.trace(model, concrete_args=dict(fixed or {}))
+    except Exception as error:
+        line = _line_of(error)
+        raise ConversionError(
+            f"the forward of {type(model).__name__} cannot be traced: {_first_sentence(error)}\n  at {line}\n"
+            "  The operations must not depend on the values of the input: use masks in place of `if` and loops over a "
+            "tensor's values, x.shape[0] in place of len(x), and module attributes for sizes"
+        ) from error
+
+
+def _line_of(error: BaseException) -> str:
+    frames = []
+    trace_back = error.__traceback__
+    while trace_back is not None:
+        file = trace_back.tb_frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES):
+            code = linecache.getline(file, trace_back.tb_lineno).strip()
+            frames.append(f"{file}:{trace_back.tb_lineno}: {code}")
+        trace_back = trace_back.tb_next
+    return frames[-1] if frames else "unknown line"
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def arguments_of(model: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of the model's forward, in order."""
+    return tuple(inspect.signature(model.forward).parameters)
+
+
+def call_variants(model: nn.Module) -> list[dict[str, Any]]:
+    """The ways to call `model.forward`: for each, the arguments held fixed.
+
+    An argument with default None may be given or not, so each choice is traced on its own; other defaults are fixed.
+    """
+    optional: list[str] = []
+    fixed: dict[str, Any] = {}
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConversionError(
+                f"the forward of {type(model).__name__} takes {parameter}, so its inputs are not known; name its arguments"
+            )
+        if parameter.default is None:
+            optional.append(name)
+        elif parameter.default is not parameter.empty:
+            fixed[name] = parameter.default
+    chosen = range(len(optional) + 1) if len(optional) <= 3 else (0, len(optional))
+    return [
+        fixed | {name: None for name in optional if name not in given}
+        for count in chosen
+        for given in combinations(optional, count)
+    ]

@@ -1,0 +1,87 @@
+"""The adapter "rnn": recurrent text classifiers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from casc_core.adapters import Adapter
+from casc_core.lowering import Form, InputValue, Lowering, RuleTable, SignalValue
+from casc_core.rules import grid_threshold, join, linear_map, stored
+from casc_seq.recurrence import LastState, Recurrence
+from casc_seq.rnn import RNN
+
+RULES = RuleTable()
+
+
+@RULES.module(RNN)
+def _rnn(low: Lowering, rnn: RNN, input: Any, hx: Any = None, lengths: Any = None) -> tuple[SignalValue, SignalValue]:
+    """Layer by layer and direction by direction: an input map, then the recurrence."""
+    x = low.signal(input)
+    for what, value in (("initial state", hx), ("lengths", lengths)):
+        if value is not None and not isinstance(value, InputValue):
+            raise low.refuse(f"its {what} must be computed from the inputs, not from spiking neurons")
+    single = rnn.num_layers * rnn.directions == 1
+    outputs: list[SignalValue] = []
+    final: list[SignalValue] = []
+    for row, (layer, direction, suffix) in enumerate(rnn.cells()):
+        if direction == 0 and layer > 0:
+            x, outputs = join(low, outputs, -1, stack=False), []
+        name = low.layer_name(low.node_name if single else f"{low.node_name}.{suffix}")
+        output = _cell(low, rnn, x, suffix, name, bool(direction), hx, row, lengths)
+        outputs.append(output)
+        last = low.emit(LastState(reverse=bool(direction), batch_first=rnn.batch_first), output, lengths)
+        final.append(SignalValue(last, output.form))
+    return join(low, outputs, -1, stack=False), join(low, final, 0, stack=True)
+
+
+def _cell(
+    low: Lowering, rnn: RNN, x: SignalValue, suffix: str, name: str, reverse: bool, hx: Any, row: int, lengths: Any
+) -> SignalValue:
+    weight_ih, weight_hh, bias = rnn.cell_parameters(suffix)
+    recurrent = weight_hh.detach().double() * rnn.threshold
+    exponent = low.numerics.weight_exponent(recurrent)
+    if x.form.exponent is not None:
+        arriving = weight_ih.detach().double() * x.form.scale
+        exponent = max(exponent, x.form.exponent + low.numerics.weight_exponent(arriving))
+    threshold, exponent = grid_threshold(low, rnn.threshold, exponent)
+    current = linear_map(low, x, weight_ih, bias, name, exponent)
+    op = Recurrence(
+        name=name,
+        weight=stored(low.numerics.snap(recurrent, exponent)),
+        threshold=threshold,
+        scale=rnn.threshold,
+        exponent=exponent,
+        reverse=reverse,
+        batch_first=rnn.batch_first,
+    )
+    return SignalValue(low.emit(op, current, hx, row, lengths), Form(scale=rnn.threshold, exponent=0))
+
+
+def _prepared(module: nn.Module, q: int, threshold: float) -> RNN:
+    """The CQReLU counterpart of a `torch.nn.RNN`, with its weights."""
+    assert isinstance(module, nn.RNN)
+    weight = module.weight_ih_l0
+    rnn = RNN(
+        module.input_size,
+        module.hidden_size,
+        module.num_layers,
+        bias=module.bias,
+        batch_first=module.batch_first,
+        dropout=module.dropout,
+        bidirectional=module.bidirectional,
+        device=weight.device,
+        dtype=weight.dtype,
+        q=q,
+        threshold=threshold,
+    )
+    rnn.load_state_dict(module.state_dict())
+    return rnn.train(module.training)
+
+
+def _recognises(model: nn.Module) -> bool:
+    return any(isinstance(module, (nn.RNNBase, nn.Embedding, nn.EmbeddingBag, RNN)) for module in model.modules())
+
+
+adapter = Adapter("rnn", _recognises, {nn.RNN: _prepared}, RULES)
