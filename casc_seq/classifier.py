@@ -1,0 +1,196 @@
+"""The text classifier that the recipes train and convert: embedding -> CQReLU RNN -> pool -> FC."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from casc_core.activation import CQReLU, check_levels, check_threshold
+from casc_core.errors import ConfigError, InputError
+from casc_seq.rnn import RNN
+
+PAD = 0
+"""Token id of padding."""
+UNKNOWN = 1
+"""Token id of every word that is not in the vocabulary."""
+
+POOLINGS = ("mean", "sum", "max", "last", "mean+max")
+
+_EMBEDDING_SCALE = 0.1
+_CURRENT_SCALE = 0.5
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Sizes of a `TextClassifier`.
+
+    Args:
+        vocabulary_size: token ids are `0 .. vocabulary_size - 1`; 0 is padding, 1 the unknown word.
+        classes: number of classes.
+        embedding_size: width of a word vector.
+        hidden_size: units of the recurrent layer in each direction.
+        num_layers: recurrent layers.
+        bidirectional: read each text in both directions.
+        pooling: how the states of a text become one vector: "mean", "sum", "max", "last" (the final state of each
+            direction), or "mean+max" (both, side by side).
+        bigrams: buckets of the table of word-pair vectors; 0 for none. The vector of each word and its successor is
+            found by hashing and added to the word's own, as in fastText (Joulin et al. 2017, section 2.3).
+        fc_size: units of a hidden layer with CQReLU before the last layer; 0 for none.
+        q, threshold: levels and largest value of every CQReLU.
+        embedding_dropout: dropout of the input of the recurrence.
+        dropout: dropout between recurrent layers, and of what the linear layers read.
+
+    Raises:
+        ConfigError: a value out of its range.
+
+    >>> ClassifierConfig(vocabulary_size=1000, classes=4, pooling="max").hidden_size
+    128
+    """
+
+    vocabulary_size: int
+    classes: int
+    embedding_size: int = 128
+    hidden_size: int = 128
+    num_layers: int = 1
+    bidirectional: bool = True
+    pooling: str = "mean+max"
+    bigrams: int = 65_536
+    fc_size: int = 0
+    q: int = 2
+    threshold: float = 1.0
+    embedding_dropout: float = 0.0
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        least = {"vocabulary_size": 2, "classes": 2, "embedding_size": 1, "hidden_size": 1, "num_layers": 1}
+        for name, smallest in (least | {"bigrams": 0, "fc_size": 0}).items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+                raise ConfigError(f"{name} must be an integer of at least {smallest}; got {value!r}")
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}")
+        for name in ("embedding_dropout", "dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} must be a probability in [0, 1); got {getattr(self, name)!r}")
+        check_levels(self.q)
+        check_threshold(self.threshold)
+
+
+class TextClassifier(nn.Module):
+    """Classifies texts given as token ids: embedding -> `casc_seq.RNN` -> pooling over the text -> linear.
+
+    Args:
+        config: the sizes.
+        vectors: initial word vectors `[vocabulary_size, embedding_size]` (GloVe, say) in place of random ones.
+
+    Shape of the call `classifier(tokens, lengths=None)`:
+        tokens `[B, L]` int64, padded at the end with 0; lengths `[B]`, how many tokens of each text are real (counted,
+        if None); the result `[B, classes]`. Padding does not influence it.
+
+    Raises:
+        InputError: `vectors` of the wrong shape.
+
+    >>> model = TextClassifier(ClassifierConfig(vocabulary_size=50, classes=4)).eval()
+    >>> tokens = torch.tensor([[5, 9, 2, 7], [3, 4, 0, 0]])
+    >>> model(tokens).shape
+    torch.Size([2, 4])
+    >>> bool(torch.allclose(model(tokens)[1], model(tokens[1:, :2])[0], atol=1e-6))
+    True
+    """
+
+    def __init__(self, config: ClassifierConfig, vectors: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size, padding_idx=PAD)
+        if config.bigrams:
+            self.bigrams = nn.Embedding(config.bigrams, config.embedding_size)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.rnn = RNN(
+            config.embedding_size,
+            config.hidden_size,
+            config.num_layers,
+            batch_first=True,
+            dropout=config.dropout,
+            bidirectional=config.bidirectional,
+            q=config.q,
+            threshold=config.threshold,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        width = config.hidden_size * self.rnn.directions * (1 + config.pooling.count("+"))
+        if config.fc_size:
+            self.hidden = nn.Linear(width, config.fc_size)
+            self.activation = CQReLU(config.q, config.threshold)
+        self.fc = nn.Linear(config.fc_size or width, config.classes)
+        self.reset_parameters()
+        if vectors is not None:
+            self._set_vectors(vectors)
+
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is None:
+            lengths = (tokens != PAD).sum(1)
+        states, final = self.rnn(self.embedding_dropout(self._embed(tokens)), lengths=lengths)
+        pooled = self.dropout(self._pool(states, final, lengths))
+        if self.config.fc_size:
+            pooled = self.dropout(self.activation(self.hidden(pooled)))
+        logits: Tensor = self.fc(pooled)
+        return logits
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Vectors `[B, L, embedding_size]` of the words, with those of the pairs they begin."""
+        vectors: Tensor = self.embedding(tokens)
+        if not self.config.bigrams:
+            return vectors
+        following = torch.cat([tokens[:, 1:], tokens[:, :1] * 0], dim=1)
+        bucket = (tokens * 7919 + following * 104_729) % self.config.bigrams
+        known = (tokens > UNKNOWN) & (following > UNKNOWN)
+        return vectors + self.bigrams(bucket) * known.unsqueeze(-1)
+
+    def _pool(self, states: Tensor, final: Tensor, lengths: Tensor) -> Tensor:
+        """One vector for each text. States past the end of a text are 0, and no state is below 0."""
+        parts = []
+        for pooling in self.config.pooling.split("+"):
+            if pooling == "mean":
+                parts.append(states.sum(1) / lengths.unsqueeze(1))
+            elif pooling == "sum":
+                parts.append(states.sum(1))
+            elif pooling == "max":
+                parts.append(states.amax(1))
+            else:
+                parts += [final[-direction] for direction in range(self.rnn.directions, 0, -1)]
+        return torch.cat(parts, dim=1)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters so that most units begin inside the range of CQReLU, where the gradient passes.
+
+        Currents begin near 0.3 +- 0.5 thresholds. `torch.nn.RNN`'s own start leaves them within a fraction of the first
+        level, where nearly every unit is silent and training takes several times as long.
+        """
+        with torch.no_grad():
+            self.embedding.weight.normal_(0, _EMBEDDING_SCALE)
+            self.embedding.weight[PAD] = 0
+            if self.config.bigrams:
+                self.bigrams.weight.normal_(0, _EMBEDDING_SCALE / 2)
+            for name, parameter in self.rnn.named_parameters():
+                if name.startswith("weight_ih_l0"):
+                    scale = _CURRENT_SCALE * self.config.threshold / _EMBEDDING_SCALE
+                    parameter.normal_(0, scale / math.sqrt(parameter.shape[1]))
+                elif name.startswith("weight_ih"):
+                    parameter.normal_(0, 1 / math.sqrt(parameter.shape[1]))
+                elif name.startswith("weight_hh"):
+                    parameter.normal_(0, 0.3 / math.sqrt(parameter.shape[1]))
+                else:
+                    parameter.fill_(0.15 * self.config.threshold)
+            for module in self.children():
+                if isinstance(module, nn.Linear):
+                    module.reset_parameters()
+
+    def _set_vectors(self, vectors: Tensor) -> None:
+        expected = tuple(self.embedding.weight.shape)
+        if tuple(vectors.shape) != expected:
+            raise InputError(f"expected word vectors of shape {list(expected)}; got {list(vectors.shape)}")
+        with torch.no_grad():
+            self.embedding.weight.copy_(vectors)
+            self.embedding.weight[PAD] = 0
