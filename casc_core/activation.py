@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat
@@ -60,6 +61,9 @@ class _StraightThrough(torch.autograd.Function):
         return grads[0] * inside, None, None
 
 
+_straight_through: Callable[[Tensor, int, float], Tensor] = _StraightThrough.apply
+
+
 class Quantised(nn.Module):
     """A module whose activations are CQReLU with these levels and this threshold; conversion finds them by this type.
 
@@ -95,8 +99,7 @@ class CQReLU(Quantised):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = _StraightThrough.apply(x, self.q, self.threshold)
-        return result
+        return _straight_through(x, self.q, self.threshold)
 
     def extra_repr(self) -> str:
         return f"q={self.q}, threshold={self.threshold:g}"

@@ -32,7 +32,7 @@ def convert(
 ) -> SpikingModel:
     """The spiking network of `model`; under CIF and WakeSleep it equals its quantised ANN bit for bit.
 
-    The model's forward is traced, each operation is lowered by its rule, and each path from neuron to neuron becomes one
+    The model's forward is traced, each operation is lowered by its rule, and each path from neuron to neuron becomes a
     linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded. `model` is left alone.
 
     Args:
@@ -45,8 +45,8 @@ def convert(
             then a neuron on the edge between two levels may fall to either side, and `verify` counts how many do.
 
     Raises:
-        ConversionError: an operation cannot be converted exactly, or the forward cannot be traced; the message names the
-            module, the line and the remedy.
+        ConversionError: an operation cannot be converted exactly, or the forward cannot be traced; the message names
+            the module, the line and the remedy.
         ConfigError: an argument out of range, or an unprepared model without `q`.
 
     >>> from casc_core import prepare
@@ -110,6 +110,6 @@ def _refuse_bad_weights(model: nn.Module) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = tensor[~torch.isfinite(tensor)][0]
             raise ConversionError(
-                f"{name} holds {float(bad)}: weights must be finite. The training has diverged; lower the learning rate or "
-                "clip the gradients"
+                f"{name} holds {float(bad)}: weights must be finite. The training has diverged; lower the learning "
+                "rate or clip the gradients"
             )

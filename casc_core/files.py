@@ -57,7 +57,7 @@ def read_whole(path: Path) -> str:
 def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the block ends without an error.
 
-    A folder that is there already is replaced only if it is empty or holds a file named `marker`, that is, if we wrote it.
+    A folder that is there already is replaced only if it is empty or holds a file named `marker`: if we wrote it.
 
     Raises:
         StorageError: the place cannot be written, or holds something else. What was there is left as it was.
@@ -67,7 +67,9 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
         if folder.exists() and not folder.is_dir():
             raise StorageError(f"cannot write {folder}: it is a file; choose a folder")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
-            raise StorageError(f"cannot write {folder}: it holds other files (no {marker}); choose a new or an empty folder")
+            raise StorageError(
+                f"cannot write {folder}: it holds other files (no {marker}); choose a new or an empty folder"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         yield staging

@@ -10,14 +10,14 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
 from casc_core.errors import ConversionError
 from casc_core.functions import LAYOUT, name_of
-from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Numerics
-from casc_core.ops import Call, Constant, Encode, Op
+from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Numerics, stored
+from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
 
 
@@ -62,6 +62,7 @@ class InputValue:
 
 
 Rule = Callable[..., Any]
+RuleT = TypeVar("RuleT", bound=Rule)
 
 
 @dataclass
@@ -78,16 +79,20 @@ class RuleTable:
     functions: dict[Any, Rule] = field(default_factory=dict)
     refused: dict[Any, str] = field(default_factory=dict)
 
-    def module(self, *kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
+    def module(self, *kinds: type[nn.Module]) -> Callable[[RuleT], RuleT]:
         """Decorator: the rule of these module types."""
         return self._registrar(self.modules, kinds)
 
-    def function(self, *targets: Any) -> Callable[[Rule], Rule]:
+    def function(self, *targets: Any) -> Callable[[RuleT], RuleT]:
         """Decorator: the rule of these functions and methods."""
         return self._registrar(self.functions, targets)
 
-    def _registrar(self, table: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[Rule], Rule]:
-        def register(rule: Rule) -> Rule:
+    def refuse(self, why: str, *targets: Any) -> None:
+        """Refuse these modules, functions and methods: `why`, and what to do instead."""
+        self.refused.update(dict.fromkeys(targets, why))
+
+    def _registrar(self, table: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[RuleT], RuleT]:
+        def register(rule: RuleT) -> RuleT:
             table.update(dict.fromkeys(keys, rule))
             return rule
 
@@ -95,9 +100,7 @@ class RuleTable:
 
     def merged(self, other: RuleTable) -> RuleTable:
         """Both tables; `other` wins."""
-        return RuleTable(
-            self.modules | other.modules, self.functions | other.functions, self.refused | other.refused
-        )
+        return RuleTable(self.modules | other.modules, self.functions | other.functions, self.refused | other.refused)
 
     def leaves(self) -> tuple[type[nn.Module], ...]:
         """Module types that are one operation to the tracer."""
@@ -141,6 +144,8 @@ class Lowering:
         self.model, self.rules, self.numerics, self.pool = model, rules, numerics, pool
         self.steps: list[Step] = []
         self.layers: list[str] = []
+        # Tables looked up so far, by the name of what they give: a linear map of a table is again a table.
+        self.tables: dict[str, tuple[Tensor, InputValue]] = {}
         self.node: fx.Node | None = None
 
     # What rules use.
@@ -160,6 +165,12 @@ class Lowering:
             form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=INPUT_REACH)
             return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
+
+    def look_up(self, tokens: InputValue, table: Tensor, name: str) -> Ref:
+        """Rows of `table` by token id."""
+        ref = self.emit(Embed(name=name, table=stored(table)), tokens)
+        self.tables[ref.name] = (table, tokens)
+        return ref
 
     def layer_name(self, name: str) -> str:
         """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""

@@ -36,9 +36,7 @@ class Neuron(ABC):
         xp = array_api_compat.array_namespace(current)
         return NeuronState(xp.zeros_like(current), xp.zeros_like(current))
 
-    def step(
-        self, state: NeuronState, current: Array, cap: int, threshold: Array = 1.0
-    ) -> tuple[Array, NeuronState]:
+    def step(self, state: NeuronState, current: Array, cap: int, threshold: Array = 1.0) -> tuple[Array, NeuronState]:
         """One time step: `(state, current, cap) -> (spikes, state)`.
 
         Args:

@@ -36,7 +36,13 @@ def binade(magnitude: float) -> int:
 
 def on_grid(x: Tensor, exponent: int) -> Tensor:
     """`x` in float64, rounded (half to even) to a multiple of `2**exponent`."""
-    return torch.ldexp(torch.round(torch.ldexp(x.double(), torch.tensor(-exponent))), torch.tensor(exponent))
+    return x.double().mul(2.0**-exponent).round_().mul_(2.0**exponent)
+
+
+def stored(weight: Tensor) -> Tensor:
+    """`weight` in float32 if that holds it exactly, else as it is."""
+    single = weight.float()
+    return single if torch.equal(single.double(), weight) else weight
 
 
 @dataclass(frozen=True)

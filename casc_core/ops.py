@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from casc_core.errors import ConversionError, InputError
 from casc_core.functions import ATTRIBUTES, FUNCTIONS
 from casc_core.numerics import INPUT_REACH
 from casc_core.run import Run
-from casc_core.signal import Signal, add_trains, over_steps
+from casc_core.signal import Signal, add_trains, broadcast
 
 
 class Op(nn.Module):
@@ -67,6 +68,8 @@ class Call(Op):
 class Constant(Op):
     """A parameter or buffer that the model's forward reads directly."""
 
+    value: Tensor
+
     def __init__(self, value: Tensor) -> None:
         super().__init__(tensors={"value": value})
 
@@ -106,6 +109,8 @@ class Encode(Op):
 
 class Embed(Op):
     """A table of real-valued vectors, looked up by token id."""
+
+    table: Tensor
 
     def __init__(self, name: str, table: Tensor) -> None:
         super().__init__({"name": name}, {"table": table})
@@ -149,6 +154,10 @@ class Linear(Op):
     the same weights on a finer grid, after which the current is rounded once.
     """
 
+    weight: Tensor | None
+    fine: Tensor | None
+    bias: Tensor | None
+
     def __init__(
         self,
         name: str,
@@ -174,16 +183,16 @@ class Linear(Op):
         signal = signal.with_uniform_divisor((-1,))
         drive = self._drive(run, signal)
         if self.weight is None:
-            train, bound = signal.train.new_zeros((0, *drive_shape(signal, self.fine))), 0.0
+            assert drive is not None
+            train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
         else:
             bound = signal.bound * self.reach["weight"]
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = F.linear(signal.train.to(dtype), self.weight.to(dtype))
             if run.recorder is not None:
                 run.recorder.arriving(self.settings["name"], signal.train, self.weight.shape[0])
-        samples = signal.owner
         shape = train.shape[1:]
-        return Signal(train, drive, signal.divisor, bound, lambda: samples()[..., :1].expand(shape))
+        return Signal(train, drive, signal.divisor, bound, lambda: signal.owner()[..., :1].expand(shape))
 
     def _drive(self, run: Run, signal: Signal) -> Tensor | None:
         drive = None
@@ -198,11 +207,6 @@ class Linear(Op):
         bias = self.bias if signal.divisor is None else self.bias * signal.divisor
         shape = (*signal.shape[:-1], self.bias.shape[0])
         return bias.expand(shape) if drive is None else drive + bias
-
-
-def drive_shape(signal: Signal, weight: Tensor) -> tuple[int, ...]:
-    """Shape of a linear map's output."""
-    return (*signal.shape[:-1], weight.shape[0])
 
 
 def _largest_row(weight: Tensor) -> float:
@@ -258,11 +262,15 @@ class Layout(Op):
         sample = call(torch.empty(signal.shape, device="meta")) if self._splits else None
         if sample is None:
             return signal.map(call)
-        return tuple(signal.map(lambda x, part=part: call(x)[part]) for part in range(len(sample)))
+        return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
 
     @property
     def _splits(self) -> bool:
         return self.settings["function"].rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
+
+
+def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> Tensor:
+    return split(x)[index]
 
 
 class Pick(Op):
@@ -272,7 +280,8 @@ class Pick(Op):
         super().__init__({"index": index})
 
     def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
-        return values[self.settings["index"]]
+        part: Signal = values[self.settings["index"]]
+        return part
 
 
 def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -316,7 +325,7 @@ class TimesInput(Op):
 
     def forward(self, run: Run, signal: Signal, factor: Tensor) -> Signal:
         factor = as_integers(factor, "multiplied", signal)
-        shape = torch.broadcast_shapes(signal.shape, factor.shape)
+        shape = broadcast(signal.shape, factor.shape)
         largest = float(factor.abs().max())
         train = signal.train * factor.to(torch.int32 if largest > 1 else torch.int8)
         owner = signal.owner
@@ -358,7 +367,7 @@ class Add(Op):
 
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         a, b = a.with_common_divisor(b)
-        shape = torch.broadcast_shapes(a.shape, b.shape)
+        shape = broadcast(a.shape, b.shape)
         drives = [drive for drive in (a.drive, b.drive) if drive is not None]
         train = add_trains(_widened(a.train), _widened(b.train))
         owners = (a.owner, b.owner)

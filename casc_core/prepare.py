@@ -14,7 +14,7 @@ from casc_core.activation import CQReLU, Quantised, check_levels, check_threshol
 from casc_core.adapters import Adapter, choose_adapter
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.lowering import RuleTable
-from casc_core.rules import RULES
+from casc_core.rules import RULES, UNPREPARED
 from casc_core.tracing import call_variants, trace
 
 Replacement = Callable[[nn.Module, int, float], nn.Module]
@@ -26,12 +26,14 @@ def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
 
 ACTIVATIONS: dict[type[nn.Module], Replacement] = {nn.ReLU: _cq_relu, nn.Tanh: _cq_relu}
 ACTIVATION_CALLS = {F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh"}
-DROPOUT_CALLS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
+DROPOUT_CALLS: dict[Any, Callable[[float], nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+}
 
 
-def prepare(
-    model: nn.Module, adapter: str | Adapter | None = None, *, q: int, threshold: float = 1.0
-) -> nn.Module:
+def prepare(model: nn.Module, adapter: str | Adapter | None = None, *, q: int, threshold: float = 1.0) -> nn.Module:
     """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
 
     Weights carry over, recurrent layers become CQReLU recurrent layers of the same parameter names, and the copy trains
@@ -52,7 +54,8 @@ def prepare(
     >>> prepare(model, adapter="rnn", q=4)[1]
     CQReLU(q=4, threshold=1)
     """
-    check_levels(q), check_threshold(threshold)
+    check_levels(q)
+    check_threshold(threshold)
     chosen = choose_adapter(model, adapter)
     refuse_modules(model, chosen.rules, prepared=False)
     prepared = copy.deepcopy(model)
@@ -94,8 +97,10 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool) -> None:
     table = RULES.merged(rules)
     for name, module in model.named_modules():
         why = table.refusal(module)
-        if why is not None and (prepared or not why.startswith("it is an activation")):
-            raise ConversionError(f"module {name or '(the model)'!r}: {type(module).__name__} cannot be converted exactly: {why}")
+        if why is not None and (prepared or why != UNPREPARED):
+            raise ConversionError(
+                f"module {name or '(the model)'!r}: {type(module).__name__} cannot be converted exactly: {why}"
+            )
 
 
 def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -117,7 +122,7 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         )
     result = fx.GraphModule(model, graph, class_name=type(model).__name__)
     for node in list(result.graph.nodes):
-        module = None
+        module: nn.Module | None = None
         if _is_activation(node):
             module = CQReLU(q, threshold)
         elif node.op == "call_function" and node.target in DROPOUT_CALLS:

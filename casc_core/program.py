@@ -70,7 +70,9 @@ class Program:
     def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> Any:
         """The output's value; each intermediate is dropped after its last use."""
         values = dict(inputs)
-        last_use = {name: index for index, step in enumerate(self.steps) for name in refs((step.args, dict(step.kwargs)))}
+        last_use = {
+            name: index for index, step in enumerate(self.steps) for name in refs((step.args, dict(step.kwargs)))
+        }
         for index, step in enumerate(self.steps):
             args, kwargs = substitute((step.args, dict(step.kwargs)), values)
             values[step.result] = ops[step.op](run, *args, **kwargs)
@@ -169,6 +171,4 @@ def program_from_json(value: Mapping[str, Any]) -> Program:
         Step(int(step["op"]), from_json(step["args"]), from_json(step["kwargs"]), str(step["result"]))
         for step in value["steps"]
     )
-    return Program(
-        tuple(value["inputs"]), steps, Ref(value["output"]), float(value["scale"]), int(value["exponent"])
-    )
+    return Program(tuple(value["inputs"]), steps, Ref(value["output"]), float(value["scale"]), int(value["exponent"]))

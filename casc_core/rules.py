@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from casc_core.activation import CQReLU
 from casc_core.functions import ATTRIBUTES
 from casc_core.lowering import Form, InputValue, Lowering, PartsValue, RuleTable, SignalValue
-from casc_core.numerics import binade
+from casc_core.numerics import binade, stored
 from casc_core.ops import (
     Add,
     Attribute,
     Call,
     DividedByInput,
-    Embed,
     Fire,
     Join,
     Layout,
@@ -77,6 +76,13 @@ def linear_map(
             drive_exponent = out_exponent if fine is None else max(drive_exponent, out_exponent)
     if bias is not None:
         bias = numerics.snap(bias, drive_exponent)
+    driven = bias is not None or fine is not None
+    result = Form(1.0, out_exponent, drive_exponent if driven else None, drive_reach)
+    if x.ref.name in low.tables and fine is not None:
+        table, tokens = low.tables[x.ref.name]
+        numerics.dtype(float(table.abs().max()) * float(fine.abs().sum(1).max()), fine_exponent, name)
+        table = numerics.snap(F.linear(table, fine), drive_exponent)
+        return SignalValue(low.look_up(tokens, table if bias is None else table + bias, name), result)
     ref = low.emit(
         Linear(
             name=name,
@@ -89,14 +95,7 @@ def linear_map(
         ),
         x,
     )
-    driven = bias is not None or fine is not None
-    return SignalValue(ref, Form(1.0, out_exponent, drive_exponent if driven else None, drive_reach))
-
-
-def stored(weight: Tensor) -> Tensor:
-    """`weight` in float32 if that holds it exactly, else as it is."""
-    single = weight.float()
-    return single if torch.equal(single.double(), weight) else weight
+    return SignalValue(ref, result)
 
 
 @RULES.module(nn.Linear)
@@ -107,7 +106,9 @@ def _linear_module(low: Lowering, module: nn.Linear, input: Any) -> SignalValue:
 @RULES.module(nn.Embedding)
 def _embedding(low: Lowering, module: nn.Embedding, input: Any) -> SignalValue:
     if module.max_norm is not None:
-        raise low.refuse("max_norm rescales the table while it runs; renormalise the weights once and set max_norm=None")
+        raise low.refuse(
+            "max_norm rescales the table while it runs; renormalise the weights once and set max_norm=None"
+        )
     if not isinstance(input, InputValue):
         raise low.refuse("its token ids come from spiking neurons; an embedding can only read the input")
     return embed(low, input, module.weight)
@@ -118,7 +119,7 @@ def embed(low: Lowering, tokens: InputValue, table: Tensor) -> SignalValue:
     table = table.detach().double()
     exponent = low.numerics.weight_exponent(table, bits=TABLE_BITS)
     snapped = low.numerics.snap(table, exponent)
-    ref = low.emit(Embed(name=low.node_name, table=stored(snapped)), tokens)
+    ref = low.look_up(tokens, snapped, low.node_name)
     return SignalValue(ref, Form(drive_exponent=exponent, drive_reach=float(table.abs().max())))
 
 
@@ -155,7 +156,8 @@ def _joint_form(forms: list[Form], reach: float) -> Form:
 
 
 @RULES.function(operator.add, operator.iadd, torch.add, "add", "add_")
-def _add(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
+def add(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
+    """`a + alpha * b`."""
     if alpha != 1:
         b = _scaled(low, b, alpha)
     if isinstance(a, (int, float)) or isinstance(b, (int, float)):
@@ -167,7 +169,7 @@ def _add(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
 
 @RULES.function(operator.sub, operator.isub, torch.sub, "sub", "sub_")
 def _sub(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
-    return _add(low, a, _scaled(low, b, -alpha))
+    return add(low, a, _scaled(low, b, -alpha))
 
 
 def _scaled(low: Lowering, x: Any, factor: float) -> SignalValue:
@@ -237,9 +239,7 @@ def _maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalVa
         x = rescaled(low, x, 1.0)
     form = x.form
     exponents = [exponent for exponent in (form.exponent, form.drive_exponent) if exponent is not None]
-    return SignalValue(
-        low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0)
-    )
+    return SignalValue(low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0))
 
 
 @RULES.function(torch.amax, "amax")
@@ -304,6 +304,7 @@ def _masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> Si
 
 @RULES.function("layout")
 def _layout(low: Lowering, function: str, x: SignalValue, *args: Any, **kwargs: Any) -> SignalValue | PartsValue:
+    """The user's own rearrangement, applied at every step."""
     ref = low.emit(Layout(function=function), x, *args, **kwargs)
     splits = function.rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
     return PartsValue(ref, x.form) if splits else SignalValue(ref, x.form)
@@ -410,40 +411,47 @@ def grid_threshold(low: Lowering, threshold: float, exponent: int | None) -> tup
 
 # Refusals
 
-_UNPREPARED = "it is an activation that spikes cannot reproduce; call casc_core.prepare(model, q=...) first, and train it"
+UNPREPARED = (
+    "it is an activation that spikes cannot reproduce; call casc_core.prepare(model, q=...) first, and train it"
+)
 _SMOOTH = "a smooth activation has no spiking equal; replace it by nn.ReLU, then prepare and train"
 _NORM = (
     "normalisation over features divides by a statistic of the spikes themselves; remove it, or use BatchNorm, whose "
     "statistics are fixed after training"
 )
 _ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
-_GATED = "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a CQReLU RNN"
+_GATED = (
+    "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
+    "CQReLU RNN"
+)
 _PROBABILITY = "exponentials do not travel as spikes; return the logits and apply it to the converted network's output"
 _PACKED = (
     "packed sequences hide the layout that neurons need; use casc_seq.RNN and pass it the padded tensor and lengths=..., "
     "which computes the same"
 )
 
-for _target in (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.RNN, F.relu, torch.relu, "relu", "relu_", F.relu_,
-                torch.relu_, torch.tanh, "tanh", F.tanh, F.relu6, F.hardtanh):  # fmt: skip
-    RULES.refused[_target] = _UNPREPARED
-for _target in (nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.SELU, nn.Softplus, nn.Mish, nn.Hardswish, F.gelu,
-                F.silu, F.elu, F.leaky_relu, F.softplus, nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid", nn.Hardsigmoid):  # fmt: skip
-    RULES.refused[_target] = _SMOOTH
-for _target in (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.LocalResponseNorm, F.layer_norm, F.group_norm,
-                F.normalize, nn.RMSNorm):  # fmt: skip
-    RULES.refused[_target] = _NORM
-for _target in (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
-                nn.Transformer, F.scaled_dot_product_attention, torch.matmul, torch.bmm, operator.matmul, "matmul",
-                "bmm", torch.einsum):  # fmt: skip
-    RULES.refused[_target] = _ATTENTION
-for _target in (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell):
-    RULES.refused[_target] = _GATED
-for _target in (nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax",
-                "log_softmax", torch.exp, "exp"):  # fmt: skip
-    RULES.refused[_target] = _PROBABILITY
-for _target in (nn.utils.rnn.pack_padded_sequence, nn.utils.rnn.pad_packed_sequence, nn.utils.rnn.pack_sequence):
-    RULES.refused[_target] = _PACKED
-RULES.refused[nn.RNNCell] = "a loop over cells hides the recurrence; use nn.RNN (or casc_seq.RNN) over the whole sequence"
-RULES.refused[nn.EmbeddingBag] = "use nn.Embedding followed by a sum or a mean over the tokens"
-RULES.refused[F.embedding_bag] = RULES.refused[nn.EmbeddingBag]
+RULES.refuse(
+    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.RNN, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
+    torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh,
+)  # fmt: skip
+RULES.refuse(
+    _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.SELU, nn.Softplus, nn.Mish, nn.Hardswish, nn.Sigmoid,
+    nn.Hardsigmoid, F.gelu, F.silu, F.elu, F.leaky_relu, F.softplus, torch.sigmoid, F.sigmoid, "sigmoid",
+)  # fmt: skip
+RULES.refuse(
+    _NORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.LocalResponseNorm, nn.RMSNorm, F.layer_norm, F.group_norm,
+    F.normalize,
+)  # fmt: skip
+RULES.refuse(
+    _ATTENTION, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
+    nn.Transformer, F.scaled_dot_product_attention, torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm",
+    torch.einsum,
+)  # fmt: skip
+RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
+RULES.refuse(
+    _PROBABILITY, nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax",
+    "log_softmax", torch.exp, "exp",
+)  # fmt: skip
+RULES.refuse(_PACKED, nn.utils.rnn.pack_padded_sequence, nn.utils.rnn.pad_packed_sequence, nn.utils.rnn.pack_sequence)
+RULES.refuse("a loop over cells hides the recurrence; use nn.RNN (or casc_seq.RNN) over the whole sequence", nn.RNNCell)
+RULES.refuse("use nn.Embedding followed by a sum or a mean over the tokens", nn.EmbeddingBag, F.embedding_bag)

@@ -26,7 +26,8 @@ class _GenericScan:
 
     def step(self, current: Tensor, cap: int) -> Tensor:
         spikes, self.state = self.neuron.step(self.state, current, cap, self.threshold)
-        return spikes.to(torch.int8)
+        small: Tensor = spikes.to(torch.int8)
+        return small
 
 
 class _FusedScan:

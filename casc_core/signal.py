@@ -113,9 +113,15 @@ def over_steps(function: Callable[[Tensor], Tensor], train: Tensor) -> Tensor:
 
 def add_trains(a: Tensor, b: Tensor) -> Tensor:
     """`a + b` for shapes that broadcast, the shorter train followed by zeros."""
-    shape = torch.broadcast_shapes(a.shape[1:], b.shape[1:])
+    shape = broadcast(a.shape[1:], b.shape[1:])
     total = a.new_zeros((max(a.shape[0], b.shape[0]), *shape), dtype=torch.promote_types(a.dtype, b.dtype))
     for train in (a, b):
         missing = len(shape) - (train.dim() - 1)
         total[: train.shape[0]] += train.reshape(train.shape[0], *[1] * missing, *train.shape[1:])
     return total
+
+
+def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
+    """The shape to which both broadcast."""
+    shape: torch.Size = torch.broadcast_shapes(a, b)
+    return shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,20 @@ class SpikingModel(nn.Module):
         output, program = self._evaluate(run, inputs, named)
         return self._readout(output, run.total, program), recorder.counts
 
+    def under(self, neuron: Neuron, schedule: Schedule) -> SpikingModel:
+        """The same network, weights shared, simulated with another neuron and schedule.
+
+        >>> import casc_core
+        >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
+        >>> baseline = casc_core.convert(model, adapter="rnn").under(casc_core.IF(), casc_core.Continuous())
+        >>> baseline.simulate(torch.randn(3, 4), T=8).logits.shape
+        torch.Size([8, 3, 2])
+        """
+        settings = replace(self.settings, neuron=neuron, schedule=schedule.resolved(self.settings.q))
+        other = SpikingModel([op for op in self.ops if isinstance(op, Op)], self.programs, self.layers, settings)
+        object.__setattr__(other, "ann", self.ann)
+        return other
+
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
 
@@ -204,7 +218,9 @@ class SpikingModel(nn.Module):
 
     def extra_repr(self) -> str:
         settings = self.settings
-        return f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}"
+        return (
+            f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}"
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def save(snn: SpikingModel, folder: str | Path) -> None:
             neuron is none of ours, so that a loader could not find it.
     """
     if type(snn.settings.neuron) not in NEURONS.values():
-        raise StorageError(f"cannot save a network of {snn.settings.neuron}: only {', '.join(NEURONS)} can be loaded again")
+        raise StorageError(
+            f"cannot save a network of {snn.settings.neuron}: only {', '.join(NEURONS)} can be loaded again"
+        )
     tensors = tensors_to_bytes({name: tensor.contiguous().cpu() for name, tensor in _tensors(snn).items()})
     description = _description(snn)
     description["sha256"] = hashlib.sha256(tensors).hexdigest()
@@ -78,7 +81,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
         adapter_named(description["settings"]["adapter"])  # brings in the family's operations
         snn = _rebuilt(description, tensors_from_bytes(data))
     except (CascError, SafetensorError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise StorageError(f"{path / DESCRIPTION} does not describe a network: {type(error).__name__}: {error}") from error
+        raise StorageError(
+            f"{path / DESCRIPTION} does not describe a network: {type(error).__name__}: {error}"
+        ) from error
     if model is not None:
         _attach(snn, model, path)
     return snn
@@ -137,15 +142,18 @@ def _rebuilt(description: dict[str, Any], tensors: dict[str, Tensor]) -> Spiking
     ops = []
     for index, op in enumerate(description["ops"]):
         own = {name: tensors.pop(f"{index}.{name}") for name in op["tensors"]}
-        missing = {name: None for name in Op.tensor_names(op["kind"]) if name not in own}
-        ops.append(Op.kinds[op["kind"]](**op["settings"], **own, **missing))
+        missing: dict[str, None] = {name: None for name in Op.tensor_names(op["kind"]) if name not in own}
+        kind: Callable[..., Op] = Op.kinds[op["kind"]]
+        ops.append(kind(**op["settings"], **own, **missing))
     if tensors:
         raise ValueError(f"tensors that no operation uses: {sorted(tensors)}")
     stored = description["settings"]
     settings = Settings(
         str(stored["adapter"]),
         int(stored["q"]),
-        *(_config_from_json(stored[key]) for key in ("neuron", "schedule", "numerics")),
+        _config_from_json(stored["neuron"]),
+        _config_from_json(stored["schedule"]),
+        _config_from_json(stored["numerics"]),
         tuple(stored["arguments"]),
     )
     programs: dict[frozenset[str], Program] = {}

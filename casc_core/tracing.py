@@ -24,7 +24,8 @@ class Tracer(fx.Tracer):
 
     def __init__(self, leaves: Iterable[type[nn.Module]]) -> None:
         # Packing a sequence is refused by name; without this, its C++ code would choke on a proxy first.
-        super().__init__(autowrap_modules=(math, torch.nn.utils.rnn))
+        modules: Any = (math, torch.nn.utils.rnn)
+        super().__init__(autowrap_modules=modules)
         self.leaves = tuple(leaves)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.neuron import CIF
+from casc_core.numerics import Exact
 from casc_core.schedule import Continuous
+from casc_core.simulation import LayerSpikes
 from casc_core.spiking_model import SpikingModel
 
 # Under a schedule without sleep, as many steps per level are simulated where T is not given.
@@ -23,7 +26,7 @@ class LayerEquivalence:
         name: the layer.
         neurons: how many were compared, over all samples.
         mismatches: how many counts differ.
-        largest: the largest difference.
+        largest: the largest difference, in levels.
         first: index of the first differing neuron, `(sample, ...)` in the layout of the model, or None.
         silent_at: `[batch]`, the last step at which the layer spiked in each sample.
     """
@@ -31,7 +34,7 @@ class LayerEquivalence:
     name: str
     neurons: int
     mismatches: int
-    largest: int
+    largest: float
     first: tuple[int, ...] | None
     silent_at: Tensor
 
@@ -85,7 +88,7 @@ class EquivalenceReport:
         rows = [header]
         for layer in self.layers.values():
             silent = f"{int(layer.silent_at.median())}, {int(layer.silent_at.max())}"
-            rows.append((layer.name, f"{layer.neurons:,}", f"{layer.mismatches:,}", f"{layer.largest}", silent))
+            rows.append((layer.name, f"{layer.neurons:,}", f"{layer.mismatches:,}", f"{layer.largest:g}", silent))
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
@@ -125,11 +128,11 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     simulation, counts = snn.simulate_recorded(inputs, named, steps, keep_counts=True)
     expected_logits, expected = snn.reference_counts(inputs, named)
     logits = simulation.logits[-1]
+    awake = sum(settings.schedule.awake(simulation.T))
     layers = {
-        name: _compared(name, counts[name], expected[name], simulation.spikes[name].neurons,
-                        simulation.spikes[name].silent_at)
+        name: _compared(name, counts[name], expected[name], awake, settings.levels, simulation.spikes[name])
         for name in counts
-    }  # fmt: skip
+    }
     note = _why_not_promised(snn, T)
     moved, largest = _against_ann(snn, expected_logits, inputs, named)
     return EquivalenceReport(
@@ -146,18 +149,18 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     )
 
 
-def _compared(name: str, counts: Tensor, expected: Tensor, neurons: int, silent_at: Tensor) -> LayerEquivalence:
-    difference = (counts.int() - expected.int()).abs()
+def _compared(
+    name: str, counts: Tensor, expected: Tensor, awake: int, levels: int, spikes: LayerSpikes
+) -> LayerEquivalence:
+    """Counts over `awake` steps against levels out of `levels`: as rates where the two are not the same."""
+    difference = (counts.int() * levels - expected.int() * awake).abs()
     differing = difference.nonzero()
     first = tuple(int(index) for index in differing[0]) if len(differing) else None
-    largest = int(difference.max()) if difference.numel() else 0
-    return LayerEquivalence(name, neurons, len(differing), largest, first, silent_at)
+    largest = float(difference.max()) / awake if difference.numel() else 0.0
+    return LayerEquivalence(name, spikes.neurons, len(differing), largest, first, spikes.silent_at)
 
 
 def _why_not_promised(snn: SpikingModel, steps: int | None) -> str:
-    from casc_core.neuron import CIF
-    from casc_core.numerics import Exact
-
     settings = snn.settings
     reasons = []
     if not isinstance(settings.neuron, CIF):

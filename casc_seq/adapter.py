@@ -8,7 +8,8 @@ from torch import nn
 
 from casc_core.adapters import Adapter
 from casc_core.lowering import Form, InputValue, Lowering, RuleTable, SignalValue
-from casc_core.rules import grid_threshold, join, linear_map, stored
+from casc_core.numerics import stored
+from casc_core.rules import grid_threshold, join, linear_map
 from casc_seq.recurrence import LastState, Recurrence
 from casc_seq.rnn import RNN
 
@@ -62,7 +63,7 @@ def _cell(
 def _prepared(module: nn.Module, q: int, threshold: float) -> RNN:
     """The CQReLU counterpart of a `torch.nn.RNN`, with its weights."""
     assert isinstance(module, nn.RNN)
-    weight = module.weight_ih_l0
+    weight = next(module.parameters())
     rnn = RNN(
         module.input_size,
         module.hidden_size,

@@ -25,6 +25,8 @@ class Recurrence(Op):
     `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]` or None, its row, and lengths `[B]` or None.
     """
 
+    weight: Tensor
+
     def __init__(
         self, name: str, weight: Tensor, threshold: float, scale: float, exponent: int, reverse: bool, batch_first: bool
     ) -> None:
@@ -48,7 +50,9 @@ class Recurrence(Op):
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
         if current.divisor is not None:
-            raise InputError(f"{name}: its input is divided by numbers that differ by sample; divide after the recurrence")
+            raise InputError(
+                f"{name}: its input is divided by numbers that differ by sample; divide after the recurrence"
+            )
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         run.samples = batch
@@ -83,7 +87,7 @@ class Recurrence(Op):
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
         weight = self.weight.to(product)
         hidden = weight.shape[0]
-        emitted: list[tuple[Tensor, Tensor, Tensor]] = []
+        emitted: list[tuple[Tensor, Tensor, int]] = []
         before = train.new_zeros((0, 0, hidden), dtype=torch.int8)
         for position, size, known in order.visits:
             rows = order.rows[:size]

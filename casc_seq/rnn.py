@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +85,9 @@ class _Recurrence(torch.autograd.Function):
         return grad, grad_start, grad.t() @ previous, None, None
 
 
+_recurrence: Callable[[Tensor, Tensor, Tensor, list[tuple[int, int, int]], int], Tensor] = _Recurrence.apply
+
+
 class RNN(Quantised):
     r"""A recurrent network with the CQReLU activation; same constructor, parameters and shapes as `torch.nn.RNN`.
 
@@ -145,7 +148,7 @@ class RNN(Quantised):
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, float(dropout), bidirectional
         for layer, direction, suffix in self.cells():
             width = input_size if layer == 0 else hidden_size * self.directions
-            shapes = {"weight_ih": (hidden_size, width), "weight_hh": (hidden_size, hidden_size)}
+            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, width), "weight_hh": (hidden_size, hidden_size)}
             if bias:
                 shapes |= {"bias_ih": (hidden_size,), "bias_hh": (hidden_size,)}
             for name, shape in shapes.items():
@@ -203,9 +206,7 @@ class RNN(Quantised):
             x, sizes = positions_first.reshape(length * batch, -1), [batch] * length
             packed = None
         else:
-            packed = pack_padded_sequence(
-                positions_first, check_lengths(lengths, batch, length), enforce_sorted=False
-            )
+            packed = pack_padded_sequence(positions_first, check_lengths(lengths, batch, length), enforce_sorted=False)
             x, sizes = packed.data, packed.batch_sizes.tolist()
             if hx is not None:
                 hx = hx[:, packed.sorted_indices]
@@ -220,7 +221,8 @@ class RNN(Quantised):
 
     def _packed(self, x: Tensor, hx: Tensor | None, sizes: list[int]) -> tuple[Tensor, Tensor]:
         scale, last_rows = self.q / self.threshold, torch.as_tensor(_last_rows(sizes), device=x.device)
-        final, outputs = [], []
+        final: list[Tensor] = []
+        outputs: list[Tensor] = []
         for index, (layer, direction, suffix) in enumerate(self.cells()):
             if direction == 0 and layer > 0:
                 x = F.dropout(torch.cat(outputs, dim=1), self.dropout, self.training)
@@ -229,7 +231,7 @@ class RNN(Quantised):
             drive = F.linear(x, weight_ih, bias) * scale
             start = drive.new_zeros(sizes[0], self.hidden_size) if hx is None else hx[index] * scale
             order = time_order(sizes, reverse=bool(direction))
-            levels = _Recurrence.apply(drive, start, weight_hh, order, self.q)
+            levels = _recurrence(drive, start, weight_hh, order, self.q)
             outputs.append(levels / scale)
             final.append(outputs[-1][: sizes[0]] if direction else outputs[-1][last_rows])
         return torch.cat(outputs, dim=1), torch.stack(final)

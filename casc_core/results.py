@@ -1,0 +1,117 @@
+"""An evaluation as a table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.evaluation import EXACT_METHOD, Evaluation
+from casc_core.files import write_whole
+
+
+def steps_to_silence(silent_at: Tensor) -> dict[str, float]:
+    """Mean, median, 99th percentile and largest of the steps to silence.
+
+    >>> steps_to_silence(torch.tensor([3, 4, 5]))
+    {'mean': 4.0, 'p50': 4.0, 'p99': 5.0, 'max': 5.0}
+    """
+    values = silent_at.double()
+    p50, p99 = (float(torch.quantile(values, q, interpolation="higher")) for q in (0.5, 0.99))
+    return {"mean": round(float(values.mean()), 4), "p50": p50, "p99": p99, "max": float(values.max())}
+
+
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """The figures of an evaluation, as JSON."""
+    return {
+        "ann_accuracy": evaluation.ann_accuracy,
+        "reference_accuracy": evaluation.reference_accuracy,
+        "accuracy": {name: method.accuracy for name, method in evaluation.methods.items()},
+        "mismatches": {name: method.mismatches for name, method in evaluation.methods.items()},
+        "prediction_mismatches": evaluation.prediction_mismatches,
+        "max_logit_difference": evaluation.max_logit_difference,
+        "ann_prediction_mismatches": evaluation.ann_prediction_mismatches,
+        "ann_max_logit_difference": evaluation.ann_max_logit_difference,
+        "steps_to_silence": steps_to_silence(evaluation.silent_at),
+    }
+
+
+def table(evaluation: Evaluation) -> str:
+    """Accuracy of each method over time, in Markdown."""
+    keys = list(evaluation.methods[EXACT_METHOD].accuracy)
+    header = ["method", *(key if key == "silent" else f"T={key}" for key in keys)]
+    rows = [header]
+    rows += [[name, *map(_percent, method.accuracy.values())] for name, method in evaluation.methods.items()]
+    ann = _percent(evaluation.ann_accuracy)
+    rows.append(["ANN", *[ann] * len(keys)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["| " + " | ".join(_cells(row, widths)) + " |" for row in rows]
+    rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
+    lines.insert(1, f"|{'|'.join(rules)}|")
+    return "\n".join(lines)
+
+
+def findings(evaluation: Evaluation) -> str:
+    """What the table does not show: exactness and steps to silence, in a few lines."""
+    samples, silence = len(evaluation.silent_at), steps_to_silence(evaluation.silent_at)
+    return "\n".join(
+        [
+            f"CIF+WSC until silent against its reference: {evaluation.prediction_mismatches} of {samples:,} predictions "
+            f"differ, largest logit difference {evaluation.max_logit_difference:g}",
+            f"the reference (snapped weights) against the ANN as trained: {evaluation.ann_prediction_mismatches} of "
+            f"{samples:,} predictions differ, largest logit difference {evaluation.ann_max_logit_difference:.2g}",
+            f"steps to silence: mean {silence['mean']:.2f}, median {silence['p50']:.0f}, 99th percentile "
+            f"{silence['p99']:.0f}, largest {silence['max']:.0f}",
+        ]
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "never" if value is None else f"{value:.2f}"
+
+
+def _cells(row: list[str], widths: list[int]) -> list[str]:
+    return [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+
+
+def picture(evaluation: Evaluation, title: str) -> bytes:
+    """Accuracy over time as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [int(key) for key in evaluation.methods[EXACT_METHOD].accuracy if key != "silent"]
+    axes.axhline(evaluation.ann_accuracy, color="0.45", linestyle=":", label=f"ANN {evaluation.ann_accuracy:.2f}%")
+    styles = zip(("#c44e52", "#dd8452", "#8172b3", "#1b7f5c"), ("o", "s", "^", "D"), strict=True)
+    for (name, method), (colour, marker) in zip(evaluation.methods.items(), styles, strict=False):
+        values = [method.accuracy[str(step)] or 0.0 for step in steps]
+        axes.plot(steps, values, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(steps, [str(step) for step in steps])
+    axes.minorticks_off()
+    axes.set_xlabel("time steps T")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def write_results(folder: Path, evaluation: Evaluation, extra: dict[str, Any], title: str) -> None:
+    """Write `results.json`, `table.md` and `accuracy.png` to `folder`, each whole or not at all.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    write_whole(folder / "results.json", json.dumps(summary(evaluation) | extra, indent=2) + "\n")
+    write_whole(folder / "table.md", f"# {title}\n\n{table(evaluation)}\n\n{findings(evaluation)}\n")
+    write_whole(folder / "accuracy.png", picture(evaluation, title))
