@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from casc_core.activation import CQReLU, check_levels, check_threshold
 from casc_core.errors import ConfigError, InputError
 from casc_seq.rnn import RNN
-
-PAD = 0
-"""Token id of padding."""
-UNKNOWN = 1
-"""Token id of every word that is not in the vocabulary."""
+from casc_seq.text import PAD, UNKNOWN
 
 POOLINGS = ("mean", "sum", "max", "last", "mean+max")
 
@@ -146,7 +142,8 @@ class TextClassifier(nn.Module):
         following = torch.cat([tokens[:, 1:], tokens[:, :1] * 0], dim=1)
         bucket = (tokens * 7919 + following * 104_729) % self.config.bigrams
         known = (tokens > UNKNOWN) & (following > UNKNOWN)
-        return vectors + self.bigrams(bucket) * known.unsqueeze(-1)
+        pairs: Tensor = self.bigrams(bucket)
+        return vectors + pairs * known.unsqueeze(-1)
 
     def _pool(self, states: Tensor, final: Tensor, lengths: Tensor) -> Tensor:
         """One vector for each text. States past the end of a text are 0, and no state is below 0."""
