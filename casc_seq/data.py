@@ -294,8 +294,10 @@ def _hub_answers() -> bool:
         answered.set()
 
     # In a thread, because looking up a host name has no time limit of its own.
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(_PROBE_SECONDS)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return answered.is_set()
 
 
 def _columns(name: str, features: Any, text_column: str | None, label_column: str | None) -> tuple[list[str], str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ class TorchtextTokenizer:
             raise StorageError(f"{path} was not saved by TorchtextTokenizer")
         if tuple(words[:2]) != SPECIAL_WORDS or len(set(words)) < len(words):
             raise StorageError(f"{path} is damaged: its words repeat, or do not begin with {SPECIAL_WORDS}")
-        return cls(import_torchtext().vocab.Vocab({}, specials=words))
+        return cls(import_torchtext().vocab.Vocab(Counter(), specials=words))
 
 
 def _text_field() -> Any:

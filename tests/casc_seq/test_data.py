@@ -80,12 +80,16 @@ def test_a_wrong_environment_variable_is_no_reason_to_take_other_data(tmp_path, 
         ('1,a\n2,"open\n1,b\n', r"train\.csv, line 2: malformed CSV .*is a quote not closed"),
         ('1,a\n2,"b"c\n', r"train\.csv, line 2: malformed CSV"),
         ("", r"train\.csv is empty"),
-        ("1,a\n1,b\n", "there must be two or more"),
     ],
 )
 def test_a_malformed_file_is_named_with_its_line(tmp_path, train, message):
     with pytest.raises(DataError, match=message):
         load_corpus(write(tmp_path / "news", train=train))
+
+
+def test_a_single_class(tmp_path):
+    with pytest.raises(DataError, match="there must be two or more"):
+        load_corpus(write(tmp_path / "news", train="1,a\n", test="1,b\n"))
 
 
 def test_a_label_of_the_test_set_out_of_range(tmp_path):
@@ -121,7 +125,7 @@ def test_a_truncated_gzip(tmp_path, kept):
 def test_a_damaged_gzip(tmp_path, damage):
     whole = bytearray(gzip.compress(GOOD.encode() * 100))
     whole[damage] ^= 0xFF
-    with pytest.raises(DataError, match="damaged or truncated gzip"):
+    with pytest.raises(DataError, match=r"train\.csv\.gz, (after )?line \d"):
         load_corpus(write(tmp_path / "news", train=None, **{"train.csv.gz": bytes(whole)}))
 
 
@@ -182,7 +186,7 @@ def test_a_named_data_set_out_of_reach():
 @pytest.mark.parametrize("status", [200, 404])
 def test_the_hub_answers(monkeypatch, status):
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):  # noqa: N802
+        def do_HEAD(self):
             self.send_response(status)
             self.end_headers()
 
@@ -284,7 +288,10 @@ class TestHub:
         cache = tmp_path / "cache"
         files = {split: str(tmp_path / "src" / f"{split}.csv") for split in ("train", "test")}
         builder = datasets.load_dataset_builder("csv", data_files=files, cache_dir=str(tmp_path / "built"))
-        builder.download_and_prepare(str(cache / "someone___pages" / "default" / "0.0.0" / "abc"))
+        built = cache / "someone___pages" / "default" / "0.0.0" / "abc"
+        builder.download_and_prepare(str(built))
+        for file in built.glob("csv-*.arrow"):
+            file.rename(built / file.name.replace("csv", "pages"))
         monkeypatch.setenv("HF_DATASETS_CACHE", str(cache))
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
         assert load_corpus("someone/pages").test.texts == ["c"]

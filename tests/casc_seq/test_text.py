@@ -97,12 +97,11 @@ def test_many_texts_encode_as_one_by_one(tokenizer):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text() | st.binary(), max_size=5), st.integers(1, 8))
-def test_every_text_has_one_to_max_len_known_numbers(texts, max_len):
-    trained = WordTokenizer.train(TEXTS, min_count=1)
-    encoded = trained.encode(texts, max_len)
+def test_every_text_has_one_to_max_len_known_numbers(tokenizer, texts, max_len):
+    encoded = tokenizer.encode(texts, max_len)
     assert len(encoded) == len(texts)
     assert all(1 <= len(ids) <= max_len for ids in encoded)
-    assert all(UNKNOWN <= number < trained.vocabulary_size for ids in encoded for number in ids)
+    assert all(UNKNOWN <= number < tokenizer.vocabulary_size for ids in encoded for number in ids)
 
 
 @settings(max_examples=30, deadline=None)
