@@ -62,7 +62,7 @@ class Neuron(ABC):
         >>> import numpy as np
         >>> spikes, state = CIF().run(np.asarray([1.5, 0.7, -1.4, 0.0]), caps=[1, 2, 2, 2])
         >>> spikes
-        array([ 1.,  1., -1.,  0.])
+        array([ 1.,  1., -1., -1.])
         """
         xp = array_api_compat.array_namespace(currents)
         if currents.shape[0] != len(caps):

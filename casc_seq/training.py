@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from casc_core.errors import ConfigError, InputError
-from casc_seq.batches import Batch, bucketed_batches
+from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
 from casc_seq.checkpoint import load_checkpoint, save_checkpoint
 from casc_seq.text import PAD, UNKNOWN
 
 _EVALUATION_BATCH = 256
+MakeBatches = Callable[..., BucketedBatches]
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ def train(
     save_seconds: float = 30.0,
     save_steps: int | None = None,
     progress: bool = True,
+    batches: MakeBatches = bucketed_batches,
 ) -> TrainingResult:
     """Train `model` in place with AdamW; it ends with the weights of its best epoch, in evaluation mode.
 
@@ -193,6 +195,7 @@ def train(
         save_seconds: how often, at least; after each epoch in any case.
         save_steps: also after every so many steps.
         progress: show progress bars on stderr.
+        batches: what makes batches, called as `bucketed_batches` is.
 
     Raises:
         ConfigError: the loss is no longer a finite number; the message says what to change.
@@ -212,7 +215,7 @@ def train(
         raise InputError(f"expected one label for each of {len(encoded)} texts; got {len(labels)} labels")
     if len(encoded) == 0:
         raise InputError("there are no texts to train on")
-    run = _Run(model, encoded, labels, config)
+    run = _Run(model, encoded, labels, config, batches)
     path = None if checkpoint is None else Path(checkpoint)
     with _seeded(config.seed, _device(model)):
         if path is not None:
@@ -227,9 +230,15 @@ class _Run:
     """A training and all of its state: what `state` leaves out, `restore` cannot bring back."""
 
     def __init__(
-        self, model: nn.Module, encoded: Sequence[Sequence[int]], labels: Sequence[int], config: TrainingConfig
+        self,
+        model: nn.Module,
+        encoded: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        config: TrainingConfig,
+        make_batches: MakeBatches,
     ) -> None:
         self.model, self.config, self.device = model, config, _device(model)
+        self.make_batches = make_batches
         training, aside = split_validation(labels, config.validation, config.seed)
         self.texts, self.labels = [encoded[i] for i in training], [labels[i] for i in training]
         self.validation = (
@@ -279,7 +288,7 @@ class _Run:
         """The steps left of this epoch."""
         # Each epoch has its own order, and no two seeds share one.
         order = self.config.seed * 1_000_003 + self.epoch
-        batches = bucketed_batches(self.texts, self.labels, self.config.batch_size, seed=order % 2**63)
+        batches = self.make_batches(self.texts, self.labels, self.config.batch_size, seed=order % 2**63)
         self.model.train()
         bar = tqdm(
             total=len(batches),

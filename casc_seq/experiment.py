@@ -1,0 +1,186 @@
+"""A text classification experiment: data to tokens, a trained classifier found or made, its test set as batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+from tqdm import tqdm
+
+from casc_core.errors import ConfigError, StorageError
+from casc_core.files import read_whole, whole_folder, write_whole
+from casc_seq.batches import BucketedBatches, bucketed_batches
+from casc_seq.classifier import ClassifierConfig, TextClassifier
+from casc_seq.data import Corpus
+from casc_seq.text import WordTokenizer
+from casc_seq.training import TrainingConfig, train
+
+DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
+EVALUATION_BATCH = 256
+
+
+class Tokenizer(Protocol):
+    """What turns texts into word numbers; made from the training texts."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+    def encode(self, texts: Iterable[str | bytes], max_len: int = 200) -> list[list[int]]: ...
+    def vectors(self, path: str | Path, dim: int) -> Tensor: ...
+    def save(self, folder: str | Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class TextPipeline:
+    """How texts become batches.
+
+    Args:
+        tokenizer: "words" (the `tokenizers` library) or "torchtext" (Field, Vocab and BucketIterator of torchtext 0.6,
+            the paper's; extra `torchtext`).
+        max_words, min_count: size of the vocabulary, and how often a word must occur to be in it.
+        max_len: words of a text that are read.
+        vectors: file of word vectors in GloVe's text format to start from, or None.
+
+    Raises:
+        ConfigError: an unknown tokenizer.
+    """
+
+    tokenizer: str = "words"
+    max_words: int = 50_000
+    min_count: int = 2
+    max_len: int = 200
+    vectors: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer not in ("words", "torchtext"):
+            raise ConfigError(f"tokenizer must be 'words' or 'torchtext'; got {self.tokenizer!r}")
+
+    def tokenizer_type(self) -> Any:
+        """The class of the tokenizer; torchtext is imported only here."""
+        if self.tokenizer == "words":
+            return WordTokenizer
+        from casc_seq.torchtext_pipeline import TorchtextTokenizer
+
+        return TorchtextTokenizer
+
+    def batches(self) -> Callable[..., BucketedBatches]:
+        """What makes batches of texts of similar length."""
+        if self.tokenizer == "words":
+            return bucketed_batches
+        from casc_seq.torchtext_pipeline import bucket_iterator_batches
+
+        return bucket_iterator_batches
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A classifier, its tokenizer, and how it came about.
+
+    Attributes:
+        found: whether it had been trained before, with the same configuration on the same data.
+        training: validation accuracy of the best epoch, epochs and seconds of training.
+    """
+
+    model: TextClassifier
+    tokenizer: Tokenizer
+    found: bool
+    training: dict[str, Any]
+
+
+def train_or_find(
+    corpus: Corpus,
+    folder: Path,
+    pipeline: TextPipeline,
+    sizes: dict[str, Any],
+    training: TrainingConfig,
+    *,
+    device: str = "cpu",
+    retrain: bool = False,
+    progress: bool = True,
+) -> TrainedClassifier:
+    """The classifier trained so on these texts: read from `folder` if it is there, else trained and saved there.
+
+    Args:
+        corpus: only its training texts are looked at.
+        folder: a trained classifier has a subfolder of its own, named by a fingerprint of configuration and data.
+        pipeline, training: how.
+        sizes: arguments of `ClassifierConfig`, but the vocabulary and the classes.
+        device: where it trains.
+        retrain: train anew even if one is there.
+
+    Raises:
+        ConfigError: an argument out of range. StorageError: the folder cannot be used.
+    """
+    key = fingerprint(corpus, pipeline, sizes, training)
+    home, checkpoint = folder / f"classifier-{key}", folder / f"training-{key}.safetensors"
+    if retrain:
+        checkpoint.unlink(missing_ok=True)
+    elif (home / DESCRIPTION).is_file():
+        return _read(home, pipeline, device)
+    tokenizer = pipeline.tokenizer_type().train(corpus.train.texts, pipeline.max_words, pipeline.min_count)
+    config = ClassifierConfig(vocabulary_size=tokenizer.vocabulary_size, classes=len(corpus.classes), **sizes)
+    vectors = None if pipeline.vectors is None else tokenizer.vectors(pipeline.vectors, config.embedding_size)
+    torch.manual_seed(training.seed)
+    model = TextClassifier(config, vectors).to(device)
+    encoded = tokenizer.encode(corpus.train.texts, pipeline.max_len)
+    result = train(
+        model, encoded, corpus.train.labels, training, checkpoint=checkpoint, progress=progress, batches=pipeline.batches()
+    )
+    facts = {
+        "validation_accuracy": round(result.best.validation_accuracy, 4),
+        "best_epoch": result.best.epoch,
+        "seconds": round(result.seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    with whole_folder(home, DESCRIPTION) as staging:
+        tokenizer.save(staging / "tokenizer")
+        weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        write_whole(staging / WEIGHTS, tensors_to_bytes(weights))
+        description = {"classifier": dataclasses.asdict(config), "training": facts, "classes": list(corpus.classes)}
+        write_whole(staging / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    return TrainedClassifier(model.eval(), tokenizer, False, facts)
+
+
+def fingerprint(corpus: Corpus, pipeline: TextPipeline, sizes: dict[str, Any], training: TrainingConfig) -> str:
+    """Short name of a training: it differs where the configuration or the training texts do."""
+    digest = hashlib.sha256()
+    settings = [dataclasses.asdict(pipeline), sizes, dataclasses.asdict(training), list(corpus.classes)]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for text, label in zip(corpus.train.texts, corpus.train.labels, strict=True):
+        digest.update(f"{label}\t{len(text)}\t{text}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _read(home: Path, pipeline: TextPipeline, device: str) -> TrainedClassifier:
+    try:
+        description = json.loads(read_whole(home / DESCRIPTION))
+        model = TextClassifier(ClassifierConfig(**description["classifier"]))
+        model.load_state_dict(tensors_from_bytes((home / WEIGHTS).read_bytes()))
+        facts = dict(description["training"])
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise StorageError(f"the classifier in {home} cannot be read ({error}); delete the folder, or retrain") from error
+    tokenizer = pipeline.tokenizer_type().load(home / "tokenizer")
+    return TrainedClassifier(model.to(device).eval(), tokenizer, True, facts)
+
+
+def test_batches(
+    corpus: Corpus, trained: TrainedClassifier, pipeline: TextPipeline, device: str = "cpu", progress: bool = True
+) -> Callable[[], Iterator[tuple[tuple[Tensor, ...], Tensor]]]:
+    """The test set as `casc_core.evaluation` reads it: called, it gives `((tokens, lengths), labels)` batch by batch."""
+    encoded = trained.tokenizer.encode(corpus.test.texts, pipeline.max_len)
+    batches = pipeline.batches()(encoded, corpus.test.labels, EVALUATION_BATCH)
+
+    def again() -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        for batch in tqdm(batches, unit="batch", leave=False, disable=not progress):
+            yield (batch.tokens.to(device), batch.lengths.to(device)), batch.labels
+
+    return again
