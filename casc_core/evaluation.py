@@ -58,8 +58,8 @@ def logits_of(network: Callable[..., Tensor], batches: Batches) -> tuple[Tensor,
     logits, labels = [], []
     with torch.no_grad():
         for inputs, label in batches():
-            logits.append(network(*inputs).detach())
-            labels.append(label)
+            logits.append(network(*inputs).detach().cpu())
+            labels.append(label.cpu())
     return torch.cat(logits), torch.cat(labels)
 
 
@@ -84,8 +84,9 @@ def evaluate_method(
         # Once silent nothing changes, so one run until silence answers for every later step too.
         simulation = snn.simulate(*inputs, T=None if sleeps else max(steps))
         last = simulation.T - 1
-        readouts.append(torch.stack([simulation.logits[min(step - 1, last)].argmax(-1) for step in steps]))
-        final.append(simulation.logits[last])
+        logits = simulation.logits.cpu()
+        readouts.append(torch.stack([logits[min(step - 1, last)].argmax(-1) for step in steps]))
+        final.append(logits[last])
         silent.append(simulation.silent_at)
     predictions = torch.cat(readouts, dim=1)
     result = MethodResult(logits=torch.cat(final), silent_at=torch.cat(silent))

@@ -1,0 +1,30 @@
+"""Recurrent text classifiers for `casc_core`: a CQReLU RNN, its adapter, text in, and training.
+
+>>> import torch, casc_core, casc_seq
+>>> config = casc_seq.ClassifierConfig(vocabulary_size=100, classes=4)
+>>> snn = casc_core.convert(casc_seq.TextClassifier(config), adapter="rnn")
+>>> casc_core.verify(snn, torch.randint(1, 100, (8, 12))).exact
+True
+"""
+
+from casc_seq.batches import Batch, bucketed_batches
+from casc_seq.classifier import ClassifierConfig, TextClassifier
+from casc_seq.data import Corpus, Examples, load_corpus
+from casc_seq.rnn import RNN
+from casc_seq.text import WordTokenizer
+from casc_seq.training import TrainingConfig, evaluate, train
+
+__all__ = [
+    "RNN",
+    "Batch",
+    "ClassifierConfig",
+    "Corpus",
+    "Examples",
+    "TextClassifier",
+    "TrainingConfig",
+    "WordTokenizer",
+    "bucketed_batches",
+    "evaluate",
+    "load_corpus",
+    "train",
+]

@@ -1,0 +1,35 @@
+# make demo   sets everything up and runs the main job on the embedded sample (no download beyond pip)
+# make test   sets everything up, checks style and types, and runs the tests
+# make slow   the tests on real data; CASC_DATA names its folder
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test slow clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python recipes/agnews_rnn.py --q 2 --T 8 --data sample --out results/demo $(OPTIONS)
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,torchtext]"
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
