@@ -19,7 +19,7 @@ from tokenizers.trainers import WordLevelTrainer
 from torch import Tensor
 
 from casc_core.errors import ConfigError, DataError, InputError, StorageError
-from casc_seq.files import read_whole, write_whole
+from casc_core.files import read_whole, write_whole
 
 PAD = 0
 """Number of the padding that fills short texts of a batch; no word has it."""

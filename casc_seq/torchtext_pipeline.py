@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from casc_core.errors import ConfigError, InputError, StorageError
+from casc_core.files import read_whole, write_whole
 from casc_seq.batches import BucketedBatches
-from casc_seq.files import read_whole, write_whole
 from casc_seq.text import SPECIAL_WORDS, UNKNOWN, as_strings, check_count, read_vectors, words_of
 
 _FILE = "torchtext.json"
