@@ -91,6 +91,20 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Make `folder` and try to write there, so that hours of work do not end in an error.
+
+    Raises:
+        StorageError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> StorageError:
     """The error for a place that cannot be written."""
     return StorageError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from casc_core.errors import ExactnessError
+from casc_core.errors import ConfigError
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.scan import scan
@@ -143,7 +143,7 @@ class SpikingRun(Run):
         self.neuron, self.schedule, self.steps = neuron, schedule, steps
         last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)
         if last_wake is None:
-            raise ExactnessError("a network that never sleeps never falls silent: give the number of steps T")
+            raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
         self.awake = schedule.awake(last_wake)
         self.total = sum(self.awake)
         self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]

@@ -158,8 +158,6 @@ class SpikingModel(nn.Module):
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {steps!r}")
         settings = self.settings
-        if steps is None and settings.schedule.last_wake is None:
-            raise ConfigError(f"under {settings.schedule} the network never falls silent: use simulate(..., T=...)")
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
     @torch.no_grad()

@@ -132,7 +132,13 @@ def train_or_find(
     model = TextClassifier(config, vectors).to(device)
     encoded = tokenizer.encode(corpus.train.texts, pipeline.max_len)
     result = train(
-        model, encoded, corpus.train.labels, training, checkpoint=checkpoint, progress=progress, batches=pipeline.batches()
+        model,
+        encoded,
+        corpus.train.labels,
+        training,
+        checkpoint=checkpoint,
+        progress=progress,
+        batches=pipeline.batches(),
     )
     facts = {
         "validation_accuracy": round(result.best.validation_accuracy, 4),
@@ -167,7 +173,9 @@ def _read(home: Path, pipeline: TextPipeline, device: str) -> TrainedClassifier:
         model.load_state_dict(tensors_from_bytes((home / WEIGHTS).read_bytes()))
         facts = dict(description["training"])
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise StorageError(f"the classifier in {home} cannot be read ({error}); delete the folder, or retrain") from error
+        raise StorageError(
+            f"the classifier in {home} cannot be read ({error}); delete the folder, or retrain"
+        ) from error
     tokenizer = pipeline.tokenizer_type().load(home / "tokenizer")
     return TrainedClassifier(model.to(device).eval(), tokenizer, True, facts)
 

@@ -20,6 +20,7 @@ import torch
 
 import casc_core
 from casc_core.evaluation import evaluate, powers_of_two
+from casc_core.files import require_writable
 from casc_core.results import findings, table, write_results
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
@@ -36,7 +37,10 @@ def options() -> argparse.Namespace:
     add = parser.add_argument
     add("--q", type=int, default=sizes.q, help="levels of the CQReLU activation")
     add("--T", type=int, default=8, help="largest number of time steps in the table")
-    add("--data", help="folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: CASC_DATA, the hub, the sample")
+    add(
+        "--data",
+        help="folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: CASC_DATA, the hub, the sample",
+    )
     add("--out", type=Path, default=Path("results/agnews_rnn"), help="output folder")
     add("--epochs", type=int, default=training.epochs)
     add("--batch-size", type=int, default=training.batch_size)
@@ -67,6 +71,7 @@ def main() -> None:
         raise casc_core.ConfigError(f"--T must be at least 1; got {args.T}")
     if args.threads:
         torch.set_num_threads(args.threads)
+    require_writable(args.out)
     seconds: dict[str, float] = {}
 
     with phase("data", seconds):
@@ -95,7 +100,9 @@ def main() -> None:
         snn = casc_core.convert(trained.model, adapter="rnn")
     with phase("evaluate", seconds):
         batches = test_batches(corpus, trained, pipeline, args.device, progress=not args.quiet)
-        evaluation = evaluate(trained.model, snn, batches, powers_of_two(args.T), announce=lambda name: say(f"  {name}"))
+        evaluation = evaluate(
+            trained.model, snn, batches, powers_of_two(args.T), announce=lambda name: say(f"  {name}")
+        )
     seconds |= {method: round(result.seconds, 2) for method, result in evaluation.methods.items()}
 
     extra = {

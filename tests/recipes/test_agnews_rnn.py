@@ -1,0 +1,129 @@
+"""The AG News recipe, run as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import casc_core
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "agnews_rnn.py"
+TINY = [
+    "--quiet",
+    "--threads",
+    "1",
+    "--epochs",
+    "4",
+    "--batch-size",
+    "16",
+    "--lr",
+    "0.02",
+    "--embedding",
+    "12",
+    "--hidden",
+    "12",
+    "--bigrams",
+    "0",
+]
+METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(RECIPE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four topics of made-up words, a word of another topic in each text."""
+    folder, rng = tmp_path_factory.mktemp("corpus"), random.Random(0)
+    for split, count in (("train", 320), ("test", 60)):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            for index in range(count):
+                topic = index % 4
+                words = [f"topic{topic}word{rng.randrange(5)}" for _ in range(rng.randint(1, 9))]
+                rows.writerow([topic + 1, " ".join([*words, f"topic{rng.randrange(4)}word0"]), f"number {index}"])
+    return folder
+
+
+def test_it_trains_converts_and_writes_everything(corpus: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    first = run("--q", 2, "--T", 5, "--data", corpus, "--out", out, *TINY)
+    assert first.returncode == 0, first.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert results["train_examples"] == 320
+    assert results["test_examples"] == 60
+    assert list(results["accuracy"]) == METHODS
+    for method in METHODS:
+        assert list(results["accuracy"][method]) == ["1", "2", "4", "5", "silent"]
+    assert results["accuracy"]["baseline"]["silent"] is None
+    assert results["accuracy"]["baseline+CIF+WSC"]["silent"] == results["reference_accuracy"]
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+    silence = results["steps_to_silence"]
+    assert silence["p50"] <= silence["p99"] <= silence["max"]
+    assert results["seconds"].keys() >= {"data", "train", "convert", "evaluate"}
+    assert results["ann_accuracy"] > 50
+    assert str(corpus.parent) not in results["data"]
+    assert "| baseline+CIF+WSC |" in first.stdout
+    assert "| baseline+CIF+WSC |" in (out / "table.md").read_text()
+    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert casc_core.load(out / "network").layers == ("rnn.l0", "rnn.l0_reverse")
+
+    again = run("--q", 2, "--T", 2, "--data", corpus, "--out", out, *TINY)
+    assert "classifier found" in again.stderr
+    assert json.loads((out / "results.json").read_text())["ann_accuracy"] == results["ann_accuracy"]
+
+    other = run("--q", 4, "--T", 2, "--data", corpus, "--out", out, *TINY)
+    assert "classifier trained" in other.stderr
+
+
+def test_torchtext_is_one_option(corpus: Path, tmp_path: Path):
+    pytest.importorskip("torchtext", reason="needs the extra torchtext")
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("".join(f"topic{topic}word0 {' '.join(['0.1'] * 12)}\n" for topic in range(4)))
+    done = run(
+        "--tokenizer", "torchtext", "--vectors", vectors, "--T", 2, "--data", corpus, "--out", tmp_path / "out", *TINY
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["prediction_mismatches"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "/no/such/folder"], "no such folder"),
+        (["--data", "sample", "--q", "0"], "q, the number of levels"),
+        (["--data", "sample", "--T", "0"], "--T must be at least 1"),
+        (["--data", "sample", "--out", "/dev/null/out"], "cannot write /dev/null/out"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_no_traceback(arguments: list[str], message: str, tmp_path: Path):
+    done = run(*(["--out", tmp_path] if "--out" not in arguments else []), *arguments, *TINY)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_real_news_is_exact(tmp_path: Path):
+    if "CASC_DATA" not in os.environ:
+        pytest.skip("set CASC_DATA to a folder with AG News")
+    options = ["--epochs", 1, "--embedding", 64, "--hidden", 64, "--bigrams", 0, "--max-words", 20_000]
+    done = run("--q", 2, "--T", 8, "--quiet", "--out", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["test_examples"] == 7_600
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+    assert results["ann_accuracy"] > 85
+    assert results["accuracy"]["baseline+CIF+WSC"]["silent"] == results["reference_accuracy"]
+    assert results["accuracy"]["baseline+CIF+WSC"]["8"] > results["accuracy"]["baseline+CIF+WSC"]["1"]
