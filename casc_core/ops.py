@@ -435,8 +435,10 @@ class Max(Op):
         def pool(x: Tensor) -> Tensor:
             return x.amax(dims, keepdim=keepdim)
 
+        spikes = signal.train.dtype == torch.int8 and signal.drive is None
         if signal.drive is None:
-            totals = signal.train.cumsum(0, dtype=torch.int16 if signal.bound == 1.0 else torch.float64)
+            exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
+            totals = signal.train.cumsum(0, dtype=torch.int16 if spikes else exact)
             bound = signal.bound
         else:
             totals, bound = self._totals(run, signal)
@@ -445,8 +447,9 @@ class Max(Op):
             raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
         train = pooled.clone()
         train[1:] -= pooled[:-1]
-        spikes = train.to(torch.int8) if signal.bound == 1.0 and run.peak == 1 and signal.drive is None else train
-        return Signal(spikes, None, divisor, bound, lambda: owner().amax(dims, keepdim=keepdim))
+        if spikes:
+            train = train.to(torch.int8)
+        return Signal(train, None, divisor, bound, lambda: owner().amax(dims, keepdim=keepdim))
 
     def _totals(self, run: Run, signal: Signal) -> tuple[Tensor, float]:
         assert signal.drive is not None
