@@ -180,7 +180,7 @@ def _read(home: Path, pipeline: TextPipeline, device: str) -> TrainedClassifier:
     return TrainedClassifier(model.to(device).eval(), tokenizer, True, facts)
 
 
-def test_batches(
+def evaluation_batches(
     corpus: Corpus, trained: TrainedClassifier, pipeline: TextPipeline, device: str = "cpu", progress: bool = True
 ) -> Callable[[], Iterator[tuple[tuple[Tensor, ...], Tensor]]]:
     """The test set as `casc_core.evaluation` reads it: called, it gives `((tokens, lengths), labels)` batch by batch."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from casc_core.errors import InputError
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH

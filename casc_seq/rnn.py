@@ -146,9 +146,12 @@ class RNN(Quantised):
             raise ConfigError(f"dropout must be a probability in [0, 1]; got {dropout!r}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, float(dropout), bidirectional
-        for layer, direction, suffix in self.cells():
+        for layer, _, suffix in self.cells():
             width = input_size if layer == 0 else hidden_size * self.directions
-            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, width), "weight_hh": (hidden_size, hidden_size)}
+            shapes: dict[str, tuple[int, ...]] = {
+                "weight_ih": (hidden_size, width),
+                "weight_hh": (hidden_size, hidden_size),
+            }
             if bias:
                 shapes |= {"bias_ih": (hidden_size,), "bias_hh": (hidden_size,)}
             for name, shape in shapes.items():

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from casc_core.files import require_writable
 from casc_core.results import findings, table, write_results
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
-from casc_seq.experiment import TextPipeline, test_batches, train_or_find
+from casc_seq.experiment import TextPipeline, evaluation_batches, train_or_find
 from casc_seq.training import TrainingConfig
 
 
@@ -37,10 +37,7 @@ def options() -> argparse.Namespace:
     add = parser.add_argument
     add("--q", type=int, default=sizes.q, help="levels of the CQReLU activation")
     add("--T", type=int, default=8, help="largest number of time steps in the table")
-    add(
-        "--data",
-        help="folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: CASC_DATA, the hub, the sample",
-    )
+    add("--data", help="folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: see the README")
     add("--out", type=Path, default=Path("results/agnews_rnn"), help="output folder")
     add("--epochs", type=int, default=training.epochs)
     add("--batch-size", type=int, default=training.batch_size)
@@ -99,7 +96,7 @@ def main() -> None:
     with phase("convert", seconds):
         snn = casc_core.convert(trained.model, adapter="rnn")
     with phase("evaluate", seconds):
-        batches = test_batches(corpus, trained, pipeline, args.device, progress=not args.quiet)
+        batches = evaluation_batches(corpus, trained, pipeline, args.device, progress=not args.quiet)
         evaluation = evaluate(
             trained.model, snn, batches, powers_of_two(args.T), announce=lambda name: say(f"  {name}")
         )

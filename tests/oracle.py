@@ -42,10 +42,14 @@ class Classifier:
     ) -> Classifier:  # fmt: skip
         def cell(inputs: int) -> Cell:
             return Cell(
-                grid_array(rng, hidden, inputs), grid_array(rng, hidden, hidden, scale=1.5), grid_array(rng, hidden, scale=0.5)
+                grid_array(rng, hidden, inputs),
+                grid_array(rng, hidden, hidden, scale=1.5),
+                grid_array(rng, hidden, scale=0.5),
             )
 
-        cells = [[cell(width if layer == 0 else hidden * directions) for _ in range(directions)] for layer in range(layers)]
+        cells = [
+            [cell(width if layer == 0 else hidden * directions) for _ in range(directions)] for layer in range(layers)
+        ]
         read = hidden * directions
         return Classifier(
             grid_array(rng, vocabulary, width), cells, grid_array(rng, classes, read), grid_array(rng, classes), q,
