@@ -221,7 +221,8 @@ class Rescale(Op):
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         factor = self.settings["factor"]
-        train = signal.train if factor == 1.0 else signal.train * factor
+        # In float64: a train of float32 was proven to fit without this factor.
+        train = signal.train if factor == 1.0 else signal.train.double() * factor
         drive = None if signal.drive is None else signal.drive * self.settings["fine_factor"]
         return replace(signal, train=train, drive=drive, bound=signal.bound * abs(factor))
 
@@ -327,7 +328,8 @@ class TimesInput(Op):
         factor = as_integers(factor, "multiplied", signal)
         shape = broadcast(signal.shape, factor.shape)
         largest = float(factor.abs().max())
-        train = signal.train * factor.to(torch.int32 if largest > 1 else torch.int8)
+        # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
+        train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
         owner = signal.owner
         return replace(
             signal,
@@ -351,14 +353,17 @@ class DividedByInput(Op):
         return replace(signal, divisor=divisor if signal.divisor is None else signal.divisor * divisor)
 
 
+NOT_INTEGERS = (
+    "values that are not integers, which cannot be exact; multiply by masks and divide by lengths, or move real-valued "
+    "weights into a Linear layer"
+)
+
+
 def as_integers(value: Any, verb: str, signal: Signal) -> Tensor:
     """`value` in float64 if it is integers, else an error."""
     tensor = torch.as_tensor(value, device=signal.train.device).double()
     if not bool((tensor == tensor.round()).all()):
-        raise InputError(
-            f"a spiking tensor is {verb} by values that are not integers, which cannot be exact; multiply by masks and "
-            "divide by lengths, or move real-valued weights into a Linear layer"
-        )
+        raise InputError(f"a spiking tensor is {verb} by {NOT_INTEGERS}")
     return tensor
 
 

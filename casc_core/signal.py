@@ -79,7 +79,7 @@ class Signal:
             return replace(self, divisor=divisor)
         return replace(
             self,
-            train=self.train * factor,
+            train=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
             drive=None if self.drive is None else self.drive * factor,
             divisor=divisor,
             bound=self.bound * float(factor.max()),
