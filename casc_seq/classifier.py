@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, check_levels, check_threshold
@@ -16,8 +18,6 @@ from casc_seq.text import PAD, UNKNOWN
 POOLINGS = ("mean", "sum", "max", "last", "mean+max")
 
 _EMBEDDING_SCALE = 0.1
-_MEAN_GAIN = 4.0
-"""The mean state is near a quarter of the threshold; at this size the last layer learns as fast as the others."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class ClassifierConfig:
         bidirectional: read each text in both directions.
         pooling: how the states of a text become one vector: "mean", "sum", "max", "last" (the final state of each
             direction), or "mean+max" (both, side by side).
+        batch_norm: standardise the pooled vector over each training batch (Ioffe and Szegedy 2015). States are never
+            below 0, so what tells texts apart is a small part of it. `TextClassifier.folded` takes it out again.
         bigrams: buckets of the table of word-pair vectors; 0 for none. The vector of each word and its successor is
             found by hashing and added to the word's own, as in fastText (Joulin et al. 2017, section 2.3).
         fc_size: units of a hidden layer with CQReLU before the last layer; 0 for none.
@@ -54,12 +56,13 @@ class ClassifierConfig:
     num_layers: int = 1
     bidirectional: bool = True
     pooling: str = "mean+max"
-    bigrams: int = 65_536
+    batch_norm: bool = False
+    bigrams: int = 0
     fc_size: int = 0
     q: int = 2
     threshold: float = 1.0
     embedding_dropout: float = 0.0
-    dropout: float = 0.3
+    dropout: float = 0.5
 
     def __post_init__(self) -> None:
         least = {"vocabulary_size": 2, "classes": 2, "embedding_size": 1, "hidden_size": 1, "num_layers": 1}
@@ -69,6 +72,9 @@ class ClassifierConfig:
                 raise ConfigError(f"{name} must be an integer of at least {smallest}; got {value!r}")
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}")
+        for name in ("bidirectional", "batch_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False; got {getattr(self, name)!r}")
         for name in ("embedding_dropout", "dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} must be a probability in [0, 1); got {getattr(self, name)!r}")
@@ -81,7 +87,8 @@ class TextClassifier(nn.Module):
 
     Args:
         config: the sizes.
-        vectors: initial word vectors `[vocabulary_size, embedding_size]` (GloVe, say) in place of random ones.
+        vectors: initial word vectors `[vocabulary_size, embedding_size]` in place of random ones: of the training texts
+            themselves (`casc_seq.vectors.corpus_vectors`) or GloVe, say. They are brought to one scale.
 
     Shape of the call `classifier(tokens, lengths=None)`:
         tokens `[B, L]` int64, padded at the end with 0; lengths `[B]`, how many tokens of each text are real (counted,
@@ -117,6 +124,8 @@ class TextClassifier(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         width = config.hidden_size * self.rnn.directions * (1 + config.pooling.count("+"))
+        if config.batch_norm:
+            self.norm = _Standardise(width, affine=False)
         if config.fc_size:
             self.hidden = nn.Linear(width, config.fc_size)
             self.activation = CQReLU(config.q, config.threshold)
@@ -129,11 +138,38 @@ class TextClassifier(nn.Module):
         if lengths is None:
             lengths = (tokens != PAD).sum(1)
         states, final = self.rnn(self.embedding_dropout(self._embed(tokens)), lengths=lengths)
-        pooled = self.dropout(self._pool(states, final, lengths))
+        pooled = self._pool(states, final, lengths)
+        if self.config.batch_norm:
+            pooled = self.norm(pooled)
+        pooled = self.dropout(pooled)
         if self.config.fc_size:
             pooled = self.dropout(self.activation(self.hidden(pooled)))
         logits: Tensor = self.fc(pooled)
         return logits
+
+    def folded(self) -> TextClassifier:
+        """The same function of its texts without batch normalisation, which is folded into the layer that follows.
+
+        This is what can be converted. The classifier itself is left alone; without `batch_norm` the result is a copy.
+
+        >>> model = TextClassifier(ClassifierConfig(vocabulary_size=50, classes=4)).eval()
+        >>> tokens = torch.tensor([[5, 9, 2, 7], [3, 4, 0, 0]])
+        >>> bool(torch.allclose(model.folded()(tokens), model(tokens), atol=1e-5))
+        True
+        """
+        result = TextClassifier(dataclasses.replace(self.config, batch_norm=False)).to(self.fc.weight)
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("norm.")}
+        result.load_state_dict(state)
+        if self.config.batch_norm:
+            layer = result.hidden if self.config.fc_size else result.fc
+            mean, variance = self.norm.running_mean, self.norm.running_var
+            assert mean is not None
+            assert variance is not None
+            with torch.no_grad():
+                weight = layer.weight.double() / (variance.double() + self.norm.eps).sqrt()
+                layer.bias.copy_(layer.bias - weight @ mean.double())
+                layer.weight.copy_(weight)
+        return result.train(self.training)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Vectors `[B, L, embedding_size]` of the words, with those of the pairs they begin."""
@@ -151,7 +187,7 @@ class TextClassifier(nn.Module):
         parts = []
         for pooling in self.config.pooling.split("+"):
             if pooling == "mean":
-                parts.append(states.sum(1) / lengths.unsqueeze(1) * _MEAN_GAIN)
+                parts.append(states.sum(1) / lengths.unsqueeze(1))
             elif pooling == "sum":
                 parts.append(states.sum(1))
             elif pooling == "max":
@@ -163,32 +199,46 @@ class TextClassifier(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters so that most units begin inside the range of CQReLU, where the gradient passes.
 
-        Currents begin near 0.3 +- 0.5 thresholds. `torch.nn.RNN`'s own start leaves them within a fraction of the first
-        level, where nearly every unit is silent and training takes several times as long.
+        The currents of the first layer begin near 0.3 +- 1 thresholds. `torch.nn.RNN`'s own start leaves them within a
+        fraction of the first level, where nearly every unit is silent and training takes several times as long.
         """
         with torch.no_grad():
             self.embedding.weight.normal_(0, _EMBEDDING_SCALE)
             self.embedding.weight[PAD] = 0
             if self.config.bigrams:
                 self.bigrams.weight.normal_(0, _EMBEDDING_SCALE / 2)
+            threshold = self.config.threshold
             for name, parameter in self.rnn.named_parameters():
                 if name.startswith("weight_ih_l0"):
-                    scale = _CURRENT_SCALE * self.config.threshold / _EMBEDDING_SCALE
-                    parameter.normal_(0, scale / math.sqrt(parameter.shape[1]))
+                    parameter.normal_(0, threshold / _EMBEDDING_SCALE / math.sqrt(parameter.shape[1]))
                 elif name.startswith("weight_ih"):
                     parameter.normal_(0, 1 / math.sqrt(parameter.shape[1]))
                 elif name.startswith("weight_hh"):
                     parameter.normal_(0, 0.3 / math.sqrt(parameter.shape[1]))
                 else:
-                    parameter.fill_(0.15 * self.config.threshold)
+                    parameter.fill_(0.15 * threshold)
             for module in self.children():
-                if isinstance(module, nn.Linear):
+                if isinstance(module, nn.Linear | nn.BatchNorm1d):
                     module.reset_parameters()
 
     def _set_vectors(self, vectors: Tensor) -> None:
         expected = tuple(self.embedding.weight.shape)
         if tuple(vectors.shape) != expected:
             raise InputError(f"expected word vectors of shape {list(expected)}; got {list(vectors.shape)}")
+        if not vectors.isfinite().all():
+            raise InputError("the word vectors hold NaN or infinite values")
         with torch.no_grad():
-            self.embedding.weight.copy_(vectors)
+            # Brought to the scale of random ones, which the weights of the recurrence expect.
+            scale = float(vectors[vectors.any(dim=1)].square().mean().sqrt()) if vectors.any() else 1.0
+            self.embedding.weight.copy_(vectors * (_EMBEDDING_SCALE / scale))
             self.embedding.weight[PAD] = 0
+
+
+class _Standardise(nn.BatchNorm1d):
+    """Batch normalisation that takes a training batch of one text as it takes texts in evaluation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) == 1:
+            mean, variance = self.running_mean, self.running_var
+            return F.batch_norm(input, mean, variance, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)

@@ -17,7 +17,8 @@ from casc_seq.classifier import POOLINGS, ClassifierConfig, TextClassifier
 SMALL = ClassifierConfig(vocabulary_size=30, classes=3, embedding_size=8, hidden_size=6)
 VARIANTS: list[dict[str, Any]] = [
     *({"pooling": pooling, "bidirectional": both} for pooling in POOLINGS for both in (False, True)),
-    {"bigrams": 0},
+    {"batch_norm": True},
+    {"batch_norm": True, "fc_size": 5},
     {"bigrams": 64},
     {"num_layers": 2},
     {"fc_size": 5},
@@ -71,17 +72,42 @@ def test_units_begin_alive() -> None:
 
 
 def test_the_order_of_words_matters() -> None:
-    model = classifier(bigrams=0)
+    model = classifier(hidden_size=64)
     assert not torch.equal(model(torch.tensor([[5, 9, 2, 7]])), model(torch.tensor([[7, 2, 9, 5]])))
 
 
 def test_initial_vectors_are_used_and_checked() -> None:
     vectors = torch.randn(30, 8)
     model = TextClassifier(SMALL, vectors)
-    assert torch.equal(model.embedding.weight[1:], vectors[1:])
+    torch.testing.assert_close(model.embedding.weight[1:] / model.embedding.weight[1, 0], vectors[1:] / vectors[1, 0])
+    louder = TextClassifier(SMALL, vectors * 7)
+    torch.testing.assert_close(louder.embedding.weight, model.embedding.weight)
+    assert not TextClassifier(SMALL, torch.zeros(30, 8)).embedding.weight.any()
     assert not model.embedding.weight[0].any()
     with pytest.raises(InputError, match=r"\[30, 8\]; got \[29, 8\]"):
         TextClassifier(SMALL, vectors[:29])
+    with pytest.raises(InputError, match="NaN or infinite"):
+        TextClassifier(SMALL, vectors / 0)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_folding_changes_no_answer(options: dict[str, Any]) -> None:
+    model, tokens = classifier(**options).train(), torch.randint(2, 30, (16, 9))
+    for _ in range(20):  # running statistics
+        model(tokens)
+    model.eval()
+    before = model(tokens)
+    folded = model.folded()
+    assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in folded.modules())
+    assert not folded.training
+    torch.testing.assert_close(folded(tokens), before)
+    assert torch.equal(model(tokens), before)
+    torch.testing.assert_close(folded.folded()(tokens), before)
+
+
+def test_a_training_batch_of_one_text() -> None:
+    model = classifier(batch_norm=True).train()
+    model(torch.tensor([[3, 4, 5]])).sum().backward()
 
 
 def test_a_config_survives_json() -> None:
@@ -96,6 +122,7 @@ def test_a_config_survives_json() -> None:
         ({"hidden_size": 2.5}, r"hidden_size .* got 2\.5"),
         ({"num_layers": True}, "num_layers .* got True"),
         ({"bigrams": -1}, "bigrams"),
+        ({"batch_norm": 1}, "batch_norm .* got 1"),
         ({"pooling": "median"}, "mean, sum, max, last.* got 'median'"),
         ({"dropout": 1.0}, r"dropout .* got 1\.0"),
         ({"q": 0}, "levels"),
