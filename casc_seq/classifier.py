@@ -125,7 +125,8 @@ class TextClassifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         width = config.hidden_size * self.rnn.directions * (1 + config.pooling.count("+"))
         if config.batch_norm:
-            self.norm = _Standardise(width, affine=False)
+            # Batches hold texts of like length, so the statistics of a few of them are not those of all.
+            self.norm = _Standardise(width, momentum=0.05, affine=False)
         if config.fc_size:
             self.hidden = nn.Linear(width, config.fc_size)
             self.activation = CQReLU(config.q, config.threshold)

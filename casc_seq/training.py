@@ -55,8 +55,8 @@ class TrainingConfig:
 
     epochs: int = 4
     batch_size: int = 128
-    lr: float = 3e-3
-    embedding_lr: float = 1.0
+    lr: float = 4e-3
+    embedding_lr: float = 0.25
     warm_up: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0
