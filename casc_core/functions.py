@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import MethodDescriptorType
 from typing import Any
 
 import torch
@@ -24,14 +25,14 @@ _LAYOUT_FUNCTIONS = (
 _INPUT_METHODS = (
     "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
     "type type_as clamp clamp_min clamp_max sum amax amin max min any all cumsum masked_fill size dim numel "
-    "new_zeros new_ones item abs neg remainder argmax count_nonzero"
+    "new_zeros new_ones item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort requires_grad_"
 ).split()
 _INPUT_FUNCTIONS = (
     "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange zeros ones full zeros_like ones_like "
     "full_like clamp sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
-    "count_nonzero floor_divide"
+    "count_nonzero floor_divide pow sqrt sort argsort"
 ).split()
-_OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ invert neg getitem".split()
+_OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ invert neg getitem pow".split()
 
 
 def _named() -> dict[str, Callable[..., Any]]:
@@ -60,12 +61,18 @@ LAYOUT = (
     | {"operator.getitem"}
 )
 _NAMES = {id(function): name for name, function in FUNCTIONS.items()}
+_NAMES |= {
+    id(getattr(operator, f"i{name}")): f"operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv")
+}
 ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
 
 
 def name_of(target: Any, is_method: bool) -> str | None:
-    """The name under which `target` stands in the table, or None."""
+    """The name under which `target` stands in the table, or None; an operation in place stands under its plain name."""
     if is_method:
         name = f"Tensor.{target}"
+        name = name if name in FUNCTIONS else name.removesuffix("_")
         return name if name in FUNCTIONS else None
+    if isinstance(target, MethodDescriptorType):  # a method called on a parameter, which is no proxy
+        return name_of(target.__name__, True)
     return _NAMES.get(id(target))

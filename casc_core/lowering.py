@@ -19,6 +19,7 @@ from casc_core.functions import LAYOUT, name_of
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
+from casc_core.tracing import arguments_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ class PartsValue:
 
     ref: Ref
     form: Form
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Static value: a result that spikes cannot carry; whatever reads it is refused, and `why`."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,14 @@ class Lowering:
         self.tables[ref.name] = (table, tokens)
         return ref
 
+    def constant(self, value: Any) -> Tensor | None:
+        """The tensor behind `value` if it is a parameter or buffer as it stands, else None."""
+        if not isinstance(value, InputValue):
+            return None
+        step = next((step for step in self.steps if step.result == value.ref.name), None)
+        op = None if step is None else self.pool.ops[step.op]
+        return op.value if isinstance(op, Constant) else None
+
     def layer_name(self, name: str) -> str:
         """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""
         unique, count = name, 1
@@ -229,7 +245,7 @@ class Lowering:
     def _placeholder(self, node: fx.Node, inputs: list[str]) -> Any:
         name = str(node.target)
         # An argument held fixed keeps a placeholder named `argument_1`, whose only use is an assertion.
-        if any(user.op == "call_function" and "_assert" in getattr(user.target, "__name__", "") for user in node.users):
+        if name not in arguments_of(self.model):
             return None
         inputs.append(name)
         return InputValue(Ref(name))
@@ -244,6 +260,9 @@ class Lowering:
             return None
         if node.op == "call_module":
             return self._module_value(node, args, kwargs)
+        unreadable = next((value for value in (*args, *kwargs.values()) if isinstance(value, Unreadable)), None)
+        if unreadable is not None:
+            raise self.refuse(unreadable.why)
         method = node.op == "call_method"
         signals = _any_leaf((args, kwargs), (SignalValue, PartsValue))
         name = name_of(node.target, method)

@@ -216,14 +216,16 @@ def _largest_row(weight: Tensor) -> float:
 class Rescale(Op):
     """Multiplication by one snapped number."""
 
-    def __init__(self, factor: float, fine_factor: float) -> None:
-        super().__init__({"factor": factor, "fine_factor": fine_factor})
+    def __init__(self, factor: float, fine_factor: float, drive_exponent: int) -> None:
+        super().__init__({"factor": factor, "fine_factor": fine_factor, "drive_exponent": drive_exponent})
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         factor = self.settings["factor"]
         # In float64: a train of float32 was proven to fit without this factor.
         train = signal.train if factor == 1.0 else signal.train.double() * factor
-        drive = None if signal.drive is None else signal.drive * self.settings["fine_factor"]
+        drive = None
+        if signal.drive is not None:  # rounded once; every step, and the reference, use this one number
+            drive = run.numerics.snap(signal.drive * self.settings["fine_factor"], self.settings["drive_exponent"])
         return replace(signal, train=train, drive=drive, bound=signal.bound * abs(factor))
 
 

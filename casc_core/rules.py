@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from casc_core.activation import CQReLU
 from casc_core.functions import ATTRIBUTES
-from casc_core.lowering import Form, InputValue, Lowering, PartsValue, RuleTable, SignalValue
+from casc_core.lowering import Form, InputValue, Lowering, PartsValue, RuleTable, SignalValue, Unreadable
 from casc_core.numerics import binade, stored
 from casc_core.ops import (
+    NOT_INTEGERS,
     Add,
     Attribute,
     Call,
@@ -128,19 +129,23 @@ def rescaled(low: Lowering, x: SignalValue, target: float) -> SignalValue:
     form, factor = x.form, torch.tensor(x.form.scale / target, dtype=torch.float64)
     if float(factor) == 1.0:
         return x
-    exponent = low.numerics.weight_exponent(factor)
-    fine_exponent = low.numerics.weight_exponent(factor, bits=24)
-    coarse, fine = low.numerics.snap(factor, exponent), low.numerics.snap(factor, fine_exponent)
-    ref = low.emit(Rescale(factor=float(coarse), fine_factor=float(fine)), x)
-    return SignalValue(
-        ref,
-        Form(
-            target,
-            None if form.exponent is None else form.exponent + exponent,
-            None if form.drive_exponent is None else form.drive_exponent + fine_exponent,
-            form.drive_reach * abs(float(fine)),
-        ),
-    )
+    coarse, exponent = _snapped_factor(low, factor, None)
+    fine, fine_exponent = _snapped_factor(low, factor, 24)
+    reach, drive_exponent = form.drive_reach * abs(fine), None
+    if form.drive_exponent is not None:
+        drive_exponent = max(form.drive_exponent + fine_exponent, binade(max(reach, 1e-30)) - DRIVE_BITS)
+    ref = low.emit(Rescale(factor=coarse, fine_factor=fine, drive_exponent=drive_exponent or 0), x)
+    out_exponent = None if form.exponent is None else form.exponent + exponent
+    return SignalValue(ref, Form(target, out_exponent, drive_exponent, reach))
+
+
+def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[float, int]:
+    """`factor` on a grid, and the coarsest such grid: a half takes one bit, a third takes them all."""
+    exponent = low.numerics.weight_exponent(factor, bits=bits)
+    snapped = float(low.numerics.snap(factor, exponent))
+    while snapped != 0.0 and math.ldexp(snapped, -exponent - 1).is_integer():
+        exponent += 1
+    return snapped, exponent
 
 
 def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:
@@ -160,7 +165,11 @@ def add(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
     """`a + alpha * b`."""
     if alpha != 1:
         b = _scaled(low, b, alpha)
+    if isinstance(a, (int, float)) and a == 0:  # as the built-in sum() begins
+        return low.signal(b)
     if isinstance(a, (int, float)) or isinstance(b, (int, float)):
+        if b == 0:
+            return low.signal(a)
         raise low.refuse("a constant is added; make it a bias of the layer before, or a registered buffer")
     signals = common_scale(low, [low.signal(a), low.signal(b)])
     forms = [signal.form for signal in signals]
@@ -196,6 +205,7 @@ def _mul(low: Lowering, a: Any, b: Any) -> SignalValue:
             "is not affine; remove the gate"
         )
     # A mask from the inputs: integers, checked when the network runs.
+    _refuse_real(low, b, "multiplied")
     return SignalValue(low.emit(TimesInput(), a, b), a.form)
 
 
@@ -205,7 +215,14 @@ def _div(low: Lowering, a: Any, b: Any) -> SignalValue:
         raise low.refuse("it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths")
     if isinstance(b, (int, float)):
         return _scaled(low, a, 1.0 / b)
+    _refuse_real(low, b, "divided")
     return SignalValue(low.emit(DividedByInput(), a, b), a.form)
+
+
+def _refuse_real(low: Lowering, factor: Any, verb: str) -> None:
+    constant = low.constant(factor)
+    if constant is not None and not bool((constant == constant.round()).all()):
+        raise low.refuse(f"a spiking tensor is {verb} by {NOT_INTEGERS}")
 
 
 # Sums and maxima
@@ -227,11 +244,14 @@ def _mean(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, 
     return _total(low, input, True, dim, keepdim)
 
 
+_INDICES = "it reads the indices of a maximum, which do not travel as spikes; use the values alone"
+
+
 class MaxResult(NamedTuple):
-    """What `x.max(dim)` returns; its indices are not a function of spike counts that a network could carry."""
+    """What `x.max(dim)` returns. Indices that nothing reads do no harm: `values, _ = x.max(dim)`."""
 
     values: SignalValue
-    indices: None = None
+    indices: Unreadable = Unreadable(_INDICES)
 
 
 def _maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
@@ -262,8 +282,10 @@ def _adaptive_max_module(low: Lowering, module: nn.AdaptiveMaxPool1d, input: Sig
 
 
 @RULES.function(F.adaptive_max_pool1d)
-def _adaptive_max(low: Lowering, input: SignalValue, output_size: Any) -> SignalValue:
+def _adaptive_max(low: Lowering, input: SignalValue, output_size: Any, return_indices: bool = False) -> SignalValue:
     _only_one(low, output_size)
+    if return_indices:
+        raise low.refuse(_INDICES)
     return _maximum(low, low.signal(input), -1, True)
 
 
@@ -305,6 +327,8 @@ def _masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> Si
 @RULES.function("layout")
 def _layout(low: Lowering, function: str, x: SignalValue, *args: Any, **kwargs: Any) -> SignalValue | PartsValue:
     """The user's own rearrangement, applied at every step."""
+    if function == "Tensor.view":  # where a view is possible the two are one, but strides differ here
+        function = "Tensor.reshape"
     ref = low.emit(Layout(function=function), x, *args, **kwargs)
     splits = function.rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
     return PartsValue(ref, x.form) if splits else SignalValue(ref, x.form)
@@ -315,8 +339,6 @@ def _getitem(low: Lowering, x: Any, index: Any) -> Any:
     if isinstance(x, PartsValue):
         return SignalValue(low.emit(Pick(index=index), x), x.form)
     if isinstance(x, tuple):
-        if x[index] is None:
-            raise low.refuse("it reads the indices of a maximum, which do not travel as spikes; use the values alone")
         return x[index]
     return _layout(low, "operator.getitem", x, index)
 
@@ -363,7 +385,7 @@ def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
     return SignalValue(low.emit(Join(stack=stack), signals, dim=dim), form)
 
 
-@RULES.function("float", "double", "to", "type", "type_as", "contiguous", "clone", "detach")
+@RULES.function("float", "double", "to", "type", "type_as", "contiguous", "clone", "detach", "requires_grad_")
 def _same(low: Lowering, x: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(x, InputValue):  # cast to the type of a spiking tensor
         return InputValue(low.emit(Call(function="Tensor.float"), x))
@@ -420,6 +442,11 @@ _NORM = (
     "statistics are fixed after training"
 )
 _ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
+_PRODUCT = (
+    "a product of two spiking tensors (attention) is not affine; use a recurrent layer or a pooling. A product with "
+    "weights belongs into an nn.Linear"
+)
+_RANDOM = "it is random, so no two runs would agree; give it as an input, or use torch.zeros"
 _GATED = (
     "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
     "CQReLU RNN"
@@ -444,9 +471,10 @@ RULES.refuse(
 )  # fmt: skip
 RULES.refuse(
     _ATTENTION, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
-    nn.Transformer, F.scaled_dot_product_attention, torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm",
-    torch.einsum,
+    nn.Transformer, F.scaled_dot_product_attention,
 )  # fmt: skip
+RULES.refuse(_PRODUCT, torch.matmul, torch.bmm, torch.mm, operator.matmul, "matmul", "bmm", "mm", torch.einsum)
+RULES.refuse(_RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli)
 RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 RULES.refuse(
     _PROBABILITY, nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax",

@@ -170,6 +170,8 @@ class SpikingModel(nn.Module):
         with _exact_products():
             output = program.run(list(self.ops), run, values)  # type: ignore[arg-type]
         assert isinstance(output, Signal)
+        if not output.shape:
+            raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         reach = run.total * (output.bound + output.drive_reach)
         run.numerics.dtype(reach, program.exponent, "the readout")
         return output, program

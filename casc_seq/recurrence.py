@@ -54,6 +54,11 @@ class Recurrence(Op):
             )
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
+        if run.samples != batch and run.recorder is not None and run.recorder.last_spike:
+            raise InputError(
+                f"{name}: {batch} sequences, but the layers before it saw {run.samples} samples: neurons in front of a "
+                "recurrent layer need the batch as their first dimension; use batch_first=True"
+            )
         run.samples = batch
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.train.device)
         initial = self._initial_current(run, start, row, batch, order)
