@@ -1,0 +1,64 @@
+"""CQReLU against its definition, on every array library; its gradient by hand."""
+
+from __future__ import annotations
+
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from casc_core import ConfigError, CQReLU, cq_relu
+
+
+def by_definition(x: float, q: int, threshold: float) -> float:
+    return threshold / q * min(max(np.floor(q * x / threshold), 0), q)
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor, array_api_strict.asarray], ids=["numpy", "torch", "strict"])
+@pytest.mark.parametrize(("q", "threshold"), [(1, 1.0), (2, 1.0), (4, 0.5), (8, 2.0), (16, 1.0)])
+def test_equals_the_formula_on_every_array_library(make, q, threshold):
+    values = [-3.0, -0.25, -0.0, 0.0, 0.124, 0.25, 0.4999, 0.5, 0.75, 0.999, 1.0, 1.5, 2.0, 64.0]
+    result = cq_relu(make(values), q, threshold)
+    assert type(result) is type(make(values))
+    assert [float(result[i]) for i in range(len(values))] == [by_definition(x, q, threshold) for x in values]
+
+
+@given(st.floats(-4, 4, width=32), st.integers(1, 32), st.sampled_from((0.25, 1.0, 4.0)))
+def test_output_is_a_level_below_the_clipped_input(x, q, threshold):
+    y = float(cq_relu(np.asarray(x, dtype=np.float64), q, threshold))
+    clipped = min(max(x, 0.0), threshold)
+    assert 0.0 <= y <= threshold
+    assert y <= clipped + 1e-12
+    assert clipped - y < threshold / q + 1e-12
+    assert y * q / threshold == pytest.approx(round(y * q / threshold), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shape_and_dtype_are_kept(dtype):
+    y = cq_relu(torch.rand(2, 0, 3, dtype=dtype), 4)
+    assert (y.shape, y.dtype) == ((2, 0, 3), dtype)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0, 2.0])
+def test_gradient_is_one_inside_and_zero_outside(threshold):
+    below, above = -1e-6, threshold * (1 + 1e-6)
+    x = torch.tensor([-9.0, below, 0.0, 0.3 * threshold, threshold, above, 9.0], requires_grad=True)
+    upstream = torch.arange(1.0, 8.0)
+    (CQReLU(4, threshold)(x) * upstream).sum().backward()
+    assert x.grad.tolist() == [0, 0, 3, 4, 5, 0, 0]
+
+
+@pytest.mark.parametrize("q", [0, -1, 2.0, "2", True, None])
+@pytest.mark.parametrize("make", [CQReLU, lambda q: cq_relu(np.zeros(2), q)], ids=["module", "function"])
+def test_bad_levels_are_refused_and_quoted(make, q):
+    with pytest.raises(ConfigError, match="number of levels, must be an integer of at least 1") as error:
+        make(q)
+    assert repr(q) in str(error.value)
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_thresholds_are_refused(threshold):
+    with pytest.raises(ConfigError, match="threshold must be positive and finite"):
+        CQReLU(2, threshold)
