@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from casc_core.errors import ConversionError, InputError
 from casc_core.functions import ATTRIBUTES, FUNCTIONS
-from casc_core.numerics import INPUT_REACH
+from casc_core.numerics import INPUT_REACH, Float, Numerics, binade, on_grid
 from casc_core.run import Run
 from casc_core.signal import Signal, add_trains, broadcast
 
@@ -165,6 +165,7 @@ class Linear(Op):
         fine: Tensor | None,
         bias: Tensor | None,
         exponent: int,
+        input_exponent: int,
         fine_exponent: int,
         drive_exponent: int,
     ) -> None:
@@ -172,12 +173,13 @@ class Linear(Op):
             {
                 "name": name,
                 "exponent": exponent,
+                "input_exponent": input_exponent,
                 "fine_exponent": fine_exponent,
                 "drive_exponent": drive_exponent,
             },
             {"weight": weight, "fine": fine, "bias": bias},
         )
-        self.reach = {key: _largest_row(value) for key, value in self.tensors().items() if key != "bias"}
+        self.reach = 0.0 if weight is None else _largest_row(weight)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         signal = signal.with_uniform_divisor((-1,))
@@ -186,7 +188,7 @@ class Linear(Op):
             assert drive is not None
             train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
         else:
-            bound = signal.bound * self.reach["weight"]
+            bound = signal.bound * self.reach
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = F.linear(signal.train.to(dtype), self.weight.to(dtype))
             if run.recorder is not None:
@@ -198,9 +200,8 @@ class Linear(Op):
         drive = None
         if signal.drive is not None:
             assert self.fine is not None
-            reach = signal.drive_reach * self.reach["fine"]
-            run.numerics.dtype(reach, self.settings["fine_exponent"], self.settings["name"])
-            drive = F.linear(signal.drive, self.fine.double())
+            exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
+            drive = exact_product(run.numerics, signal.drive, self.fine, *exponents, self.settings["name"])
             drive = run.numerics.snap(drive, self.settings["drive_exponent"])
         if self.bias is None:
             return drive
@@ -209,24 +210,61 @@ class Linear(Op):
         return bias.expand(shape) if drive is None else drive + bias
 
 
+def exact_product(
+    numerics: Numerics, x: Tensor, weight: Tensor, exponent: int, weight_exponent: int, name: str
+) -> Tensor:
+    """`x @ weight.T` in float64, the same bits in whatever order it is summed; `x` and `weight` are on these grids.
+
+    Where one product could round, the weights are split into two limbs. Each limb's product is exact; only their sum,
+    one addition for each result, is rounded.
+    """
+    weight, grid = weight.double(), exponent + weight_exponent
+    reach = float(x.abs().max()) if x.numel() else 0.0
+    excess = binade(reach * _largest_row(weight)) - grid - 52
+    if excess <= 0 or isinstance(numerics, Float):
+        return F.linear(x, weight)
+    high = on_grid(weight, weight_exponent + excess)
+    low = weight - high
+    numerics.dtype(reach * _largest_row(high), grid + excess, name)
+    numerics.dtype(reach * _largest_row(low), grid, name)
+    return F.linear(x, high) + F.linear(x, low)
+
+
 def _largest_row(weight: Tensor) -> float:
     return float(weight.double().abs().flatten(1).sum(1).max())
 
 
-class Rescale(Op):
-    """Multiplication by one snapped number."""
+class Scale(Op):
+    """Multiplication by snapped numbers, one for all or one for each channel (dimension 1), and a shift while awake.
 
-    def __init__(self, factor: float, fine_factor: float, drive_exponent: int) -> None:
-        super().__init__({"factor": factor, "fine_factor": fine_factor, "drive_exponent": drive_exponent})
+    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
+    """
+
+    factor: Tensor
+    fine: Tensor
+    shift: Tensor | None
+
+    def __init__(self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int) -> None:
+        super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "fine": fine, "shift": shift})
+        self.largest = float(factor.abs().max())
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        factor = self.settings["factor"]
-        # In float64: a train of float32 was proven to fit without this factor.
-        train = signal.train if factor == 1.0 else signal.train.double() * factor
+        factor, fine, shift = (_by_channel(value, signal.shape) for value in (self.factor, self.fine, self.shift))
+        assert factor is not None
+        assert fine is not None
+        train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = None
         if signal.drive is not None:  # rounded once; every step, and the reference, use this one number
-            drive = run.numerics.snap(signal.drive * self.settings["fine_factor"], self.settings["drive_exponent"])
-        return replace(signal, train=train, drive=drive, bound=signal.bound * abs(factor))
+            drive = run.numerics.snap(signal.drive * fine, self.settings["drive_exponent"])
+        if shift is not None:
+            flowing = (shift if signal.divisor is None else shift * signal.divisor).expand(signal.shape)
+            drive = flowing if drive is None else drive + flowing
+        return replace(signal, train=train, drive=drive, bound=signal.bound * self.largest)
+
+
+def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """A number, or one for each channel, shaped to be multiplied with a tensor of this shape."""
+    return value if value is None or value.dim() == 0 else value.reshape([-1] + [1] * (len(shape) - 2))
 
 
 class Fire(Op):

@@ -28,9 +28,10 @@ from casc_core.ops import (
     MaskedFill,
     Max,
     Pick,
-    Rescale,
+    Scale,
     Sum,
     TimesInput,
+    exact_product,
 )
 
 RULES = RuleTable()
@@ -67,10 +68,8 @@ def linear_map(
     if form.drive_exponent is not None:
         row = float(weight.abs().sum(1).max())
         drive_reach += form.drive_reach * row
-        finest = binade(form.drive_reach * max(row, 1e-30)) - 51 - form.drive_exponent
-        own = max(finest, numerics.weight_exponent(weight, bits=24))
-        fine = numerics.snap(weight, own)
-        fine_exponent = form.drive_exponent + own
+        fine_exponent = numerics.weight_exponent(weight, bits=24)
+        fine = numerics.snap(weight, fine_exponent)
     if drive_exponent is None:
         drive_exponent = binade(max(drive_reach, 1e-30)) - DRIVE_BITS
         if out_exponent is not None:
@@ -81,8 +80,8 @@ def linear_map(
     result = Form(1.0, out_exponent, drive_exponent if driven else None, drive_reach)
     if x.ref.name in low.tables and fine is not None:
         table, tokens = low.tables[x.ref.name]
-        numerics.dtype(float(table.abs().max()) * float(fine.abs().sum(1).max()), fine_exponent, name)
-        table = numerics.snap(F.linear(table, fine), drive_exponent)
+        table = exact_product(numerics, table, fine, form.drive_exponent or 0, fine_exponent, name)
+        table = numerics.snap(table, drive_exponent)
         return SignalValue(low.look_up(tokens, table if bias is None else table + bias, name), result)
     ref = low.emit(
         Linear(
@@ -91,6 +90,7 @@ def linear_map(
             fine=None if fine is None else stored(fine),
             bias=bias,
             exponent=out_exponent or 0,
+            input_exponent=form.drive_exponent or 0,
             fine_exponent=fine_exponent,
             drive_exponent=drive_exponent,
         ),
@@ -126,26 +126,50 @@ def embed(low: Lowering, tokens: InputValue, table: Tensor) -> SignalValue:
 
 def rescaled(low: Lowering, x: SignalValue, target: float) -> SignalValue:
     """`x` with its scale changed to `target`: its numbers times one snapped factor."""
-    form, factor = x.form, torch.tensor(x.form.scale / target, dtype=torch.float64)
-    if float(factor) == 1.0:
-        return x
+    factor = torch.tensor(x.form.scale / target, dtype=torch.float64)
+    return x if float(factor) == 1.0 else scaled(low, x, factor, None, target)
+
+
+def scaled(low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: float) -> SignalValue:
+    """`x` times `factor` plus `shift`, each one number or one for each channel; the result has this scale."""
+    form, numerics = x.form, low.numerics
     coarse, exponent = _snapped_factor(low, factor, None)
     fine, fine_exponent = _snapped_factor(low, factor, 24)
-    reach, drive_exponent = form.drive_reach * abs(fine), None
-    if form.drive_exponent is not None:
-        drive_exponent = max(form.drive_exponent + fine_exponent, binade(max(reach, 1e-30)) - DRIVE_BITS)
-    ref = low.emit(Rescale(factor=coarse, fine_factor=fine, drive_exponent=drive_exponent or 0), x)
+    reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
+    if shift is not None:
+        reach += float(shift.abs().max())
+    if form.drive_exponent is not None or shift is not None:
+        drive_exponent = binade(max(reach, 1e-30)) - DRIVE_BITS
+        if form.drive_exponent is not None:
+            drive_exponent = max(form.drive_exponent + fine_exponent, drive_exponent)
+    shift = None if shift is None else numerics.snap(shift, drive_exponent or 0)
+    ref = low.emit(Scale(factor=coarse, fine=fine, shift=shift, drive_exponent=drive_exponent or 0), x)
     out_exponent = None if form.exponent is None else form.exponent + exponent
-    return SignalValue(ref, Form(target, out_exponent, drive_exponent, reach))
+    return SignalValue(ref, Form(scale, out_exponent, drive_exponent, reach))
 
 
-def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[float, int]:
+def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Tensor, int]:
     """`factor` on a grid, and the coarsest such grid: a half takes one bit, a third takes them all."""
     exponent = low.numerics.weight_exponent(factor, bits=bits)
-    snapped = float(low.numerics.snap(factor, exponent))
-    while snapped != 0.0 and math.ldexp(snapped, -exponent - 1).is_integer():
+    snapped = low.numerics.snap(factor, exponent)
+    while bool(snapped.any()) and bool((snapped * 2.0 ** -(exponent + 1) % 1 == 0).all()):
         exponent += 1
     return snapped, exponent
+
+
+@RULES.module(nn.BatchNorm1d)
+def _batch_norm(low: Lowering, module: nn.BatchNorm1d, input: Any) -> SignalValue:
+    """Its statistics are fixed after training, so it is one factor and one shift for each channel."""
+    x, mean, variance = low.signal(input), module.running_mean, module.running_var
+    if mean is None or variance is None:
+        raise low.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
+    factor = (variance.detach().double() + module.eps).rsqrt()
+    if module.affine:
+        factor = factor * module.weight.detach().double()
+    shift = -mean.detach().double() * factor
+    if module.affine:
+        shift = shift + module.bias.detach().double()
+    return scaled(low, x, factor * x.form.scale, shift, 1.0)
 
 
 def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:
