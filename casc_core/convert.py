@@ -108,7 +108,7 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
 def _refuse_bad_weights(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = tensor[~torch.isfinite(tensor)][0]
+            bad = tensor.detach()[~torch.isfinite(tensor)][0]
             raise ConversionError(
                 f"{name} holds {float(bad)}: weights must be finite. The training has diverged; lower the learning "
                 "rate or clip the gradients"

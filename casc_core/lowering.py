@@ -153,7 +153,7 @@ class Lowering:
         self.steps: list[Step] = []
         self.layers: list[str] = []
         # Tables looked up so far, by the name of what they give: a linear map of a table is again a table.
-        self.tables: dict[str, tuple[Tensor, InputValue]] = {}
+        self.tables: dict[str, tuple[Tensor, InputValue, str]] = {}
         self.node: fx.Node | None = None
 
     # What rules use.
@@ -175,9 +175,9 @@ class Lowering:
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
 
     def look_up(self, tokens: InputValue, table: Tensor, name: str) -> Ref:
-        """Rows of `table` by token id."""
+        """Rows of `table` by token id; `name` is the embedding that an error names."""
         ref = self.emit(Embed(name=name, table=stored(table)), tokens)
-        self.tables[ref.name] = (table, tokens)
+        self.tables[ref.name] = (table, tokens, name)
         return ref
 
     def constant(self, value: Any) -> Tensor | None:

@@ -79,10 +79,10 @@ def linear_map(
     driven = bias is not None or fine is not None
     result = Form(1.0, out_exponent, drive_exponent if driven else None, drive_reach)
     if x.ref.name in low.tables and fine is not None:
-        table, tokens = low.tables[x.ref.name]
+        table, tokens, embedding = low.tables[x.ref.name]
         table = exact_product(numerics, table, fine, form.drive_exponent or 0, fine_exponent, name)
         table = numerics.snap(table, drive_exponent)
-        return SignalValue(low.look_up(tokens, table if bias is None else table + bias, name), result)
+        return SignalValue(low.look_up(tokens, table if bias is None else table + bias, embedding), result)
     ref = low.emit(
         Linear(
             name=name,
