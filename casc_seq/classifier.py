@@ -51,7 +51,7 @@ class ClassifierConfig:
 
     vocabulary_size: int
     classes: int
-    embedding_size: int = 128
+    embedding_size: int = 200
     hidden_size: int = 128
     num_layers: int = 1
     bidirectional: bool = True

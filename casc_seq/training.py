@@ -53,7 +53,7 @@ class TrainingConfig:
     3
     """
 
-    epochs: int = 4
+    epochs: int = 5
     batch_size: int = 128
     lr: float = 4e-3
     embedding_lr: float = 0.25
@@ -61,7 +61,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     label_smoothing: float = 0.1
-    word_dropout: float = 0.2
+    word_dropout: float = 0.3
     validation: float = 0.05
     seed: int = 0
 

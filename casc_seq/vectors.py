@@ -28,10 +28,10 @@ def corpus_vectors(
 ) -> Tensor:
     r"""Vectors `[vocabulary_size, dim]` of mean 0 and length `sqrt(dim)`, from how often words occur near each other.
 
-    The positive pointwise mutual information of two words, `max(0, log(p_ab / (p_a p_b)))` with `p_ab` how often they
-    are within `window` words of each other and `p_a` proportional to `n_a ** 0.75`, is a symmetric matrix; the vectors are its `dim` strongest eigenvectors,
-    each times the root of its eigenvalue, and then brought to one length (Levy, Goldberg and Dagan 2015). Padding,
-    unknown words, and words that are not in `encoded` have vectors of zeros.
+    The positive pointwise mutual information of two words, `max(0, log(p_ab / (p_a p_b)))`, with `p_ab` how often they
+    are within `window` words of each other and `p_a` proportional to `n_a ** 0.75`, is a symmetric matrix. The vectors
+    are its `dim` strongest eigenvectors, each times the root of its eigenvalue, and then brought to one length (Levy,
+    Goldberg and Dagan 2015). Padding, unknown words, and words that are not in `encoded` have vectors of zeros.
 
     Args:
         encoded: word numbers of each text.
