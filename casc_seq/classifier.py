@@ -34,7 +34,8 @@ class ClassifierConfig:
         pooling: how the states of a text become one vector: "mean", "sum", "max", "last" (the final state of each
             direction), or "mean+max" (both, side by side).
         batch_norm: standardise the pooled vector over each training batch (Ioffe and Szegedy 2015). States are never
-            below 0, so what tells texts apart is a small part of it. `TextClassifier.folded` takes it out again.
+            below 0, so what tells texts apart is a small part of it. Converts as it is;
+            `TextClassifier.folded` takes it out.
         bigrams: buckets of the table of word-pair vectors; 0 for none. The vector of each word and its successor is
             found by hashing and added to the word's own, as in fastText (Joulin et al. 2017, section 2.3).
         fc_size: units of a hidden layer with CQReLU before the last layer; 0 for none.
@@ -56,7 +57,7 @@ class ClassifierConfig:
     num_layers: int = 1
     bidirectional: bool = True
     pooling: str = "mean+max"
-    batch_norm: bool = False
+    batch_norm: bool = True
     bigrams: int = 0
     fc_size: int = 0
     q: int = 2
@@ -151,7 +152,7 @@ class TextClassifier(nn.Module):
     def folded(self) -> TextClassifier:
         """The same function of its texts without batch normalisation, which is folded into the layer that follows.
 
-        This is what can be converted. The classifier itself is left alone; without `batch_norm` the result is a copy.
+        The classifier itself is left alone; without `batch_norm` the result is a copy.
 
         >>> model = TextClassifier(ClassifierConfig(vocabulary_size=50, classes=4)).eval()
         >>> tokens = torch.tensor([[5, 9, 2, 7], [3, 4, 0, 0]])
