@@ -76,8 +76,15 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
         staging.chmod(0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            os.replace(folder, old / "was")
-            os.replace(staging, folder)
+            try:
+                os.replace(folder, old / "was")
+                os.replace(staging, folder)
+            except OSError:
+                with contextlib.suppress(OSError):  # put what was there back
+                    os.replace(old / "was", folder)
+                with contextlib.suppress(OSError):
+                    old.rmdir()  # never more than an empty folder
+                raise
             shutil.rmtree(old)
         else:
             os.replace(staging, folder)

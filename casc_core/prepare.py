@@ -64,7 +64,8 @@ def prepare(model: nn.Module, adapter: str | Adapter | None = None, *, q: int, t
         return replacements[type(prepared)](prepared, q, threshold)
     for name, module in list(prepared.named_modules(remove_duplicate=False)):
         if type(module) in replacements:
-            _set_module(prepared, name, replacements[type(module)](module, q, threshold))
+            replacement = replacements[type(module)](module, q, threshold)
+            _set_module(prepared, name, replacement.train(module.training))
     prepared = _without_functional_activations(prepared, chosen, q, threshold)
     if levels_of(prepared) is None:
         raise ConversionError(
