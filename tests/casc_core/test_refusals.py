@@ -304,7 +304,18 @@ def network():
         ((TOKENS, LENGTHS, TOKENS), "takes tokens, lengths; got 3 inputs"),
         ((), "takes"),
     ],
-    ids=["too large", "negative", "float", "bool", "empty batch", "no tokens", "zero length", "missing", "too many", "none"],
+    ids=[
+        "too large",
+        "negative",
+        "float",
+        "bool",
+        "empty batch",
+        "no tokens",
+        "zero length",
+        "missing",
+        "too many",
+        "none",
+    ],
 )
 def test_bad_inputs(network, call, inputs, message):
     with pytest.raises(InputError, match=message):

@@ -40,7 +40,8 @@ def test_continuous_never_sleeps():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("wake", 0), ("wake", -1), ("wake", 2.0), ("wake", True), ("sleep", -1), ("sleep", "1"), ("cycles", 0), ("cycles", None)]
+    ("name", "value"), [("wake", 0), ("wake", -1), ("wake", 2.0), ("wake", True),
+     ("sleep", -1), ("sleep", "1"), ("cycles", 0), ("cycles", None)]
 )  # fmt: skip
 def test_counts_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name} must be an integer of at least"):

@@ -1,0 +1,103 @@
+"""The four methods over a test set, and what is written of them, against a direct computation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from user_models import TOKENS, user_model
+
+import casc_core
+from casc_core.evaluation import METHODS, evaluate, powers_of_two
+from casc_core.results import findings, steps_to_silence, table, write_results
+
+STEPS = [1, 2, 4, 8]
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+
+
+def batches():
+    for start in (0, 3, 6):
+        yield (TOKENS[start : start + 3],), LABELS[start : start + 3]
+
+
+@pytest.fixture(scope="module")
+def trio():
+    ann = casc_core.prepare(user_model(lambda self, t: self.fc(self.states(t).mean(1)), seed=5), q=4).eval()
+    snn = casc_core.convert(ann)
+    said: list[str] = []
+    return ann, snn, evaluate(ann, snn, batches, STEPS, announce=said.append), said
+
+
+def percent(logits):
+    return round(100 * float((logits.argmax(-1) == LABELS).double().mean()), 4)
+
+
+def test_accuracies_equal_a_direct_computation(trio):
+    ann, snn, evaluation, said = trio
+    assert evaluation.ann_accuracy == percent(ann(TOKENS))
+    assert evaluation.reference_accuracy == percent(snn.reference(TOKENS))
+    assert list(evaluation.methods) == list(METHODS) == said[2:]
+    for name, (neuron, schedule) in METHODS.items():
+        result, network = evaluation.methods[name], snn.under(neuron, schedule)
+        for step in STEPS:
+            logits = network.simulate(TOKENS, T=step).logits[-1]
+            assert result.accuracy[str(step)] == percent(logits)
+            differ = int((logits.argmax(-1) != snn.reference(TOKENS).argmax(-1)).sum())
+            assert result.mismatches[str(step)] == differ
+        silent = None if "WSC" not in name else percent(network(TOKENS))
+        assert result.accuracy["silent"] == silent
+    assert torch.equal(evaluation.silent_at, snn.simulate(TOKENS).silent_at)
+
+
+def test_the_exact_method_has_no_differences(trio):
+    evaluation = trio[2]
+    assert evaluation.prediction_mismatches == 0
+    assert evaluation.max_logit_difference == 0.0
+    assert evaluation.methods["baseline+CIF+WSC"].mismatches["silent"] == 0
+
+
+def test_written_results(trio, tmp_path):
+    evaluation = trio[2]
+    write_results(tmp_path / "out", evaluation, {"data": "here", "train_examples": 5}, "A title")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {"ann_accuracy", "reference_accuracy", "accuracy", "prediction_mismatches", "max_logit_difference",
+            "steps_to_silence", "data", "train_examples"} <= set(found)  # fmt: skip
+    assert list(found["accuracy"]) == list(METHODS)
+    assert list(found["accuracy"]["baseline"]) == ["1", "2", "4", "8", "silent"]
+    assert found["accuracy"]["baseline"]["silent"] is None
+    assert set(found["steps_to_silence"]) == {"mean", "p50", "p99", "max"}
+    png = (tmp_path / "out" / "accuracy.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(png) > 5000
+    assert "A title" in (tmp_path / "out" / "table.md").read_text()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["accuracy.png", "results.json", "table.md"]
+
+
+def test_table(trio):
+    lines = table(trio[2]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["method", "T=1", "T=2", "T=4", "T=8", "silent"]
+    assert [row[0] for row in cells[2:]] == [*METHODS, "ANN"]
+    assert cells[2][-1] == "never"
+    assert cells[-1][1:] == [f"{trio[2].ann_accuracy:.2f}"] * 5
+    assert len({len(line) for line in lines}) == 1
+    assert "0 of 7 predictions differ" in findings(trio[2])
+
+
+def test_steps_to_silence():
+    assert steps_to_silence(torch.arange(101)) == {"mean": 50.0, "p50": 50.0, "p99": 99.0, "max": 100.0}
+    assert steps_to_silence(torch.tensor([7])) == {"mean": 7.0, "p50": 7.0, "p99": 7.0, "max": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])]
+)
+def test_powers_of_two(limit, steps):
+    assert powers_of_two(limit) == steps
+
+
+def test_an_unwritable_place(trio, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(casc_core.StorageError, match="cannot write"):
+        write_results(tmp_path / "file" / "out", trio[2], {}, "title")

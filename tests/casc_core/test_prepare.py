@@ -1,0 +1,93 @@
+"""`prepare`: a trainable copy with CQReLU; the model is left alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from user_models import TOKENS, Body, user_model
+
+import casc_core
+from casc_core import CQReLU
+from casc_seq.rnn import RNN
+
+
+def test_the_model_is_left_alone_and_weights_carry_over():
+    model = user_model(
+        lambda self, t: self.fc(self.act(self.states(t).mean(1))), layers=2, bidirectional=True, width=10
+    )
+    before, text = copy.deepcopy(model.state_dict()), repr(model)
+    ann = casc_core.prepare(model, adapter="rnn", q=4)
+    with torch.no_grad():
+        for parameter in ann.parameters():
+            parameter.add_(1.0)
+    assert repr(model) == text
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert list(ann.state_dict()) == list(before)
+    assert torch.equal(ann.fc.bias, before["fc.bias"] + 1.0)
+
+
+def test_modules_are_replaced_wherever_they_stand():
+    ann = casc_core.prepare(user_model(lambda self, t: self.head(self.states(t)[:, -1])), q=3, threshold=2.0)
+    assert type(ann).__mro__[1] is Body
+    assert isinstance(ann.rnn, RNN)
+    for module in (ann.act, ann.act2, ann.head[1]):
+        assert isinstance(module, CQReLU)
+    assert {(m.q, m.threshold) for m in (ann.rnn, ann.act, ann.act2, ann.head[1])} == {(3, 2.0)}
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh()])
+def test_a_model_that_is_an_activation(activation):
+    assert isinstance(casc_core.prepare(activation, adapter="rnn", q=2), CQReLU)
+
+
+@pytest.mark.parametrize("call", [F.relu, torch.relu, torch.tanh, lambda x: x.relu(), lambda x: x.tanh()])
+def test_activations_called_as_functions(call):
+    ann = casc_core.prepare(
+        user_model(lambda self, t: self.fc(call(self.h(self.states(t)[:, -1])))), adapter="rnn", q=4
+    )
+    assert isinstance(ann, fx.GraphModule)
+    reference = user_model(lambda self, t: self.fc(self.act(self.h(self.states(t)[:, -1]))))
+    expected = casc_core.prepare(reference, adapter="rnn", q=4)
+    assert torch.equal(ann(TOKENS), expected(TOKENS))
+
+
+def test_it_trains():
+    torch.manual_seed(0)
+    model = Body()
+    type(model).forward = lambda self, t: self.fc(self.states(t).mean(1))
+    try:
+        ann = casc_core.prepare(model, adapter="rnn", q=4)
+        labels = TOKENS[:, 0] % 3
+        optimiser = torch.optim.Adam(ann.parameters(), 0.05)
+        losses = []
+        for _ in range(30):
+            optimiser.zero_grad()
+            loss = F.cross_entropy(ann(TOKENS), labels)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+    finally:
+        del Body.forward
+    assert losses[-1] < losses[0] / 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_mode_is_kept(training):
+    ann = casc_core.prepare(user_model(lambda self, t: self.fc(self.states(t)[:, -1])).train(training), q=2)
+    assert all(module.training == training for module in ann.modules())
+
+
+def test_preparing_twice_changes_nothing():
+    ann = casc_core.prepare(user_model(lambda self, t: self.fc(self.states(t)[:, -1])), q=2)
+    again = casc_core.prepare(ann, q=2)
+    assert torch.equal(ann(TOKENS), again(TOKENS))
+
+
+def test_optional_arguments_beside_functional_activations_are_refused_with_a_remedy():
+    model = user_model(lambda self, t, lengths=None: self.fc(F.relu(self.states(t)[:, -1])))
+    with pytest.raises(casc_core.ConversionError, match=r"use nn\.ReLU\(\) modules"):
+        casc_core.prepare(model, q=2)
