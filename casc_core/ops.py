@@ -32,6 +32,10 @@ class Op(nn.Module):
     """
 
     kinds: ClassVar[dict[str, type[Op]]] = {}
+    is_map: ClassVar[bool] = False
+    """Whether it is a linear map, whose operations count for the layer it feeds."""
+    is_layer: ClassVar[bool] = False
+    """Whether it is a population of neurons."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -154,6 +158,7 @@ class Linear(Op):
     the same weights on a finer grid, after which the current is rounded once.
     """
 
+    is_map = True
     weight: Tensor | None
     fine: Tensor | None
     bias: Tensor | None
@@ -269,6 +274,8 @@ def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:
 
 class Fire(Op):
     """A population of spiking neurons, one for each element of its input."""
+
+    is_layer = True
 
     def __init__(self, name: str, threshold: float, exponent: int) -> None:
         super().__init__({"name": name, "threshold": threshold, "exponent": exponent})

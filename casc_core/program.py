@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from casc_core.ops import Op
-from casc_core.run import Run
+from casc_core.run import Recorder, Run
+
+READOUT = "the readout"
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,29 @@ class Program:
         last_use = {
             name: index for index, step in enumerate(self.steps) for name in refs((step.args, dict(step.kwargs)))
         }
+        maps: dict[str, frozenset[str]] = {}
         for index, step in enumerate(self.steps):
+            op = ops[step.op]
             args, kwargs = substitute((step.args, dict(step.kwargs)), values)
-            values[step.result] = ops[step.op](run, *args, **kwargs)
+            values[step.result] = op(run, *args, **kwargs)
+            if run.recorder is not None:
+                maps[step.result] = self._maps_behind(step, op, maps, run.recorder)
             for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
                 del values[name]
+        if run.recorder is not None:
+            run.recorder.credit(READOUT, maps.get(self.output.name, frozenset()))
         return values[self.output.name]
+
+    @staticmethod
+    def _maps_behind(step: Step, op: Op, maps: Mapping[str, frozenset[str]], recorder: Recorder) -> frozenset[str]:
+        """The linear maps between the last populations and the result of `step`."""
+        before = frozenset(name for ref in refs((step.args, dict(step.kwargs))) for name in maps.get(ref, ()))
+        if op.is_map:
+            return before | {op.settings["name"]}
+        if op.is_layer:
+            recorder.credit(op.settings["name"], before)
+            return frozenset()
+        return before
 
 
 def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -54,8 +54,14 @@ class Recorder:
         """Record the accumulate operations that the spikes of `train` cause in layer `name`, step by step."""
         if self.keep_activity:
             made = train.abs().sum(tuple(range(1, train.dim())), dtype=torch.float64).cpu() * fan_out
-            before = self.operations.get(name, made[:0])
-            self.operations[name] = add_trains(before, made)
+            self.operations[name] = add_trains(self.operations.get(name, made[:0]), made)
+
+    def credit(self, name: str, maps: frozenset[str]) -> None:
+        """Count the operations of these linear maps as those of the layer `name` that they feed."""
+        for source in maps - {name}:
+            made = self.operations.pop(source, None)
+            if made is not None:
+                self.operations[name] = add_trains(self.operations.get(name, made[:0]), made)
 
 
 def last_spike(train: Tensor, owner: Tensor, samples: int) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from casc_core.run import Recorder
+
 
 @dataclass(frozen=True)
 class LayerSpikes:
@@ -14,8 +16,8 @@ class LayerSpikes:
 
     Attributes:
         positive, negative: how many +1 and -1 spikes it emitted at each step.
-        operations: accumulate operations of the spikes that reached it at each step: one for each spike and synapse,
-            counting the cancelling spikes too.
+        operations: accumulate operations of the spikes that reached it at each step, by linear maps or its own
+            recurrence: one for each spike and synapse. Spikes that a sum over tokens merged before count as their sum.
         neurons: its neurons, of all samples (and all real token positions).
         silent_at: `[batch]`, the last step at which it spiked in each sample; 0 if never.
     """
@@ -36,12 +38,14 @@ class Simulation:
             far, over the wake steps so far.
         silent_at: `[batch]`, the last step at which anything spiked in that sample; 0 if nothing ever did.
         spikes: by layer.
+        readout_operations: `[T]`, accumulate operations of the spikes that reached the readout.
         T: the steps simulated.
     """
 
     logits: Tensor
     silent_at: Tensor
     spikes: dict[str, LayerSpikes]
+    readout_operations: Tensor
 
     @property
     def T(self) -> int:  # noqa: N802 - the field's name for it
@@ -52,6 +56,20 @@ class Simulation:
         shape = "x".join(map(str, self.logits.shape))
         last = int(self.silent_at.max()) if self.silent_at.numel() else 0
         return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
+
+
+def activity(recorder: Recorder, steps: int) -> dict[str, LayerSpikes]:
+    """What `recorder` holds, by layer, over `steps` steps."""
+    return {
+        name: LayerSpikes(
+            fitted(positive, steps),
+            fitted(recorder.negative[name], steps),
+            fitted(recorder.operations[name], steps),
+            recorder.neurons[name],
+            recorder.last_spike[name],
+        )
+        for name, positive in recorder.positive.items()
+    }
 
 
 def fitted(train: Tensor, steps: int) -> Tensor:

@@ -15,11 +15,11 @@ from casc_core.errors import ConfigError, InputError
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.ops import Op
-from casc_core.program import Program
+from casc_core.program import READOUT, Program
 from casc_core.run import LevelRun, Recorder, Run, SpikingRun
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal
-from casc_core.simulation import LayerSpikes, Simulation, fitted
+from casc_core.simulation import Simulation, activity, fitted
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,9 @@ class SpikingModel(nn.Module):
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
-        spikes = {
-            name: LayerSpikes(
-                fitted(recorder.positive[name], length),
-                fitted(recorder.negative[name], length),
-                fitted(recorder.operations[name], length),
-                recorder.neurons[name],
-                recorder.last_spike[name],
-            )
-            for name in recorder.positive
-        }
-        return Simulation(self._readouts(output, run, length, program), silent, spikes), recorder.counts
+        readouts = self._readouts(output, run, length, program)
+        at_readout = fitted(recorder.operations.get(READOUT, torch.zeros(0, dtype=torch.float64)), length)
+        return Simulation(readouts, silent, activity(recorder, length), at_readout), recorder.counts
 
     def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The reference's logits, and every neuron's level by layer."""

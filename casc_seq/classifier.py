@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from casc_core.activation import CQReLU, check_levels, check_threshold
 from casc_core.errors import ConfigError, InputError
 from casc_seq.rnn import RNN
-from casc_seq.text import PAD, UNKNOWN
+from casc_seq.text import PAD
 
 POOLINGS = ("mean", "sum", "max", "last", "mean+max")
 
@@ -34,10 +33,7 @@ class ClassifierConfig:
         pooling: how the states of a text become one vector: "mean", "sum", "max", "last" (the final state of each
             direction), or "mean+max" (both, side by side).
         batch_norm: standardise the pooled vector over each training batch (Ioffe and Szegedy 2015). States are never
-            below 0, so what tells texts apart is a small part of it. Converts as it is;
-            `TextClassifier.folded` takes it out.
-        bigrams: buckets of the table of word-pair vectors; 0 for none. The vector of each word and its successor is
-            found by hashing and added to the word's own, as in fastText (Joulin et al. 2017, section 2.3).
+            below 0, so what tells texts apart is a small part of it. Converts as it is.
         fc_size: units of a hidden layer with CQReLU before the last layer; 0 for none.
         q, threshold: levels and largest value of every CQReLU.
         embedding_dropout: dropout of the input of the recurrence.
@@ -58,7 +54,6 @@ class ClassifierConfig:
     bidirectional: bool = True
     pooling: str = "mean+max"
     batch_norm: bool = True
-    bigrams: int = 0
     fc_size: int = 0
     q: int = 2
     threshold: float = 1.0
@@ -67,7 +62,7 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         least = {"vocabulary_size": 2, "classes": 2, "embedding_size": 1, "hidden_size": 1, "num_layers": 1}
-        for name, smallest in (least | {"bigrams": 0, "fc_size": 0}).items():
+        for name, smallest in (least | {"fc_size": 0}).items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
                 raise ConfigError(f"{name} must be an integer of at least {smallest}; got {value!r}")
@@ -110,8 +105,6 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size, padding_idx=PAD)
-        if config.bigrams:
-            self.bigrams = nn.Embedding(config.bigrams, config.embedding_size)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.rnn = RNN(
             config.embedding_size,
@@ -139,7 +132,7 @@ class TextClassifier(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         if lengths is None:
             lengths = (tokens != PAD).sum(1)
-        states, final = self.rnn(self.embedding_dropout(self._embed(tokens)), lengths=lengths)
+        states, final = self.rnn(self.embedding_dropout(self.embedding(tokens)), lengths=lengths)
         pooled = self._pool(states, final, lengths)
         if self.config.batch_norm:
             pooled = self.norm(pooled)
@@ -148,41 +141,6 @@ class TextClassifier(nn.Module):
             pooled = self.dropout(self.activation(self.hidden(pooled)))
         logits: Tensor = self.fc(pooled)
         return logits
-
-    def folded(self) -> TextClassifier:
-        """The same function of its texts without batch normalisation, which is folded into the layer that follows.
-
-        The classifier itself is left alone; without `batch_norm` the result is a copy.
-
-        >>> model = TextClassifier(ClassifierConfig(vocabulary_size=50, classes=4)).eval()
-        >>> tokens = torch.tensor([[5, 9, 2, 7], [3, 4, 0, 0]])
-        >>> bool(torch.allclose(model.folded()(tokens), model(tokens), atol=1e-5))
-        True
-        """
-        result = TextClassifier(dataclasses.replace(self.config, batch_norm=False)).to(self.fc.weight)
-        state = {name: value for name, value in self.state_dict().items() if not name.startswith("norm.")}
-        result.load_state_dict(state)
-        if self.config.batch_norm:
-            layer = result.hidden if self.config.fc_size else result.fc
-            mean, variance = self.norm.running_mean, self.norm.running_var
-            assert mean is not None
-            assert variance is not None
-            with torch.no_grad():
-                weight = layer.weight.double() / (variance.double() + self.norm.eps).sqrt()
-                layer.bias.copy_(layer.bias - weight @ mean.double())
-                layer.weight.copy_(weight)
-        return result.train(self.training)
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """Vectors `[B, L, embedding_size]` of the words, with those of the pairs they begin."""
-        vectors: Tensor = self.embedding(tokens)
-        if not self.config.bigrams:
-            return vectors
-        following = torch.cat([tokens[:, 1:], tokens[:, :1] * 0], dim=1)
-        bucket = (tokens * 7919 + following * 104_729) % self.config.bigrams
-        known = (tokens > UNKNOWN) & (following > UNKNOWN)
-        pairs: Tensor = self.bigrams(bucket)
-        return vectors + pairs * known.unsqueeze(-1)
 
     def _pool(self, states: Tensor, final: Tensor, lengths: Tensor) -> Tensor:
         """One vector for each text. States past the end of a text are 0, and no state is below 0."""
@@ -207,8 +165,6 @@ class TextClassifier(nn.Module):
         with torch.no_grad():
             self.embedding.weight.normal_(0, _EMBEDDING_SCALE)
             self.embedding.weight[PAD] = 0
-            if self.config.bigrams:
-                self.bigrams.weight.normal_(0, _EMBEDDING_SCALE / 2)
             threshold = self.config.threshold
             for name, parameter in self.rnn.named_parameters():
                 if name.startswith("weight_ih_l0"):

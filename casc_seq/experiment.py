@@ -23,6 +23,7 @@ from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus
 from casc_seq.text import WordTokenizer
 from casc_seq.training import TrainingConfig, train
+from casc_seq.vectors import corpus_vectors
 
 DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
 EVALUATION_BATCH = 256
@@ -47,7 +48,8 @@ class TextPipeline:
             the paper's; extra `torchtext`).
         max_words, min_count: size of the vocabulary, and how often a word must occur to be in it.
         max_len: words of a text that are read.
-        vectors: file of word vectors in GloVe's text format to start from, or None.
+        vectors: what the word vectors start from: "corpus" (`casc_seq.vectors`, of the training texts themselves),
+            "random", or a file in GloVe's text format.
 
     Raises:
         ConfigError: an unknown tokenizer.
@@ -57,7 +59,7 @@ class TextPipeline:
     max_words: int = 50_000
     min_count: int = 2
     max_len: int = 200
-    vectors: str | None = None
+    vectors: str = "corpus"
 
     def __post_init__(self) -> None:
         if self.tokenizer not in ("words", "torchtext"):
@@ -70,6 +72,14 @@ class TextPipeline:
         from casc_seq.torchtext_pipeline import TorchtextTokenizer
 
         return TorchtextTokenizer
+
+    def initial_vectors(self, tokenizer: Tokenizer, encoded: list[list[int]], dim: int) -> Tensor | None:
+        """Word vectors `[vocabulary, dim]` to start from; None: random ones."""
+        if self.vectors == "random":
+            return None
+        if self.vectors == "corpus":
+            return corpus_vectors(encoded, tokenizer.vocabulary_size, dim)
+        return tokenizer.vectors(self.vectors, dim)
 
     def batches(self) -> Callable[..., BucketedBatches]:
         """What makes batches of texts of similar length."""
@@ -127,10 +137,9 @@ def train_or_find(
         return _read(home, pipeline, device)
     tokenizer = pipeline.tokenizer_type().train(corpus.train.texts, pipeline.max_words, pipeline.min_count)
     config = ClassifierConfig(vocabulary_size=tokenizer.vocabulary_size, classes=len(corpus.classes), **sizes)
-    vectors = None if pipeline.vectors is None else tokenizer.vectors(pipeline.vectors, config.embedding_size)
-    torch.manual_seed(training.seed)
-    model = TextClassifier(config, vectors).to(device)
     encoded = tokenizer.encode(corpus.train.texts, pipeline.max_len)
+    torch.manual_seed(training.seed)
+    model = TextClassifier(config, pipeline.initial_vectors(tokenizer, encoded, config.embedding_size)).to(device)
     result = train(
         model,
         encoded,

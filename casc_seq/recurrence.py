@@ -24,6 +24,7 @@ class Recurrence(Op):
     `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]` or None, its row, and lengths `[B]` or None.
     """
 
+    is_layer = True
     weight: Tensor
 
     def __init__(

@@ -83,6 +83,18 @@ class TrainingConfig:
                 raise ConfigError(f"{name} must be in [0, 1); got {getattr(self, name)!r}")
 
 
+SMALL_CORPUS = 20_000
+
+
+def recommended(texts: int) -> TrainingConfig:
+    """The configuration for so many training texts: a small corpus takes more epochs, smaller batches, every word.
+
+    >>> recommended(100_000).epochs, recommended(6_000).epochs
+    (5, 10)
+    """
+    return TrainingConfig() if texts >= SMALL_CORPUS else TrainingConfig(epochs=10, batch_size=64, word_dropout=0.0)
+
+
 @dataclass(frozen=True)
 class EpochResult:
     """One epoch: its training loss and accuracy (with dropout) and those of the validation texts, in percent."""

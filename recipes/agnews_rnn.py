@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from casc_core.results import findings, table, write_results
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, evaluation_batches, train_or_find
-from casc_seq.training import TrainingConfig
+from casc_seq.training import SMALL_CORPUS, TrainingConfig, recommended
 
 
 def options() -> argparse.Namespace:
@@ -39,20 +40,21 @@ def options() -> argparse.Namespace:
     add("--T", type=int, default=8, help="largest number of time steps in the table")
     add("--data", help="folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: see the README")
     add("--out", type=Path, default=Path("results/agnews_rnn"), help="output folder")
-    add("--epochs", type=int, default=training.epochs)
-    add("--batch-size", type=int, default=training.batch_size)
+    small, large = recommended(0), recommended(SMALL_CORPUS)
+    for name, kind in (("epochs", int), ("batch_size", int), ("word_dropout", float)):
+        by_size = f"{getattr(large, name)}, or {getattr(small, name)} for a corpus below {SMALL_CORPUS:,} texts"
+        add(f"--{name.replace('_', '-')}", type=kind, help=f"default: {by_size}")
     add("--lr", type=float, default=training.lr)
     add("--embedding", type=int, default=sizes.embedding_size, help="width of a word vector")
     add("--hidden", type=int, default=sizes.hidden_size, help="units of the recurrent layer, each direction")
     add("--layers", type=int, default=sizes.num_layers, help="recurrent layers")
     add("--bidirectional", action=argparse.BooleanOptionalAction, default=sizes.bidirectional)
     add("--pooling", choices=POOLINGS, default=sizes.pooling)
-    add("--bigrams", type=int, default=sizes.bigrams, help="buckets of the table of word-pair vectors; 0 for none")
     add("--dropout", type=float, default=sizes.dropout)
     add("--max-len", type=int, default=text.max_len, help="words of a text that are read")
     add("--max-words", type=int, default=text.max_words, help="size of the vocabulary")
     add("--tokenizer", choices=("words", "torchtext"), default=text.tokenizer)
-    add("--vectors", help="file of word vectors to start from (GloVe's text format)")
+    add("--vectors", default=text.vectors, help="what word vectors start from: corpus, random, or a GloVe file")
     add("--seed", type=int, default=training.seed)
     add("--threads", type=int, help="CPU threads")
     add("--device", default="cpu")
@@ -77,10 +79,12 @@ def main() -> None:
     pipeline = TextPipeline(args.tokenizer, max_words=args.max_words, max_len=args.max_len, vectors=args.vectors)
     sizes = {
         "embedding_size": args.embedding, "hidden_size": args.hidden, "num_layers": args.layers,
-        "bidirectional": args.bidirectional, "pooling": args.pooling, "bigrams": args.bigrams, "q": args.q,
-        "dropout": args.dropout,
+        "bidirectional": args.bidirectional, "pooling": args.pooling, "q": args.q, "dropout": args.dropout,
     }  # fmt: skip
-    training = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
+    given = {
+        name: value for name in ("epochs", "batch_size", "word_dropout") if (value := getattr(args, name)) is not None
+    }
+    training = replace(recommended(len(corpus.train)), lr=args.lr, seed=args.seed, **given)
     with phase("train", seconds):
         trained = train_or_find(
             corpus, args.out, pipeline, sizes, training,
@@ -89,8 +93,8 @@ def main() -> None:
     facts = trained.training
     say(
         f"classifier {'found' if trained.found else 'trained'}: {facts['parameters']:,} parameters, epoch "
-        f"{facts['best_epoch']} of {args.epochs} picked at {facts['validation_accuracy']:.2f}% of the validation texts, "
-        f"{facts['seconds']:.0f} s of training"
+        f"{facts['best_epoch']} of {training.epochs} picked at {facts['validation_accuracy']:.2f}% of the validation "
+        f"texts, {facts['seconds']:.0f} s of training"
     )
 
     with phase("convert", seconds):

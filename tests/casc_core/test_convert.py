@@ -11,7 +11,7 @@ from torch import nn
 from user_models import TOKENS, user_model
 
 import casc_core
-from casc_core import CIF, IF, ConfigError, Continuous, Exact, Float, WakeSleep
+from casc_core import CIF, IF, ConfigError, Continuous, CQReLU, Exact, Float, WakeSleep
 
 
 def model(**sizes):
@@ -221,3 +221,15 @@ def test_no_gradients_and_no_warnings(snn):
 def test_scalar_batches_of_one(snn):
     for row in range(7):
         assert torch.equal(snn(TOKENS[row : row + 1]), snn(TOKENS)[row : row + 1])
+
+
+def test_operations_count_each_spike_and_synapse():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), CQReLU(4), nn.Linear(4, 5), CQReLU(4), nn.Linear(5, 2))
+    sim = casc_core.convert(model, adapter="rnn").simulate(torch.randn(6, 3))
+    first, second = sim.spikes["1"], sim.spikes["3"]
+    emitted = [layer.positive + layer.negative for layer in (first, second)]
+    assert all(spikes.sum() > 0 for spikes in emitted)
+    assert not first.operations.any()  # it reads real values: no spike reaches it
+    assert torch.equal(second.operations, emitted[0].double() * 5)
+    assert torch.equal(sim.readout_operations, emitted[1].double() * 2)

@@ -46,7 +46,7 @@ def toy(size: int = 160) -> Data:
 
 def model(seed: int = 0) -> TextClassifier:
     torch.manual_seed(seed)
-    return TextClassifier(ClassifierConfig(vocabulary_size=30, classes=2, embedding_size=8, hidden_size=8, bigrams=50))
+    return TextClassifier(ClassifierConfig(vocabulary_size=30, classes=2, embedding_size=8, hidden_size=8))
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:

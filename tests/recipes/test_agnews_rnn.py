@@ -29,8 +29,6 @@ TINY = [
     "12",
     "--hidden",
     "12",
-    "--bigrams",
-    "0",
 ]
 METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
 
@@ -117,7 +115,7 @@ def test_a_mistake_is_one_clear_line_and_no_traceback(arguments: list[str], mess
 def test_real_news_is_exact(tmp_path: Path):
     if "CASC_DATA" not in os.environ:
         pytest.skip("set CASC_DATA to a folder with AG News")
-    options = ["--epochs", 1, "--embedding", 64, "--hidden", 64, "--bigrams", 0, "--max-words", 20_000]
+    options = ["--epochs", 1, "--embedding", 64, "--hidden", 64, "--max-words", 20_000]
     done = run("--q", 2, "--T", 8, "--quiet", "--out", tmp_path, *options)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
