@@ -125,3 +125,9 @@ def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
     """The shape to which both broadcast."""
     shape: torch.Size = torch.broadcast_shapes(a, b)
     return shape
+
+
+def padded(train: Tensor, steps: int) -> Tensor:
+    """`train` followed by zeros, `steps` long."""
+    missing = train.new_zeros((steps - train.shape[0], *train.shape[1:]))
+    return torch.cat([train, missing]) if len(missing) else train

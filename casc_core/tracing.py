@@ -6,7 +6,7 @@ import dis
 import inspect
 import linecache
 import math
-import operator
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import combinations
@@ -18,9 +18,9 @@ import torch
 from torch import fx, nn
 
 from casc_core.errors import ConversionError
-from casc_core.functions import LAYOUT, name_of
+from casc_core.in_place import refuse_changes_in_place
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
 class Tracer(fx.Tracer):
@@ -91,65 +91,8 @@ def trace(model: nn.Module, leaves: Iterable[type[nn.Module]], fixed: Mapping[st
             "  The operations must not depend on the values of the input: use masks in place of `if` and loops over a "
             "tensor's values, x.shape[0] in place of len(x), and module attributes for sizes"
         ) from error
-    _refuse_changes_in_place(model, graph)
+    refuse_changes_in_place(model, graph)
     return graph
-
-
-def _refuse_changes_in_place(model: nn.Module, graph: fx.Graph) -> None:
-    """Refuse an operation that changes a tensor which is read again under another name: a trace does not see that.
-
-    Reading the operation's own result is fine (`x += y`, `x = x.mul_(2)`).
-    """
-    order = {node: index for index, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        if not _in_place(node) or not node.args or not isinstance(node.args[0], fx.Node):
-            continue
-        for other in _sharing(model, node.args[0], node):
-            if any(order[user] > order[node] for user in other.users):
-                raise ConversionError(
-                    f"the forward of {type(model).__name__} changes a tensor in place and then reads it again by another "
-                    "name, which a trace cannot follow: write x = x * 2, say, in place of x *= 2 or x.mul_(2)\n"
-                    f"  at {node.meta.get('line', '?')}"
-                )
-
-
-def _in_place(node: fx.Node) -> bool:
-    if node.op not in ("call_method", "call_function"):
-        return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name.endswith("_"):
-        return not name.endswith("__") and name != "requires_grad_"
-    return bool(node.meta.get("augmented")) and node.target in _OPERATORS
-
-
-_OPERATORS = {operator.add, operator.sub, operator.mul, operator.truediv, operator.pow}
-
-
-def _sharing(model: nn.Module, base: fx.Node, change: fx.Node) -> set[fx.Node]:
-    """Nodes that may share memory with `base`, but for what `change` gives."""
-    found: set[fx.Node] = set()
-    open_: list[fx.Node] = [base]
-    while open_:
-        node = open_.pop()
-        if node is change or node in found:
-            continue
-        found.add(node)
-        open_ += [user for user in node.users if _is_view(model, user) and user.args and user.args[0] is node]
-        if _is_view(model, node) and node.args and isinstance(node.args[0], fx.Node):
-            open_.append(node.args[0])
-    return found
-
-
-def _is_view(model: nn.Module, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(
-            model.get_submodule(str(node.target)), (nn.Identity, nn.Flatten, nn.modules.dropout._DropoutNd)
-        )
-    if node.target is getattr:
-        return node.args[1] in ("T", "mT", "values", "data")
-    if _in_place(node) or str(node.target) in ("to", "float", "type", "type_as", "double"):
-        return True
-    return name_of(node.target, node.op == "call_method") in LAYOUT
 
 
 def _line_of(error: BaseException) -> str:

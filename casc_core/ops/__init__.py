@@ -1,0 +1,40 @@
+"""The operations of a lowered network.
+
+Each is built at conversion from plain settings (kept as JSON) and tensors (kept as buffers), and runs on `Signal`s in
+spikes and in levels alike. Tensors are natural values on a power-of-two grid, so they stay exact in floating point.
+"""
+
+from casc_core.ops.affine import Linear, Scale, exact_product
+from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
+from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch_owner, driven
+from casc_core.ops.layout import Join, Layout, Pick
+from casc_core.ops.op import Op
+from casc_core.ops.population import Fire
+from casc_core.ops.reduction import MaskedFill, Max, Sum, dims_of
+
+__all__ = [
+    "NOT_INTEGERS",
+    "Add",
+    "Attribute",
+    "Call",
+    "Constant",
+    "DividedByInput",
+    "Embed",
+    "Encode",
+    "Fire",
+    "Join",
+    "Layout",
+    "Linear",
+    "MaskedFill",
+    "Max",
+    "Op",
+    "Pick",
+    "Scale",
+    "Sum",
+    "TimesInput",
+    "as_integers",
+    "batch_owner",
+    "dims_of",
+    "driven",
+    "exact_product",
+]

@@ -1,0 +1,135 @@
+"""Snapped linear maps and factors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casc_core.numerics import Float, Numerics, binade, on_grid
+from casc_core.ops.op import Op
+from casc_core.run import Run
+from casc_core.signal import Signal
+
+
+class Linear(Op):
+    """A snapped linear map of the last dimension, with a bias that flows while awake.
+
+    The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
+    the same weights on a finer grid, after which the current is rounded once.
+    """
+
+    is_map = True
+    weight: Tensor | None
+    fine: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor | None,
+        fine: Tensor | None,
+        bias: Tensor | None,
+        exponent: int,
+        input_exponent: int,
+        fine_exponent: int,
+        drive_exponent: int,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name,
+                "exponent": exponent,
+                "input_exponent": input_exponent,
+                "fine_exponent": fine_exponent,
+                "drive_exponent": drive_exponent,
+            },
+            {"weight": weight, "fine": fine, "bias": bias},
+        )
+        self.reach = 0.0 if weight is None else _largest_row(weight)
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        signal = signal.with_uniform_divisor((-1,))
+        drive = self._drive(run, signal)
+        if self.weight is None:
+            assert drive is not None
+            train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
+        else:
+            bound = signal.bound * self.reach
+            dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
+            train = F.linear(signal.train.to(dtype), self.weight.to(dtype))
+            if run.recorder is not None:
+                run.recorder.arriving(self.settings["name"], signal.train, self.weight.shape[0])
+        shape = train.shape[1:]
+        return Signal(train, drive, signal.divisor, bound, lambda: signal.owner()[..., :1].expand(shape))
+
+    def _drive(self, run: Run, signal: Signal) -> Tensor | None:
+        drive = None
+        if signal.drive is not None:
+            assert self.fine is not None
+            exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
+            drive = exact_product(run.numerics, signal.drive, self.fine, *exponents, self.settings["name"])
+            drive = run.numerics.snap(drive, self.settings["drive_exponent"])
+        if self.bias is None:
+            return drive
+        bias = self.bias if signal.divisor is None else self.bias * signal.divisor
+        shape = (*signal.shape[:-1], self.bias.shape[0])
+        return bias.expand(shape) if drive is None else drive + bias
+
+
+def exact_product(
+    numerics: Numerics, x: Tensor, weight: Tensor, exponent: int, weight_exponent: int, name: str
+) -> Tensor:
+    """`x @ weight.T` in float64, the same bits in whatever order it is summed; `x` and `weight` are on these grids.
+
+    Where one product could round, the weights are split into two limbs. Each limb's product is exact; only their sum,
+    one addition for each result, is rounded.
+    """
+    weight, grid = weight.double(), exponent + weight_exponent
+    reach = float(x.abs().max()) if x.numel() else 0.0
+    excess = binade(reach * _largest_row(weight)) - grid - 52
+    if excess <= 0 or isinstance(numerics, Float):
+        return F.linear(x, weight)
+    high = on_grid(weight, weight_exponent + excess)
+    low = weight - high
+    numerics.dtype(reach * _largest_row(high), grid + excess, name)
+    numerics.dtype(reach * _largest_row(low), grid, name)
+    return F.linear(x, high) + F.linear(x, low)
+
+
+def _largest_row(weight: Tensor) -> float:
+    return float(weight.double().abs().flatten(1).sum(1).max())
+
+
+class Scale(Op):
+    """Multiplication by snapped numbers, one for all or one for each channel (dimension 1), and a shift while awake.
+
+    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
+    """
+
+    factor: Tensor
+    fine: Tensor
+    shift: Tensor | None
+
+    def __init__(self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int) -> None:
+        super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "fine": fine, "shift": shift})
+        self.largest = float(factor.abs().max())
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        factor, fine, shift = (_by_channel(value, signal.shape) for value in (self.factor, self.fine, self.shift))
+        assert factor is not None
+        assert fine is not None
+        train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
+        drive = None
+        if signal.drive is not None:  # rounded once; every step, and the reference, use this one number
+            drive = run.numerics.snap(signal.drive * fine, self.settings["drive_exponent"])
+        if shift is not None:
+            flowing = (shift if signal.divisor is None else shift * signal.divisor).expand(signal.shape)
+            drive = flowing if drive is None else drive + flowing
+        return replace(signal, train=train, drive=drive, bound=signal.bound * self.largest)
+
+
+def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """A number, or one for each channel, shaped to be multiplied with a tensor of this shape."""
+    return value if value is None or value.dim() == 0 else value.reshape([-1] + [1] * (len(shape) - 2))

@@ -1,0 +1,78 @@
+"""Sums of signals, and products and quotients with numbers computed from the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.errors import InputError
+from casc_core.ops.op import Op
+from casc_core.run import Run
+from casc_core.signal import Signal, add_trains, broadcast
+
+
+class TimesInput(Op):
+    """Multiplication by a tensor of integers computed from the inputs, such as a mask."""
+
+    def forward(self, run: Run, signal: Signal, factor: Tensor) -> Signal:
+        factor = as_integers(factor, "multiplied", signal)
+        shape = broadcast(signal.shape, factor.shape)
+        largest = float(factor.abs().max())
+        # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
+        train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
+        owner = signal.owner
+        return replace(
+            signal,
+            train=train.reshape(signal.steps, *shape),
+            drive=None if signal.drive is None else signal.drive * factor,
+            bound=signal.bound * largest,
+            owner=lambda: owner().expand(shape),
+        )
+
+
+class DividedByInput(Op):
+    """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor."""
+
+    def forward(self, run: Run, signal: Signal, divisor: Tensor) -> Signal:
+        divisor = as_integers(divisor, "divided", signal)
+        if not bool((divisor > 0).all()):
+            raise InputError(f"a spiking tensor is divided by {float(divisor.min()):g}; lengths must be at least 1")
+        # Shaped like the signal from here on, so that every later rearrangement can be applied to it.
+        if divisor.dim() > 0:
+            divisor = divisor.reshape([1] * (len(signal.shape) - divisor.dim()) + [*divisor.shape])
+        return replace(signal, divisor=divisor if signal.divisor is None else signal.divisor * divisor)
+
+
+NOT_INTEGERS = (
+    "values that are not integers, which cannot be exact; multiply by masks and divide by lengths, or move real-valued "
+    "weights into a Linear layer"
+)
+
+
+def as_integers(value: Any, verb: str, signal: Signal) -> Tensor:
+    """`value` in float64 if it is integers, else an error."""
+    tensor = torch.as_tensor(value, device=signal.train.device).double()
+    if not bool((tensor == tensor.round()).all()):
+        raise InputError(f"a spiking tensor is {verb} by {NOT_INTEGERS}")
+    return tensor
+
+
+class Add(Op):
+    """Sum of two signals of one scale."""
+
+    def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
+        a, b = a.with_common_divisor(b)
+        shape = broadcast(a.shape, b.shape)
+        drives = [drive for drive in (a.drive, b.drive) if drive is not None]
+        train = add_trains(_widened(a.train), _widened(b.train))
+        owners = (a.owner, b.owner)
+        owner = owners[0] if a.shape == shape else owners[1]
+        drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
+        return Signal(train, drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape))
+
+
+def _widened(train: Tensor) -> Tensor:
+    return train.to(torch.int32) if not train.dtype.is_floating_point else train.double()

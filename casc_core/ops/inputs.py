@@ -1,0 +1,110 @@
+"""Operations on the inputs of a network, and on how they enter it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casc_core.errors import ConversionError, InputError
+from casc_core.functions import ATTRIBUTES, FUNCTIONS
+from casc_core.numerics import INPUT_REACH
+from casc_core.ops.op import Op
+from casc_core.run import Run
+from casc_core.signal import Signal
+
+
+class Call(Op):
+    """A function of the inputs alone (tokens, lengths, masks, shapes), executed as it is."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__({"function": function})
+        self.function = FUNCTIONS[function]
+
+    def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+class Constant(Op):
+    """A parameter or buffer that the model's forward reads directly."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__(tensors={"value": value})
+
+    def forward(self, run: Run) -> Any:
+        return self.value
+
+
+class Attribute(Op):
+    """Shape, device or number of dimensions of a signal."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__({"name": name})
+        if name not in ATTRIBUTES:
+            raise ConversionError(f"attribute {name!r} of a spiking tensor is not known at conversion")
+
+    def forward(self, run: Run, signal: Signal) -> Any:
+        known = {"shape": signal.shape, "device": signal.train.device, "ndim": len(signal.shape)}
+        return known.get(self.settings["name"], torch.float32)
+
+
+class Encode(Op):
+    """A real-valued input becomes a drive, rounded once to a fixed grid."""
+
+    def __init__(self, exponent: int) -> None:
+        super().__init__({"exponent": exponent})
+
+    def forward(self, run: Run, value: Tensor) -> Signal:
+        drive = run.numerics.snap(value, self.settings["exponent"])
+        largest = float(drive.abs().max()) if drive.numel() else 0.0
+        if not largest < INPUT_REACH:
+            raise InputError(
+                f"real-valued inputs must be finite and below {INPUT_REACH:g} in magnitude; the largest is {largest:g}. "
+                "Scale them, and the first layer's weights the other way"
+            )
+        return driven(drive)
+
+
+class Embed(Op):
+    """A table of real-valued vectors, looked up by token id."""
+
+    table: Tensor
+
+    def __init__(self, name: str, table: Tensor) -> None:
+        super().__init__({"name": name}, {"table": table})
+
+    def forward(self, run: Run, tokens: Tensor) -> Signal:
+        rows, table = self.table.shape[0], self.table
+        if tokens.dtype.is_floating_point or tokens.dtype == torch.bool:
+            raise InputError(f"{self.settings['name']}: token ids must be integers; got {tokens.dtype}")
+        if tokens.numel() == 0:
+            raise InputError(f"{self.settings['name']}: the batch is empty: token ids of shape {list(tokens.shape)}")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= rows:
+            raise InputError(
+                f"{self.settings['name']}: token id {low if low < 0 else high} is out of range; the table has rows "
+                f"0..{rows - 1}"
+            )
+        return driven(F.embedding(tokens, table).double())
+
+
+def driven(drive: Tensor) -> Signal:
+    """A signal without spikes, its first dimension the batch."""
+    return Signal(drive.new_zeros((0, *drive.shape), dtype=torch.int8), drive, None, 0.0, batch_owner(drive, 0))
+
+
+def batch_owner(like: Tensor, axis: int) -> Callable[[], Tensor]:
+    """Owner of a tensor shaped `like` whose dimension `axis` counts the samples."""
+
+    def owner() -> Tensor:
+        if like.dim() == 0:
+            return torch.zeros((), dtype=torch.int64, device=like.device)
+        sample = torch.arange(like.shape[axis], device=like.device)
+        return sample.reshape([-1 if dim == axis else 1 for dim in range(like.dim())]).expand(like.shape)
+
+    return owner

@@ -1,0 +1,86 @@
+"""Rearranging, picking and joining signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.functions import FUNCTIONS
+from casc_core.ops.op import Op
+from casc_core.run import Run
+from casc_core.signal import Signal, padded
+
+
+class Layout(Op):
+    """A rearrangement of elements: the user's own call, applied to every step."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__({"function": function})
+        self.function = FUNCTIONS[function]
+
+    def forward(self, run: Run, signal: Signal, *args: Any, **kwargs: Any) -> Any:
+        def call(x: Tensor) -> Any:
+            return self.function(x, *args, **kwargs)
+
+        sample = call(torch.empty(signal.shape, device="meta")) if self._splits else None
+        if sample is None:
+            return signal.map(call)
+        return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
+
+    @property
+    def _splits(self) -> bool:
+        return self.settings["function"].rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
+
+
+def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> Tensor:
+    return split(x)[index]
+
+
+class Pick(Op):
+    """One element of a tuple of signals."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__({"index": index})
+
+    def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
+        part: Signal = values[self.settings["index"]]
+        return part
+
+
+class Join(Op):
+    """Concatenation (`torch.cat`) or `torch.stack` of signals of one scale."""
+
+    def __init__(self, stack: bool) -> None:
+        super().__init__({"stack": stack})
+        self.join: Callable[..., Tensor] = torch.stack if stack else torch.cat
+
+    def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
+        common = list(signals)
+        for index in range(1, len(common)):
+            common[0], common[index] = common[0].with_common_divisor(common[index])
+        common = [signal.with_common_divisor(common[0])[0] for signal in common]
+        dim = dim - len(common[0].shape) - self.settings["stack"] if dim >= 0 else dim
+        divisor = common[0].divisor
+        if divisor is not None and divisor.dim() > 0:
+            divisor = self.join([divisor.expand(signal.shape) for signal in common], dim)
+        steps = max(signal.steps for signal in common)
+        drive = None
+        if any(signal.drive is not None for signal in common):
+            drive = self.join(
+                [
+                    signal.train.new_zeros(signal.shape, dtype=torch.float64) if signal.drive is None else signal.drive
+                    for signal in common
+                ],
+                dim,
+            )
+        return Signal(
+            self.join([padded(signal.train, steps) for signal in common], dim),
+            drive,
+            divisor,
+            max(signal.bound for signal in common),
+            lambda: self.join([signal.owner() for signal in signals], dim),
+        )

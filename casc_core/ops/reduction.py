@@ -1,0 +1,114 @@
+"""Sums, means and maxima over dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from casc_core.errors import InputError
+from casc_core.ops.op import Op
+from casc_core.run import Run
+from casc_core.signal import Signal, padded
+
+
+def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ...]:
+    """`dim` as a tuple of dimensions counted from the end; None: all."""
+    dims = range(len(shape)) if dim is None else [dim] if isinstance(dim, int) else dim
+    return tuple(d - len(shape) if d >= 0 else d for d in dims)
+
+
+class Sum(Op):
+    """Sum or mean over dimensions; a mean's count becomes the divisor."""
+
+    def __init__(self, mean: bool) -> None:
+        super().__init__({"mean": mean})
+
+    def forward(
+        self, run: Run, signal: Signal, dim: int | Sequence[int] | None = None, keepdim: bool = False
+    ) -> Signal:
+        dims = dims_of(signal.shape, dim)
+        signal = signal.with_uniform_divisor(dims)
+        size = math.prod(signal.shape[d] for d in dims)
+        divisor = signal.divisor
+        if divisor is not None and divisor.dim() > 0:
+            divisor = divisor.amax(dims, keepdim=keepdim)
+        if self.settings["mean"]:
+            count = torch.tensor(float(size), dtype=torch.float64, device=signal.train.device)
+            divisor = count if divisor is None else divisor * count
+        owner = signal.owner
+        train = signal.train
+        kind = torch.int32 if not train.dtype.is_floating_point else torch.float64
+        return Signal(
+            train.sum(dims, keepdim=keepdim, dtype=kind),
+            None if signal.drive is None else signal.drive.sum(dims, keepdim=keepdim),
+            divisor,
+            signal.bound * size,
+            lambda: owner().amax(dims, keepdim=keepdim),
+        )
+
+
+class Max(Op):
+    """Maximum as a running difference: `pool(S_t) - pool(S_{t-1})`, S the running total of its input. Exact."""
+
+    def forward(
+        self, run: Run, signal: Signal, dim: int | Sequence[int] | None = None, keepdim: bool = False
+    ) -> Signal:
+        dims = dims_of(signal.shape, dim)
+        signal = signal.with_uniform_divisor(dims)
+        divisor, owner = signal.divisor, signal.owner
+        if divisor is not None and divisor.dim() > 0:
+            divisor = divisor.amax(dims, keepdim=keepdim)
+
+        def pool(x: Tensor) -> Tensor:
+            return x.amax(dims, keepdim=keepdim)
+
+        spikes = signal.train.dtype == torch.int8 and signal.drive is None
+        if signal.drive is None:
+            exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
+            totals = signal.train.cumsum(0, dtype=torch.int16 if spikes else exact)
+            bound = signal.bound
+        else:
+            totals, bound = self._totals(run, signal)
+        pooled = pool(totals)
+        if pooled.dtype.is_floating_point and not bool(torch.isfinite(pooled).all()):
+            raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
+        train = pooled.clone()
+        train[1:] -= pooled[:-1]
+        if spikes:
+            train = train.to(torch.int8)
+        return Signal(train, None, divisor, bound, lambda: owner().amax(dims, keepdim=keepdim))
+
+    def _totals(self, run: Run, signal: Signal) -> tuple[Tensor, float]:
+        assert signal.drive is not None
+        wake = run.wake_weights()
+        steps = max(signal.steps, len(wake))
+        awake = torch.tensor(run.wake_weights(steps), dtype=torch.float64, device=signal.train.device).cumsum(0)
+        totals = padded(signal.train.double(), steps).cumsum(0)
+        weights = awake.reshape(-1, *[1] * signal.drive.dim())
+        finite = signal.drive[torch.isfinite(signal.drive)]
+        reach = float(finite.abs().max()) if finite.numel() else 0.0
+        return totals + weights * signal.drive, signal.bound + reach
+
+
+class MaskedFill(Op):
+    """`masked_fill` with a constant (minus infinity only on the way to a maximum)."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__({"value": "-inf" if value == -math.inf else value})
+
+    def forward(self, run: Run, signal: Signal, mask: Tensor) -> Signal:
+        value = float(self.settings["value"])
+        filled = replace(signal.map(lambda x: x.masked_fill(mask, 0)))
+        if value == 0.0:
+            return filled
+        drive = filled.drive
+        if drive is None:
+            drive = torch.zeros(signal.shape, dtype=torch.float64, device=mask.device)
+        scaled = torch.tensor(value, dtype=torch.float64, device=mask.device)
+        if signal.divisor is not None:
+            scaled = scaled * signal.divisor
+        return replace(filled, drive=torch.where(mask.expand(signal.shape), scaled, drive))

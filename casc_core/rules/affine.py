@@ -1,0 +1,145 @@
+"""Rules of linear maps: linear layers, embeddings, batch normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casc_core.lowering import Form, InputValue, Lowering, SignalValue
+from casc_core.numerics import binade, stored
+from casc_core.ops import (
+    Linear,
+    Scale,
+    exact_product,
+)
+from casc_core.rules.table import RULES
+
+# Real-valued tables and currents keep this many bits; their products then fit float64 with room to spare.
+TABLE_BITS = 22
+DRIVE_BITS = 26
+
+
+def linear_map(
+    low: Lowering, x: SignalValue, weight: Tensor, bias: Tensor | None, name: str, exponent: int | None = None
+) -> SignalValue:
+    """`x @ weight.T + bias`, the scale of `x` folded into the weights before they are snapped.
+
+    `exponent` asks for the grid of the result's train and drive; by default the weights' own bits decide.
+    """
+    form, numerics = x.form, low.numerics
+    weight = weight.detach().double() * form.scale
+    bias = None if bias is None else bias.detach().double()
+    snapped = fine = None
+    out_exponent, fine_exponent, drive_exponent = None, 0, exponent
+    drive_reach = 0.0 if bias is None else float(bias.abs().max())
+    if form.exponent is not None:
+        own = numerics.weight_exponent(weight) if exponent is None else exponent - form.exponent
+        snapped = numerics.snap(weight, own)
+        out_exponent = form.exponent + own
+    if form.drive_exponent is not None:
+        row = float(weight.abs().sum(1).max())
+        drive_reach += form.drive_reach * row
+        fine_exponent = numerics.weight_exponent(weight, bits=24)
+        fine = numerics.snap(weight, fine_exponent)
+    if drive_exponent is None:
+        drive_exponent = binade(max(drive_reach, 1e-30)) - DRIVE_BITS
+        if out_exponent is not None:
+            drive_exponent = out_exponent if fine is None else max(drive_exponent, out_exponent)
+    if bias is not None:
+        bias = numerics.snap(bias, drive_exponent)
+    driven = bias is not None or fine is not None
+    result = Form(1.0, out_exponent, drive_exponent if driven else None, drive_reach)
+    if x.ref.name in low.tables and fine is not None:
+        table, tokens, embedding = low.tables[x.ref.name]
+        table = exact_product(numerics, table, fine, form.drive_exponent or 0, fine_exponent, name)
+        table = numerics.snap(table, drive_exponent)
+        return SignalValue(low.look_up(tokens, table if bias is None else table + bias, embedding), result)
+    ref = low.emit(
+        Linear(
+            name=name,
+            weight=None if snapped is None else stored(snapped),
+            fine=None if fine is None else stored(fine),
+            bias=bias,
+            exponent=out_exponent or 0,
+            input_exponent=form.drive_exponent or 0,
+            fine_exponent=fine_exponent,
+            drive_exponent=drive_exponent,
+        ),
+        x,
+    )
+    return SignalValue(ref, result)
+
+
+@RULES.module(nn.Linear)
+def _linear_module(low: Lowering, module: nn.Linear, input: Any) -> SignalValue:
+    return linear_map(low, low.signal(input), module.weight, module.bias, low.node_name)
+
+
+@RULES.module(nn.Embedding)
+def _embedding(low: Lowering, module: nn.Embedding, input: Any) -> SignalValue:
+    if module.max_norm is not None:
+        raise low.refuse(
+            "max_norm rescales the table while it runs; renormalise the weights once and set max_norm=None"
+        )
+    if not isinstance(input, InputValue):
+        raise low.refuse("its token ids come from spiking neurons; an embedding can only read the input")
+    return embed(low, input, module.weight)
+
+
+def embed(low: Lowering, tokens: InputValue, table: Tensor) -> SignalValue:
+    """Rows of `table`, on a fine grid."""
+    table = table.detach().double()
+    exponent = low.numerics.weight_exponent(table, bits=TABLE_BITS)
+    snapped = low.numerics.snap(table, exponent)
+    ref = low.look_up(tokens, snapped, low.node_name)
+    return SignalValue(ref, Form(drive_exponent=exponent, drive_reach=float(table.abs().max())))
+
+
+def rescaled(low: Lowering, x: SignalValue, target: float) -> SignalValue:
+    """`x` with its scale changed to `target`: its numbers times one snapped factor."""
+    factor = torch.tensor(x.form.scale / target, dtype=torch.float64)
+    return x if float(factor) == 1.0 else scaled(low, x, factor, None, target)
+
+
+def scaled(low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: float) -> SignalValue:
+    """`x` times `factor` plus `shift`, each one number or one for each channel; the result has this scale."""
+    form, numerics = x.form, low.numerics
+    coarse, exponent = _snapped_factor(low, factor, None)
+    fine, fine_exponent = _snapped_factor(low, factor, 24)
+    reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
+    if shift is not None:
+        reach += float(shift.abs().max())
+    if form.drive_exponent is not None or shift is not None:
+        drive_exponent = binade(max(reach, 1e-30)) - DRIVE_BITS
+        if form.drive_exponent is not None:
+            drive_exponent = max(form.drive_exponent + fine_exponent, drive_exponent)
+    shift = None if shift is None else numerics.snap(shift, drive_exponent or 0)
+    ref = low.emit(Scale(factor=coarse, fine=fine, shift=shift, drive_exponent=drive_exponent or 0), x)
+    out_exponent = None if form.exponent is None else form.exponent + exponent
+    return SignalValue(ref, Form(scale, out_exponent, drive_exponent, reach))
+
+
+def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Tensor, int]:
+    """`factor` on a grid, and the coarsest such grid: a half takes one bit, a third takes them all."""
+    exponent = low.numerics.weight_exponent(factor, bits=bits)
+    snapped = low.numerics.snap(factor, exponent)
+    while bool(snapped.any()) and bool((snapped * 2.0 ** -(exponent + 1) % 1 == 0).all()):
+        exponent += 1
+    return snapped, exponent
+
+
+@RULES.module(nn.BatchNorm1d)
+def _batch_norm(low: Lowering, module: nn.BatchNorm1d, input: Any) -> SignalValue:
+    """Its statistics are fixed after training, so it is one factor and one shift for each channel."""
+    x, mean, variance = low.signal(input), module.running_mean, module.running_var
+    if mean is None or variance is None:
+        raise low.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
+    factor = (variance.detach().double() + module.eps).rsqrt()
+    if module.affine:
+        factor = factor * module.weight.detach().double()
+    shift = -mean.detach().double() * factor
+    if module.affine:
+        shift = shift + module.bias.detach().double()
+    return scaled(low, x, factor * x.form.scale, shift, 1.0)

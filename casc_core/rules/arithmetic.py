@@ -1,0 +1,97 @@
+"""Rules of sums, differences, and products with constants and masks."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from casc_core.lowering import Form, Lowering, SignalValue
+from casc_core.ops import (
+    NOT_INTEGERS,
+    Add,
+    DividedByInput,
+    TimesInput,
+)
+from casc_core.rules.affine import rescaled
+from casc_core.rules.table import RULES
+
+
+def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:
+    """The signals brought to one scale: their own if they share it, else 1."""
+    scales = {signal.form.scale for signal in signals}
+    return signals if len(scales) == 1 else [rescaled(low, signal, 1.0) for signal in signals]
+
+
+def joint_form(forms: list[Form], reach: float) -> Form:
+    exponents = [form.exponent for form in forms if form.exponent is not None]
+    drives = [form.drive_exponent for form in forms if form.drive_exponent is not None]
+    return Form(forms[0].scale, min(exponents, default=None), min(drives, default=None), reach)
+
+
+@RULES.function(operator.add, operator.iadd, torch.add, "add", "add_")
+def add(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
+    """`a + alpha * b`."""
+    if alpha != 1:
+        b = _scaled(low, b, alpha)
+    if isinstance(a, (int, float)) and a == 0:  # as the built-in sum() begins
+        return low.signal(b)
+    if isinstance(a, (int, float)) or isinstance(b, (int, float)):
+        if b == 0:
+            return low.signal(a)
+        raise low.refuse("a constant is added; make it a bias of the layer before, or a registered buffer")
+    signals = common_scale(low, [low.signal(a), low.signal(b)])
+    forms = [signal.form for signal in signals]
+    return SignalValue(low.emit(Add(), *signals), joint_form(forms, sum(form.drive_reach for form in forms)))
+
+
+@RULES.function(operator.sub, operator.isub, torch.sub, "sub", "sub_")
+def _sub(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
+    return add(low, a, _scaled(low, b, -alpha))
+
+
+def _scaled(low: Lowering, x: Any, factor: float) -> SignalValue:
+    if factor == 0 or not math.isfinite(factor):
+        raise low.refuse(f"it is scaled by {factor!r}")
+    x = low.signal(x)
+    return SignalValue(x.ref, replace(x.form, scale=x.form.scale * float(factor)))
+
+
+@RULES.function(operator.neg, torch.neg, "neg")
+def _neg(low: Lowering, x: Any) -> SignalValue:
+    return _scaled(low, x, -1.0)
+
+
+@RULES.function(operator.mul, operator.imul, torch.mul, "mul", "mul_")
+def _mul(low: Lowering, a: Any, b: Any) -> SignalValue:
+    if not isinstance(a, SignalValue):
+        a, b = b, a
+    if isinstance(b, (int, float)):
+        return _scaled(low, a, b)
+    if isinstance(b, SignalValue):
+        raise low.refuse(
+            "it multiplies two tensors that both depend on spikes (a gate, or attention), and a product of spike trains "
+            "is not affine; remove the gate"
+        )
+    # A mask from the inputs: integers, checked when the network runs.
+    _refuse_real(low, b, "multiplied")
+    return SignalValue(low.emit(TimesInput(), a, b), a.form)
+
+
+@RULES.function(operator.truediv, torch.div, torch.true_divide, "div", "true_divide")
+def _div(low: Lowering, a: Any, b: Any) -> SignalValue:
+    if isinstance(b, SignalValue):
+        raise low.refuse("it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths")
+    if isinstance(b, (int, float)):
+        return _scaled(low, a, 1.0 / b)
+    _refuse_real(low, b, "divided")
+    return SignalValue(low.emit(DividedByInput(), a, b), a.form)
+
+
+def _refuse_real(low: Lowering, factor: Any, verb: str) -> None:
+    constant = low.constant(factor)
+    if constant is not None and not bool((constant == constant.round()).all()):
+        raise low.refuse(f"a spiking tensor is {verb} by {NOT_INTEGERS}")

@@ -1,0 +1,105 @@
+"""Rules of whatever only rearranges, joins or passes on."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from casc_core.functions import ATTRIBUTES
+from casc_core.lowering import InputValue, Lowering, PartsValue, SignalValue
+from casc_core.ops import (
+    Attribute,
+    Call,
+    Join,
+    Layout,
+    Pick,
+)
+from casc_core.rules.arithmetic import common_scale, joint_form
+from casc_core.rules.table import RULES
+
+
+@RULES.function("layout")
+def _layout(low: Lowering, function: str, x: SignalValue, *args: Any, **kwargs: Any) -> SignalValue | PartsValue:
+    """The user's own rearrangement, applied at every step."""
+    if function == "Tensor.view":  # where a view is possible the two are one, but strides differ here
+        function = "Tensor.reshape"
+    ref = low.emit(Layout(function=function), x, *args, **kwargs)
+    splits = function.rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
+    return PartsValue(ref, x.form) if splits else SignalValue(ref, x.form)
+
+
+@RULES.function(operator.getitem)
+def _getitem(low: Lowering, x: Any, index: Any) -> Any:
+    if isinstance(x, PartsValue):
+        return SignalValue(low.emit(Pick(index=index), x), x.form)
+    if isinstance(x, tuple):
+        return x[index]
+    return _layout(low, "operator.getitem", x, index)
+
+
+@RULES.function(getattr)
+def _getattr(low: Lowering, x: Any, name: str) -> Any:
+    if isinstance(x, tuple):
+        return _getitem(low, x, ("values", "indices").index(name))
+    if name in ("T", "mT"):
+        return _layout(low, "Tensor.transpose", x, -2, -1) if name == "mT" else _layout(low, "Tensor.t", x)
+    if name not in ATTRIBUTES:
+        raise low.refuse(f"it reads the attribute {name!r} of a spiking tensor")
+    return InputValue(low.emit(Attribute(name=name), x))
+
+
+@RULES.function("size")
+def _size(low: Lowering, x: SignalValue, dim: int | None = None) -> InputValue:
+    shape = InputValue(low.emit(Attribute(name="shape"), x))
+    if dim is None:
+        return shape
+    return InputValue(low.emit(Call(function="operator.getitem"), shape, dim))
+
+
+@RULES.function("dim")
+def _dim(low: Lowering, x: SignalValue) -> InputValue:
+    return InputValue(low.emit(Attribute(name="ndim"), x))
+
+
+@RULES.function(torch.cat, torch.concat, torch.concatenate)
+def _cat(low: Lowering, tensors: Any, dim: int = 0) -> SignalValue:
+    return join(low, tensors, dim, stack=False)
+
+
+@RULES.function(torch.stack)
+def _stack(low: Lowering, tensors: Any, dim: int = 0) -> SignalValue:
+    return join(low, tensors, dim, stack=True)
+
+
+def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
+    """Concatenation or stack of signals, brought to one scale."""
+    signals = common_scale(low, [low.signal(tensor) for tensor in tensors])
+    forms = [signal.form for signal in signals]
+    form = joint_form(forms, max(form.drive_reach for form in forms))
+    return SignalValue(low.emit(Join(stack=stack), signals, dim=dim), form)
+
+
+@RULES.function("float", "double", "to", "type", "type_as", "contiguous", "clone", "detach", "requires_grad_")
+def _same(low: Lowering, x: Any, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(x, InputValue):  # cast to the type of a spiking tensor
+        return InputValue(low.emit(Call(function="Tensor.float"), x))
+    return x
+
+
+@RULES.module(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
+def _identity(low: Lowering, module: nn.Module, input: Any) -> Any:
+    return input
+
+
+@RULES.function(F.dropout, F.dropout1d, F.dropout2d, torch.dropout)
+def _dropout(low: Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
+    return input
+
+
+@RULES.module(nn.Flatten)
+def _flatten(low: Lowering, module: nn.Flatten, input: SignalValue) -> Any:
+    return _layout(low, "torch.flatten", low.signal(input), module.start_dim, module.end_dim)

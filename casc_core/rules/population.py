@@ -1,0 +1,40 @@
+"""The rule of activations, which become populations of neurons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from casc_core.activation import CQReLU
+from casc_core.lowering import Form, Lowering, SignalValue
+from casc_core.numerics import binade
+from casc_core.ops import (
+    Fire,
+)
+from casc_core.rules.affine import rescaled
+from casc_core.rules.table import RULES
+
+# A threshold spans at least 2**THRESHOLD_BITS grid units, so that rounding a real-valued current to it is harmless.
+THRESHOLD_BITS = 14
+
+
+@RULES.module(CQReLU)
+def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
+    return neurons(low, low.signal(x), module.threshold, low.layer_name(low.node_name))
+
+
+def neurons(low: Lowering, x: SignalValue, threshold: float, name: str) -> SignalValue:
+    """A population of neurons that reads `x`; its spikes are worth `threshold` each."""
+    if x.form.scale < 0:
+        x = rescaled(low, x, 1.0)
+    scaled, exponent = grid_threshold(low, threshold / x.form.scale, x.form.exponent)
+    ref = low.emit(Fire(name=name, threshold=scaled, exponent=exponent), x)
+    return SignalValue(ref, Form(scale=threshold, exponent=0))
+
+
+def grid_threshold(low: Lowering, threshold: float, exponent: int | None) -> tuple[float, int]:
+    """`threshold` on a grid, and the grid: no coarser than `2**exponent`, and fine enough for the threshold."""
+    finest = binade(threshold) - THRESHOLD_BITS
+    exponent = finest if exponent is None else min(exponent, finest)
+    return float(low.numerics.snap(torch.tensor(threshold, dtype=torch.float64), exponent)), exponent

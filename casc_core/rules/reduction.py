@@ -1,0 +1,116 @@
+"""Rules of sums, means and maxima over dimensions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from casc_core.lowering import Form, InputValue, Lowering, SignalValue, Unreadable
+from casc_core.ops import (
+    MaskedFill,
+    Max,
+    Sum,
+)
+from casc_core.rules.affine import rescaled
+from casc_core.rules.table import RULES
+
+# Sums over tokens are expected to stay below this many; only the choice of bits depends on it.
+EXPECTED_TOKENS = 2.0**8
+
+
+def _total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalValue:
+    x = low.signal(x)
+    ref = low.emit(Sum(mean=mean), x, dim=dim, keepdim=keepdim)
+    return SignalValue(ref, replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS))
+
+
+@RULES.function(torch.sum, "sum")
+def _sum(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    return _total(low, input, False, dim, keepdim)
+
+
+@RULES.function(torch.mean, "mean")
+def _mean(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    return _total(low, input, True, dim, keepdim)
+
+
+_INDICES = "it reads the indices of a maximum, which do not travel as spikes; use the values alone"
+
+
+class MaxResult(NamedTuple):
+    """What `x.max(dim)` returns. Indices that nothing reads do no harm: `values, _ = x.max(dim)`."""
+
+    values: SignalValue
+    indices: Unreadable = Unreadable(_INDICES)
+
+
+def _maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
+    if x.form.scale < 0:
+        x = rescaled(low, x, 1.0)
+    form = x.form
+    exponents = [exponent for exponent in (form.exponent, form.drive_exponent) if exponent is not None]
+    return SignalValue(low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0))
+
+
+@RULES.function(torch.amax, "amax")
+def _amax(low: Lowering, input: SignalValue, dim: Any = (), keepdim: bool = False) -> SignalValue:
+    return _maximum(low, input, dim if dim != () else None, keepdim)
+
+
+@RULES.function(torch.max, "max")
+def _max(low: Lowering, input: SignalValue, dim: Any = None, keepdim: bool = False) -> SignalValue | MaxResult:
+    if dim is None:
+        return _maximum(low, input, None, False)
+    if not isinstance(dim, int):
+        raise low.refuse("an elementwise maximum of two tensors; take a maximum over a dimension of their stack")
+    return MaxResult(_maximum(low, input, dim, keepdim))
+
+
+@RULES.module(nn.AdaptiveMaxPool1d)
+def _adaptive_max_module(low: Lowering, module: nn.AdaptiveMaxPool1d, input: SignalValue) -> SignalValue:
+    return _adaptive_max(low, input, module.output_size)
+
+
+@RULES.function(F.adaptive_max_pool1d)
+def _adaptive_max(low: Lowering, input: SignalValue, output_size: Any, return_indices: bool = False) -> SignalValue:
+    _only_one(low, output_size)
+    if return_indices:
+        raise low.refuse(_INDICES)
+    return _maximum(low, low.signal(input), -1, True)
+
+
+@RULES.module(nn.AdaptiveAvgPool1d)
+def _adaptive_mean_module(low: Lowering, module: nn.AdaptiveAvgPool1d, input: SignalValue) -> SignalValue:
+    return _adaptive_mean(low, input, module.output_size)
+
+
+@RULES.function(F.adaptive_avg_pool1d)
+def _adaptive_mean(low: Lowering, input: SignalValue, output_size: Any) -> SignalValue:
+    _only_one(low, output_size)
+    return _total(low, low.signal(input), True, -1, True)
+
+
+def _only_one(low: Lowering, output_size: Any) -> None:
+    if output_size not in (1, (1,), [1]):
+        raise low.refuse(f"only an output size of 1 is known for adaptive pooling over tokens; got {output_size!r}")
+
+
+@RULES.function("masked_fill", torch.masked_fill, "masked_fill_")
+def _masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> SignalValue:
+    if not isinstance(mask, InputValue):
+        raise low.refuse("its mask depends on spikes; a mask must be computed from the inputs")
+    if not isinstance(value, (int, float)) or math.isnan(value) or value > 0:
+        raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
+    if input.form.scale < 0:
+        input = rescaled(low, input, 1.0)
+    # Any number far below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
+    fill = 0.0 if value == 0 else -math.inf
+    if fill and value > -1e4:
+        raise low.refuse(f"it fills with {value!r}; fill with 0, or with float('-inf') on the way to a maximum")
+    form = input.form if fill == 0.0 else replace(input.form, drive_exponent=input.form.drive_exponent or 0)
+    return SignalValue(low.emit(MaskedFill(value=fill), input, mask), form)

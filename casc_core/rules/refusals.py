@@ -1,0 +1,62 @@
+"""What cannot be exact, why, and what to do instead."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from casc_core.rules.table import RULES
+
+UNPREPARED = (
+    "it is an activation that spikes cannot reproduce; call casc_core.prepare(model, q=...) first, and train it"
+)
+_SMOOTH = "a smooth activation has no spiking equal; replace it by nn.ReLU, then prepare and train"
+_NORM = (
+    "normalisation over features divides by a statistic of the spikes themselves; remove it, or use BatchNorm, whose "
+    "statistics are fixed after training"
+)
+_ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
+_PRODUCT = (
+    "a product of two spiking tensors (attention) is not affine; use a recurrent layer or a pooling. A product with "
+    "weights belongs into an nn.Linear"
+)
+_RANDOM = "it is random, so no two runs would agree; give it as an input, or use torch.zeros"
+_GATED = (
+    "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
+    "CQReLU RNN"
+)
+_PROBABILITY = "exponentials do not travel as spikes; return the logits and apply it to the converted network's output"
+_PACKED = (
+    "packed sequences hide the layout that neurons need; use casc_seq.RNN and pass it the padded tensor and lengths=..., "
+    "which computes the same"
+)
+
+RULES.refuse(
+    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.RNN, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
+    torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh,
+)  # fmt: skip
+RULES.refuse(
+    _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.SELU, nn.Softplus, nn.Mish, nn.Hardswish, nn.Sigmoid,
+    nn.Hardsigmoid, F.gelu, F.silu, F.elu, F.leaky_relu, F.softplus, torch.sigmoid, F.sigmoid, "sigmoid",
+)  # fmt: skip
+RULES.refuse(
+    _NORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.LocalResponseNorm, nn.RMSNorm, F.layer_norm, F.group_norm,
+    F.normalize,
+)  # fmt: skip
+RULES.refuse(
+    _ATTENTION, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
+    nn.Transformer, F.scaled_dot_product_attention,
+)  # fmt: skip
+RULES.refuse(_PRODUCT, torch.matmul, torch.bmm, torch.mm, operator.matmul, "matmul", "bmm", "mm", torch.einsum)
+RULES.refuse(_RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli)
+RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
+RULES.refuse(
+    _PROBABILITY, nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax",
+    "log_softmax", torch.exp, "exp",
+)  # fmt: skip
+RULES.refuse(_PACKED, nn.utils.rnn.pack_padded_sequence, nn.utils.rnn.pad_packed_sequence, nn.utils.rnn.pack_sequence)
+RULES.refuse("a loop over cells hides the recurrence; use nn.RNN (or casc_seq.RNN) over the whole sequence", nn.RNNCell)
+RULES.refuse("use nn.Embedding followed by a sum or a mean over the tokens", nn.EmbeddingBag, F.embedding_bag)
