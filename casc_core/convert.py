@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from casc_core.errors import ConversionError
 from casc_core.lowering import Lowering, OpPool
 from casc_core.neuron import CIF, Neuron
 from casc_core.numerics import Numerics, as_numerics
+from casc_core.ops import Op
 from casc_core.prepare import levels_of, refuse_modules, require_prepared
 from casc_core.program import Program
 from casc_core.rules import RULES
@@ -101,8 +103,16 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
             layers += [name for name in lowering.layers if name not in layers]
     if not programs:
         raise refusals[0]
+    ops, programs = _used(pool.ops, programs)
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
-    return SpikingModel(pool.ops, programs, tuple(layers), settings).to(device)
+    return SpikingModel(ops, programs, tuple(layers), settings).to(device)
+
+
+def _used(ops: list[Op], programs: Mapping[frozenset[str], Program]) -> tuple[list[Op], dict[frozenset[str], Program]]:
+    """The operations that a program calls, and the programs with their new numbers."""
+    kept = sorted({step.op for program in programs.values() for step in program.steps})
+    number = {old: new for new, old in enumerate(kept)}
+    return [ops[index] for index in kept], {key: program.renumbered(number) for key, program in programs.items()}
 
 
 def _refuse_bad_weights(model: nn.Module) -> None:

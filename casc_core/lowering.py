@@ -69,6 +69,16 @@ class InputValue:
     ref: Ref
 
 
+@dataclass(frozen=True)
+class Channels:
+    """What batch normalisation makes of a signal x, channel by channel: `factor * (x - centre) + offset`."""
+
+    signal: SignalValue
+    factor: Tensor
+    centre: Tensor
+    offset: Tensor
+
+
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
@@ -154,6 +164,8 @@ class Lowering:
         self.layers: list[str] = []
         # Tables looked up so far, by the name of what they give: a linear map of a table is again a table.
         self.tables: dict[str, tuple[Tensor, InputValue, str]] = {}
+        # Normalised signals by name: a linear map of one folds the normalisation into its weights.
+        self.channels: dict[str, Channels] = {}
         self.node: fx.Node | None = None
 
     # What rules use.

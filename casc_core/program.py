@@ -58,6 +58,10 @@ class Program:
                 needed |= refs((step.args, dict(step.kwargs)))
         return replace(self, steps=tuple(reversed(kept)))
 
+    def renumbered(self, number: Mapping[int, int]) -> Program:
+        """The same program with operation `old` called `number[old]`."""
+        return replace(self, steps=tuple(replace(step, op=number[step.op]) for step in self.steps))
+
     def check(self, ops: int) -> None:
         """Raise `ValueError` unless every name is defined before it is used and every operation is among `ops`."""
         known = set(self.inputs)

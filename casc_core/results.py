@@ -42,12 +42,24 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
 
 def table(evaluation: Evaluation) -> str:
     """Accuracy of each method over time, in Markdown."""
-    keys = list(evaluation.methods[EXACT_METHOD].accuracy)
-    header = ["method", *(key if key == "silent" else f"T={key}" for key in keys)]
-    rows = [header]
-    rows += [[name, *map(_percent, method.accuracy.values())] for name, method in evaluation.methods.items()]
+    rows = [[name, *map(_percent, method.accuracy.values())] for name, method in evaluation.methods.items()]
     ann = _percent(evaluation.ann_accuracy)
-    rows.append(["ANN", *[ann] * len(keys)])
+    return _markdown("accuracy (%)", evaluation, [*rows, ["ANN", *[ann] * (len(rows[0]) - 1)]])
+
+
+def mismatch_table(evaluation: Evaluation) -> str:
+    """How many predictions of each method differ from the quantised ANN's over time, in Markdown."""
+    rows = [
+        [name, *("never" if count is None else f"{count:,}" for count in method.mismatches.values())]
+        for name, method in evaluation.methods.items()
+    ]
+    return _markdown("predictions that differ", evaluation, rows)
+
+
+def _markdown(corner: str, evaluation: Evaluation, body: list[list[str]]) -> str:
+    keys = evaluation.methods[EXACT_METHOD].accuracy
+    header = [corner, *(key if key == "silent" else f"T={key}" for key in keys)]
+    rows = [header, *body]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["| " + " | ".join(_cells(row, widths)) + " |" for row in rows]
     rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
@@ -113,5 +125,5 @@ def write_results(folder: Path, evaluation: Evaluation, extra: dict[str, Any], t
         StorageError: the folder cannot be written.
     """
     write_whole(folder / "results.json", json.dumps(summary(evaluation) | extra, indent=2) + "\n")
-    write_whole(folder / "table.md", f"# {title}\n\n{table(evaluation)}\n\n{findings(evaluation)}\n")
+    write_whole(folder / "table.md", f"# {title}\n\n{table(evaluation)}\n\n{mismatch_table(evaluation)}\n\n{findings(evaluation)}\n")
     write_whole(folder / "accuracy.png", picture(evaluation, title))

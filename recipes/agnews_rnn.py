@@ -22,7 +22,7 @@ import torch
 import casc_core
 from casc_core.evaluation import evaluate, powers_of_two
 from casc_core.files import require_writable
-from casc_core.results import findings, table, write_results
+from casc_core.results import findings, mismatch_table, table, write_results
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, evaluation_batches, train_or_find
@@ -50,6 +50,7 @@ def options() -> argparse.Namespace:
     add("--layers", type=int, default=sizes.num_layers, help="recurrent layers")
     add("--bidirectional", action=argparse.BooleanOptionalAction, default=sizes.bidirectional)
     add("--pooling", choices=POOLINGS, default=sizes.pooling)
+    add("--batch-norm", action=argparse.BooleanOptionalAction, default=sizes.batch_norm, help="of the pooled vector")
     add("--dropout", type=float, default=sizes.dropout)
     add("--max-len", type=int, default=text.max_len, help="words of a text that are read")
     add("--max-words", type=int, default=text.max_words, help="size of the vocabulary")
@@ -79,7 +80,8 @@ def main() -> None:
     pipeline = TextPipeline(args.tokenizer, max_words=args.max_words, max_len=args.max_len, vectors=args.vectors)
     sizes = {
         "embedding_size": args.embedding, "hidden_size": args.hidden, "num_layers": args.layers,
-        "bidirectional": args.bidirectional, "pooling": args.pooling, "q": args.q, "dropout": args.dropout,
+        "bidirectional": args.bidirectional, "pooling": args.pooling, "batch_norm": args.batch_norm,
+        "q": args.q, "dropout": args.dropout,
     }  # fmt: skip
     given = {
         name: value for name in ("epochs", "batch_size", "word_dropout") if (value := getattr(args, name)) is not None
@@ -115,7 +117,7 @@ def main() -> None:
     title = f"{corpus.source.split(':')[0]}, RNN, q={args.q}"
     write_results(args.out, evaluation, extra, title)
     snn.save(args.out / "network")
-    print(f"\n{table(evaluation)}\n\n{findings(evaluation)}\n")
+    print(f"\n{table(evaluation)}\n\n{mismatch_table(evaluation)}\n\n{findings(evaluation)}\n")
     print(f"results.json, table.md, accuracy.png and the spiking network are in {args.out}")
 
 

@@ -4,7 +4,7 @@ Each is built at conversion from plain settings (kept as JSON) and tensors (kept
 spikes and in levels alike. Tensors are natural values on a power-of-two grid, so they stay exact in floating point.
 """
 
-from casc_core.ops.affine import Linear, Scale, exact_product
+from casc_core.ops.affine import Linear, RequireFeatures, Scale, exact_product
 from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
 from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch_owner, driven
 from casc_core.ops.layout import Join, Layout, Pick
@@ -29,6 +29,7 @@ __all__ = [
     "Max",
     "Op",
     "Pick",
+    "RequireFeatures",
     "Scale",
     "Sum",
     "TimesInput",

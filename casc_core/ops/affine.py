@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, on_grid
 from casc_core.ops.op import Op
 from casc_core.run import Run
@@ -100,6 +101,21 @@ def exact_product(
 
 def _largest_row(weight: Tensor) -> float:
     return float(weight.double().abs().flatten(1).sum(1).max())
+
+
+class RequireFeatures(Op):
+    """Passes on a signal `[batch, features]`; its channels have been folded into the linear map that follows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__({"name": name})
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        if len(signal.shape) != 2:
+            raise InputError(
+                f"{self.settings['name']}: batch normalisation before it was folded for an input [batch, features]; "
+                f"got {list(signal.shape)}"
+            )
+        return signal
 
 
 class Scale(Op):

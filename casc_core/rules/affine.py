@@ -7,18 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casc_core.lowering import Form, InputValue, Lowering, SignalValue
+from casc_core.lowering import Channels, Form, InputValue, Lowering, SignalValue
 from casc_core.numerics import binade, stored
-from casc_core.ops import (
-    Linear,
-    Scale,
-    exact_product,
-)
+from casc_core.ops import Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
 
 # Real-valued tables and currents keep this many bits; their products then fit float64 with room to spare.
 TABLE_BITS = 22
 DRIVE_BITS = 26
+# Biases are up to this many bits finer than the weights beside them.
+BIAS_BITS = 6
 
 
 def linear_map(
@@ -28,25 +26,37 @@ def linear_map(
 
     `exponent` asks for the grid of the result's train and drive; by default the weights' own bits decide.
     """
+    weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
+    channels = low.channels.get(x.ref.name)
+    if channels is not None and len(channels.factor) == weight.shape[1]:
+        bias = weight @ channels.offset + (0.0 if bias is None else bias)
+        weight = weight * channels.factor
+        x = SignalValue(low.emit(RequireFeatures(name=name), channels.signal), channels.signal.form)
+    else:
+        channels = None
     form, numerics = x.form, low.numerics
-    weight = weight.detach().double() * form.scale
-    bias = None if bias is None else bias.detach().double()
+    weight = weight * form.scale
     snapped = fine = None
     out_exponent, fine_exponent, drive_exponent = None, 0, exponent
-    drive_reach = 0.0 if bias is None else float(bias.abs().max())
+    drive_reach = 0.0
     if form.exponent is not None:
         own = numerics.weight_exponent(weight) if exponent is None else exponent - form.exponent
         snapped = numerics.snap(weight, own)
         out_exponent = form.exponent + own
     if form.drive_exponent is not None:
-        row = float(weight.abs().sum(1).max())
-        drive_reach += form.drive_reach * row
+        drive_reach += form.drive_reach * float(weight.abs().sum(1).max())
         fine_exponent = numerics.weight_exponent(weight, bits=24)
         fine = numerics.snap(weight, fine_exponent)
+    if channels is not None and bias is not None:
+        # Of the snapped weights, so that what snapping moved is multiplied by x - centre, and not by x.
+        used = next(w for w in (snapped, fine) if w is not None)
+        bias = bias - used @ (channels.centre / form.scale)
+    if bias is not None:
+        drive_reach += float(bias.abs().max())
     if drive_exponent is None:
         drive_exponent = binade(max(drive_reach, 1e-30)) - DRIVE_BITS
-        if out_exponent is not None:
-            drive_exponent = out_exponent if fine is None else max(drive_exponent, out_exponent)
+        if out_exponent is not None:  # much finer than what it is added to would only cost range
+            drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
     if bias is not None:
         bias = numerics.snap(bias, drive_exponent)
     driven = bias is not None or fine is not None
@@ -136,10 +146,11 @@ def _batch_norm(low: Lowering, module: nn.BatchNorm1d, input: Any) -> SignalValu
     x, mean, variance = low.signal(input), module.running_mean, module.running_var
     if mean is None or variance is None:
         raise low.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
-    factor = (variance.detach().double() + module.eps).rsqrt()
+    factor, centre = (variance.detach().double() + module.eps).rsqrt(), mean.detach().double()
+    offset = torch.zeros_like(factor)
     if module.affine:
-        factor = factor * module.weight.detach().double()
-    shift = -mean.detach().double() * factor
-    if module.affine:
-        shift = shift + module.bias.detach().double()
-    return scaled(low, x, factor * x.form.scale, shift, 1.0)
+        factor, offset = factor * module.weight.detach().double(), module.bias.detach().double()
+    result = scaled(low, x, factor * x.form.scale, offset - factor * centre, 1.0)
+    # A linear layer that follows takes it into its weights; then nothing reads the scaled signal, and it is dropped.
+    low.channels[result.ref.name] = Channels(x, factor, centre, offset)
+    return result
