@@ -125,5 +125,6 @@ def write_results(folder: Path, evaluation: Evaluation, extra: dict[str, Any], t
         StorageError: the folder cannot be written.
     """
     write_whole(folder / "results.json", json.dumps(summary(evaluation) | extra, indent=2) + "\n")
-    write_whole(folder / "table.md", f"# {title}\n\n{table(evaluation)}\n\n{mismatch_table(evaluation)}\n\n{findings(evaluation)}\n")
+    parts = [f"# {title}", table(evaluation), mismatch_table(evaluation), findings(evaluation)]
+    write_whole(folder / "table.md", "\n\n".join(parts) + "\n")
     write_whole(folder / "accuracy.png", picture(evaluation, title))
