@@ -48,7 +48,7 @@ class Confusing(OverTokens):
     "model",
     [
         nn.Sequential(nn.Linear(6, 5), CQReLU(4), nn.BatchNorm1d(5), nn.Linear(5, 3)),
-        nn.Sequential(nn.Linear(6, 5), CQReLU(4), nn.BatchNorm1d(5, affine=False), nn.Dropout(), nn.Linear(5, 3, bias=False)),
+        nn.Sequential(nn.Linear(6, 5), CQReLU(4), nn.BatchNorm1d(5, affine=False), nn.Identity(), nn.Linear(5, 3)),
         nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), CQReLU(4), nn.Linear(5, 3)),
         nn.Sequential(nn.Linear(6, 5), CQReLU(4, 0.7), nn.Linear(5, 4), nn.BatchNorm1d(4), CQReLU(4), nn.Linear(4, 3)),
         nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5), CQReLU(4), nn.BatchNorm1d(5)),
