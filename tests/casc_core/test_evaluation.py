@@ -10,7 +10,7 @@ from user_models import TOKENS, user_model
 
 import casc_core
 from casc_core.evaluation import METHODS, evaluate, powers_of_two
-from casc_core.results import findings, steps_to_silence, table, write_results
+from casc_core.results import findings, mismatch_table, steps_to_silence, table, write_results
 
 STEPS = [1, 2, 4, 8]
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
@@ -77,12 +77,21 @@ def test_written_results(trio, tmp_path):
 def test_table(trio):
     lines = table(trio[2]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["method", "T=1", "T=2", "T=4", "T=8", "silent"]
+    assert cells[0] == ["accuracy (%)", "T=1", "T=2", "T=4", "T=8", "silent"]
     assert [row[0] for row in cells[2:]] == [*METHODS, "ANN"]
     assert cells[2][-1] == "never"
     assert cells[-1][1:] == [f"{trio[2].ann_accuracy:.2f}"] * 5
     assert len({len(line) for line in lines}) == 1
     assert "0 of 7 predictions differ" in findings(trio[2])
+
+
+def test_mismatch_table(trio):
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in mismatch_table(trio[2]).splitlines()]
+    assert cells[0] == ["predictions that differ", "T=1", "T=2", "T=4", "T=8", "silent"]
+    assert [row[0] for row in cells[2:]] == list(METHODS)
+    assert cells[2][-1] == "never"
+    assert cells[-1][-1] == "0"
+    assert cells[2][1] == str(trio[2].methods["baseline"].mismatches["1"])
 
 
 def test_steps_to_silence():
