@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from casc_core.adapters import Adapter, choose_adapter
-from casc_core.errors import ConversionError
+from casc_core.errors import ConfigError, ConversionError
 from casc_core.lowering import Lowering, OpPool
 from casc_core.neuron import CIF, Neuron
 from casc_core.numerics import Numerics, as_numerics
@@ -19,7 +19,7 @@ from casc_core.prepare import levels_of, refuse_modules, require_prepared
 from casc_core.program import Program
 from casc_core.rules import RULES
 from casc_core.schedule import Schedule, WakeSleep
-from casc_core.spiking_model import Settings, SpikingModel
+from casc_core.spiking_model import Settings, SpikingModel, resolved_schedule
 from casc_core.tracing import arguments_of, call_variants, trace
 
 
@@ -58,6 +58,8 @@ def convert(
     >>> torch.equal(snn(x), snn.reference(x))
     True
     """
+    if isinstance(model, SpikingModel) or not isinstance(model, nn.Module):
+        raise ConfigError(f"convert takes the trained torch.nn.Module; got {type(model).__name__}")
     chosen = choose_adapter(model, adapter)
     settled = as_numerics(numerics)
     ann, was_prepared = require_prepared(model, chosen, q)
@@ -69,13 +71,9 @@ def convert(
         )
     trained = levels_of(ann)
     assert trained is not None
-    resolved = (schedule or WakeSleep()).resolved(trained)
-    if resolved.levels not in (None, trained):
-        warnings.warn(
-            f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={trained}: the "
-            "reference is the network with that many levels, not the one that was trained",
-            stacklevel=2,
-        )
+    resolved = resolved_schedule(WakeSleep() if schedule is None else schedule, trained)
+    if neuron is not None and not isinstance(neuron, Neuron):
+        raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
     ann = copy.deepcopy(ann).eval()
     _refuse_bad_weights(ann)
     refuse_modules(ann, chosen.rules, prepared=True)

@@ -57,12 +57,13 @@ def read_whole(path: Path) -> str:
 def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the block ends without an error.
 
-    A folder that is there already is replaced only if it is empty or holds a file named `marker`: if we wrote it.
+    A folder that is there already is replaced only if it is empty or one that we wrote: it holds a file named `marker`,
+    and nothing that the new one does not have.
 
     Raises:
         StorageError: the place cannot be written, or holds something else. What was there is left as it was.
     """
-    staging = None
+    staging, folder = None, folder.resolve()
     try:
         if folder.exists() and not folder.is_dir():
             raise StorageError(f"cannot write {folder}: it is a file; choose a folder")
@@ -75,6 +76,11 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
         yield staging
         staging.chmod(0o755)
         if folder.exists():
+            others = sorted({file.name for file in folder.iterdir()} - {file.name for file in staging.iterdir()})
+            if others:
+                raise StorageError(
+                    f"cannot replace {folder}: it also holds {', '.join(others)}; move them elsewhere first"
+                )
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
             try:
                 os.replace(folder, old / "was")

@@ -130,9 +130,16 @@ class RuleTable:
 
     def refusal(self, target: Any) -> str | None:
         """Why `target` (a module, function or method name) is refused, if it is."""
-        if isinstance(target, nn.Module):
-            return next((self.refused[kind] for kind in type(target).__mro__ if kind in self.refused), None)
-        return self.refused.get(target)
+        if not isinstance(target, nn.Module):
+            return self.refused.get(target)
+        for kind in type(target).__mro__:
+            if kind in self.refused:
+                return self.refused[kind]
+            if kind in self.modules:
+                # A rule speaks for the forward it was written for, and for no other.
+                own = type(target).forward is not kind.forward
+                return f"it overrides the forward of {kind.__name__}; hold one instead of inheriting" if own else None
+        return None
 
 
 class OpPool:

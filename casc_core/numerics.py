@@ -73,7 +73,7 @@ class Exact:
     def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
         """The cheapest type in which sums of magnitude up to `bound` on the grid `2**exponent` never round."""
         units = math.ldexp(bound, -exponent)
-        if units < FLOAT32_UNITS and torch.get_float32_matmul_precision() == "highest":
+        if units < FLOAT32_UNITS:
             return torch.float32
         if units < FLOAT64_UNITS:
             return torch.float64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,40 +34,46 @@ DROPOUT_CALLS: dict[Any, Callable[[float], nn.Module]] = {
 }
 
 
-def prepare(model: nn.Module, adapter: str | Adapter | None = None, *, q: int, threshold: float = 1.0) -> nn.Module:
+def prepare(
+    model: nn.Module, adapter: str | Adapter | None = None, *, q: int, threshold: float | None = None
+) -> nn.Module:
     """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
 
     Weights carry over, recurrent layers become CQReLU recurrent layers of the same parameter names, and the copy trains
     like any module. Where an activation is called as a function (`F.relu(x)`), the copy is a `torch.fx.GraphModule`;
-    otherwise it keeps the class of `model`.
+    otherwise it keeps the class of `model`. A forward with both such calls and optional arguments is refused: write the
+    activations as modules.
 
     Args:
         model: any module that the adapter can convert.
         adapter: a name such as "rnn", an `Adapter`, or None to pick by the model's modules.
-        q: levels of every activation, at least 1. More levels are finer, and take more time steps.
-        threshold: largest activation.
+        q: levels of every activation, at least 1. More levels are finer, and take more time steps. CQReLU activations
+            that `model` has already get them too.
+        threshold: largest activation; None: 1, or what a CQReLU activation has already.
 
     Raises:
         ConfigError: `q` or `threshold` out of range, or no such adapter.
-        ConversionError: the model holds a module that cannot be converted, or no activation at all.
+        ConversionError: the model holds a module that cannot be converted, a hook, or no activation at all.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> prepare(model, adapter="rnn", q=4)[1]
     CQReLU(q=4, threshold=1)
     """
     check_levels(q)
-    check_threshold(threshold)
+    new_threshold = 1.0 if threshold is None else check_threshold(threshold)
     chosen = choose_adapter(model, adapter)
     refuse_modules(model, chosen.rules, prepared=False)
     prepared = copy.deepcopy(model)
     replacements: Mapping[type[nn.Module], Replacement] = {**ACTIVATIONS, **chosen.replacements}
     if type(prepared) in replacements:
-        return replacements[type(prepared)](prepared, q, threshold)
+        return replacements[type(prepared)](prepared, q, new_threshold)
     for name, module in list(prepared.named_modules(remove_duplicate=False)):
         if type(module) in replacements:
-            replacement = replacements[type(module)](module, q, threshold)
+            replacement = replacements[type(module)](module, q, new_threshold)
             _set_module(prepared, name, replacement.train(module.training))
-    prepared = _without_functional_activations(prepared, chosen, q, threshold)
+        elif isinstance(module, Quantised):
+            module.q, module.threshold = q, module.threshold if threshold is None else new_threshold
+    prepared = _without_functional_activations(prepared, chosen, q, new_threshold)
     if levels_of(prepared) is None:
         raise ConversionError(
             f"{type(model).__name__} has no activation to convert: no nn.ReLU, nn.Tanh or nn.RNN among its modules and no "
@@ -97,6 +104,11 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool) -> None:
     """
     table = RULES.merged(rules)
     for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ConversionError(
+                f"module {name or '(the model)'!r} has a forward hook, which a conversion would leave out: remove it (for "
+                "weight normalisation use torch.nn.utils.parametrizations), or do what it does in a forward"
+            )
         why = table.refusal(module)
         if why is not None and (prepared or why != UNPREPARED):
             raise ConversionError(
@@ -113,9 +125,10 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
     """`model`, or, where its forward calls activations as functions, a GraphModule in which they are modules."""
     rules = RULES.merged(adapter.rules)
     variants = call_variants(model)
-    graph = trace(model, rules.leaves(), variants[0])
+    graph = _first_traceable(model, rules, variants)
     if not any(_is_activation(node) for node in graph.nodes):
         return model
+    _require_one_forward(model, rules, variants)
     if len(variants) > 1:
         raise ConversionError(
             f"the forward of {type(model).__name__} has optional arguments and calls an activation as a function; use "
@@ -123,6 +136,7 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         )
     result = fx.GraphModule(model, graph, class_name=type(model).__name__)
     for node in list(result.graph.nodes):
+        node.type = None  # annotations kept as strings could not be pickled with it
         module: nn.Module | None = None
         if _is_activation(node):
             module = CQReLU(q, threshold)
@@ -140,6 +154,40 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         result.graph.erase_node(node)
     result.recompile()
     return result.train(model.training)
+
+
+def _first_traceable(model: nn.Module, rules: RuleTable, variants: list[dict[str, Any]]) -> fx.Graph:
+    """The graph of the first way of calling the model that can be traced."""
+    for fixed in variants[:-1]:
+        with contextlib.suppress(ConversionError):
+            return trace(model, rules.leaves(), fixed)
+    return trace(model, rules.leaves(), variants[-1])
+
+
+def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict[str, Any]]) -> None:
+    """Raise `ConversionError` if the forward differs between training and evaluation, but for dropout.
+
+    A trace keeps one of the two, so a GraphModule would train, or answer, by the wrong one.
+    """
+    modes = {module: module.training for module in model.modules()}
+    seen = []
+    try:
+        for mode in (True, False):
+            graph = _first_traceable(model.train(mode), rules, variants)
+            seen.append(
+                [
+                    (node.op, str(node.target), str(node.args[:1] if node.target in DROPOUT_CALLS else node.args))
+                    for node in graph.nodes
+                ]
+            )
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if seen[0] != seen[1]:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
+            "nn.ReLU() modules, so that both branches survive, or nn.Dropout in place of the branch"
+        )
 
 
 def _is_activation(node: fx.Node) -> bool:

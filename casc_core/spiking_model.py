@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,6 +45,24 @@ class Settings:
     def levels(self) -> int:
         """Levels of `reference`: all wake steps together, or q where the network never sleeps."""
         return self.schedule.levels or self.q
+
+
+def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
+    """`schedule` for a network trained with `q` levels; warns where it computes with another number of them.
+
+    Raises:
+        ConfigError: it is no schedule.
+    """
+    if not isinstance(schedule, Schedule):
+        raise ConfigError(f"schedule must be WakeSleep(...) or Continuous(), an instance; got {schedule!r}")
+    resolved = schedule.resolved(q)
+    if resolved.levels not in (None, q):
+        warnings.warn(
+            f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={q}: the reference is "
+            "the network with that many levels, not the one that was trained",
+            stacklevel=3,
+        )
+    return resolved
 
 
 class SpikingModel(nn.Module):
@@ -131,7 +150,7 @@ class SpikingModel(nn.Module):
         >>> baseline.simulate(torch.randn(3, 4), T=8).logits.shape
         torch.Size([8, 3, 2])
         """
-        settings = replace(self.settings, neuron=neuron, schedule=schedule.resolved(self.settings.q))
+        settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel([op for op in self.ops if isinstance(op, Op)], self.programs, self.layers, settings)
         object.__setattr__(other, "ann", self.ann)
         return other
@@ -145,6 +164,16 @@ class SpikingModel(nn.Module):
         from casc_core.storage import save
 
         save(self, folder)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
+        """Moves to a device; casts (`half()`, `bfloat16()`) leave the numbers as they are, since they would round them."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result: Tensor = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        result: SpikingModel = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        return result
 
     def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
@@ -179,6 +208,9 @@ class SpikingModel(nn.Module):
                 raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
             values[name] = value
         values = {name: value for name, value in values.items() if value is not None}
+        for name, value in values.items():
+            if not isinstance(value, Tensor):
+                raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}")
         program = self.programs.get(frozenset(values))
         if program is None:
             ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
@@ -217,10 +249,11 @@ class SpikingModel(nn.Module):
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """Float32 products without TF32, whose 10 bits would round what the proof says is exact."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Float32 products in all their bits: TF32, bfloat16 and autocast would round what the proof says is exact."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.set_float32_matmul_precision(precision)

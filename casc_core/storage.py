@@ -126,6 +126,8 @@ def _config_from_json(value: dict[str, Any]) -> Any:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise StorageError(f"there is no network saved by casc in {path.parent}: it holds no {path.name}")
     text = read_whole(path)
     try:
         description = json.loads(text)

@@ -26,7 +26,7 @@ _LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent
 class Tracer(fx.Tracer):
     """A tracer to which every module that has a rule is one operation."""
 
-    def __init__(self, leaves: Iterable[type[nn.Module]]) -> None:
+    def __init__(self, leaves: Iterable[type[nn.Module]] = ()) -> None:
         # Packing a sequence is refused by name; without this, its C++ code would choke on a proxy first.
         modules: Any = (math, torch.nn.utils.rnn)
         super().__init__(autowrap_modules=modules)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.errors import ConfigError
 from casc_core.neuron import CIF
 from casc_core.numerics import Exact
 from casc_core.schedule import Continuous
@@ -122,6 +123,8 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     Raises:
         ConfigError, InputError: as `snn.simulate`.
     """
+    if not isinstance(snn, SpikingModel):
+        raise ConfigError(f"verify takes the converted network first, then its inputs; got {type(snn).__name__}")
     settings = snn.settings
     endless = isinstance(settings.schedule, Continuous)
     steps = settings.levels * CONTINUOUS_STEPS_PER_LEVEL if T is None and endless else T

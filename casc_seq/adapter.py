@@ -9,11 +9,13 @@ from torch import nn
 from casc_core.adapters import Adapter
 from casc_core.lowering import Form, InputValue, Lowering, RuleTable, SignalValue
 from casc_core.numerics import stored
-from casc_core.rules import grid_threshold, join, linear_map
+from casc_core.rules import batch_norm, grid_threshold, join, linear_map
+from casc_seq.classifier import Standardise
 from casc_seq.recurrence import LastState, Recurrence
 from casc_seq.rnn import RNN
 
 RULES = RuleTable()
+RULES.module(Standardise)(batch_norm)  # evaluated, it is the batch normalisation it inherits from
 
 
 @RULES.module(RNN)

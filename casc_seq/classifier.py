@@ -120,7 +120,7 @@ class TextClassifier(nn.Module):
         width = config.hidden_size * self.rnn.directions * (1 + config.pooling.count("+"))
         if config.batch_norm:
             # Batches hold texts of like length, so the statistics of a few of them are not those of all.
-            self.norm = _Standardise(width, momentum=0.05, affine=False)
+            self.norm = Standardise(width, momentum=0.05, affine=False)
         if config.fc_size:
             self.hidden = nn.Linear(width, config.fc_size)
             self.activation = CQReLU(config.q, config.threshold)
@@ -192,7 +192,7 @@ class TextClassifier(nn.Module):
             self.embedding.weight[PAD] = 0
 
 
-class _Standardise(nn.BatchNorm1d):
+class Standardise(nn.BatchNorm1d):
     """Batch normalisation that takes a training batch of one text as it takes texts in evaluation."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -97,12 +97,14 @@ class TrainedClassifier:
     Attributes:
         found: whether it had been trained before, with the same configuration on the same data.
         training: validation accuracy of the best epoch, epochs and seconds of training.
+        folder: name of the folder that holds it.
     """
 
     model: TextClassifier
     tokenizer: Tokenizer
     found: bool
     training: dict[str, Any]
+    folder: str
 
 
 def train_or_find(
@@ -162,7 +164,7 @@ def train_or_find(
         description = {"classifier": dataclasses.asdict(config), "training": facts, "classes": list(corpus.classes)}
         write_whole(staging / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
-    return TrainedClassifier(model.eval(), tokenizer, False, facts)
+    return TrainedClassifier(model.eval(), tokenizer, False, facts, home.name)
 
 
 def fingerprint(corpus: Corpus, pipeline: TextPipeline, sizes: dict[str, Any], training: TrainingConfig) -> str:
@@ -186,7 +188,7 @@ def _read(home: Path, pipeline: TextPipeline, device: str) -> TrainedClassifier:
             f"the classifier in {home} cannot be read ({error}); delete the folder, or retrain"
         ) from error
     tokenizer = pipeline.tokenizer_type().load(home / "tokenizer")
-    return TrainedClassifier(model.to(device).eval(), tokenizer, True, facts)
+    return TrainedClassifier(model.to(device).eval(), tokenizer, True, facts, home.name)
 
 
 def evaluation_batches(

@@ -110,7 +110,7 @@ def main() -> None:
 
     extra = {
         "train_examples": len(corpus.train), "test_examples": len(corpus.test), "data": corpus.source, "q": args.q,
-        "T": args.T, "training": facts, "seconds": seconds,
+        "T": args.T, "classifier": trained.folder, "training": facts, "seconds": seconds,
         "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
     }  # fmt: skip

@@ -51,6 +51,11 @@ class Linear(Op):
         self.reach = 0.0 if weight is None else _largest_row(weight)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
+        width = next(w.shape[1] for w in (self.weight, self.fine) if w is not None)
+        if not signal.shape or signal.shape[-1] != width:
+            raise InputError(
+                f"{self.settings['name']}: expected an input whose last dimension is {width}; got {list(signal.shape)}"
+            )
         signal = signal.with_uniform_divisor((-1,))
         drive = self._drive(run, signal)
         if self.weight is None:

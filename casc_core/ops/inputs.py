@@ -90,7 +90,7 @@ class Embed(Op):
                 f"{self.settings['name']}: token id {low if low < 0 else high} is out of range; the table has rows "
                 f"0..{rows - 1}"
             )
-        return driven(F.embedding(tokens, table).double())
+        return driven(F.embedding(tokens.long(), table).double())
 
 
 def driven(drive: Tensor) -> Signal:

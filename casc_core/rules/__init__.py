@@ -1,7 +1,7 @@
 """The rule table: what each operation between activations becomes. Adding an operation is adding a row."""
 
 from casc_core.rules import affine, arithmetic, layout, population, reduction, refusals
-from casc_core.rules.affine import linear_map
+from casc_core.rules.affine import batch_norm, linear_map
 from casc_core.rules.layout import join
 from casc_core.rules.population import grid_threshold, neurons
 from casc_core.rules.refusals import UNPREPARED
@@ -10,4 +10,4 @@ from casc_core.rules.table import RULES
 ROWS = (affine, arithmetic, population, reduction, layout, refusals)
 """The modules whose import fills the table."""
 
-__all__ = ["ROWS", "RULES", "UNPREPARED", "grid_threshold", "join", "linear_map", "neurons"]
+__all__ = ["ROWS", "RULES", "UNPREPARED", "batch_norm", "grid_threshold", "join", "linear_map", "neurons"]

@@ -141,7 +141,7 @@ def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Te
 
 
 @RULES.module(nn.BatchNorm1d)
-def _batch_norm(low: Lowering, module: nn.BatchNorm1d, input: Any) -> SignalValue:
+def batch_norm(low: Lowering, module: nn.BatchNorm1d, input: Any) -> SignalValue:
     """Its statistics are fixed after training, so it is one factor and one shift for each channel."""
     x, mean, variance = low.signal(input), module.running_mean, module.running_var
     if mean is None or variance is None:

@@ -62,15 +62,6 @@ def test_what_does_not_fit_is_refused_with_a_remedy():
     assert Float().dtype(2.0**53, 0, "fc") == torch.float32
 
 
-def test_reduced_precision_products_are_avoided():
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("high")
-        assert Exact().dtype(1.0, 0, "layer") == torch.float64
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(2, 24), st.integers(1, 64), st.integers(-20, 5))
 def test_products_in_the_chosen_type_are_integer_arithmetic(seed, fan_in, bits, peak, exponent):
     generator = torch.Generator().manual_seed(seed)
