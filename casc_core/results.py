@@ -90,29 +90,37 @@ def _cells(row: list[str], widths: list[int]) -> list[str]:
     return [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
 
 
+COLOURS, MARKERS = ("#c44e52", "#dd8452", "#8172b3", "#1b7f5c"), ("o", "s", "^", "D")
+
+
 def picture(evaluation: Evaluation, title: str) -> bytes:
-    """Accuracy over time as a PNG."""
+    """Accuracy, and predictions that differ from the quantised ANN's, over time as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10.0, 4.2), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    left, right = figure.subplots(1, 2)
     steps = [int(key) for key in evaluation.methods[EXACT_METHOD].accuracy if key != "silent"]
-    axes.axhline(evaluation.ann_accuracy, color="0.45", linestyle=":", label=f"ANN {evaluation.ann_accuracy:.2f}%")
-    styles = zip(("#c44e52", "#dd8452", "#8172b3", "#1b7f5c"), ("o", "s", "^", "D"), strict=True)
-    for (name, method), (colour, marker) in zip(evaluation.methods.items(), styles, strict=False):
-        values = [method.accuracy[str(step)] or 0.0 for step in steps]
-        axes.plot(steps, values, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(steps, [str(step) for step in steps])
-    axes.minorticks_off()
-    axes.set_xlabel("time steps T")
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(title, fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    left.axhline(evaluation.ann_accuracy, color="0.45", linestyle=":", label=f"ANN {evaluation.ann_accuracy:.2f}%")
+    for index, (name, method) in enumerate(evaluation.methods.items()):
+        style = {
+            "color": COLOURS[index % 4], "marker": MARKERS[index % 4], "markersize": 5.0, "linewidth": 1.8, "label": name,
+        }  # fmt: skip
+        left.plot(steps, [method.accuracy[str(step)] or 0.0 for step in steps], **style)
+        right.plot(steps, [method.mismatches[str(step)] or 0 for step in steps], **style)
+    left.set_ylabel("test accuracy (%)")
+    right.set_ylabel(f"predictions that differ from the ANN's, of {len(evaluation.silent_at):,}")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(steps, [str(step) for step in steps])
+        axes.minorticks_off()
+        axes.set_xlabel("time steps T")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
