@@ -69,6 +69,7 @@ def model_of(seed: int, q: int, layers: int, directions: int, pooling: str, thre
     return rng, oracle, Mirror(oracle)
 
 
+@pytest.mark.filterwarnings("ignore:.* but the model was trained with:UserWarning")
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
