@@ -141,6 +141,10 @@ class SpikingModel(nn.Module):
         output, program = self._evaluate(run, inputs, named)
         return self._readout(output, run.total, program), recorder.counts
 
+    def operations(self) -> list[Op]:
+        """The operations that its programs call, by number."""
+        return [op for op in self.ops if isinstance(op, Op)]
+
     def under(self, neuron: Neuron, schedule: Schedule) -> SpikingModel:
         """The same network, weights shared, simulated with another neuron and schedule.
 
@@ -151,7 +155,7 @@ class SpikingModel(nn.Module):
         torch.Size([8, 3, 2])
         """
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
-        other = SpikingModel([op for op in self.ops if isinstance(op, Op)], self.programs, self.layers, settings)
+        other = SpikingModel(self.operations(), self.programs, self.layers, settings)
         object.__setattr__(other, "ann", self.ann)
         return other
 
@@ -189,7 +193,7 @@ class SpikingModel(nn.Module):
             raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
         run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
         with _exact_products():
-            output = program.run(list(self.ops), run, values)  # type: ignore[arg-type]
+            output = program.run(self.operations(), run, values)
         assert isinstance(output, Signal)
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")

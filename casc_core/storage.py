@@ -90,11 +90,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
 
 
 def _tensors(snn: SpikingModel) -> dict[str, Tensor]:
-    return {f"{index}.{name}": tensor for index, op in enumerate(_ops(snn)) for name, tensor in op.tensors().items()}
-
-
-def _ops(snn: SpikingModel) -> list[Op]:
-    return [op for op in snn.ops if isinstance(op, Op)]
+    return {
+        f"{index}.{name}": tensor for index, op in enumerate(snn.operations()) for name, tensor in op.tensors().items()
+    }
 
 
 def _description(snn: SpikingModel) -> dict[str, Any]:
@@ -110,7 +108,8 @@ def _description(snn: SpikingModel) -> dict[str, Any]:
         },
         "layers": list(snn.layers),
         "ops": [
-            {"kind": type(op).__name__, "settings": op.settings, "tensors": sorted(op.tensors())} for op in _ops(snn)
+            {"kind": type(op).__name__, "settings": op.settings, "tensors": sorted(op.tensors())}
+            for op in snn.operations()
         ],
         "programs": [program_to_json(program) for program in snn.programs.values()],
     }
