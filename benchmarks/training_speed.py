@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -79,14 +79,14 @@ def fastest(steps: list[Callable[[], None]], repeats: int) -> list[tuple[float, 
 def measure(case: Case, threads: int, repeats: int) -> dict[str, object]:
     """One row of the table: milliseconds of both networks and their ratios."""
     torch.set_num_threads(threads)
-    sizes = {
+    sizes: dict[str, Any] = {
         "input_size": case.input_size,
         "hidden_size": case.hidden_size,
         "num_layers": case.num_layers,
         "bidirectional": case.bidirectional,
         "batch_first": True,
     }
-    ours, theirs = casc_seq.rnn.RNN(**sizes, q=2), nn.RNN(**sizes)  # type: ignore[arg-type]
+    ours, theirs = casc_seq.rnn.RNN(**sizes, q=2), nn.RNN(**sizes)
     (wall, cpu), (peer_wall, peer_cpu) = fastest([step_of(ours, case), step_of(theirs, case)], repeats)
     return {
         "case": str(case),

@@ -48,7 +48,7 @@ class Simulation:
     readout_operations: Tensor
 
     @property
-    def T(self) -> int:  # noqa: N802 - the field's name for it
+    def T(self) -> int:
         return int(self.logits.shape[0])
 
     def __repr__(self) -> str:

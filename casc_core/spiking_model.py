@@ -107,7 +107,7 @@ class SpikingModel(nn.Module):
         output, program = self._evaluate(run, inputs, named)
         return self._readout(output, run.total, program)
 
-    def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:  # noqa: N803
+    def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
 
         Returns:

@@ -112,7 +112,7 @@ class EquivalenceReport:
         return "\n".join(lines)
 
 
-def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) -> EquivalenceReport:  # noqa: N803
+def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) -> EquivalenceReport:
     """Compare a simulation in spikes with `snn.reference`: every count of every neuron, and the logits bit for bit.
 
     Args:

@@ -142,7 +142,7 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final.safetensors", "training.safetensors"]
 
 
-class Interrupted(Exception):  # noqa: N818
+class StandInKillError(Exception):
     """Stands for a kill, within the process."""
 
 
@@ -157,13 +157,13 @@ def test_a_training_stopped_after_any_step_ends_alike(stop: int, tmp_path: Path,
         nonlocal calls
         calls += 1
         if calls > stop:
-            raise Interrupted
+            raise StandInKillError
         return original(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
         if stop < 18:
-            with pytest.raises(Interrupted):
+            with pytest.raises(StandInKillError):
                 fit(checkpoint=path, save_steps=1)
         else:
             fit(checkpoint=path, save_steps=1)
