@@ -62,9 +62,13 @@ class Exact:
             raise ConfigError(f"weight_bits must lie in 2..24; got {self.weight_bits!r}")
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None) -> int:
-        """Exponent of the grid on which the largest entry of `weight` takes `bits` bits (default: `weight_bits`)."""
+        """The finest grid on which every entry of `weight` is a signed integer of `bits` bits (default: `weight_bits`)."""
         largest = float(weight.abs().max()) if weight.numel() else 0.0
-        return binade(largest) - ((bits or self.weight_bits) - 1)
+        bits = bits or self.weight_bits
+        exponent = binade(largest) - (bits - 1)
+        # What rounds up to 2**(bits - 1) takes one bit more.
+        fits = round(math.ldexp(largest, -exponent)) < math.ldexp(1.0, bits - 1)
+        return exponent if fits else exponent + 1
 
     def snap(self, x: Tensor, exponent: int) -> Tensor:
         """`x` in float64 on the grid `2**exponent`."""

@@ -6,18 +6,24 @@ collapsed to a single step whose drive weighs as much as all wake steps together
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from casc_core import kernels
 from casc_core.errors import ConfigError
+from casc_core.kernels import KernelNeuron
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.scan import scan
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal, add_trains
+
+# Steps that a population usually spikes after its input has ended; more cost a second try.
+_TAIL = 4
 
 
 @dataclass
@@ -38,22 +44,49 @@ class Recorder:
     operations: dict[str, Tensor] = field(default_factory=dict)
     last_spike: dict[str, Tensor] = field(default_factory=dict)
 
-    def spikes(self, name: str, spikes: Signal, samples: int, neurons: int | None = None) -> None:
-        """Record a layer's spikes; `neurons`, if some of the tensor's elements are padding."""
+    def spikes(
+        self,
+        name: str,
+        spikes: Signal,
+        samples: int,
+        neurons: int | None = None,
+        tallied: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Record a layer's spikes.
+
+        Args:
+            neurons: how many there are, if some of the tensor's elements are padding.
+            tallied: `tally` of the train, if it is known.
+        """
         train = spikes.train
         self.neurons[name] = spikes.shape.numel() if neurons is None else neurons
         if self.keep_activity:
-            dims = tuple(range(1, train.dim()))
-            self.positive[name], self.negative[name] = (train > 0).sum(dims).cpu(), (train < 0).sum(dims).cpu()
-            self.last_spike[name] = last_spike(train, spikes.owner(), samples).cpu()
+            positive, negative = tally(train) if tallied is None else tallied
+            self.positive[name], self.negative[name] = over_rows(positive).cpu(), over_rows(negative).cpu()
+            owner = spikes.owner()
+            if owner.dim() and torch.equal(owner[..., 0], owner[..., -1]):  # a row of the tensor is of one sample
+                spiking, owner = positive + negative, owner[..., 0]
+            else:
+                spiking = train
+            self.last_spike[name] = last_spike(spiking, owner, samples).cpu()
             self.operations.setdefault(name, torch.zeros(0, dtype=torch.float64))
         if self.keep_counts:
             self.counts[name] = train.sum(0, dtype=torch.int16)
 
     def arriving(self, name: str, train: Tensor, fan_out: int) -> None:
         """Record the accumulate operations that the spikes of `train` cause in layer `name`, step by step."""
+        if not self.keep_activity:
+            return
+        if train.dtype == torch.int8:
+            positive, negative = tally(train)
+            self.made(name, positive + negative, fan_out)
+        else:
+            self.made(name, train.abs(), fan_out)
+
+    def made(self, name: str, spikes: Tensor, fan_out: int) -> None:
+        """The same, given how many spikes arrive, `[steps, ...]`."""
         if self.keep_activity:
-            made = train.abs().sum(tuple(range(1, train.dim())), dtype=torch.float64).cpu() * fan_out
+            made = over_rows(spikes).cpu() * fan_out
             self.operations[name] = add_trains(self.operations.get(name, made[:0]), made)
 
     def credit(self, name: str, maps: frozenset[str]) -> None:
@@ -70,11 +103,23 @@ def last_spike(train: Tensor, owner: Tensor, samples: int) -> Tensor:
     if train.numel() == 0:
         return result
     spiking = train != 0
-    if torch.equal(owner[..., 0], owner[..., -1]):  # the neurons of one sample: reduce them before looking at each
-        spiking, owner = spiking.any(-1), owner[..., 0]
     step = torch.arange(1, train.shape[0] + 1, device=train.device).reshape(-1, *[1] * owner.dim())
     last = (spiking * step).amax(0)
     return result.scatter_reduce_(0, owner.reshape(-1), last.reshape(-1), "amax")
+
+
+def tally(train: Tensor) -> tuple[Tensor, Tensor]:
+    """How many entries of each row, the last dimension, of a train `[steps, ..., n]` are positive, how many negative."""
+    if train.dim() == 1:
+        return (train > 0).int(), (train < 0).int()
+    if train.dtype == torch.int8 and kernels.ready(train):
+        return kernels.tally(train)
+    return (train > 0).sum(-1, dtype=torch.int32), (train < 0).sum(-1, dtype=torch.int32)
+
+
+def over_rows(counts: Tensor) -> Tensor:
+    """`[steps]`: the sum of each step, float64, which is exact for counts."""
+    return counts.reshape(len(counts), math.prod(counts.shape[1:])).sum(1, dtype=torch.float64)
 
 
 class Run(ABC):
@@ -83,11 +128,13 @@ class Run(ABC):
     Attributes:
         total: largest spike count a neuron can reach.
         peak: largest change of a spike count within one step.
+        kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
         samples: size of the batch.
     """
 
     total: int
     peak: int
+    kernel_neuron: KernelNeuron | None
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
@@ -115,12 +162,17 @@ class LevelRun(Run):
     def __init__(self, numerics: Numerics, levels: int, recorder: Recorder | None = None) -> None:
         super().__init__(numerics, recorder)
         self.total = self.peak = levels
+        self.kernel_neuron = KernelNeuron.levels(levels) if levels <= kernels.LARGEST_COUNT else None
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
         return [self.total]
 
     def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float) -> Tensor:
         current = train[0] if train.shape[0] else None
+        if self.kernel_neuron is not None and kernels.ready(train, drive) and train.dtype.is_floating_point:
+            if current is None and drive is None:
+                return train.to(torch.int8)
+            return kernels.levels(current, drive, threshold, self.total).unsqueeze(0)
         if drive is not None:
             current = drive * self.total if current is None else current + drive * self.total
         if current is None:
@@ -153,6 +205,7 @@ class SpikingRun(Run):
         self.awake = schedule.awake(last_wake)
         self.total = sum(self.awake)
         self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
+        self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
         awake = [int(step) for step in self.awake]
@@ -162,6 +215,8 @@ class SpikingRun(Run):
         arriving = max(train.shape[0], len(self.awake) if drive is not None else 0)
         if arriving == 0:
             return train.to(torch.int8)
+        if self.kernel_neuron is not None and kernels.ready(train, drive) and train.dtype.is_floating_point:
+            return kernels.scan(train, drive, threshold, self.kernel_neuron, arriving + _TAIL)
         like = train[0] if train.shape[0] else drive
         assert like is not None
         population = scan(self.neuron, like, threshold)

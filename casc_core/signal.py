@@ -6,9 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of a table `[rows, width]` by `index` `[*shape]`, looked up where they are needed."""
+
+    table: Tensor
+    index: Tensor
+
+    def values(self) -> Tensor:
+        """`[*shape, width]` float64."""
+        return F.embedding(self.index, self.table).double()
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,7 @@ class Signal:
 
     Attributes:
         train: `[steps, *shape]`; after its last step it is zero.
-        drive: `[*shape]` float64, or None for zero.
+        source: the drive: `[*shape]` float64, rows of a table, or None for zero.
         divisor: positive integers that broadcast against `shape` (a mean over each text's own length), or None for 1.
             It is carried along, never divided by before a threshold.
         bound: largest magnitude of `train` per unit of spike count.
@@ -29,7 +42,7 @@ class Signal:
     """
 
     train: Tensor
-    drive: Tensor | None
+    source: Tensor | TableRows | None
     divisor: Tensor | None
     bound: float
     owner: Callable[[], Tensor]
@@ -40,6 +53,11 @@ class Signal:
         return self.train.shape[1:]
 
     @property
+    def drive(self) -> Tensor | None:
+        """The drive `[*shape]` float64, or None for zero."""
+        return self.source.values() if isinstance(self.source, TableRows) else self.source
+
+    @property
     def steps(self) -> int:
         """Length of the train."""
         return self.train.shape[0]
@@ -47,16 +65,17 @@ class Signal:
     @property
     def drive_reach(self) -> float:
         """Largest magnitude of the drive."""
-        return float(self.drive.abs().max()) if self.drive is not None and self.drive.numel() else 0.0
+        drive = self.drive
+        return float(drive.abs().max()) if drive is not None and drive.numel() else 0.0
 
     def map(self, function: Callable[[Tensor], Tensor], bound_factor: float = 1.0) -> Signal:
         """The signal under a map that is linear, has integer coefficients and treats each step alike."""
-        divisor = self.divisor
+        divisor, drive = self.divisor, self.drive
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
         return Signal(
             over_steps(function, self.train),
-            None if self.drive is None else function(self.drive),
+            None if drive is None else function(drive),
             divisor,
             self.bound * bound_factor,
             lambda: function(self.owner()),
@@ -77,10 +96,11 @@ class Signal:
     def _times(self, factor: Tensor | None, divisor: Tensor | None) -> Signal:
         if factor is None:
             return replace(self, divisor=divisor)
+        drive = self.drive
         return replace(
             self,
             train=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
-            drive=None if self.drive is None else self.drive * factor,
+            source=None if drive is None else drive * factor,
             divisor=divisor,
             bound=self.bound * float(factor.max()),
         )

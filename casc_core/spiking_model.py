@@ -19,7 +19,7 @@ from casc_core.ops import Op
 from casc_core.program import READOUT, Program
 from casc_core.run import LevelRun, Recorder, Run, SpikingRun
 from casc_core.schedule import Schedule
-from casc_core.signal import Signal
+from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, fitted
 
 
@@ -226,20 +226,18 @@ class SpikingModel(nn.Module):
         return self._logits(total, output, wake_steps, program)
 
     def _readouts(self, output: Signal, run: SpikingRun, steps: int, program: Program) -> Tensor:
-        train, wake = output.train.double(), run.wake_weights(steps)
-        total = torch.zeros(output.shape, dtype=torch.float64, device=train.device)
-        logits, awake = [], 0
-        for step in range(steps):
-            awake += wake[step]
-            if step < len(train):
-                total = total + train[step]
-            logits.append(self._logits(total, output, awake, program))
-        return torch.stack(logits)
+        # Once everything is silent and asleep, the readout stays as it is.
+        changing = min(steps, max(output.steps, len(run.awake), 1))
+        totals = padded(output.train[:changing].double(), changing).cumsum(0)
+        awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
+        logits = self._logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), program)
+        return torch.cat([logits, logits[-1:].expand(steps - changing, *output.shape)])
 
-    def _logits(self, total: Tensor, output: Signal, wake_steps: int, program: Program) -> Tensor:
+    def _logits(self, total: Tensor, output: Signal, wake_steps: int | Tensor, program: Program) -> Tensor:
         """`scale * (sum of currents) / divisor / wake steps`; the one rounding of a run happens here, last."""
-        if output.drive is not None:
-            total = total + output.drive * wake_steps
+        drive = output.drive
+        if drive is not None:
+            total = total + drive * wake_steps
         if output.divisor is not None:
             total = total / output.divisor
         return (total * program.scale / wake_steps).float()

@@ -44,7 +44,7 @@ def _cell(
 ) -> SignalValue:
     weight_ih, weight_hh, bias = rnn.cell_parameters(suffix)
     recurrent = weight_hh.detach().double() * rnn.threshold
-    exponent = low.numerics.weight_exponent(recurrent)
+    exponent = own = low.numerics.weight_exponent(recurrent)
     if x.form.exponent is not None:
         arriving = weight_ih.detach().double() * x.form.scale
         exponent = max(exponent, x.form.exponent + low.numerics.weight_exponent(arriving))
@@ -52,7 +52,7 @@ def _cell(
     current = linear_map(low, x, weight_ih, bias, name, exponent)
     op = Recurrence(
         name=name,
-        weight=stored(low.numerics.snap(recurrent, exponent)),
+        weight=stored(low.numerics.snap(recurrent, max(own, exponent))),
         threshold=threshold,
         scale=rnn.threshold,
         exponent=exponent,

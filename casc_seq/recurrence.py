@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casc_core import kernels
 from casc_core.errors import InputError
-from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH
+from casc_core.kernels import RecurrentSpikes, Sequences
+from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
 from casc_core.ops import Op, batch_owner
+from casc_core.product import Product
 from casc_core.run import Run
-from casc_core.signal import Signal
+from casc_core.signal import Signal, TableRows
 from casc_seq.rnn import check_lengths, time_order
 
 
@@ -42,11 +47,13 @@ class Recurrence(Op):
             {"weight": weight},
         )
         self.reach = float(weight.double().abs().sum(1).max())
+        self.product = Product()
+        self.steps = 0  # of the last run: the room that the next one begins with
 
     def forward(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
     ) -> Signal:
-        name, exponent = self.settings["name"], self.settings["exponent"]
+        name = self.settings["name"]
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
         if current.divisor is not None:
@@ -61,44 +68,111 @@ class Recurrence(Op):
                 "recurrent layer need the batch as their first dimension; use batch_first=True"
             )
         run.samples = batch
-        order = Order.of(batch, length, lengths, self.settings["reverse"], current.train.device)
-        initial = self._initial_current(run, start, row, batch, order)
-        reach = current.bound + current.drive_reach + self.reach
-        reach += 0.0 if initial is None else float(initial.abs().max())
-        dtype = run.potential_dtype(reach, self.settings["threshold"], exponent, name)
-        product = run.numerics.dtype(self.reach * run.peak, exponent, name)
-        spikes = self._spikes(run, current, initial, order, dtype, product)
+        if lengths is not None:
+            lengths = check_lengths(lengths, batch, length)
+        initial = self._initial_current(run, start, row, batch)
+        spikes = self._compiled(run, current, initial, lengths)
+        tallied = None
+        if spikes is None:
+            train = self._by_visits(run, current, initial, lengths)
+        else:
+            train, tallied = spikes.train, spikes.tallied
+        if tallied is not None and run.recorder is not None:
+            run.recorder.made(name, self._passed_on(tallied[0] + tallied[1], lengths), current.shape[2])
         if not self.settings["batch_first"]:
-            spikes = spikes.transpose(1, 2)
-        result = Signal(spikes, None, None, 1.0, batch_owner(spikes[0] if len(spikes) else spikes.sum(0), batch_axis))
+            train = train.transpose(1, 2)
+            tallied = None if tallied is None else (tallied[0].transpose(1, 2), tallied[1].transpose(1, 2))
+        shape = train.shape[1:]
+        result = Signal(train, None, None, 1.0, batch_owner(shape, batch_axis, train.device))
         if run.recorder is not None:
-            run.recorder.spikes(name, result, batch, neurons=sum(order.sizes) * current.shape[2])
+            positions = batch * length if lengths is None else int(lengths.sum())
+            run.recorder.spikes(name, result, batch, neurons=positions * shape[-1], tallied=tallied)
         return result
 
-    def _spikes(
-        self,
-        run: Run,
-        current: Signal,
-        initial: Tensor | None,
-        order: Order,
-        dtype: torch.dtype,
-        product: torch.dtype,
-    ) -> Tensor:
-        """Spikes of all positions, `[steps, B, L, hidden]`."""
+    def _compiled(
+        self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None
+    ) -> RecurrentSpikes | None:
+        """The spikes by the compiled kernel, in int32; None where it is not there or int32 might not hold a sum."""
+        exponent, train = self.settings["exponent"], current.train
+        neuron = run.kernel_neuron
+        if neuron is None or not isinstance(run.numerics, Exact) or not kernels.ready(train, self.weight):
+            return None
+        packed = self.product.packed(self.weight, exponent, run.peak)
+        threshold = math.ldexp(self.settings["threshold"], -exponent)
+        if packed is None or packed.exponent - exponent > 30:
+            return None
+        reach = current.bound * run.peak + packed.reach
+        reach += 0.0 if initial is None else float(initial.abs().max())
+        # As potential_dtype bounds it: every sum over all steps, and the threshold beside it.
+        limit = kernels.INT32_UNITS / (run.total + 1) - math.ldexp(reach, -exponent) - threshold - 1
+        if limit <= 0:
+            return None
+        batch_first = self.settings["batch_first"]
+        rows = current.source if isinstance(current.source, TableRows) else None
+        drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
+        if not batch_first and index is not None:
+            index = index.transpose(0, 1)
+        elif not batch_first and drive is not None:
+            drive = drive.transpose(0, 1)
+        if not batch_first:
+            train = train.transpose(1, 2)
+        if not train.dtype.is_floating_point:
+            train = train.float() if len(train) else train.new_zeros(train.shape, dtype=torch.float32)
+        units = None
+        if initial is not None:
+            units = (initial * 2.0**-exponent).to(torch.int32).contiguous()
+        lengths = None if lengths is None else lengths.contiguous()
+        sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"])
+        spikes = kernels.recurrence(
+            packed,
+            sequences,
+            exponent,
+            int(threshold),
+            limit,
+            neuron,
+            positions_first=not batch_first,
+            tally=run.recorder is not None and run.recorder.keep_activity,
+            guess=self.steps,
+        )
+        if spikes is not None:
+            self.steps = len(spikes.train)
+        return spikes
+
+    def _passed_on(self, spikes: Tensor, lengths: Tensor | None) -> Tensor:
+        """Of the spikes at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
+        spikes = spikes.clone()
+        if self.settings["reverse"]:
+            spikes[:, :, 0] = 0
+        elif lengths is None:
+            spikes[:, :, -1] = 0
+        else:
+            spikes[:, torch.arange(len(lengths)), lengths - 1] = 0
+        return spikes
+
+    def _by_visits(self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """Spikes of all positions, `[steps, B, L, hidden]`: one product and one scan for each position."""
         name, exponent, threshold = (self.settings[key] for key in ("name", "exponent", "threshold"))
-        drive = None if current.drive is None else run.numerics.snap(current.drive, exponent)
-        train = current.train
+        batch_axis = 0 if self.settings["batch_first"] else 1
+        batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
+        order = Order.of(batch, length, lengths, self.settings["reverse"], current.train.device)
+        drive, train = current.drive, current.train
+        reach = current.bound + self.reach + (0.0 if drive is None else float(drive.abs().max()))
+        if initial is not None:
+            initial = initial[order.rows]
+            reach += float(initial.abs().max())
+        dtype = run.potential_dtype(reach, threshold, exponent, name)
+        product = run.numerics.dtype(self.reach * run.peak, exponent, name)
+        drive = None if drive is None else run.numerics.snap(drive, exponent)
         if not self.settings["batch_first"]:
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
-        weight = self.weight.to(product)
-        hidden = weight.shape[0]
+        hidden = self.weight.shape[0]
         emitted: list[tuple[Tensor, Tensor, int]] = []
         before = train.new_zeros((0, 0, hidden), dtype=torch.int8)
         for position, size, known in order.visits:
             rows = order.rows[:size]
             arriving = train[:, rows, position].to(dtype)
             if before.shape[0]:
-                recurrent = F.linear(before[:, :known].to(product), weight)
+                recurrent = self.product(before[:, :known], self.weight, exponent, run.peak, product)
                 if arriving.shape[0] or known < size:
                     steps = max(len(arriving), len(recurrent))
                     total = arriving.new_zeros((steps, size, hidden))
@@ -121,8 +195,8 @@ class Recurrence(Op):
             result[: len(spikes), rows, position] = spikes
         return result
 
-    def _initial_current(self, run: Run, start: Tensor | None, row: int, batch: int, order: Order) -> Tensor | None:
-        """Current from a real-valued initial state, in the order of the visits."""
+    def _initial_current(self, run: Run, start: Tensor | None, row: int, batch: int) -> Tensor | None:
+        """Current `[B, hidden]` from a real-valued initial state."""
         if start is None or not bool((start != 0).any()):
             return None
         hidden = self.weight.shape[0]
@@ -135,7 +209,7 @@ class Recurrence(Op):
             raise InputError(f"{self.settings['name']}: the initial state must be finite and below {INPUT_REACH:g}")
         exponent = self.settings["exponent"]
         run.numerics.dtype(float(state.abs().max()) * self.reach, exponent + INPUT_EXPONENT, self.settings["name"])
-        return run.numerics.snap(F.linear(state, self.weight.double()), exponent)[order.rows]
+        return run.numerics.snap(F.linear(state, self.weight.double()), exponent)
 
 
 class Order:
@@ -155,11 +229,10 @@ class Order:
 
     @classmethod
     def of(cls, batch: int, length: int, lengths: Tensor | None, reverse: bool, device: torch.device) -> Order:
-        """The order for a batch with these lengths (None: all full)."""
+        """The order for a batch with these lengths, checked (None: all full)."""
         if lengths is None:
             return cls(torch.arange(batch, device=device), [batch] * length, reverse)
-        checked = check_lengths(lengths, batch, length)
-        ordered, rows = torch.sort(checked, descending=True, stable=True)
+        ordered, rows = torch.sort(lengths, descending=True, stable=True)
         sizes = [int((ordered > position).sum()) for position in range(int(ordered[0]))]
         return cls(rows.to(device), sizes, reverse)
 

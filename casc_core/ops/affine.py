@@ -11,6 +11,7 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, on_grid
 from casc_core.ops.op import Op
+from casc_core.product import Product
 from casc_core.run import Run
 from casc_core.signal import Signal
 
@@ -49,6 +50,7 @@ class Linear(Op):
             {"weight": weight, "fine": fine, "bias": bias},
         )
         self.reach = 0.0 if weight is None else _largest_row(weight)
+        self.product = Product()
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         width = next(w.shape[1] for w in (self.weight, self.fine) if w is not None)
@@ -64,18 +66,18 @@ class Linear(Op):
         else:
             bound = signal.bound * self.reach
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
-            train = F.linear(signal.train.to(dtype), self.weight.to(dtype))
+            train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
             if run.recorder is not None:
                 run.recorder.arriving(self.settings["name"], signal.train, self.weight.shape[0])
         shape = train.shape[1:]
         return Signal(train, drive, signal.divisor, bound, lambda: signal.owner()[..., :1].expand(shape))
 
     def _drive(self, run: Run, signal: Signal) -> Tensor | None:
-        drive = None
-        if signal.drive is not None:
+        drive = signal.drive
+        if drive is not None:
             assert self.fine is not None
             exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(run.numerics, signal.drive, self.fine, *exponents, self.settings["name"])
+            drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"])
             drive = run.numerics.snap(drive, self.settings["drive_exponent"])
         if self.bias is None:
             return drive
@@ -142,13 +144,13 @@ class Scale(Op):
         assert factor is not None
         assert fine is not None
         train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
-        drive = None
-        if signal.drive is not None:  # rounded once; every step, and the reference, use this one number
-            drive = run.numerics.snap(signal.drive * fine, self.settings["drive_exponent"])
+        drive = signal.drive
+        if drive is not None:  # rounded once; every step, and the reference, use this one number
+            drive = run.numerics.snap(drive * fine, self.settings["drive_exponent"])
         if shift is not None:
             flowing = (shift if signal.divisor is None else shift * signal.divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing
-        return replace(signal, train=train, drive=drive, bound=signal.bound * self.largest)
+        return replace(signal, train=train, source=drive, bound=signal.bound * self.largest)
 
 
 def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:

@@ -23,11 +23,11 @@ class TimesInput(Op):
         largest = float(factor.abs().max())
         # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
         train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
-        owner = signal.owner
+        owner, drive = signal.owner, signal.drive
         return replace(
             signal,
             train=train.reshape(signal.steps, *shape),
-            drive=None if signal.drive is None else signal.drive * factor,
+            source=None if drive is None else drive * factor,
             bound=signal.bound * largest,
             owner=lambda: owner().expand(shape),
         )

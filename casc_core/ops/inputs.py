@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import ConversionError, InputError
@@ -14,7 +13,7 @@ from casc_core.functions import ATTRIBUTES, FUNCTIONS
 from casc_core.numerics import INPUT_REACH
 from casc_core.ops.op import Op
 from casc_core.run import Run
-from casc_core.signal import Signal
+from casc_core.signal import Signal, TableRows
 
 
 class Call(Op):
@@ -67,7 +66,7 @@ class Encode(Op):
                 f"real-valued inputs must be finite and below {INPUT_REACH:g} in magnitude; the largest is {largest:g}. "
                 "Scale them, and the first layer's weights the other way"
             )
-        return driven(drive)
+        return driven(drive, drive.shape, drive.device)
 
 
 class Embed(Op):
@@ -90,21 +89,22 @@ class Embed(Op):
                 f"{self.settings['name']}: token id {low if low < 0 else high} is out of range; the table has rows "
                 f"0..{rows - 1}"
             )
-        return driven(F.embedding(tokens.long(), table).double())
+        return driven(TableRows(table, tokens.long()), torch.Size([*tokens.shape, table.shape[1]]), table.device)
 
 
-def driven(drive: Tensor) -> Signal:
+def driven(drive: Tensor | TableRows, shape: torch.Size, device: torch.device) -> Signal:
     """A signal without spikes, its first dimension the batch."""
-    return Signal(drive.new_zeros((0, *drive.shape), dtype=torch.int8), drive, None, 0.0, batch_owner(drive, 0))
+    train = torch.zeros((0, *shape), dtype=torch.int8, device=device)
+    return Signal(train, drive, None, 0.0, batch_owner(shape, 0, device))
 
 
-def batch_owner(like: Tensor, axis: int) -> Callable[[], Tensor]:
-    """Owner of a tensor shaped `like` whose dimension `axis` counts the samples."""
+def batch_owner(shape: torch.Size, axis: int, device: torch.device) -> Callable[[], Tensor]:
+    """Owner of a tensor of this shape whose dimension `axis` counts the samples."""
 
     def owner() -> Tensor:
-        if like.dim() == 0:
-            return torch.zeros((), dtype=torch.int64, device=like.device)
-        sample = torch.arange(like.shape[axis], device=like.device)
-        return sample.reshape([-1 if dim == axis else 1 for dim in range(like.dim())]).expand(like.shape)
+        if not shape:
+            return torch.zeros((), dtype=torch.int64, device=device)
+        sample = torch.arange(shape[axis], device=device)
+        return sample.reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
 
     return owner

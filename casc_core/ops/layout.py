@@ -68,12 +68,13 @@ class Join(Op):
         if divisor is not None and divisor.dim() > 0:
             divisor = self.join([divisor.expand(signal.shape) for signal in common], dim)
         steps = max(signal.steps for signal in common)
+        drives = [signal.drive for signal in common]
         drive = None
-        if any(signal.drive is not None for signal in common):
+        if any(part is not None for part in drives):
             drive = self.join(
                 [
-                    signal.train.new_zeros(signal.shape, dtype=torch.float64) if signal.drive is None else signal.drive
-                    for signal in common
+                    signal.train.new_zeros(signal.shape, dtype=torch.float64) if drive is None else drive
+                    for signal, drive in zip(common, drives, strict=True)
                 ],
                 dim,
             )

@@ -21,8 +21,10 @@ class Fire(Op):
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         exponent, threshold = self.settings["exponent"], self.settings["threshold"]
-        drive = None if signal.drive is None else run.numerics.snap(signal.drive, exponent)
-        signal = replace(signal, drive=drive)
+        drive = signal.drive
+        if drive is not None:
+            drive = run.numerics.snap(drive, exponent)
+            signal = replace(signal, source=drive)
         scaled = threshold if signal.divisor is None else threshold * signal.divisor
         largest = float(scaled.max()) if isinstance(scaled, Tensor) else scaled
         dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.ops.op import Op
 from casc_core.run import Run
@@ -39,16 +40,22 @@ class Sum(Op):
         if self.settings["mean"]:
             count = torch.tensor(float(size), dtype=torch.float64, device=signal.train.device)
             divisor = count if divisor is None else divisor * count
-        owner = signal.owner
-        train = signal.train
-        kind = torch.int32 if not train.dtype.is_floating_point else torch.float64
+        owner, drive = signal.owner, signal.drive
         return Signal(
-            train.sum(dims, keepdim=keepdim, dtype=kind),
-            None if signal.drive is None else signal.drive.sum(dims, keepdim=keepdim),
+            _summed(signal.train, dims, keepdim),
+            None if drive is None else drive.sum(dims, keepdim=keepdim),
             divisor,
             signal.bound * size,
             lambda: owner().amax(dims, keepdim=keepdim),
         )
+
+
+def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
+    """Sum of every step over `dims`, in a type that holds it."""
+    if len(dims) == 1 and train.dtype == torch.int8 and train.is_contiguous() and kernels.ready(train):
+        result = kernels.sum_middle(train, train.dim() + dims[0])
+        return result.unsqueeze(dims[0]) if keepdim else result
+    return train.sum(dims, keepdim=keepdim, dtype=torch.float64 if train.dtype.is_floating_point else torch.int32)
 
 
 class Max(Op):
@@ -59,20 +66,20 @@ class Max(Op):
     ) -> Signal:
         dims = dims_of(signal.shape, dim)
         signal = signal.with_uniform_divisor(dims)
-        divisor, owner = signal.divisor, signal.owner
+        divisor, owner, drive = signal.divisor, signal.owner, signal.drive
         if divisor is not None and divisor.dim() > 0:
             divisor = divisor.amax(dims, keepdim=keepdim)
 
         def pool(x: Tensor) -> Tensor:
             return x.amax(dims, keepdim=keepdim)
 
-        spikes = signal.train.dtype == torch.int8 and signal.drive is None
-        if signal.drive is None:
+        spikes = signal.train.dtype == torch.int8 and drive is None
+        if drive is None:
             exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
             totals = signal.train.cumsum(0, dtype=torch.int16 if spikes else exact)
             bound = signal.bound
         else:
-            totals, bound = self._totals(run, signal)
+            totals, bound = self._totals(run, signal, drive)
         pooled = pool(totals)
         if pooled.dtype.is_floating_point and not bool(torch.isfinite(pooled).all()):
             raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
@@ -82,16 +89,16 @@ class Max(Op):
             train = train.to(torch.int8)
         return Signal(train, None, divisor, bound, lambda: owner().amax(dims, keepdim=keepdim))
 
-    def _totals(self, run: Run, signal: Signal) -> tuple[Tensor, float]:
-        assert signal.drive is not None
+    @staticmethod
+    def _totals(run: Run, signal: Signal, drive: Tensor) -> tuple[Tensor, float]:
         wake = run.wake_weights()
         steps = max(signal.steps, len(wake))
         awake = torch.tensor(run.wake_weights(steps), dtype=torch.float64, device=signal.train.device).cumsum(0)
         totals = padded(signal.train.double(), steps).cumsum(0)
-        weights = awake.reshape(-1, *[1] * signal.drive.dim())
-        finite = signal.drive[torch.isfinite(signal.drive)]
+        weights = awake.reshape(-1, *[1] * drive.dim())
+        finite = drive[torch.isfinite(drive)]
         reach = float(finite.abs().max()) if finite.numel() else 0.0
-        return totals + weights * signal.drive, signal.bound + reach
+        return totals + weights * drive, signal.bound + reach
 
 
 class MaskedFill(Op):
@@ -111,4 +118,4 @@ class MaskedFill(Op):
         scaled = torch.tensor(value, dtype=torch.float64, device=mask.device)
         if signal.divisor is not None:
             scaled = scaled * signal.divisor
-        return replace(filled, drive=torch.where(mask.expand(signal.shape), scaled, drive))
+        return replace(filled, source=torch.where(mask.expand(signal.shape), scaled, drive))

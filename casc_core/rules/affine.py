@@ -24,7 +24,7 @@ def linear_map(
 ) -> SignalValue:
     """`x @ weight.T + bias`, the scale of `x` folded into the weights before they are snapped.
 
-    `exponent` asks for the grid of the result's train and drive; by default the weights' own bits decide.
+    `exponent` asks for a result no finer than this grid; by default the weights' own bits decide.
     """
     weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
     channels = low.channels.get(x.ref.name)
@@ -40,7 +40,9 @@ def linear_map(
     out_exponent, fine_exponent, drive_exponent = None, 0, exponent
     drive_reach = 0.0
     if form.exponent is not None:
-        own = numerics.weight_exponent(weight) if exponent is None else exponent - form.exponent
+        own = numerics.weight_exponent(weight)
+        if exponent is not None:
+            own = max(own, exponent - form.exponent)
         snapped = numerics.snap(weight, own)
         out_exponent = form.exponent + own
     if form.drive_exponent is not None:

@@ -1,0 +1,33 @@
+"""The compiled kernels: sparse products, the neuron's loop over time, whole recurrences. For CPU tensors.
+
+Each has a counterpart in plain torch that gives the same bits; callers use that where `ready` says no, or where a
+function returns None because the integers of a kernel might not hold a sum. The library is compiled when the package is
+installed (`_kernels.c`) and loaded with ctypes, so that its calls run on several threads at once.
+"""
+
+from casc_core.kernels.counting import sum_middle, tally
+from casc_core.kernels.library import all_instructions, instructions, ready, using
+from casc_core.kernels.population import KernelNeuron, levels, scan
+from casc_core.kernels.recurrence import RecurrentSpikes, Sequences, recurrence
+from casc_core.kernels.sparse import INT32_UNITS, LARGEST_COUNT, PackedWeights, count_rows, pack, rows
+
+__all__ = [
+    "INT32_UNITS",
+    "LARGEST_COUNT",
+    "KernelNeuron",
+    "PackedWeights",
+    "RecurrentSpikes",
+    "Sequences",
+    "all_instructions",
+    "count_rows",
+    "instructions",
+    "levels",
+    "pack",
+    "ready",
+    "recurrence",
+    "rows",
+    "scan",
+    "sum_middle",
+    "tally",
+    "using",
+]

@@ -1,0 +1,147 @@
+"""Loading the compiled library, choosing its instructions, and calling it on several threads."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from ctypes import c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VERSION = 1
+INSTRUCTIONS = ("plain", "avx2", "avx512")
+TYPES = {torch.float32: 0, torch.float64: 1}
+OUT_OF_RANGE = -2
+_NO_MEMORY = -1
+# Chunks of work for each thread: texts differ in length, so equal chunks take unequal time.
+_CHUNKS = 4
+# Below this many entries to write, threads cost more than they save.
+_WORTH_THREADS = 50_000
+
+_ARGUMENTS: dict[str, list[Any]] = {
+    "version": [],
+    "isa": [],
+    "rows": [c_int64, c_void_p, c_int64, c_int64],
+    "count_rows": [c_int64, c_void_p, c_int64, c_int64, c_int64, c_void_p],
+    "scan": [c_int64, c_int64, c_void_p, c_int64, c_int64],
+    "levels": [c_int64, c_int64, c_void_p, c_int64, c_int64],
+    "recurrence": [c_int64, c_void_p, c_int64, c_int64],
+    "sum_middle": [c_int64, c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p],
+    "tally": [c_int64, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p],
+}
+
+
+@cache
+def _functions() -> dict[str, Callable[..., int]]:
+    """The library's functions by name; none where the installation has no library, or that of another version."""
+    spec = importlib.util.find_spec("casc_core.kernels._kernels")
+    if spec is None or spec.origin is None:
+        return {}
+    library = ctypes.CDLL(spec.origin)
+    try:
+        functions = {name: getattr(library, f"casc_{name}") for name in _ARGUMENTS}
+    except AttributeError:
+        functions = {}
+    for name, function in functions.items():
+        function.restype, function.argtypes = c_int64, _ARGUMENTS[name]
+    if not functions or functions["version"]() != VERSION:
+        warnings.warn("the compiled kernels are of another version of casc; install it again", stacklevel=2)
+        return {}
+    return functions
+
+
+def all_instructions() -> list[str | None]:
+    """Every choice that `using` takes on this machine."""
+    functions = _functions()
+    return [None, *INSTRUCTIONS[: functions["isa"]() + 1]] if functions else [None]
+
+
+@cache
+def _usual() -> str | None:
+    """The best instructions that the processor has, or those that CASC_KERNELS names ("none": no kernel at all)."""
+    choices, wanted = all_instructions(), os.environ.get("CASC_KERNELS", "")
+    if wanted == "none":
+        return None
+    return wanted if wanted in choices else choices[-1]
+
+
+_forced: list[str | None] = []
+
+
+def instructions() -> str | None:
+    """The instructions in use: "plain", "avx2", "avx512"; None where torch does the kernels' work."""
+    return _forced[-1] if _forced else _usual()
+
+
+@contextmanager
+def using(choice: str | None) -> Iterator[None]:
+    """Use these instructions, or with None no compiled kernel; results are the same bit for bit.
+
+    Raises:
+        ValueError: this machine does not have them.
+    """
+    if choice not in all_instructions():
+        raise ValueError(f"instructions {choice!r} are not to be had here; these are: {all_instructions()}")
+    _forced.append(choice)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def ready(*tensors: Tensor | None) -> bool:
+    """Whether kernels can be used on these tensors."""
+    return instructions() is not None and all(t is None or t.device.type == "cpu" for t in tensors)
+
+
+def call(name: str, *arguments: Any) -> int:
+    """A function of the library, under the instructions in use; an error of its becomes an exception."""
+    chosen = instructions()
+    assert chosen is not None
+    result = _functions()[name](INSTRUCTIONS.index(chosen), *arguments)
+    if result == _NO_MEMORY:
+        raise MemoryError("no memory for a thread's own working space")
+    return result
+
+
+def over(items: int, work: int, part: Callable[[int, int], int]) -> list[int]:
+    """`part(first, last)` over ranges that cover `items`; on torch's number of threads where `work` is worth it."""
+    threads = torch.get_num_threads()
+    if threads == 1 or items < 2 or work < _WORTH_THREADS:
+        return [part(0, items)]
+    chunks = min(items, threads * _CHUNKS)
+    edges = [items * index // chunks for index in range(chunks + 1)]
+    return list(_pool(threads).map(part, edges[:-1], edges[1:]))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="casc")
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where its memory begins."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def with_room(capacity: int, attempt: Callable[[int], tuple[Tensor, int]]) -> tuple[Tensor, int]:
+    """`attempt` with room for more and more steps, until those it needed fit."""
+    while True:
+        result, needed = attempt(capacity)
+        if needed <= capacity:
+            return result, needed
+        capacity += max(2, capacity // 2)
+
+
+def structure(name: str, *fields: tuple[Any, str]) -> type[ctypes.Structure]:
+    """A C structure from groups of a type and the names of its fields."""
+    pairs = [(field, kind) for kind, names in fields for field in names.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": pairs})

@@ -1,0 +1,118 @@
+"""The neuron's loop over time, and its levels, compiled."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from ctypes import c_double, c_int64, c_void_p
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casc_core.kernels.library import TYPES, address, call, over, structure, with_room
+from casc_core.neuron import CIF, IF, Neuron
+
+_Task = structure(
+    "ScanTask",
+    (c_void_p, "currents drive thresholds"),
+    (c_int64, "neurons arriving"),
+    (c_double, "threshold"),
+    (c_void_p, "awake caps"),
+    (c_int64, "wake_steps total is_signed most_steps capacity"),
+    (c_void_p, "out"),
+)
+
+
+@dataclass(frozen=True)
+class KernelNeuron:
+    """IF or CIF neurons under a schedule, or their levels, as the kernels read them.
+
+    Attributes:
+        awake: for each step up to the last wake step, whether the drive flows. caps: the largest spike count there.
+        total: the largest count afterwards.
+        most: steps after which the run is cut.
+        is_signed: CIF.
+        in_levels: all steps at once, as one step in which the drive flows `total` times.
+    """
+
+    awake: Tensor
+    caps: Tensor
+    total: int
+    most: int
+    is_signed: bool
+    in_levels: bool
+
+    @classmethod
+    def spiking(cls, neuron: Neuron, awake: Sequence[bool], most: int | None) -> KernelNeuron | None:
+        """This neuron, awake at these steps, cut after `most`; None: the kernels do not know it."""
+        if type(neuron) not in (IF, CIF):
+            return None
+        flags = torch.tensor(awake, dtype=torch.uint8)
+        caps = flags.cumsum(0, dtype=torch.int32)
+        return cls(flags, caps, sum(awake), 2**62 if most is None else most, isinstance(neuron, CIF), False)
+
+    @classmethod
+    def levels(cls, total: int) -> KernelNeuron:
+        """The neuron's level from 0 to `total`."""
+        return cls(torch.ones(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int32), total, 1, False, True)
+
+    def room(self, arriving: int, guess: int) -> int:
+        """Steps to make room for, where currents arrive for so many and about `guess` will be needed."""
+        return min(max(arriving, len(self.awake), guess), self.most)
+
+
+def scan(currents: Tensor, drive: Tensor | None, threshold: Tensor | float, neuron: KernelNeuron, guess: int) -> Tensor:
+    """Spikes `[steps, *shape]` int8, cut where they end; the arguments are of one floating type.
+
+    Args:
+        currents: `[arriving, *shape]`. drive: `[*shape]` or None. threshold: a number, or broadcasts against `shape`.
+        neuron: what it is and when it is awake.
+        guess: of the steps that will be needed.
+    """
+    shape, kind = currents.shape[1:], TYPES[currents.dtype]
+    neurons = math.prod(shape)
+    currents = currents.contiguous()
+    drive, thresholds, number = _shaped(shape, drive, threshold, currents.dtype)
+
+    def attempt(capacity: int) -> tuple[Tensor, int]:
+        out = torch.empty((capacity, *shape), dtype=torch.int8)
+        task = _Task(
+            *(address(t) for t in (currents, drive, thresholds)), neurons, len(currents), number,
+            neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.total, neuron.is_signed,
+            neuron.most, capacity, out.data_ptr(),
+        )  # fmt: skip
+        pointer = ctypes.addressof(task)
+        return out, max(over(neurons, out.numel(), lambda first, last: call("scan", kind, pointer, first, last)))
+
+    out, needed = with_room(neuron.room(len(currents), guess), attempt)
+    return out[:needed]
+
+
+def levels(current: Tensor | None, drive: Tensor | None, threshold: Tensor | float, total: int) -> Tensor:
+    """`clip(floor((current + total * drive) / threshold), 0, total)`, int8; one of the first two may be None.
+
+    >>> levels(torch.tensor([0.9, 2.0, -1.0]), None, 0.5, total=3)
+    tensor([1, 3, 0], dtype=torch.int8)
+    """
+    like = current if current is not None else drive
+    assert like is not None
+    currents = None if current is None else current.contiguous()
+    drive, thresholds, number = _shaped(like.shape, drive, threshold, like.dtype)
+    out = torch.empty(like.shape, dtype=torch.int8)
+    task = _Task(*(address(t) for t in (currents, drive, thresholds)), out.numel(), 0, number)
+    task.total, task.out = total, out.data_ptr()
+    kind, pointer = TYPES[like.dtype], ctypes.addressof(task)
+    over(out.numel(), out.numel(), lambda first, last: call("levels", kind, pointer, first, last))
+    return out
+
+
+def _shaped(
+    shape: torch.Size, drive: Tensor | None, threshold: Tensor | float, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, float]:
+    """The drive and the thresholds one for each neuron, or a single threshold."""
+    drive = None if drive is None else drive.expand(shape).contiguous()
+    if isinstance(threshold, Tensor):
+        return drive, threshold.to(dtype).expand(shape).contiguous(), 0.0
+    return drive, None, float(threshold)
