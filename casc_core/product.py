@@ -136,12 +136,12 @@ def limbs_of(weight: Tensor, exponent: int) -> Limbs | None:
     while not limbs or bool(rest.any()):
         digit = torch.remainder(rest + _LIMB // 2, _LIMB) - _LIMB // 2
         rest = (rest - digit) / _LIMB
-        limbs.append(digit.to(torch.int8).contiguous())
+        limbs.append(_with_usual_strides(digit.to(torch.int8)))
     return Limbs(tuple(limbs), exponent, reach)
 
 
 def _by_limbs(train: Tensor, limbs: Limbs, peak: int, dtype: torch.dtype) -> Tensor:
-    flat = train.reshape(-1, train.shape[-1])
+    flat = _with_usual_strides(train.reshape(-1, train.shape[-1]))
     # Where the result fits int32, a sum may wrap around on the way to it.
     kind = torch.int32 if limbs.reach * peak <= kernels.INT32_UNITS else torch.float64
     total: Tensor | None = None
@@ -150,6 +150,13 @@ def _by_limbs(train: Tensor, limbs: Limbs, peak: int, dtype: torch.dtype) -> Ten
         total = part if total is None else total.mul_(_LIMB).add_(part)
     assert total is not None
     return total.to(dtype).mul_(2.0**limbs.exponent).reshape(*train.shape[:-1], -1)
+
+
+def _with_usual_strides(matrix: Tensor) -> Tensor:
+    """The matrix laid out row by row. `contiguous` leaves the stride of a dimension of size 1 as it is, from which
+    `torch._int_mm` (2.13, CPU) then reads a wrong row length."""
+    usual = (matrix.shape[1], 1)
+    return matrix if matrix.stride() == usual else torch.empty(matrix.shape, dtype=matrix.dtype).copy_(matrix)
 
 
 @cache

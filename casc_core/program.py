@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 
 from casc_core.ops import Op
 from casc_core.run import Recorder, Run
+from casc_core.signal import Signal
 
 READOUT = "the readout"
+_WORKING_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Program:
             op = ops[step.op]
             args, kwargs = substitute((step.args, dict(step.kwargs)), values)
             values[step.result] = op(run, *args, **kwargs)
+            run.bytes = max(run.bytes, _bytes(values.values()))
             if run.recorder is not None:
                 maps[step.result] = self._maps_behind(step, op, maps, run.recorder)
             for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
@@ -102,6 +105,14 @@ class Program:
             recorder.credit(op.settings["name"], before)
             return frozenset()
         return before
+
+
+def _bytes(values: Iterable[Any]) -> int:
+    """What these signals take, and the operation that made the last of them beside it."""
+    trains = [value for value in values if isinstance(value, Signal)]
+    # An operation may hold its input and its result in a wider type for a while.
+    working = max((train.train.numel() for train in trains), default=0) * _WORKING_BYTES
+    return working + sum(train.nbytes for train in trains)
 
 
 def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:

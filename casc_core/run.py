@@ -130,6 +130,7 @@ class Run(ABC):
         peak: largest change of a spike count within one step.
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
         samples: size of the batch.
+        bytes: the most memory that signals took at one time.
     """
 
     total: int
@@ -138,7 +139,7 @@ class Run(ABC):
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
-        self.samples = 0
+        self.samples = self.bytes = 0
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -215,7 +216,7 @@ class SpikingRun(Run):
         arriving = max(train.shape[0], len(self.awake) if drive is not None else 0)
         if arriving == 0:
             return train.to(torch.int8)
-        if self.kernel_neuron is not None and kernels.ready(train, drive) and train.dtype.is_floating_point:
+        if self.kernel_neuron is not None and kernels.scans(train, drive) and train.dtype.is_floating_point:
             return kernels.scan(train, drive, threshold, self.kernel_neuron, arriving + _TAIL)
         like = train[0] if train.shape[0] else drive
         assert like is not None

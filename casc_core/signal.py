@@ -53,6 +53,11 @@ class Signal:
         return self.train.shape[1:]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the train and the drive."""
+        return self.train.nbytes + (self.source.nbytes if isinstance(self.source, Tensor) else 0)
+
+    @property
     def drive(self) -> Tensor | None:
         """The drive `[*shape]` float64, or None for zero."""
         return self.source.values() if isinstance(self.source, TableRows) else self.source

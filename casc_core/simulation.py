@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,32 @@ class Simulation:
         shape = "x".join(map(str, self.logits.shape))
         last = int(self.silent_at.max()) if self.silent_at.numel() else 0
         return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
+
+
+def joined(parts: Sequence[Simulation]) -> Simulation:
+    """The simulation of a batch from those of its parts, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    length = max(part.T for part in parts)
+    # A part that was silent earlier stays as it was.
+    last = [part.logits[-1:].expand(length - part.T, *part.logits.shape[1:]) for part in parts]
+    logits = [torch.cat([part.logits, rest]) for part, rest in zip(parts, last, strict=True)]
+    layers = {}
+    for name in parts[0].spikes:
+        own = [part.spikes[name] for part in parts]
+        layers[name] = LayerSpikes(
+            _summed([layer.positive for layer in own], length),
+            _summed([layer.negative for layer in own], length),
+            _summed([layer.operations for layer in own], length),
+            sum(layer.neurons for layer in own),
+            torch.cat([layer.silent_at for layer in own]),
+        )
+    at_readout = _summed([part.readout_operations for part in parts], length)
+    return Simulation(torch.cat(logits, 1), torch.cat([part.silent_at for part in parts]), layers, at_readout)
+
+
+def _summed(trains: list[Tensor], length: int) -> Tensor:
+    return torch.stack([fitted(train, length) for train in trains]).sum(0)
 
 
 def activity(recorder: Recorder, steps: int) -> dict[str, LayerSpikes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,11 @@ from casc_core.program import READOUT, Program
 from casc_core.run import LevelRun, Recorder, Run, SpikingRun
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal, padded
-from casc_core.simulation import Simulation, activity, fitted
+from casc_core.simulation import Simulation, activity, fitted, joined
+from casc_core.splitting import DEFAULT_LIMIT, Splitter
+
+# More bytes than a run takes for each entry of its inputs, unit of its widest layer, and step.
+_PRIOR_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class SpikingModel(nn.Module):
         settings: how it was converted.
         layers: names of its spiking layers, in order.
         ann: the network it was converted from, if at hand (a loaded one has none unless given).
+        memory_limit: bytes that a run may take beside its inputs and results, 2 GiB unless set: of a larger batch, as
+            many samples as that allows are run at a time.
     """
 
     ann: nn.Module | None
@@ -88,6 +94,8 @@ class SpikingModel(nn.Module):
         self.layers, self.settings = layers, settings
         # Kept out of the module's parameters: it is the network's origin, not a part of it.
         object.__setattr__(self, "ann", None)
+        self.memory_limit = DEFAULT_LIMIT
+        self._splitters: dict[frozenset[str], Splitter] = {}
         self.eval()
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
@@ -97,15 +105,11 @@ class SpikingModel(nn.Module):
             InputError: an empty batch, a token out of range, a length of zero.
             ConfigError: the schedule never sleeps; use `simulate(..., T=...)`.
         """
-        run = self._spiking_run(None, None)
-        output, program = self._evaluate(run, inputs, named)
-        return self._readout(output, run.total, program)
+        return self._logits_of("spikes", lambda: self._spiking_run(None, None), inputs, named)
 
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
-        run = LevelRun(self.settings.numerics, self.settings.levels)
-        output, program = self._evaluate(run, inputs, named)
-        return self._readout(output, run.total, program)
+        return self._logits_of("levels", lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
 
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
@@ -117,15 +121,31 @@ class SpikingModel(nn.Module):
             ConfigError: `T < 1`, or None under a schedule that never sleeps.
             InputError: as for a call.
         """
-        return self.simulate_recorded(inputs, named, T, keep_counts=False)[0]
+        simulated: list[Simulation] = []
+
+        def one(values: Mapping[str, Any]) -> Tensor:
+            simulated.append(self._simulated(program, values, T, keep_counts=False)[0])
+            return simulated[-1].logits[-1]
+
+        program, values = self._bound(inputs, named)
+        parts = self._splitter(program).parts(("activity", T), values, self.memory_limit, self._prior(T), one)
+        simulated.clear()  # of what it took to find them
+        for part in parts:
+            one(part)
+        return joined(simulated)
 
     def simulate_recorded(
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, keep_counts: bool
     ) -> tuple[Simulation, dict[str, Tensor]]:
-        """`simulate`, with every neuron's spike count by layer if asked for."""
+        """`simulate` of the whole batch at once, with every neuron's spike count by layer if asked for."""
+        return self._simulated(*self._bound(inputs, named), steps, keep_counts)
+
+    def _simulated(
+        self, program: Program, values: Mapping[str, Any], steps: int | None, keep_counts: bool
+    ) -> tuple[Simulation, dict[str, Tensor]]:
         recorder = Recorder(keep_counts=keep_counts, keep_activity=True)
         run = self._spiking_run(steps, recorder)
-        output, program = self._evaluate(run, inputs, named)
+        output = self._evaluate(("activity", steps), run, program, values)
         silent = torch.zeros(run.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
@@ -135,10 +155,11 @@ class SpikingModel(nn.Module):
         return Simulation(readouts, silent, activity(recorder, length), at_readout), recorder.counts
 
     def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reference's logits, and every neuron's level by layer."""
+        """The reference's logits, and every neuron's level by layer, of the whole batch at once."""
         recorder = Recorder(keep_counts=True)
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
-        output, program = self._evaluate(run, inputs, named)
+        program, values = self._bound(inputs, named)
+        output = self._evaluate("levels", run, program, values)
         return self._readout(output, run.total, program), recorder.counts
 
     def operations(self) -> list[Op]:
@@ -157,6 +178,7 @@ class SpikingModel(nn.Module):
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel(self.operations(), self.programs, self.layers, settings)
         object.__setattr__(other, "ann", self.ann)
+        other.memory_limit = self.memory_limit
         return other
 
     def save(self, folder: str | Path) -> None:
@@ -185,9 +207,31 @@ class SpikingModel(nn.Module):
         settings = self.settings
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
-    @torch.no_grad()
-    def _evaluate(self, run: Run, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Signal, Program]:
+    def _logits_of(
+        self, kind: str, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Tensor:
+        def one(values: Mapping[str, Any]) -> Tensor:
+            run = new_run()
+            return self._readout(self._evaluate(kind, run, program, values), run.total, program)
+
         program, values = self._bound(inputs, named)
+        prior = self._prior(1 if kind == "levels" else None)
+        parts = self._splitter(program).parts(kind, values, self.memory_limit, prior, one)
+        return one(parts[0]) if len(parts) == 1 else torch.cat([one(part) for part in parts])
+
+    def _splitter(self, program: Program) -> Splitter:
+        return self._splitters.setdefault(frozenset(program.inputs), Splitter())
+
+    def _prior(self, steps: int | None) -> float:
+        """More bytes than a run of so many steps should take for each entry of its inputs."""
+        usual = 2 * self.settings.levels + 8
+        if self.settings.schedule.last_wake is not None:  # the network sleeps, and trains are cut where they end
+            steps = min(steps or usual, usual)
+        widths = [t.shape[-1] for op in self.operations() for t in op.tensors().values() if t.dim()]
+        return float(_PRIOR_BYTES * max(widths, default=1) * (steps or usual))
+
+    @torch.no_grad()
+    def _evaluate(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
         tensors = [value for value in values.values() if isinstance(value, Tensor)]
         if any(tensor.numel() == 0 for tensor in tensors):
             raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
@@ -199,7 +243,8 @@ class SpikingModel(nn.Module):
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         reach = run.total * (output.bound + output.drive_reach)
         run.numerics.dtype(reach, program.exponent, "the readout")
-        return output, program
+        self._splitter(program).learn(kind, values, run.bytes)
+        return output
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, dict[str, Any]]:
         """The program for this way of calling the model, and its inputs by name."""

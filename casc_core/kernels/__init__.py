@@ -7,7 +7,7 @@ installed (`_kernels.c`) and loaded with ctypes, so that its calls run on severa
 
 from casc_core.kernels.counting import sum_middle, tally
 from casc_core.kernels.library import all_instructions, instructions, ready, using
-from casc_core.kernels.population import KernelNeuron, levels, scan
+from casc_core.kernels.population import KernelNeuron, levels, scan, scans
 from casc_core.kernels.recurrence import RecurrentSpikes, Sequences, recurrence
 from casc_core.kernels.sparse import INT32_UNITS, LARGEST_COUNT, PackedWeights, count_rows, pack, rows
 
@@ -27,6 +27,7 @@ __all__ = [
     "recurrence",
     "rows",
     "scan",
+    "scans",
     "sum_middle",
     "tally",
     "using",

@@ -39,6 +39,9 @@ _ARGUMENTS: dict[str, list[Any]] = {
 }
 
 
+_forced: list[str | None] = []
+
+
 @cache
 def _functions() -> dict[str, Callable[..., int]]:
     """The library's functions by name; none where the installation has no library, or that of another version."""
@@ -64,16 +67,18 @@ def all_instructions() -> list[str | None]:
     return [None, *INSTRUCTIONS[: functions["isa"]() + 1]] if functions else [None]
 
 
+def enabled() -> bool:
+    """Whether kernels of any kind are wanted."""
+    return _forced[-1] is not None if _forced else os.environ.get("CASC_KERNELS") != "none"
+
+
 @cache
 def _usual() -> str | None:
     """The best instructions that the processor has, or those that CASC_KERNELS names ("none": no kernel at all)."""
     choices, wanted = all_instructions(), os.environ.get("CASC_KERNELS", "")
-    if wanted == "none":
+    if not enabled():
         return None
     return wanted if wanted in choices else choices[-1]
-
-
-_forced: list[str | None] = []
 
 
 def instructions() -> str | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import TYPES, address, call, over, structure, with_room
+from casc_core.kernels.library import TYPES, address, call, enabled, over, ready, structure, with_room
+from casc_core.kernels.scan_triton import available, scan_triton
 from casc_core.neuron import CIF, IF, Neuron
 
 _Task = structure(
@@ -63,6 +64,13 @@ class KernelNeuron:
         return min(max(arriving, len(self.awake), guess), self.most)
 
 
+def scans(*tensors: Tensor | None) -> bool:
+    """Whether `scan` can be used on these tensors: on the CPU if kernels can, on a GPU where there is Triton."""
+    if all(t is None or t.is_cuda for t in tensors):
+        return enabled() and available()
+    return ready(*tensors)
+
+
 def scan(currents: Tensor, drive: Tensor | None, threshold: Tensor | float, neuron: KernelNeuron, guess: int) -> Tensor:
     """Spikes `[steps, *shape]` int8, cut where they end; the arguments are of one floating type.
 
@@ -71,6 +79,8 @@ def scan(currents: Tensor, drive: Tensor | None, threshold: Tensor | float, neur
         neuron: what it is and when it is awake.
         guess: of the steps that will be needed.
     """
+    if currents.is_cuda:
+        return _scan_on_gpu(currents, drive, threshold, neuron, guess)
     shape, kind = currents.shape[1:], TYPES[currents.dtype]
     neurons = math.prod(shape)
     currents = currents.contiguous()
@@ -85,6 +95,19 @@ def scan(currents: Tensor, drive: Tensor | None, threshold: Tensor | float, neur
         )  # fmt: skip
         pointer = ctypes.addressof(task)
         return out, max(over(neurons, out.numel(), lambda first, last: call("scan", kind, pointer, first, last)))
+
+    out, needed = with_room(neuron.room(len(currents), guess), attempt)
+    return out[:needed]
+
+
+def _scan_on_gpu(
+    currents: Tensor, drive: Tensor | None, threshold: Tensor | float, neuron: KernelNeuron, guess: int
+) -> Tensor:
+    awake = neuron.awake.bool().tolist()
+
+    def attempt(capacity: int) -> tuple[Tensor, int]:
+        out, uncut = scan_triton(currents, drive, threshold, awake, neuron.total, neuron.is_signed, capacity)
+        return out, min(uncut, neuron.most)
 
     out, needed = with_room(neuron.room(len(currents), guess), attempt)
     return out[:needed]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engines import ENGINES, engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Classifier
@@ -70,7 +71,7 @@ def model_of(seed: int, q: int, layers: int, directions: int, pooling: str, thre
 
 
 @pytest.mark.filterwarnings("ignore:.* but the model was trained with:UserWarning")
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32 - 1),
     q=st.sampled_from((1, 2, 3, 4, 8, 16)),
@@ -83,15 +84,17 @@ def model_of(seed: int, q: int, layers: int, directions: int, pooling: str, thre
     sleep=st.integers(0, 3),
     steps=st.integers(1, 14),
     threshold=st.sampled_from((0.5, 1.0, 2.0)),
+    way=st.sampled_from(ENGINES),
 )
 def test_every_step_of_every_schedule_equals_the_oracle(
-    seed, q, layers, directions, pooling, neuron, cycles, wake, sleep, steps, threshold
+    seed, q, layers, directions, pooling, neuron, cycles, wake, sleep, steps, threshold, way
 ):
     rng, oracle, model = model_of(seed, q, layers, directions, pooling, threshold)
     schedule = Continuous() if cycles == 0 else WakeSleep(wake, sleep, cycles)
     texts, tokens, lengths = batch_of(rng, samples=3, longest=5)
     snn = casc_core.convert(model, adapter="rnn").under(neuron, schedule)
-    simulation, counts = snn.simulate_recorded((tokens, lengths), {}, steps, keep_counts=True)
+    with engine(way):
+        simulation, counts = snn.simulate_recorded((tokens, lengths), {}, steps, keep_counts=True)
     awake = schedule.awake(steps)
     for row, text in enumerate(texts):
         expected, readouts, last = oracle.simulate(text, awake, negative=isinstance(neuron, CIF))
@@ -117,17 +120,19 @@ def layer_counts(snn, counts, row: int, length: int, directions: int) -> list[np
     directions=st.integers(1, 2),
     pooling=st.sampled_from(POOLINGS),
     cycles=st.integers(1, 3),
+    way=st.sampled_from(ENGINES),
 )
-def test_once_silent_it_is_the_quantised_ann_of_the_oracle(seed, q, layers, directions, pooling, cycles):
+def test_once_silent_it_is_the_quantised_ann_of_the_oracle(seed, q, layers, directions, pooling, cycles, way):
     rng, oracle, model = model_of(seed, q, layers, directions, pooling)
     if q % cycles:
         cycles = 1
     schedule = WakeSleep(wake=q // cycles, sleep=1, cycles=cycles)
     texts, tokens, lengths = batch_of(rng, samples=3, longest=6)
     snn = casc_core.convert(model, adapter="rnn", schedule=schedule)
-    report = casc_core.verify(snn, tokens, lengths)
-    assert report.exact, str(report)
-    simulation, counts = snn.simulate_recorded((tokens, lengths), {}, None, keep_counts=True)
+    with engine(way):
+        report = casc_core.verify(snn, tokens, lengths)
+        assert report.exact, str(report)
+        simulation, counts = snn.simulate_recorded((tokens, lengths), {}, None, keep_counts=True)
     for row, text in enumerate(texts):
         levels, logits = oracle.levels(text)
         found = layer_counts(snn, counts, row, len(text), directions)
@@ -182,6 +187,41 @@ def test_bits_do_not_depend_on_batch_split_padding_order_or_threads(directions):
                 assert torch.equal(snn.reference(tokens[rows, :longest], lengths[rows]), whole.logits[-1, rows])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "samples", "length", "q"),
+    [(1, 1, 1, 1), (1, 5, 4, 8), (7, 1, 9, 4), (7, 4096, 2, 2), (300, 1, 1, 2), (300, 6, 5, 8), (1023, 2, 2, 2)],
+)
+@pytest.mark.parametrize("bits", [16, 8, 20])
+def test_odd_shapes_are_the_same_bits_by_every_way(hidden, samples, length, q, bits):
+    rng = np.random.default_rng(hidden + samples)
+    oracle = Classifier.random(rng, q, 1, 2, "mean", 1.0, hidden=hidden)
+    model = Mirror(oracle)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(hidden)
+        for name, parameter in model.rnn.named_parameters():
+            parameter.normal_(0.0, 0.7 if "_ih" in name else 1.5 / hidden**0.5, generator=generator)
+    lengths = torch.tensor(rng.integers(1, length + 1, samples))
+    lengths[0] = length
+    tokens = torch.tensor(rng.integers(1, 9, (samples, length))) * (torch.arange(length) < lengths[:, None])
+    snn = casc_core.convert(model, adapter="rnn", numerics=casc_core.Exact(weight_bits=bits))
+    # The oldest way, step by step in floating point, is what the others are held against.
+    with engine((None, "float")):
+        expected, expected_counts = snn.simulate_recorded((tokens, lengths), {}, None, keep_counts=True)
+        assert torch.equal(expected.logits[-1], snn.reference(tokens, lengths))
+    assert any(int(layer.positive.sum()) for layer in expected.spikes.values())
+    for way in ENGINES[1:] if samples * hidden < 20_000 else ENGINES[:1]:
+        with engine(way):
+            found, counts = snn.simulate_recorded((tokens, lengths), {}, None, keep_counts=True)
+            assert torch.equal(snn(tokens, lengths), expected.logits[-1]), way
+            assert torch.equal(snn.reference(tokens, lengths), expected.logits[-1]), way
+        assert torch.equal(found.logits, expected.logits), way
+        assert torch.equal(found.silent_at, expected.silent_at), way
+        for name, layer in expected.spikes.items():
+            assert torch.equal(counts[name], expected_counts[name]), way
+            for what in ("positive", "negative", "operations", "silent_at"):
+                assert torch.equal(getattr(found.spikes[name], what), getattr(layer, what)), (way, what)
 
 
 def test_plain_if_and_continuous_input_are_not_exact():

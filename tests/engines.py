@@ -1,0 +1,22 @@
+"""Every way in which the engine can compute: instructions of the compiled kernels, or none, and kinds of product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from casc_core import kernels, product
+
+COMPILED = kernels.all_instructions()[1:]
+ENGINES: list[tuple[str | None, str | None]] = [(kernels.instructions(), None), (None, "float"), (None, "int8")]
+ENGINES += [(choice, way) for choice in COMPILED for way in ("rows", "int8")]
+
+
+@contextmanager
+def engine(choice: tuple[str | None, str | None]) -> Iterator[None]:
+    """Compute this way: instructions, and the kind of product (None: the cheapest)."""
+    with ExitStack() as stack:
+        stack.enter_context(kernels.using(choice[0]))
+        if choice[1] is not None:
+            stack.enter_context(product.only(choice[1]))
+        yield
