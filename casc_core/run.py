@@ -146,10 +146,10 @@ class Run(ABC):
         """How often the drive is received at each of the first `steps` steps (None: up to the last wake step)."""
 
     @abstractmethod
-    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float) -> Tensor:
+    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float, dtype: torch.dtype) -> Tensor:
         """Spikes `[steps, *shape]` (in levels: counts `[1, *shape]`) of a population that receives these currents.
 
-        The currents are of the type that `potential_dtype` gives; the train of spikes is cut where it ends.
+        `dtype` is what `potential_dtype` gives; the train of spikes is cut where it ends.
         """
 
     def potential_dtype(self, bound: float, threshold: float, exponent: int, what: str) -> torch.dtype:
@@ -168,9 +168,10 @@ class LevelRun(Run):
     def wake_weights(self, steps: int | None = None) -> list[int]:
         return [self.total]
 
-    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float) -> Tensor:
+    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float, dtype: torch.dtype) -> Tensor:
+        train, drive = train.to(dtype), None if drive is None else drive.to(dtype)
         current = train[0] if train.shape[0] else None
-        if self.kernel_neuron is not None and kernels.ready(train, drive) and train.dtype.is_floating_point:
+        if self.kernel_neuron is not None and kernels.ready(train, drive):
             if current is None and drive is None:
                 return train.to(torch.int8)
             return kernels.levels(current, drive, threshold, self.total).unsqueeze(0)
@@ -212,12 +213,13 @@ class SpikingRun(Run):
         awake = [int(step) for step in self.awake]
         return awake if steps is None else (awake + [0] * steps)[:steps]
 
-    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float) -> Tensor:
+    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float, dtype: torch.dtype) -> Tensor:
         arriving = max(train.shape[0], len(self.awake) if drive is not None else 0)
         if arriving == 0:
             return train.to(torch.int8)
-        if self.kernel_neuron is not None and kernels.scans(train, drive) and train.dtype.is_floating_point:
-            return kernels.scan(train, drive, threshold, self.kernel_neuron, arriving + _TAIL)
+        if self.kernel_neuron is not None and kernels.scans(train, drive):
+            return kernels.scan(train, drive, threshold, dtype, self.kernel_neuron, arriving + _TAIL)
+        train, drive = train.to(dtype), None if drive is None else drive.to(dtype)
         like = train[0] if train.shape[0] else drive
         assert like is not None
         population = scan(self.neuron, like, threshold)

@@ -121,6 +121,7 @@ class SpikingModel(nn.Module):
             ConfigError: `T < 1`, or None under a schedule that never sleeps.
             InputError: as for a call.
         """
+        self._spiking_run(T, None)  # complains about T before anything else does
         simulated: list[Simulation] = []
 
         def one(values: Mapping[str, Any]) -> Tensor:

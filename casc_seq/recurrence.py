@@ -187,7 +187,7 @@ class Recurrence(Op):
             if initial is not None and known < size:
                 wake = torch.zeros((size, hidden), dtype=dtype, device=train.device) if wake is None else wake
                 wake[known:] += initial[known:size].to(dtype)
-            before = run.fire(arriving, wake, threshold)
+            before = run.fire(arriving, wake, threshold, dtype)
             emitted.append((before, rows, position))
         steps = max(len(spikes) for spikes, _, _ in emitted)
         result = train.new_zeros((steps, train.shape[1], train.shape[2], hidden), dtype=emitted[0][0].dtype)

@@ -25,7 +25,7 @@
 /* How weights are stored and summed. SUMS16: int16 weights, and every product fits int16. SUMS32: int16 weights, int32
    sums. WIDE: int32 weights and sums. */
 enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
-enum { FLOAT32 = 0, FLOAT64 = 1 };
+enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
 enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2 };
 
@@ -48,7 +48,7 @@ typedef struct {
     double unit;
 } RowsTask;
 
-/* A population: `currents` [arriving, neurons] and `drive` [neurons] or NULL, `thresholds` [neurons] or NULL for one. */
+/* A population of one type, or MIXED: currents in float32, all else in float64. `currents` [arriving, neurons] and `drive` [neurons] or NULL, `thresholds` [neurons] or NULL for one. */
 typedef struct {
     const void *currents, *drive, *thresholds;
     int64_t neurons, arriving;
@@ -186,7 +186,7 @@ static int lowest_bit(uint64_t bits) {
 #endif
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 1; }
+EXPORT int64_t casc_version(void) { return 2; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -217,6 +217,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t first,
 /* Returns the last step, from 1, with a spike; capacity + 1 where there was no room for it. */
 EXPORT int64_t casc_scan(int64_t isa, int64_t type, const ScanTask *task, int64_t first, int64_t last) {
     if (type == FLOAT32) return DISPATCH(scan_FLOAT32, task, first, last);
+    if (type == MIXED) return DISPATCH(scan_MIXED, task, first, last);
     return DISPATCH(scan_FLOAT64, task, first, last);
 }
 

@@ -304,7 +304,7 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t first, int64_t las
 }
 
 /* The neurons first..last-1: over all their steps, in blocks that stay in the nearest cache. */
-#define DEFINE_SCAN(REAL, TYPE)                                                                                       \
+#define DEFINE_SCAN(REAL, CURRENT, TYPE)                                                                                     \
     static int64_t NAME(scan_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                             \
         enum { BLOCK = 512 };                                                                                         \
         REAL v[BLOCK], total[BLOCK], threshold[BLOCK]; /* counts of one width with potentials: one vector loop */     \
@@ -322,11 +322,11 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t first, int64_t las
                 int8_t beyond[BLOCK];                                                                                 \
                 int8_t *out = step < task->capacity ? task->out + step * task->neurons + start : beyond;              \
                 const int driven = drive && step < task->wake_steps && task->awake[step];                             \
-                const REAL *current = (const REAL *)task->currents + step * task->neurons + start;                    \
+                const CURRENT *current = (const CURRENT *)task->currents + step * task->neurons + start;              \
                 if (step < task->arriving && driven)                                                                  \
-                    for (int64_t k = 0; k < n; k++) v[k] += current[k] + drive[k];                                    \
+                    for (int64_t k = 0; k < n; k++) v[k] += (REAL)current[k] + drive[k];                              \
                 else if (step < task->arriving)                                                                       \
-                    for (int64_t k = 0; k < n; k++) v[k] += current[k];                                               \
+                    for (int64_t k = 0; k < n; k++) v[k] += (REAL)current[k];                                         \
                 else if (driven)                                                                                      \
                     for (int64_t k = 0; k < n; k++) v[k] += drive[k];                                                 \
                 const REAL cap = (REAL)(step < task->wake_steps ? task->caps[step] : task->total);                    \
@@ -350,10 +350,15 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t first, int64_t las
             for (; step < task->capacity; step++) memset(task->out + step * task->neurons + start, 0, (size_t)n);     \
         }                                                                                                             \
         return needed;                                                                                                \
-    }                                                                                                                 \
-                                                                                                                      \
+    }
+DEFINE_SCAN(float, float, FLOAT32)
+DEFINE_SCAN(double, double, FLOAT64)
+DEFINE_SCAN(double, float, MIXED)
+#undef DEFINE_SCAN
+
+#define DEFINE_LEVELS(REAL, TYPE)                                                                                     \
     /* All steps at once: clip(floor(current / threshold), 0, total). */                                              \
-    static void NAME(levels_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                           \
+    static void NAME(levels_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                              \
         const REAL *currents = (const REAL *)task->currents, *drive = (const REAL *)task->drive;                      \
         const REAL *thresholds = (const REAL *)task->thresholds;                                                      \
         const REAL total = (REAL)task->total;                                                                         \
@@ -369,9 +374,9 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t first, int64_t las
             task->out[k] = (int8_t)(int32_t)count;                                                                    \
         }                                                                                                             \
     }
-DEFINE_SCAN(float, FLOAT32)
-DEFINE_SCAN(double, FLOAT64)
-#undef DEFINE_SCAN
+DEFINE_LEVELS(float, FLOAT32)
+DEFINE_LEVELS(double, FLOAT64)
+#undef DEFINE_LEVELS
 
 /* The sequences first..last-1: position after position, all steps of each. */
 static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64_t last) {

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 TYPES = {torch.float32: 0, torch.float64: 1}
+MIXED = 2
 OUT_OF_RANGE = -2
 _NO_MEMORY = -1
 # Chunks of work for each thread: texts differ in length, so equal chunks take unequal time.

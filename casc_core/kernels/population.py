@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import TYPES, address, call, enabled, over, ready, structure, with_room
+from casc_core.kernels.library import MIXED, TYPES, address, call, enabled, over, ready, structure, with_room
 from casc_core.kernels.scan_triton import available, scan_triton
 from casc_core.neuron import CIF, IF, Neuron
 
@@ -71,20 +71,33 @@ def scans(*tensors: Tensor | None) -> bool:
     return ready(*tensors)
 
 
-def scan(currents: Tensor, drive: Tensor | None, threshold: Tensor | float, neuron: KernelNeuron, guess: int) -> Tensor:
-    """Spikes `[steps, *shape]` int8, cut where they end; the arguments are of one floating type.
+def scan(
+    currents: Tensor,
+    drive: Tensor | None,
+    threshold: Tensor | float,
+    dtype: torch.dtype,
+    neuron: KernelNeuron,
+    guess: int,
+) -> Tensor:
+    """Spikes `[steps, *shape]` int8, cut where they end.
 
     Args:
         currents: `[arriving, *shape]`. drive: `[*shape]` or None. threshold: a number, or broadcasts against `shape`.
+        dtype: float32 or float64, in which potentials are exact.
         neuron: what it is and when it is awake.
         guess: of the steps that will be needed.
     """
+    shape, kind = currents.shape[1:], TYPES[dtype]
+    if currents.dtype == torch.float32 and dtype == torch.float64 and not currents.is_cuda:
+        kind = MIXED  # widened as they are read
+    else:
+        currents = currents.to(dtype)
+    drive = None if drive is None else drive.to(dtype)
     if currents.is_cuda:
         return _scan_on_gpu(currents, drive, threshold, neuron, guess)
-    shape, kind = currents.shape[1:], TYPES[currents.dtype]
     neurons = math.prod(shape)
     currents = currents.contiguous()
-    drive, thresholds, number = _shaped(shape, drive, threshold, currents.dtype)
+    drive, thresholds, number = _shaped(shape, drive, threshold, dtype)
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         out = torch.empty((capacity, *shape), dtype=torch.int8)

@@ -30,7 +30,7 @@ class Fire(Op):
         dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])
         if isinstance(scaled, Tensor):
             scaled = scaled.to(dtype)
-        train = run.fire(signal.train.to(dtype), None if drive is None else drive.to(dtype), scaled)
+        train = run.fire(signal.train, drive, scaled, dtype)
         spikes = Signal(train, None, None, 1.0, signal.owner)
         if run.recorder is not None:
             run.recorder.spikes(self.settings["name"], spikes, run.samples)

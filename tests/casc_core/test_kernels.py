@@ -95,7 +95,7 @@ def test_count_of_rows(seed, instructions, inputs, by):
     instructions=INSTRUCTIONS,
     neuron=st.sampled_from((IF(), CIF())),
     schedule=SCHEDULES,
-    dtype=st.sampled_from((torch.float32, torch.float64)),
+    dtypes=st.sampled_from(((torch.float32,) * 2, (torch.float64,) * 2, (torch.float32, torch.float64))),
     neurons=st.sampled_from((1, 5, 513, 1500)),
     arriving=st.integers(0, 7),
     driven=st.booleans(),
@@ -104,7 +104,7 @@ def test_count_of_rows(seed, instructions, inputs, by):
     guess=st.integers(0, 9),
 )
 def test_scan_is_the_neurons_own_step(
-    seed, instructions, neuron, schedule, dtype, neurons, arriving, driven, own_thresholds, cut, guess
+    seed, instructions, neuron, schedule, dtypes, neurons, arriving, driven, own_thresholds, cut, guess
 ):
     assume(driven or arriving)
     rng = np.random.default_rng(seed)
@@ -124,9 +124,10 @@ def test_scan_is_the_neurons_own_step(
         expected = expected[:-1]
     with kernels.using(instructions):
         found = kernels.scan(
-            torch.tensor(currents, dtype=dtype),
-            None if drive is None else torch.tensor(drive, dtype=dtype),
-            torch.tensor(threshold, dtype=dtype) if own_thresholds else threshold,
+            torch.tensor(currents, dtype=dtypes[0]),
+            None if drive is None else torch.tensor(drive, dtype=dtypes[1]),
+            torch.tensor(threshold, dtype=dtypes[1]) if own_thresholds else threshold,
+            dtypes[1],
             KernelNeuron.spiking(neuron, awake, cut),
             guess,
         )
@@ -313,7 +314,10 @@ def test_what_does_not_fit_on_the_gpu_is_run_again(monkeypatch, cut):
     """The dispatch to the GPU's scan, with that of the CPU in its place."""
     currents = torch.tensor([[3.0, -1.0], [-2.0, 1.0], [0.0, 4.0]])
     neuron = KernelNeuron.spiking(CIF(), [True, True, True], cut)
-    expected, asked = kernels.scan(currents, None, 1.0, KernelNeuron.spiking(CIF(), [True] * 3, None), 0), []
+    expected, asked = (
+        kernels.scan(currents, None, 1.0, torch.float32, KernelNeuron.spiking(CIF(), [True] * 3, None), 0),
+        [],
+    )
 
     def on_gpu(given, drive, threshold, awake, total, signed, capacity):
         assert given is currents
