@@ -39,6 +39,25 @@ def time_order(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int
     return order
 
 
+def _levels(
+    drive: Tensor, start: Tensor, weight: Tensor, order: list[tuple[int, int, int]], q: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The levels of every visit, the currents they come from, and the levels before."""
+    z = drive.clone()
+    levels, previous = torch.empty_like(z), torch.empty_like(z)
+    weight_t = weight.t()
+    last = 0
+    for row, size, known in order:
+        rows, before = slice(row, row + size), previous[row : row + size]
+        before[:known] = levels[last : last + known]
+        before[known:] = start[known:size]
+        torch.addmm(z[rows], before, weight_t, out=z[rows])
+        torch.floor(z[rows], out=levels[rows])
+        levels[rows].clamp_(0, q)
+        last = row
+    return levels, z, previous
+
+
 class _Recurrence(torch.autograd.Function):
     """One direction of one layer over a whole packed sequence, in levels.
 
@@ -51,18 +70,7 @@ class _Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any, drive: Tensor, start: Tensor, weight: Tensor, order: list[tuple[int, int, int]], q: int
     ) -> Tensor:
-        z = drive.clone()
-        levels, previous = torch.empty_like(z), torch.empty_like(z)
-        weight_t = weight.t()
-        last = 0
-        for row, size, known in order:
-            rows, before = slice(row, row + size), previous[row : row + size]
-            before[:known] = levels[last : last + known]
-            before[known:] = start[known:size]
-            torch.addmm(z[rows], before, weight_t, out=z[rows])
-            torch.floor(z[rows], out=levels[rows])
-            levels[rows].clamp_(0, q)
-            last = row
+        levels, z, previous = _levels(drive, start, weight, order, q)
         ctx.order = order
         ctx.save_for_backward((z >= 0) & (z <= q), previous, weight)
         return levels
@@ -234,7 +242,8 @@ class RNN(Quantised):
             drive = F.linear(x, weight_ih, bias) * scale
             start = drive.new_zeros(sizes[0], self.hidden_size) if hx is None else hx[index] * scale
             order = time_order(sizes, reverse=bool(direction))
-            levels = _recurrence(drive, start, weight_hh, order, self.q)
+            arguments = drive, start, weight_hh, order, self.q
+            levels = _recurrence(*arguments) if torch.is_grad_enabled() else _levels(*arguments)[0]
             outputs.append(levels / scale)
             final.append(outputs[-1][: sizes[0]] if direction else outputs[-1][last_rows])
         return torch.cat(outputs, dim=1), torch.stack(final)

@@ -56,6 +56,12 @@ def options() -> argparse.Namespace:
     add("--max-words", type=int, default=text.max_words, help="size of the vocabulary")
     add("--tokenizer", choices=("words", "torchtext"), default=text.tokenizer)
     add("--vectors", default=text.vectors, help="what word vectors start from: corpus, random, or a GloVe file")
+    add(
+        "--weight-bits",
+        type=int,
+        default=casc_core.Exact().weight_bits,
+        help="bits of a converted weight; 8 is cheapest",
+    )
     add("--seed", type=int, default=training.seed)
     add("--threads", type=int, help="CPU threads")
     add("--device", default="cpu")
@@ -71,6 +77,7 @@ def main() -> None:
         raise casc_core.ConfigError(f"--T must be at least 1; got {args.T}")
     if args.threads:
         torch.set_num_threads(args.threads)
+    casc_core.Exact(args.weight_bits)
     require_writable(args.out)
     seconds: dict[str, float] = {}
 
@@ -100,7 +107,7 @@ def main() -> None:
     )
 
     with phase("convert", seconds):
-        snn = casc_core.convert(trained.model, adapter="rnn")
+        snn = casc_core.convert(trained.model, adapter="rnn", numerics=casc_core.Exact(args.weight_bits))
     with phase("evaluate", seconds):
         batches = evaluation_batches(corpus, trained, pipeline, args.device, progress=not args.quiet)
         evaluation = evaluate(

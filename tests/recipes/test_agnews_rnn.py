@@ -76,7 +76,7 @@ def test_it_trains_converts_and_writes_everything(corpus: Path, tmp_path: Path):
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert casc_core.load(out / "network").layers == ("rnn.l0", "rnn.l0_reverse")
 
-    again = run("--q", 2, "--T", 2, "--data", corpus, "--out", out, *TINY)
+    again = run("--q", 2, "--T", 2, "--data", corpus, "--out", out, "--weight-bits", 8, *TINY)
     assert "classifier found" in again.stderr
     assert json.loads((out / "results.json").read_text())["ann_accuracy"] == results["ann_accuracy"]
 
