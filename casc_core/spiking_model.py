@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError, InputError
+from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.ops import Op
@@ -291,7 +292,8 @@ class SpikingModel(nn.Module):
     def extra_repr(self) -> str:
         settings = self.settings
         return (
-            f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}"
+            f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
+            f"kernels={instructions() or 'none'}"
         )
 
 

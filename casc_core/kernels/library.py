@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 2
+VERSION = 3
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
@@ -26,10 +26,12 @@ _NO_MEMORY = -1
 _CHUNKS = 4
 # Below this many entries to write, threads cost more than they save.
 _WORTH_THREADS = 50_000
+_LARGE = 4 * 2**20
 
 _ARGUMENTS: dict[str, list[Any]] = {
     "version": [],
     "isa": [],
+    "large_pages": [c_int64, c_void_p, c_int64],
     "rows": [c_int64, c_void_p, c_int64, c_int64],
     "count_rows": [c_int64, c_void_p, c_int64, c_int64, c_int64, c_void_p],
     "scan": [c_int64, c_int64, c_void_p, c_int64, c_int64],
@@ -136,6 +138,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def address(tensor: Tensor | None) -> int | None:
     """Where its memory begins."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """`torch.empty`, of large pages where it is large."""
+    result = torch.empty(shape, dtype=dtype)
+    if result.nbytes >= _LARGE:
+        call("large_pages", result.data_ptr(), result.nbytes)
+    return result
 
 
 def with_room(capacity: int, attempt: Callable[[int], tuple[Tensor, int]]) -> tuple[Tensor, int]:

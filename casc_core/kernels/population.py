@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import MIXED, TYPES, address, call, enabled, over, ready, structure, with_room
+from casc_core.kernels.library import MIXED, TYPES, address, call, empty, enabled, over, ready, structure, with_room
 from casc_core.kernels.scan_triton import available, scan_triton
 from casc_core.neuron import CIF, IF, Neuron
 
@@ -100,7 +100,7 @@ def scan(
     drive, thresholds, number = _shaped(shape, drive, threshold, dtype)
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
-        out = torch.empty((capacity, *shape), dtype=torch.int8)
+        out = empty((capacity, *shape), torch.int8)
         task = _Task(
             *(address(t) for t in (currents, drive, thresholds)), neurons, len(currents), number,
             neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.total, neuron.is_signed,

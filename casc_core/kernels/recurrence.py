@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import OUT_OF_RANGE, TYPES, address, call, over, structure, with_room
+from casc_core.kernels.library import OUT_OF_RANGE, TYPES, address, call, empty, over, structure, with_room
 from casc_core.kernels.population import KernelNeuron
 from casc_core.kernels.sparse import PackedWeights, Weights
 
@@ -100,9 +100,8 @@ def recurrence(
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         nonlocal counts
-        out = torch.empty(
-            (capacity, *((length, batch) if positions_first else (batch, length)), hidden), dtype=torch.int8
-        )
+        order = (length, batch) if positions_first else (batch, length)
+        out = empty((capacity, *order, hidden), torch.int8)
         out = out.transpose(1, 2) if positions_first else out
         if tally:
             positive, negative = torch.empty((2, capacity, batch, length), dtype=torch.int32)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import TYPES, call, over, structure
+from casc_core.kernels.library import TYPES, call, empty, over, structure
 
 INT32_UNITS = 2.0**31 - 1
 INT16_UNITS = 2.0**15 - 1
@@ -90,7 +90,7 @@ def rows(packed: PackedWeights, train: Tensor, dtype: torch.dtype) -> Tensor:
     sample's at the step before), and only the rows of weights that make the difference are added.
     """
     train = train.contiguous()
-    out = torch.empty((*train.shape[:-1], packed.outputs), dtype=dtype)
+    out = empty((*train.shape[:-1], packed.outputs), dtype)
     if out.numel():
         task = _task(packed, train)
         task.out, task.out_type, task.unit = out.data_ptr(), TYPES[dtype], 2.0**packed.exponent
