@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# What an installation is made from: pyproject.toml and the compiled kernels.
+SOURCES := pyproject.toml setup.py $(wildcard casc_core/kernels/_kernels*.[ch])
 
 .PHONY: demo test slow clean
 
@@ -23,13 +25,13 @@ slow: $(VENV)/.dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+$(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+$(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,torchtext]"
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) results build casc_core/kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
