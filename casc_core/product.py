@@ -55,7 +55,8 @@ class Product:
     """Products with one matrix; what it prepares from the weights is kept for the next call."""
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] = ()
+        self._weight: Tensor | None = None
+        self._version = 0
         self._kept: dict[tuple[str, int], Any] = {}
 
     def __call__(self, train: Tensor, weight: Tensor, exponent: int, peak: float, dtype: torch.dtype) -> Tensor:
@@ -103,9 +104,9 @@ class Product:
         return self._keep(weight, ("limbs", 0), lambda: limbs_of(weight, exponent))
 
     def _keep(self, weight: Tensor, name: tuple[str, int], make: Callable[[], T]) -> T:
-        key = (weight.data_ptr(), weight.device, 0 if weight.is_inference() else weight._version)
-        if key != self._key:
-            self._key, self._kept = key, {}
+        version = 0 if weight.is_inference() else weight._version
+        if weight is not self._weight or version != self._version:
+            self._weight, self._version, self._kept = weight, version, {}
         if name not in self._kept:
             self._kept[name] = make()
         kept: T = self._kept[name]

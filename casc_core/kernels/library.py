@@ -127,11 +127,12 @@ def over(items: int, work: int, part: Callable[[int, int], int]) -> list[int]:
         return [part(0, items)]
     chunks = min(items, threads * _CHUNKS)
     edges = [items * index // chunks for index in range(chunks + 1)]
-    return list(_pool(threads).map(part, edges[:-1], edges[1:]))
+    return list(_pool(threads, os.getpid()).map(part, edges[:-1], edges[1:]))
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """A process's own threads: a fork does not inherit them."""
     return ThreadPoolExecutor(threads, thread_name_prefix="casc")
 
 

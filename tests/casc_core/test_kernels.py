@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -329,3 +331,20 @@ def test_what_does_not_fit_on_the_gpu_is_run_again(monkeypatch, cut):
     found = population._scan_on_gpu(currents, None, 1.0, neuron, 0)
     assert torch.equal(found, expected[:cut])
     assert asked[-1] >= len(found)
+
+
+def test_a_forked_process_has_its_own_threads():
+    code = """
+import os, torch
+from casc_core import kernels
+torch.set_num_threads(2)
+packed = kernels.pack(torch.ones(200, 200), 0, 1)
+train = torch.ones(2, 200, 200, dtype=torch.int8)
+expected = kernels.rows(packed, train, torch.float32).tolist()
+child = os.fork()
+if child == 0:
+    os._exit(0 if kernels.rows(packed, train, torch.float32).tolist() == expected else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
