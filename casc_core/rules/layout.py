@@ -78,6 +78,8 @@ def _stack(low: Lowering, tensors: Any, dim: int = 0) -> SignalValue:
 def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
     """Concatenation or stack of signals, brought to one scale."""
     signals = common_scale(low, [low.signal(tensor) for tensor in tensors])
+    if len(signals) == 1 and not stack:
+        return signals[0]
     forms = [signal.form for signal in signals]
     form = joint_form(forms, max(form.drive_reach for form in forms))
     return SignalValue(low.emit(Join(stack=stack), signals, dim=dim), form)
