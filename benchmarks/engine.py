@@ -1,0 +1,108 @@
+"""How fast the engine is: casc beside its own float32 ANN, `torch.nn.RNN`, SpikingJelly and sinabs, on the CPU.
+
+    python benchmarks/engine.py [--only recurrent,feedforward,growth,memory,startup] [--data FOLDER] [--out FOLDER]
+
+Everything that a table compares takes turns within one process, in wall time and CPU time, with one and with two
+threads; every output that is timed is first checked against the reference. Writes engine.json (every turn of every
+row), engine.md (the tables) and engine.png to the output folder. The peers are optional:
+
+    pip install "loguru>=0.7,<1" pbr nir nirtorch
+    pip install --no-deps spikingjelly==2.0.0 sinabs==3.1.3
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import processes
+import speed
+import torch
+from measure import WrongAnswerError, machine
+from networks import QUICK, Classifiers, Scale
+from picture import picture
+from report import markdown
+
+from casc_core import CascError, ConfigError
+from casc_core.files import require_writable, write_whole
+
+SECTIONS = ("recurrent", "feedforward", "growth", "memory", "startup")
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--only", default=",".join(SECTIONS), help="sections to measure, with commas between (default: all)")
+    add("--data", help="folder with train.csv[.gz] and test.csv[.gz] to train on (default: the embedded sample)")
+    add("--networks", type=Path, help="folder of trained classifiers, used again if there (default: OUT/networks)")
+    add("--out", type=Path, default=Path("results/engine"), help="output folder (default: %(default)s)")
+    add("--repeats", type=int, help=f"turns of each run (default: {Scale().repeats})")
+    add("--threads", type=int, nargs="+", help="thread counts (default: 1 2)")
+    add("--quick", action="store_true", help="tiny sizes: whether it works, not how fast it is")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure section by section, writing the figures after each, so that an interruption loses little."""
+    args = options()
+    chosen = [name.strip() for name in args.only.split(",")]
+    if unknown := sorted(set(chosen) - set(SECTIONS)):
+        raise ConfigError(f"--only: there is no section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
+    scale = QUICK if args.quick else Scale()
+    if args.repeats is not None:
+        scale = dataclasses.replace(scale, repeats=args.repeats)
+    if args.threads is not None:
+        scale = dataclasses.replace(scale, threads=tuple(args.threads))
+    if scale.repeats < 1 or min(scale.threads) < 1:
+        raise ConfigError(f"--repeats and --threads must be at least 1; got {scale.repeats} and {scale.threads}")
+    torch.set_num_threads(max(scale.threads))  # for the training
+    require_writable(args.out)
+    results: dict[str, Any] = {"machine": machine(), "scale": dataclasses.asdict(scale), "sections": {}}
+    for name, measure in measures(args, scale).items():
+        if name not in chosen:
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        results["sections"][name] = measure() | {"seconds": round(time.perf_counter() - started, 1)}
+        write(args.out, results)
+    write_whole(args.out / "engine.png", picture(results))
+    print(markdown(results))
+    print(f"engine.json, engine.md and engine.png are in {args.out}", file=sys.stderr)
+
+
+def measures(args: argparse.Namespace, scale: Scale) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What measures each section; the classifiers are loaded or trained by the first one that needs them."""
+    made: list[Classifiers] = []
+
+    def classifiers() -> Classifiers:
+        if not made:
+            made.append(Classifiers(args.data, args.networks or args.out / "networks", scale))
+        return made[0]
+
+    return {
+        "recurrent": lambda: speed.recurrent(classifiers(), scale),
+        "feedforward": lambda: speed.feed_forward(scale),
+        "growth": lambda: speed.growth(scale),
+        "memory": lambda: processes.memory(classifiers(), scale),
+        "startup": lambda: processes.startup(scale),
+    }
+
+
+def write(folder: Path, results: dict[str, Any]) -> None:
+    """The figures and the tables, each file whole or not at all."""
+    write_whole(folder / "engine.json", json.dumps(results, indent=1) + "\n")
+    write_whole(folder / "engine.md", markdown(results))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CascError, WrongAnswerError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,172 @@
+"""The results as Markdown tables and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from peers import SINABS, SPIKINGJELLY
+
+Section = dict[str, Any]
+MEGABYTE = 1e6
+MEMORY_NAMES = {"ann": "ANN", "silent": "until silent"}
+
+
+def markdown(results: Section) -> str:
+    """Every section as tables."""
+    machine, sections = results["machine"], results["sections"]
+    parts = [
+        "# How fast the engine is",
+        f"{machine['cpu']}, {machine['cores']} cores ({machine['instructions']}), {machine['system']}, "
+        f"torch {machine['torch']}, Python {machine['python']}. What a table compares takes turns within one process; "
+        "each figure is the fastest turn.",
+    ]
+    writers: dict[str, Callable[[Section], list[str]]] = {
+        "recurrent": recurrent, "feedforward": feed_forward, "growth": growth, "memory": memory, "startup": startup,
+    }  # fmt: skip
+    for name, section in sections.items():
+        parts += writers[name](section)
+    return "\n\n".join(parts) + "\n"
+
+
+def recurrent(section: Section) -> list[str]:
+    """Trained text classifiers."""
+    parts = [
+        "## Recurrent classifier",
+        f"Trained on {section['training_texts']:,} texts of: {section['data']}.",
+        networks(section["networks"]),
+    ]
+    return parts + [part for case, rows in by_case(section["rows"]) for part in (f"### {case}", times(rows))]
+
+
+def feed_forward(section: Section) -> list[str]:
+    """The perceptron and the peers."""
+    parts = ["## Feed-forward network", f"{section['shape']}.", networks(section["networks"])]
+    for case, rows in by_case(section["rows"]):
+        parts += [f"### {case}", times(rows), *advantage(rows)]
+    return parts
+
+
+def advantage(rows: list[Section]) -> list[str]:
+    """How many times as fast as SpikingJelly's faster mode each of our ways is; nothing if it is not installed."""
+    lines = []
+    for threads, mine in by_threads(rows):
+        peers = [row["wall_ms"] for row in mine if row["entry"].startswith(SPIKINGJELLY) and row["wall_s"]]
+        ours = [row for row in mine if row["steps"] and row["wall_s"] and not is_peer(row["entry"])]
+        if peers:
+            words = [f"{row['entry']}: {min(peers) / row['wall_ms']:.2f} x" for row in ours]
+            lines.append(f"- Faster than SpikingJelly's faster mode, {count(threads)} (wall): {'; '.join(words)}")
+    return ["\n".join(lines)] if lines else []
+
+
+def growth(section: Section) -> list[str]:
+    """One table for each size that grows."""
+    base = ", ".join(f"{name}={value}" for name, value in section["base"].items())
+    parts = [
+        "## How time grows",
+        f"Untrained (random) classifiers, {base} but for what grows; time relative to the ANN's.",
+    ]
+    for axis, points in section["axes"].items():
+        header, body = [axis], []
+        for point in points:
+            rows = point["rows"]
+            header = [axis, *(f"{kind}, {count(row['threads'])}" for row in rows for kind in ("wall", "CPU"))]
+            ratios = [number(row[f"{kind}_ratio"]) for row in rows for kind in ("wall", "cpu")]
+            body.append([f"{point['value']:,}" if isinstance(point["value"], int) else point["value"], *ratios])
+        parts += [f"### {axis}", table(header, body)]
+    return parts
+
+
+def memory(section: Section) -> list[str]:
+    """Peak memory over what is there after set-up."""
+    rows = section["rows"]
+    names = [MEMORY_NAMES.get(what, f"T={what}") for what in rows[0]["bytes"]]
+    header = ["q", f"texts of {rows[0]['length']} tokens", *names]
+    body = [[str(row["q"]), f"{row['batch']:,}", *map(megabytes, row["bytes"].values())] for row in rows]
+    about = f"Peak of one run in a fresh process, less what is there after set-up ({section['method']}); one thread"
+    about += f", at most {section['limit_bytes'] / 1e9:.0f} GB." if section["limit_bytes"] else "."
+    return ["## Memory", about, table(header, body)]
+
+
+def megabytes(taken: int | None) -> str:
+    """As a table shows it."""
+    return "too little memory" if taken is None else f"{taken / MEGABYTE:,.0f} MB"
+
+
+def startup(section: Section) -> list[str]:
+    """Time from the start of a process."""
+    body = [
+        [
+            row["program"], f"{min(row['wall_s']):.2f}", f"{min(row['cpu_s']):.2f}",
+            number(row["wall_ratio"]), number(row["cpu_ratio"]),
+        ]
+        for row in section["rows"]
+    ]  # fmt: skip
+    header = ["from the start of the process", "wall (s)", "CPU (s)", "wall, x import torch", "CPU, x import torch"]
+    return ["## Start-up", table(header, body)]
+
+
+def networks(facts: list[Section]) -> str:
+    """How densely each network spikes."""
+    header = ["network", "ANN accuracy (%)", "in spikes", "spikes per neuron", "negative", "silent at (median, max)"]
+    body = [
+        [
+            fact["network"],
+            *("-" if fact.get(key) is None else f"{fact[key]:.2f}" for key in ("accuracy", "spiking_accuracy")),
+            f"{fact['spikes_per_neuron']:.2f}",
+            f"{fact['negative_share']:.1%}",
+            f"{fact['silent_at_median']:.0f}, {fact['silent_at_max']:.0f}",
+        ]
+        for fact in facts
+    ]
+    return table(header, body)
+
+
+def times(rows: list[Section]) -> str:
+    """Times of one comparison, side by side for each number of threads."""
+    header, body = ["run"], {row["entry"]: [row["entry"]] for row in rows}
+    for threads, mine in by_threads(rows):
+        header += [f"wall ms, {count(threads)}", "x ANN", "x ANN / T", "CPU ms", "x ANN"]
+        for row in mine:
+            if not row["wall_s"]:
+                body[row["entry"]] += [row["note"], "", "", "", ""]
+                continue
+            per_step = number(row["wall_ratio"] / row["steps"]) if row["steps"] else ""
+            body[row["entry"]] += [
+                f"{row['wall_ms']:.2f}", number(row["wall_ratio"]), per_step,
+                f"{row['cpu_ms']:.2f}", number(row["cpu_ratio"]),
+            ]  # fmt: skip
+    return table(header, list(body.values()))
+
+
+def table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def by_case(rows: list[Section]) -> list[tuple[str, list[Section]]]:
+    """Rows of each comparison, in order."""
+    cases = dict.fromkeys(row["case"] for row in rows)
+    return [(case, [row for row in rows if row["case"] == case]) for case in cases]
+
+
+def by_threads(rows: list[Section]) -> list[tuple[int, list[Section]]]:
+    """Rows of each number of threads, in order."""
+    counts = dict.fromkeys(row["threads"] for row in rows)
+    return [(threads, [row for row in rows if row["threads"] == threads]) for threads in counts]
+
+
+def is_peer(entry: str) -> bool:
+    """Whether the entry is another simulator's."""
+    return entry.startswith((SPIKINGJELLY, SINABS))
+
+
+def number(value: float) -> str:
+    """A ratio in three digits or so."""
+    return f"{value:.3f}" if value < 0.995 else f"{value:.2f}"
+
+
+def count(threads: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{threads} thread{'s' * (threads > 1)}"

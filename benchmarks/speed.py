@@ -1,0 +1,180 @@
+"""What the benchmark times within one process: recurrent and feed-forward networks, and how time grows with size."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import peers
+import torch
+from measure import Entry, Row, compare, require
+from networks import Classifiers, Scale, TorchRNN, random_classifier, random_mlp, random_texts, trained_mlp
+from torch import Tensor, nn
+
+import casc_core
+from casc_core import SpikingModel
+
+ANN, SILENT, REFERENCE = "ANN (float32 CQReLU)", "snn(...), until silent", "snn.reference(...)"
+SIMULATE = "snn.simulate"
+Section = dict[str, Any]
+
+
+def recurrent(classifiers: Classifiers, scale: Scale) -> Section:
+    """Trained text classifiers on test texts of full length and of their own lengths."""
+    rows: list[Row] = []
+    facts = []
+    for q, numerics in ((2, None), (2, casc_core.Exact(weight_bits=8)), (8, None)):
+        model = classifiers.trained(q).model
+        snn = casc_core.convert(model, adapter="rnn", numerics=numerics or "exact")
+        full, natural = classifiers.full(scale.batch), classifiers.natural(scale.batch)
+        for texts in (full, natural):
+            require_exact(snn, texts, scale.steps)
+        name = f"q={q}, {numerics.weight_bits if numerics else 16}-bit weights"
+        fact = activity(name, snn, full) | {"accuracy": classifiers.accuracy(model)}
+        # The reference's is the spiking network's: that their answers are the same is checked above.
+        fact["spiking_accuracy"] = classifiers.accuracy(snn.reference)
+        facts.append(fact | {"training_seconds": classifiers.trained(q).training["seconds"]})
+        torch_rnns = {kind: TorchRNN(model.config, kind).eval() for kind in ("tanh", "relu")}
+        entries = spiking_entries(snn, full, scale.steps) + rnn_entries(torch_rnns, full)
+        rows += compare(f"{name}, every text {scale.length} tokens", entries, scale.threads, scale.repeats)
+        entries = spiking_entries(snn, natural, scale.steps[:1]) + rnn_entries(torch_rnns, natural)
+        mean = float(natural[1].double().mean())
+        rows += compare(f"{name}, lengths as they are ({mean:.0f} on average)", entries, scale.threads, scale.repeats)
+    return {
+        "data": classifiers.corpus.source,
+        "training_texts": len(classifiers.corpus.train),
+        "networks": facts,
+        "rows": as_json(rows),
+    }
+
+
+def spiking_entries(snn: SpikingModel, inputs: tuple[Tensor, ...], steps: tuple[int, ...]) -> list[Entry]:
+    """The ANN, and every way to run its conversion."""
+    ann = snn.ann
+    assert ann is not None
+    steps_to_silence = snn.simulate(*inputs).T
+    entries = [
+        Entry(ANN, lambda: ann(*inputs)),
+        Entry(SILENT, lambda: snn(*inputs), steps_to_silence),
+        Entry(REFERENCE, lambda: snn.reference(*inputs)),
+    ]
+    entries += [Entry(fixed(T), partial(snn.simulate, *inputs, T=T), T) for T in steps]
+    entries.append(Entry(f"{SIMULATE}(T=None)", lambda: snn.simulate(*inputs), steps_to_silence))
+    if "T" not in inspect.signature(snn.forward).parameters:
+        return [*entries, Entry("snn(..., T=...)", None, note="no such call")]
+    return entries + [Entry(f"snn(..., T={T})", partial(snn, *inputs, T=T), T) for T in steps]
+
+
+def fixed(T: int) -> str:
+    """Name of a simulation of `T` steps."""
+    return f"{SIMULATE}(T={T})"
+
+
+def rnn_entries(networks: dict[str, TorchRNN], texts: tuple[Tensor, ...]) -> list[Entry]:
+    """The yardstick from outside: the classifier with `torch.nn.RNN`."""
+    return [Entry(f"torch.nn.RNN, {kind}", partial(rnn, *texts)) for kind, rnn in networks.items()]
+
+
+def feed_forward(scale: Scale) -> Section:
+    """A multilayer perceptron, random and trained, beside the peers."""
+    rows: list[Row] = []
+    facts = []
+    model, x = random_mlp(scale)
+    trained, new, accuracy = trained_mlp(scale)
+    for weights, network, inputs, percent in (("random", model, x, None), ("trained", trained, new, accuracy)):
+        snn = casc_core.convert(network, adapter="rnn")
+        require_exact(snn, (inputs,), (scale.peer_steps,))
+        facts.append(activity(f"{weights} weights", snn, (inputs,)) | {"accuracy": percent})
+        entries = spiking_entries(snn, (inputs,), (scale.peer_steps,)) + peer_entries(snn, inputs, scale.peer_steps)
+        rows += compare(f"{weights} weights", entries, scale.threads, scale.repeats)
+    shape = f"{scale.mlp_layers} layers of {scale.mlp_width}, q={scale.mlp_q}, batch {scale.batch}"
+    return {"shape": shape, "peer_steps": scale.peer_steps, "networks": facts, "rows": as_json(rows)}
+
+
+def peer_entries(snn: SpikingModel, x: Tensor, steps: int) -> list[Entry]:
+    """Ours under the peers' own method (IF neurons, input at every step), then the peers."""
+    model = snn.ann
+    assert isinstance(model, nn.Sequential)
+    settings: dict[str, Any] = {"neuron": casc_core.IF(), "schedule": casc_core.Continuous()}
+    same = snn.under(**settings)
+    entries = [Entry(f"snn.under(IF, Continuous), T={steps}", lambda: same.simulate(x, T=steps), steps)]
+    # Not on the 16-bit grid, as the peers are not.
+    ours = casc_core.convert(model, adapter="rnn", numerics="float", **settings).simulate(x, T=steps).logits[-1]
+    found = {**peers.spikingjelly(model, x, steps), **peers.sinabs(model, x, steps)}
+    for name, simulate in found.items():
+        if isinstance(simulate, str):
+            entries.append(Entry(f"{name}, T={steps}", None, steps, simulate))
+            continue
+        require_alike(name, simulate, ours)
+        entries.append(Entry(f"{name}, T={steps}", simulate, steps))
+    return entries
+
+
+def growth(scale: Scale) -> Section:
+    """Time until silent relative to the ANN of the same size, as one size after the other grows."""
+    base = {"q": 2, "hidden": scale.hidden, "length": scale.length, "batch": scale.growth_batch}
+    repeats = max(2, scale.repeats // 2)
+    snn, texts = random_classifier(scale, base["q"], base["hidden"]), random_texts(base["batch"], base["length"])
+    steps = scale.growth["T"]
+    require_exact(snn, texts, steps)
+    rows = compare("T", spiking_entries(snn, texts, steps), scale.threads, repeats)
+    axes = {"T": [point(T, rows, fixed(T)) for T in steps] + [point("until silent", rows, SILENT)]}
+    for axis, values in scale.growth.items():
+        for value in values if axis != "T" else ():
+            size = base | {axis: value}
+            snn = random_classifier(scale, size["q"], size["hidden"])
+            texts = random_texts(size["batch"], size["length"])
+            require_exact(snn, texts, ())
+            rows = compare(f"{axis}={value}", spiking_entries(snn, texts, ())[:2], scale.threads, repeats)
+            axes.setdefault(axis, []).append(point(value, rows, SILENT))
+    return {"base": base, "axes": axes}
+
+
+def point(value: int | str, rows: list[Row], entry: str) -> Section:
+    """One point of a curve: the rows of `entry`, and those of the ANN beside it."""
+    chosen = {name: as_json([row for row in rows if row.entry == name]) for name in (entry, ANN)}
+    return {"value": value, "rows": chosen[entry], "ann": chosen[ANN]}
+
+
+def require_exact(snn: SpikingModel, inputs: tuple[Tensor, ...], steps: tuple[int, ...]) -> None:
+    """The outputs that will be timed are right: bit for bit the reference's, and at each T those of the whole run."""
+    expected, silent = snn.reference(*inputs), snn.simulate(*inputs)
+    require(torch.equal(snn(*inputs), expected), "snn(...) differs from snn.reference(...)")
+    require(torch.equal(silent.logits[-1], expected), "simulate(T=None) differs from snn.reference(...)")
+    for T in steps:
+        logits, known = snn.simulate(*inputs, T=T).logits, min(T, silent.T)
+        same = len(logits) == T and torch.equal(logits[:known], silent.logits[:known])
+        later = torch.equal(logits[known:], expected.expand(T - known, *expected.shape))
+        require(same and later, f"simulate(T={T}) differs from the run until silent")
+
+
+def require_alike(name: str, simulate: Callable[[], Tensor], expected: Tensor) -> None:
+    """A peer computes what our IF neurons do, but for neurons on the edge: its sums round in another order."""
+    with torch.no_grad():
+        logits = simulate()
+    error = float((logits - expected).abs().mean() / expected.abs().mean())
+    require(error < 0.02, f"{name} is not the same network: its logits differ by {100 * error:.1f}% on average")
+
+
+def activity(name: str, snn: SpikingModel, inputs: tuple[Tensor, ...]) -> Section:
+    """How densely a network spikes on a batch, and when it falls silent."""
+    simulation = snn.simulate(*inputs)
+    layers = simulation.spikes.values()
+    spikes = sum(int(layer.positive.sum() + layer.negative.sum()) for layer in layers)
+    silent = simulation.silent_at.double()
+    return {
+        "network": name,
+        "spikes_per_neuron": spikes / sum(layer.neurons for layer in layers),
+        "negative_share": sum(int(layer.negative.sum()) for layer in layers) / max(1, spikes),
+        "silent_at_median": float(silent.median()),
+        "silent_at_max": float(silent.max()),
+    }
+
+
+def as_json(rows: list[Row]) -> list[Section]:
+    """Rows with every turn of theirs, and the fastest in milliseconds."""
+    fastest = [{"wall_ms": row.wall_ms, "cpu_ms": row.cpu_ms} if row.wall_s else {} for row in rows]
+    return [dataclasses.asdict(row) | best for row, best in zip(rows, fastest, strict=True)]

@@ -1,0 +1,104 @@
+"""The benchmark of the engine, at tiny sizes: that it works, not how fast it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ENGINE = Path(__file__).parents[2] / "benchmarks" / "engine.py"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", str(ENGINE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # One thread, because two on a machine at work wait for each other.
+    folder = tmp_path_factory.mktemp("engine")
+    done = run(
+        "--quick",
+        "--threads",
+        1,
+        "--repeats",
+        1,
+        "--only",
+        "recurrent,feedforward",
+        "--data",
+        "sample",
+        "--out",
+        folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "## Recurrent classifier" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sections(out: Path) -> dict[str, Any]:
+    results = json.loads((out / "engine.json").read_text())
+    assert results["machine"]["torch"]
+    return dict(results["sections"])
+
+
+def test_every_ratio_is_a_positive_number(sections: dict[str, Any]):
+    assert set(sections) == {"recurrent", "feedforward"}
+    for section in sections.values():
+        timed = [row for row in section["rows"] if row["wall_s"]]
+        assert len(timed) > 10
+        for row in timed:
+            for value in (row["wall_ratio"], row["cpu_ratio"], row["wall_ms"], row["cpu_ms"]):
+                assert math.isfinite(value)
+                assert value > 0
+
+
+def test_what_cannot_be_run_says_why(sections: dict[str, Any]):
+    for section in sections.values():
+        for row in section["rows"]:
+            assert row["wall_s"] or row["note"]
+
+
+def test_every_network_spikes_and_falls_silent(sections: dict[str, Any]):
+    assert [fact["network"].split(",")[0] for fact in sections["recurrent"]["networks"]] == ["q=2", "q=2", "q=8"]
+    for section in sections.values():
+        for fact in section["networks"]:
+            assert fact["spikes_per_neuron"] > 0
+            assert fact["silent_at_max"] >= 1
+
+
+def test_it_compares_with_the_peers_or_says_that_they_are_absent(sections: dict[str, Any], out: Path):
+    table = (out / "engine.md").read_text()
+    entries = {row["entry"] for row in sections["feedforward"]["rows"]}
+    for peer in ("SpikingJelly", "sinabs"):
+        assert any(entry.startswith(peer) for entry in entries)
+        assert peer in table
+
+
+def test_the_picture_is_there(out: Path):
+    assert (out / "engine.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trained_networks_are_found_again(out: Path):
+    trained = sorted((out / "networks").glob("q*/classifier-*/classifier.safetensors"))
+    assert [file.parents[1].name for file in trained] == ["q2", "q8"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "everything"], "there is no section everything"),
+        (["--repeats", 0], "--repeats and --threads must be at least 1"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(arguments: list[object], message: str, tmp_path: Path):
+    done = run("--quick", "--out", tmp_path, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
