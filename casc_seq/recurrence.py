@@ -48,7 +48,8 @@ class Recurrence(Op):
         )
         self.reach = float(weight.double().abs().sum(1).max())
         self.product = Product()
-        self.steps = 0  # of the last run: the room that the next one begins with
+        # Steps that runs have needed, by where they are cut: the room that the next one begins with.
+        self.steps: dict[int, int] = {}
 
     def forward(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
@@ -132,10 +133,10 @@ class Recurrence(Op):
             neuron,
             positions_first=not batch_first,
             tally=run.recorder is not None and run.recorder.keep_activity,
-            guess=self.steps,
+            guess=self.steps.get(neuron.most, 0),
         )
-        if spikes is not None:
-            self.steps = len(spikes.train)
+        if spikes is not None:  # one long run is forgotten little by little
+            self.steps[neuron.most] = max(len(spikes.train), self.steps.get(neuron.most, 0) - 1)
         return spikes
 
     def _passed_on(self, spikes: Tensor, lengths: Tensor | None) -> Tensor:

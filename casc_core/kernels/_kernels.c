@@ -13,18 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__GNUC__)
+#if !defined(__GNUC__)
+#error "The kernels are written for GCC and Clang; without them, torch does their work."
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
-#else
-#define INLINE static __inline
-#define EXPORT __declspec(dllexport)
-#define restrict __restrict
-#include <intrin.h>
-#include <math.h>
-#define __builtin_rint rint
-#define __builtin_rintf rintf
-#endif
 
 /* How weights are stored and summed. SUMS16: int16 weights, and every product fits int16. SUMS32: int16 weights, int32
    sums. WIDE: int32 weights and sums. */
@@ -89,6 +82,20 @@ typedef struct {
     int32_t *positive, *negative;
 } RecurrenceTask;
 
+/* `from` [outer, middle, inner] int8; `to` [outer, inner]. */
+typedef struct {
+    const int8_t *from;
+    int64_t middle, inner;
+    int32_t *to;
+} SumTask;
+
+/* `from` [rows, inner] int8; `positive`, `negative` [rows]. */
+typedef struct {
+    const int8_t *from;
+    int64_t inner;
+    int32_t *positive, *negative;
+} TallyTask;
+
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {
     const int8_t *input;
@@ -102,11 +109,10 @@ typedef struct {
     int16_t *factor;
 } Entries;
 
-/* What one thread works with. `added` counts the rows it has added. */
+/* What one thread works with. */
 typedef struct {
     Entries list;
     uint64_t *mask;
-    int64_t added;
     void *memory;
 } Scratch;
 
@@ -117,7 +123,6 @@ static char *scratch_open(Scratch *scratch, int64_t rows, int64_t more) {
     char *memory = (char *)calloc(1, (size_t)(masks + list + more + 64));
     if (!memory) return NULL;
     scratch->memory = memory;
-    scratch->added = 0;
     scratch->mask = (uint64_t *)memory;
     scratch->list.row = (int32_t *)(memory + masks + more / 8 * 8 + 8);
     scratch->list.factor = (int16_t *)(scratch->list.row + rows + 2);
@@ -128,15 +133,7 @@ static void scratch_close(Scratch *scratch) { free(scratch->memory); }
 
 static int64_t type_size(int64_t type) { return type == FLOAT64 ? 8 : 4; }
 
-#if defined(__GNUC__)
 static int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
-#else
-static int lowest_bit(uint64_t bits) {
-    unsigned long index;
-    _BitScanForward64(&index, bits);
-    return (int)index;
-}
-#endif
 
 #define NAME(x) x##_plain
 #define VECTOR 0
@@ -144,7 +141,7 @@ static int lowest_bit(uint64_t bits) {
 #undef NAME
 #undef VECTOR
 
-#if defined(__GNUC__) && defined(__x86_64__)
+#if defined(__x86_64__)
 #define HAVE_X86 1
 #include <immintrin.h>
 
@@ -190,18 +187,17 @@ static int lowest_bit(uint64_t bits) {
 #endif
 
 /* Asks for large pages under fresh memory that is about to be filled: faults of small pages would take longer. */
-EXPORT int64_t casc_large_pages(int64_t isa, char *memory, int64_t bytes) {
-    (void)isa, (void)memory, (void)bytes;
+EXPORT void casc_large_pages(char *memory, int64_t bytes) {
+    (void)memory, (void)bytes;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     const uintptr_t page = 2 << 20, start = ((uintptr_t)memory + page - 1) / page * page;
     const uintptr_t end = ((uintptr_t)memory + (uintptr_t)bytes) / page * page;
     if (end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
 #endif
-    return 0;
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 3; }
+EXPORT int64_t casc_version(void) { return 4; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -218,50 +214,59 @@ EXPORT int64_t casc_isa(void) {
 #endif
 }
 
-/* Returns how many rows were added, or an error. */
-EXPORT int64_t casc_rows(int64_t isa, const RowsTask *task, int64_t first, int64_t last) {
-    return DISPATCH(rows, task, first, last);
+/* Adds to counts [steps] how many rows the products of every `by`-th sample would take. Returns 0 or an error. */
+EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, int64_t *counts) {
+    return DISPATCH(count_rows, task, by, counts);
 }
 
-/* Adds to counts [steps] how many rows `casc_rows` would add for every `by`-th sample. Returns 0 or an error. */
-EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t first, int64_t last, int64_t by,
-                               int64_t *counts) {
-    return DISPATCH(count_rows, task, first, last, by, counts);
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY };
+
+/* The items first..last-1 of a task. Returns what its kernel does: steps needed, or an error. */
+static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task, int64_t first, int64_t last) {
+    switch (kernel) {
+        case ROWS: return DISPATCH(rows, task, first, last);
+        case SCAN:
+            return type == FLOAT32 ? DISPATCH(scan_FLOAT32, task, first, last)
+                   : type == MIXED ? DISPATCH(scan_MIXED, task, first, last)
+                                   : DISPATCH(scan_FLOAT64, task, first, last);
+        case LEVELS:
+            return type == FLOAT32 ? DISPATCH(levels_FLOAT32, task, first, last)
+                                   : DISPATCH(levels_FLOAT64, task, first, last);
+        case RECURRENCE: return DISPATCH(recurrence, task, first, last);
+        case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
+        default: return DISPATCH(tally, task, first, last);
+    }
 }
 
-/* Returns the last step, from 1, with a spike; capacity + 1 where there was no room for it. */
-EXPORT int64_t casc_scan(int64_t isa, int64_t type, const ScanTask *task, int64_t first, int64_t last) {
-    if (type == FLOAT32) return DISPATCH(scan_FLOAT32, task, first, last);
-    if (type == MIXED) return DISPATCH(scan_MIXED, task, first, last);
-    return DISPATCH(scan_FLOAT64, task, first, last);
+/* A task cut into chunks, which threads take until there are none left. */
+typedef struct {
+    int64_t isa, kernel, type;
+    const void *task;
+    int64_t items, chunks, next, most, least;
+} Shared;
+
+EXPORT void casc_work(Shared *shared) {
+    for (;;) {
+        const int64_t chunk = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED);
+        if (chunk >= shared->chunks) return;
+        const int64_t first = shared->items * chunk / shared->chunks;
+        const int64_t last = shared->items * (chunk + 1) / shared->chunks;
+        const int64_t result = part(shared->isa, shared->kernel, shared->type, shared->task, first, last);
+        int64_t seen = __atomic_load_n(&shared->most, __ATOMIC_RELAXED);
+        while (result > seen && !__atomic_compare_exchange_n(&shared->most, &seen, result, 0, __ATOMIC_RELAXED,
+                                                             __ATOMIC_RELAXED)) {}
+        seen = __atomic_load_n(&shared->least, __ATOMIC_RELAXED);
+        while (result < seen && !__atomic_compare_exchange_n(&shared->least, &seen, result, 0, __ATOMIC_RELAXED,
+                                                             __ATOMIC_RELAXED)) {}
+    }
 }
 
-/* `task->out` [neurons]: counts, of a task whose `currents` and `drive` stand for all steps. */
-EXPORT int64_t casc_levels(int64_t isa, int64_t type, const ScanTask *task, int64_t first, int64_t last) {
-    if (type == FLOAT32)
-        DISPATCH(levels_FLOAT32, task, first, last);
-    else
-        DISPATCH(levels_FLOAT64, task, first, last);
-    return 0;
-}
+static void work(void *shared) { casc_work((Shared *)shared); }
 
-/* Returns the last step, from 1, with a spike; capacity + 1 where there was no room for it; or an error. */
-EXPORT int64_t casc_recurrence(int64_t isa, const RecurrenceTask *task, int64_t first, int64_t last) {
-    return DISPATCH(recurrence, task, first, last);
-}
-
-/* Sums over the middle dimension of `from` [outer, middle, inner], for the rows first..last-1 of outer. */
-EXPORT int64_t casc_sum_middle(int64_t isa, const int8_t *from, int64_t first, int64_t last, int64_t middle,
-                            int64_t inner, int32_t *to) {
-    DISPATCH(sum_middle, from, first, last, middle, inner, to);
-    return 0;
-}
-
-/* How many entries of each row of `from` [rows, inner] are positive, and how many negative. */
-EXPORT int64_t casc_tally(int64_t isa, const int8_t *from, int64_t first, int64_t last, int64_t inner, int32_t *positive,
-                       int32_t *negative) {
-    DISPATCH(tally, from, first, last, inner, positive, negative);
-    return 0;
+/* All of a task on so many threads of the caller's OpenMP, by its GOMP_parallel. */
+EXPORT void casc_parallel(void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned), Shared *shared,
+                          int64_t threads) {
+    gomp_parallel(work, shared, (unsigned)threads, 0);
 }
 
 /* Importable as a module of Python, though it offers nothing there: builds expect it of an extension. */

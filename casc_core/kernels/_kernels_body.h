@@ -184,7 +184,6 @@ static void NAME(product)(const Weights *weights, const int8_t *x, const Referen
             list->factor[list->count++] = (int16_t)(x[j] - nearest->input[j]);
         }
     list->row[list->count] = 0, list->factor[list->count] = 0; /* rows are taken in pairs */
-    scratch->added += fewest;
     NAME(accumulate)(weights->values, weights->kind, weights->stride, list, nearest->product, to);
 }
 
@@ -276,19 +275,18 @@ static int64_t NAME(rows)(const RowsTask *task, int64_t first, int64_t last) {
             }
         }
     }
-    const int64_t added = scratch.added;
     scratch_close(&scratch);
-    return added;
+    return 0;
 }
 
-/* How many rows `rows` would add for these samples at each step. */
-static int64_t NAME(count_rows)(const RowsTask *task, int64_t first, int64_t last, int64_t by, int64_t *counts) {
+/* How many rows `rows` would add for every `by`-th sample at each step. */
+static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *counts) {
     const int64_t padded = task->weights.rows_padded, blocks = padded / 64, rows = task->weights.rows;
     char *memory = (char *)calloc(1, (size_t)(3 * padded + blocks * 8));
     if (!memory) return NO_MEMORY;
     uint64_t *mask = (uint64_t *)memory;
     int8_t *now = (int8_t *)(mask + blocks), *before = now + padded, *nothing = before + padded;
-    for (int64_t sample = first; sample < last; sample += by)
+    for (int64_t sample = 0; sample < task->samples; sample += by)
         for (int64_t step = 0; step < task->steps; step++) {
             int8_t *swapped = before;
             before = now, now = swapped;
@@ -358,7 +356,7 @@ DEFINE_SCAN(double, float, MIXED)
 
 #define DEFINE_LEVELS(REAL, TYPE)                                                                                     \
     /* All steps at once: clip(floor(current / threshold), 0, total). */                                              \
-    static void NAME(levels_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                              \
+    static int64_t NAME(levels_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                           \
         const REAL *currents = (const REAL *)task->currents, *drive = (const REAL *)task->drive;                      \
         const REAL *thresholds = (const REAL *)task->thresholds;                                                      \
         const REAL total = (REAL)task->total;                                                                         \
@@ -373,6 +371,7 @@ DEFINE_SCAN(double, float, MIXED)
             count += ((count + 1) * threshold <= current) & (count < total) ? 1 : 0;                                  \
             task->out[k] = (int8_t)(int32_t)count;                                                                    \
         }                                                                                                             \
+        return 0;                                                                                                     \
     }
 DEFINE_LEVELS(float, FLOAT32)
 DEFINE_LEVELS(double, FLOAT64)
@@ -488,37 +487,38 @@ out_of_range:
     return OUT_OF_RANGE;
 }
 
-/* Sums over the middle dimension of rows [outer, middle, inner] of int8. */
-static void NAME(sum_middle)(const int8_t *from, int64_t first, int64_t last, int64_t middle, int64_t inner,
-                             int32_t *to) {
+/* Sums over the middle dimension. */
+static int64_t NAME(sum_middle)(const SumTask *task, int64_t first, int64_t last) {
     enum { BLOCK = 256 };
+    const int64_t middle = task->middle, inner = task->inner;
     for (int64_t row = first; row < last; row++)
         for (int64_t start = 0; start < inner; start += BLOCK) {
             const int64_t n = inner - start < BLOCK ? inner - start : BLOCK;
             int32_t total[BLOCK] = {0};
             /* 127 addends of int8 fit int16. */
             for (int64_t m = 0; m < middle;) {
-                int16_t part[BLOCK] = {0};
+                int16_t some[BLOCK] = {0};
                 const int64_t end = middle - m < 127 ? middle : m + 127;
                 for (; m < end; m++) {
-                    const int8_t *x = from + (row * middle + m) * inner + start;
-                    for (int64_t k = 0; k < n; k++) part[k] = (int16_t)(part[k] + x[k]);
+                    const int8_t *x = task->from + (row * middle + m) * inner + start;
+                    for (int64_t k = 0; k < n; k++) some[k] = (int16_t)(some[k] + x[k]);
                 }
-                for (int64_t k = 0; k < n; k++) total[k] += part[k];
+                for (int64_t k = 0; k < n; k++) total[k] += some[k];
             }
-            memcpy(to + row * inner + start, total, (size_t)n * sizeof *to);
+            memcpy(task->to + row * inner + start, total, (size_t)n * sizeof *total);
         }
+    return 0;
 }
 
-/* How many entries of each row of int8 are positive, and how many negative. */
-static void NAME(tally)(const int8_t *from, int64_t first, int64_t last, int64_t inner, int32_t *positive,
-                        int32_t *negative) {
+/* How many entries of each row are positive, and how many negative. */
+static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++) {
         int32_t ups = 0, downs = 0;
-        const int8_t *x = from + row * inner;
-        for (int64_t k = 0; k < inner; k++) ups += x[k] > 0, downs += x[k] < 0;
-        positive[row] = ups, negative[row] = downs;
+        const int8_t *x = task->from + row * task->inner;
+        for (int64_t k = 0; k < task->inner; k++) ups += x[k] > 0, downs += x[k] < 0;
+        task->positive[row] = ups, task->negative[row] = downs;
     }
+    return 0;
 }
 
 #undef WORD

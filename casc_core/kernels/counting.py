@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from ctypes import c_int64, c_void_p
 
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import call, over
+from casc_core.kernels.library import run, structure
+
+_SumTask = structure("SumTask", (c_void_p, "source"), (c_int64, "middle inner"), (c_void_p, "to"))
+_TallyTask = structure("TallyTask", (c_void_p, "source"), (c_int64, "inner"), (c_void_p, "positive negative"))
 
 
 def sum_middle(train: Tensor, dim: int) -> Tensor:
@@ -18,8 +22,7 @@ def sum_middle(train: Tensor, dim: int) -> Tensor:
     """
     outer, middle, inner = math.prod(train.shape[:dim]), train.shape[dim], math.prod(train.shape[dim + 1 :])
     out = torch.empty((*train.shape[:dim], *train.shape[dim + 1 :]), dtype=torch.int32)
-    start, end = train.data_ptr(), out.data_ptr()
-    over(outer, train.numel(), lambda first, last: call("sum_middle", start, first, last, middle, inner, end))
+    run("sum_middle", _SumTask(train.data_ptr(), middle, inner, out.data_ptr()), outer, train.numel())
     return out
 
 
@@ -31,6 +34,6 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
     """
     train = train.contiguous()
     positive, negative = (torch.empty(train.shape[:-1], dtype=torch.int32) for _ in range(2))
-    start, ends, inner = train.data_ptr(), (positive.data_ptr(), negative.data_ptr()), train.shape[-1]
-    over(positive.numel(), train.numel(), lambda first, last: call("tally", start, first, last, inner, *ends))
+    task = _TallyTask(train.data_ptr(), train.shape[-1], positive.data_ptr(), negative.data_ptr())
+    run("tally", task, positive.numel(), train.numel())
     return positive, negative

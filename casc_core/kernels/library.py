@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 INSTRUCTIONS = ("plain", "avx2", "avx512")
+KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally")
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
 OUT_OF_RANGE = -2
@@ -31,17 +32,22 @@ _LARGE = 4 * 2**20
 _ARGUMENTS: dict[str, list[Any]] = {
     "version": [],
     "isa": [],
-    "large_pages": [c_int64, c_void_p, c_int64],
-    "rows": [c_int64, c_void_p, c_int64, c_int64],
-    "count_rows": [c_int64, c_void_p, c_int64, c_int64, c_int64, c_void_p],
-    "scan": [c_int64, c_int64, c_void_p, c_int64, c_int64],
-    "levels": [c_int64, c_int64, c_void_p, c_int64, c_int64],
-    "recurrence": [c_int64, c_void_p, c_int64, c_int64],
-    "sum_middle": [c_int64, c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p],
-    "tally": [c_int64, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p],
+    "count_rows": [c_int64, c_void_p, c_int64, c_void_p],
+    "large_pages": [c_void_p, c_int64],
+    "work": [c_void_p],
+    "parallel": [c_void_p, c_void_p, c_int64],
 }
 
 
+def structure(name: str, *fields: tuple[Any, str]) -> type[ctypes.Structure]:
+    """A C structure from groups of a type and the names of its fields."""
+    pairs = [(field, kind) for kind, names in fields for field in names.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": pairs})
+
+
+_Shared = structure(
+    "Shared", (c_int64, "isa kernel type"), (c_void_p, "task"), (c_int64, "items chunks next most least")
+)
 _forced: list[str | None] = []
 
 
@@ -110,29 +116,54 @@ def ready(*tensors: Tensor | None) -> bool:
     return instructions() is not None and all(t is None or t.device.type == "cpu" for t in tensors)
 
 
-def call(name: str, *arguments: Any) -> int:
-    """A function of the library, under the instructions in use; an error of its becomes an exception."""
+def isa() -> int:
+    """The number of the instructions in use."""
     chosen = instructions()
     assert chosen is not None
-    result = _functions()[name](INSTRUCTIONS.index(chosen), *arguments)
-    if result == _NO_MEMORY:
+    return INSTRUCTIONS.index(chosen)
+
+
+def call(name: str, *arguments: Any) -> int:
+    """A function of the library."""
+    return _functions()[name](*arguments)
+
+
+def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 0) -> int:
+    """A kernel over the items of a task: the largest of its results, or OUT_OF_RANGE if it was that anywhere.
+
+    Args:
+        work: entries to write; torch's number of threads is used where there are many.
+        kind: of numbers, one of TYPES.
+    """
+    threads = torch.get_num_threads() if work >= _WORTH_THREADS else 1
+    chunks = min(items, threads * _CHUNKS) if threads > 1 else 1
+    shared = _Shared(isa(), KERNELS.index(kernel), kind, ctypes.addressof(task), items, chunks)
+    pointer = ctypes.addressof(shared)
+    if chunks <= 1:
+        call("work", pointer)
+    elif _openmp() is not None:
+        call("parallel", _openmp(), pointer, threads)
+    else:
+        list(_pool(threads).map(lambda _: call("work", pointer), range(threads)))
+    if shared.least == _NO_MEMORY:
         raise MemoryError("no memory for a thread's own working space")
-    return result
-
-
-def over(items: int, work: int, part: Callable[[int, int], int]) -> list[int]:
-    """`part(first, last)` over ranges that cover `items`; on torch's number of threads where `work` is worth it."""
-    threads = torch.get_num_threads()
-    if threads == 1 or items < 2 or work < _WORTH_THREADS:
-        return [part(0, items)]
-    chunks = min(items, threads * _CHUNKS)
-    edges = [items * index // chunks for index in range(chunks + 1)]
-    return list(_pool(threads, os.getpid()).map(part, edges[:-1], edges[1:]))
+    return int(shared.least if shared.least < 0 else shared.most)
 
 
 @cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """A process's own threads: a fork does not inherit them."""
+def _openmp() -> int | None:
+    """GOMP_parallel of the OpenMP that torch has loaded, if it is one with that function.
+
+    Its threads wait for work by spinning for a while; threads of our own would compete with them for the processor.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, c_void_p).value
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="casc")
 
 
@@ -156,9 +187,3 @@ def with_room(capacity: int, attempt: Callable[[int], tuple[Tensor, int]]) -> tu
         if needed <= capacity:
             return result, needed
         capacity += max(2, capacity // 2)
-
-
-def structure(name: str, *fields: tuple[Any, str]) -> type[ctypes.Structure]:
-    """A C structure from groups of a type and the names of its fields."""
-    pairs = [(field, kind) for kind, names in fields for field in names.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": pairs})

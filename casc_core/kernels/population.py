@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from ctypes import c_double, c_int64, c_void_p
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import MIXED, TYPES, address, call, empty, enabled, over, ready, structure, with_room
+from casc_core.kernels.library import MIXED, TYPES, address, empty, enabled, ready, run, structure, with_room
 from casc_core.kernels.scan_triton import available, scan_triton
 from casc_core.neuron import CIF, IF, Neuron
 
@@ -106,8 +105,7 @@ def scan(
             neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.total, neuron.is_signed,
             neuron.most, capacity, out.data_ptr(),
         )  # fmt: skip
-        pointer = ctypes.addressof(task)
-        return out, max(over(neurons, out.numel(), lambda first, last: call("scan", kind, pointer, first, last)))
+        return out, run("scan", task, neurons, out.numel(), kind)
 
     out, needed = with_room(neuron.room(len(currents), guess), attempt)
     return out[:needed]
@@ -139,8 +137,7 @@ def levels(current: Tensor | None, drive: Tensor | None, threshold: Tensor | flo
     out = torch.empty(like.shape, dtype=torch.int8)
     task = _Task(*(address(t) for t in (currents, drive, thresholds)), out.numel(), 0, number)
     task.total, task.out = total, out.data_ptr()
-    kind, pointer = TYPES[like.dtype], ctypes.addressof(task)
-    over(out.numel(), out.numel(), lambda first, last: call("levels", kind, pointer, first, last))
+    run("levels", task, out.numel(), out.numel(), TYPES[like.dtype])
     return out
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import c_double, c_int64, c_void_p
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import OUT_OF_RANGE, TYPES, address, call, empty, over, structure, with_room
+from casc_core.kernels.library import OUT_OF_RANGE, TYPES, address, empty, run, structure, with_room
 from casc_core.kernels.population import KernelNeuron
 from casc_core.kernels.sparse import PackedWeights, Weights
 
@@ -115,9 +114,7 @@ def recurrence(
             neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.most, capacity,
             out.data_ptr(), *out.stride()[:3], *(address(t) for t in counts or (None, None)),
         )  # fmt: skip
-        pointer = ctypes.addressof(task)
-        needed = over(batch, out.numel() + 1, lambda first, last: call("recurrence", pointer, first, last))
-        return out, min(needed) if min(needed) < 0 else max(needed)
+        return out, run("recurrence", task, batch, out.numel())
 
     out, needed = with_room(neuron.room(len(train), guess), attempt)
     if needed == OUT_OF_RANGE:

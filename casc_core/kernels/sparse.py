@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import TYPES, call, empty, over, structure
+from casc_core.kernels.library import TYPES, call, empty, isa, run, structure
 
 INT32_UNITS = 2.0**31 - 1
 INT16_UNITS = 2.0**15 - 1
@@ -94,8 +94,7 @@ def rows(packed: PackedWeights, train: Tensor, dtype: torch.dtype) -> Tensor:
     if out.numel():
         task = _task(packed, train)
         task.out, task.out_type, task.unit = out.data_ptr(), TYPES[dtype], 2.0**packed.exponent
-        pointer = ctypes.addressof(task)
-        over(task.samples, out.numel(), lambda first, last: call("rows", pointer, first, last))
+        run("rows", task, task.samples, out.numel())
     return out
 
 
@@ -105,7 +104,7 @@ def count_rows(packed: PackedWeights, train: Tensor, by: int) -> list[int]:
     counts = torch.zeros(len(train), dtype=torch.int64)
     if train.numel():
         task = _task(packed, train)
-        call("count_rows", ctypes.addressof(task), 0, task.samples, by, counts.data_ptr())
+        call("count_rows", isa(), ctypes.addressof(task), by, counts.data_ptr())
     numbers: list[int] = counts.tolist()
     return numbers
 

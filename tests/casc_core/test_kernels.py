@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -272,21 +270,6 @@ def test_counting(instructions):
             np.testing.assert_array_equal(negative, (train < 0).sum(-1))
 
 
-def test_threads_do_not_change_a_bit():
-    rng = np.random.default_rng(1)
-    packed = kernels.pack(torch.tensor(rng.integers(-500, 500, (200, 200)) / 1.0), 0, 1)
-    train = torch.tensor(trains(rng, 4, 150, 200, 1))
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(kernels.rows(packed, train, torch.float32))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-
-
 def test_instructions_that_the_machine_lacks_are_refused():
     with pytest.raises(ValueError, match="not to be had here"), kernels.using("abacus"):
         pass
@@ -333,18 +316,32 @@ def test_what_does_not_fit_on_the_gpu_is_run_again(monkeypatch, cut):
     assert asked[-1] >= len(found)
 
 
-def test_a_forked_process_has_its_own_threads():
-    code = """
-import os, torch
-from casc_core import kernels
-torch.set_num_threads(2)
-packed = kernels.pack(torch.ones(200, 200), 0, 1)
-train = torch.ones(2, 200, 200, dtype=torch.int8)
-expected = kernels.rows(packed, train, torch.float32).tolist()
-child = os.fork()
-if child == 0:
-    os._exit(0 if kernels.rows(packed, train, torch.float32).tolist() == expected else 1)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("openmp", [True, False])
+def test_threads_do_not_change_a_bit(monkeypatch, openmp):
+    if not openmp:
+        monkeypatch.setattr(library, "_openmp", lambda: None)
+    rng = np.random.default_rng(1)
+    packed = kernels.pack(torch.tensor(rng.integers(-500, 500, (200, 200)) / 1.0), 0, 1)
+    train = torch.tensor(trains(rng, 4, 150, 200, 1))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append((kernels.rows(packed, train, torch.float32), kernels.sum_middle(train, 1)))
+    finally:
+        torch.set_num_threads(before)
+    for products, sums in found[1:]:
+        assert torch.equal(products, found[0][0])
+        assert torch.equal(sums, found[0][1])
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+@pytest.mark.parametrize("sample", [0, 250, 499])
+def test_one_thread_out_of_range_is_enough(monkeypatch, openmp, sample):
+    if not openmp:
+        monkeypatch.setattr(library, "_openmp", lambda: None)
+    drive = torch.ones(500, 3, 40)
+    drive[sample] = 1e9
+    packed, neuron = kernels.pack(torch.eye(40), 0, 1), KernelNeuron.spiking(CIF(), [True] * 2, None)
+    given = Sequences(drive, None, torch.zeros(0, 500, 3, 40), None, None, False)
+    assert kernels.recurrence(packed, given, 0, 1, 1e6, neuron, positions_first=False, tally=False, guess=0) is None
