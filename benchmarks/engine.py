@@ -6,7 +6,7 @@ Everything that a table compares takes turns within one process, in wall time an
 threads; every output that is timed is first checked against the reference. Writes engine.json (every turn of every
 row), engine.md (the tables) and engine.png to the output folder. The peers are optional:
 
-    pip install "loguru>=0.7,<1" pbr nir nirtorch
+    pip install -e ".[peers]"
     pip install --no-deps spikingjelly==2.0.0 sinabs==3.1.3
 """
 
