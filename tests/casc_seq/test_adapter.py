@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import casc_core
+from casc_seq.rnn import RNN
 
 
 class NewsNet(nn.Module):
@@ -119,3 +120,21 @@ def test_states_that_depend_on_spikes_cannot_start_a_recurrence():
 
     with pytest.raises(casc_core.ConversionError, match=r"'b': RNN .*initial state must be computed from the inputs"):
         casc_core.convert(casc_core.prepare(Seq2Seq(), q=2))
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("threshold", [0.25, 1.0])
+def test_weights_have_the_bits_asked_for(bits, threshold):
+    """Also where the neurons' potentials are on a finer grid."""
+    torch.manual_seed(1)
+    rnn = RNN(6, 9, num_layers=2, batch_first=True, q=4, threshold=threshold)
+    model = type("Model", (nn.Module,), {"forward": lambda self, x: self.fc(self.rnn(x)[0].sum(1))})()
+    model.rnn, model.fc = rnn, nn.Linear(9, 3)
+    snn = casc_core.convert(model.eval(), adapter="rnn", numerics=casc_core.Exact(weight_bits=bits))
+    maps = [op.weight for op in snn.operations() if getattr(op, "weight", None) is not None]
+    assert len(maps) == 4  # both recurrences, the second layer's input map, the readout
+    for weight in maps:
+        grid = next(2.0**-k for k in range(40) if bool((weight.double() * 2.0**k % 1 == 0).all()))
+        assert float(weight.double().abs().max()) / grid <= 2 ** (bits - 1) - 1
+    x = torch.randn(5, 4, 6)
+    assert torch.equal(snn(x), snn.reference(x))
