@@ -118,7 +118,7 @@ class Recurrence(Op):
         if not batch_first:
             train = train.transpose(1, 2)
         if not train.dtype.is_floating_point:
-            train = train.float() if len(train) else train.new_zeros(train.shape, dtype=torch.float32)
+            train = train.double()
         units = None
         if initial is not None:
             units = (initial * 2.0**-exponent).to(torch.int32).contiguous()
