@@ -13,7 +13,7 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.ops.op import Op
 from casc_core.run import Run
-from casc_core.signal import Signal, padded
+from casc_core.signal import Signal
 
 
 def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -70,35 +70,28 @@ class Max(Op):
         if divisor is not None and divisor.dim() > 0:
             divisor = divisor.amax(dims, keepdim=keepdim)
 
-        def pool(x: Tensor) -> Tensor:
-            return x.amax(dims, keepdim=keepdim)
-
         spikes = signal.train.dtype == torch.int8 and drive is None
-        if drive is None:
-            exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
-            totals = signal.train.cumsum(0, dtype=torch.int16 if spikes else exact)
-            bound = signal.bound
-        else:
-            totals, bound = self._totals(run, signal, drive)
-        pooled = pool(totals)
-        if pooled.dtype.is_floating_point and not bool(torch.isfinite(pooled).all()):
+        exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
+        kind = torch.int16 if spikes else exact if drive is None else torch.float64
+        total = torch.zeros(signal.shape, dtype=kind, device=signal.train.device)
+        wake = [] if drive is None else run.wake_weights()
+        bound, pooled = signal.bound, []
+        if drive is not None:
+            finite = drive[torch.isfinite(drive)]
+            bound += float(finite.abs().max()) if finite.numel() else 0.0
+        for step in range(max(signal.steps, len(wake))):
+            if step < signal.steps:
+                total += signal.train[step]
+            if drive is not None and step < len(wake) and wake[step]:
+                total += drive * wake[step]
+            pooled.append(total.amax(dims, keepdim=keepdim))
+        train = torch.stack(pooled) if pooled else signal.train.amax(dims, keepdim=keepdim)
+        if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
             raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
-        train = pooled.clone()
-        train[1:] -= pooled[:-1]
+        train[1:] -= train[:-1].clone()
         if spikes:
             train = train.to(torch.int8)
         return Signal(train, None, divisor, bound, lambda: owner().amax(dims, keepdim=keepdim))
-
-    @staticmethod
-    def _totals(run: Run, signal: Signal, drive: Tensor) -> tuple[Tensor, float]:
-        wake = run.wake_weights()
-        steps = max(signal.steps, len(wake))
-        awake = torch.tensor(run.wake_weights(steps), dtype=torch.float64, device=signal.train.device).cumsum(0)
-        totals = padded(signal.train.double(), steps).cumsum(0)
-        weights = awake.reshape(-1, *[1] * drive.dim())
-        finite = drive[torch.isfinite(drive)]
-        reach = float(finite.abs().max()) if finite.numel() else 0.0
-        return totals + weights * drive, signal.bound + reach
 
 
 class MaskedFill(Op):
