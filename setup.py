@@ -1,7 +1,5 @@
 """Builds the compiled kernels. Without a C compiler the installation goes on, and torch does their work more slowly."""
 
-import sys
-
 from setuptools import Extension, setup
 
 setup(
@@ -10,7 +8,7 @@ setup(
             "casc_core.kernels._kernels",
             ["casc_core/kernels/_kernels.c"],
             depends=["casc_core/kernels/_kernels_body.h"],
-            extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3", "-std=c11", "-fno-math-errno"],
+            extra_compile_args=["-O3", "-std=c11", "-fno-math-errno"],
             optional=True,
         )
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,9 +62,7 @@ def spiking_entries(snn: SpikingModel, inputs: tuple[Tensor, ...], steps: tuple[
     ]
     entries += [Entry(fixed(T), partial(snn.simulate, *inputs, T=T), T) for T in steps]
     entries.append(Entry(f"{SIMULATE}(T=None)", lambda: snn.simulate(*inputs), steps_to_silence))
-    if "T" not in inspect.signature(snn.forward).parameters:
-        return [*entries, Entry("snn(..., T=...)", None, note="no such call")]
-    return entries + [Entry(f"snn(..., T={T})", partial(snn, *inputs, T=T), T) for T in steps]
+    return entries
 
 
 def fixed(T: int) -> str:

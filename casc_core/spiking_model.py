@@ -95,9 +95,20 @@ class SpikingModel(nn.Module):
         self.layers, self.settings = layers, settings
         # Kept out of the module's parameters: it is the network's origin, not a part of it.
         object.__setattr__(self, "ann", None)
-        self.memory_limit = DEFAULT_LIMIT
+        self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
         self.eval()
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that a run may take beside its inputs and results; a larger batch is run in parts."""
+        return self._memory_limit
+
+    @memory_limit.setter
+    def memory_limit(self, limit: int) -> None:
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ConfigError(f"memory_limit, in bytes, must be an integer of at least 1; got {limit!r}")
+        self._memory_limit = limit
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]`, in spikes until silent.

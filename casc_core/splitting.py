@@ -60,7 +60,7 @@ class Splitter:
             indices = torch.arange(samples).split(size)
             return [values] if len(indices) == 1 else [_taken(values, self.axes, index.tolist()) for index in indices]
         warnings.warn(
-            f"this batch may take more than the memory limit of {limit / 2**30:.1f} GiB, and it cannot be split: its "
+            f"this batch may take more than the memory limit of {limit / 2**20:,.0f} MiB, and it cannot be split: its "
             "samples influence one another, or the output has no row for each",
             stacklevel=4,
         )

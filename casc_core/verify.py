@@ -94,7 +94,7 @@ class EquivalenceReport:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         samples = len(self.silent_at)
-        verdict = "EXACT" if self.exact else "NOT EXACT"
+        verdict = f"{'EXACT' if self.exact else 'NOT EXACT'} against the quantised ANN"
         logits = "equal bit for bit" if self.logits_equal else f"differ by up to {self.max_logit_difference:.3g}"
         lines.append(f"{verdict}: {samples} samples, {self.T} steps, logits {logits}")
         if not self.exact:

@@ -331,8 +331,8 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *count
                 const REAL down = task->is_signed ? 1 : 0;                                                            \
                 int32_t any = 0;                                                                                      \
                 for (int64_t k = 0; k < n; k++) {                                                                     \
-                    const REAL up = (v[k] >= threshold[k]) & (total[k] < cap) ? 1 : 0;                                \
-                    const REAL spike = (v[k] < 0) & (total[k] > 0) ? up - down : up;                                  \
+                    const REAL up = ((v[k] >= threshold[k]) & (total[k] < cap)) ? 1 : 0;                              \
+                    const REAL spike = ((v[k] < 0) & (total[k] > 0)) ? up - down : up;                                \
                     v[k] -= spike * threshold[k];                                                                     \
                     total[k] += spike;                                                                                \
                     out[k] = (int8_t)(int32_t)spike;                                                                  \
@@ -367,8 +367,8 @@ DEFINE_SCAN(double, float, MIXED)
             count = count < 0 ? 0 : count > total ? total : count;                                                    \
             count = (REAL)(int32_t)count;                                                                             \
             /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */            \
-            count -= (count * threshold > current) & (count > 0) ? 1 : 0;                                             \
-            count += ((count + 1) * threshold <= current) & (count < total) ? 1 : 0;                                  \
+            count -= ((count * threshold > current) & (count > 0)) ? 1 : 0;                                           \
+            count += (((count + 1) * threshold <= current) & (count < total)) ? 1 : 0;                                \
             task->out[k] = (int8_t)(int32_t)count;                                                                    \
         }                                                                                                             \
         return 0;                                                                                                     \

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.errors import ConfigError
+
 VERSION = 4
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally")
@@ -83,11 +85,17 @@ def enabled() -> bool:
 
 @cache
 def _usual() -> str | None:
-    """The best instructions that the processor has, or those that CASC_KERNELS names ("none": no kernel at all)."""
+    """The best instructions that the processor has, or those that CASC_KERNELS names ("none": no kernel at all).
+
+    Raises:
+        ConfigError: it names none that there are.
+    """
     choices, wanted = all_instructions(), os.environ.get("CASC_KERNELS", "")
-    if not enabled():
-        return None
-    return wanted if wanted in choices else choices[-1]
+    if wanted and wanted not in (*INSTRUCTIONS, "none"):
+        raise ConfigError(f"CASC_KERNELS must be none, {', '.join(INSTRUCTIONS)} or unset; it is {wanted!r}")
+    if wanted in INSTRUCTIONS and wanted not in choices:
+        raise ConfigError(f"CASC_KERNELS is {wanted!r}, but the kernels here have {choices[1:]}")
+    return choices[-1] if not wanted else None if wanted == "none" else wanted
 
 
 def instructions() -> str | None:

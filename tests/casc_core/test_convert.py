@@ -99,7 +99,7 @@ def test_report(snn):
     assert report.max_logit_difference == 0.0
     assert report.prediction_mismatches == report.ann_predictions_moved == 0
     text = str(report)
-    assert "EXACT: 7 samples" in text
+    assert "EXACT against the quantised ANN: 7 samples" in text
     assert "NOT" not in text
     assert text.splitlines()[0].split()[0] == "layer"
 

@@ -11,7 +11,7 @@ from engines import COMPILED
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from casc_core import CIF, IF, Continuous, WakeSleep, kernels
+from casc_core import CIF, IF, ConfigError, Continuous, WakeSleep, kernels
 from casc_core.kernels import KernelNeuron, Sequences, library, population
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
@@ -286,12 +286,24 @@ def test_a_library_of_another_version_is_left_alone(monkeypatch):
         library._functions.cache_clear()
 
 
-def test_the_environment_can_turn_kernels_off(monkeypatch):
-    for wanted, expected in (("none", None), ("plain", "plain"), ("nonsense", COMPILED[-1])):
-        monkeypatch.setenv("CASC_KERNELS", wanted)
+def test_the_environment_can_ask_for_less(monkeypatch):
+    try:
+        for wanted, expected in (("none", None), ("plain", "plain"), ("", COMPILED[-1])):
+            monkeypatch.setenv("CASC_KERNELS", wanted)
+            library._usual.cache_clear()
+            assert kernels.instructions() == expected
+        for wanted in ("AVX2", "nonsense"):
+            monkeypatch.setenv("CASC_KERNELS", wanted)
+            library._usual.cache_clear()
+            with pytest.raises(ConfigError, match=wanted):
+                kernels.instructions()
+        monkeypatch.setattr(library, "all_instructions", lambda: [None, "plain"])
+        monkeypatch.setenv("CASC_KERNELS", "avx2")
         library._usual.cache_clear()
-        assert kernels.instructions() == expected
-    library._usual.cache_clear()
+        with pytest.raises(ConfigError, match="kernels here have"):
+            kernels.instructions()
+    finally:
+        library._usual.cache_clear()
 
 
 @pytest.mark.parametrize("cut", [None, 2])

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from casc_core import kernels, product
 from casc_core.product import Product, Speeds, limbs_of
 
-EXACT = pytest.mark.skipif(not product._int8_is_exact(), reason="torch has no exact int8 product here")
-
 
 @settings(max_examples=80)
 @given(

@@ -141,6 +141,13 @@ def test_the_limit_passes_on(large):
     assert snn.under(casc_core.IF(), casc_core.Continuous()).memory_limit == 12345
 
 
+@pytest.mark.parametrize("limit", [0, -3, 2.5, "1 GiB", None, True])
+def test_a_limit_is_a_number_of_bytes(limit):
+    snn = converted(mean_pooled)
+    with pytest.raises(casc_core.ConfigError, match="memory_limit"):
+        snn.memory_limit = limit
+
+
 def test_features_too(monkeypatch):
     model = nn.Sequential(nn.Linear(5, 8), casc_core.CQReLU(q=4), nn.Linear(8, 3))
     snn = casc_core.convert(model, adapter="rnn")
