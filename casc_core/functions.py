@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import MethodDescriptorType
 from typing import Any
 
@@ -35,23 +36,26 @@ _INPUT_FUNCTIONS = (
 _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ invert neg getitem pow".split()
 
 
+@dataclass(frozen=True)
+class _Method:
+    """A method of tensors as a function; unlike a closure it can be pickled."""
+
+    name: str
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x, self.name)(*args, **kwargs)
+
+
 def _named() -> dict[str, Callable[..., Any]]:
     table: dict[str, Callable[..., Any]] = {"getattr": getattr}
     for name in {*_LAYOUT_METHODS, *_INPUT_METHODS}:
-        table[f"Tensor.{name}"] = _method(name)
+        table[f"Tensor.{name}"] = _Method(name)
     for name in {*_LAYOUT_FUNCTIONS, *_INPUT_FUNCTIONS}:
         if hasattr(torch, name):
             table[f"torch.{name}"] = getattr(torch, name)
     for name in _OPERATORS:
         table[f"operator.{name}"] = getattr(operator, name)
     return table
-
-
-def _method(name: str) -> Callable[..., Any]:
-    def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return getattr(x, name)(*args, **kwargs)
-
-    return call
 
 
 FUNCTIONS = _named()

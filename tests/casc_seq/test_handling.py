@@ -1,0 +1,91 @@
+"""What users do with a converted network that has already run: copy it, pickle it, share it, change it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from engines import ENGINES, engine
+from torch import nn
+
+import casc_core
+from casc_seq.rnn import RNN
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 30)
+        self.rnn = RNN(30, 70, 2, batch_first=True, bidirectional=True, q=4)
+        self.fc = nn.Linear(140, 3)
+
+    def forward(self, tokens, lengths):
+        return self.fc(self.rnn(self.embedding(tokens), lengths=lengths)[0].sum(1) / lengths.unsqueeze(1))
+
+
+@pytest.fixture
+def case():
+    """A network that has run once, a batch, and its answer."""
+    torch.manual_seed(0)
+    snn = casc_core.convert(Model().eval(), adapter="rnn")
+    tokens, lengths = torch.randint(0, 50, (64, 20)), torch.randint(1, 21, (64,))
+    lengths[0] = 20
+    return snn, tokens, lengths, snn(tokens, lengths)
+
+
+def test_copies(case):
+    snn, tokens, lengths, expected = case
+    for other in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn)), copy.deepcopy(snn).double()):
+        assert torch.equal(other(tokens, lengths), expected)
+
+
+def test_several_threads_share_it(case):
+    snn, tokens, lengths, expected = case
+    same = []
+
+    def work():
+        for _ in range(5):
+            same.append(torch.equal(snn(tokens, lengths), expected))
+            same.append(torch.equal(snn.reference(tokens, lengths), expected))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same == [True] * 40
+
+
+def test_modes_types_and_layouts(case):
+    snn, tokens, lengths, expected = case
+    with torch.inference_mode():
+        assert torch.equal(snn(tokens, lengths), expected)
+    with torch.autocast("cpu"):
+        assert torch.equal(snn(tokens, lengths), expected)
+    assert torch.equal(snn(tokens.int(), lengths.int()), expected)
+    assert torch.equal(snn(tokens.T.contiguous().T, lengths), expected)
+    assert torch.equal(snn(tokens.repeat(1, 2)[:, :20], lengths), expected)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(snn(tokens, lengths), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_weights_changed_in_place_are_used(case):
+    snn, tokens, lengths, expected = case
+    with torch.no_grad():
+        next(op for op in snn.operations() if op.is_layer).weight[0, 0] += 0.5
+    changed = snn(tokens, lengths)
+    assert not torch.equal(changed, expected)
+    for way in ENGINES:
+        with engine(way):
+            assert torch.equal(snn(tokens, lengths), changed)
+
+
+def test_a_description_names_the_kernels(case):
+    assert "kernels=" in repr(case[0])
