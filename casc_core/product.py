@@ -71,7 +71,8 @@ class Product:
             return F.linear(train.to(dtype), weight.to(dtype))
         largest = math.ceil(peak)
         packed = self.packed(weight, exponent, largest) if kernels.ready(train) else None
-        limbs = self._limbs(weight, exponent) if _int8_is_exact() else None
+        worth_it = bool(_forced) or train.numel() * weight.shape[0] >= WORTH_CHOOSING
+        limbs = self._limbs(weight, exponent) if worth_it and _int8_is_exact() else None
         steps, dense = self._plan(train, weight, packed, limbs, dtype)
         parts: list[Tensor] = []
         if steps and limbs is not None and dense == "int8":
@@ -162,15 +163,21 @@ def _with_usual_strides(matrix: Tensor) -> Tensor:
 
 @cache
 def _int8_is_exact() -> bool:
-    """Whether `torch._int_mm` is there and sums the largest entries without saturating; some processors' int8 does."""
+    """Whether `torch._int_mm` is there and sums the largest entries without saturating, as some processors' int8 does.
+
+    Libraries choose their method by shape, so a small product and a large one are tried.
+    """
     try:
-        x = torch.full((32, 64), 127, dtype=torch.int8)
-        x[16:] = -128
-        y = torch.full((64, 32), -128, dtype=torch.int8)
-        y[:, 16:] = 127
-        return bool((torch._int_mm(x, y) == (x.double() @ y.double())).all())
+        for rows, inner, columns in ((32, 64, 32), (256, 300, 256)):
+            x = torch.full((rows, inner), 127, dtype=torch.int8)
+            x[rows // 2 :] = -128
+            y = torch.full((inner, columns), -128, dtype=torch.int8)
+            y[:, columns // 2 :] = 127
+            if not torch.equal(torch._int_mm(x, y).double(), x.double() @ y.double()):
+                return False
     except (AttributeError, RuntimeError):
         return False
+    return True
 
 
 @dataclass(frozen=True)
