@@ -136,9 +136,9 @@ class SpikingModel(nn.Module):
         self._spiking_run(T, None)  # complains about T before anything else does
         simulated: list[Simulation] = []
 
-        def one(values: Mapping[str, Any]) -> Tensor:
+        def one(values: Mapping[str, Any]) -> tuple[Tensor, int]:
             simulated.append(self._simulated(program, values, T, keep_counts=False)[0])
-            return simulated[-1].logits[-1]
+            return simulated[-1].logits[-1], len(simulated[-1].silent_at)
 
         program, values = self._bound(inputs, named)
         parts = self._splitter(program).parts(("activity", T), values, self.memory_limit, self._prior(T), one)
@@ -223,14 +223,15 @@ class SpikingModel(nn.Module):
     def _logits_of(
         self, kind: str, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]
     ) -> Tensor:
-        def one(values: Mapping[str, Any]) -> Tensor:
+        def one(values: Mapping[str, Any]) -> tuple[Tensor, int]:
             run = new_run()
-            return self._readout(self._evaluate(kind, run, program, values), run.total, program)
+            output = self._evaluate(kind, run, program, values)
+            return self._readout(output, run.total, program), run.samples
 
         program, values = self._bound(inputs, named)
         prior = self._prior(1 if kind == "levels" else None)
         parts = self._splitter(program).parts(kind, values, self.memory_limit, prior, one)
-        return one(parts[0]) if len(parts) == 1 else torch.cat([one(part) for part in parts])
+        return one(parts[0])[0] if len(parts) == 1 else torch.cat([one(part)[0] for part in parts])
 
     def _splitter(self, program: Program) -> Splitter:
         return self._splitters.setdefault(frozenset(program.inputs), Splitter())

@@ -16,6 +16,7 @@ _TRIED = 32
 
 Inputs = Mapping[str, Any]
 Axes = Mapping[str, "int | None"]
+Evaluate = Callable[[Inputs], "tuple[Tensor, int]"]
 
 
 @dataclass
@@ -35,9 +36,7 @@ class Splitter:
         """A run of this kind on these inputs took so many bytes."""
         self.taken[kind] = max(self.taken.get(kind, 0.0), taken / _entries(values))
 
-    def parts(
-        self, kind: object, values: Inputs, limit: int, prior: float, evaluate: Callable[[Inputs], Tensor]
-    ) -> list[Inputs]:
+    def parts(self, kind: object, values: Inputs, limit: int, prior: float, evaluate: Evaluate) -> list[Inputs]:
         """`values`, or parts of the batch whose runs each stay under a limit.
 
         Args:
@@ -45,7 +44,7 @@ class Splitter:
             values: inputs by name.
             limit: bytes.
             prior: bytes for each entry of the inputs that no first run of this kind is expected to exceed.
-            evaluate: a run of this kind: it reports to `learn` and returns the output, one row for each sample.
+            evaluate: a run of this kind: it reports to `learn`, and returns the output and how many samples it saw.
         """
         entries = _entries(values)
         if self.taken.get(kind, prior) * entries <= limit:
@@ -84,16 +83,17 @@ def _taken(values: Inputs, axes: Axes, samples: list[int]) -> Inputs:
     return part
 
 
-def _independent(values: Inputs, evaluate: Callable[[Inputs], Tensor]) -> Axes | None:
+def _independent(values: Inputs, evaluate: Evaluate) -> Axes | None:
     """The dimension of each input that counts samples, if these can be run one by one: found by doing so with a few."""
     for axes in _candidates(values):
         few = _telling(values, axes)
         try:
-            together = evaluate(_taken(values, axes, few))
-            apart = [evaluate(_taken(values, axes, [sample])) for sample in few]
+            together, samples = evaluate(_taken(values, axes, few))
+            apart, ones = zip(*(evaluate(_taken(values, axes, [sample])) for sample in few), strict=True)
         except (RuntimeError, ValueError, IndexError):
             continue  # that dimension was not the samples'
-        if together.shape[:1] == (len(few),) and torch.equal(together, torch.cat(apart)):
+        counted = samples == len(few) == len(together) and set(ones) == {1}
+        if counted and torch.equal(together, torch.cat(apart)):
             return axes
     return None
 

@@ -21,7 +21,7 @@ def sum_middle(train: Tensor, dim: int) -> Tensor:
     tensor([-2,  6], dtype=torch.int32)
     """
     outer, middle, inner = math.prod(train.shape[:dim]), train.shape[dim], math.prod(train.shape[dim + 1 :])
-    out = torch.empty((*train.shape[:dim], *train.shape[dim + 1 :]), dtype=torch.int32)
+    out = torch.empty((*train.shape[:dim], *train.shape[dim + 1 :]), dtype=torch.int32, device="cpu")
     run("sum_middle", _SumTask(train.data_ptr(), middle, inner, out.data_ptr()), outer, train.numel())
     return out
 
@@ -33,7 +33,7 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([2, 1], dtype=torch.int32), tensor([0, 1], dtype=torch.int32))
     """
     train = train.contiguous()
-    positive, negative = (torch.empty(train.shape[:-1], dtype=torch.int32) for _ in range(2))
+    positive, negative = (torch.empty(train.shape[:-1], dtype=torch.int32, device="cpu") for _ in range(2))
     task = _TallyTask(train.data_ptr(), train.shape[-1], positive.data_ptr(), negative.data_ptr())
     run("tally", task, positive.numel(), train.numel())
     return positive, negative

@@ -181,8 +181,8 @@ def address(tensor: Tensor | None) -> int | None:
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """`torch.empty`, of large pages where it is large."""
-    result = torch.empty(shape, dtype=dtype)
+    """`torch.empty` on the CPU, whatever torch's default device, of large pages where it is large."""
+    result = torch.empty(shape, dtype=dtype, device="cpu")
     if result.nbytes >= _LARGE:
         call("large_pages", result.data_ptr(), result.nbytes)
     return result

@@ -49,14 +49,15 @@ class KernelNeuron:
         """This neuron, awake at these steps, cut after `most`; None: the kernels do not know it."""
         if type(neuron) not in (IF, CIF):
             return None
-        flags = torch.tensor(awake, dtype=torch.uint8)
+        flags = torch.tensor(awake, dtype=torch.uint8, device="cpu")
         caps = flags.cumsum(0, dtype=torch.int32)
         return cls(flags, caps, sum(awake), 2**62 if most is None else most, isinstance(neuron, CIF), False)
 
     @classmethod
     def levels(cls, total: int) -> KernelNeuron:
         """The neuron's level from 0 to `total`."""
-        return cls(torch.ones(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int32), total, 1, False, True)
+        once = torch.ones(1, dtype=torch.uint8, device="cpu")
+        return cls(once, once.int(), total, 1, False, True)
 
     def room(self, arriving: int, guess: int) -> int:
         """Steps to make room for, where currents arrive for so many and about `guess` will be needed."""
@@ -134,7 +135,7 @@ def levels(current: Tensor | None, drive: Tensor | None, threshold: Tensor | flo
     assert like is not None
     currents = None if current is None else current.contiguous()
     drive, thresholds, number = _shaped(like.shape, drive, threshold, like.dtype)
-    out = torch.empty(like.shape, dtype=torch.int8)
+    out = empty(like.shape, torch.int8)
     task = _Task(*(address(t) for t in (currents, drive, thresholds)), out.numel(), 0, number)
     task.total, task.out = total, out.data_ptr()
     run("levels", task, out.numel(), out.numel(), TYPES[like.dtype])

@@ -103,7 +103,7 @@ def recurrence(
         out = empty((capacity, *order, hidden), torch.int8)
         out = out.transpose(1, 2) if positions_first else out
         if tally:
-            positive, negative = torch.empty((2, capacity, batch, length), dtype=torch.int32)
+            positive, negative = torch.empty((2, capacity, batch, length), dtype=torch.int32, device="cpu")
             counts = positive, negative
         task = _Task(
             packed.structure(), packed.peaks.data_ptr(), packed.peak_product.data_ptr(), batch, length,

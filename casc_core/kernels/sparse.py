@@ -70,11 +70,13 @@ def pack(weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
         return None
     kind = _WIDE if largest > INT16_UNITS else _SUMS16 if 2 * reach <= INT16_UNITS else _SUMS32
     outputs, inputs = weight.shape
-    values = torch.zeros(inputs, _padded(outputs, 32), dtype=torch.int32 if kind == _WIDE else torch.int16)
+    values = torch.zeros(
+        inputs, _padded(outputs, 32), dtype=torch.int32 if kind == _WIDE else torch.int16, device="cpu"
+    )
     values[:, :outputs] = units.T
-    peaks = torch.zeros(_padded(inputs, 64), dtype=torch.int8)
+    peaks = torch.zeros(_padded(inputs, 64), dtype=torch.int8, device="cpu")
     peaks[:inputs] = peak
-    product = torch.zeros(values.shape[1], dtype=torch.int32)
+    product = torch.zeros(values.shape[1], dtype=torch.int32, device="cpu")
     product[:outputs] = units.sum(1) * peak
     return PackedWeights(values, kind, inputs, outputs, exponent, peaks, product, reach * 2.0**exponent)
 
@@ -101,7 +103,7 @@ def rows(packed: PackedWeights, train: Tensor, dtype: torch.dtype) -> Tensor:
 def count_rows(packed: PackedWeights, train: Tensor, by: int) -> list[int]:
     """How many rows `rows` would add at each step for every `by`-th sample."""
     train = train.contiguous()
-    counts = torch.zeros(len(train), dtype=torch.int64)
+    counts = torch.zeros(len(train), dtype=torch.int64, device="cpu")
     if train.numel():
         task = _task(packed, train)
         call("count_rows", isa(), ctypes.addressof(task), by, counts.data_ptr())

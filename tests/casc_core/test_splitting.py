@@ -141,6 +141,22 @@ def test_the_limit_passes_on(large):
     assert snn.under(casc_core.IF(), casc_core.Continuous()).memory_limit == 12345
 
 
+@pytest.mark.parametrize(("length", "batch"), [(3, 3), (1, 33), (7, 3)])
+def test_what_the_run_does_not_count_as_samples_is_not_split(length, batch):
+    """Positions first and no recurrence: a run counts the positions, whatever the output has rows for."""
+    model = nn.Sequential(nn.Linear(4, 6), casc_core.CQReLU(q=4), nn.Linear(6, 3))
+    forward = type("Model", (nn.Module,), {"forward": lambda self, x: self.layers(x).sum(0)})()
+    forward.layers = model
+    snn = casc_core.convert(forward.eval(), adapter="rnn")
+    x = torch.randn(length, batch, 4)
+    expected = snn.simulate(x)
+    snn.memory_limit = 1
+    with pytest.warns(UserWarning, match="cannot be split"):
+        found = snn.simulate(x)
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.silent_at, expected.silent_at)
+
+
 @pytest.mark.parametrize("limit", [0, -3, 2.5, "1 GiB", None, True])
 def test_a_limit_is_a_number_of_bytes(limit):
     snn = converted(mean_pooled)

@@ -12,6 +12,7 @@ from engines import ENGINES, engine
 from torch import nn
 
 import casc_core
+from casc_core import kernels
 from casc_seq.rnn import RNN
 
 
@@ -89,3 +90,13 @@ def test_weights_changed_in_place_are_used(case):
 
 def test_a_description_names_the_kernels(case):
     assert "kernels=" in repr(case[0])
+
+
+def test_the_default_device_does_not_matter():
+    """Memory that a kernel fills is on the CPU whatever torch would choose."""
+
+    with torch.device("meta"):
+        counts = kernels.levels(torch.tensor([0.9, 2.0], device="cpu"), None, 0.5, 3)
+        found = kernels.tally(counts.reshape(1, 2))
+    assert counts.tolist() == [1, 3]
+    assert found[0].tolist() == [2]
