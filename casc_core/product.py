@@ -72,7 +72,8 @@ class Product:
         largest = math.ceil(peak)
         packed = self.packed(weight, exponent, largest) if kernels.ready(train) else None
         worth_it = bool(_forced) or train.numel() * weight.shape[0] >= WORTH_CHOOSING
-        limbs = self._limbs(weight, exponent) if worth_it and _int8_is_exact() else None
+        fits = train.shape[-1] * largest * _LIMB // 2 <= kernels.INT32_UNITS  # the sums of each limb
+        limbs = self._limbs(weight, exponent) if worth_it and fits and _int8_is_exact() else None
         steps, dense = self._plan(train, weight, packed, limbs, dtype)
         parts: list[Tensor] = []
         if steps and limbs is not None and dense == "int8":

@@ -21,16 +21,16 @@ Evaluate = Callable[[Inputs], "tuple[Tensor, int]"]
 
 @dataclass
 class Splitter:
-    """How the batches of one program are split; what it learns from one batch it keeps for the next.
+    """How the batches of one program are split.
+
+    What a run takes is kept for the next; whether samples are independent is asked of each batch anew, since one batch
+    (a single sample, texts of one length) may not show what another does.
 
     Attributes:
         taken: bytes for each entry of the inputs that the runs of each kind took.
-        axes: for each input the dimension that counts the samples (None: it has none); "unknown" until a batch had to
-            be split; None if samples are not independent of one another.
     """
 
     taken: dict[object, float] = field(default_factory=dict)
-    axes: Axes | str | None = "unknown"
 
     def learn(self, kind: object, values: Inputs, taken: int) -> None:
         """A run of this kind on these inputs took so many bytes."""
@@ -49,15 +49,14 @@ class Splitter:
         entries = _entries(values)
         if self.taken.get(kind, prior) * entries <= limit:
             return [values]
-        if self.axes == "unknown":
-            self.axes = _independent(values, evaluate)
-        if isinstance(self.axes, Mapping):
-            samples = _samples(values, self.axes)
+        axes = _independent(values, evaluate)
+        if axes is not None:
+            samples = _samples(values, axes)
             if kind not in self.taken:
-                evaluate(_taken(values, self.axes, list(range(min(_TRIED, samples)))))
+                evaluate(_taken(values, axes, list(range(min(_TRIED, samples)))))
             size = max(1, int(samples * limit / (self.taken[kind] * entries)))
             indices = torch.arange(samples).split(size)
-            return [values] if len(indices) == 1 else [_taken(values, self.axes, index.tolist()) for index in indices]
+            return [values] if len(indices) == 1 else [_taken(values, axes, index.tolist()) for index in indices]
         warnings.warn(
             f"this batch may take more than the memory limit of {limit / 2**20:,.0f} MiB, and it cannot be split: its "
             "samples influence one another, or the output has no row for each",
@@ -114,10 +113,12 @@ def _candidates(values: Inputs) -> list[Axes]:
 
 
 def _telling(values: Inputs, axes: Axes) -> list[int]:
-    """A few samples as unlike as possible: the first, the last, and for each input those of least and largest sum."""
+    """A few samples as unlike as possible: the first, the last, and by each input those of least and largest sum, and with
+    the fewest and the most entries that are not zero: the shortest and the longest texts."""
     chosen = {0, _samples(values, axes) - 1}
     for name, axis in axes.items():
         if axis is not None:
-            sums = values[name].double().movedim(axis, 0).flatten(1).sum(1) if values[name].dim() > 1 else values[name]
-            chosen |= {int(sums.argmin()), int(sums.argmax())}
+            rows = values[name].double().movedim(axis, 0).reshape(values[name].shape[axis], -1)
+            for measure in (rows.sum(1), (rows != 0).sum(1)):
+                chosen |= {int(measure.argmin()), int(measure.argmax())}
     return sorted(chosen)

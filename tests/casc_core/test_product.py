@@ -106,3 +106,12 @@ def test_changed_weights_are_noticed():
 def test_an_unknown_way_is_refused():
     with pytest.raises(ValueError, match="one of"), product.only("magic"):
         pass
+
+
+def test_limbs_are_left_alone_where_their_sums_leave_int32():
+    weight = torch.full((2, 140_000), 256 * 300 - 128.0, dtype=torch.float64)
+    weight[1] *= -1
+    train = torch.full((1, 1, 140_000), 127, dtype=torch.int8)
+    with product.only("int8"):
+        found = Product()(train, weight, 0, 127, torch.float64)
+    assert torch.equal(found, train.double() @ weight.T)
