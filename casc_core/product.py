@@ -55,9 +55,8 @@ class Product:
     """Products with one matrix; what it prepares from the weights is kept for the next call."""
 
     def __init__(self) -> None:
-        self._weight: Tensor | None = None
-        self._version = 0
-        self._kept: dict[tuple[str, int], Any] = {}
+        # The weights, their version, and what was made of them: one tuple, so that threads see all of it or none.
+        self._kept: tuple[Tensor | None, int, dict[tuple[str, int], Any]] = (None, 0, {})
 
     def __call__(self, train: Tensor, weight: Tensor, exponent: int, peak: float, dtype: torch.dtype) -> Tensor:
         """`train @ weight.T`, `[steps, ..., outputs]`.
@@ -107,12 +106,14 @@ class Product:
 
     def _keep(self, weight: Tensor, name: tuple[str, int], make: Callable[[], T]) -> T:
         version = 0 if weight.is_inference() else weight._version
-        if weight is not self._weight or version != self._version:
-            self._weight, self._version, self._kept = weight, version, {}
-        if name not in self._kept:
-            self._kept[name] = make()
-        kept: T = self._kept[name]
-        return kept
+        owner, made_at, kept = self._kept
+        if weight is not owner or version != made_at:
+            kept = {}
+            self._kept = weight, version, kept
+        if name not in kept:
+            kept[name] = make()
+        result: T = kept[name]
+        return result
 
 
 @dataclass(frozen=True)

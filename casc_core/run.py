@@ -24,6 +24,7 @@ from casc_core.signal import Signal, add_trains
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
+LARGEST_TOTAL = 2**15 - 1
 
 
 @dataclass
@@ -157,12 +158,21 @@ class Run(ABC):
         return self.numerics.dtype((self.total + 1) * (bound + threshold), exponent, what)
 
 
+def checked_total(total: int) -> int:
+    """`total`, if the counts of a run, int16, can reach it."""
+    if total > LARGEST_TOTAL:
+        raise ConfigError(
+            f"a neuron may spike {total:,} times; more than {LARGEST_TOTAL:,} levels or wake steps cannot be run"
+        )
+    return total
+
+
 class LevelRun(Run):
     """In levels: a neuron's count is `clip(floor(total current / threshold), 0, levels)`, in a single step."""
 
     def __init__(self, numerics: Numerics, levels: int, recorder: Recorder | None = None) -> None:
         super().__init__(numerics, recorder)
-        self.total = self.peak = levels
+        self.total = self.peak = checked_total(levels)
         self.kernel_neuron = KernelNeuron.levels(levels) if levels <= kernels.LARGEST_COUNT else None
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -205,7 +215,7 @@ class SpikingRun(Run):
         if last_wake is None:
             raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
         self.awake = schedule.awake(last_wake)
-        self.total = sum(self.awake)
+        self.total = checked_total(sum(self.awake))
         self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
         self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 

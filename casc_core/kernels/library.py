@@ -152,7 +152,7 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
     elif _openmp() is not None:
         call("parallel", _openmp(), pointer, threads)
     else:
-        list(_pool(threads).map(lambda _: call("work", pointer), range(threads)))
+        list(_pool(threads, os.getpid()).map(lambda _: call("work", pointer), range(threads)))
     if shared.least == _NO_MEMORY:
         raise MemoryError("no memory for a thread's own working space")
     return int(shared.least if shared.least < 0 else shared.most)
@@ -171,7 +171,8 @@ def _openmp() -> int | None:
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """A process's own threads, which a fork does not inherit."""
     return ThreadPoolExecutor(threads, thread_name_prefix="casc")
 
 

@@ -100,3 +100,26 @@ def test_the_default_device_does_not_matter():
         found = kernels.tally(counts.reshape(1, 2))
     assert counts.tolist() == [1, 3]
     assert found[0].tolist() == [2]
+
+
+def test_threads_leave_the_precision_of_products_as_it_was(case):
+    snn, tokens, lengths, _ = case
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        threads = [threading.Thread(target=lambda: [snn(tokens, lengths) for _ in range(10)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_more_levels_than_counts_can_hold_are_refused():
+    model = nn.Sequential(nn.Linear(2, 3), casc_core.CQReLU(q=40_000), nn.Linear(3, 2))
+    snn = casc_core.convert(model, adapter="rnn")
+    for call in (snn, snn.reference, snn.simulate):
+        with pytest.raises(casc_core.ConfigError, match="40,000 times"):
+            call(torch.randn(1, 2))
