@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import casc_core
-from casc_core.evaluation import accuracy, logits_of
+from casc_core.experiment.evaluation import accuracy, logits_of
 from casc_seq.batches import bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus, Examples, load_corpus

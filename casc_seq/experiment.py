@@ -194,7 +194,7 @@ def _read(home: Path, pipeline: TextPipeline, device: str) -> TrainedClassifier:
 def evaluation_batches(
     corpus: Corpus, trained: TrainedClassifier, pipeline: TextPipeline, device: str = "cpu", progress: bool = True
 ) -> Callable[[], Iterator[tuple[tuple[Tensor, ...], Tensor]]]:
-    """The test set as `casc_core.evaluation` reads it: called, it gives `((tokens, lengths), labels)` batch by batch."""
+    """The test set, as `casc_core.experiment` reads it: called, it gives `((tokens, lengths), labels)` batch by batch."""
     encoded = trained.tokenizer.encode(corpus.test.texts, pipeline.max_len)
     batches = pipeline.batches()(encoded, corpus.test.labels, EVALUATION_BATCH)
 

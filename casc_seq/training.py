@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from casc_core.errors import ConfigError, InputError
+from casc_core.experiment.checkpoint import load_checkpoint, save_checkpoint
 from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
-from casc_seq.checkpoint import load_checkpoint, save_checkpoint
 from casc_seq.text import PAD, UNKNOWN
 
 _EVALUATION_BATCH = 256

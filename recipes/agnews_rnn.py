@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 import casc_core
-from casc_core.evaluation import evaluate, powers_of_two
+from casc_core.experiment.evaluation import evaluate, powers_of_two
+from casc_core.experiment.results import findings, mismatch_table, table, write_results
 from casc_core.files import require_writable
-from casc_core.results import findings, mismatch_table, table, write_results
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, evaluation_batches, train_or_find

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.evaluation import EXACT_METHOD, Evaluation
+from casc_core.experiment.evaluation import EXACT_METHOD, Evaluation
 from casc_core.files import write_whole
 
 

@@ -9,8 +9,8 @@ import torch
 from user_models import TOKENS, user_model
 
 import casc_core
-from casc_core.evaluation import METHODS, evaluate, powers_of_two
-from casc_core.results import findings, mismatch_table, steps_to_silence, table, write_results
+from casc_core.experiment.evaluation import METHODS, evaluate, powers_of_two
+from casc_core.experiment.results import findings, mismatch_table, steps_to_silence, table, write_results
 
 STEPS = [1, 2, 4, 8]
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
