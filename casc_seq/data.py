@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-import http.client
 import os
 import re
-import threading
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from casc_core.errors import DataError
+from casc_core.experiment import hub
 from casc_seq import sample
 
 AG_NEWS = "fancyzhx/ag_news"
@@ -25,7 +22,6 @@ SAMPLE_TRAIN, SAMPLE_TEST = 6_000, 1_200
 _LABEL_COLUMNS = ("label", "labels", "category", "class", "target", "topic", "coarse_label")
 _TEXT_COLUMNS = ("title", "text", "sentence", "content", "description", "review")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def load_corpus(
             return _from_folder(Path(folder), names, "the environment variable CASC_DATA names ")
         try:
             return _from_hub(AG_NEWS, names, text_column, label_column)
-        except _UnreachableError as error:
+        except hub.UnreachableError as error:
             return _sample(
                 names,
                 f"{error}; using the embedded sample, which is not AG News. For real text set CASC_DATA, or pass a "
@@ -103,7 +99,7 @@ def load_corpus(
         return _from_folder(Path(data), names)
     try:
         return _from_hub(data, names, text_column, label_column)
-    except _UnreachableError as error:
+    except hub.UnreachableError as error:
         raise DataError(f"there is no folder {data!r}, and {error}; pass a folder, or 'sample'") from error
 
 
@@ -216,12 +212,8 @@ def _label(word: str, classes: int | None, where: str) -> int:
 # --- the hub -----------------------------------------------------------------------------------------------------
 
 
-class _UnreachableError(Exception):
-    """A hub data set is neither in the local cache nor to be had now."""
-
-
 def _from_hub(name: str, names: tuple[str, ...] | None, text_column: str | None, label_column: str | None) -> Corpus:
-    splits = _cached(name) or _downloaded(name)
+    splits = hub.load(name)
     if "train" not in splits or not {"test", "validation"} & set(splits):
         raise DataError(f"hub data set {name}: expected the splits train and test; it has {', '.join(splits)}")
     evaluated = "test" if "test" in splits else "validation"
@@ -247,57 +239,6 @@ def _from_hub(name: str, names: tuple[str, ...] | None, text_column: str | None,
     classes = names or tuple(known or (str(value) for value in values))
     note = "" if evaluated == "test" else " (validation split as test)"
     return _corpus(examples("train"), examples(evaluated), classes, f"hub data set {name}{note}")
-
-
-def _cached(name: str) -> Any:
-    """The data set from the local cache of `datasets`, without asking the network; None if it is not there."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(os.environ.get("HF_HOME") or home) / "datasets")
-    if not cache.expanduser().is_dir():  # asked first, because importing `datasets` takes seconds
-        return None
-    from datasets.packaged_modules.cache.cache import Cache
-
-    try:
-        builder = Cache(dataset_name=name.split("/")[-1], repo_id=name, version="auto", hash="auto")
-        return builder.as_dataset()
-    except (ValueError, OSError):  # not cached, in more than one configuration, or not whole
-        return None
-
-
-def _downloaded(name: str) -> Any:
-    for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        if os.environ.get(switch, "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise _UnreachableError(f"hub data set {name} is not in the local cache, and {switch} is set")
-    # Asked first, because `datasets` takes half a minute of retries to find out that there is no network.
-    if not _hub_answers():
-        raise _UnreachableError(f"hub data set {name} is not in the local cache, and the hub does not answer")
-    import datasets
-
-    try:
-        return datasets.load_dataset(name)
-    except Exception as error:  # the library raises many kinds; whichever, the data cannot be had
-        raise _UnreachableError(f"hub data set {name} cannot be loaded: {error}") from error
-
-
-def _hub_answers() -> bool:
-    """Whether the hub, directly or through the configured proxy, answers within two seconds."""
-    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PROBE_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            error.close()  # an error page is an answer too
-        except (OSError, ValueError, http.client.HTTPException):
-            return
-        answered.set()
-
-    # In a thread, because looking up a host name has no time limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_SECONDS)
-    return answered.is_set()
 
 
 def _columns(name: str, features: Any, text_column: str | None, label_column: str | None) -> tuple[list[str], str]:

@@ -1,8 +1,6 @@
 import csv
 import gzip
-import http.server
 import os
-import threading
 from collections import Counter
 
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casc_core.errors import DataError
-from casc_seq import data as data_module
+from casc_core.experiment import hub
 from casc_seq.data import load_corpus
 
 GOOD = "1,a b,c\n2,d\n"
@@ -174,7 +172,7 @@ def test_without_any_data_the_sample_comes_with_a_notice(monkeypatch):
     assert corpus.train == load_corpus("sample").train
     assert "does not answer; using the embedded sample" in corpus.notice
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(data_module, "_hub_answers", lambda: pytest.fail("asked the network though told to be offline"))
+    monkeypatch.setattr(hub, "hub_answers", lambda: pytest.fail("asked the network though told to be offline"))
     assert "HF_HUB_OFFLINE is set" in load_corpus().notice
 
 
@@ -183,30 +181,11 @@ def test_a_named_data_set_out_of_reach():
         load_corpus("someone/news")
 
 
-@pytest.mark.parametrize("status", [200, 404])
-def test_the_hub_answers(monkeypatch, status):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        assert data_module._hub_answers()
-        server.shutdown()
-        thread.join()
-
-
 class TestHub:
     """Data sets made by `datasets` itself; only the network is left out."""
 
     @pytest.fixture
-    def hub(self, monkeypatch):
+    def published(self, monkeypatch):
         datasets = pytest.importorskip("datasets")
 
         def publish(train, test=None, features=None, test_split="test"):
@@ -214,16 +193,16 @@ class TestHub:
                 return datasets.Dataset.from_dict(columns, features=datasets.Features(features) if features else None)
 
             splits = datasets.DatasetDict({"train": make(train), test_split: make(test or train)})
-            monkeypatch.setattr(data_module, "_hub_answers", lambda: True)
+            monkeypatch.setattr(hub, "hub_answers", lambda: True)
             monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
 
         return publish
 
-    def test_class_labels(self, hub):
+    def test_class_labels(self, published):
         import datasets
 
         features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["World", "Sports"])}
-        hub({"text": ["a", "b"], "label": [1, 0]}, features=features)
+        published({"text": ["a", "b"], "label": [1, 0]}, features=features)
         corpus = load_corpus("fancyzhx/ag_news")
         assert (corpus.train.texts, corpus.train.labels) == (["a", "b"], [1, 0])
         assert corpus.classes == ("World", "Sports")
@@ -231,19 +210,19 @@ class TestHub:
         assert load_corpus() == corpus
         assert load_corpus("fancyzhx/ag_news", classes=["x", "y"]).classes == ("x", "y")
 
-    def test_title_and_content_join_and_numbers_or_words_are_classes(self, hub):
-        hub(
+    def test_title_and_content_join_and_numbers_or_words_are_classes(self, published):
+        published(
             {"id": ["7", "8"], "category": ["b", "a"], "content": ["x", None], "title": ["t", "u"]},
             test_split="validation",
         )
         corpus = load_corpus("someone/pages")
         assert (corpus.train.texts, corpus.train.labels, corpus.classes) == (["t x", "u "], [1, 0], ("a", "b"))
         assert "validation split as test" in corpus.source
-        hub({"label": [10, 2], "tweet": ["x", "y"]})
+        published({"label": [10, 2], "tweet": ["x", "y"]})
         assert load_corpus("tweets").classes == ("2", "10")
 
-    def test_columns_can_be_named(self, hub):
-        hub({"headline": ["a", "b"], "body": ["c", "d"], "kind": ["x", "y"], "label": [0, 1]})
+    def test_columns_can_be_named(self, published):
+        published({"headline": ["a", "b"], "body": ["c", "d"], "kind": ["x", "y"], "label": [0, 1]})
         corpus = load_corpus("someone/pages", text_column="body", label_column="kind")
         assert (corpus.train.texts, corpus.classes) == (["c", "d"], ("x", "y"))
 
@@ -257,16 +236,16 @@ class TestHub:
             ({"text": ["a"], "label": [[0, 1]]}, {}, "column 'label' has missing, mixed or several"),
         ],
     )
-    def test_columns_that_cannot_be_used(self, hub, columns, options, message):
-        hub(columns)
+    def test_columns_that_cannot_be_used(self, published, columns, options, message):
+        published(columns)
         with pytest.raises(DataError, match=message):
             load_corpus("someone/pages", **options)
 
-    def test_labels_and_splits_that_cannot_be_used(self, hub):
-        hub({"text": ["a", "b"], "label": [0, 1]}, test={"text": ["c"], "label": [-1]})
+    def test_labels_and_splits_that_cannot_be_used(self, published):
+        published({"text": ["a", "b"], "label": [0, 1]}, test={"text": ["c"], "label": [-1]})
         with pytest.raises(DataError, match="test row 0: unknown label -1"):
             load_corpus("someone/pages")
-        hub({"text": ["a", "b"], "label": [0, 1]}, test_split="heldout")
+        published({"text": ["a", "b"], "label": [0, 1]}, test_split="heldout")
         with pytest.raises(DataError, match="it has train, heldout"):
             load_corpus("someone/pages")
 
@@ -276,7 +255,7 @@ class TestHub:
         def fail(name):
             raise RuntimeError("gated")
 
-        monkeypatch.setattr(data_module, "_hub_answers", lambda: True)
+        monkeypatch.setattr(hub, "hub_answers", lambda: True)
         monkeypatch.setattr(datasets, "load_dataset", fail)
         with pytest.raises(DataError, match="cannot be loaded: gated"):
             load_corpus("someone/pages")
