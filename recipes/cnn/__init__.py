@@ -1,0 +1,1 @@
+"""What the recipes for convolutional networks share."""
