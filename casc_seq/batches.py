@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.experiment.distributed import Share
+from casc_core.experiment.task import Part
 from casc_seq.text import PAD, check_count
 
 _POOL = 50
@@ -60,6 +62,16 @@ class BucketedBatches:
     def __iter__(self) -> Iterator[Batch]:
         for index in self._order():
             yield self._batch(index)
+
+    def parts(self, share: Share, start: int = 0) -> Iterator[Part[Batch]]:
+        """A process's part of each batch from number `start` on."""
+        for index in self._order()[start:]:
+            mine, samples = share.of_batch(index)
+            yield Part(self._batch(mine), samples)
+
+    def shared(self, share: Share) -> Iterator[Batch]:
+        """A process's share of the batches, each of them whole."""
+        return map(self._batch, share.of(self._order()))
 
     def _order(self) -> list[Tensor]:
         """Positions of the texts in each batch."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from casc_core.errors import ConfigError, InputError
-from casc_core.experiment.checkpoint import load_checkpoint, save_checkpoint
+from casc_core.experiment import training
+from casc_core.experiment.checkpoint import save_checkpoint
+from casc_core.experiment.distributed import Share
+from casc_core.experiment.task import Epoch, Validation, learning_rate_share
+from casc_core.experiment.training import EpochResult, TrainingResult, device_of
 from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
 from casc_seq.text import PAD, UNKNOWN
+
+__all__ = [
+    "EpochResult",
+    "Evaluation",
+    "TrainingConfig",
+    "TrainingResult",
+    "evaluate",
+    "recommended",
+    "split_validation",
+    "train",
+]
 
 _EVALUATION_BATCH = 256
 MakeBatches = Callable[..., BucketedBatches]
@@ -96,32 +108,6 @@ def recommended(texts: int) -> TrainingConfig:
 
 
 @dataclass(frozen=True)
-class EpochResult:
-    """One epoch: its training loss and accuracy (with dropout) and those of the validation texts, in percent."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What `train` did.
-
-    Attributes:
-        epochs: every epoch in turn.
-        best: the epoch whose weights the model has now.
-        seconds: time spent, interruptions not counted.
-    """
-
-    epochs: tuple[EpochResult, ...]
-    best: EpochResult
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Answers of a model in the order of the data set: `logits` `[N, classes]`, `accuracy` in percent, mean `loss`."""
 
@@ -141,7 +127,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], progress: bool = False)
     Raises:
         InputError: no batches.
     """
-    was_training, device = model.training, _device(model)
+    was_training, device = model.training, device_of(model)
     model.eval()
     logits, labels, index = [], [], []
     try:
@@ -191,6 +177,7 @@ def train(
     save_steps: int | None = None,
     progress: bool = True,
     batches: MakeBatches = bucketed_batches,
+    precision: str = "float32",
 ) -> TrainingResult:
     """Train `model` in place with AdamW; it ends with the weights of its best epoch, in evaluation mode.
 
@@ -208,9 +195,10 @@ def train(
         save_steps: also after every so many steps.
         progress: show progress bars on stderr.
         batches: what makes batches, called as `bucketed_batches` is.
+        precision: as `casc_core.experiment.training.train` takes it.
 
     Raises:
-        ConfigError: the loss is no longer a finite number; the message says what to change.
+        ConfigError: an unknown precision, or the loss is no longer a finite number; the message says what to change.
         InputError: no texts, not one label per text, or no text left to train on.
         StorageError: the checkpoint cannot be written, is damaged, or belongs to another training.
 
@@ -227,19 +215,20 @@ def train(
         raise InputError(f"expected one label for each of {len(encoded)} texts; got {len(labels)} labels")
     if len(encoded) == 0:
         raise InputError("there are no texts to train on")
-    run = _Run(model, encoded, labels, config, batches)
-    path = None if checkpoint is None else Path(checkpoint)
-    with _seeded(config.seed, _device(model)):
-        if path is not None:
-            saved = load_checkpoint(path, run.owner)
-            if saved is not None:
-                run.restore(*saved)
-        run.go_on(path, save_seconds, save_steps, progress)
-    return run.result()
+    return training.train(
+        model,
+        _TextTask(model, encoded, labels, config, batches),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        save=save_checkpoint,
+        save_seconds=save_seconds,
+        save_steps=save_steps,
+        progress=progress,
+        precision=precision,
+    )
 
 
-class _Run:
-    """A training and all of its state: what `state` leaves out, `restore` cannot bring back."""
+class _TextTask:
+    """Classes of texts, learnt with AdamW."""
 
     def __init__(
         self,
@@ -249,186 +238,62 @@ class _Run:
         config: TrainingConfig,
         make_batches: MakeBatches,
     ) -> None:
-        self.model, self.config, self.device = model, config, _device(model)
-        self.make_batches = make_batches
-        training, aside = split_validation(labels, config.validation, config.seed)
-        self.texts, self.labels = [encoded[i] for i in training], [labels[i] for i in training]
+        self.config, self.make_batches, self.device = config, make_batches, device_of(model)
+        kept, aside = split_validation(labels, config.validation, config.seed)
+        self.texts, self.labels = [encoded[i] for i in kept], [labels[i] for i in kept]
         self.validation = (
             bucketed_batches([encoded[i] for i in aside], [labels[i] for i in aside], _EVALUATION_BATCH)
             if aside
             else None
         )
+        self.epochs, self.seed = config.epochs, config.seed
         self.owner = _fingerprint(model, encoded, labels, config)
+        self.remedy = f"lower lr (now {config.lr:g}) or clip (now {config.clip:g}), or check the initial weights"
         vectors = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         trained = [p for p in model.parameters() if p.requires_grad]
+        self.vectors = [p for p in trained if id(p) in vectors]
         self.others = [p for p in trained if id(p) not in vectors]
+
+    def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
         groups = [
-            {"params": [p for p in trained if id(p) in vectors], "factor": config.embedding_lr},
+            {"params": self.vectors, "factor": self.config.embedding_lr},
             {"params": self.others, "factor": 1.0},
         ]
-        self.optimiser = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.lr, weight_decay=config.weight_decay, fused=True
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
-        self.epoch = self.batch = 0
-        self.loss_sum, self.correct, self.seen = 0.0, 0, 0
-        self.history: list[EpochResult] = []
-        self.best: EpochResult | None = None
-        self.best_weights: dict[str, Tensor] = {}
-        self.seconds = 0.0
 
-    def go_on(self, path: Path | None, save_seconds: float, save_steps: int | None, progress: bool) -> None:
-        """Train from where the state is to the end, saving the state in `path`."""
-        started = saved = time.monotonic()
-        before = self.seconds
-        while self.epoch < self.config.epochs:
-            for _ in self._steps(progress):
-                now = time.monotonic()
-                self.seconds = before + now - started
-                due = save_steps is not None and self.batch % save_steps == 0
-                if path is not None and (due or now - saved >= save_seconds):
-                    save_checkpoint(path, self.owner, *self.state())
-                    saved = time.monotonic()
-            self._end_epoch()
-            self.seconds = before + time.monotonic() - started
-            if path is not None:
-                save_checkpoint(path, self.owner, *self.state())
-                saved = time.monotonic()
-        self.model.load_state_dict(self.best_weights)
-        self.model.eval()
+    def before_step(self, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
+        share = learning_rate_share(step, steps, self.config.warm_up, "linear")
+        for group in optimiser.param_groups:
+            group["lr"] = self.config.lr * group["factor"] * share
+        nn.utils.clip_grad_norm_(self.others, self.config.clip)
 
-    def _steps(self, progress: bool) -> Iterator[None]:
-        """The steps left of this epoch."""
+    def epoch(self, number: int, start: int, share: Share) -> Epoch[Batch]:
         # Each epoch has its own order, and no two seeds share one.
-        order = self.config.seed * 1_000_003 + self.epoch
+        order = self.seed * 1_000_003 + number
         batches = self.make_batches(self.texts, self.labels, self.config.batch_size, seed=order % 2**63)
-        self.model.train()
-        bar = tqdm(
-            total=len(batches),
-            initial=self.batch,
-            desc=f"epoch {self.epoch + 1}/{self.config.epochs}",
-            unit="batch",
-            disable=not progress,
-        )
-        with bar:
-            for batch in itertools.islice(batches, self.batch, None):
-                self._step(batch, len(batches))
-                bar.set_postfix(loss=f"{self.loss_sum / self.seen:.3f}", refresh=False)
-                bar.update()
-                yield
-            if progress and self.validation is not None:
-                bar.set_postfix_str("validating")
+        return Epoch(len(batches), batches.parts(share, start))
 
-    def _step(self, batch: Batch, steps_per_epoch: int) -> None:
-        config = self.config
-        self._set_lr(self.epoch * steps_per_epoch + self.batch, config.epochs * steps_per_epoch)
+    def loss(self, network: Callable[..., Any], batch: Batch) -> tuple[Tensor, Tensor]:
         tokens = batch.tokens.to(self.device)
-        if config.word_dropout:
+        if self.config.word_dropout:
             # Drawn on the CPU, so that it does not depend on the device.
-            unread = (torch.rand(batch.tokens.shape) < config.word_dropout).to(self.device)
+            unread = (torch.rand(batch.tokens.shape) < self.config.word_dropout).to(self.device)
             tokens = torch.where(unread & (tokens != PAD), UNKNOWN, tokens)
         labels = batch.labels.to(self.device)
-        logits = self.model(tokens, batch.lengths.to(self.device))
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise ConfigError(
-                f"the loss became {value} in epoch {self.epoch + 1}, batch {self.batch + 1}; "
-                f"lower lr (now {config.lr:g}) or clip (now {config.clip:g}), or check the initial weights"
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.others, config.clip)
-        self.optimiser.step()
-        self.batch += 1
-        self.loss_sum += value * len(labels)
-        self.correct += int((logits.argmax(1) == labels).sum())
-        self.seen += len(labels)
+        logits = network(tokens, batch.lengths.to(self.device))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        return loss, (logits.argmax(1) == labels).sum()
 
-    def _set_lr(self, step: int, steps: int) -> None:
-        warm = max(1, round(self.config.warm_up * steps))
-        share = min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * group["factor"] * share
-
-    def _end_epoch(self) -> None:
-        """Validate, keep the weights if they are the best yet, and move to the next epoch."""
+    def validate(self, model: nn.Module) -> Validation | None:
         if self.validation is None:
-            accuracy = loss = math.nan
-        else:
-            answers = evaluate(self.model, self.validation)
-            accuracy, loss = answers.accuracy, answers.loss
-        result = EpochResult(
-            self.epoch + 1, self.loss_sum / self.seen, 100.0 * self.correct / self.seen, loss, accuracy
-        )
-        self.history.append(result)
-        if self.validation is None or self.best is None or accuracy > self.best.validation_accuracy:
-            self.best = result
-            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_sum, self.correct, self.seen = 0.0, 0, 0
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Everything the rest of the training depends on: `(facts, tensors)`."""
-        facts = {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "loss_sum": self.loss_sum,
-            "correct": self.correct,
-            "seen": self.seen,
-            "history": [dataclasses.asdict(result) for result in self.history],
-            "best": None if self.best is None else self.best.epoch,
-            "seconds": self.seconds,
-        }
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        for number, parameter in enumerate(self._optimised()):
-            for name, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{number}.{name}"] = value
-        return facts, tensors
-
-    def restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Bring back what `state` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "random": {}, "optimiser": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        self.model.load_state_dict(parts["model"])
-        self.best_weights = parts["best"]
-        parameters = self._optimised()
-        for name, tensor in parts["optimiser"].items():
-            number, _, key = name.partition(".")
-            self.optimiser.state[parameters[int(number)]][key] = tensor.to(self.device)
-        torch.set_rng_state(parts["random"]["cpu"])
-        if "cuda" in parts["random"]:
-            torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
-        self.epoch, self.batch = facts["epoch"], facts["batch"]
-        self.loss_sum, self.correct, self.seen = facts["loss_sum"], facts["correct"], facts["seen"]
-        self.history = [EpochResult(**result) for result in facts["history"]]
-        self.best = None if facts["best"] is None else self.history[facts["best"] - 1]
-        self.seconds = facts["seconds"]
-
-    def _optimised(self) -> list[Tensor]:
-        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-
-    def result(self) -> TrainingResult:
-        assert self.best is not None
-        return TrainingResult(tuple(self.history), self.best, self.seconds)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from `seed` within the block; afterwards, the caller's go on as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _device(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+            return None
+        answers = evaluate(model, self.validation)
+        return Validation(answers.accuracy, answers.loss)
 
 
 def _fingerprint(

@@ -9,11 +9,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from casc_core.errors import InputError
+from casc_core.experiment.distributed import Share, gather, share
 from casc_core.neuron import CIF, IF, Neuron
 from casc_core.schedule import Continuous, Schedule, WakeSleep
 from casc_core.spiking_model import SpikingModel
 
-Batches = Callable[[], Iterable[tuple[tuple[Tensor, ...], Tensor]]]
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of a test set.
+
+    Attributes:
+        inputs: what the network takes.
+        labels: `[B]` the class of each, int64, on the CPU.
+        index: `[B]` its position in the data set, int64, on the CPU.
+    """
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor
+    index: Tensor
+
+
+Batches = Callable[[Share], Iterable[Batch]]
+"""A test set: called with a process's share, it gives that share of its batches (`Share.of`), anew at each call."""
+
 
 METHODS: Mapping[str, tuple[Neuron, Schedule]] = {
     "baseline": (IF(), Continuous()),
@@ -42,25 +62,45 @@ class MethodResult:
         accuracy: percent after T steps, and (key "silent") once nothing spikes any more; None if that never comes.
         mismatches: samples whose predicted class differs from the reference's, by the same keys.
         logits: `[samples, classes]` of the last readout.
+        predictions: `[samples, steps]` predicted class after each step, until all are silent if they ever are.
         silent_at: `[samples]` steps to silence.
+        exact_at: `[samples]` first step from which on the logits equal the reference's, bit for bit; 0 if none.
         seconds: wall time.
     """
 
     accuracy: dict[str, float | None] = field(default_factory=dict)
     mismatches: dict[str, int | None] = field(default_factory=dict)
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    predictions: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
     silent_at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    exact_at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     seconds: float = 0.0
 
 
 def logits_of(network: Callable[..., Tensor], batches: Batches) -> tuple[Tensor, Tensor]:
-    """Logits `[samples, classes]` and labels `[samples]` of a network over all batches, in their order."""
-    logits, labels = [], []
+    """Logits `[samples, classes]` and labels `[samples]` of a network over a test set, in the order of the data set.
+
+    Raises:
+        InputError: there are no samples, or the shares of the processes are not each sample once.
+    """
+    logits, labels, index = [], [], []
     with torch.no_grad():
-        for inputs, label in batches():
-            logits.append(network(*inputs).detach().cpu())
-            labels.append(label.cpu())
-    return torch.cat(logits), torch.cat(labels)
+        for batch in batches(share()):
+            logits.append(network(*batch.inputs).detach().cpu())
+            labels.append(batch.labels)
+            index.append(batch.index)
+    order = _order(gather(index))
+    return gather(logits)[order], gather(labels)[order]
+
+
+def _order(index: Tensor) -> Tensor:
+    """What brings samples at positions `index` of the data set into its order."""
+    if index.numel() == 0:
+        raise InputError("there is nothing to evaluate: the test set is empty")
+    order = torch.argsort(index)
+    if not torch.equal(index[order], torch.arange(len(index))):
+        raise InputError(f"the batches must hold each of the samples once; got {len(index)} with others or doubles")
+    return order
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -75,29 +115,53 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 def evaluate_method(
     snn: SpikingModel, batches: Batches, steps: Sequence[int], reference: Tensor, labels: Tensor
 ) -> MethodResult:
-    """Accuracy of `snn` after each of `steps`, and once silent, with one simulation of each batch."""
+    """Accuracy of `snn` after each of `steps`, and once silent, with one simulation of each batch.
+
+    Args:
+        reference: `[samples, classes]` the reference's logits.
+        labels: `[samples]`.
+    """
     started = time.perf_counter()
     sleeps = snn.settings.schedule.last_wake is not None
-    readouts: list[Tensor] = []
-    silent, final = [], []
-    for inputs, _ in batches():
-        # Once silent nothing changes, so one run until silence answers for every later step too.
-        simulation = snn.simulate(*inputs, T=None if sleeps else max(steps))
-        last = simulation.T - 1
-        logits = simulation.logits.cpu()
-        readouts.append(torch.stack([logits[min(step - 1, last)].argmax(-1) for step in steps]))
-        final.append(logits[last])
-        silent.append(simulation.silent_at)
-    predictions = torch.cat(readouts, dim=1)
-    result = MethodResult(logits=torch.cat(final), silent_at=torch.cat(silent))
-    answers: dict[str, Tensor | None] = dict(zip(map(str, steps), predictions, strict=True))
-    answers["silent"] = result.logits.argmax(-1) if sleeps else None
+    result = _simulated(snn, batches, None if sleeps else max(steps), reference)
+    last = result.predictions.shape[1] - 1
+    # Once silent nothing changes, so one run until silence answers for every later step too.
+    answers = {str(step): result.predictions[:, min(step - 1, last)] for step in steps}
     expected = reference.argmax(-1)
+    if sleeps:
+        answers["silent"] = result.predictions[:, last]
     for key, answer in answers.items():
-        result.accuracy[key] = None if answer is None else round(100.0 * float((answer == labels).double().mean()), 4)
-        result.mismatches[key] = None if answer is None else int((answer != expected).sum())
+        result.accuracy[key] = round(100.0 * float((answer == labels).double().mean()), 4)
+        result.mismatches[key] = int((answer != expected).sum())
+    if not sleeps:
+        result.accuracy["silent"] = result.mismatches["silent"] = None
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _simulated(snn: SpikingModel, batches: Batches, T: int | None, reference: Tensor) -> MethodResult:
+    """The runs of all samples, in the order of the data set."""
+    logits, silent, exact, runs, index = [], [], [], [], []
+    for batch in batches(share()):
+        simulation = snn.simulate(*batch.inputs, T=T)
+        readouts = simulation.logits.cpu()
+        differs = (readouts != reference[batch.index]).any(-1)
+        after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
+        logits.append(readouts[-1])
+        silent.append(simulation.silent_at.cpu())
+        exact.append(torch.where(after_last > len(readouts), 0, after_last))
+        runs.append(readouts.argmax(-1).T)
+        index.append(batch.index)
+    longest = int(gather([torch.tensor([max((run.shape[1] for run in runs), default=0)])]).max())
+    # A batch that is silent early keeps its answer.
+    runs = [torch.cat([run, run[:, -1:].expand(-1, longest - run.shape[1])], dim=1) for run in runs]
+    order = _order(gather(index))
+    return MethodResult(
+        logits=gather(logits)[order],
+        predictions=gather(runs)[order],
+        silent_at=gather(silent)[order],
+        exact_at=gather(exact)[order],
+    )
 
 
 @dataclass
@@ -111,6 +175,7 @@ class Evaluation:
         ann_prediction_mismatches, ann_max_logit_difference: the reference against the ANN as trained; what snapping
             moved.
         silent_at: `[samples]` steps to silence of CIF with WakeSleep.
+        labels: `[samples]`.
     """
 
     ann_accuracy: float
@@ -121,6 +186,13 @@ class Evaluation:
     ann_prediction_mismatches: int
     ann_max_logit_difference: float
     silent_at: Tensor
+    labels: Tensor
+
+    @property
+    def exact_at(self) -> int | None:
+        """First step from which on CIF with WakeSleep gives the reference's logits for every sample, bit for bit."""
+        first = self.methods[EXACT_METHOD].exact_at
+        return int(first.max()) if bool((first > 0).all()) else None
 
 
 def evaluate(
@@ -131,12 +203,12 @@ def evaluate(
     methods: Mapping[str, tuple[Neuron, Schedule]] = METHODS,
     announce: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
-    """Run every method over the test set.
+    """Run every method over the test set; the result is the same for any number of processes.
 
     Args:
         ann: the network as trained.
         snn: its conversion.
-        batches: gives the test set, anew at each call: `((inputs, ...), labels)`.
+        batches: the test set. Each process runs its share, and all of them get the whole result.
         steps: time steps at which to read out.
         methods: name -> (neuron, schedule); it must hold "baseline+CIF+WSC".
         announce: told what is about to run.
@@ -159,4 +231,5 @@ def evaluate(
         ann_prediction_mismatches=int((trained.argmax(-1) != reference.argmax(-1)).sum()),
         ann_max_logit_difference=float((trained - reference).abs().max()),
         silent_at=exact.silent_at,
+        labels=labels,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,29 @@ from torch import Tensor
 
 from casc_core.experiment.evaluation import EXACT_METHOD, Evaluation
 from casc_core.files import write_whole
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper reports for an experiment, to stand beside ours.
+
+    Args:
+        source: where in the paper, and on what.
+        ann: accuracy of its ANN, percent.
+        accuracy: percent by method and T.
+
+    >>> Published("Table 9", 90.0, {"baseline": {4: 71.5}}).cells("baseline", ["4", "8", "silent"])
+    ['71.50', '-', '-']
+    """
+
+    source: str
+    ann: float
+    accuracy: Mapping[str, Mapping[int, float]]
+
+    def cells(self, method: str, keys: Iterable[str]) -> list[str]:
+        """The row of a method under columns `keys`; "-" where the paper has no figure."""
+        figures = {str(step): f"{value:.2f}" for step, value in self.accuracy[method].items()}
+        return [figures.get(key, "-") for key in keys]
 
 
 def steps_to_silence(silent_at: Tensor) -> dict[str, float]:
@@ -25,8 +51,8 @@ def steps_to_silence(silent_at: Tensor) -> dict[str, float]:
     return {"mean": round(float(values.mean()), 4), "p50": p50, "p99": p99, "max": float(values.max())}
 
 
-def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """The figures of an evaluation, as JSON."""
+def summary(evaluation: Evaluation, published: Published | None = None) -> dict[str, Any]:
+    """The figures of an evaluation, as JSON; the paper's, if there are any, are under "published"."""
     return {
         "ann_accuracy": evaluation.ann_accuracy,
         "reference_accuracy": evaluation.reference_accuracy,
@@ -37,14 +63,21 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "ann_prediction_mismatches": evaluation.ann_prediction_mismatches,
         "ann_max_logit_difference": evaluation.ann_max_logit_difference,
         "steps_to_silence": steps_to_silence(evaluation.silent_at),
+        "exact_at": evaluation.exact_at,
+        "published": None if published is None else dataclasses.asdict(published),
     }
 
 
-def table(evaluation: Evaluation) -> str:
-    """Accuracy of each method over time, in Markdown."""
+def table(evaluation: Evaluation, published: Published | None = None) -> str:
+    """Accuracy of each method over time, in Markdown; the paper's own figures, if given, below ours and named so."""
     rows = [[name, *map(_percent, method.accuracy.values())] for name, method in evaluation.methods.items()]
-    ann = _percent(evaluation.ann_accuracy)
-    return _markdown("accuracy (%)", evaluation, [*rows, ["ANN", *[ann] * (len(rows[0]) - 1)]])
+    keys = list(evaluation.methods[EXACT_METHOD].accuracy)
+    rows.append(["ANN", *[_percent(evaluation.ann_accuracy)] * len(keys)])
+    if published is None:
+        return _markdown("accuracy (%)", evaluation, rows)
+    rows += [[f"paper: {name}", *published.cells(name, keys)] for name in published.accuracy]
+    rows.append(["paper: ANN", *[_percent(published.ann)] * len(keys)])
+    return f"{_markdown('accuracy (%)', evaluation, rows)}\n\npaper: {published.source}"
 
 
 def mismatch_table(evaluation: Evaluation) -> str:
@@ -58,9 +91,18 @@ def mismatch_table(evaluation: Evaluation) -> str:
 
 def _markdown(corner: str, evaluation: Evaluation, body: list[list[str]]) -> str:
     keys = evaluation.methods[EXACT_METHOD].accuracy
-    header = [corner, *(key if key == "silent" else f"T={key}" for key in keys)]
-    rows = [header, *body]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return markdown([[corner, *(key if key == "silent" else f"T={key}" for key in keys)], *body])
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table in Markdown, its first row the header; the first column is aligned left, the others right.
+
+    >>> print(markdown([["q", "ANN"], ["8", "94.62"]]))
+    | q |   ANN |
+    |---|------:|
+    | 8 | 94.62 |
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(_cells(row, widths)) + " |" for row in rows]
     rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
     lines.insert(1, f"|{'|'.join(rules)}|")
@@ -78,6 +120,7 @@ def findings(evaluation: Evaluation) -> str:
             f"{samples:,} predictions differ, largest logit difference {evaluation.ann_max_logit_difference:.2g}",
             f"steps to silence: mean {silence['mean']:.2f}, median {silence['p50']:.0f}, 99th percentile "
             f"{silence['p99']:.0f}, largest {silence['max']:.0f}",
+            "never exact" if evaluation.exact_at is None else f"exact for every sample from T={evaluation.exact_at} on",
         ]
     )
 
@@ -126,13 +169,15 @@ def picture(evaluation: Evaluation, title: str) -> bytes:
     return buffer.getvalue()
 
 
-def write_results(folder: Path, evaluation: Evaluation, extra: dict[str, Any], title: str) -> None:
-    """Write `results.json`, `table.md` and `accuracy.png` to `folder`, each whole or not at all.
+def write_results(
+    folder: Path, evaluation: Evaluation, extra: dict[str, Any], title: str, published: Published | None = None
+) -> None:
+    """Write `table.md`, `accuracy.png` and, last, `results.json` to `folder`, each whole or not at all.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    write_whole(folder / "results.json", json.dumps(summary(evaluation) | extra, indent=2) + "\n")
-    parts = [f"# {title}", table(evaluation), mismatch_table(evaluation), findings(evaluation)]
+    parts = [f"# {title}", table(evaluation, published), mismatch_table(evaluation), findings(evaluation)]
     write_whole(folder / "table.md", "\n\n".join(parts) + "\n")
     write_whole(folder / "accuracy.png", picture(evaluation, title))
+    write_whole(folder / "results.json", json.dumps(summary(evaluation, published) | extra, indent=2) + "\n")

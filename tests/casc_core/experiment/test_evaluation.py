@@ -9,16 +9,24 @@ import torch
 from user_models import TOKENS, user_model
 
 import casc_core
-from casc_core.experiment.evaluation import METHODS, evaluate, powers_of_two
-from casc_core.experiment.results import findings, mismatch_table, steps_to_silence, table, write_results
+from casc_core.experiment.evaluation import METHODS, Batch, evaluate, logits_of, powers_of_two
+from casc_core.experiment.results import (
+    Published,
+    findings,
+    mismatch_table,
+    steps_to_silence,
+    summary,
+    table,
+    write_results,
+)
 
 STEPS = [1, 2, 4, 8]
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
 
 
-def batches():
-    for start in (0, 3, 6):
-        yield (TOKENS[start : start + 3],), LABELS[start : start + 3]
+def batches(share):
+    for index in share.of(torch.tensor([4, 0, 2, 6, 1, 3, 5]).split(3)):
+        yield Batch((TOKENS[index],), LABELS[index], index)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,31 @@ def test_accuracies_equal_a_direct_computation(trio):
             assert result.mismatches[str(step)] == differ
         silent = None if "WSC" not in name else percent(network(TOKENS))
         assert result.accuracy["silent"] == silent
+        last = result.predictions.shape[1]
+        assert torch.equal(result.predictions, network.simulate(TOKENS, T=last).logits.argmax(-1).T)
     assert torch.equal(evaluation.silent_at, snn.simulate(TOKENS).silent_at)
+    assert torch.equal(evaluation.labels, LABELS)
+
+
+def test_exact_at_is_where_the_logits_become_the_reference_s_and_stay(trio):
+    _, snn, evaluation, _ = trio
+    reference = snn.reference(TOKENS)
+    for name in ("baseline", "baseline+CIF+WSC"):
+        result, expected = evaluation.methods[name], []
+        logits = snn.under(*METHODS[name]).simulate(TOKENS, T=result.predictions.shape[1]).logits
+        for sample in range(len(TOKENS)):
+            equal = [torch.equal(step[sample], reference[sample]) for step in logits]
+            later = [step for step in range(1, len(equal) + 1) if all(equal[step - 1 :])]
+            expected.append(later[0] if later else 0)
+        assert result.exact_at.tolist() == expected
+    assert evaluation.exact_at == max(expected)
+
+
+def test_a_test_set_that_is_empty_or_not_each_sample_once_is_refused(trio):
+    with pytest.raises(casc_core.InputError, match="test set is empty"):
+        logits_of(trio[0], lambda share: [])
+    with pytest.raises(casc_core.InputError, match="each of the samples once"):
+        logits_of(trio[0], lambda share: [*batches(share), *batches(share)])
 
 
 def test_the_exact_method_has_no_differences(trio):
@@ -83,6 +115,18 @@ def test_table(trio):
     assert cells[-1][1:] == [f"{trio[2].ann_accuracy:.2f}"] * 5
     assert len({len(line) for line in lines}) == 1
     assert "0 of 7 predictions differ" in findings(trio[2])
+
+
+def test_the_paper_s_figures_are_shown_as_the_paper_s(trio):
+    published = Published("Table 0, a data set", 87.7, {"baseline": {2: 80.51, 4: 82.96}})
+    text = table(trio[2], published)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert cells[-4] == ["paper: baseline", "-", "80.51", "82.96", "-", "-"]
+    assert cells[-3] == ["paper: ANN", *["87.70"] * 5]
+    assert text.endswith("\n\npaper: Table 0, a data set")
+    assert text.startswith(table(trio[2]).splitlines()[0][:15])
+    assert summary(trio[2], published)["published"]["accuracy"]["baseline"][2] == 80.51
+    assert summary(trio[2])["published"] is None
 
 
 def test_mismatch_table(trio):
