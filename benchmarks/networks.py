@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import casc_core
-from casc_core.experiment.evaluation import accuracy, logits_of
+from casc_core.experiment.evaluation import Batch, accuracy, logits_of
 from casc_seq.batches import bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus, Examples, load_corpus
@@ -105,7 +105,7 @@ class Classifiers:
         """Percent of the test texts that a network gets right."""
         batches = bucketed_batches(self.encoded(), self.corpus.test.labels, 256)
         logits, labels = logits_of(
-            network, lambda: (((batch.tokens, batch.lengths), batch.labels) for batch in batches)
+            network, lambda share: (Batch((b.tokens, b.lengths), b.labels, b.index) for b in batches.shared(share))
         )
         return accuracy(logits, labels)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from casc_core.errors import ConfigError, StorageError
-from casc_core.files import read_whole, whole_folder, write_whole
+from casc_core.errors import ConfigError
+from casc_core.experiment import evaluation
+from casc_core.experiment.distributed import Share
+from casc_core.experiment.evaluation import Batches
+from casc_core.experiment.store import Store, training_facts
 from casc_seq.batches import BucketedBatches, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus
@@ -25,7 +26,6 @@ from casc_seq.text import WordTokenizer
 from casc_seq.training import TrainingConfig, train
 from casc_seq.vectors import corpus_vectors
 
-DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
 EVALUATION_BATCH = 256
 
 
@@ -96,11 +96,11 @@ class TrainedClassifier:
 
     Attributes:
         found: whether it had been trained before, with the same configuration on the same data.
-        training: validation accuracy of the best epoch, epochs and seconds of training.
+        training: validation accuracy of the best epoch, epochs, parameters and seconds of training.
         folder: name of the folder that holds it.
     """
 
-    model: TextClassifier
+    model: nn.Module
     tokenizer: Tokenizer
     found: bool
     training: dict[str, Any]
@@ -114,7 +114,7 @@ def train_or_find(
     sizes: dict[str, Any],
     training: TrainingConfig,
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     retrain: bool = False,
     progress: bool = True,
 ) -> TrainedClassifier:
@@ -131,12 +131,11 @@ def train_or_find(
     Raises:
         ConfigError: an argument out of range. StorageError: the folder cannot be used.
     """
-    key = fingerprint(corpus, pipeline, sizes, training)
-    home, checkpoint = folder / f"classifier-{key}", folder / f"training-{key}.safetensors"
-    if retrain:
-        checkpoint.unlink(missing_ok=True)
-    elif (home / DESCRIPTION).is_file():
-        return _read(home, pipeline, device)
+    store = Store(folder, fingerprint(corpus, pipeline, sizes, training), retrain)
+    if store.found:
+        model, description = store.read(lambda found: TextClassifier(ClassifierConfig(**found["classifier"])))
+        tokenizer = pipeline.tokenizer_type().load(store.home / "tokenizer")
+        return TrainedClassifier(model.to(device).eval(), tokenizer, True, description["training"], store.home.name)
     tokenizer = pipeline.tokenizer_type().train(corpus.train.texts, pipeline.max_words, pipeline.min_count)
     config = ClassifierConfig(vocabulary_size=tokenizer.vocabulary_size, classes=len(corpus.classes), **sizes)
     encoded = tokenizer.encode(corpus.train.texts, pipeline.max_len)
@@ -147,24 +146,14 @@ def train_or_find(
         encoded,
         corpus.train.labels,
         training,
-        checkpoint=checkpoint,
+        checkpoint=store.checkpoint,
         progress=progress,
         batches=pipeline.batches(),
     )
-    facts = {
-        "validation_accuracy": round(result.best.validation_accuracy, 4),
-        "best_epoch": result.best.epoch,
-        "seconds": round(result.seconds, 1),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-    with whole_folder(home, DESCRIPTION) as staging:
-        tokenizer.save(staging / "tokenizer")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-        write_whole(staging / WEIGHTS, tensors_to_bytes(weights))
-        description = {"classifier": dataclasses.asdict(config), "training": facts, "classes": list(corpus.classes)}
-        write_whole(staging / DESCRIPTION, json.dumps(description, indent=2) + "\n")
-    checkpoint.unlink(missing_ok=True)
-    return TrainedClassifier(model.eval(), tokenizer, False, facts, home.name)
+    facts = training_facts(model, result)
+    description = {"classifier": dataclasses.asdict(config), "training": facts, "classes": list(corpus.classes)}
+    store.write(model, description, lambda place: tokenizer.save(place / "tokenizer"))
+    return TrainedClassifier(model.eval(), tokenizer, False, facts, store.home.name)
 
 
 def fingerprint(corpus: Corpus, pipeline: TextPipeline, sizes: dict[str, Any], training: TrainingConfig) -> str:
@@ -177,29 +166,22 @@ def fingerprint(corpus: Corpus, pipeline: TextPipeline, sizes: dict[str, Any], t
     return digest.hexdigest()[:12]
 
 
-def _read(home: Path, pipeline: TextPipeline, device: str) -> TrainedClassifier:
-    try:
-        description = json.loads(read_whole(home / DESCRIPTION))
-        model = TextClassifier(ClassifierConfig(**description["classifier"]))
-        model.load_state_dict(tensors_from_bytes((home / WEIGHTS).read_bytes()))
-        facts = dict(description["training"])
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise StorageError(
-            f"the classifier in {home} cannot be read ({error}); delete the folder, or retrain"
-        ) from error
-    tokenizer = pipeline.tokenizer_type().load(home / "tokenizer")
-    return TrainedClassifier(model.to(device).eval(), tokenizer, True, facts, home.name)
-
-
 def evaluation_batches(
-    corpus: Corpus, trained: TrainedClassifier, pipeline: TextPipeline, device: str = "cpu", progress: bool = True
-) -> Callable[[], Iterator[tuple[tuple[Tensor, ...], Tensor]]]:
-    """The test set, as `casc_core.experiment` reads it: called, it gives `((tokens, lengths), labels)` batch by batch."""
+    corpus: Corpus,
+    trained: TrainedClassifier,
+    pipeline: TextPipeline,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Batches:
+    """The test set, as `casc_core.experiment.evaluation` reads it; the inputs are tokens and lengths."""
     encoded = trained.tokenizer.encode(corpus.test.texts, pipeline.max_len)
     batches = pipeline.batches()(encoded, corpus.test.labels, EVALUATION_BATCH)
 
-    def again() -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        for batch in tqdm(batches, unit="batch", leave=False, disable=not progress):
-            yield (batch.tokens.to(device), batch.lengths.to(device)), batch.labels
+    def of(share: Share) -> Iterator[evaluation.Batch]:
+        mine = batches.shared(share)
+        count = len(share.of(range(len(batches))))
+        for batch in tqdm(mine, total=count, unit="batch", leave=False, disable=not progress or share.rank > 0):
+            inputs = batch.tokens.to(device), batch.lengths.to(device)
+            yield evaluation.Batch(inputs, batch.labels, batch.index)
 
-    return again
+    return of

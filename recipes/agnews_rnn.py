@@ -10,36 +10,40 @@ the output folder.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-import casc_core
-from casc_core.experiment.evaluation import evaluate, powers_of_two
-from casc_core.experiment.results import findings, mismatch_table, table, write_results
-from casc_core.files import require_writable
+from casc_core.experiment import command
+from casc_core.experiment.distributed import is_main, say
+from casc_core.experiment.report import Experiment, phase, report
+from casc_core.experiment.results import Published
+from casc_core.experiment.store import describe
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, evaluation_batches, train_or_find
 from casc_seq.training import SMALL_CORPUS, TrainingConfig, recommended
 
+DATA = "folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: see the README"
+AG_NEWS_TEST = 7_600
+TABLE_6 = Published(
+    "Table 6, AG News, 300 tanh units in one direction turned into CQReLU, q=2",
+    87.70,
+    {
+        "baseline": {2: 80.51, 4: 82.96, 8: 75.36, 16: 61.72},
+        "baseline+WSC": {2: 80.51, 4: 87.12, 8: 87.12, 16: 87.12},
+        "baseline+CIF": {2: 80.36, 4: 83.01, 8: 75.13, 16: 61.50},
+        "baseline+CIF+WSC": {2: 80.35, 4: 87.67, 8: 87.70, 16: 87.70},
+    },
+)
 
-def options() -> argparse.Namespace:
+
+def options() -> argparse.ArgumentParser:
     """The command line."""
     sizes, training, text = ClassifierConfig(2, 2), TrainingConfig(), TextPipeline()
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = command.parser(__doc__.split("\n\n")[0])
+    command.add_options(parser, q=sizes.q, T=8, data=DATA, out="results/agnews_rnn", seed=training.seed)
     add = parser.add_argument
-    add("--q", type=int, default=sizes.q, help="levels of the CQReLU activation")
-    add("--T", type=int, default=8, help="largest number of time steps in the table")
-    add("--data", help="folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: see the README")
-    add("--out", type=Path, default=Path("results/agnews_rnn"), help="output folder")
     small, large = recommended(0), recommended(SMALL_CORPUS)
     for name, kind in (("epochs", int), ("batch_size", int), ("word_dropout", float)):
         by_size = f"{getattr(large, name)}, or {getattr(small, name)} for a corpus below {SMALL_CORPUS:,} texts"
@@ -56,31 +60,13 @@ def options() -> argparse.Namespace:
     add("--max-words", type=int, default=text.max_words, help="size of the vocabulary")
     add("--tokenizer", choices=("words", "torchtext"), default=text.tokenizer)
     add("--vectors", default=text.vectors, help="what word vectors start from: corpus, random, or a GloVe file")
-    add(
-        "--weight-bits",
-        type=int,
-        default=casc_core.Exact().weight_bits,
-        help="bits of a converted weight; 8 is cheapest",
-    )
-    add("--seed", type=int, default=training.seed)
-    add("--threads", type=int, help="CPU threads")
-    add("--device", default="cpu")
-    add("--retrain", action="store_true", help="train anew even if the model is there")
-    add("--quiet", action="store_true", help="no progress bars")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
+def main(args: argparse.Namespace, device: torch.device) -> None:
     """Train or find, convert, simulate, report."""
-    args = options()
-    if args.T < 1:
-        raise casc_core.ConfigError(f"--T must be at least 1; got {args.T}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    casc_core.Exact(args.weight_bits)
-    require_writable(args.out)
     seconds: dict[str, float] = {}
-
+    progress = is_main() and not args.quiet
     with phase("data", seconds):
         corpus = load_corpus(args.data)
         say(corpus.notice or "", corpus.source)
@@ -97,55 +83,24 @@ def main() -> None:
     with phase("train", seconds):
         trained = train_or_find(
             corpus, args.out, pipeline, sizes, training,
-            device=args.device, retrain=args.retrain, progress=not args.quiet,
+            device=device, retrain=args.retrain, progress=progress,
         )  # fmt: skip
-    facts = trained.training
-    say(
-        f"classifier {'found' if trained.found else 'trained'}: {facts['parameters']:,} parameters, epoch "
-        f"{facts['best_epoch']} of {training.epochs} picked at {facts['validation_accuracy']:.2f}% of the validation "
-        f"texts, {facts['seconds']:.0f} s of training"
+    say(describe(trained.found, trained.training))
+    experiment = Experiment(
+        network=trained.model,
+        adapter="rnn",
+        batches=evaluation_batches(corpus, trained, pipeline, device, progress),
+        title=f"{corpus.source.split(':')[0]}, RNN, q={args.q}",
+        data=corpus.source,
+        train_examples=len(corpus.train),
+        test_examples=len(corpus.test),
+        q=args.q,
+        classifier=trained.folder,
+        training=trained.training,
+        published=TABLE_6 if args.q == 2 and len(corpus.test) == AG_NEWS_TEST else None,
     )
-
-    with phase("convert", seconds):
-        snn = casc_core.convert(trained.model, adapter="rnn", numerics=casc_core.Exact(args.weight_bits))
-    with phase("evaluate", seconds):
-        batches = evaluation_batches(corpus, trained, pipeline, args.device, progress=not args.quiet)
-        evaluation = evaluate(
-            trained.model, snn, batches, powers_of_two(args.T), announce=lambda name: say(f"  {name}")
-        )
-    seconds |= {method: round(result.seconds, 2) for method, result in evaluation.methods.items()}
-
-    extra = {
-        "train_examples": len(corpus.train), "test_examples": len(corpus.test), "data": corpus.source, "q": args.q,
-        "T": args.T, "classifier": trained.folder, "training": facts, "seconds": seconds,
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-        "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
-    }  # fmt: skip
-    title = f"{corpus.source.split(':')[0]}, RNN, q={args.q}"
-    write_results(args.out, evaluation, extra, title)
-    snn.save(args.out / "network")
-    print(f"\n{table(evaluation)}\n\n{mismatch_table(evaluation)}\n\n{findings(evaluation)}\n")
-    print(f"results.json, table.md, accuracy.png and the spiking network are in {args.out}")
-
-
-@contextmanager
-def phase(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Time a phase."""
-    started = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - started, 2)
-
-
-def say(*lines: str) -> None:
-    """Tell the user, on stderr, so that stdout holds the results alone."""
-    for line in filter(None, lines):
-        print(line, file=sys.stderr, flush=True)
+    report(experiment, args.out, args.T, args.weight_bits, vars(args), seconds)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except casc_core.CascError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to go on where it was")
+    command.run(options(), main)

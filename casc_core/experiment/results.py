@@ -73,11 +73,12 @@ def table(evaluation: Evaluation, published: Published | None = None) -> str:
     rows = [[name, *map(_percent, method.accuracy.values())] for name, method in evaluation.methods.items()]
     keys = list(evaluation.methods[EXACT_METHOD].accuracy)
     rows.append(["ANN", *[_percent(evaluation.ann_accuracy)] * len(keys)])
+    ours = _markdown("accuracy (%)", evaluation, rows)
     if published is None:
-        return _markdown("accuracy (%)", evaluation, rows)
-    rows += [[f"paper: {name}", *published.cells(name, keys)] for name in published.accuracy]
-    rows.append(["paper: ANN", *[_percent(published.ann)] * len(keys)])
-    return f"{_markdown('accuracy (%)', evaluation, rows)}\n\npaper: {published.source}"
+        return ours
+    theirs = [[name, *published.cells(name, keys)] for name in published.accuracy]
+    theirs.append(["ANN", *[_percent(published.ann)] * len(keys)])
+    return f"{ours}\n\nThe paper's own figures, {published.source}:\n\n{_markdown('paper (%)', evaluation, theirs)}"
 
 
 def mismatch_table(evaluation: Evaluation) -> str:

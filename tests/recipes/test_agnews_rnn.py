@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,8 @@ TINY = [
 METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
 
 
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RECIPE), *map(str, arguments)]
+def run(*arguments: object, launcher: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, str(RECIPE), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
 
 
@@ -82,6 +83,31 @@ def test_it_trains_converts_and_writes_everything(corpus: Path, tmp_path: Path):
 
     other = run("--q", 4, "--T", 2, "--data", corpus, "--out", out, *TINY)
     assert "classifier trained" in other.stderr
+
+
+def test_two_processes_give_what_one_does(corpus: Path, tmp_path: Path):
+    options = ["--q", 2, "--T", 5, "--data", corpus, "--out", tmp_path, "--device", "cpu", *TINY]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = run(*options, launcher=launcher)
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("classifier trained") == 1
+    assert "Warning" not in two.stderr
+    files = {
+        name: (tmp_path / name).read_bytes() for name in ("table.md", "results.json", "network/network.safetensors")
+    }
+
+    one = run(*options)
+    assert one.returncode == 0, one.stderr
+    assert "classifier found" in one.stderr
+    assert one.stdout == two.stdout
+    for name, content in files.items():
+        if name != "results.json":
+            assert (tmp_path / name).read_bytes() == content
+    of_two, of_one = json.loads(files["results.json"]), json.loads((tmp_path / "results.json").read_text())
+    assert of_two.pop("machine")["processes"] == 2
+    assert of_one.pop("machine")["processes"] == 1
+    assert of_two.pop("seconds").keys() == of_one.pop("seconds").keys()
+    assert of_two == of_one
 
 
 def test_torchtext_is_one_option(corpus: Path, tmp_path: Path):
