@@ -7,7 +7,7 @@ setup(
         Extension(
             "casc_core.kernels._kernels",
             ["casc_core/kernels/_kernels.c"],
-            depends=["casc_core/kernels/_kernels_body.h"],
+            depends=[f"casc_core/kernels/_kernels_{part}.h" for part in ("body", "convolution", "end")],
             extra_compile_args=["-O3", "-std=c11", "-fno-math-errno"],
             optional=True,
         )

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from casc_core import kernels
 from casc_core.kernels import PackedWeights
+from casc_core.kept import Kept
 from casc_core.numerics import FLOAT64_UNITS
 
 WAYS = ("float", "int8", "rows")
@@ -33,8 +33,6 @@ WORTH_CHOOSING = 2_000_000
 # Every sample is looked at if there are no more; of larger batches as many, evenly spaced.
 _LOOKED_AT = 32
 _LIMB = 256
-
-T = TypeVar("T")
 
 _forced: list[str] = []
 
@@ -55,8 +53,7 @@ class Product:
     """Products with one matrix; what it prepares from the weights is kept for the next call."""
 
     def __init__(self) -> None:
-        # The weights, their version, and what was made of them: one tuple, so that threads see all of it or none.
-        self._kept: tuple[Tensor | None, int, dict[tuple[str, int], Any]] = (None, 0, {})
+        self._kept = Kept()
 
     def __call__(self, train: Tensor, weight: Tensor, exponent: int, peak: float, dtype: torch.dtype) -> Tensor:
         """`train @ weight.T`, `[steps, ..., outputs]`.
@@ -99,21 +96,10 @@ class Product:
 
     def packed(self, weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
         """`kernels.pack` of the weights, kept."""
-        return self._keep(weight, ("rows", peak), lambda: kernels.pack(weight, exponent, peak))
+        return self._kept(weight, ("rows", peak), lambda: kernels.pack(weight, exponent, peak))
 
     def _limbs(self, weight: Tensor, exponent: int) -> Limbs | None:
-        return self._keep(weight, ("limbs", 0), lambda: limbs_of(weight, exponent))
-
-    def _keep(self, weight: Tensor, name: tuple[str, int], make: Callable[[], T]) -> T:
-        version = 0 if weight.is_inference() else weight._version
-        owner, made_at, kept = self._kept
-        if weight is not owner or version != made_at:
-            kept = {}
-            self._kept = weight, version, kept
-        if name not in kept:
-            kept[name] = make()
-        result: T = kept[name]
-        return result
+        return self._kept(weight, ("limbs", 0), lambda: limbs_of(weight, exponent))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from casc_core.ops import Op
 from casc_core.run import Recorder, Run
@@ -109,10 +110,10 @@ class Program:
 
 def _bytes(values: Iterable[Any]) -> int:
     """What these signals take, and the operation that made the last of them beside it."""
-    trains = [value for value in values if isinstance(value, Signal)]
+    signals = [value for value in values if isinstance(value, Signal)]
     # An operation may hold its input and its result in a wider type for a while.
-    working = max((train.train.numel() for train in trains), default=0) * _WORKING_BYTES
-    return working + sum(train.nbytes for train in trains)
+    working = max((signal.flow.numel() for signal in signals if isinstance(signal.flow, Tensor)), default=0)
+    return working * _WORKING_BYTES + sum(signal.nbytes for signal in signals)
 
 
 def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:

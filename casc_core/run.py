@@ -20,7 +20,7 @@ from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.scan import scan
 from casc_core.schedule import Schedule
-from casc_core.signal import Signal, add_trains
+from casc_core.signal import Signal, add_trains, memory_order
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
@@ -59,12 +59,14 @@ class Recorder:
             neurons: how many there are, if some of the tensor's elements are padding.
             tallied: `tally` of the train, if it is known.
         """
-        train = spikes.train
         self.neurons[name] = spikes.shape.numel() if neurons is None else neurons
         if self.keep_activity:
+            train, owner = spikes.train, spikes.owner()
+            order = memory_order(train) if tallied is None else None
+            if order is not None and order[0] == 0:  # rows of neighbours in memory are counted fastest
+                train, owner = train.permute(order), owner.permute([dim - 1 for dim in order[1:]])
             positive, negative = tally(train) if tallied is None else tallied
             self.positive[name], self.negative[name] = over_rows(positive).cpu(), over_rows(negative).cpu()
-            owner = spikes.owner()
             if owner.dim() and torch.equal(owner[..., 0], owner[..., -1]):  # a row of the tensor is of one sample
                 spiking, owner = positive + negative, owner[..., 0]
             else:
@@ -72,7 +74,7 @@ class Recorder:
             self.last_spike[name] = last_spike(spiking, owner, samples).cpu()
             self.operations.setdefault(name, torch.zeros(0, dtype=torch.float64))
         if self.keep_counts:
-            self.counts[name] = train.sum(0, dtype=torch.int16)
+            self.counts[name] = spikes.train.sum(0, dtype=torch.int16)
 
     def arriving(self, name: str, train: Tensor, fan_out: int) -> None:
         """Record the accumulate operations that the spikes of `train` cause in layer `name`, step by step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,19 @@ class TableRows:
         return F.embedding(self.index, self.table).double()
 
 
+class Deferred(Protocol):
+    """A train that is computed only where it is read: a population may take its parts and never write it down."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def nbytes(self) -> int: ...
+    def tensor(self) -> Tensor:
+        """The train; computed once."""
+
+
 @dataclass(frozen=True)
 class Signal:
     """A tensor of the user's network as a run sees it.
@@ -33,7 +47,7 @@ class Signal:
     and biases. A `shape` below is the shape of the tensor in the user's network.
 
     Attributes:
-        train: `[steps, *shape]`; after its last step it is zero.
+        flow: the train `[steps, *shape]`, or how to compute it; after its last step it is zero.
         source: the drive: `[*shape]` float64, rows of a table, or None for zero.
         divisor: positive integers that broadcast against `shape` (a mean over each text's own length), or None for 1.
             It is carried along, never divided by before a threshold.
@@ -41,21 +55,31 @@ class Signal:
         owner: gives `[*shape]`, the sample to which each element belongs; computed only where it is asked for.
     """
 
-    train: Tensor
+    flow: Tensor | Deferred
     source: Tensor | TableRows | None
     divisor: Tensor | None
     bound: float
     owner: Callable[[], Tensor]
 
     @property
+    def train(self) -> Tensor:
+        """The train `[steps, *shape]`."""
+        return self.flow if isinstance(self.flow, Tensor) else self.flow.tensor()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.flow.device
+
+    @property
     def shape(self) -> torch.Size:
         """Shape of the tensor in the user's network."""
-        return self.train.shape[1:]
+        return self.flow.shape[1:]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the train and the drive."""
-        return self.train.nbytes + (self.source.nbytes if isinstance(self.source, Tensor) else 0)
+        return self.flow.nbytes + (self.source.nbytes if isinstance(self.source, Tensor) else 0)
 
     @property
     def drive(self) -> Tensor | None:
@@ -65,13 +89,13 @@ class Signal:
     @property
     def steps(self) -> int:
         """Length of the train."""
-        return self.train.shape[0]
+        return self.flow.shape[0]
 
     @property
     def drive_reach(self) -> float:
         """Largest magnitude of the drive."""
         drive = self.drive
-        return float(drive.abs().max()) if drive is not None and drive.numel() else 0.0
+        return float(without_repeats(drive).abs().max()) if drive is not None and drive.numel() else 0.0
 
     def map(self, function: Callable[[Tensor], Tensor], bound_factor: float = 1.0) -> Signal:
         """The signal under a map that is linear, has integer coefficients and treats each step alike."""
@@ -104,7 +128,7 @@ class Signal:
         drive = self.drive
         return replace(
             self,
-            train=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
+            flow=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
             source=None if drive is None else drive * factor,
             divisor=divisor,
             bound=self.bound * float(factor.max()),
@@ -125,6 +149,37 @@ class Signal:
                 )
             divisor = first
         return replace(self, divisor=divisor)
+
+
+def without_repeats(x: Tensor) -> Tensor:
+    """`x` with size 1 along each dimension that only repeats one entry, as `expand` leaves it.
+
+    >>> without_repeats(torch.zeros(3, 1).expand(3, 1000)).shape
+    torch.Size([3, 1])
+    """
+    for dim, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            x = x.narrow(dim, 0, 1)
+    return x
+
+
+def memory_order(x: Tensor) -> tuple[int, ...] | None:
+    """The order of dimensions in which `x` lies in memory without gaps; None: there is none.
+
+    >>> memory_order(torch.zeros(2, 3, 4, 5).permute(0, 3, 1, 2))
+    (0, 2, 3, 1)
+    """
+    order = tuple(sorted(range(x.dim()), key=lambda dim: (-x.stride(dim), dim)))
+    return order if x.permute(order).is_contiguous() else None
+
+
+def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation that undoes `order`.
+
+    >>> inverse((0, 2, 3, 1))
+    (0, 3, 1, 2)
+    """
+    return tuple(order.index(dim) for dim in range(len(order)))
 
 
 def over_steps(function: Callable[[Tensor], Tensor], train: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class Recurrence(Op):
         name, exponent, threshold = (self.settings[key] for key in ("name", "exponent", "threshold"))
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
-        order = Order.of(batch, length, lengths, self.settings["reverse"], current.train.device)
+        order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
         drive, train = current.drive, current.train
         reach = current.bound + self.reach + (0.0 if drive is None else float(drive.abs().max()))
         if initial is not None:
@@ -250,7 +250,7 @@ class LastState(Op):
             return output.map(lambda x: x.select(positions_axis, 0))
         if lengths is None:
             return output.map(lambda x: x.select(positions_axis, -1))
-        last = torch.as_tensor(lengths, device=output.train.device).long() - 1
+        last = torch.as_tensor(lengths, device=output.device).long() - 1
         index = last.reshape([-1, 1, 1] if positions_axis == 1 else [1, -1, 1])
         width = output.shape[-1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -18,18 +17,6 @@ from casc_core.experiment.training import TrainingResult
 from casc_core.files import read_whole, whole_folder, write_whole
 
 DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
-
-
-def fingerprint(*parts: Any) -> str:
-    """A short name, which differs where any part does: anything that JSON can hold, or bytes.
-
-    >>> fingerprint({"q": 8}, b"data")
-    'cc37c228e605'
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
-    return digest.hexdigest()[:12]
 
 
 class Store:

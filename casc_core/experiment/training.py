@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from tqdm import tqdm
 from casc_core.errors import ConfigError
 from casc_core.experiment import distributed
 from casc_core.experiment.checkpoint import load_checkpoint, save_checkpoint
+from casc_core.experiment.seeds import mixed
 from casc_core.experiment.task import Part, Task
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -163,7 +162,7 @@ class _Run:
 
     def _step(self, network: nn.Module, part: Part[Any], steps: int) -> None:
         if self.share.world > 1:  # each process draws numbers of its own, which no checkpoint need hold
-            torch.manual_seed(_mixed(self.task.seed, self.epoch, self.batch, self.share.rank))
+            torch.manual_seed(mixed(self.task.seed, self.epoch, self.batch, self.share.rank))
         with self._mixed_precision():
             loss, correct = self.task.loss(network, part.batch)
         counts = torch.stack(
@@ -265,11 +264,6 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _mixed(*numbers: int) -> int:
-    """A seed that differs where any of `numbers` does."""
-    return int.from_bytes(hashlib.sha256(json.dumps(numbers).encode()).digest()[:8], "big") >> 1
 
 
 def _number_type(precision: str, device: torch.device) -> torch.dtype:

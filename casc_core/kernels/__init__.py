@@ -5,6 +5,7 @@ function returns None because the integers of a kernel might not hold a sum. The
 installed (`_kernels.c`) and loaded with ctypes, so that its calls run on several threads at once.
 """
 
+from casc_core.kernels.convolution import Blocks, PackedConvolution, convolution, fits_int32, pack_convolution
 from casc_core.kernels.counting import sum_middle, tally
 from casc_core.kernels.library import all_instructions, instructions, ready, using
 from casc_core.kernels.population import KernelNeuron, levels, scan, scans
@@ -14,15 +15,20 @@ from casc_core.kernels.sparse import INT32_UNITS, LARGEST_COUNT, PackedWeights, 
 __all__ = [
     "INT32_UNITS",
     "LARGEST_COUNT",
+    "Blocks",
     "KernelNeuron",
+    "PackedConvolution",
     "PackedWeights",
     "RecurrentSpikes",
     "Sequences",
     "all_instructions",
+    "convolution",
     "count_rows",
+    "fits_int32",
     "instructions",
     "levels",
     "pack",
+    "pack_convolution",
     "ready",
     "recurrence",
     "rows",

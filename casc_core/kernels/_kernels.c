@@ -82,6 +82,34 @@ typedef struct {
     int32_t *positive, *negative;
 } RecurrenceTask;
 
+/* One linear map of a train [steps, samples, height, width, channels] int8 on its way to a population. For each block of
+   outputs, weights [kernel_y * kernel_x * in_n[block], width of a block], `block_bytes` apart, read the channels from
+   in_lo[block] on, at most `most_in` of them. A product times 2**shift is in the population's unit. `ring`: input rows
+   that an output row spans. */
+typedef struct {
+    const int8_t *train;
+    int64_t steps, height, width, channels;
+    const void *weights;
+    int64_t kind, block_bytes, shift, most_in;
+    const int64_t *in_lo, *in_n;
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, ring;
+} ConvolutionTerm;
+
+/* A population [samples, out_height, out_width, outputs] that reads the sum of some terms and, awake, its drive (int32,
+   NULL for none; its strides count elements). Its outputs fall into blocks of at most `width`, a multiple of 32. */
+typedef struct {
+    const ConvolutionTerm *term;
+    int64_t terms, samples, out_height, out_width, outputs, bands, width;
+    const int64_t *out_lo, *out_n;
+    const int32_t *drive;
+    int64_t drive_sample, drive_channel, drive_y, drive_x;
+    int64_t threshold, total, is_signed, levels;
+    const uint8_t *awake;
+    const int32_t *caps;
+    int64_t wake_steps, most_steps, capacity;
+    int8_t *out;
+} ConvolutionTask;
+
 /* `from` [outer, middle, inner] int8; `to` [outer, inner]. */
 typedef struct {
     const int8_t *from;
@@ -138,6 +166,8 @@ static int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
 #define NAME(x) x##_plain
 #define VECTOR 0
 #include "_kernels_body.h"
+#include "_kernels_convolution.h"
+#include "_kernels_end.h"
 #undef NAME
 #undef VECTOR
 
@@ -154,6 +184,8 @@ static int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
 #define NAME(x) x##_avx2
 #define VECTOR 256
 #include "_kernels_body.h"
+#include "_kernels_convolution.h"
+#include "_kernels_end.h"
 #undef NAME
 #undef VECTOR
 #if defined(__clang__)
@@ -168,6 +200,8 @@ static int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
 #define NAME(x) x##_avx512
 #define VECTOR 512
 #include "_kernels_body.h"
+#include "_kernels_convolution.h"
+#include "_kernels_end.h"
 #undef NAME
 #undef VECTOR
 #if defined(__clang__)
@@ -197,7 +231,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 4; }
+EXPORT int64_t casc_version(void) { return 5; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -219,7 +253,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION };
 
 /* The items first..last-1 of a task. Returns what its kernel does: steps needed, or an error. */
 static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task, int64_t first, int64_t last) {
@@ -233,6 +267,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task,
             return type == FLOAT32 ? DISPATCH(levels_FLOAT32, task, first, last)
                                    : DISPATCH(levels_FLOAT64, task, first, last);
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
+        case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }

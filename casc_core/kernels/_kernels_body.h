@@ -210,12 +210,15 @@ static int64_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
 static int64_t NAME(level)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
                            const int32_t *restrict c, int32_t threshold, int32_t total, int8_t *restrict out) {
     const int32_t most = threshold * total;
+    const float inverse = 1.0f / (float)threshold;
     int64_t sum = 0;
     for (int64_t k = 0; k < n; k++) {
         int32_t current = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k];
         current = current < 0 ? 0 : current > most ? most : current;
-        /* Exact: a quotient below 2**15 that is no integer is further from the next than float64 rounds. */
-        const int32_t count = (int32_t)((double)current / (double)threshold);
+        /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */
+        int32_t count = (int32_t)((float)current * inverse);
+        count -= count * threshold > current;
+        count += (count + 1) * threshold <= current;
         out[k] = (int8_t)count;
         sum += count;
     }
@@ -534,22 +537,3 @@ static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
     }
     return 0;
 }
-
-#undef WORD
-#undef WORD_LANES
-#undef LOAD
-#undef STORE
-#undef ZERO
-#undef EACH_PAIR
-#undef EACH
-#undef ADD32
-#undef ADD16
-#undef TIMES16
-#undef LOW
-#undef HIGH
-#undef PAIRS
-#undef FIRST
-#undef SECOND
-#undef WIDER
-#undef MOST_WORDS
-#undef WITH_WORDS

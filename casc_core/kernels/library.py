@@ -18,9 +18,9 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError
 
-VERSION = 4
+VERSION = 5
 INSTRUCTIONS = ("plain", "avx2", "avx512")
-KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally")
+KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution")
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
 OUT_OF_RANGE = -2

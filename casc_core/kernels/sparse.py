@@ -15,7 +15,7 @@ INT32_UNITS = 2.0**31 - 1
 INT16_UNITS = 2.0**15 - 1
 # A train's counts are int8.
 LARGEST_COUNT = 127
-_SUMS16, _SUMS32, _WIDE = range(3)
+SUMS16, SUMS32, WIDE = range(3)
 
 Weights = structure("Weights", (c_void_p, "values"), (c_int64, "kind rows rows_padded stride"))
 _Task = structure(
@@ -61,17 +61,14 @@ def pack(weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
     >>> rows(packed, torch.tensor([[[1, -1]]], dtype=torch.int8), torch.float32)
     tensor([[[ 4., -2.]]])
     """
-    units = weight.detach().double().cpu() * 2.0**-exponent
-    while bool(units.any()) and bool((units % 2 == 0).all()):
-        units, exponent = units / 2, exponent + 1
-    largest, reach = float(units.abs().max()), float(units.abs().sum(1).max()) * peak
-    # The kernels add differences to the product of a similar input: at most twice a product.
-    if peak > LARGEST_COUNT or 2 * reach > INT32_UNITS or not bool((units == units.round()).all()):
+    units, exponent = coarsest(weight, exponent)
+    reach = float(units.abs().sum(1).max()) * peak
+    kind = kind_of(units, reach)
+    if peak > LARGEST_COUNT or kind is None:
         return None
-    kind = _WIDE if largest > INT16_UNITS else _SUMS16 if 2 * reach <= INT16_UNITS else _SUMS32
     outputs, inputs = weight.shape
     values = torch.zeros(
-        inputs, _padded(outputs, 32), dtype=torch.int32 if kind == _WIDE else torch.int16, device="cpu"
+        inputs, _padded(outputs, 32), dtype=torch.int32 if kind == WIDE else torch.int16, device="cpu"
     )
     values[:, :outputs] = units.T
     peaks = torch.zeros(_padded(inputs, 64), dtype=torch.int8, device="cpu")
@@ -79,6 +76,27 @@ def pack(weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
     product = torch.zeros(values.shape[1], dtype=torch.int32, device="cpu")
     product[:outputs] = units.sum(1) * peak
     return PackedWeights(values, kind, inputs, outputs, exponent, peaks, product, reach * 2.0**exponent)
+
+
+def coarsest(weight: Tensor, exponent: int) -> tuple[Tensor, int]:
+    """`weight`, multiples of `2**exponent`, in float64 units of the coarsest grid it is on, and that grid's exponent.
+
+    >>> coarsest(torch.tensor([1.0, -3.0]), -4)
+    (tensor([ 1., -3.], dtype=torch.float64), 0)
+    """
+    units = weight.detach().double().cpu() * 2.0**-exponent
+    while bool(units.any()) and bool((units % 2 == 0).all()):
+        units, exponent = units / 2, exponent + 1
+    return units, exponent
+
+
+def kind_of(units: Tensor, reach: float) -> int | None:
+    """How weights in these units are stored and summed, their products reaching this far; None: int32 might not do."""
+    # The kernels add differences to the product of a similar input: at most twice a product.
+    if 2 * reach > INT32_UNITS or not bool((units == units.round()).all()):
+        return None
+    largest = float(units.abs().max())
+    return WIDE if largest > INT16_UNITS else SUMS16 if 2 * reach <= INT16_UNITS else SUMS32
 
 
 def _padded(size: int, to: int) -> int:

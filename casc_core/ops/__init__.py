@@ -6,6 +6,7 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 
 from casc_core.ops.affine import Linear, RequireFeatures, Scale, exact_product
 from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
+from casc_core.ops.convolution import Convolution
 from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch_owner, driven
 from casc_core.ops.layout import Join, Layout, Pick
 from casc_core.ops.op import Op
@@ -18,6 +19,7 @@ __all__ = [
     "Attribute",
     "Call",
     "Constant",
+    "Convolution",
     "DividedByInput",
     "Embed",
     "Encode",

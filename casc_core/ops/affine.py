@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +18,8 @@ from casc_core.run import Run
 from casc_core.signal import Signal
 
 
-class Linear(Op):
-    """A snapped linear map of the last dimension, with a bias that flows while awake.
+class AffineMap(Op):
+    """A snapped linear map, with a bias that flows while awake.
 
     The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
     the same weights on a finer grid, after which the current is rounded once.
@@ -38,6 +40,7 @@ class Linear(Op):
         input_exponent: int,
         fine_exponent: int,
         drive_exponent: int,
+        **geometry: Any,
     ) -> None:
         super().__init__(
             {
@@ -46,10 +49,47 @@ class Linear(Op):
                 "input_exponent": input_exponent,
                 "fine_exponent": fine_exponent,
                 "drive_exponent": drive_exponent,
+                **geometry,
             },
             {"weight": weight, "fine": fine, "bias": bias},
         )
-        self.reach = 0.0 if weight is None else _largest_row(weight)
+        self.reach = 0.0 if weight is None else largest_row(weight)
+
+    def drive(self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int) -> Tensor | None:
+        """What flows awake: the signal's drive through `product` with the fine weights, rounded once, and the bias.
+
+        Args:
+            product: `(x, weight)` to their product.
+            features: the dimension of the result that the bias belongs to, from the end.
+        """
+        drive = signal.drive
+        if drive is not None:
+            assert self.fine is not None
+            exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
+            drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"], product)
+            drive = run.numerics.snap(drive, self.settings["drive_exponent"])
+        if self.bias is None:
+            return drive
+        bias = self.bias if features == -1 else self.bias.reshape(-1, *[1] * (-1 - features))
+        bias = bias if signal.divisor is None else bias * signal.divisor
+        return bias if drive is None else drive + bias
+
+
+class Linear(AffineMap):
+    """A snapped linear map of the last dimension."""
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor | None,
+        fine: Tensor | None,
+        bias: Tensor | None,
+        exponent: int,
+        input_exponent: int,
+        fine_exponent: int,
+        drive_exponent: int,
+    ) -> None:
+        super().__init__(name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent)
         self.product = Product()
 
     def forward(self, run: Run, signal: Signal) -> Signal:
@@ -59,7 +99,7 @@ class Linear(Op):
                 f"{self.settings['name']}: expected an input whose last dimension is {width}; got {list(signal.shape)}"
             )
         signal = signal.with_uniform_divisor((-1,))
-        drive = self._drive(run, signal)
+        drive = self.drive(run, signal, F.linear, -1)
         if self.weight is None:
             assert drive is not None
             train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
@@ -70,43 +110,38 @@ class Linear(Op):
             if run.recorder is not None:
                 run.recorder.arriving(self.settings["name"], signal.train, self.weight.shape[0])
         shape = train.shape[1:]
+        drive = None if drive is None else drive.expand(shape)
         return Signal(train, drive, signal.divisor, bound, lambda: signal.owner()[..., :1].expand(shape))
-
-    def _drive(self, run: Run, signal: Signal) -> Tensor | None:
-        drive = signal.drive
-        if drive is not None:
-            assert self.fine is not None
-            exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"])
-            drive = run.numerics.snap(drive, self.settings["drive_exponent"])
-        if self.bias is None:
-            return drive
-        bias = self.bias if signal.divisor is None else self.bias * signal.divisor
-        shape = (*signal.shape[:-1], self.bias.shape[0])
-        return bias.expand(shape) if drive is None else drive + bias
 
 
 def exact_product(
-    numerics: Numerics, x: Tensor, weight: Tensor, exponent: int, weight_exponent: int, name: str
+    numerics: Numerics,
+    x: Tensor,
+    weight: Tensor,
+    exponent: int,
+    weight_exponent: int,
+    name: str,
+    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
 ) -> Tensor:
-    """`x @ weight.T` in float64, the same bits in whatever order it is summed; `x` and `weight` are on these grids.
+    """`product(x, weight)` in float64, the same bits in whatever order it is summed; both are on these grids.
 
     Where one product could round, the weights are split into two limbs. Each limb's product is exact; only their sum,
     one addition for each result, is rounded.
     """
     weight, grid = weight.double(), exponent + weight_exponent
     reach = float(x.abs().max()) if x.numel() else 0.0
-    excess = binade(reach * _largest_row(weight)) - grid - 52
+    excess = binade(reach * largest_row(weight)) - grid - 52
     if excess <= 0 or isinstance(numerics, Float):
-        return F.linear(x, weight)
+        return product(x, weight)
     high = on_grid(weight, weight_exponent + excess)
     low = weight - high
-    numerics.dtype(reach * _largest_row(high), grid + excess, name)
-    numerics.dtype(reach * _largest_row(low), grid, name)
-    return F.linear(x, high) + F.linear(x, low)
+    numerics.dtype(reach * largest_row(high), grid + excess, name)
+    numerics.dtype(reach * largest_row(low), grid, name)
+    return product(x, high) + product(x, low)
 
 
-def _largest_row(weight: Tensor) -> float:
+def largest_row(weight: Tensor) -> float:
+    """The largest sum of magnitudes of the weights that one output has."""
     return float(weight.double().abs().flatten(1).sum(1).max())
 
 
@@ -150,7 +185,7 @@ class Scale(Op):
         if shift is not None:
             flowing = (shift if signal.divisor is None else shift * signal.divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing
-        return replace(signal, train=train, source=drive, bound=signal.bound * self.largest)
+        return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest)
 
 
 def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:

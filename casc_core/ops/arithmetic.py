@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.currents import Currents
 from casc_core.errors import InputError
 from casc_core.ops.op import Op
 from casc_core.run import Run
-from casc_core.signal import Signal, add_trains, broadcast
+from casc_core.signal import Signal, add_trains, broadcast, without_repeats
 
 
 class TimesInput(Op):
@@ -26,7 +27,7 @@ class TimesInput(Op):
         owner, drive = signal.owner, signal.drive
         return replace(
             signal,
-            train=train.reshape(signal.steps, *shape),
+            flow=train.reshape(signal.steps, *shape),
             source=None if drive is None else drive * factor,
             bound=signal.bound * largest,
             owner=lambda: owner().expand(shape),
@@ -54,7 +55,7 @@ NOT_INTEGERS = (
 
 def as_integers(value: Any, verb: str, signal: Signal) -> Tensor:
     """`value` in float64 if it is integers, else an error."""
-    tensor = torch.as_tensor(value, device=signal.train.device).double()
+    tensor = torch.as_tensor(value, device=signal.device).double()
     if not bool((tensor == tensor.round()).all()):
         raise InputError(f"a spiking tensor is {verb} by {NOT_INTEGERS}")
     return tensor
@@ -66,12 +67,23 @@ class Add(Op):
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         a, b = a.with_common_divisor(b)
         shape = broadcast(a.shape, b.shape)
-        drives = [drive for drive in (a.drive, b.drive) if drive is not None]
-        train = add_trains(_widened(a.train), _widened(b.train))
+        drives = [without_repeats(drive) for drive in (a.drive, b.drive) if drive is not None]
         owners = (a.owner, b.owner)
         owner = owners[0] if a.shape == shape else owners[1]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
-        return Signal(train, drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape))
+        return Signal(_sum(a, b), drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape))
+
+
+def _sum(a: Signal, b: Signal) -> Tensor | Currents:
+    """The sum of two trains; it stays a sum of convolutions where one of them is."""
+    if a.shape == b.shape:
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one.flow, Currents):
+                flow = other.flow if isinstance(other.flow, Currents) else other.train
+                together = one.flow.plus(flow, other.bound)
+                if together is not None:
+                    return together
+    return add_trains(_widened(a.train), _widened(b.train))
 
 
 def _widened(train: Tensor) -> Tensor:

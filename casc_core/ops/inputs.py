@@ -48,7 +48,7 @@ class Attribute(Op):
             raise ConversionError(f"attribute {name!r} of a spiking tensor is not known at conversion")
 
     def forward(self, run: Run, signal: Signal) -> Any:
-        known = {"shape": signal.shape, "device": signal.train.device, "ndim": len(signal.shape)}
+        known = {"shape": signal.shape, "device": signal.device, "ndim": len(signal.shape)}
         return known.get(self.settings["name"], torch.float32)
 
 

@@ -38,7 +38,7 @@ class Sum(Op):
         if divisor is not None and divisor.dim() > 0:
             divisor = divisor.amax(dims, keepdim=keepdim)
         if self.settings["mean"]:
-            count = torch.tensor(float(size), dtype=torch.float64, device=signal.train.device)
+            count = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
             divisor = count if divisor is None else divisor * count
         owner, drive = signal.owner, signal.drive
         return Signal(
@@ -73,7 +73,7 @@ class Max(Op):
         spikes = signal.train.dtype == torch.int8 and drive is None
         exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
         kind = torch.int16 if spikes else exact if drive is None else torch.float64
-        total = torch.zeros(signal.shape, dtype=kind, device=signal.train.device)
+        total = torch.zeros(signal.shape, dtype=kind, device=signal.device)
         wake = [] if drive is None else run.wake_weights()
         bound, pooled = signal.bound, []
         if drive is not None:

@@ -1,0 +1,109 @@
+"""Snapped convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from casc_core.currents import Currents, Filter, Term
+from casc_core.errors import InputError
+from casc_core.geometry import Geometry, convolve
+from casc_core.kept import Kept
+from casc_core.ops.affine import AffineMap
+from casc_core.run import Run, tally
+from casc_core.signal import Signal
+
+
+class Convolution(AffineMap):
+    """A snapped convolution of `[batch, channels, height, width]`, or with `dims=1` of `[batch, channels, length]`.
+
+    Its currents are left as the terms of a sum, so that the population they reach may read them from the spikes. Weights
+    are `[O, C/groups, kh, kw]`; a convolution in one dimension has height 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor | None,
+        fine: Tensor | None,
+        bias: Tensor | None,
+        exponent: int,
+        input_exponent: int,
+        fine_exponent: int,
+        drive_exponent: int,
+        dims: int,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> None:
+        super().__init__(
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent,
+            dims=dims, stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
+        )  # fmt: skip
+        kernel = next(w for w in (weight, fine) if w is not None).shape
+        self.channels = int(kernel[1]) * groups
+        top, bottom, left, right = padding
+        self.geometry = Geometry(
+            (int(kernel[2]), int(kernel[3])), (stride[0], stride[1]), (top, bottom, left, right),
+            (dilation[0], dilation[1]), groups,
+        )  # fmt: skip
+        self.kept = Kept()
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        dims, name = self.settings["dims"], self.settings["name"]
+        if len(signal.shape) != dims + 2 or signal.shape[1] != self.channels:
+            sizes = "length" if dims == 1 else "height, width"
+            raise InputError(
+                f"{name}: expected an input [batch, {self.channels}, {sizes}]; got {list(signal.shape)}"
+            )
+        signal = signal.with_uniform_divisor(tuple(range(-dims - 1, 0)))
+        batch, *size = signal.shape[0], *signal.shape[2:]
+        try:
+            out = self.geometry.output_size(*([1, *size] if dims == 1 else size))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        shape = torch.Size([batch, outputs, *out[2 - dims :]])
+        drive = self.drive(run, signal, self._convolve, -1 - dims)
+        drive = None if drive is None else drive.expand(shape)
+        flow: Tensor | Currents
+        if self.weight is None:
+            assert drive is not None
+            flow, bound = drive.new_zeros((0, *shape), dtype=torch.int8), 0.0
+        else:
+            bound = signal.bound * self.reach
+            train = signal.train.unsqueeze(-2) if dims == 1 else signal.train
+            own = Filter(name, self.weight, self.settings["exponent"], self.geometry, self.reach, self.kept)
+            flow = Currents((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
+            self._record(run, train)
+        return Signal(flow, drive, signal.divisor, bound, lambda: _spread(signal.owner(), shape))
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples
+        some = x[:1] if same else x
+        some = some.unsqueeze(-2) if self.settings["dims"] == 1 else some
+        result = convolve(some, weight, self.geometry)
+        result = result.squeeze(-2) if self.settings["dims"] == 1 else result
+        return result.expand(len(x), *result.shape[1:])
+
+    def _record(self, run: Run, train: Tensor) -> None:
+        if run.recorder is None or not run.recorder.keep_activity or self.weight is None:
+            return
+        last = train.permute(0, 1, 3, 4, 2)
+        if train.dtype == torch.int8:
+            positive, negative = tally(last)
+            spikes = positive + negative
+        else:
+            spikes = last.abs().sum(-1)
+        fan_out = self.geometry.fan_out(*train.shape[3:]).to(train.device)
+        each = len(self.weight) // self.geometry.groups
+        run.recorder.made(self.settings["name"], spikes * fan_out, each)
+
+
+def _spread(owner: Tensor, shape: torch.Size) -> Tensor:
+    """The samples of a population `[batch, channels, ...]`, from those of its input."""
+    return owner.reshape(owner.shape[0], -1)[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+
