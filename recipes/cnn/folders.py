@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 EVALUATED = ("test", "val", "valid", "validation")
 
 
-def find(folder: Path) -> tuple[Path, Path] | None:
-    """The folders of the training and of the test images if `folder` has both."""
-    tests = [folder / name for name in EVALUATED if (folder / name).is_dir()]
+def find(folder: Path, evaluated: Sequence[str] = EVALUATED) -> tuple[Path, Path] | None:
+    """The folders of the training and of the test images if `folder` has both; the latter is the first of `evaluated`."""
+    tests = [folder / name for name in evaluated if (folder / name).is_dir()]
     return (folder / "train", tests[0]) if tests and (folder / "train").is_dir() else None
 
 
@@ -43,12 +44,11 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[list[str]]]:
         raise DataError(f"{folder}: it has no subfolder; expected one for each class, {folder.name}/CLASS/IMAGE{found}")
     files = []
     for name in classes:
-        found_files = [
-            os.path.relpath(os.path.join(place, file), folder / name)
-            for place, _, names in sorted(os.walk(folder / name, followlinks=True))
-            for file in sorted(names)
-            if file.lower().endswith(EXTENSIONS) and file[0] != "."
-        ]
+        found_files = []
+        for place, _, names in sorted(os.walk(folder / name, followlinks=True)):
+            within = os.path.relpath(place, folder / name)
+            images = sorted(file for file in names if file.lower().endswith(EXTENSIONS) and file[0] != ".")
+            found_files += images if within == "." else [os.path.join(within, file) for file in images]
         if not found_files:
             raise DataError(f"{folder / name}: it holds no image ({' '.join(EXTENSIONS)})")
         files.append(found_files)
@@ -67,8 +67,8 @@ def same_classes(train: Path, classes: tuple[str, ...], test: Path, others: tupl
     )
 
 
-def open_image(file: Path) -> Image.Image:
-    """An image as RGB, decoded.
+def open_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """An image as RGB, decoded; `name` is what an error calls it, if not its path.
 
     Raises:
         DataError: the file is missing, is no image, or is damaged or truncated.
@@ -79,9 +79,11 @@ def open_image(file: Path) -> Image.Image:
             with Image.open(file) as image:
                 return image.convert("RGB")
     except Image.DecompressionBombError as error:
-        raise DataError(f"{file}: an image of that many pixels is refused ({error})") from error
+        raise DataError(f"{name or file}: an image of that many pixels is refused ({error})") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
-        raise DataError(f"{file}: missing, damaged or not an image ({error}); remove it or fetch it again") from error
+        raise DataError(
+            f"{name or file}: missing, damaged or not an image ({error}); remove it or fetch it again"
+        ) from error
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

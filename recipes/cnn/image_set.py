@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,14 +44,7 @@ class ImageSet:
         """
         if limit is None or limit >= len(self):
             return self
-        if limit < 1:
-            raise ConfigError(f"the number of images must be at least 1; got {limit}")
-        labels = self.labels.numpy()
-        by_class = np.argsort(labels, kind="stable")
-        starts = np.searchsorted(labels[by_class], labels[by_class])
-        turn = np.empty_like(labels)  # how many images of its class come before each
-        turn[by_class] = np.arange(len(labels)) - starts
-        chosen = torch.from_numpy(np.sort(np.argsort(turn, kind="stable")[:limit]))
+        chosen = torch.from_numpy(first_of_each_class(self.labels.numpy(), limit))
         return ImageSet(self.images[chosen], self.labels[chosen])
 
     def resized(self, size: int | None) -> ImageSet:
@@ -73,6 +66,17 @@ class ImageSet:
         mean = shares @ values
         std = np.sqrt(((values - mean[:, None]) ** 2 * shares).sum(axis=1))
         return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def first_of_each_class(labels: np.ndarray[Any, np.dtype[np.int64]], limit: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Positions of `limit` labels, taken from the classes in turn, each class's first ones; in ascending order."""
+    if limit < 1:
+        raise ConfigError(f"the number of images must be at least 1; got {limit}")
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    turn = np.empty_like(labels)  # how many of its class come before each
+    turn[by_class] = np.arange(len(labels)) - starts
+    return np.sort(np.argsort(turn, kind="stable")[:limit])
 
 
 class Splits(NamedTuple):
