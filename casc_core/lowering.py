@@ -70,6 +70,19 @@ class InputValue:
 
 
 @dataclass(frozen=True)
+class Mapped:
+    """What a convolution makes of a signal; a normalisation of its outputs makes it another one.
+
+    Attributes:
+        again: emits it with other weights and another bias.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    again: Callable[[Tensor, Tensor], SignalValue]
+
+
+@dataclass(frozen=True)
 class Channels:
     """What batch normalisation makes of a signal x, channel by channel: `factor * (x - centre) + offset`."""
 
@@ -173,6 +186,8 @@ class Lowering:
         self.tables: dict[str, tuple[Tensor, InputValue, str]] = {}
         # Normalised signals by name: a linear map of one folds the normalisation into its weights.
         self.channels: dict[str, Channels] = {}
+        # Convolved signals by name: a normalisation of one is folded into its weights.
+        self.maps: dict[str, Mapped] = {}
         self.node: fx.Node | None = None
 
     # What rules use.

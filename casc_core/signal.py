@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -180,6 +180,24 @@ def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     (0, 3, 1, 2)
     """
     return tuple(order.index(dim) for dim in range(len(order)))
+
+
+def stacked(steps: Sequence[Tensor]) -> Tensor:
+    """`torch.stack`, each tensor's dimensions in memory as they were."""
+    order = memory_order(steps[0])
+    if order is None:
+        return torch.stack(list(steps))
+    together = torch.stack([step.permute(order) for step in steps])
+    return together.permute(0, *(dim + 1 for dim in inverse(order)))
+
+
+def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """`torch.cat`, the dimensions in memory as those of the first part."""
+    order = memory_order(parts[0])
+    if order is None:
+        return torch.cat(list(parts), dim)
+    together = torch.cat([part.permute(order) for part in parts], order.index(dim % parts[0].dim()))
+    return together.permute(inverse(order))
 
 
 def over_steps(function: Callable[[Tensor], Tensor], train: Tensor) -> Tensor:

@@ -4,19 +4,23 @@ Each is built at conversion from plain settings (kept as JSON) and tensors (kept
 spikes and in levels alike. Tensors are natural values on a power-of-two grid, so they stay exact in floating point.
 """
 
-from casc_core.ops.affine import Linear, RequireFeatures, Scale, exact_product
+from casc_core.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
 from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
 from casc_core.ops.convolution import Convolution
 from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch_owner, driven
 from casc_core.ops.layout import Join, Layout, Pick
 from casc_core.ops.op import Op
+from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool
 from casc_core.ops.population import Fire
 from casc_core.ops.reduction import MaskedFill, Max, Sum, dims_of
 
 __all__ = [
     "NOT_INTEGERS",
+    "AdaptiveAveragePool",
+    "AdaptiveMaxPool",
     "Add",
     "Attribute",
+    "AveragePool",
     "Call",
     "Constant",
     "Convolution",
@@ -29,10 +33,12 @@ __all__ = [
     "Linear",
     "MaskedFill",
     "Max",
+    "MaxPool",
     "Op",
     "Pick",
     "RequireFeatures",
     "Scale",
+    "Shift",
     "Sum",
     "TimesInput",
     "as_integers",

@@ -160,6 +160,25 @@ class RequireFeatures(Op):
         return signal
 
 
+class Shift(Op):
+    """The drive normalised, channel by channel (dimension 1): `factor * drive + offset`; the train as it is."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int) -> None:
+        super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "offset": offset})
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        factor, offset = (_by_channel(value, signal.shape) for value in (self.factor, self.offset))
+        assert offset is not None
+        drive = signal.drive
+        flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
+        if drive is not None:
+            flowing = flowing + run.numerics.snap(drive * factor, self.settings["drive_exponent"])
+        return replace(signal, source=flowing)
+
+
 class Scale(Op):
     """Multiplication by snapped numbers, one for all or one for each channel (dimension 1), and a shift while awake.
 

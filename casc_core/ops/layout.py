@@ -12,7 +12,7 @@ from torch import Tensor
 from casc_core.functions import FUNCTIONS
 from casc_core.ops.op import Op
 from casc_core.run import Run
-from casc_core.signal import Signal, padded
+from casc_core.signal import Signal, joined, padded
 
 
 class Layout(Op):
@@ -56,7 +56,7 @@ class Join(Op):
 
     def __init__(self, stack: bool) -> None:
         super().__init__({"stack": stack})
-        self.join: Callable[..., Tensor] = torch.stack if stack else torch.cat
+        self.join: Callable[..., Tensor] = torch.stack if stack else joined
 
     def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
         common = list(signals)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.ops.op import Op
 from casc_core.run import Run
-from casc_core.signal import Signal
+from casc_core.signal import Signal, stacked
 
 
 def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -59,39 +59,49 @@ def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 class Max(Op):
-    """Maximum as a running difference: `pool(S_t) - pool(S_{t-1})`, S the running total of its input. Exact."""
+    """Maximum over dimensions."""
 
     def forward(
         self, run: Run, signal: Signal, dim: int | Sequence[int] | None = None, keepdim: bool = False
     ) -> Signal:
         dims = dims_of(signal.shape, dim)
-        signal = signal.with_uniform_divisor(dims)
-        divisor, owner, drive = signal.divisor, signal.owner, signal.drive
-        if divisor is not None and divisor.dim() > 0:
-            divisor = divisor.amax(dims, keepdim=keepdim)
+        return running_maximum(run, signal.with_uniform_divisor(dims), lambda x: x.amax(dims, keepdim=keepdim))
 
-        spikes = signal.train.dtype == torch.int8 and drive is None
-        exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
-        kind = torch.int16 if spikes else exact if drive is None else torch.float64
-        total = torch.zeros(signal.shape, dtype=kind, device=signal.device)
-        wake = [] if drive is None else run.wake_weights()
-        bound, pooled = signal.bound, []
-        if drive is not None:
-            finite = drive[torch.isfinite(drive)]
-            bound += float(finite.abs().max()) if finite.numel() else 0.0
-        for step in range(max(signal.steps, len(wake))):
-            if step < signal.steps:
-                total += signal.train[step]
-            if drive is not None and step < len(wake) and wake[step]:
-                total += drive * wake[step]
-            pooled.append(total.amax(dims, keepdim=keepdim))
-        train = torch.stack(pooled) if pooled else signal.train.amax(dims, keepdim=keepdim)
-        if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
-            raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
-        train[1:] -= train[:-1].clone()
-        if spikes:
-            train = train.to(torch.int8)
-        return Signal(train, None, divisor, bound, lambda: owner().amax(dims, keepdim=keepdim))
+
+def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) -> Signal:
+    """A maximum as a running difference: `pool(S_t) - pool(S_{t-1})`, S the running total of the signal. Exact.
+
+    `pool` takes maxima of a tensor of the signal's shape; along what it reduces, the divisor is uniform.
+    """
+    divisor, owner, drive = signal.divisor, signal.owner, signal.drive
+    if divisor is not None and divisor.dim() > 0:
+        divisor = pool(divisor.expand(signal.shape))
+    spikes = signal.train.dtype == torch.int8 and drive is None
+    exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
+    kind = exact if drive is None else torch.float64
+    if spikes:
+        reach = signal.bound * run.total
+        kind = next((kind for kind in (torch.int8, torch.int16) if reach <= torch.iinfo(kind).max), torch.int32)
+    total = torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
+    wake = [] if drive is None else run.wake_weights()
+    bound, pooled = signal.bound, []
+    if drive is not None:
+        finite = drive[torch.isfinite(drive)]
+        bound += float(finite.abs().max()) if finite.numel() else 0.0
+    for step in range(max(signal.steps, len(wake))):
+        if step < signal.steps:
+            total += signal.train[step]
+        if drive is not None and step < len(wake) and wake[step]:
+            total += drive * wake[step]
+        pooled.append(pool(total))
+    train = stacked(pooled) if pooled else pool(total).unsqueeze(0)[:0]
+    if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
+        raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
+    for step in range(len(train) - 1, 0, -1):
+        train[step] -= train[step - 1]
+    if spikes:
+        train = train.to(torch.int8)
+    return Signal(train, None, divisor, bound, lambda: pool(owner()))
 
 
 class MaskedFill(Op):

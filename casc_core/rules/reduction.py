@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from casc_core.lowering import Form, InputValue, Lowering, SignalValue, Unreadable
 from casc_core.ops import (
@@ -23,7 +21,7 @@ from casc_core.rules.table import RULES
 EXPECTED_TOKENS = 2.0**8
 
 
-def _total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalValue:
+def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalValue:
     x = low.signal(x)
     ref = low.emit(Sum(mean=mean), x, dim=dim, keepdim=keepdim)
     return SignalValue(ref, replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS))
@@ -31,25 +29,25 @@ def _total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> Signal
 
 @RULES.function(torch.sum, "sum")
 def _sum(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
-    return _total(low, input, False, dim, keepdim)
+    return total(low, input, False, dim, keepdim)
 
 
 @RULES.function(torch.mean, "mean")
 def _mean(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
-    return _total(low, input, True, dim, keepdim)
+    return total(low, input, True, dim, keepdim)
 
 
-_INDICES = "it reads the indices of a maximum, which do not travel as spikes; use the values alone"
+INDICES = "it reads the indices of a maximum, which do not travel as spikes; use the values alone"
 
 
 class MaxResult(NamedTuple):
     """What `x.max(dim)` returns. Indices that nothing reads do no harm: `values, _ = x.max(dim)`."""
 
     values: SignalValue
-    indices: Unreadable = Unreadable(_INDICES)
+    indices: Unreadable = Unreadable(INDICES)
 
 
-def _maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
+def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
         x = rescaled(low, x, 1.0)
     form = x.form
@@ -59,45 +57,16 @@ def _maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalVa
 
 @RULES.function(torch.amax, "amax")
 def _amax(low: Lowering, input: SignalValue, dim: Any = (), keepdim: bool = False) -> SignalValue:
-    return _maximum(low, input, dim if dim != () else None, keepdim)
+    return maximum(low, input, dim if dim != () else None, keepdim)
 
 
 @RULES.function(torch.max, "max")
 def _max(low: Lowering, input: SignalValue, dim: Any = None, keepdim: bool = False) -> SignalValue | MaxResult:
     if dim is None:
-        return _maximum(low, input, None, False)
+        return maximum(low, input, None, False)
     if not isinstance(dim, int):
         raise low.refuse("an elementwise maximum of two tensors; take a maximum over a dimension of their stack")
-    return MaxResult(_maximum(low, input, dim, keepdim))
-
-
-@RULES.module(nn.AdaptiveMaxPool1d)
-def _adaptive_max_module(low: Lowering, module: nn.AdaptiveMaxPool1d, input: SignalValue) -> SignalValue:
-    return _adaptive_max(low, input, module.output_size)
-
-
-@RULES.function(F.adaptive_max_pool1d)
-def _adaptive_max(low: Lowering, input: SignalValue, output_size: Any, return_indices: bool = False) -> SignalValue:
-    _only_one(low, output_size)
-    if return_indices:
-        raise low.refuse(_INDICES)
-    return _maximum(low, low.signal(input), -1, True)
-
-
-@RULES.module(nn.AdaptiveAvgPool1d)
-def _adaptive_mean_module(low: Lowering, module: nn.AdaptiveAvgPool1d, input: SignalValue) -> SignalValue:
-    return _adaptive_mean(low, input, module.output_size)
-
-
-@RULES.function(F.adaptive_avg_pool1d)
-def _adaptive_mean(low: Lowering, input: SignalValue, output_size: Any) -> SignalValue:
-    _only_one(low, output_size)
-    return _total(low, low.signal(input), True, -1, True)
-
-
-def _only_one(low: Lowering, output_size: Any) -> None:
-    if output_size not in (1, (1,), [1]):
-        raise low.refuse(f"only an output size of 1 is known for adaptive pooling over tokens; got {output_size!r}")
+    return MaxResult(maximum(low, input, dim, keepdim))
 
 
 @RULES.function("masked_fill", torch.masked_fill, "masked_fill_")

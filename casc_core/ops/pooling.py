@@ -1,0 +1,182 @@
+"""Pooling over windows: maxima as running differences, averages as sums of whole numbers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from casc_core.errors import InputError
+from casc_core.ops.op import Op
+from casc_core.ops.reduction import running_maximum
+from casc_core.run import Run
+from casc_core.signal import Signal
+from casc_core.windows import Window, adaptive, maxima, sums
+
+_INT8 = 127
+
+
+def _require_dims(name: str, signal: Signal, dims: int) -> None:
+    if len(signal.shape) != dims + 2:
+        wanted = "length" if dims == 1 else "height, width"
+        raise InputError(f"{name}: expected an input [batch, channels, {wanted}]; got {list(signal.shape)}")
+
+
+class MaxPool(Op):
+    """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
+
+    def __init__(
+        self,
+        name: str,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name, "kernel": list(kernel), "stride": list(stride), "padding": list(padding),
+                "dilation": list(dilation), "ceil_mode": ceil_mode,
+            }
+        )  # fmt: skip
+        self.windows = tuple(
+            Window(*sizes, ceil_mode) for sizes in zip(kernel, stride, padding, dilation, strict=True)
+        )
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        dims = len(self.windows)
+        _require_dims(self.settings["name"], signal, dims)
+        for window, size in zip(self.windows, signal.shape[2:], strict=True):
+            if not bool(window.counts(size, with_padding=False).all()):
+                raise InputError(f"{self.settings['name']}: a window of its maximum lies in the padding alone")
+        signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
+        return running_maximum(run, signal, lambda x: maxima(x, self.windows))
+
+
+class AdaptiveMaxPool(Op):
+    """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is."""
+
+    def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
+        super().__init__({"name": name, "outputs": list(outputs)})
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        outputs = self.settings["outputs"]
+        _require_dims(self.settings["name"], signal, len(outputs))
+        signal = signal.with_uniform_divisor(tuple(range(-len(outputs), 0)))
+
+        def largest(x: Tensor) -> Tensor:
+            return _parts(x, outputs, lambda part, dim: part.amax(dim, keepdim=True))
+
+        return running_maximum(run, signal, largest)
+
+
+def _parts(x: Tensor, outputs: Sequence[int | None], reduced: Callable[[Tensor, int], Tensor]) -> Tensor:
+    for dim, count in enumerate(outputs, -len(outputs)):
+        if count is not None and count != x.shape[dim]:
+            spans = adaptive(x.shape[dim], count)
+            x = torch.cat([reduced(x.narrow(dim, first, last - first), dim) for first, last in spans], dim)
+    return x
+
+
+class Average(Op):
+    """Sums over windows; their mean is that over the number of entries, which becomes the divisor where it differs."""
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        dims = self.dims
+        _require_dims(self.settings["name"], signal, dims)
+        signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
+        size = tuple(signal.shape[2:])
+        counts = self.counts(size)
+        # Windows of unequal size: each sum is multiplied so that one divisor serves all.
+        common = math.lcm(*counts.unique().tolist()) if self.divides else 1
+        factor = common // counts if self.divides else torch.ones_like(counts)
+        most = float((counts * factor).max())
+        train, drive = signal.train, signal.drive
+        kind = torch.float64
+        if not train.dtype.is_floating_point:
+            kind = torch.int8 if signal.bound * run.peak * most <= _INT8 else torch.int32
+        summed = self.sums(train.to(kind).flatten(0, 1)).unflatten(0, train.shape[:2])
+        summed_drive = None if drive is None else self.sums(drive)
+        divisor = signal.divisor
+        if self.divides:
+            by = torch.tensor(float(common), dtype=torch.float64, device=signal.device)
+            divisor = by if divisor is None else divisor * by
+        if bool((factor != 1).any()):
+            factor = factor.to(signal.device)
+            summed = summed * factor.to(kind)
+            summed_drive = None if summed_drive is None else summed_drive * factor
+        owner, shape = signal.owner, summed.shape[1:]
+        first = (slice(None), slice(None), *[slice(1)] * dims)
+        return Signal(summed, summed_drive, divisor, signal.bound * most, lambda: owner()[first].expand(shape))
+
+    dims: int
+    divides: bool
+    """Whether it divides by the number of entries itself; if not, a constant does."""
+
+    @abstractmethod
+    def counts(self, size: tuple[int, ...]) -> Tensor:
+        """`[*outputs]`: how many entries each window averages over, for an input of this size."""
+
+    @abstractmethod
+    def sums(self, x: Tensor) -> Tensor:
+        """Sums over the windows of the last dimensions."""
+
+
+class AveragePool(Average):
+    """As `torch.nn.AvgPool1d` and `AvgPool2d` slide it; without `divides` it gives the sums."""
+
+    def __init__(
+        self,
+        name: str,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divides: bool,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name, "kernel": list(kernel), "stride": list(stride), "padding": list(padding),
+                "ceil_mode": ceil_mode, "count_include_pad": count_include_pad, "divides": divides,
+            }
+        )  # fmt: skip
+        self.dims, self.divides = len(kernel), divides
+        self.windows = tuple(
+            Window(size, by, around, 1, ceil_mode) for size, by, around in zip(kernel, stride, padding, strict=True)
+        )
+
+    def counts(self, size: tuple[int, ...]) -> Tensor:
+        with_padding = self.settings["count_include_pad"]
+        return _outer([window.counts(each, with_padding) for window, each in zip(self.windows, size, strict=True)])
+
+    def sums(self, x: Tensor) -> Tensor:
+        return sums(x, self.windows)
+
+
+class AdaptiveAveragePool(Average):
+    """As `torch.nn.AdaptiveAvgPool2d` cuts the input; a size of None is left as it is."""
+
+    divides = True
+
+    def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
+        super().__init__({"name": name, "outputs": list(outputs)})
+        self.dims = len(outputs)
+
+    def counts(self, size: tuple[int, ...]) -> Tensor:
+        spans = [adaptive(each, count or each) for each, count in zip(size, self.settings["outputs"], strict=True)]
+        return _outer([torch.tensor([last - first for first, last in each]) for each in spans])
+
+    def sums(self, x: Tensor) -> Tensor:
+        return _parts(x, self.settings["outputs"], lambda part, dim: part.sum(dim, keepdim=True, dtype=x.dtype))
+
+
+def _outer(factors: Sequence[Tensor]) -> Tensor:
+    result = factors[0]
+    for factor in factors[1:]:
+        result = result[..., None] * factor
+    return result

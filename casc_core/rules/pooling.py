@@ -1,0 +1,169 @@
+"""Rules of pooling: maxima and averages over windows, and over parts that adapt to the input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from casc_core.lowering import Form, Lowering, SignalValue
+from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool
+from casc_core.ops.op import Op
+from casc_core.rules.affine import per_dimension, rescaled
+from casc_core.rules.reduction import INDICES, maximum, total
+from casc_core.rules.table import RULES
+
+
+@RULES.module(nn.MaxPool1d, nn.MaxPool2d)
+def _max_pool_module(low: Lowering, module: nn.MaxPool1d | nn.MaxPool2d, input: Any) -> SignalValue:
+    dims = 1 if isinstance(module, nn.MaxPool1d) else 2
+    m = module
+    return _max_pool(low, input, dims, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+
+
+@RULES.function(F.max_pool2d, torch.max_pool2d)
+def _max_pool2d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> SignalValue:  # fmt: skip
+    return _max_pool(low, input, 2, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+@RULES.function(F.max_pool1d, torch.max_pool1d)
+def _max_pool1d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> SignalValue:  # fmt: skip
+    return _max_pool(low, input, 1, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def _max_pool(
+    low: Lowering, input: Any, dims: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
+    indices: bool,
+) -> SignalValue:  # fmt: skip
+    if indices:
+        raise low.refuse(INDICES)
+    x, size = _positive(low, low.signal(input)), per_dimension(kernel, dims)
+    op = MaxPool(
+        name=low.node_name, kernel=size, stride=_stride(stride, size, dims), padding=per_dimension(padding, dims),
+        dilation=per_dimension(dilation, dims), ceil_mode=bool(ceil_mode),
+    )  # fmt: skip
+    return _pooled(low, op, x)
+
+
+def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
+    return kernel if stride is None or stride == [] else per_dimension(stride, dims)
+
+
+def _positive(low: Lowering, x: SignalValue) -> SignalValue:
+    return rescaled(low, x, 1.0) if x.form.scale < 0 else x
+
+
+def _pooled(low: Lowering, op: Op, x: SignalValue) -> SignalValue:
+    """A maximum of `x`: a train, whatever was in its drive."""
+    exponents = [exponent for exponent in (x.form.exponent, x.form.drive_exponent) if exponent is not None]
+    return SignalValue(low.emit(op, x), Form(x.form.scale, min(exponents), None, 0.0))
+
+
+@RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
+def _adaptive_max_module(low: Lowering, module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d, input: Any) -> SignalValue:
+    dims = 1 if isinstance(module, nn.AdaptiveMaxPool1d) else 2
+    return _adaptive_max(low, input, module.output_size, dims, module.return_indices)
+
+
+@RULES.function(F.adaptive_max_pool1d)
+def _adaptive_max1d(low: Lowering, input: Any, output_size: Any, return_indices: bool = False) -> SignalValue:
+    return _adaptive_max(low, input, output_size, 1, return_indices)
+
+
+@RULES.function(F.adaptive_max_pool2d)
+def _adaptive_max2d(low: Lowering, input: Any, output_size: Any, return_indices: bool = False) -> SignalValue:
+    return _adaptive_max(low, input, output_size, 2, return_indices)
+
+
+def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indices: bool) -> SignalValue:
+    if indices:
+        raise low.refuse(INDICES)
+    x, outputs = _positive(low, low.signal(input)), _outputs(output_size, dims)
+    if outputs == [1] * dims:
+        return maximum(low, x, tuple(range(-dims, 0)), True)
+    return _pooled(low, AdaptiveMaxPool(name=low.node_name, outputs=outputs), x)
+
+
+def _outputs(output_size: Any, dims: int) -> list[int | None]:
+    sizes = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size] * dims
+    return sizes * dims if len(sizes) == 1 else sizes
+
+
+@RULES.module(nn.AvgPool1d)
+def _average_pool1d_module(low: Lowering, module: nn.AvgPool1d, input: Any) -> SignalValue:
+    m = module
+    return _average_pool(low, input, 1, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, None)
+
+
+@RULES.module(nn.AvgPool2d)
+def _average_pool2d_module(low: Lowering, module: nn.AvgPool2d, input: Any) -> SignalValue:
+    m = module
+    return _average_pool(
+        low, input, 2, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
+    )
+
+
+@RULES.function(F.avg_pool1d)
+def _average_pool1d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> SignalValue:  # fmt: skip
+    return _average_pool(low, input, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+@RULES.function(F.avg_pool2d)
+def _average_pool2d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> SignalValue:  # fmt: skip
+    return _average_pool(low, input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def _average_pool(
+    low: Lowering, input: Any, dims: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool,
+    count_include_pad: bool, divisor: int | None,
+) -> SignalValue:  # fmt: skip
+    x, size, around = low.signal(input), per_dimension(kernel, dims), per_dimension(padding, dims)
+    entries = math.prod(size)
+    # Where every window holds as many entries, their number is a constant, which later weights take in.
+    constant = divisor if divisor is not None else entries
+    divides = divisor is None and (bool(ceil_mode) or (any(around) and not count_include_pad))
+    op = AveragePool(
+        name=low.node_name, kernel=size, stride=_stride(stride, size, dims), padding=around, ceil_mode=bool(ceil_mode),
+        count_include_pad=bool(count_include_pad), divides=divides,
+    )  # fmt: skip
+    scale = x.form.scale if divides else x.form.scale / constant
+    form = replace(x.form, scale=scale, drive_reach=x.form.drive_reach * entries)
+    return SignalValue(low.emit(op, x), form)
+
+
+@RULES.module(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+def _adaptive_average_module(low: Lowering, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, input: Any) -> SignalValue:
+    return _adaptive_average(low, input, module.output_size, 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2)
+
+
+@RULES.function(F.adaptive_avg_pool1d)
+def _adaptive_average1d(low: Lowering, input: Any, output_size: Any) -> SignalValue:
+    return _adaptive_average(low, input, output_size, 1)
+
+
+@RULES.function(F.adaptive_avg_pool2d)
+def _adaptive_average2d(low: Lowering, input: Any, output_size: Any) -> SignalValue:
+    return _adaptive_average(low, input, output_size, 2)
+
+
+def _adaptive_average(low: Lowering, input: Any, output_size: Any, dims: int) -> SignalValue:
+    x, outputs = low.signal(input), _outputs(output_size, dims)
+    if outputs == [1] * dims:
+        return total(low, x, True, tuple(range(-dims, 0)), True)
+    return SignalValue(low.emit(AdaptiveAveragePool(name=low.node_name, outputs=outputs), x), x.form)
