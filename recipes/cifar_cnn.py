@@ -1,0 +1,92 @@
+"""CIFAR, convolutional: train a CQReLU network, convert it, and compare four ways to simulate it (Tables 1 and 2).
+
+    python recipes/cifar_cnn.py --model vgg16 --q 8 --T 32 --data FOLDER
+    python recipes/cifar_cnn.py --model vgg16 --sweep none,64,32,16,8 --data FOLDER
+    torchrun --nproc-per-node 4 recipes/cifar_cnn.py --model vgg16 --q 8 --T 32 --data FOLDER
+
+It trains the network (or finds the one trained before with the same options on the same images), converts it, runs the
+whole test set in spikes with the four methods, and writes results.json, table.md, accuracy.png and the spiking network to
+the output folder. Without data, it takes the digits that come with scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import cnn.command
+import torch
+from cnn.augment import Augmentation, mean_colour, normalise
+from cnn.images import ImageData, load_images
+from cnn.memory import MemoryImages, evaluation_batches
+from cnn.training import TrainingConfig
+
+from casc_core.experiment import command
+from casc_core.experiment.distributed import is_main, say
+from casc_core.experiment.report import phase
+
+DATA = "folder with CIFAR as published or with images by class, hub data set, or 'digits'; unset: see the README"
+AUGMENTATIONS = ("auto", "none", "crop", "basic", "paper")
+PAPER = TrainingConfig()
+DIGITS = TrainingConfig(epochs=20, batch_size=64)
+CALIBRATION_IMAGES = 1_000
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command.parser(__doc__.split("\n\n")[0])
+    command.add_options(parser, q=8, T=32, data=DATA, out="results/cifar_cnn", seed=0, plain=True)
+    digits = {name: f"{getattr(DIGITS, name)} for the digits" for name in ("epochs", "batch_size")}
+    cnn.command.add_options(parser, PAPER, **digits)
+    add = parser.add_argument
+    add("--dataset", choices=("cifar10", "cifar100"), default="cifar10", help="where the folder or the hub has both")
+    add("--size", type=int, help="height and width to bring the images to")
+    about = (
+        "crop; basic: crop and flip; paper: AutoAugment, crop, flip and Cutout; auto: paper, but crop for the digits"
+    )
+    add("--augment", choices=AUGMENTATIONS, default="auto", help=about)
+    return parser
+
+
+def augmentation(name: str, data: ImageData) -> Augmentation | None:
+    """The augmentation of this name, its sizes those for the data."""
+    digits = "digits" in data.source
+    if name == "auto":
+        name = "crop" if digits else "paper"
+    if name == "none":
+        return None
+    fill, padding = mean_colour(data.mean), data.train.images.shape[-1] // 8
+    if name == "crop":
+        return Augmentation(crop_padding=max(1, padding // 2), flip=False, fill=fill)
+    if name == "basic":
+        return Augmentation(crop_padding=padding, flip=True, fill=fill)
+    # Cutout covers half the side where there are few classes, a quarter where there are many.
+    side = data.train.images.shape[-1] // (2 if len(data.classes) <= 10 else 4)
+    return Augmentation(crop_padding=padding, flip=True, cutout=side, auto_augment=True, fill=fill)
+
+
+def main(args: argparse.Namespace, device: torch.device) -> None:
+    """Load the images, then train or find, convert, simulate, report."""
+    seconds: dict[str, float] = {}
+    with phase("data", seconds):
+        data = load_images(
+            args.data, args.dataset, size=args.size, limit_train=args.limit_train, limit_test=args.limit_test
+        )
+        say(data.notice or "", data.source)
+    digits, size = "digits" in data.source, data.train.images.shape[-1]
+    some = data.train.balanced(CALIBRATION_IMAGES).images
+    images = cnn.command.Images(
+        name=args.dataset if "CIFAR" in data.source or "cifar" in data.source else "",
+        train=MemoryImages(data.train, augmentation(args.augment, data)),
+        test=evaluation_batches(
+            data.test, data.mean, data.std, batch_size=args.eval_batch, device=device,
+            progress=is_main() and not args.quiet,
+        ),
+        calibration=lambda: (normalise(part.to(device), data.mean, data.std) for part in some.split(args.eval_batch)),
+        test_examples=len(data.test), classes=data.classes, mean=data.mean, std=data.std, size=size, stem="small",
+        source=data.source,
+    )  # fmt: skip
+    cnn.command.run(args, device, images, DIGITS if digits else PAPER, seconds)
+
+
+if __name__ == "__main__":
+    command.run(options(), main)
