@@ -19,9 +19,9 @@ from tqdm import tqdm
 from casc_core.errors import ConfigError, InputError
 from casc_core.experiment import training
 from casc_core.experiment.checkpoint import save_checkpoint
-from casc_core.experiment.distributed import Share
+from casc_core.experiment.distributed import Share, device_of
 from casc_core.experiment.task import Epoch, Validation, learning_rate_share
-from casc_core.experiment.training import EpochResult, TrainingResult, device_of
+from casc_core.experiment.training import EpochResult, TrainingResult
 from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
 from casc_seq.text import PAD, UNKNOWN
 

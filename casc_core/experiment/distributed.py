@@ -127,6 +127,12 @@ def choose_device(asked: str, local: int | None = None) -> torch.device:
     return torch.device("cuda", number)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are; the CPU if it has none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
 @contextmanager
 def processes(asked: str = "cpu") -> Iterator[torch.device]:
     """The device of this process; within the block, the processes that `torchrun` started can tell one another things.
@@ -235,9 +241,11 @@ def gather(parts: Sequence[Tensor]) -> Tensor:
     padded = torch.zeros((max(counts), *known[1:-1]), dtype=getattr(torch, str(known[-1])))
     if mine is not None:
         padded[: len(mine)] = mine
-    received = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(received, padded)
-    return torch.cat([whole[:count] for whole, count in zip(received, counts, strict=True)])
+    sent = padded.flatten().view(torch.uint8)  # gloo knows few types of numbers
+    received = [torch.empty_like(sent) for _ in range(world)]
+    dist.all_gather(received, sent)
+    wholes = [buffer.view(padded.dtype).reshape(padded.shape) for buffer in received]
+    return torch.cat([whole[:count] for whole, count in zip(wholes, counts, strict=True)])
 
 
 def broadcast_state(model: nn.Module) -> None:
@@ -251,7 +259,7 @@ def parallel(model: nn.Module) -> nn.Module:
     """`model`, its gradients averaged over the processes in each backward pass."""
     if share().world == 1:
         return model
-    device = next(model.parameters()).device
+    device = device_of(model)
     return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
@@ -261,8 +269,7 @@ def synchronised_batch_norm(model: nn.Module, wanted: bool = True) -> Iterator[N
 
     Parameters and statistics are the same tensors all the time.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    if not wanted or share().world == 1 or device.type != "cuda":
+    if not wanted or share().world == 1 or device_of(model).type != "cuda":
         yield
         return
     found = [

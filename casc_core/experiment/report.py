@@ -104,7 +104,7 @@ def report(
 
 
 def _device_name(model: nn.Module) -> str:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = distributed.device_of(model)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 

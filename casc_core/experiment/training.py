@@ -22,6 +22,7 @@ from tqdm import tqdm
 from casc_core.errors import ConfigError
 from casc_core.experiment import distributed
 from casc_core.experiment.checkpoint import load_checkpoint, save_checkpoint
+from casc_core.experiment.distributed import device_of
 from casc_core.experiment.seeds import mixed
 from casc_core.experiment.task import Part, Task
 
@@ -272,9 +273,3 @@ def _number_type(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are; the CPU if it has none."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device

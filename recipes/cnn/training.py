@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from casc_core.errors import ConfigError
 from casc_core.experiment import training
-from casc_core.experiment.distributed import Share
+from casc_core.experiment.distributed import Share, device_of
 from casc_core.experiment.seeds import digest
 from casc_core.experiment.task import Epoch, Part, Validation, learning_rate_share
-from casc_core.experiment.training import TrainingResult, device_of
+from casc_core.experiment.training import TrainingResult
 from cnn.augment import normalise
 
 OPTIMIZERS = {"adamw": 0.01, "sgd": 0.1}
