@@ -27,11 +27,24 @@ def check_threshold(threshold: float) -> float:
     return value
 
 
-def cq_relu(x: Any, q: int, threshold: float = 1.0) -> Any:
+def check_thresholds(thresholds: Tensor) -> Tensor:
+    """Return `thresholds`, one for all or `[channels]`, if all are positive and finite, else raise `ConfigError`."""
+    if thresholds.dim() > 1 or not bool(((thresholds > 0) & thresholds.isfinite()).all()):
+        shown = thresholds.detach().flatten()[:4].tolist()
+        raise ConfigError(f"thresholds must be positive and finite, one for each channel; got {shown!r} ...")
+    return thresholds
+
+
+def cq_relu(x: Any, q: int, threshold: Any = 1.0) -> Any:
     """Clip `x` to `[0, threshold]` and round it down to one of `q + 1` evenly spaced levels.
 
     `threshold / q * clip(floor(q * x / threshold), 0, q)`, the paper's Eq. 6. Works on any array of the Python array
     API standard (NumPy, torch, ...); shape and dtype are kept. No gradient: that is `CQReLU`'s.
+
+    Args:
+        x: any shape.
+        q: levels above zero.
+        threshold: a number, or an array of positive numbers that broadcasts against `x`.
 
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
@@ -40,7 +53,9 @@ def cq_relu(x: Any, q: int, threshold: float = 1.0) -> Any:
     >>> cq_relu(np.asarray([-0.3, 0.2, 0.6, 0.99, 7.0]), q=4)
     array([0.  , 0.  , 0.5 , 0.75, 1.  ])
     """
-    q, threshold = check_levels(q), check_threshold(threshold)
+    q = check_levels(q)
+    if not array_api_compat.is_array_api_obj(threshold):
+        threshold = check_threshold(threshold)
     xp = array_api_compat.array_namespace(x)
     levels = xp.clip(xp.floor(x * q / threshold), 0.0, float(q))
     return levels * threshold / q
@@ -52,8 +67,8 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, q: int, threshold: float) -> Tensor:
         ctx.save_for_backward((x >= 0) & (x <= threshold))
-        result: Tensor = cq_relu(x, q, threshold)
-        return result
+        # As `cq_relu`, in place.
+        return (x * q).div_(threshold).floor_().clamp_(0.0, float(q)).mul_(threshold).div_(q)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
@@ -61,7 +76,31 @@ class _StraightThrough(torch.autograd.Function):
         return grads[0] * inside, None, None
 
 
+class _LearnedThreshold(torch.autograd.Function):
+    """The same, with a gradient for the threshold: straight through the floor, `level / q - x / threshold` inside."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, q: int, threshold: Tensor) -> Tensor:
+        levels = (x * q).div_(threshold).floor_().clamp_(0.0, float(q))
+        ctx.save_for_backward(x, levels, threshold)
+        ctx.q = q
+        return levels * threshold / q
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, Tensor]:
+        x, levels, threshold = ctx.saved_tensors
+        inside = (x >= 0) & (x <= threshold)
+        slope = levels / ctx.q - torch.where(inside, x / threshold, 0.0)
+        # Scaled so that the threshold moves about as fast as a weight, whatever the size of its layer.
+        scale = (x.numel() / threshold.numel() * ctx.q) ** -0.5
+        own = (grads[0] * slope).sum_to_size(threshold.shape) * scale
+        return grads[0] * inside, None, own
+
+
 _straight_through: Callable[[Tensor, int, float], Tensor] = _StraightThrough.apply
+_learned_threshold: Callable[[Tensor, int, Tensor], Tensor] = _LearnedThreshold.apply
+# A threshold that training has driven to zero or below is held here.
+_SMALLEST = 1e-4
 
 
 class Quantised(nn.Module):
@@ -74,7 +113,7 @@ class Quantised(nn.Module):
     def __init__(self, q: int, threshold: float = 1.0) -> None:
         super().__init__()
         self.q = check_levels(q)
-        self.threshold = check_threshold(threshold)
+        self.threshold: float | Tensor = check_threshold(threshold)
 
 
 class CQReLU(Quantised):
@@ -82,7 +121,9 @@ class CQReLU(Quantised):
 
     Args:
         q: number of levels above zero. The output is one of `0, threshold/q, ..., threshold`.
-        threshold: largest output, in the units of the input.
+        threshold: largest output, in the units of the input; or `[channels]`, one for each channel (dimension 1).
+        trainable: the threshold is a parameter, its gradient straight through the floor, scaled by
+            `1 / sqrt(q * entries)` (Esser et al. 2020, "Learned Step Size Quantization").
 
     Shape: any; the output has the input's shape and dtype.
 
@@ -98,8 +139,37 @@ class CQReLU(Quantised):
     tensor([0., 1., 1., 0.])
     """
 
+    def __init__(self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False) -> None:
+        super().__init__(q)
+        self.set_threshold(threshold, trainable)
+
+    def set_threshold(self, threshold: float | Tensor, trainable: bool = False) -> None:
+        """Take another threshold, a number or `[channels]`, fixed or trainable."""
+        if isinstance(threshold, Tensor):
+            values = check_thresholds(threshold.detach()).clone().float()
+        else:
+            values = torch.tensor(check_threshold(threshold))
+        for place in (self._parameters, self._buffers, self.__dict__):
+            place.pop("threshold", None)
+        if trainable:
+            self.threshold = nn.Parameter(values)
+        elif isinstance(threshold, Tensor):
+            self.register_buffer("threshold", values)
+        else:
+            self.threshold = check_threshold(threshold)
+
     def forward(self, x: Tensor) -> Tensor:
-        return _straight_through(x, self.q, self.threshold)
+        if not isinstance(self.threshold, Tensor):
+            return _straight_through(x, self.q, self.threshold)
+        threshold = self.threshold.to(x.dtype).clamp_min(_SMALLEST)
+        if threshold.dim():
+            threshold = threshold.reshape(-1, *[1] * (x.dim() - 2))
+        return _learned_threshold(x, self.q, threshold)
 
     def extra_repr(self) -> str:
-        return f"q={self.q}, threshold={self.threshold:g}"
+        if not isinstance(self.threshold, Tensor):
+            return f"q={self.q}, threshold={self.threshold:g}"
+        trainable = ", trainable" if self.threshold.requires_grad else ""
+        if self.threshold.dim():
+            return f"q={self.q}, {self.threshold.numel()} thresholds{trainable}"
+        return f"q={self.q}, threshold={float(self.threshold):g}{trainable}"

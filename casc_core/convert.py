@@ -93,7 +93,7 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
         for fixed in call_variants(ann):
             try:
                 lowering = Lowering(ann, rules, settings.numerics, pool)
-                program = lowering.lower(trace(ann, rules.leaves(), fixed))
+                program = lowering.lower(trace(ann, rules.is_leaf, fixed))
             except ConversionError as error:
                 refusals.append(error)
                 continue

@@ -52,7 +52,8 @@ def identity(channels: int, factor: float) -> Filter:
     """Every channel to itself, times `factor`."""
     weight = torch.full((channels, 1, 1, 1), factor, dtype=torch.float64, device="cpu")
     denominator = factor.as_integer_ratio()[1]
-    return Filter("a shortcut", weight, -(denominator.bit_length() - 1), Geometry((1, 1), groups=channels), abs(factor), Kept())
+    geometry = Geometry((1, 1), groups=channels)
+    return Filter("a shortcut", weight, -(denominator.bit_length() - 1), geometry, abs(factor), Kept())
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
         return train.new_zeros((0, train.shape[1], len(term.filter.weight), *term.size), dtype=dtype)
     # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out.
     result = convolve(train.flatten(0, 1).to(dtype), term.filter.weight.to(train.device, dtype), term.filter.geometry)
-    return result.unflatten(0, train.shape[:2])
+    unfolded: Tensor = result.unflatten(0, train.shape[:2])
+    return unfolded
 
 
 def _units(drive: Tensor, exponent: int) -> Tensor:

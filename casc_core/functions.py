@@ -12,6 +12,7 @@ from types import MethodDescriptorType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Rearranging elements: linear with coefficients 0 and 1, so allowed on signals as well.
@@ -23,6 +24,8 @@ _LAYOUT_FUNCTIONS = (
     "reshape flatten permute transpose t squeeze unsqueeze select narrow chunk split unbind index_select gather flip "
     "roll movedim swapaxes clone tile unflatten"
 ).split()
+# Rearrangements of images, called through torch.nn.functional.
+_LAYOUT_OF_IMAGES = ("pad", "interpolate", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 _INPUT_METHODS = (
     "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
     "type type_as clamp clamp_min clamp_max sum amax amin max min any all cumsum masked_fill size dim numel "
@@ -46,8 +49,21 @@ class _Method:
         return getattr(x, self.name)(*args, **kwargs)
 
 
+@dataclass(frozen=True)
+class _ByValue:
+    """A rearrangement that torch knows for floating point alone; whole numbers up to 2**53 go through it and back."""
+
+    name: str
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        moved: Tensor = getattr(F, self.name)(x.double(), *args, **kwargs)
+        return moved.to(x.dtype)
+
+
 def _named() -> dict[str, Callable[..., Any]]:
     table: dict[str, Callable[..., Any]] = {"getattr": getattr}
+    for name in _LAYOUT_OF_IMAGES:
+        table[f"F.{name}"] = _ByValue(name)
     for name in {*_LAYOUT_METHODS, *_INPUT_METHODS}:
         table[f"Tensor.{name}"] = _Method(name)
     for name in {*_LAYOUT_FUNCTIONS, *_INPUT_FUNCTIONS}:
@@ -62,6 +78,7 @@ FUNCTIONS = _named()
 LAYOUT = (
     {f"Tensor.{name}" for name in _LAYOUT_METHODS}
     | {f"torch.{name}" for name in _LAYOUT_FUNCTIONS if hasattr(torch, name)}
+    | {f"F.{name}" for name in _LAYOUT_OF_IMAGES}
     | {"operator.getitem"}
 )
 _NAMES = {id(function): name for name, function in FUNCTIONS.items()}

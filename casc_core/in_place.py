@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 
+import torch.nn.functional as F
 from torch import fx, nn
 
 from casc_core.errors import ConversionError
@@ -17,7 +18,7 @@ def refuse_changes_in_place(model: nn.Module, graph: fx.Graph) -> None:
     """
     order = {node: index for index, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        if not _in_place(node) or not node.args or not isinstance(node.args[0], fx.Node):
+        if not _in_place(model, node) or not node.args or not isinstance(node.args[0], fx.Node):
             continue
         for other in _sharing(model, node.args[0], node):
             if any(order[user] > order[node] for user in other.users):
@@ -28,9 +29,13 @@ def refuse_changes_in_place(model: nn.Module, graph: fx.Graph) -> None:
                 )
 
 
-def _in_place(node: fx.Node) -> bool:
+def _in_place(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
     if node.op not in ("call_method", "call_function"):
         return False
+    if node.kwargs.get("inplace") is True or (node.target is F.relu and True in node.args[1:2]):
+        return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name.endswith("_"):
         return not name.endswith("__") and name != "requires_grad_"
@@ -56,12 +61,14 @@ def _sharing(model: nn.Module, base: fx.Node, change: fx.Node) -> set[fx.Node]:
 
 
 def _is_view(model: nn.Module, node: fx.Node) -> bool:
+    if _in_place(model, node):
+        return True
     if node.op == "call_module":
         return isinstance(
             model.get_submodule(str(node.target)), (nn.Identity, nn.Flatten, nn.modules.dropout._DropoutNd)
         )
     if node.target is getattr:
         return node.args[1] in ("T", "mT", "values", "data")
-    if _in_place(node) or str(node.target) in ("to", "float", "type", "type_as", "double"):
+    if str(node.target) in ("to", "float", "type", "type_as", "double"):
         return True
     return name_of(node.target, node.op == "call_method") in LAYOUT

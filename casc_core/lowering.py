@@ -96,6 +96,10 @@ Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
 
+LOOKED_INTO: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
+"""Modules that can also be written as a function of their parameters: a forward of one's own is traced through."""
+
+
 @dataclass
 class RuleTable:
     """What each operation becomes.
@@ -133,9 +137,10 @@ class RuleTable:
         """Both tables; `other` wins."""
         return RuleTable(self.modules | other.modules, self.functions | other.functions, self.refused | other.refused)
 
-    def leaves(self) -> tuple[type[nn.Module], ...]:
-        """Module types that are one operation to the tracer."""
-        return (*self.modules, *(kind for kind in self.refused if isinstance(kind, type)))
+    def is_leaf(self, module: nn.Module) -> bool:
+        """Whether `module` is one operation to the tracer: it has a rule or is refused, and is not to be looked into."""
+        kind = next((kind for kind in type(module).__mro__ if kind in self.modules or kind in self.refused), None)
+        return kind is not None and not (kind in LOOKED_INTO and type(module).forward is not kind.forward)
 
     def find_module(self, module: nn.Module) -> Rule | None:
         """The rule of `module`'s type or nearest parent type."""
@@ -150,7 +155,7 @@ class RuleTable:
                 return self.refused[kind]
             if kind in self.modules:
                 # A rule speaks for the forward it was written for, and for no other.
-                own = type(target).forward is not kind.forward
+                own = type(target).forward is not kind.forward and kind not in LOOKED_INTO
                 return f"it overrides the forward of {kind.__name__}; hold one instead of inheriting" if own else None
         return None
 

@@ -25,8 +25,13 @@ def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
     return CQReLU(q, threshold)
 
 
-ACTIVATIONS: dict[type[nn.Module], Replacement] = {nn.ReLU: _cq_relu, nn.Tanh: _cq_relu}
-ACTIVATION_CALLS = {F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh"}
+ACTIVATIONS: dict[type[nn.Module], Replacement] = {
+    nn.ReLU: _cq_relu, nn.Tanh: _cq_relu, nn.ReLU6: _cq_relu, nn.Hardtanh: _cq_relu,
+}  # fmt: skip
+ACTIVATION_CALLS = {
+    F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh,
+    F.hardtanh_,
+}  # fmt: skip
 DROPOUT_CALLS: dict[Any, Callable[[float], nn.Module]] = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -35,7 +40,12 @@ DROPOUT_CALLS: dict[Any, Callable[[float], nn.Module]] = {
 
 
 def prepare(
-    model: nn.Module, adapter: str | Adapter | None = None, *, q: int, threshold: float | None = None
+    model: nn.Module,
+    adapter: str | Adapter | None = None,
+    *,
+    q: int,
+    threshold: float | None = None,
+    trainable_threshold: bool = False,
 ) -> nn.Module:
     """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
 
@@ -49,7 +59,9 @@ def prepare(
         adapter: a name such as "rnn", an `Adapter`, or None to pick by the model's modules.
         q: levels of every activation, at least 1. More levels are finer, and take more time steps. CQReLU activations
             that `model` has already get them too.
-        threshold: largest activation; None: 1, or what a CQReLU activation has already.
+        threshold: largest activation; None: 1, the upper end of a ReLU6 or Hardtanh, or what a CQReLU activation has
+            already.
+        trainable_threshold: the threshold of each CQReLU is a parameter of its own, which starts there.
 
     Raises:
         ConfigError: `q` or `threshold` out of range, or no such adapter.
@@ -60,26 +72,64 @@ def prepare(
     CQReLU(q=4, threshold=1)
     """
     check_levels(q)
-    new_threshold = 1.0 if threshold is None else check_threshold(threshold)
+    if threshold is not None:
+        check_threshold(threshold)
     chosen = choose_adapter(model, adapter)
     refuse_modules(model, chosen.rules, prepared=False)
     prepared = copy.deepcopy(model)
     replacements: Mapping[type[nn.Module], Replacement] = {**ACTIVATIONS, **chosen.replacements}
     if type(prepared) in replacements:
-        return replacements[type(prepared)](prepared, q, new_threshold)
-    for name, module in list(prepared.named_modules(remove_duplicate=False)):
-        if type(module) in replacements:
-            replacement = replacements[type(module)](module, q, new_threshold)
-            _set_module(prepared, name, replacement.train(module.training))
-        elif isinstance(module, Quantised):
-            module.q, module.threshold = q, module.threshold if threshold is None else new_threshold
-    prepared = _without_functional_activations(prepared, chosen, q, new_threshold)
+        prepared = replacements[type(prepared)](prepared, q, _reach(prepared, threshold))
+    else:
+        # In evaluation, as it is converted; and before activations in place become others that are not.
+        rules = RULES.merged(chosen.rules)
+        _first_traceable(
+            copy.deepcopy(prepared).eval(),
+            lambda module: rules.is_leaf(module) or type(module) in replacements,
+            call_variants(prepared),
+        )
+        _replace_modules(prepared, replacements, q, threshold)
+        prepared = _without_functional_activations(prepared, chosen, q, threshold)
     if levels_of(prepared) is None:
         raise ConversionError(
             f"{type(model).__name__} has no activation to convert: no nn.ReLU, nn.Tanh or nn.RNN among its modules and no "
             "relu() or tanh() call in its forward"
         )
+    if trainable_threshold:
+        _train_thresholds(prepared)
     return prepared
+
+
+def _replace_modules(
+    model: nn.Module, replacements: Mapping[type[nn.Module], Replacement], q: int, threshold: float | None
+) -> None:
+    made: dict[nn.Module, nn.Module] = {}  # a module used at several places stays one module
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if type(module) in replacements:
+            if module not in made:
+                made[module] = replacements[type(module)](module, q, _reach(module, threshold)).train(module.training)
+            _set_module(model, name, made[module])
+        elif isinstance(module, Quantised):
+            module.q = q
+            if threshold is not None and isinstance(module, CQReLU):
+                module.set_threshold(threshold)
+            elif threshold is not None:
+                module.threshold = threshold
+
+
+def _reach(activation: Any, threshold: float | None) -> float:
+    """The threshold asked for, or (None) the activation's own upper end, 1 if it has none."""
+    if threshold is not None:
+        return float(threshold)
+    return check_threshold(activation.max_val) if isinstance(activation, (nn.Hardtanh, nn.ReLU6)) else 1.0
+
+
+def _train_thresholds(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, CQReLU):
+            module.set_threshold(module.threshold, trainable=True)
+        elif isinstance(module, Quantised):
+            raise ConfigError(f"module {name!r}: {type(module).__name__} has no threshold that can be trained")
 
 
 def levels_of(model: nn.Module) -> int | None:
@@ -121,11 +171,11 @@ def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), child, module)
 
 
-def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, threshold: float) -> nn.Module:
+def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, threshold: float | None) -> nn.Module:
     """`model`, or, where its forward calls activations as functions, a GraphModule in which they are modules."""
     rules = RULES.merged(adapter.rules)
     variants = call_variants(model)
-    graph = _first_traceable(model, rules, variants)
+    graph = _first_traceable(model, rules.is_leaf, variants)
     if not any(_is_activation(node) for node in graph.nodes):
         return model
     _require_one_forward(model, rules, variants)
@@ -139,7 +189,7 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         node.type = None  # annotations kept as strings could not be pickled with it
         module: nn.Module | None = None
         if _is_activation(node):
-            module = CQReLU(q, threshold)
+            module = CQReLU(q, _reach(_called(node), threshold))
         elif node.op == "call_function" and node.target in DROPOUT_CALLS:
             # A trace fixes `training=self.training`; a module keeps following train() and eval().
             given = dict(zip(("input", "p", "training"), node.args, strict=False)) | dict(node.kwargs)
@@ -156,12 +206,14 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
     return result.train(model.training)
 
 
-def _first_traceable(model: nn.Module, rules: RuleTable, variants: list[dict[str, Any]]) -> fx.Graph:
+def _first_traceable(
+    model: nn.Module, is_leaf: Callable[[nn.Module], bool], variants: list[dict[str, Any]]
+) -> fx.Graph:
     """The graph of the first way of calling the model that can be traced."""
     for fixed in variants[:-1]:
         with contextlib.suppress(ConversionError):
-            return trace(model, rules.leaves(), fixed)
-    return trace(model, rules.leaves(), variants[-1])
+            return trace(model, is_leaf, fixed)
+    return trace(model, is_leaf, variants[-1])
 
 
 def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict[str, Any]]) -> None:
@@ -173,7 +225,7 @@ def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict
     seen = []
     try:
         for mode in (True, False):
-            graph = _first_traceable(model.train(mode), rules, variants)
+            graph = _first_traceable(model.train(mode), rules.is_leaf, variants)
             seen.append(
                 [
                     (node.op, str(node.target), str(node.args[:1] if node.target in DROPOUT_CALLS else node.args))
@@ -192,6 +244,16 @@ def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict
 
 def _is_activation(node: fx.Node) -> bool:
     return node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
+
+
+def _called(node: fx.Node) -> nn.Module | None:
+    """The module that does what a call of a clipped activation does; None: the activation is not clipped."""
+    if node.target is F.relu6:
+        return nn.ReLU6()
+    if node.target in (F.hardtanh, F.hardtanh_):
+        given: dict[str, Any] = dict(zip(("input", "min_val", "max_val"), node.args, strict=False)) | dict(node.kwargs)
+        return nn.Hardtanh(float(given.get("min_val", -1.0)), float(given.get("max_val", 1.0)))
+    return None
 
 
 def _free_name(model: nn.Module, name: str) -> str:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core import kernels
-from casc_core.kernels import PackedWeights
 from casc_core.kept import Kept
+from casc_core.kernels import PackedWeights
 from casc_core.numerics import FLOAT64_UNITS
 
 WAYS = ("float", "int8", "rows")

@@ -169,7 +169,8 @@ def memory_order(x: Tensor) -> tuple[int, ...] | None:
     >>> memory_order(torch.zeros(2, 3, 4, 5).permute(0, 3, 1, 2))
     (0, 2, 3, 1)
     """
-    order = tuple(sorted(range(x.dim()), key=lambda dim: (-x.stride(dim), dim)))
+    strides: tuple[int, ...] = x.stride()
+    order = tuple(sorted(range(x.dim()), key=lambda dim: (-strides[dim], dim)))
     return order if x.permute(order).is_contiguous() else None
 
 

@@ -8,7 +8,7 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ _LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent
 class Tracer(fx.Tracer):
     """A tracer to which every module that has a rule is one operation."""
 
-    def __init__(self, leaves: Iterable[type[nn.Module]] = ()) -> None:
+    def __init__(self, is_leaf: Callable[[nn.Module], bool] = lambda module: False) -> None:
         # Packing a sequence is refused by name; without this, its C++ code would choke on a proxy first.
         modules: Any = (math, torch.nn.utils.rnn)
         super().__init__(autowrap_modules=modules)
@@ -34,10 +34,10 @@ class Tracer(fx.Tracer):
         self._autowrap_function_ids -= {
             id(value) for value in vars(torch.nn.utils.rnn).values() if isinstance(value, type)
         }
-        self.leaves = tuple(leaves)
+        self.is_leaf = is_leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+        return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -75,13 +75,13 @@ def _augmented() -> bool:
 _INPLACE_ARGUMENTS = range(13, 26)  # CPython's NB_INPLACE_ADD .. NB_INPLACE_XOR
 
 
-def trace(model: nn.Module, leaves: Iterable[type[nn.Module]], fixed: Mapping[str, Any] | None = None) -> fx.Graph:
+def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping[str, Any] | None = None) -> fx.Graph:
     """The graph of `model.forward`, with the arguments in `fixed` held at those values.
 
     Raises:
         ConversionError: the forward cannot be traced; the message quotes the line at which tracing stopped.
     """
-    tracer = Tracer(leaves)
+    tracer = Tracer(is_leaf)
     try:
         graph = tracer.trace(model, concrete_args=dict(fixed or {}))
     except Exception as error:

@@ -145,6 +145,7 @@ class RNN(Quantised):
         threshold: float = 1.0,
     ) -> None:
         super().__init__(q, threshold)
+        self.threshold: float = float(threshold)
         if nonlinearity not in ("cq_relu", "tanh", "relu"):
             raise ConfigError(f"nonlinearity must be 'cq_relu' (or 'tanh' or 'relu', read as it); got {nonlinearity!r}")
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):

@@ -17,4 +17,4 @@ def _recognises(model: nn.Module) -> bool:
     return not others and not any(isinstance(module, _SEQUENCES) for module in modules)
 
 
-adapter = Adapter("cnn", _recognises)
+adapter = Adapter("cnn", _recognises, general=True)

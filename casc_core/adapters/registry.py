@@ -25,12 +25,14 @@ class Adapter:
         replacements: for `prepare`, by exact module type: `(module, q, threshold) -> its CQReLU counterpart`, with the
             module's parameters carried over. They come beside the core's own (ReLU and tanh modules).
         rules: rows for the rule table, beside the core's own.
+        general: it takes models of no family in particular, so those of a family are asked first.
     """
 
     name: str
     recognises: Callable[[nn.Module], bool]
     replacements: Mapping[type[nn.Module], Callable[[nn.Module, int, float], nn.Module]] = field(default_factory=dict)
     rules: RuleTable = field(default_factory=RuleTable)
+    general: bool = False
 
 
 @cache
@@ -66,9 +68,9 @@ def choose_adapter(model: nn.Module, adapter: str | Adapter | None) -> Adapter:
         return adapter
     if adapter is not None:
         return adapter_named(adapter)
-    for name in adapter_names():
-        if adapter_named(name).recognises(model):
-            return adapter_named(name)
+    for known in sorted(map(adapter_named, adapter_names()), key=lambda known: known.general):
+        if known.recognises(model):
+            return known
     raise ConfigError(
         f"no installed adapter recognises {type(model).__name__}; name one: {', '.join(map(repr, adapter_names()))}"
     )

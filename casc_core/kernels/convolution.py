@@ -61,6 +61,7 @@ class Blocks:
     def of(cls, outputs: int, groups: int, reads: int) -> Blocks:
         """Blocks that do not straddle groups more than they must; `reads`: weights that one output has."""
         each, most = outputs // groups, _WIDEST
+        starts: Sequence[int]
         while most > _LANES and most * reads * 2 > _BLOCK_BYTES:
             most -= _LANES
         if groups > 1 and each <= most // 2:  # several whole groups to a block

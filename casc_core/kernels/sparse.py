@@ -67,9 +67,7 @@ def pack(weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
     if peak > LARGEST_COUNT or kind is None:
         return None
     outputs, inputs = weight.shape
-    values = torch.zeros(
-        inputs, _padded(outputs, 32), dtype=torch.int32 if kind == WIDE else torch.int16, device="cpu"
-    )
+    values = torch.zeros(inputs, _padded(outputs, 32), dtype=torch.int32 if kind == WIDE else torch.int16, device="cpu")
     values[:, :outputs] = units.T
     peaks = torch.zeros(_padded(inputs, 64), dtype=torch.int8, device="cpu")
     peaks[:inputs] = peak

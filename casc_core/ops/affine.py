@@ -55,7 +55,9 @@ class AffineMap(Op):
         )
         self.reach = 0.0 if weight is None else largest_row(weight)
 
-    def drive(self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int) -> Tensor | None:
+    def drive(
+        self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int
+    ) -> Tensor | None:
         """What flows awake: the signal's drive through `product` with the fine weights, rounded once, and the bias.
 
         Args:
@@ -171,6 +173,7 @@ class Shift(Op):
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         factor, offset = (_by_channel(value, signal.shape) for value in (self.factor, self.offset))
+        assert factor is not None
         assert offset is not None
         drive = signal.drive
         flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)

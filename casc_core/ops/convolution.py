@@ -56,9 +56,7 @@ class Convolution(AffineMap):
         dims, name = self.settings["dims"], self.settings["name"]
         if len(signal.shape) != dims + 2 or signal.shape[1] != self.channels:
             sizes = "length" if dims == 1 else "height, width"
-            raise InputError(
-                f"{name}: expected an input [batch, {self.channels}, {sizes}]; got {list(signal.shape)}"
-            )
+            raise InputError(f"{name}: expected an input [batch, {self.channels}, {sizes}]; got {list(signal.shape)}")
         signal = signal.with_uniform_divisor(tuple(range(-dims - 1, 0)))
         batch, *size = signal.shape[0], *signal.shape[2:]
         try:
@@ -106,4 +104,3 @@ class Convolution(AffineMap):
 def _spread(owner: Tensor, shape: torch.Size) -> Tensor:
     """The samples of a population `[batch, channels, ...]`, from those of its input."""
     return owner.reshape(owner.shape[0], -1)[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-

@@ -43,9 +43,7 @@ class MaxPool(Op):
                 "dilation": list(dilation), "ceil_mode": ceil_mode,
             }
         )  # fmt: skip
-        self.windows = tuple(
-            Window(*sizes, ceil_mode) for sizes in zip(kernel, stride, padding, dilation, strict=True)
-        )
+        self.windows = tuple(Window(*sizes, ceil_mode) for sizes in zip(kernel, stride, padding, dilation, strict=True))
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = len(self.windows)

@@ -1,13 +1,24 @@
 """The rule table: what each operation between activations becomes. Adding an operation is adding a row."""
 
-from casc_core.rules import affine, arithmetic, layout, pooling, population, reduction, refusals
-from casc_core.rules.affine import batch_norm, linear_map
+from casc_core.rules import (
+    affine,
+    arithmetic,
+    convolution,
+    layout,
+    normalisation,
+    pooling,
+    population,
+    reduction,
+    refusals,
+)
+from casc_core.rules.affine import linear_map
 from casc_core.rules.layout import join
+from casc_core.rules.normalisation import batch_norm
 from casc_core.rules.population import grid_threshold, neurons
 from casc_core.rules.refusals import UNPREPARED
 from casc_core.rules.table import RULES
 
-ROWS = (affine, arithmetic, population, reduction, pooling, layout, refusals)
+ROWS = (affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, refusals)
 """The modules whose import fills the table."""
 
 __all__ = ["ROWS", "RULES", "UNPREPARED", "batch_norm", "grid_threshold", "join", "linear_map", "neurons"]

@@ -102,6 +102,69 @@ def _dropout(low: Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
 
 
+@RULES.function(F.pad)
+def _pad(low: Lowering, input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
+    if mode == "constant" and value not in (None, 0):
+        raise low.refuse(f"it pads with {value!r}; pad with zeros, or let the pooling pad")
+    return _layout(low, "F.pad", low.signal(input), list(pad), mode)
+
+
+@RULES.module(
+    nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ReflectionPad1d, nn.ReflectionPad2d,
+    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d, nn.CircularPad2d,
+)  # fmt: skip
+def _pad_module(low: Lowering, module: Any, input: Any) -> Any:
+    kinds = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
+    mode = next((mode for kind, mode in kinds.items() if type(module).__name__.startswith(kind)), "constant")
+    return _pad(low, input, module.padding, mode, getattr(module, "value", None))
+
+
+_NEAREST = ("nearest", "nearest-exact")
+
+
+@RULES.function(F.interpolate)
+def _interpolate(
+    low: Lowering, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any,
+    **kwargs: Any,
+) -> Any:  # fmt: skip
+    if mode not in _NEAREST:
+        raise low.refuse(
+            f"it interpolates ({mode!r}), so that spikes would become fractions; use mode='nearest', or a convolution"
+        )
+    given = {name: value for name, value in kwargs.items() if name == "recompute_scale_factor" and value is not None}
+    return _layout(low, "F.interpolate", low.signal(input), size, scale_factor, mode, **given)
+
+
+@RULES.module(nn.Upsample, nn.UpsamplingNearest2d)
+def _upsample(low: Lowering, module: nn.Upsample, input: Any) -> Any:
+    return _interpolate(low, input, module.size, module.scale_factor, module.mode)
+
+
+@RULES.function(F.pixel_shuffle, torch.pixel_shuffle)
+def _pixel_shuffle(low: Lowering, input: Any, upscale_factor: int) -> Any:
+    return _layout(low, "F.pixel_shuffle", low.signal(input), upscale_factor)
+
+
+@RULES.module(nn.PixelShuffle)
+def _pixel_shuffle_module(low: Lowering, module: nn.PixelShuffle, input: Any) -> Any:
+    return _pixel_shuffle(low, input, module.upscale_factor)
+
+
+@RULES.function(F.channel_shuffle, torch.channel_shuffle)
+def _channel_shuffle(low: Lowering, input: Any, groups: int) -> Any:
+    return _layout(low, "F.channel_shuffle", low.signal(input), groups)
+
+
+@RULES.module(nn.ChannelShuffle)
+def _channel_shuffle_module(low: Lowering, module: nn.ChannelShuffle, input: Any) -> Any:
+    return _channel_shuffle(low, input, module.groups)
+
+
+@RULES.module(nn.Unflatten)
+def _unflatten(low: Lowering, module: nn.Unflatten, input: Any) -> Any:
+    return _layout(low, "Tensor.unflatten", low.signal(input), module.dim, module.unflattened_size)
+
+
 @RULES.module(nn.Flatten)
 def _flatten(low: Lowering, module: nn.Flatten, input: SignalValue) -> Any:
     return _layout(low, "torch.flatten", low.signal(input), module.start_dim, module.end_dim)

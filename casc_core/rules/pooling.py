@@ -13,7 +13,8 @@ from torch import nn
 from casc_core.lowering import Form, Lowering, SignalValue
 from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool
 from casc_core.ops.op import Op
-from casc_core.rules.affine import per_dimension, rescaled
+from casc_core.rules.affine import rescaled
+from casc_core.rules.convolution import per_dimension
 from casc_core.rules.reduction import INDICES, maximum, total
 from casc_core.rules.table import RULES
 
@@ -148,7 +149,9 @@ def _average_pool(
 
 
 @RULES.module(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
-def _adaptive_average_module(low: Lowering, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, input: Any) -> SignalValue:
+def _adaptive_average_module(
+    low: Lowering, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, input: Any
+) -> SignalValue:
     return _adaptive_average(low, input, module.output_size, 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2)
 
 

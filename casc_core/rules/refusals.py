@@ -36,7 +36,7 @@ _PACKED = (
 
 RULES.refuse(
     UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.RNN, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
-    torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh,
+    torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh, F.hardtanh_,
 )  # fmt: skip
 RULES.refuse(
     _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.SELU, nn.Softplus, nn.Mish, nn.Hardswish, nn.Sigmoid,

@@ -66,8 +66,10 @@ def test_an_entry_point_that_is_none(installed):
 def test_none_picks_by_the_models_modules():
     assert choose_adapter(nn.Sequential(nn.Embedding(3, 2)), None).name == "rnn"
     assert choose_adapter(nn.RNN(2, 2), None).name == "rnn"
-    with pytest.raises(ConfigError, match=r"no installed adapter recognises Bilinear; name one: .*'rnn'"):
-        choose_adapter(nn.Bilinear(1, 1, 1), None)
+    assert choose_adapter(nn.Sequential(nn.Conv2d(1, 1, 1)), None).name == "cnn"
+    assert choose_adapter(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), None).name == "cnn"
+    with pytest.raises(ConfigError, match=r"no installed adapter recognises GRUCell; name one: 'cnn', 'rnn'"):
+        choose_adapter(nn.GRUCell(1, 1), None)
 
 
 def test_an_adapter_itself():

@@ -62,9 +62,21 @@ def test_prepare_sets_the_levels_of_cq_relu_layers_that_are_there_already():
 
 @pytest.mark.parametrize("step", [casc_core.prepare, casc_core.convert])
 def test_a_subclass_with_its_own_forward_is_refused(step):
-    model = nn.Sequential(Doubling(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    with pytest.raises(ConversionError, match=r"module '0': Doubling .* overrides the forward of Linear"):
+    class Flat(nn.Flatten):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input)
+
+    model = nn.Sequential(Flat(), nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    with pytest.raises(ConversionError, match=r"module '0': Flat .* overrides the forward of Flatten"):
         step(model, adapter="rnn", q=2)
+
+
+def test_a_layer_with_weights_and_its_own_forward_is_looked_into():
+    model = nn.Sequential(Doubling(6, 16), CQReLU(4), nn.Linear(16, 3)).eval()
+    x = torch.randn(50, 6)
+    snn = casc_core.convert(model, adapter="rnn")
+    assert casc_core.verify(snn, x).exact
+    torch.testing.assert_close(casc_core.convert(model, adapter="rnn", numerics="float").reference(x), model(x))
 
 
 def test_a_subclass_that_inherits_its_forward_is_taken():

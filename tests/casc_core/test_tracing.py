@@ -15,7 +15,7 @@ def test_each_operation_knows_the_users_line():
         states = self.states(tokens)
         return self.fc(states.mean(1))
 
-    graph = trace(user_model(forward), (nn.RNN,))
+    graph = trace(user_model(forward), lambda module: isinstance(module, nn.RNN))
     lines = {node.name: node.meta.get("line", "") for node in graph.nodes}
     assert lines["mean"].endswith("return self.fc(states.mean(1))")
     assert "test_tracing.py:" in lines["mean"]
@@ -46,4 +46,4 @@ def test_a_forward_that_fails_names_its_own_line():
     with pytest.raises(
         ConversionError, match=r"UserModel cannot be traced: .*nothing(.*\n)*.*test_tracing\.py:\d+: return"
     ):
-        trace(user_model(forward), (nn.RNN,))
+        trace(user_model(forward), lambda module: isinstance(module, nn.RNN))

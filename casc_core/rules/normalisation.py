@@ -1,0 +1,86 @@
+"""Rules of batch normalisation, whose statistics are fixed after training, and of factors by channel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from casc_core.lowering import Channels, Lowering, SignalValue
+from casc_core.numerics import binade
+from casc_core.ops import Shift
+from casc_core.rules.affine import DRIVE_BITS, scaled
+from casc_core.rules.table import RULES
+
+
+@RULES.module(nn.BatchNorm1d, nn.BatchNorm2d)
+def batch_norm(low: Lowering, module: nn.BatchNorm1d | nn.BatchNorm2d, input: Any) -> SignalValue:
+    """Its statistics are fixed after training, so it is one factor and one shift for each channel."""
+    if module.running_mean is None or module.running_var is None:
+        raise low.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
+    weight, bias = (module.weight, module.bias) if module.affine else (None, None)
+    return _by_statistics(low, low.signal(input), module.running_mean, module.running_var, weight, bias, module.eps)
+
+
+@RULES.function(F.batch_norm)
+def _batch_norm_call(
+    low: Lowering, input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> SignalValue:  # fmt: skip
+    if training or running_mean is None or running_var is None:
+        raise low.refuse("it normalises by the statistics of the batch; convert the model in evaluation mode")
+    mean, variance, factor, offset = (low.constant(value) for value in (running_mean, running_var, weight, bias))
+    unknown = [value for value, known in ((weight, factor), (bias, offset)) if value is not None and known is None]
+    if mean is None or variance is None or unknown:
+        raise low.refuse("its statistics are computed in the forward; only buffers as they stand can be folded")
+    return _by_statistics(low, low.signal(input), mean, variance, factor, offset, eps)
+
+
+def _by_statistics(
+    low: Lowering,
+    x: SignalValue,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> SignalValue:
+    factor, centre = (variance.detach().double() + eps).rsqrt(), mean.detach().double()
+    offset = torch.zeros_like(factor) if bias is None else bias.detach().double()
+    factor = factor if weight is None else factor * weight.detach().double()
+    return normalised(low, x, factor, centre, offset)
+
+
+def normalised(low: Lowering, x: SignalValue, factor: Tensor, centre: Tensor, offset: Tensor) -> SignalValue:
+    """`factor * (x - centre) + offset`, channel by channel.
+
+    A convolution before takes it into its weights; so does a linear map or a convolution that follows.
+    """
+    mapped = low.maps.get(x.ref.name)
+    if mapped is not None and x.form.scale == 1.0:
+        before = torch.zeros_like(factor) if mapped.bias is None else mapped.bias
+        return mapped.again(mapped.weight * factor.reshape(-1, 1, 1, 1), (before - centre) * factor + offset)
+    result = scaled(low, x, factor * x.form.scale, offset - factor * centre, 1.0)
+    # What follows may take it into its weights; then nothing reads the scaled signal, and it is dropped.
+    low.channels[result.ref.name] = Channels(x, factor, centre, offset)
+    return result
+
+
+def shifted(low: Lowering, channels: Channels) -> SignalValue:
+    """A normalised signal without its factor: the train as it is, the drive normalised."""
+    x, numerics = channels.signal, low.numerics
+    offset = channels.offset - channels.factor * channels.centre
+    if x.form.drive_exponent is None and not bool(offset.any()):
+        return x
+    # In the units of the train, as the drive is.
+    offset, factor = offset / x.form.scale, channels.factor
+    fine_exponent = numerics.weight_exponent(factor, bits=24)
+    reach = x.form.drive_reach * float(factor.abs().max()) + float(offset.abs().max())
+    exponent = binade(max(reach, 1e-30)) - DRIVE_BITS
+    op = Shift(
+        factor=numerics.snap(factor, fine_exponent), offset=numerics.snap(offset, exponent), drive_exponent=exponent
+    )
+    return SignalValue(low.emit(op, x), replace(x.form, drive_exponent=exponent, drive_reach=reach))
