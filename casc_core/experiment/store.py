@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import nn
 
 from casc_core.errors import StorageError
@@ -55,9 +56,10 @@ class Store:
             description = dict(json.loads(read_whole(self.home / DESCRIPTION)))
             model = build(description)
             model.load_state_dict(safetensors.torch.load((self.home / WEIGHTS).read_bytes()))
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
             raise StorageError(
-                f"the classifier in {self.home} cannot be read ({error}); delete the folder, or retrain"
+                f"the classifier in {self.home} cannot be read ({reason}); delete the folder, or retrain"
             ) from error
         return model, description
 

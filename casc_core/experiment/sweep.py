@@ -130,6 +130,6 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         kept: dict[str, dict[str, Any]] = json.loads(read_whole(file))["kept"]
         for values in kept.values():
             Row(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{file} is not a sweep ({error}); move it elsewhere") from error
     return kept

@@ -1,0 +1,93 @@
+"""The command line: common options, mistakes in one line, and what an interruption says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from casc_core.errors import DataError
+from casc_core.experiment import command, distributed
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in distributed.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def line(tmp_path: Path, plain: bool = False) -> argparse.ArgumentParser:
+    parser = command.parser("What it does.")
+    command.add_options(parser, q=8, T=16, data="a folder", out=str(tmp_path / "out"), seed=3, plain=plain)
+    return parser
+
+
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> argparse.Namespace:
+    seen: list[argparse.Namespace] = []
+    monkeypatch.setattr(sys, "argv", ["recipe", *arguments])
+    command.run(line(tmp_path, plain=True), lambda args, device: seen.append(args))
+    return seen[0]
+
+
+def test_defaults_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ran(tmp_path, monkeypatch)
+    assert (found.q, found.T, found.seed, found.data, found.device) == (8, 16, 3, None, "auto")
+    assert found.out == tmp_path / "out"
+    assert found.out.is_dir()
+    found = ran(tmp_path, monkeypatch, "--q", "none", "--T", "4", "--threads", "1", "--weight-bits", "8", "--quiet")
+    assert (found.q, found.T, found.weight_bits, found.quiet, torch.get_num_threads()) == (None, 4, 8, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--T", "0"], "error: --T must be at least 1; got 0"),
+        (["--threads", "0"], "error: --threads must be at least 1; got 0"),
+        (["--weight-bits", "1"], "error: weight_bits"),
+        (["--device", "gpu"], "error: no device is called 'gpu'"),
+        (["--out", "/dev/null/out"], "error: cannot write /dev/null/out"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        ran(tmp_path, monkeypatch, *arguments)
+    assert str(stopped.value).startswith(words)
+    assert "\n" not in str(stopped.value)
+
+
+def test_errors_and_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe"])
+
+    def fails(error: BaseException) -> str:
+        def main(args: argparse.Namespace, device: torch.device) -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as stopped:
+            command.run(line(tmp_path), main)
+        return str(stopped.value)
+
+    assert fails(DataError("no such file")) == "error: no such file"
+    assert fails(KeyboardInterrupt()) == "interrupted; run the same command again to go on where it was"
+    with pytest.raises(ZeroDivisionError):
+        command.run(line(tmp_path), lambda args, device: 1 // 0)  # type: ignore[func-returns-value]
+
+
+def test_half_an_environment_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit) as stopped:
+        ran(tmp_path, monkeypatch)
+    assert str(stopped.value).startswith("error: RANK is set but not WORLD_SIZE")
+
+
+@pytest.mark.parametrize(("text", "found"), [("8", [8]), ("none,64,8", [None, 64, 8]), ("None", [None])])
+def test_levels(text: str, found: list[int | None]) -> None:
+    assert command.level_list(text) == found
