@@ -10,6 +10,7 @@ True
 
 from casc_core.activation import CQReLU, cq_relu
 from casc_core.adapters import Adapter
+from casc_core.calibrate import Calibration, calibrate
 from casc_core.convert import convert
 from casc_core.errors import (
     CascError,
@@ -34,6 +35,7 @@ __all__ = [
     "IF",
     "Adapter",
     "CQReLU",
+    "Calibration",
     "CascError",
     "ConfigError",
     "Continuous",
@@ -52,6 +54,7 @@ __all__ = [
     "SpikingModel",
     "StorageError",
     "WakeSleep",
+    "calibrate",
     "convert",
     "cq_relu",
     "load",

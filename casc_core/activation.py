@@ -124,6 +124,8 @@ class CQReLU(Quantised):
         threshold: largest output, in the units of the input; or `[channels]`, one for each channel (dimension 1).
         trainable: the threshold is a parameter, its gradient straight through the floor, scaled by
             `1 / sqrt(q * entries)` (Esser et al. 2020, "Learned Step Size Quantization").
+        half_step: round to the nearest level instead of down: `floor(q * x / threshold + 1/2)` (Bu et al. 2022, "Optimal
+            ANN-SNN conversion"), half a level of current in every neuron.
 
     Shape: any; the output has the input's shape and dtype.
 
@@ -139,8 +141,11 @@ class CQReLU(Quantised):
     tensor([0., 1., 1., 0.])
     """
 
-    def __init__(self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False) -> None:
+    def __init__(
+        self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False, half_step: bool = False
+    ) -> None:
         super().__init__(q)
+        self.half_step = half_step
         self.set_threshold(threshold, trainable)
 
     def set_threshold(self, threshold: float | Tensor, trainable: bool = False) -> None:
@@ -160,16 +165,19 @@ class CQReLU(Quantised):
 
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(self.threshold, Tensor):
+            x = x + self.threshold / (2 * self.q) if self.half_step else x
             return _straight_through(x, self.q, self.threshold)
         threshold = self.threshold.to(x.dtype).clamp_min(_SMALLEST)
         if threshold.dim():
             threshold = threshold.reshape(-1, *[1] * (x.dim() - 2))
+        x = x + threshold / (2 * self.q) if self.half_step else x
         return _learned_threshold(x, self.q, threshold)
 
     def extra_repr(self) -> str:
+        more = ", half_step=True" if self.half_step else ""
         if not isinstance(self.threshold, Tensor):
-            return f"q={self.q}, threshold={self.threshold:g}"
-        trainable = ", trainable" if self.threshold.requires_grad else ""
+            return f"q={self.q}, threshold={self.threshold:g}{more}"
+        more = ", trainable" * self.threshold.requires_grad + more
         if self.threshold.dim():
-            return f"q={self.q}, {self.threshold.numel()} thresholds{trainable}"
-        return f"q={self.q}, threshold={float(self.threshold):g}{trainable}"
+            return f"q={self.q}, {self.threshold.numel()} thresholds{more}"
+        return f"q={self.q}, threshold={self.threshold.item():g}{more}"

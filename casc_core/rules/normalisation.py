@@ -71,12 +71,28 @@ def normalised(low: Lowering, x: SignalValue, factor: Tensor, centre: Tensor, of
 
 def shifted(low: Lowering, channels: Channels) -> SignalValue:
     """A normalised signal without its factor: the train as it is, the drive normalised."""
-    x, numerics = channels.signal, low.numerics
-    offset = channels.offset - channels.factor * channels.centre
+    x, offset = channels.signal, channels.offset - channels.factor * channels.centre
     if x.form.drive_exponent is None and not bool(offset.any()):
         return x
     # In the units of the train, as the drive is.
-    offset, factor = offset / x.form.scale, channels.factor
+    return _shifted(low, x, channels.factor, offset / x.form.scale)
+
+
+def offset(low: Lowering, x: SignalValue, amount: float) -> SignalValue:
+    """`x` plus a constant, which flows while awake."""
+    mapped = low.maps.get(x.ref.name)
+    if amount == 0.0:
+        return x
+    if mapped is not None and x.form.scale == 1.0:
+        return mapped.again(
+            mapped.weight, amount + (torch.zeros(len(mapped.weight)).double() if mapped.bias is None else mapped.bias)
+        )
+    one = torch.ones((), dtype=torch.float64)
+    return _shifted(low, x, one, one * (amount / x.form.scale))
+
+
+def _shifted(low: Lowering, x: SignalValue, factor: Tensor, offset: Tensor) -> SignalValue:
+    numerics = low.numerics
     fine_exponent = numerics.weight_exponent(factor, bits=24)
     reach = x.form.drive_reach * float(factor.abs().max()) + float(offset.abs().max())
     exponent = binade(max(reach, 1e-30)) - DRIVE_BITS

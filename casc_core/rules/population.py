@@ -14,7 +14,7 @@ from casc_core.ops import (
     Fire,
 )
 from casc_core.rules.affine import rescaled
-from casc_core.rules.normalisation import normalised
+from casc_core.rules.normalisation import normalised, offset
 from casc_core.rules.table import RULES
 
 # A threshold spans at least 2**THRESHOLD_BITS grid units, so that rounding a real-valued current to it is harmless.
@@ -23,12 +23,16 @@ THRESHOLD_BITS = 14
 
 @RULES.module(CQReLU)
 def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
-    threshold, name = module.threshold, low.layer_name(low.node_name)
-    if not isinstance(threshold, Tensor):
-        return neurons(low, low.signal(x), threshold, name)
-    if threshold.dim() == 0:
-        return neurons(low, low.signal(x), check_threshold(float(threshold)), name)
-    return _by_channel(low, low.signal(x), check_thresholds(threshold.detach()).double(), name)
+    threshold, name, x = module.threshold, low.layer_name(low.node_name), low.signal(x)
+    half = 1.0 / (2 * module.q) if module.half_step else 0.0
+    if isinstance(threshold, Tensor) and threshold.dim():
+        thresholds = check_thresholds(threshold.detach()).double()
+        nothing = torch.zeros_like(thresholds)
+        # Divided into the currents, and multiplied into what follows.
+        x = offset(low, normalised(low, x, 1.0 / thresholds, nothing, nothing), half)
+        return normalised(low, neurons(low, x, 1.0, name), thresholds, nothing, nothing)
+    one = check_threshold(threshold.item() if isinstance(threshold, Tensor) else threshold)
+    return neurons(low, offset(low, x, half * one), one, name)
 
 
 def neurons(low: Lowering, x: SignalValue, threshold: float, name: str) -> SignalValue:
@@ -38,13 +42,6 @@ def neurons(low: Lowering, x: SignalValue, threshold: float, name: str) -> Signa
     scaled, exponent = grid_threshold(low, threshold / x.form.scale, x.form.exponent)
     ref = low.emit(Fire(name=name, threshold=scaled, exponent=exponent), x)
     return SignalValue(ref, Form(scale=threshold, exponent=0))
-
-
-def _by_channel(low: Lowering, x: SignalValue, thresholds: Tensor, name: str) -> SignalValue:
-    """Neurons with a threshold for each channel: it is divided into the currents, and multiplied into what follows."""
-    nothing = torch.zeros_like(thresholds)
-    spikes = neurons(low, normalised(low, x, 1.0 / thresholds, nothing, nothing), 1.0, name)
-    return normalised(low, spikes, thresholds, nothing, nothing)
 
 
 def grid_threshold(low: Lowering, threshold: float, exponent: int | None) -> tuple[float, int]:
