@@ -51,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
     add("--model", choices=tuple(MODELS), default="resnet20")
     add("--pooling", choices=POOLINGS, default="max")
     add("--width", type=int, help="channels of the first stage (vgg16, resnet20, resnet34); default: as published")
+    add("--trainable-threshold", action="store_true", help="train the threshold of each layer, which is 1 otherwise")
     add("--sweep", type=command.level_list, help="levels to compare, such as none,64,32,16,8: the paper's Table 1")
     add("--weights", type=Path, help="file of trained weights to start from: .safetensors, or a state_dict as .pth")
     rates = ", ".join(f"{rate} for {name}" for name, rate in OPTIMIZERS.items())
@@ -145,7 +146,9 @@ def one(
     progress = is_main() and not args.quiet
     title = f"{images.source.split(':')[0]}, {args.model}, q={'none' if q is None else q}"
     say(title)
-    network = NetworkConfig(args.model, len(images.classes), images.size, q, images.stem, args.pooling, args.width)
+    network = NetworkConfig(
+        args.model, len(images.classes), images.size, q, images.stem, args.pooling, args.width, args.trainable_threshold
+    )
     with phase("train", seconds):
         about = {"mean": images.mean, "std": images.std, "classes": list(images.classes)}
         trained = train_or_find(

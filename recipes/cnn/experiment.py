@@ -33,6 +33,7 @@ class NetworkConfig:
         size: height and width of the images.
         q: levels of its CQReLU activations; None: plain ReLU.
         width: channels of its first stage, for the models that have the option; None: as published.
+        trainable_threshold: train the threshold of each CQReLU, which is 1 otherwise.
 
     >>> NetworkConfig("resnet20", classes=10, size=16, width=4).plain()(torch.zeros(2, 3, 16, 16)).shape
     torch.Size([2, 10])
@@ -45,6 +46,7 @@ class NetworkConfig:
     stem: str = "small"
     pooling: str = "max"
     width: int | None = None
+    trainable_threshold: bool = False
 
     def plain(self) -> nn.Module:
         """The network with plain ReLU and fresh weights.
@@ -66,7 +68,9 @@ class NetworkConfig:
 
     def quantised(self, model: nn.Module) -> nn.Module:
         """`model` with CQReLU in place of ReLU, if there are to be levels."""
-        return model if self.q is None else casc_core.prepare(model, adapter="cnn", q=self.q)
+        if self.q is None:
+            return model
+        return casc_core.prepare(model, adapter="cnn", q=self.q, trainable_threshold=self.trainable_threshold)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,165 @@
+"""The CIFAR recipe on small generated images: everything it writes, resuming, processes, the sweep, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cifar_cnn
+import pytest
+import torch
+from pictures import CLASSES, TWO_PROCESSES, run_recipe, write_pictures
+
+import casc_core
+from casc_core.experiment import command
+
+TINY = "--width 8 --epochs 15 --batch-size 12 --lr 0.05 --augment none --eval-batch 9 --threads 1 --quiet".split()
+METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
+
+Recipe = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("images"), side=8, train=24, test=8)
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
+    """The recipe in this process; returns results.json."""
+    threads = torch.get_num_threads()
+
+    def run(out: Path, *arguments: object, tiny: list[str] = TINY) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["cifar_cnn.py", *tiny, "--out", str(out), *map(str, arguments)])
+        command.run(cifar_cnn.options(), cifar_cnn.main)
+        file = out / "results.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_it_trains_converts_and_writes_everything(
+    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = recipe(tmp_path, "--data", data, "--q", 8, "--T", 5)
+    said = capsys.readouterr()
+    assert "classifier trained" in said.err
+    assert "| baseline+CIF+WSC |" in said.out
+    assert list(results) == [
+        "ann_accuracy", "reference_accuracy", "accuracy", "mismatches", "prediction_mismatches", "max_logit_difference",
+        "ann_prediction_mismatches", "ann_max_logit_difference", "steps_to_silence", "exact_at", "published",
+        "train_examples", "test_examples", "data", "q", "T", "classifier", "training", "seconds", "options", "machine",
+        "versions",
+    ]  # fmt: skip
+    assert (results["train_examples"], results["test_examples"], results["q"], results["T"]) == (72, 24, 8, 5)
+    assert list(results["accuracy"]) == METHODS
+    for method in METHODS:
+        assert list(results["accuracy"][method]) == ["1", "2", "4", "5", "silent"]
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+    assert results["exact_at"] <= results["steps_to_silence"]["max"]
+    assert results["accuracy"]["baseline+CIF+WSC"]["silent"] == results["reference_accuracy"] > 60
+    assert results["seconds"].keys() >= {"data", "train", "convert", "evaluate"}
+    assert str(data.parent) not in results["data"]
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    description = json.loads((tmp_path / results["classifier"] / "classifier.json").read_text())
+    assert description["classes"] == list(CLASSES)
+    snn = casc_core.load(tmp_path / "network")
+    assert len(snn.layers) == 19
+    assert snn(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+    again = recipe(tmp_path, "--data", data, "--q", 8, "--T", 5, "--weight-bits", 8)
+    assert "classifier found" in capsys.readouterr().err
+    assert again["ann_accuracy"] == results["ann_accuracy"]
+    assert again["training"] == results["training"]
+    weights = tmp_path / results["classifier"] / "classifier.safetensors"
+    other = recipe(
+        tmp_path, "--data", data, "--q", 2, "--T", 1, "--weights", weights, "--epochs", 1, "--optimizer", "sgd"
+    )
+    assert "classifier trained" in capsys.readouterr().err
+    assert other["classifier"] != results["classifier"]
+
+
+def test_two_processes_give_what_one_does(data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--q", 8, "--T", 5, "--out", tmp_path, "--device", "cpu", *TINY]
+    two = run_recipe("cifar_cnn.py", *options, launcher=TWO_PROCESSES)
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("classifier trained") == 1
+    of_two = json.loads((tmp_path / "results.json").read_text())
+    table = (tmp_path / "table.md").read_text()
+    one = run_recipe("cifar_cnn.py", *options)
+    assert one.returncode == 0, one.stderr
+    assert "classifier found" in one.stderr
+    assert one.stdout == two.stdout
+    assert (tmp_path / "table.md").read_text() == table
+    of_one = json.loads((tmp_path / "results.json").read_text())
+    for results, processes in ((of_two, 2), (of_one, 1)):
+        assert results.pop("machine")["processes"] == processes
+        del results["seconds"]
+    assert of_one == of_two
+
+
+def test_levels_are_compared_and_not_run_twice(
+    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe(tmp_path, "--data", data, "--sweep", "4,2", "--T", 2)
+    first = capsys.readouterr()
+    assert first.err.count("classifier trained") == 2
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert [row["q"] for row in rows] == [4, 2]
+    for row in rows:
+        results = json.loads((tmp_path / f"q{row['q']}" / "results.json").read_text())
+        assert row["ann"] == results["ann_accuracy"]
+        assert row["silent"] == results["reference_accuracy"] <= row["best"]
+        assert row["silent_at"] == results["steps_to_silence"]["max"] >= row["exact_at"] == results["exact_at"]
+    recipe(tmp_path, "--data", data, "--sweep", "4,2,1", "--T", 2)
+    second = capsys.readouterr()
+    assert second.err.count("found") == 2
+    assert second.err.count("classifier trained") == 1
+    assert first.out.splitlines()[-4].split() == second.out.splitlines()[-5].split()
+
+
+def test_a_threshold_can_be_trained_and_precision_mixed(data: Path, tmp_path: Path, recipe: Recipe) -> None:
+    results = recipe(tmp_path, "--data", data, "--trainable-threshold", "--precision", "bfloat16", "--T", 1)
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+
+
+def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn", reason="needs the extra digits")
+    results = recipe(
+        tmp_path, "--data", "digits", "--limit-train", 60, "--limit-test", 20, "--width", 4, "--epochs", 1, "--T", 1,
+        tiny=["--quiet", "--threads", "1"],
+    )  # fmt: skip
+    assert results["data"].startswith("scikit-learn digits: 60 of 1,437 training and 20 of 360 test images")
+    assert results["prediction_mismatches"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "/no/such/folder"], "no such folder"),
+        (["--q", "0"], "q, the number of levels"),
+        (["--model", "vgg16"], "vgg16 cannot take images of 8x8"),
+        (["--epochs", "0"], "epochs must be an integer of at least 1; got 0"),
+        (["--lr", "nan"], "lr must be positive and finite; got nan"),
+        (["--optimizer", "adam"], "optimizer must be one of 'adamw', 'sgd'; got 'adam'"),
+        (["--eval-batch", "0"], "--eval-batch must be at least 1"),
+        (["--width", "0"], "width must be an integer of at least 1"),
+        (["--weights", "/no/such.pth"], "cannot read /no/such.pth"),
+        (["--lr", "1e30"], "the loss became nan in epoch 1, batch 3; lower lr (now 1e+30)"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    arguments: list[str], message: str, data: Path, tmp_path: Path, recipe: Recipe
+) -> None:
+    given = [] if "--data" in arguments else ["--data", data]
+    with pytest.raises(SystemExit) as stopped:
+        recipe(tmp_path, *given, *arguments)
+    assert str(stopped.value).startswith("error: ")
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)
