@@ -27,7 +27,7 @@ from casc_core.experiment.report import phase
 DATA = "folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or 'hub': imagenet-1k, streamed; unset: see the README"
 PAPER = TrainingConfig(optimizer="sgd")
 FINE_TUNING = TrainingConfig(optimizer="sgd", epochs=30, lr=0.01)
-CALIBRATION_IMAGES = 1_000
+CALIBRATION_IMAGES = 500
 
 
 def options() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from casc_core.experiment.store import describe
 from casc_core.experiment.sweep import sweep
 from casc_core.experiment.training import PRECISIONS
 from cnn import paper
-from cnn.experiment import Calibration, NetworkConfig, train_or_find
+from cnn.experiment import CalibrationConfig, NetworkConfig, train_or_find
 from cnn.models import MODELS, POOLINGS
 from cnn.training import OPTIMIZERS, TrainingConfig, TrainingImages
 
@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
         defaults: of training.
         others: of a setting, what else its default may be.
     """
-    calibration = Calibration()
+    calibration = CalibrationConfig()
     add = parser.add_argument
     add("--model", choices=tuple(MODELS), default="resnet20")
     add("--pooling", choices=POOLINGS, default="max")
@@ -156,15 +156,20 @@ def one(
             retrain=args.retrain, progress=progress, precision=args.precision, sync_batch_norm=args.sync_bn,
         )  # fmt: skip
     say(describe(trained.found, trained.training))
-    converted = trained.model
+    converted, facts = trained.model, dict(trained.training)
     if q is None:
         with phase("calibrate", seconds):
-            converted = Calibration(args.calibrate_q, args.percentile, args.per_channel).apply(
-                trained.model, images.calibration()
-            )
+            how = CalibrationConfig(args.calibrate_q, args.percentile, args.per_channel)
+            calibrated = how.apply(trained.model, images.calibration())
+        say(str(calibrated))
+        converted = calibrated.model
+        facts["calibration"] = dataclasses.asdict(how) | {
+            "samples": calibrated.samples, "predictions_moved": calibrated.predictions_moved,
+            "logit_error": calibrated.logit_error,
+        }  # fmt: skip
     experiment = Experiment(
         network=converted, adapter="cnn", batches=images.test, title=title, data=images.source,
         train_examples=len(images.train), test_examples=images.test_examples, q=q, classifier=trained.folder,
-        training=trained.training, trained=trained.model, published=paper.over_time(images.name, args.model, q),
+        training=facts, trained=trained.model, published=paper.over_time(images.name, args.model, q),
     )  # fmt: skip
     return report(experiment, folder, args.T, args.weight_bits, vars(args), seconds)

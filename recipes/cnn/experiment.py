@@ -160,7 +160,7 @@ def _validator(batches: Batches | None) -> Callable[[nn.Module], Validation | No
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationConfig:
     """How a network that was trained with plain ReLU gets levels and thresholds.
 
     Args:
@@ -173,9 +173,8 @@ class Calibration:
     percentile: float = 99.9
     per_channel: bool = False
 
-    def apply(self, trained: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-        """`trained` with CQReLU in place of ReLU, calibrated on batches of images."""
-        result: nn.Module = casc_core.calibrate(
-            trained, batches, q=self.q, percentile=self.percentile, per_channel=self.per_channel
+    def apply(self, trained: nn.Module, batches: Iterable[Tensor]) -> casc_core.Calibration:
+        """`trained` with CQReLU in place of ReLU, calibrated on batches of images; and how far off that is."""
+        return casc_core.calibrate(
+            trained, batches, adapter="cnn", q=self.q, percentile=self.percentile, per_channel=self.per_channel
         )
-        return result

@@ -129,6 +129,18 @@ def test_a_threshold_can_be_trained_and_precision_mixed(data: Path, tmp_path: Pa
     assert results["max_logit_difference"] == 0.0
 
 
+def test_plain_relu_is_calibrated(
+    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = recipe(tmp_path, "--data", data, "--q", "none", "--calibrate-q", 16, "--per-channel", "--T", 2)
+    assert results["q"] is None
+    assert results["ann_accuracy"] > 90
+    assert results["prediction_mismatches"] == 0
+    assert results["training"]["calibration"]["q"] == 16
+    assert "NOT LOSSLESS" in capsys.readouterr().err
+    assert casc_core.load(tmp_path / "network").settings.q == 16
+
+
 def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn", reason="needs the extra digits")
     results = recipe(
@@ -143,6 +155,7 @@ def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pyte
     ("arguments", "message"),
     [
         (["--data", "/no/such/folder"], "no such folder"),
+        (["--q", "none", "--percentile", "0", "--epochs", "1"], "percentile must lie in (0, 100]; got 0.0"),
         (["--q", "0"], "q, the number of levels"),
         (["--model", "vgg16"], "vgg16 cannot take images of 8x8"),
         (["--epochs", "0"], "epochs must be an integer of at least 1; got 0"),
