@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from cnn import memory, streams
 from cnn.augment import Augmentation
 from cnn.image_set import ImageSet
-from cnn.imagenet import Views, load_imagenet
+from cnn.imagenet import ImageStream, Views, load_imagenet
 from pictures import write_pictures
 
 from casc_core.errors import ConfigError
@@ -118,6 +119,26 @@ def test_streams_give_shares_of_batches_and_of_the_test_set(folder: Path) -> Non
         assert torch.equal(pixels, torch.cat([batch.inputs[0] for batch in alone]))
     assert source.digest != streams.StreamedImages(data.test, data.source).digest
     assert source.digest != streams.StreamedImages(load_imagenet(folder, Views(8, 10)).train, data.source).digest
+
+
+class Endless(ImageStream):
+    """A stream that cannot say which images a share would hold, as those of the hub."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def _epoch(self, epoch: int | None, rank: int, ranks: int) -> Any:
+        assert (rank, ranks) == (0, 1)
+        return torch.utils.data.TensorDataset(image_set(7).images, torch.arange(7)), None
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_stream_without_shares_is_divided_by_batch(world: int) -> None:
+    batches = streams.evaluation_batches(Endless(), MEAN, STD, batch_size=2)
+    shares = [list(batches(Share(rank, world))) for rank in range(world)]
+    assert [batch.index.tolist() for batch in shares[0]][:1] == [[0, 1]]
+    assert sorted(int(index) for share in shares for batch in share for index in batch.index) == list(range(7))
+    assert all(torch.equal(batch.labels, batch.index) for share in shares for batch in share)
 
 
 def test_some_images_for_calibration(folder: Path) -> None:
