@@ -13,14 +13,6 @@ typedef struct {
     int16_t *spike;
 } NAME(RowLists);
 
-/* Weights to add: those of `count` entries, whose numbers count from `weight` on. */
-typedef struct {
-    const char *weight;
-    const int32_t *entry;
-    const int16_t *spike;
-    int64_t count;
-} NAME(Segment);
-
 /* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1. */
 static void NAME(read_row)(const ConvolutionTerm *term, int64_t samples, int64_t sample, int64_t y, int64_t in_lo,
                            int64_t in_n, NAME(RowLists) *lists) {
@@ -68,16 +60,17 @@ static void NAME(read_row)(const ConvolutionTerm *term, int64_t samples, int64_t
     start[term->steps * width] = count;
 }
 
-/* Part of a row that an output position reads, at every step: neighbours whose weights are neighbours too are one. */
+/* Part of a row that an output position reads, at every step: neighbours whose weights are neighbours too are one. The
+   weights of entry `e` are row e + base. */
 typedef struct {
     const NAME(RowLists) *lists;
-    const char *weight;
     int64_t from, to;
+    int32_t base;
 } NAME(Window);
 
 /* The windows of output position (oy, ox). Returns how many. */
-INLINE int64_t NAME(windows)(const ConvolutionTerm *term, const NAME(RowLists) *ring, const char *weights, int64_t oy,
-                             int64_t ox, int64_t in_n, int64_t row_bytes, NAME(Window) *window) {
+INLINE int64_t NAME(windows)(const ConvolutionTerm *term, const NAME(RowLists) *ring, int64_t oy, int64_t ox, int64_t in_n,
+                             NAME(Window) *window) {
     const int64_t width = term->width, left = ox * term->stride_x - term->pad_x;
     const int64_t together = term->dilation_x == 1 ? term->kernel_x : 1;
     int64_t found = 0;
@@ -89,68 +82,54 @@ INLINE int64_t NAME(windows)(const ConvolutionTerm *term, const NAME(RowLists) *
             const int64_t from = x < 0 ? 0 : x, to = end > width ? width : end;
             if (from >= to) continue;
             window[found].lists = ring + y % term->ring;
-            window[found].weight = weights + ((ky * term->kernel_x + kx) - x) * in_n * row_bytes;
+            window[found].base = (int32_t)(((ky * term->kernel_x + kx) - x) * in_n);
             window[found].from = from, window[found++].to = to;
         }
     }
     return found;
 }
 
-/* What spikes in some windows at the step whose lists begin at `at`. Returns in how many anything does. */
-INLINE int64_t NAME(segments)(const NAME(Window) *window, int64_t windows, int64_t at, NAME(Segment) *segment) {
-    int64_t found = 0;
+/* Puts what spikes in some windows, at the step whose lists begin at `at`, into one list of rows to add. Lists are read and
+   written sixteen entries at a time, beyond their ends. */
+INLINE void NAME(gather)(const NAME(Window) *window, int64_t windows, int64_t at, Entries *list) {
+    int64_t count = 0;
     for (int64_t w = 0; w < windows; w++) {
         const NAME(RowLists) *lists = window[w].lists;
-        const uint32_t first = lists->start[at + window[w].from], last = lists->start[at + window[w].to];
-        segment[found].weight = window[w].weight;
-        segment[found].entry = lists->entry + first;
-        segment[found].spike = lists->spike + first;
-        segment[found].count = last - first;
-        found += last != first;
-    }
-    return found;
-}
-
-/* to = sum over all segments of spike * weights. */
-INLINE void NAME(add_plain)(int wide, const NAME(Segment) *segment, int64_t found, int64_t stride, int32_t *to) {
-    memset(to, 0, (size_t)stride * sizeof *to);
-    for (int64_t s = 0; s < found; s++)
-        for (int64_t i = 0; i < segment[s].count; i++) {
-            /* Unsigned, because a sum may wrap around on the way to a result that fits. */
-            const uint32_t spike = (uint32_t)segment[s].spike[i];
-            const int64_t at = segment[s].entry[i] * stride;
-            if (wide) {
-                const int32_t *row = (const int32_t *)segment[s].weight + at;
-                for (int64_t k = 0; k < stride; k++) to[k] = (int32_t)((uint32_t)to[k] + spike * (uint32_t)row[k]);
-            } else {
-                const int16_t *row = (const int16_t *)segment[s].weight + at;
-                for (int64_t k = 0; k < stride; k++)
-                    to[k] = (int32_t)((uint32_t)to[k] + spike * (uint32_t)(int32_t)row[k]);
-            }
+        const uint32_t first = lists->start[at + window[w].from];
+        const int64_t n = lists->start[at + window[w].to] - first;
+        const int32_t *entry = lists->entry + first, base = window[w].base;
+        const int16_t *spike = lists->spike + first;
+        int32_t *row = list->row + count;
+        int16_t *factor = list->factor + count;
+        for (int64_t k = 0; k < n; k += 16) {
+#if VECTOR == 512
+            _mm512_storeu_si512(row + k, _mm512_add_epi32(_mm512_loadu_si512(entry + k), _mm512_set1_epi32(base)));
+#else
+            for (int64_t i = k; i < k + 16; i++) row[i] = entry[i] + base;
+#endif
+            memcpy(factor + k, spike + k, 32);
         }
+        count += n;
+    }
+    list->row[count] = 0, list->factor[count] = 0; /* rows are taken in pairs */
+    list->count = count;
 }
 
 #if VECTOR
-/* As `sums32`: `words` vectors of sums stay in registers while all segments go by, two rows at a time. */
-INLINE void NAME(add32)(const int words, const NAME(Segment) *segment, int64_t found, int64_t stride, int32_t *to) {
+/* to = the weights of a list, as `sums32` adds them, `words` vectors wide. */
+INLINE void NAME(add32)(const int words, const int16_t *weight, const Entries *list, int32_t *to) {
     WORD low[MOST_WORDS], high[MOST_WORDS];
     for (int w = 0; w < words; w++) low[w] = high[w] = ZERO();
-    for (int64_t s = 0; s < found; s++) {
-        const int16_t *weight = (const int16_t *)segment[s].weight;
-        const int32_t *entry = segment[s].entry;
-        const int16_t *spike = segment[s].spike;
-        const int64_t count = segment[s].count;
-        for (int64_t i = 0; i < count; i += 2) {
-            const int last = i + 1 == count;
-            const int16_t *a = weight + entry[i] * stride, *b = weight + entry[last ? i : i + 1] * stride;
-            int32_t pair;
-            memcpy(&pair, spike + i, sizeof pair); /* there is room for one more behind the last */
-            const WORD factors = EACH_PAIR(last ? pair & 0xffff : pair);
-            for (int w = 0; w < words; w++) {
-                const WORD x = LOAD(a + WORD_LANES * w), y = LOAD(b + WORD_LANES * w);
-                low[w] = PAIRS(low[w], LOW(x, y), factors);
-                high[w] = PAIRS(high[w], HIGH(x, y), factors);
-            }
+    for (int64_t i = 0; i < list->count; i += 2) {
+        const int64_t stride = WORD_LANES * words;
+        const int16_t *a = weight + list->row[i] * stride, *b = weight + list->row[i + 1] * stride;
+        int32_t pair;
+        memcpy(&pair, list->factor + i, sizeof pair);
+        const WORD factors = EACH_PAIR(pair);
+        for (int w = 0; w < words; w++) {
+            const WORD x = LOAD(a + WORD_LANES * w), y = LOAD(b + WORD_LANES * w);
+            low[w] = PAIRS(low[w], LOW(x, y), factors);
+            high[w] = PAIRS(high[w], HIGH(x, y), factors);
         }
     }
     for (int w = 0; w < words; w++) {
@@ -161,20 +140,21 @@ INLINE void NAME(add32)(const int words, const NAME(Segment) *segment, int64_t f
 }
 #endif
 
-INLINE void NAME(add)(int wide, const NAME(Segment) *segment, int64_t found, int64_t stride, int32_t *to) {
+/* to = the weights of a list times their spikes. */
+INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const Entries *list, const int32_t *zeros,
+                      int32_t *to) {
 #if VECTOR
-    if (!wide && stride / WORD_LANES <= MOST_WORDS) {
+    const int16_t *rows = (const int16_t *)weight;
+    if (kind != WIDE) {
         switch (stride / WORD_LANES) {
-            case 1: NAME(add32)(1, segment, found, stride, to); return;
-            case 2: NAME(add32)(2, segment, found, stride, to); return;
-            case 3: NAME(add32)(3, segment, found, stride, to); return;
-            case 4: NAME(add32)(4, segment, found, stride, to); return;
-            case 6: NAME(add32)(6, segment, found, stride, to); return;
+            case 1: NAME(add32)(1, rows, list, to); return;
+            case 2: NAME(add32)(2, rows, list, to); return;
+            case 4: NAME(add32)(4, rows, list, to); return;
             default: break;
         }
     }
 #endif
-    NAME(add_plain)(wide, segment, found, stride, to);
+    NAME(accumulate)(weight, kind, stride, list, zeros, to);
 }
 
 /* One step of the neurons of one position, as `fire`. Returns whether any spiked. */
@@ -182,6 +162,23 @@ INLINE int32_t NAME(fire_position)(const int64_t width, const int32_t *restrict 
                                    int32_t threshold, int32_t cap, int32_t is_signed, int32_t *restrict v,
                                    int32_t *restrict total, int8_t *restrict out) {
     int32_t any = 0;
+#if VECTOR == 512
+    const __m512i thresholds = _mm512_set1_epi32(threshold), caps = _mm512_set1_epi32(cap), one = _mm512_set1_epi32(1);
+    const __mmask16 can_fall = is_signed ? 0xffff : 0;
+    for (int64_t k = 0; k < width; k += 16) {
+        const __m512i count = LOAD(total + k);
+        const __m512i charged = ADD32(ADD32(LOAD(v + k), LOAD(sum + k)), LOAD(driven + k));
+        const __mmask16 up = _mm512_mask_cmplt_epi32_mask(_mm512_cmpge_epi32_mask(charged, thresholds), count, caps);
+        const __mmask16 down =
+            _mm512_mask_cmpgt_epi32_mask(_mm512_mask_cmplt_epi32_mask(can_fall, charged, ZERO()), count, ZERO());
+        const __m512i lowered = _mm512_mask_sub_epi32(charged, up, charged, thresholds);
+        STORE(v + k, _mm512_mask_add_epi32(lowered, down, lowered, thresholds));
+        const __m512i raised = _mm512_mask_add_epi32(count, up, count, one);
+        STORE(total + k, _mm512_mask_sub_epi32(raised, down, raised, one));
+        _mm_storeu_si128((__m128i *)(out + k), _mm_or_si128(_mm_maskz_set1_epi8(up, 1), _mm_maskz_set1_epi8(down, -1)));
+        any |= up | down;
+    }
+#else
     for (int64_t k = 0; k < width; k++) {
         const int32_t charged = v[k] + sum[k] + driven[k];
         const int32_t up = (charged >= threshold) & (total[k] < cap);
@@ -191,31 +188,32 @@ INLINE int32_t NAME(fire_position)(const int64_t width, const int32_t *restrict 
         out[k] = (int8_t)(up - down);
         any |= up | down;
     }
+#endif
     return any;
 }
 
 /* The items first..last-1: an item is a block of outputs, a sample, and a band of output rows. */
 static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int64_t last) {
     const int64_t width = task->width, terms = task->terms, ints = width * (int64_t)sizeof(int32_t);
-    int64_t rings = 0, most = 0, bytes = 0, arriving = 0;
+    int64_t rings = 0, most = 0, reads = 0, bytes = 0, arriving = 0;
     for (int64_t t = 0; t < terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         const int64_t entries = term->steps * term->width * term->most_in, taps = term->kernel_y * term->kernel_x;
         rings += term->ring;
         most += taps;
         arriving = term->steps > arriving ? term->steps : arriving;
-        bytes += term->ring * (6 * (entries + 1) + (term->steps * term->width + 1) * 4 + 64);
+        reads = taps * term->most_in > reads ? taps * term->most_in : reads;
+        bytes += term->ring * (6 * (entries + 16) + (term->steps * term->width + 1) * 4 + 64);
     }
     char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 7 * ints + 256 +
-                                           most * (int64_t)(sizeof(NAME(Segment)) + sizeof(NAME(Window))) +
-                                           terms * 16));
+                                           most * (int64_t)sizeof(NAME(Window)) + 6 * (reads + 17) + terms * 16 +
+                                           task->capacity * task->out_width * width));
     if (!memory) return NO_MEMORY;
     char *at = memory;
 #define TAKE(type, name, n)                                                                                           \
     type *name = (type *)at;                                                                                          \
     at += ((int64_t)(n) * (int64_t)sizeof(type) + 15) / 16 * 16;
     TAKE(NAME(RowLists), ring, rings)
-    TAKE(NAME(Segment), segment, most)
     TAKE(NAME(Window), window, most)
     TAKE(int64_t, windows, terms)
     TAKE(int32_t, v, width)
@@ -225,19 +223,23 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     TAKE(int32_t, product, width)
     TAKE(int32_t, current, width)
     TAKE(int8_t, fired, width)
+    TAKE(int8_t, out_row, task->capacity * task->out_width * width)
+    TAKE(int32_t, row, reads + 17)
+    TAKE(int16_t, factor, reads + 17)
     for (int64_t t = 0, r = 0; t < terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         for (int64_t k = 0; k < term->ring; k++, r++) {
             TAKE(uint32_t, start, term->steps * term->width + 1)
-            TAKE(int32_t, entry, term->steps * term->width * term->most_in)
-            TAKE(int16_t, spike, term->steps * term->width * term->most_in + 1)
+            TAKE(int32_t, entry, term->steps * term->width * term->most_in + 16)
+            TAKE(int16_t, spike, term->steps * term->width * term->most_in + 16)
             ring[r].start = start, ring[r].entry = entry, ring[r].spike = spike;
         }
     }
 #undef TAKE
+    Entries list = {0, row, factor};
     memset(zeros, 0, (size_t)ints);
     memset(drive, 0, (size_t)ints);
-    const int64_t positions = task->out_height * task->out_width, plane = positions * task->outputs;
+    const int64_t out_width = task->out_width, plane = task->out_height * out_width * task->outputs;
     int64_t needed = 0;
 
     for (int64_t item = first; item < last; item++) {
@@ -257,8 +259,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                                        lists + y % term->ring);
                 }
             }
-            for (int64_t ox = 0; ox < task->out_width; ox++) {
-                int8_t *out = task->out + sample * plane + (oy * task->out_width + ox) * task->outputs + out_lo;
+            for (int64_t ox = 0; ox < out_width; ox++) {
                 if (task->drive) {
                     const int32_t *x = task->drive + sample * task->drive_sample + oy * task->drive_y + ox * task->drive_x;
                     for (int64_t k = 0; k < out_n; k++) drive[k] = x[(out_lo + k) * task->drive_channel];
@@ -267,8 +268,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                 lists = ring;
                 for (int64_t t = 0, w = 0; t < terms; w += windows[t], lists += task->term[t++].ring) {
                     const ConvolutionTerm *term = task->term + t;
-                    windows[t] = NAME(windows)(term, lists, (const char *)term->weights + block * term->block_bytes, oy, ox,
-                                               term->in_n[block], width * (term->kind == WIDE ? 4 : 2), window + w);
+                    windows[t] = NAME(windows)(term, lists, oy, ox, term->in_n[block], window + w);
                 }
                 memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
@@ -279,9 +279,10 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     for (int64_t t = 0, w = 0; t < terms; w += windows[t++]) {
                         const ConvolutionTerm *term = task->term + t;
                         if (step >= term->steps) continue;
-                        const int64_t found = NAME(segments)(window + w, windows[t], step * term->width, segment);
-                        if (!found) continue;
-                        NAME(add)(term->kind == WIDE, segment, found, width, product);
+                        NAME(gather)(window + w, windows[t], step * term->width, &list);
+                        if (!list.count) continue;
+                        NAME(add)((const char *)term->weights + block * term->block_bytes, (int)term->kind, width, &list,
+                                  zeros, product);
                         if (sum == zeros && !term->shift) {
                             int32_t *swapped = product;
                             product = current, current = swapped;
@@ -307,10 +308,17 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         free(memory);
                         return task->capacity + 1;
                     }
-                    memcpy(out + step * task->samples * plane, fired, (size_t)out_n);
+                    memcpy(out_row + (step * out_width + ox) * width, fired, (size_t)width);
                     if (any && step + 1 > needed) needed = step + 1;
                 }
-                for (; step < task->capacity; step++) memset(out + step * task->samples * plane, 0, (size_t)out_n);
+                for (; step < task->capacity; step++) memset(out_row + (step * out_width + ox) * width, 0, (size_t)width);
+            }
+            /* A whole row at a time: steps lie far apart. */
+            for (int64_t step = 0; step < task->capacity; step++) {
+                int8_t *out = task->out + (step * task->samples + sample) * plane + oy * out_width * task->outputs + out_lo;
+                const int8_t *from_row = out_row + step * out_width * width;
+                for (int64_t ox = 0; ox < out_width; ox++)
+                    memcpy(out + ox * task->outputs, from_row + ox * width, (size_t)out_n);
             }
         }
     }
