@@ -15,6 +15,7 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError, ExactnessError
 
+INT32_UNITS = 2.0**31
 FLOAT32_UNITS = 2.0**24
 FLOAT64_UNITS = 2.0**53
 # Real-valued inputs are rounded once, to this grid, and must stay below this magnitude.
@@ -34,9 +35,30 @@ def binade(magnitude: float) -> int:
     return exponent - 1 if mantissa == 0.5 else exponent
 
 
+def whole_type(magnitude: float) -> torch.dtype:
+    """The cheapest type for sums of whole numbers up to this magnitude: int32, or float64 where that is too small.
+
+    >>> whole_type(1e9), whole_type(3e9)
+    (torch.int32, torch.float64)
+    """
+    return torch.int32 if magnitude < INT32_UNITS else torch.float64
+
+
 def on_grid(x: Tensor, exponent: int) -> Tensor:
     """`x` in float64, rounded (half to even) to a multiple of `2**exponent`."""
     return x.double().mul(2.0**-exponent).round_().mul_(2.0**exponent)
+
+
+def largest(x: Tensor) -> float:
+    """The largest magnitude in `x`, read once; 0 if it is empty, NaN if it holds one.
+
+    >>> largest(torch.tensor([1.0, -3.0])), largest(torch.zeros(0))
+    (3.0, 0.0)
+    """
+    if not x.numel():
+        return 0.0
+    low, high = torch.aminmax(x)
+    return float(torch.maximum(-low, high))
 
 
 def stored(weight: Tensor) -> Tensor:

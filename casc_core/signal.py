@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.numerics import largest
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Signal:
     def drive_reach(self) -> float:
         """Largest magnitude of the drive."""
         drive = self.drive
-        return float(without_repeats(drive).abs().max()) if drive is not None and drive.numel() else 0.0
+        return 0.0 if drive is None else largest(without_repeats(drive))
 
     def map(self, function: Callable[[Tensor], Tensor], bound_factor: float = 1.0) -> Signal:
         """The signal under a map that is linear, has integer coefficients and treats each step alike."""

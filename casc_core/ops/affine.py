@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import InputError
-from casc_core.numerics import Float, Numerics, binade, on_grid
+from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 from casc_core.ops.op import Op
 from casc_core.product import Product
 from casc_core.run import Run
@@ -131,7 +131,7 @@ def exact_product(
     one addition for each result, is rounded.
     """
     weight, grid = weight.double(), exponent + weight_exponent
-    reach = float(x.abs().max()) if x.numel() else 0.0
+    reach = largest(x)
     excess = binade(reach * largest_row(weight)) - grid - 52
     if excess <= 0 or isinstance(numerics, Float):
         return product(x, weight)

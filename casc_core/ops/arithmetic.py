@@ -10,6 +10,7 @@ from torch import Tensor
 
 from casc_core.currents import Currents
 from casc_core.errors import InputError
+from casc_core.numerics import whole_type
 from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal, add_trains, broadcast, without_repeats
@@ -71,10 +72,10 @@ class Add(Op):
         owners = (a.owner, b.owner)
         owner = owners[0] if a.shape == shape else owners[1]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
-        return Signal(_sum(a, b), drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape))
+        return Signal(_sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape))
 
 
-def _sum(a: Signal, b: Signal) -> Tensor | Currents:
+def _sum(a: Signal, b: Signal, peak: int) -> Tensor | Currents:
     """The sum of two trains; it stays a sum of convolutions where one of them is."""
     if a.shape == b.shape:
         for one, other in ((a, b), (b, a)):
@@ -83,8 +84,6 @@ def _sum(a: Signal, b: Signal) -> Tensor | Currents:
                 together = one.flow.plus(flow, other.bound)
                 if together is not None:
                     return together
-    return add_trains(_widened(a.train), _widened(b.train))
-
-
-def _widened(train: Tensor) -> Tensor:
-    return train.to(torch.int32) if not train.dtype.is_floating_point else train.double()
+    whole = not (a.train.dtype.is_floating_point or b.train.dtype.is_floating_point)
+    kind = whole_type((a.bound + b.bound) * peak) if whole else torch.float64
+    return add_trains(a.train.to(kind), b.train.to(kind))

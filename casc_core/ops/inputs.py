@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casc_core.errors import ConversionError, InputError
 from casc_core.functions import ATTRIBUTES, FUNCTIONS
-from casc_core.numerics import INPUT_REACH
+from casc_core.numerics import INPUT_REACH, largest
 from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal, TableRows
@@ -60,10 +60,10 @@ class Encode(Op):
 
     def forward(self, run: Run, value: Tensor) -> Signal:
         drive = run.numerics.snap(value, self.settings["exponent"])
-        largest = float(drive.abs().max()) if drive.numel() else 0.0
-        if not largest < INPUT_REACH:
+        reach = largest(drive)
+        if not reach < INPUT_REACH:
             raise InputError(
-                f"real-valued inputs must be finite and below {INPUT_REACH:g} in magnitude; the largest is {largest:g}. "
+                f"real-valued inputs must be finite and below {INPUT_REACH:g} in magnitude; the largest is {reach:g}. "
                 "Scale them, and the first layer's weights the other way"
             )
         return driven(drive, drive.shape, drive.device)

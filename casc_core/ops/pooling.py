@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.numerics import whole_type
 from casc_core.ops.op import Op
 from casc_core.ops.reduction import running_maximum
 from casc_core.run import Run
@@ -96,7 +97,8 @@ class Average(Op):
         train, drive = signal.train, signal.drive
         kind = torch.float64
         if not train.dtype.is_floating_point:
-            kind = torch.int8 if signal.bound * run.peak * most <= _INT8 else torch.int32
+            reach = signal.bound * run.peak * most
+            kind = torch.int8 if reach <= _INT8 else whole_type(reach)
         summed = self.sums(train.to(kind).flatten(0, 1)).unflatten(0, train.shape[:2])
         summed_drive = None if drive is None else self.sums(drive)
         divisor = signal.divisor

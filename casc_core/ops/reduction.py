@@ -11,9 +11,10 @@ from torch import Tensor
 
 from casc_core import kernels
 from casc_core.errors import InputError
+from casc_core.numerics import whole_type
 from casc_core.ops.op import Op
 from casc_core.run import Run
-from casc_core.signal import Signal, stacked
+from casc_core.signal import Signal, inverse, memory_order, stacked
 
 
 def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -42,7 +43,7 @@ class Sum(Op):
             divisor = count if divisor is None else divisor * count
         owner, drive = signal.owner, signal.drive
         return Signal(
-            _summed(signal.train, dims, keepdim),
+            _summed(signal.train, dims, keepdim, signal.bound * size * run.peak),
             None if drive is None else drive.sum(dims, keepdim=keepdim),
             divisor,
             signal.bound * size,
@@ -50,12 +51,21 @@ class Sum(Op):
         )
 
 
-def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
-    """Sum of every step over `dims`, in a type that holds it."""
-    if len(dims) == 1 and train.dtype == torch.int8 and train.is_contiguous() and kernels.ready(train):
-        result = kernels.sum_middle(train, train.dim() + dims[0])
-        return result.unsqueeze(dims[0]) if keepdim else result
-    return train.sum(dims, keepdim=keepdim, dtype=torch.float64 if train.dtype.is_floating_point else torch.int32)
+def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:
+    """Sum of every step over `dims`, in a type that holds numbers up to `reach`."""
+    kind = torch.float64 if train.dtype.is_floating_point else whole_type(reach)
+    spikes = kind == torch.int32 and train.dtype == torch.int8
+    order = memory_order(train)
+    if spikes and order is not None and kernels.ready(train):
+        # In memory order, where the dimensions to sum over are neighbours, they are one.
+        places = sorted(order.index(train.dim() + dim) for dim in dims)
+        if places == list(range(places[0], places[-1] + 1)):
+            result = kernels.sum_middle(train.permute(order).flatten(places[0], places[-1]), places[0])
+            for place in places:
+                result = result.unsqueeze(place)
+            result = result.permute(inverse(order))
+            return result if keepdim else result.squeeze(dims)
+    return train.sum(dims, keepdim=keepdim, dtype=kind)
 
 
 class Max(Op):
@@ -77,11 +87,11 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     if divisor is not None and divisor.dim() > 0:
         divisor = pool(divisor.expand(signal.shape))
     spikes = signal.train.dtype == torch.int8 and drive is None
-    exact = torch.float64 if signal.train.dtype.is_floating_point else torch.int32
-    kind = exact if drive is None else torch.float64
+    reach = signal.bound * run.total
+    whole = drive is None and not signal.train.dtype.is_floating_point
+    kind = whole_type(reach) if whole else torch.float64
     if spikes:
-        reach = signal.bound * run.total
-        kind = next((kind for kind in (torch.int8, torch.int16) if reach <= torch.iinfo(kind).max), torch.int32)
+        kind = next((kind for kind in (torch.int8, torch.int16) if reach <= torch.iinfo(kind).max), kind)
     total = torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
     wake = [] if drive is None else run.wake_weights()
     bound, pooled = signal.bound, []
