@@ -60,6 +60,7 @@ def sweep(
     key: Callable[[Levels], str],
     published: Mapping[Levels, tuple[float, float, int]] | None = None,
     title: str = "",
+    again: bool = False,
 ) -> list[Row]:
     """Run an experiment for each number of levels; those done before, by their key, are not repeated.
 
@@ -72,6 +73,7 @@ def sweep(
         key: fingerprint of everything that the results for so many levels depend on.
         published: the paper's ANN accuracy, best SNN accuracy and its time step, by levels.
         title: of the table.
+        again: repeat those done before, too.
 
     Raises:
         StorageError: the folder cannot be written, or `sweep.json` is damaged.
@@ -81,7 +83,7 @@ def sweep(
     rows: dict[str, Row] = {}
     for q in levels:
         name = key(q)
-        if name in done:
+        if name in done and not again:
             say(f"q={_name(q)}: found")
             rows[name] = Row(**done[name])
         else:

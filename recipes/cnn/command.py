@@ -130,6 +130,7 @@ def run(
         key=lambda q: digest(q, chosen, images.source, images.train.digest),
         published=paper.levels(images.name, args.model),
         title=f"{name}, {args.model}: levels compared",
+        again=args.retrain,
     )
 
 

@@ -77,9 +77,11 @@ def test_what_was_done_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFix
     assert asked == [None, 4, 2]
     sweep([4], again, tmp_path, key=lambda q: f"{q} levels, other options")
     assert asked == [None, 4, 2, 4]
+    sweep([4], again, tmp_path, key=lambda q: f"{q} levels", again=True)
+    assert asked == [None, 4, 2, 4, 4]
     # Nor is what other options gave forgotten.
     sweep([None, 2], again, tmp_path, key=lambda q: f"{q} levels")
-    assert asked == [None, 4, 2, 4]
+    assert asked == [None, 4, 2, 4, 4]
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"kept": {"a": {"q": 2}}}', '{"kept": 3}'])
