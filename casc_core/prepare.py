@@ -226,12 +226,7 @@ def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict
     try:
         for mode in (True, False):
             graph = _first_traceable(model.train(mode), rules.is_leaf, variants)
-            seen.append(
-                [
-                    (node.op, str(node.target), str(node.args[:1] if node.target in DROPOUT_CALLS else node.args))
-                    for node in graph.nodes
-                ]
-            )
+            seen.append([_signature(node) for node in graph.nodes])
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -240,6 +235,13 @@ def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict
             f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
             "nn.ReLU() modules, so that both branches survive, or nn.Dropout in place of the branch"
         )
+
+
+def _signature(node: fx.Node) -> tuple[str, ...]:
+    """What a node does, but for whether a dropout is active."""
+    if node.target in DROPOUT_CALLS:
+        return node.op, str(node.target), str(node.args[:1])
+    return node.op, str(node.target), str(node.args), str(node.kwargs)
 
 
 def _is_activation(node: fx.Node) -> bool:
