@@ -1,6 +1,7 @@
 """How fast the engine is: casc beside its own float32 ANN, `torch.nn.RNN`, SpikingJelly and sinabs, on the CPU.
 
-    python benchmarks/engine.py [--only recurrent,feedforward,growth,memory,startup] [--data FOLDER] [--out FOLDER]
+    python benchmarks/engine.py [--only recurrent,feedforward,convolution,growth,memory,startup] [--data FOLDER]
+                                [--images FOLDER] [--out FOLDER]
 
 Everything that a table compares takes turns within one process, in wall time and CPU time, with one and with two
 threads; every output that is timed is first checked against the reference. Writes engine.json (every turn of every
@@ -18,12 +19,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import convolution
 import processes
 import speed
 import torch
+from images import Images
 from measure import WrongAnswerError, machine
 from networks import QUICK, Classifiers, Scale
 from picture import picture
@@ -32,7 +36,7 @@ from report import markdown
 from casc_core import CascError, ConfigError
 from casc_core.files import require_writable, write_whole
 
-SECTIONS = ("recurrent", "feedforward", "growth", "memory", "startup")
+SECTIONS = ("recurrent", "feedforward", "convolution", "growth", "memory", "startup")
 
 
 def options() -> argparse.Namespace:
@@ -41,7 +45,8 @@ def options() -> argparse.Namespace:
     add = parser.add_argument
     add("--only", default=",".join(SECTIONS), help="sections to measure, with commas between (default: all)")
     add("--data", help="folder with train.csv[.gz] and test.csv[.gz] to train on (default: the embedded sample)")
-    add("--networks", type=Path, help="folder of trained classifiers, used again if there (default: OUT/networks)")
+    add("--images", help="folder with CIFAR-10, or images by class, to train on (default: scikit-learn's digits)")
+    add("--networks", type=Path, help="folder of trained networks, used again if there (default: OUT/networks)")
     add("--out", type=Path, default=Path("results/engine"), help="output folder (default: %(default)s)")
     add("--repeats", type=int, help=f"turns of each run (default: {Scale().repeats})")
     add("--threads", type=int, nargs="+", help="thread counts (default: 1 2)")
@@ -78,19 +83,23 @@ def main() -> None:
 
 
 def measures(args: argparse.Namespace, scale: Scale) -> dict[str, Callable[[], dict[str, Any]]]:
-    """What measures each section; the classifiers are loaded or trained by the first one that needs them."""
-    made: list[Classifiers] = []
+    """What measures each section; texts, images and networks are loaded or trained by the first one that needs them."""
+    folder = args.networks or args.out / "networks"
 
+    @cache
     def classifiers() -> Classifiers:
-        if not made:
-            made.append(Classifiers(args.data, args.networks or args.out / "networks", scale))
-        return made[0]
+        return Classifiers(args.data, folder, scale)
+
+    @cache
+    def images() -> Images:
+        return Images(args.images, folder, scale)
 
     return {
         "recurrent": lambda: speed.recurrent(classifiers(), scale),
         "feedforward": lambda: speed.feed_forward(scale),
+        "convolution": lambda: convolution.convolutional(images(), scale),
         "growth": lambda: speed.growth(scale),
-        "memory": lambda: processes.memory(classifiers(), scale),
+        "memory": lambda: processes.memory(classifiers(), images(), scale),
         "startup": lambda: processes.startup(scale),
     }
 

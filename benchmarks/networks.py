@@ -44,6 +44,14 @@ class Scale:
     mlp_q: int = 8
     mlp_training_steps: int = 150
     peer_steps: int = 32
+    image_size: int = 32
+    image_batch: int = 32
+    image_q: int = 8
+    image_steps: tuple[int, ...] = (8, 32, 64)
+    channels: tuple[int, int, int] = (64, 64, 128)
+    training_images: int | None = None
+    image_epochs: int = 6
+    compared_images: int = 256
     growth_batch: int = 64
     growth: dict[str, tuple[int, ...]] = field(
         default_factory=lambda: {
@@ -57,12 +65,16 @@ class Scale:
     memory_q: tuple[int, ...] = (2, 8)
     memory_batches: tuple[int, ...] = (256, 4096, 7600)
     memory_steps: tuple[int, ...] = (8, 64)
+    memory_images: int = 64
+    vgg_width: int = 64
     startup_repeats: int = 5
 
 
 QUICK = Scale(
     repeats=2, embedding=24, hidden=24, length=12, batch=16, training_texts=400, epochs=1, mlp_width=32,
     mlp_training_steps=20, growth_batch=8, memory_q=(2,), memory_batches=(64,), memory_steps=(), startup_repeats=1,
+    image_batch=4, image_steps=(2, 9), channels=(4, 4, 8), training_images=128, image_epochs=1, compared_images=8,
+    memory_images=2, vgg_width=8,
     growth={"T": (1, 4), "q": (1, 4), "hidden": (16, 32), "length": (4, 8), "batch": (1, 8)},
 )  # fmt: skip
 

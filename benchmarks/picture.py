@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from report import MEGABYTE, MEMORY_NAMES, by_case, by_threads, count, is_peer
-from speed import ANN
+from speed import ANN, AS_TRAINED, SILENT
 
 from casc_core.experiment.results import COLOURS, MARKERS
 
@@ -27,13 +28,14 @@ def picture(results: Section) -> bytes:
     machine, sections = results["machine"], results["sections"]
     rows = [
         (f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}", _ratios(sections)),
+        ("Convolutional network", _convolutions(sections)),
         (
             "Growth (random networks): wall time of snn(...), until silent, / time of the ANN of the same size",
             _growth(sections),
         ),
     ]
+    heights = [height for height, row in zip((5.6, 4.4, 3.6), rows, strict=True) if row[1]] or [3.6]
     rows = [row for row in rows if row[1]] or [("", [_nothing])]
-    heights = [5.6, 3.6][: len(rows)]
     figure = Figure(figsize=(16.0, sum(heights)), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights, hspace=0.04)[:, 0]
@@ -60,6 +62,13 @@ def _ratios(sections: Section) -> list[Panel]:
     if "memory" in sections:
         panels.append(lambda axes: _memory(axes, sections["memory"]["rows"]))
     return panels
+
+
+def _convolutions(sections: Section) -> list[Panel]:
+    if "convolution" not in sections:
+        return []
+    section = sections["convolution"]
+    return [partial(_convolution, section=section), partial(_errors, rows=section["errors"])]
 
 
 def _growth(sections: Section) -> list[Panel]:
@@ -111,6 +120,43 @@ def _feed_forward(axes: Axes, cases: list[tuple[str, list[Section]]]) -> None:
     axes.set_title(f"feed-forward network{' and peers' if peers else ' (no peer is installed)'}", fontsize=10)
 
 
+def _convolution(axes: Axes, section: Section) -> None:
+    """Of the simulations of a fixed length, those of one length: the others are in the tables."""
+    rows = [row for row in section["rows"] if row["steps"] and (row["steps"] == section["peer_steps"] or _silent(row))]
+    _bars(axes, [(section["shape"].partition(";")[2].strip(), rows)], lambda row: f"{row['wall_ratio']:.1f}")
+
+
+def _silent(row: Section) -> bool:
+    return row["entry"] == SILENT
+
+
+def _errors(axes: Axes, rows: list[Section]) -> None:
+    """How far the logits are off over T; ours end at the rounding of the weights."""
+    curves: dict[str, list[Section]] = {}
+    for row in rows:
+        if row["steps"] and row["against"] == AS_TRAINED:
+            curves.setdefault(re.sub(r",? ?\(?T=\d+\)?", "", row["entry"]), []).append(row)
+    for index, (name, points) in enumerate(curves.items()):
+        steps, off = [point["steps"] for point in points], [max(point["logits_percent"], 1e-3) for point in points]
+        axes.plot(
+            steps, off, color=COLOURS[index % 4], marker=MARKERS[index % 4], markersize=5, linewidth=1.7, label=name
+        )
+    silent = next(row for row in rows if _silent(row))
+    axes.axhline(
+        max(silent["logits_percent"], 1e-3), color="0.45", linestyle=":", label=f"{SILENT} ({silent['against']})"
+    )
+    steps = sorted({row["steps"] for row in rows if row["steps"]})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(steps, [str(step) for step in steps], fontsize=8)
+    axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("T", fontsize=9)
+    axes.set_ylabel("logits off by (%), mean over mean", fontsize=9)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
 def _memory(axes: Axes, rows: list[Section]) -> None:
     for index, what in enumerate(rows[0]["bytes"]):
         places = [place + (index - (len(rows[0]["bytes"]) - 1) / 2) * 0.2 for place in range(len(rows))]
@@ -120,14 +166,15 @@ def _memory(axes: Axes, rows: list[Section]) -> None:
         bars = axes.bar(places, sizes, 0.19, color=("0.6", *COLOURS)[index % 5], label=name)
         texts = [f"{size:,.0f}" if not size < 10 else f"{size:.1f}" for size in sizes]
         axes.bar_label(bars, texts, rotation=90, fontsize=7, padding=3)
-    axes.set_xticks(range(len(rows)), [f"q={row['q']}\n{row['batch']:,}" for row in rows], fontsize=8)
+    names = [f"{row['network'].rpartition(', ')[0]}\n{row['batch']:,}" for row in rows]
+    axes.set_xticks(range(len(rows)), names, fontsize=7)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     sizes = [size / MEGABYTE for row in rows for size in row["bytes"].values() if size]
     axes.set_ylim(min(sizes, default=1.0) / 3, 4 * max(sizes, default=1.0))  # room for the figures above the bars
     axes.set_ylabel("MB")
-    axes.set_xlabel(f"texts of {rows[0]['length']} tokens")
+    axes.set_xlabel(", ".join(dict.fromkeys(row["network"].rpartition(", ")[2] for row in rows)), fontsize=9)
     axes.set_title("peak memory of one run", fontsize=10)
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)

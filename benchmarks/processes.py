@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 # torch is imported by the functions that need it: the start-up of a process is one of the things measured here.
 if TYPE_CHECKING:
+    from images import Images
     from networks import Classifiers, Scale
+    from torch import Tensor, nn
 
 SELF = Path("/proc/self")
-CLASSIFIER, TENSORS = "classifier.json", "classifier.safetensors"
+NETWORK, TENSORS = "network.json", "network.safetensors"
 
 FIRST_RESULT = """
 import torch, casc_core
@@ -69,17 +71,19 @@ def startup(scale: Scale) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def memory(classifiers: Classifiers, scale: Scale) -> dict[str, Any]:
-    """Peak memory of one run of the trained classifiers, each in a process of its own."""
+def memory(classifiers: Classifiers, images: Images, scale: Scale) -> dict[str, Any]:
+    """Peak memory of one run of the trained classifiers and of VGG16, each in a process of its own."""
     whats = ["ann", "silent", *(str(T) for T in scale.memory_steps)]
     rows = []
     for q in scale.memory_q:
         with tempfile.TemporaryDirectory() as folder:
-            hand_over(Path(folder), classifiers, q, max(scale.memory_batches))
+            hand_over_classifier(Path(folder), classifiers, q, max(scale.memory_batches))
             for batch in scale.memory_batches:
-                print(f"  q={q}, {batch:,} texts", file=sys.stderr, flush=True)
-                taken = {what: _run_child(folder, what, batch) for what in whats}
-                rows.append({"q": q, "batch": batch, "bytes": taken, "length": scale.length})
+                rows.append(_row(folder, f"q={q}, texts of {scale.length} tokens", batch, whats))
+    with tempfile.TemporaryDirectory() as folder:
+        hand_over_vgg16(Path(folder), images, scale)
+        name = f"VGG16, q={scale.image_q}, images of {scale.image_size}x{scale.image_size}"
+        rows.append(_row(folder, name, scale.memory_images, whats))
     return {
         "rows": rows,
         "limit_bytes": memory_limit(),
@@ -87,17 +91,38 @@ def memory(classifiers: Classifiers, scale: Scale) -> dict[str, Any]:
     }
 
 
-def hand_over(folder: Path, classifiers: Classifiers, q: int, batch: int) -> None:
+def _row(folder: str, name: str, batch: int, whats: list[str]) -> dict[str, Any]:
+    print(f"  {name}, {batch:,} at once", file=sys.stderr, flush=True)
+    return {"network": name, "batch": batch, "bytes": {what: _run_child(folder, what, batch) for what in whats}}
+
+
+def hand_over_classifier(folder: Path, classifiers: Classifiers, q: int, batch: int) -> None:
     """Leave a classifier and its texts where a child process finds them."""
     import dataclasses
 
-    from safetensors.torch import save_file
-
     model = classifiers.trained(q).model
     tokens, lengths = classifiers.full(batch)
-    (folder / CLASSIFIER).write_text(json.dumps(dataclasses.asdict(model.config)))
-    weights = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights | {"tokens": tokens, "lengths": lengths}, folder / TENSORS)
+    hand_over(folder, model, {"classifier": dataclasses.asdict(model.config)}, (tokens, lengths))
+
+
+def hand_over_vgg16(folder: Path, images: Images, scale: Scale) -> None:
+    """Leave VGG16 and a batch for it; its weights are fresh, its batch norms have seen images."""
+    import torch
+    from images import vgg16, with_statistics
+
+    sizes = {"width": scale.vgg_width, "classes": 10, "q": scale.image_q}
+    torch.manual_seed(0)
+    seen = [images.batch(scale.memory_images, start * scale.memory_images) for start in range(4)]
+    hand_over(folder, with_statistics(vgg16(**sizes), seen), {"vgg16": sizes}, (images.batch(scale.memory_images),))
+
+
+def hand_over(folder: Path, model: nn.Module, description: dict[str, Any], inputs: tuple[Tensor, ...]) -> None:
+    """Leave a network, how to build it, and its inputs where a child process finds them."""
+    from safetensors.torch import save_file
+
+    (folder / NETWORK).write_text(json.dumps(description))
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors | {f"input.{index}": tensor for index, tensor in enumerate(inputs)}, folder / TENSORS)
 
 
 def _run_child(folder: str, what: str, batch: int) -> int | None:
@@ -145,21 +170,32 @@ def child(folder: Path, what: str, batch: int) -> int:
     from safetensors.torch import load_file
 
     import casc_core
-    from casc_seq.classifier import ClassifierConfig, TextClassifier
 
     torch.set_num_threads(1)
     tensors = load_file(folder / TENSORS)
-    tokens, lengths = tensors.pop("tokens")[:batch].clone(), tensors.pop("lengths")[:batch].clone()
-    model = TextClassifier(ClassifierConfig(**json.loads((folder / CLASSIFIER).read_text()))).eval()
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+    names = sorted(name for name in tensors if name.startswith("input."))
+    inputs = [tensors.pop(name)[:batch].clone() for name in names]
+    model, adapter = handed_over(json.loads((folder / NETWORK).read_text()))
+    model.eval().load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
     del tensors
     run: Callable[..., object] = model
     if what != "ann":
-        snn = casc_core.convert(model, adapter="rnn")
-        run = snn if what == "silent" else (lambda *texts: snn.simulate(*texts, T=int(what)))
+        snn = casc_core.convert(model, adapter=adapter)
+        run = snn if what == "silent" else (lambda *given: snn.simulate(*given, T=int(what)))
     with torch.no_grad():
-        run(tokens[:2], lengths[:2])  # what is set up once, at the first call, is set up now
-        return peak_of(lambda: run(tokens, lengths))
+        run(*(part[:2] for part in inputs))  # what is set up once, at the first call, is set up now
+        return peak_of(lambda: run(*inputs))
+
+
+def handed_over(description: dict[str, Any]) -> tuple[nn.Module, str]:
+    """The network that a description is of, its weights still fresh, and the adapter for it."""
+    if "vgg16" in description:
+        from images import vgg16
+
+        return vgg16(**description["vgg16"]), "cnn"
+    from casc_seq.classifier import ClassifierConfig, TextClassifier
+
+    return TextClassifier(ClassifierConfig(**description["classifier"])), "rnn"
 
 
 def peak_of(work: Callable[[], object]) -> int:

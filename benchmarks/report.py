@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from peers import SINABS, SPIKINGJELLY
+from speed import SILENT
 
 Section = dict[str, Any]
 MEGABYTE = 1e6
@@ -22,7 +23,8 @@ def markdown(results: Section) -> str:
         "each figure is the fastest turn.",
     ]
     writers: dict[str, Callable[[Section], list[str]]] = {
-        "recurrent": recurrent, "feedforward": feed_forward, "growth": growth, "memory": memory, "startup": startup,
+        "recurrent": recurrent, "feedforward": feed_forward, "convolution": convolution, "growth": growth, "memory": memory,
+        "startup": startup,
     }  # fmt: skip
     for name, section in sections.items():
         parts += writers[name](section)
@@ -47,15 +49,69 @@ def feed_forward(section: Section) -> list[str]:
     return parts
 
 
+def convolution(section: Section) -> list[str]:
+    """The convolutional network and the peers: times, errors, and the two paths that a layer can take."""
+    parts = [
+        "## Convolutional network",
+        f"{section['shape']}; trained for {section['training_seconds']:.0f} s on: {section['data']}.",
+        networks(section["networks"]),
+    ]
+    for _, rows in by_case(section["rows"]):
+        parts += ["### Time", times(rows), *advantage(rows)]
+    parts += ["### What each gets wrong", errors(section["errors"])]
+    return parts + ways(section["ways"])
+
+
+def errors(rows: list[Section]) -> str:
+    """How far the logits, the counts of the last layer and the predictions of each entry are off."""
+    header = ["run", "against", "logits off by (%)", "neurons of the last layer off", "(%)", "predictions that differ"]
+    body = [
+        [
+            row["entry"],
+            row["against"],
+            percent(row["logits_percent"]),
+            f"{row['counts_that_differ']:,} of {row['neurons']:,}",
+            percent(row["counts_percent"]),
+            f"{row['predictions_that_differ']} of {row['images']}",
+        ]
+        for row in rows
+    ]
+    return table(header, body)
+
+
+def ways(section: Section) -> list[str]:
+    """The integer path beside float convolutions, layer by layer, and how often each is taken."""
+    taken = [
+        f"- {name}: {used['integer']} of {used['integer'] + used['float']} layers on the integer path"
+        for name, used in section["used"].items()
+    ]
+    parts = ["### Integers and floats", "Layers of neurons behind a convolution of spikes:", "\n".join(taken)]
+    for case, rows in by_case(section["rows"]):
+        header, body = [case], {row["entry"]: [row["entry"]] for row in rows}
+        for threads, mine in by_threads(rows):
+            header += [f"wall ms, {count(threads)}", "x", "CPU ms", "x"]
+            for row in mine:
+                figures = f"{row['wall_ms']:.2f}", number(row["wall_ratio"])
+                body[row["entry"]] += [*figures, f"{row['cpu_ms']:.2f}", number(row["cpu_ratio"])]
+        parts.append(table(header, list(body.values())))
+    return parts
+
+
+def percent(value: float) -> str:
+    """As a table shows it; 0 only where it is exactly that."""
+    return "0" if value == 0 else f"{value:.2f}" if value >= 0.01 else f"{value:.0e}"
+
+
 def advantage(rows: list[Section]) -> list[str]:
-    """How many times as fast as SpikingJelly's faster mode each of our ways is; nothing if it is not installed."""
+    """How many times as fast as the fastest peer of as many steps each of our ways is; nothing if none is installed."""
     lines = []
     for threads, mine in by_threads(rows):
-        peers = [row["wall_ms"] for row in mine if row["entry"].startswith(SPIKINGJELLY) and row["wall_s"]]
-        ours = [row for row in mine if row["steps"] and row["wall_s"] and not is_peer(row["entry"])]
-        if peers:
-            words = [f"{row['entry']}: {min(peers) / row['wall_ms']:.2f} x" for row in ours]
-            lines.append(f"- Faster than SpikingJelly's faster mode, {count(threads)} (wall): {'; '.join(words)}")
+        timed = [row for row in mine if row["steps"] and row["wall_s"]]
+        for steps in dict.fromkeys(row["steps"] for row in timed if is_peer(row["entry"])):
+            peer = min((r for r in timed if is_peer(r["entry"]) and r["steps"] == steps), key=lambda r: r["wall_ms"])
+            ours = [r for r in timed if not is_peer(r["entry"]) and (r["steps"] == steps or r["entry"] == SILENT)]
+            words = [f"{row['entry']}: {peer['wall_ms'] / row['wall_ms']:.2f} x" for row in ours]
+            lines.append(f"- Faster than {peer['entry']} (the fastest peer), {count(threads)}: {'; '.join(words)}")
     return ["\n".join(lines)] if lines else []
 
 
@@ -81,8 +137,8 @@ def memory(section: Section) -> list[str]:
     """Peak memory over what is there after set-up."""
     rows = section["rows"]
     names = [MEMORY_NAMES.get(what, f"T={what}") for what in rows[0]["bytes"]]
-    header = ["q", f"texts of {rows[0]['length']} tokens", *names]
-    body = [[str(row["q"]), f"{row['batch']:,}", *map(megabytes, row["bytes"].values())] for row in rows]
+    header = ["network", "batch", *names]
+    body = [[row["network"], f"{row['batch']:,}", *map(megabytes, row["bytes"].values())] for row in rows]
     about = f"Peak of one run in a fresh process, less what is there after set-up ({section['method']}); one thread"
     about += f", at most {section['limit_bytes'] / 1e9:.0f} GB." if section["limit_bytes"] else "."
     return ["## Memory", about, table(header, body)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ import casc_core
 from casc_core import SpikingModel
 
 ANN, SILENT, REFERENCE = "ANN (float32 CQReLU)", "snn(...), until silent", "snn.reference(...)"
-SIMULATE = "snn.simulate"
+SIMULATE, AS_TRAINED = "snn.simulate", "the ANN as trained"
 Section = dict[str, Any]
 
 
@@ -91,6 +90,7 @@ def feed_forward(scale: Scale) -> Section:
     return {"shape": shape, "peer_steps": scale.peer_steps, "networks": facts, "rows": as_json(rows)}
 
 
+@torch.no_grad()
 def peer_entries(snn: SpikingModel, x: Tensor, steps: int) -> list[Entry]:
     """Ours under the peers' own method (IF neurons, input at every step), then the peers."""
     model = snn.ann
@@ -100,14 +100,17 @@ def peer_entries(snn: SpikingModel, x: Tensor, steps: int) -> list[Entry]:
     entries = [Entry(f"snn.under(IF, Continuous), T={steps}", lambda: same.simulate(x, T=steps), steps)]
     # Not on the 16-bit grid, as the peers are not.
     ours = casc_core.convert(model, adapter="rnn", numerics="float", **settings).simulate(x, T=steps).logits[-1]
-    found = {**peers.spikingjelly(model, x, steps), **peers.sinabs(model, x, steps)}
-    for name, simulate in found.items():
-        if isinstance(simulate, str):
-            entries.append(Entry(f"{name}, T={steps}", None, steps, simulate))
-            continue
-        require_alike(name, simulate, ours)
-        entries.append(Entry(f"{name}, T={steps}", simulate, steps))
+    for name, peer in peers.found(model).items():
+        entries.append(peer_entry(name, peer, x, steps))
+        if not isinstance(peer, str):
+            require_alike(name, peer.simulate(x, steps), ours)
     return entries
+
+
+def peer_entry(name: str, peer: peers.Peer | str, x: Tensor, steps: int) -> Entry:
+    """A peer's simulation of `steps` steps; what it says instead, if it is not there."""
+    call = None if isinstance(peer, str) else partial(peer.simulate, x, steps)
+    return Entry(f"{name}, T={steps}", call, steps, peer if isinstance(peer, str) else "")
 
 
 def growth(scale: Scale) -> Section:
@@ -148,12 +151,15 @@ def require_exact(snn: SpikingModel, inputs: tuple[Tensor, ...], steps: tuple[in
         require(same and later, f"simulate(T={T}) differs from the run until silent")
 
 
-def require_alike(name: str, simulate: Callable[[], Tensor], expected: Tensor) -> None:
-    """A peer computes what our IF neurons do, but for neurons on the edge: its sums round in another order."""
-    with torch.no_grad():
-        logits = simulate()
-    error = float((logits - expected).abs().mean() / expected.abs().mean())
+def require_alike(name: str, logits: Tensor, expected: Tensor) -> None:
+    """A peer computes what plain IF neurons do, but for neurons on the edge: its sums round in another order."""
+    error = relative_error(logits, expected)
     require(error < 0.02, f"{name} is not the same network: its logits differ by {100 * error:.1f}% on average")
+
+
+def relative_error(logits: Tensor, expected: Tensor) -> float:
+    """Mean magnitude of the difference over mean magnitude of what is expected."""
+    return float((logits - expected).abs().mean() / expected.abs().mean())
 
 
 def activity(name: str, snn: SpikingModel, inputs: tuple[Tensor, ...]) -> Section:

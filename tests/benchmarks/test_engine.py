@@ -30,7 +30,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--repeats",
         1,
         "--only",
-        "recurrent,feedforward",
+        "recurrent,feedforward,convolution",
         "--data",
         "sample",
         "--out",
@@ -49,7 +49,7 @@ def sections(out: Path) -> dict[str, Any]:
 
 
 def test_every_ratio_is_a_positive_number(sections: dict[str, Any]):
-    assert set(sections) == {"recurrent", "feedforward"}
+    assert set(sections) == {"recurrent", "feedforward", "convolution"}
     for section in sections.values():
         timed = [row for row in section["rows"] if row["wall_s"]]
         assert len(timed) > 10
@@ -75,10 +75,29 @@ def test_every_network_spikes_and_falls_silent(sections: dict[str, Any]):
 
 def test_it_compares_with_the_peers_or_says_that_they_are_absent(sections: dict[str, Any], out: Path):
     table = (out / "engine.md").read_text()
-    entries = {row["entry"] for row in sections["feedforward"]["rows"]}
-    for peer in ("SpikingJelly", "sinabs"):
-        assert any(entry.startswith(peer) for entry in entries)
-        assert peer in table
+    for section in ("feedforward", "convolution"):
+        entries = {row["entry"] for row in sections[section]["rows"]}
+        for peer in ("SpikingJelly", "sinabs"):
+            assert any(entry.startswith(peer) for entry in entries)
+            assert peer in table
+
+
+def test_what_is_exact_is_off_by_nothing_and_the_rest_by_something(sections: dict[str, Any]):
+    errors = {(row["entry"], row["against"]): row for row in sections["convolution"]["errors"]}
+    silent = errors["snn(...), until silent", "snn.reference(...)"]
+    assert silent["images"] == 8
+    assert silent["logits_percent"] == silent["counts_percent"] == silent["predictions_that_differ"] == 0
+    for entry, against in errors:
+        if "T=2" in entry:
+            assert errors[entry, against]["logits_percent"] > 1
+
+
+def test_layers_are_timed_on_both_paths(sections: dict[str, Any]):
+    ways = sections["convolution"]["ways"]
+    assert all(sum(used.values()) == 2 for used in ways["used"].values())
+    cases = {row["case"].split(":")[0] for row in ways["rows"]}
+    assert {"snn(...), layer 5", "snn(...), layer 9", "snn.reference(...), layer 5"} < cases
+    assert all(row["wall_ratio"] > 0 for row in ways["rows"])
 
 
 def test_the_picture_is_there(out: Path):
@@ -88,6 +107,7 @@ def test_the_picture_is_there(out: Path):
 def test_trained_networks_are_found_again(out: Path):
     trained = sorted((out / "networks").glob("q*/classifier-*/classifier.safetensors"))
     assert [file.parents[1].name for file in trained] == ["q2", "q8"]
+    assert len(list((out / "networks" / "convolution").glob("classifier-*/classifier.safetensors"))) == 1
 
 
 @pytest.mark.parametrize(

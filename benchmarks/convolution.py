@@ -1,0 +1,316 @@
+"""What the benchmark times of convolutional networks: beside the peers, with the error of each, and layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import peers
+import torch
+from images import Images, folded
+from measure import Entry, Row, compare, require
+from networks import Scale
+from speed import (
+    ANN,
+    AS_TRAINED,
+    REFERENCE,
+    SILENT,
+    activity,
+    as_json,
+    fixed,
+    peer_entry,
+    require_alike,
+    require_exact,
+    spiking_entries,
+)
+from torch import Tensor, nn
+
+import casc_core
+from casc_core import SpikingModel, kernels
+from casc_core.currents import Currents
+from casc_core.experiment.evaluation import accuracy
+from casc_core.ops.population import Fire
+from casc_core.run import Run
+from casc_core.signal import Signal
+
+Section = dict[str, Any]
+UNFOLDED, RELU = "ANN, batch norm not folded", "ANN with ReLU, batch norm folded"
+FLOAT, NO_KERNELS = "snn(...), float convolutions", "snn(...), no compiled kernels"
+
+
+@torch.no_grad()
+def convolutional(images: Images, scale: Scale) -> Section:
+    """A trained network of three convolutions beside the peers: time, and what each gets wrong."""
+    with torch.enable_grad():
+        model, training = images.trained()
+    ann, x = folded(model), images.batch(scale.image_batch)
+    snn = casc_core.convert(model, adapter="cnn")
+    require_exact(snn, (x,), scale.image_steps)
+    test = images.batch(len(images.data.test))
+    percent = accuracy(torch.cat([ann(part) for part in test.split(256)]), images.labels(len(test)))
+    same = snn.under(casc_core.IF(), casc_core.Continuous())
+    found = peers.found(ann)
+    entries = [
+        Entry(ANN, partial(ann, x)),
+        Entry(UNFOLDED, partial(model, x)),
+        Entry(RELU, partial(with_relu(ann), x)),
+        *spiking_entries(snn, (x,), scale.image_steps)[1:],
+        *(Entry(baseline(T), partial(same.simulate, x, T=T), T) for T in scale.image_steps),
+    ]
+    for T in scale.image_steps:
+        expected = integrate_and_fire(ann, x, T)
+        for name, peer in found.items():
+            if not isinstance(peer, str):
+                require_alike(name, peer.simulate(x, T), expected)
+            entries.append(peer_entry(name, peer, x, T))
+    rows = compare("trained", entries, scale.threads, scale.repeats)
+    errors = mistakes(images, model, ann, snn, same, found, scale)
+    shape = f"convolutions of {', '.join(map(str, scale.channels))} channels, 3x3, a 2x2 max-pool before the last"
+    return {
+        "data": images.data.source,
+        "shape": f"{shape}; q={scale.image_q}, {scale.image_batch} images of {scale.image_size}x{scale.image_size}",
+        "training_seconds": training["seconds"],
+        "peer_steps": scale.image_steps[len(scale.image_steps) // 2],
+        "networks": [activity("trained", snn, (x,)) | {"accuracy": percent}],
+        "rows": as_json(rows),
+        "errors": errors,
+        "ways": ways(snn, same, x, scale),
+    }
+
+
+def baseline(T: int) -> str:
+    """Name of ours under the peers' own method."""
+    return f"snn.under(IF, Continuous), T={T}"
+
+
+def with_relu(model: nn.Sequential) -> nn.Sequential:
+    """The same layers with ReLU, which costs less than CQReLU: what the sizes cost in plain PyTorch."""
+    return nn.Sequential(*[nn.ReLU() if isinstance(module, casc_core.CQReLU) else module for module in model]).eval()
+
+
+def integrate_and_fire(model: nn.Sequential, x: Tensor, steps: int) -> Tensor:
+    """The peers' method spelt out: the mean readout of IF neurons with soft reset, the input coming at every step."""
+    first, rest = peers.parts(model)
+    current = first(x)
+    potential: dict[int, Tensor] = {}
+    total = torch.zeros(())
+    for _ in range(steps):
+        y = current
+        for place, module in enumerate(rest):
+            if isinstance(module, casc_core.CQReLU):
+                charged = potential.get(place, torch.zeros(())) + y
+                y = (charged >= 1).float()
+                potential[place] = charged - y
+            else:
+                y = module(y)
+        total = total + y
+    return total / steps
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Mistakes:
+    """How far an entry is from the network it was made from, over some images."""
+
+    entry: str
+    steps: int | None
+    against: str
+    images: int = 0
+    neurons: int = 0
+    counts_that_differ: int = 0
+    predictions_that_differ: int = 0
+    off: float = 0.0
+    size: float = 0.0
+
+    def add(self, logits: Tensor, levels: Tensor, expected: Tensor, expected_levels: Tensor) -> None:
+        """Some images more: logits, and the levels of the last layer of neurons."""
+        self.images += len(logits)
+        self.neurons += levels.numel()
+        self.counts_that_differ += int((levels != expected_levels).sum())
+        self.predictions_that_differ += int((logits.argmax(1) != expected.argmax(1)).sum())
+        self.off += float((logits - expected).abs().sum(dtype=torch.float64))
+        self.size += float(expected.abs().sum(dtype=torch.float64))
+
+    def as_json(self) -> Section:
+        """With its shares in percent."""
+        return dataclasses.asdict(self) | {
+            "logits_percent": 100 * self.off / self.size,
+            "counts_percent": 100 * self.counts_that_differ / self.neurons,
+        }
+
+
+def mistakes(
+    images: Images,
+    model: nn.Sequential,
+    ann: nn.Sequential,
+    snn: SpikingModel,
+    same: SpikingModel,
+    found: dict[str, peers.Peer | str],
+    scale: Scale,
+) -> list[Section]:
+    """Each entry beside the network as trained, and ours beside its reference as well, where it must be right."""
+    q = scale.image_q
+    tables: dict[tuple[str, str], Mistakes] = {}
+
+    def compared(
+        entry: str, steps: int | None, against: str, got: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor]
+    ) -> None:
+        tables.setdefault((entry, against), Mistakes(entry, steps, against)).add(*got, *true)
+
+    for start in range(0, scale.compared_images, scale.image_batch):
+        x = images.batch(scale.image_batch, start)
+        expected, reference = in_levels(model, x, q), reference_of(snn, x)
+        compared(ANN, None, AS_TRAINED, in_levels(ann, x, q), expected)
+        compared(REFERENCE, None, AS_TRAINED, reference, expected)
+        for T in (None, *scale.image_steps):
+            entry, got = SILENT if T is None else fixed(T), counted(snn, x, T)
+            compared(entry, T, AS_TRAINED, got, expected)
+            compared(entry, T, REFERENCE, got, reference)
+        for T in scale.image_steps:
+            logits, counts = counted(same, x, T)
+            compared(baseline(T), T, AS_TRAINED, (logits, to_levels(counts, T, q)), expected)
+            for name, peer in found.items():
+                if not isinstance(peer, str) and "multi" not in name:  # the two modes compute the same
+                    logits, counts = peer.with_counts(x, T)
+                    compared(f"{name}, T={T}", T, AS_TRAINED, (logits, to_levels(counts, T, q)), expected)
+    silent = tables[SILENT, REFERENCE]
+    require(silent.counts_that_differ == 0 and silent.off == 0, "snn(...) differs from snn.reference(...)")
+    return [table.as_json() for table in tables.values()]
+
+
+def in_levels(model: nn.Sequential, x: Tensor, q: int) -> tuple[Tensor, Tensor]:
+    """Logits of a network, and the levels of its last activation."""
+    last = [module for module in model if isinstance(module, casc_core.CQReLU)][-1]
+    levels: list[Tensor] = []
+    hook = last.register_forward_hook(lambda _, __, output: levels.append((output * q).round().int()))
+    try:
+        logits = model(x)
+    finally:
+        hook.remove()
+    return logits, levels[0]
+
+
+def counted(snn: SpikingModel, x: Tensor, T: int | None) -> tuple[Tensor, Tensor]:
+    """Readout after `T` steps, and the spike counts of the last layer."""
+    simulation, counts = snn.simulate_recorded((x,), {}, T, keep_counts=True)
+    return simulation.logits[-1], counts[snn.layers[-1]].int()
+
+
+def reference_of(snn: SpikingModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the reference."""
+    logits, counts = snn.reference_counts((x,), {})
+    return logits, counts[snn.layers[-1]].int()
+
+
+def to_levels(counts: Tensor, T: int, q: int) -> Tensor:
+    """The nearest level to the rate that `counts` spikes in `T` steps are."""
+    return (counts * q / T).round().int()
+
+
+# --- integers and floats -----------------------------------------------------------------------------------------
+
+
+def ways(snn: SpikingModel, same: SpikingModel, x: Tensor, scale: Scale) -> Section:
+    """The integer path, which adds the weights behind spikes, beside float convolutions; and how often each is taken.
+
+    Each layer of neurons behind a convolution is timed on the spikes that reach it, in time and in levels; then the
+    whole network.
+    """
+    runs: dict[str, Callable[[], object]] = {
+        "snn(...)": partial(snn, x),
+        "snn.reference(...)": partial(snn.reference, x),
+        fixed(scale.image_steps[0]): partial(snn.simulate, x, T=scale.image_steps[0]),
+        baseline(scale.image_steps[0]): partial(same.simulate, x, T=scale.image_steps[0]),
+    }
+    used = {name: populations(run) for name, run in runs.items()}
+    require(torch.equal(under(float_convolutions, runs["snn(...)"]), snn(x)), f"{FLOAT} differs")
+    rows: list[Row] = []
+    for kind in ("snn(...)", "snn.reference(...)"):
+        for op, run, signal in behind_convolutions(runs[kind]):
+            train = signal.flow.terms[0].train if isinstance(signal.flow, Currents) else signal.train
+            case = f"{kind}, layer {op.settings['name']}: {len(train)} steps, {density(train):.0%} not zero"
+            rows += compare(case, layer_entries(op, run, signal), scale.threads, scale.repeats)
+    network = [Entry(SILENT, runs["snn(...)"])]
+    network += [Entry(name, partial(under, choice, runs["snn(...)"])) for name, choice in CHOICES.items()]
+    rows += compare("the whole network, until silent", network, scale.threads, min(3, scale.repeats))
+    return {"used": used, "rows": as_json(rows)}
+
+
+@contextmanager
+def float_convolutions() -> Iterator[None]:
+    """Currents in float32 or float64, patch by patch; the rest compiled as usual."""
+    with patch.object(Currents, "population", lambda *_: None):
+        yield
+
+
+def no_kernels() -> AbstractContextManager[None]:
+    """Torch alone."""
+    return kernels.using(None)
+
+
+Choice = Callable[[], AbstractContextManager[None]]
+CHOICES: dict[str, Choice] = {FLOAT: float_convolutions, NO_KERNELS: no_kernels}
+
+
+def under(choice: Choice, call: Callable[[], Any]) -> Any:
+    """What `call` gives while `choice` holds."""
+    with choice():
+        return call()
+
+
+def layer_entries(op: Fire, run: Run, signal: Signal) -> list[Entry]:
+    """One layer by the integer path and by the others; every call computes its currents anew."""
+
+    def fire() -> Tensor:
+        flow = signal.flow
+        fresh = dataclasses.replace(flow) if isinstance(flow, Currents) else flow
+        return op(run, dataclasses.replace(signal, flow=fresh)).train  # type: ignore[no-any-return]
+
+    expected = fire()
+    for name, choice in CHOICES.items():
+        require(torch.equal(under(choice, fire), expected), f"{op.settings['name']}: {name} differs")
+    names = ("integer path", "float convolutions, compiled neurons", "no compiled kernels")
+    calls = (fire, *(partial(under, choice, fire) for choice in CHOICES.values()))
+    return [Entry(name, call) for name, call in zip(names, calls, strict=True)]
+
+
+def behind_convolutions(call: Callable[[], object]) -> list[tuple[Fire, Run, Signal]]:
+    """The populations that `call` runs behind convolutions, each with what it was given."""
+    seen: list[tuple[Fire, Run, Signal]] = []
+    forward = Fire.forward
+
+    def kept(op: Fire, run: Run, signal: Signal) -> Signal:
+        if isinstance(signal.flow, Currents):
+            seen.append((op, run, signal))
+        return forward(op, run, signal)
+
+    with patch.object(Fire, "forward", kept):
+        call()
+    return seen
+
+
+def populations(call: Callable[[], object]) -> dict[str, int]:
+    """How many of the populations behind convolutions that `call` runs take which path."""
+    taken = {"integer": 0, "float": 0} | Counter[str]()
+    population = Currents.population
+
+    def counting(self: Currents, *arguments: Any, **named: Any) -> Tensor | None:
+        spikes = population(self, *arguments, **named)
+        taken["float" if spikes is None else "integer"] += 1
+        return spikes
+
+    with patch.object(Currents, "population", counting):
+        call()
+    return taken
+
+
+def density(train: Tensor) -> float:
+    """Share of the entries of a train that are not zero."""
+    return float(train.count_nonzero()) / max(1, train.numel())
