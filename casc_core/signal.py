@@ -98,16 +98,20 @@ class Signal:
         drive = self.drive
         return 0.0 if drive is None else largest(without_repeats(drive))
 
-    def map(self, function: Callable[[Tensor], Tensor], bound_factor: float = 1.0) -> Signal:
-        """The signal under a map that is linear, has integer coefficients and treats each step alike."""
+    def map(self, function: Callable[[Tensor], Tensor], by_sample: bool = False) -> Signal:
+        """The signal under a map that only moves and repeats elements.
+
+        Args:
+            by_sample: it treats each entry of dimension 0 alike.
+        """
         divisor, drive = self.divisor, self.drive
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
         return Signal(
-            over_steps(function, self.train),
+            over_steps(function, self.train, by_sample),
             None if drive is None else function(drive),
             divisor,
-            self.bound * bound_factor,
+            self.bound,
             lambda: function(self.owner()),
         )
 
@@ -202,11 +206,14 @@ def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     return together.permute(inverse(order))
 
 
-def over_steps(function: Callable[[Tensor], Tensor], train: Tensor) -> Tensor:
-    """`function` applied to every step of `train`."""
+def over_steps(function: Callable[[Tensor], Tensor], train: Tensor, by_sample: bool = False) -> Tensor:
+    """`function` applied to every step of `train`; `by_sample`: it treats each entry of a step's dimension 0 alike."""
     if train.shape[0] == 0:
         result = function(train.new_zeros(train.shape[1:]))
         return result.new_zeros((0, *result.shape))
+    if by_sample:
+        together = function(train.flatten(0, 1))
+        return together.reshape(*train.shape[:2], *together.shape[1:])
     mapped: Tensor = torch.vmap(function)(train)
     return mapped
 

@@ -212,4 +212,10 @@ class Scale(Op):
 
 def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:
     """A number, or one for each channel, shaped to be multiplied with a tensor of this shape."""
-    return value if value is None or value.dim() == 0 else value.reshape([-1] + [1] * (len(shape) - 2))
+    if value is None or value.dim() == 0:
+        return value
+    if len(shape) < 2 or shape[1] != len(value):
+        raise InputError(
+            f"what normalises {len(value)} channels got an input {list(shape)}; dimension 1 counts channels"
+        )
+    return value.reshape([-1] + [1] * (len(shape) - 2))

@@ -14,6 +14,8 @@ from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal, joined, padded
 
+_BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
+
 
 class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
@@ -28,7 +30,7 @@ class Layout(Op):
 
         sample = call(torch.empty(signal.shape, device="meta")) if self._splits else None
         if sample is None:
-            return signal.map(call)
+            return signal.map(call, by_sample=self.settings["function"] in _BY_SAMPLE)
         return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
 
     @property

@@ -149,6 +149,7 @@ def rescaled(low: Lowering, x: SignalValue, target: float) -> SignalValue:
 
 def scaled(low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: float) -> SignalValue:
     """`x` times `factor` plus `shift`, each one number or one for each channel; the result has this scale."""
+    shift = shift if shift is not None and bool(shift.any()) else None
     form, numerics = x.form, low.numerics
     coarse, exponent = _snapped_factor(low, factor, None)
     fine, fine_exponent = _snapped_factor(low, factor, 24)

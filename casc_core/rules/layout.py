@@ -150,6 +150,16 @@ def _pixel_shuffle_module(low: Lowering, module: nn.PixelShuffle, input: Any) ->
     return _pixel_shuffle(low, input, module.upscale_factor)
 
 
+@RULES.function(F.pixel_unshuffle, torch.pixel_unshuffle)
+def _pixel_unshuffle(low: Lowering, input: Any, downscale_factor: int) -> Any:
+    return _layout(low, "F.pixel_unshuffle", low.signal(input), downscale_factor)
+
+
+@RULES.module(nn.PixelUnshuffle)
+def _pixel_unshuffle_module(low: Lowering, module: nn.PixelUnshuffle, input: Any) -> Any:
+    return _pixel_unshuffle(low, input, module.downscale_factor)
+
+
 @RULES.function(F.channel_shuffle, torch.channel_shuffle)
 def _channel_shuffle(low: Lowering, input: Any, groups: int) -> Any:
     return _layout(low, "F.channel_shuffle", low.signal(input), groups)

@@ -60,6 +60,10 @@ def normalised(low: Lowering, x: SignalValue, factor: Tensor, centre: Tensor, of
     A convolution before takes it into its weights; so does a linear map or a convolution that follows.
     """
     mapped = low.maps.get(x.ref.name)
+    if mapped is not None and len(mapped.weight) != len(factor):
+        raise low.refuse(
+            f"it is for {len(factor)} channels, and what it reads has {len(mapped.weight)}; make them equal"
+        )
     if mapped is not None and x.form.scale == 1.0:
         before = torch.zeros_like(factor) if mapped.bias is None else mapped.bias
         return mapped.again(mapped.weight * factor.reshape(-1, 1, 1, 1), (before - centre) * factor + offset)
