@@ -66,14 +66,18 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, q: int, threshold: float) -> Tensor:
-        ctx.save_for_backward((x >= 0) & (x <= threshold))
+        ctx.save_for_backward(x)
+        ctx.threshold = threshold
         # As `cq_relu`, in place.
         return (x * q).div_(threshold).floor_().clamp_(0.0, float(q)).mul_(threshold).div_(q)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
-        (inside,) = ctx.saved_tensors
-        return grads[0] * inside, None, None
+        (x,) = ctx.saved_tensors
+        # One pass; it takes the open interval, so its ends are moved out by the least there is.
+        ends = torch.tensor([0.0, ctx.threshold], dtype=x.dtype, device="cpu")
+        low, high = torch.nextafter(ends, ends.new_tensor([-1.0, 2 * ctx.threshold])).tolist()
+        return torch.ops.aten.hardtanh_backward(grads[0], x, low, high), None, None
 
 
 class _LearnedThreshold(torch.autograd.Function):

@@ -131,17 +131,15 @@ def train(
         StorageError: the checkpoint cannot be written, is damaged, or belongs to another training.
     """
     task = _ImageTask(model, images, mean, std, config, validate)
-    on_gpu = task.device.type == "cuda"
-    if on_gpu:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
+    # Convolutions are fastest on it, on CPUs and on GPUs.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     try:
         return training.train(
             model, task, checkpoint=checkpoint, progress=progress, precision=precision,
             sync_batch_norm=sync_batch_norm, **saving,
         )  # fmt: skip
     finally:
-        if on_gpu:
-            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 class _ImageTask:
@@ -188,9 +186,7 @@ class _ImageTask:
 
     def loss(self, network: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
-        pixels = normalise(images, self.mean, self.std)
-        if self.device.type == "cuda":
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = normalise(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
         logits = network(pixels)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
         return loss, (logits.argmax(1) == labels).sum()
