@@ -57,7 +57,9 @@ def largest(x: Tensor) -> float:
     """
     if not x.numel():
         return 0.0
-    low, high = torch.aminmax(x)
+    strides = x.stride()
+    in_memory = x.permute(sorted(range(x.dim()), key=lambda dim: -strides[dim]))  # several times as fast
+    low, high = torch.aminmax(in_memory)
     return float(torch.maximum(-low, high))
 
 
