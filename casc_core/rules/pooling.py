@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from casc_core.lowering import Form, Lowering, SignalValue
+from casc_core.lowering import Channels, Form, Lowering, SignalValue
 from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool
 from casc_core.ops.op import Op
 from casc_core.rules.affine import rescaled
 from casc_core.rules.convolution import per_dimension
+from casc_core.rules.normalisation import normalised
 from casc_core.rules.reduction import INDICES, maximum, total
 from casc_core.rules.table import RULES
 
@@ -48,16 +49,28 @@ def _max_pool(
 ) -> SignalValue:  # fmt: skip
     if indices:
         raise low.refuse(INDICES)
-    x, size = _positive(low, low.signal(input)), per_dimension(kernel, dims)
+    own, size = low.signal(input), per_dimension(kernel, dims)
+    channels = _increasing(low, own)
+    x = _positive(low, own if channels is None else channels.signal)
     op = MaxPool(
         name=low.node_name, kernel=size, stride=_stride(stride, size, dims), padding=per_dimension(padding, dims),
         dilation=per_dimension(dilation, dims), ceil_mode=bool(ceil_mode),
     )  # fmt: skip
-    return _pooled(low, op, x)
+    return _normalised(low, _pooled(low, op, x), channels)
 
 
 def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
     return kernel if stride is None or stride == [] else per_dimension(stride, dims)
+
+
+def _increasing(low: Lowering, x: SignalValue) -> Channels | None:
+    """How `x` is normalised, if its maxima are those of what is normalised: then spikes stay spikes for longer."""
+    channels = low.channels.get(x.ref.name)
+    return channels if channels is not None and x.form.scale == 1.0 and bool((channels.factor > 0).all()) else None
+
+
+def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> SignalValue:
+    return x if channels is None else normalised(low, x, channels.factor, channels.centre, channels.offset)
 
 
 def _positive(low: Lowering, x: SignalValue) -> SignalValue:
@@ -89,10 +102,12 @@ def _adaptive_max2d(low: Lowering, input: Any, output_size: Any, return_indices:
 def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indices: bool) -> SignalValue:
     if indices:
         raise low.refuse(INDICES)
-    x, outputs = _positive(low, low.signal(input)), _outputs(output_size, dims)
+    own, outputs = low.signal(input), _outputs(output_size, dims)
+    channels = _increasing(low, own)
+    x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
-        return maximum(low, x, tuple(range(-dims, 0)), True)
-    return _pooled(low, AdaptiveMaxPool(name=low.node_name, outputs=outputs), x)
+        return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)
+    return _normalised(low, _pooled(low, AdaptiveMaxPool(name=low.node_name, outputs=outputs), x), channels)
 
 
 def _outputs(output_size: Any, dims: int) -> list[int | None]:
