@@ -242,8 +242,11 @@ class SpikingModel(nn.Module):
         usual = 2 * self.settings.levels + 8
         if self.settings.schedule.last_wake is not None:  # the network sleeps, and trains are cut where they end
             steps = min(steps or usual, usual)
-        widths = [t.shape[-1] for op in self.operations() for t in op.tensors().values() if t.dim()]
-        return float(_PRIOR_BYTES * max(widths, default=1) * (steps or usual))
+        tensors = [t for op in self.operations() for t in op.tensors().values() if t.dim()]
+        filters = [t for t in tensors if t.dim() == 4]
+        # An image is wide where it is first convolved; behind that, what channels gain positions lose.
+        widths = [t.shape[0] / t.shape[1] for t in filters] or [float(t.shape[-1]) for t in tensors]
+        return _PRIOR_BYTES * max(widths, default=1.0) * (steps or usual)
 
     @torch.no_grad()
     def _evaluate(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:

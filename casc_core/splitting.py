@@ -47,7 +47,9 @@ class Splitter:
             evaluate: a run of this kind: it reports to `learn`, and returns the output and how many samples it saw.
         """
         entries = _entries(values)
-        if self.taken.get(kind, prior) * entries <= limit:
+        if self.taken.get(kind, prior) * entries <= limit or all(
+            _samples(values, axes) == 1 for axes in _candidates(values)
+        ):
             return [values]
         axes = _independent(values, evaluate)
         if axes is not None:
