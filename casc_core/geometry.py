@@ -46,7 +46,7 @@ class Geometry:
         ):
             reach = dilation * (kernel - 1) + 1
             if size < reach:
-                raise InputError(f"an input of {height}x{width} is too small for a kernel that spans {reach}")
+                raise InputError(f"a padded size of {size} is too small for a kernel that spans {reach}")
             sizes.append((size - reach) // stride + 1)
         return sizes[0], sizes[1]
 

@@ -317,8 +317,12 @@ class Lowering:
             return self._apply(self.rules.functions["layout"], (name, *args), kwargs)
         raise self.refuse(
             self.rules.refusal(node.target)
-            or "no rule is known for it; compute it from the inputs alone, or express it by operations that are linear "
-            "between activations"
+            or "no rule is known for it; "
+            + (
+                "compute it from the inputs alone, or express it by operations that are linear between activations"
+                if signals
+                else "compute it once, and hold it as a buffer or give it as an input"
+            )
         )
 
     def _module_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:

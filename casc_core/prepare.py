@@ -200,6 +200,7 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         result.add_submodule(name, module)
         with result.graph.inserting_after(node):
             call = result.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+            call.meta = node.meta
         node.replace_all_uses_with(call)
         result.graph.erase_node(node)
     result.recompile()

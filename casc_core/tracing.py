@@ -91,8 +91,18 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
             "  The operations must not depend on the values of the input: use masks in place of `if` and loops over a "
             "tensor's values, x.shape[0] in place of len(x), and module attributes for sizes"
         ) from error
+    if isinstance(model, fx.GraphModule):
+        _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
     return graph
+
+
+def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:
+    """Code written by an earlier trace has no lines of the user's; those of that trace are its own."""
+    for new, old in zip(graph.nodes, traced.nodes, strict=False):
+        if new.op != old.op or str(new.target) != str(old.target):
+            return
+        new.meta["line"] = old.meta.get("line", new.meta["line"])
 
 
 def _line_of(error: BaseException) -> str:

@@ -43,7 +43,7 @@ def settled(model: nn.Module, seed: int = 0) -> nn.Module:
             module.weight.data.normal_(0, 1.2 / reads**0.5, generator=generator)
             if module.bias is not None:
                 module.bias.data.uniform_(-0.1, 0.4, generator=generator)
-        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_var is not None:
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)) and module.running_var is not None:
             module.running_mean.uniform_(-0.3, 0.3, generator=generator)
             module.running_var.uniform_(0.3, 2, generator=generator)
             if module.affine:

@@ -26,6 +26,14 @@ def _require_dims(name: str, signal: Signal, dims: int) -> None:
         raise InputError(f"{name}: expected an input [batch, channels, {wanted}]; got {list(signal.shape)}")
 
 
+def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> None:
+    for window, each in zip(windows, size, strict=True):
+        try:
+            window.outputs(each)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+
+
 class MaxPool(Op):
     """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
 
@@ -49,6 +57,7 @@ class MaxPool(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = len(self.windows)
         _require_dims(self.settings["name"], signal, dims)
+        _require_room(self.settings["name"], self.windows, signal.shape[2:])
         for window, size in zip(self.windows, signal.shape[2:], strict=True):
             if not bool(window.counts(size, with_padding=False).all()):
                 raise InputError(f"{self.settings['name']}: a window of its maximum lies in the padding alone")
@@ -151,6 +160,7 @@ class AveragePool(Average):
         )
 
     def counts(self, size: tuple[int, ...]) -> Tensor:
+        _require_room(self.settings["name"], self.windows, size)
         with_padding = self.settings["count_include_pad"]
         return _outer([window.counts(each, with_padding) for window, each in zip(self.windows, size, strict=True)])
 

@@ -184,5 +184,8 @@ def parameters(low: Lowering, weight: Any, bias: Any) -> tuple[Tensor, Tensor | 
     """Weight and bias of a functional call, which must be parameters as they stand."""
     known, known_bias = low.constant(weight), low.constant(bias)
     if known is None or (bias is not None and known_bias is None):
-        raise low.refuse("its weights are computed in the forward; only parameters as they stand can be snapped")
+        raise low.refuse(
+            "its weights are computed in the forward, and only parameters as they stand can be snapped; compute them once, "
+            "after training, and hold the result as a parameter"
+        )
     return known, known_bias

@@ -16,8 +16,8 @@ from casc_core.rules.affine import DRIVE_BITS, scaled
 from casc_core.rules.table import RULES
 
 
-@RULES.module(nn.BatchNorm1d, nn.BatchNorm2d)
-def batch_norm(low: Lowering, module: nn.BatchNorm1d | nn.BatchNorm2d, input: Any) -> SignalValue:
+@RULES.module(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+def batch_norm(low: Lowering, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, input: Any) -> SignalValue:
     """Its statistics are fixed after training, so it is one factor and one shift for each channel."""
     if module.running_mean is None or module.running_var is None:
         raise low.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
@@ -31,7 +31,10 @@ def _batch_norm_call(
     training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> SignalValue:  # fmt: skip
     if training or running_mean is None or running_var is None:
-        raise low.refuse("it normalises by the statistics of the batch; convert the model in evaluation mode")
+        raise low.refuse(
+            "it normalises by statistics that are taken in the forward; normalise by running statistics in evaluation, and "
+            "compute weights that are standardised so once, after training"
+        )
     mean, variance, factor, offset = (low.constant(value) for value in (running_mean, running_var, weight, bias))
     unknown = [value for value, known in ((weight, factor), (bias, offset)) if value is not None and known is None]
     if mean is None or variance is None or unknown:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from casc_core.rules.reduction import INDICES
 from casc_core.rules.table import RULES
 
 UNPREPARED = (
@@ -40,11 +41,13 @@ RULES.refuse(
 )  # fmt: skip
 RULES.refuse(
     _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.SELU, nn.Softplus, nn.Mish, nn.Hardswish, nn.Sigmoid,
-    nn.Hardsigmoid, F.gelu, F.silu, F.elu, F.leaky_relu, F.softplus, torch.sigmoid, F.sigmoid, "sigmoid",
+    nn.Hardsigmoid, nn.CELU, nn.RReLU, nn.Softsign, nn.LogSigmoid, F.gelu, F.silu, F.elu, F.leaky_relu, F.softplus,
+    F.hardswish, F.hardsigmoid, F.mish, F.selu, F.celu, F.prelu, F.rrelu, F.softsign, F.logsigmoid, torch.sigmoid,
+    F.sigmoid, "sigmoid",
 )  # fmt: skip
 RULES.refuse(
-    _NORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.LocalResponseNorm, nn.RMSNorm, F.layer_norm, F.group_norm,
-    F.normalize,
+    _NORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,
+    nn.RMSNorm, F.layer_norm, F.group_norm, F.instance_norm, F.local_response_norm, F.rms_norm, F.normalize,
 )  # fmt: skip
 RULES.refuse(
     _ATTENTION, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
@@ -54,8 +57,12 @@ RULES.refuse(_PRODUCT, torch.matmul, torch.bmm, torch.mm, operator.matmul, "matm
 RULES.refuse(_RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli)
 RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 RULES.refuse(
-    _PROBABILITY, nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax",
-    "log_softmax", torch.exp, "exp",
+    _PROBABILITY, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax,
+    "softmax", "log_softmax", torch.exp, "exp",
+)  # fmt: skip
+RULES.refuse(
+    INDICES, F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.adaptive_max_pool1d_with_indices,
+    F.adaptive_max_pool2d_with_indices,
 )  # fmt: skip
 RULES.refuse(_PACKED, nn.utils.rnn.pack_padded_sequence, nn.utils.rnn.pad_packed_sequence, nn.utils.rnn.pack_sequence)
 RULES.refuse("a loop over cells hides the recurrence; use nn.RNN (or casc_seq.RNN) over the whole sequence", nn.RNNCell)

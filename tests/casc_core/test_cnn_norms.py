@@ -168,6 +168,11 @@ def test_one_dimension():
     check(settled(model), SERIES)
 
 
+def test_norms_that_were_trained_on_several_devices():
+    model = nn.Sequential(conv(), nn.SyncBatchNorm(6), nn.ReLU(), conv(6), nn.SyncBatchNorm(6), nn.ReLU(), Head())
+    check(settled(model), IMAGES)
+
+
 def test_training_continues_after_preparing():
     """Preparing leaves the statistics as they are, and they still follow the data afterwards."""
     model = network(registered_in_another_order).train()
