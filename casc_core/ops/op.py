@@ -28,8 +28,11 @@ class Op(nn.Module):
     def __init__(self, settings: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> None:
         super().__init__()
         self.settings = settings or {}
+        known: set[int] = set()
         for name, tensor in (tensors or {}).items():
-            self.register_buffer(name, tensor)
+            # One tensor under two names would be saved, and listed, once.
+            self.register_buffer(name, tensor.clone() if tensor is not None and id(tensor) in known else tensor)
+            known.add(id(tensor))
 
     @staticmethod
     def tensor_names(kind: str) -> list[str]:
