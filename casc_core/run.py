@@ -80,11 +80,7 @@ class Recorder:
         """Record the accumulate operations that the spikes of `train` cause in layer `name`, step by step."""
         if not self.keep_activity:
             return
-        if train.dtype == torch.int8:
-            positive, negative = tally(train)
-            self.made(name, positive + negative, fan_out)
-        else:
-            self.made(name, train.abs(), fan_out)
+        self.made(name, arrivals(train), fan_out)
 
     def made(self, name: str, spikes: Tensor, fan_out: int) -> None:
         """The same, given how many spikes arrive, `[steps, ...]`."""
@@ -118,6 +114,17 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
     if train.dtype == torch.int8 and kernels.ready(train):
         return kernels.tally(train)
     return (train > 0).sum(-1, dtype=torch.int32), (train < 0).sum(-1, dtype=torch.int32)
+
+
+def arrivals(train: Tensor) -> Tensor:
+    """How many spikes each row, the last dimension, of a train brings.
+
+    Whole numbers are spikes that have been put together; a number that is none has a factor in it, and counts once.
+    """
+    if train.dtype == torch.int8 and train.dim() > 1:
+        positive, negative = tally(train)
+        return positive + negative
+    return (train != 0).sum(-1) if train.dtype.is_floating_point else train.abs().sum(-1)
 
 
 def over_rows(counts: Tensor) -> Tensor:

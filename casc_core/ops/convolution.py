@@ -12,7 +12,7 @@ from casc_core.errors import InputError
 from casc_core.geometry import Geometry, convolve
 from casc_core.kept import Kept
 from casc_core.ops.affine import AffineMap
-from casc_core.run import Run, tally
+from casc_core.run import Run, arrivals
 from casc_core.signal import Signal
 
 
@@ -90,12 +90,7 @@ class Convolution(AffineMap):
     def _record(self, run: Run, train: Tensor) -> None:
         if run.recorder is None or not run.recorder.keep_activity or self.weight is None:
             return
-        last = train.permute(0, 1, 3, 4, 2)
-        if train.dtype == torch.int8:
-            positive, negative = tally(last)
-            spikes = positive + negative
-        else:
-            spikes = last.abs().sum(-1)
+        spikes = arrivals(train.permute(0, 1, 3, 4, 2))
         fan_out = self.geometry.fan_out(*train.shape[3:]).to(train.device)
         each = len(self.weight) // self.geometry.groups
         run.recorder.made(self.settings["name"], spikes * fan_out, each)
