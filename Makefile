@@ -1,4 +1,4 @@
-# make demo   sets everything up and runs the main job on the embedded sample (no download beyond pip)
+# make demo   sets everything up and runs the recipes on embedded data: texts, then images (no download beyond pip)
 # make test   sets everything up, checks style and types, and runs the tests
 # make slow   the tests on real data; CASC_DATA names its folder
 
@@ -12,6 +12,7 @@ SOURCES := pyproject.toml setup.py $(wildcard casc_core/kernels/_kernels*.[ch])
 
 demo: $(VENV)/.demo
 	$(BIN)/python recipes/agnews_rnn.py --q 2 --T 8 --data sample --out results/demo $(OPTIONS)
+	$(BIN)/python recipes/cifar_cnn.py --q 8 --T 32 --data digits --out results/demo_cnn
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -26,11 +27,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[digits]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,torchtext]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,digits,torchtext]"
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,3 +177,17 @@ def test_a_mistake_is_one_clear_line(
     assert str(stopped.value).startswith("error: ")
     assert message in str(stopped.value)
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.slow
+def test_real_images_are_exact(tmp_path: Path, recipe: Recipe) -> None:
+    folder = os.environ.get("CASC_DATA", "")
+    if not (Path(folder) / "cifar-10-batches-py").is_dir():
+        pytest.skip("set CASC_DATA to a folder with cifar-10-batches-py")
+    options = "--epochs 2 --limit-train 5000 --limit-test 1000 --augment basic --quiet".split()
+    results = recipe(tmp_path, "--data", folder, "--q", 8, "--T", 32, tiny=options)
+    assert results["test_examples"] == 1000
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+    assert results["ann_accuracy"] > 20
+    assert results["accuracy"]["baseline+CIF+WSC"]["silent"] == results["reference_accuracy"]
