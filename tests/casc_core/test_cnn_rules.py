@@ -151,6 +151,26 @@ def grouped_and_depthwise(self, x):
     return self.head(self.relu(self.d(self.relu(self.c(self.relu(self.b(self.relu(self.a(x)))))))))
 
 
+@case(
+    a=conv(), wide=conv(6, 12, 1, 0, bias=False), n1=nn.BatchNorm2d(12), deep=conv(12, 12, groups=12, bias=False),
+    n2=nn.BatchNorm2d(12), narrow=conv(12, 6, 1, 0, bias=False), n3=nn.BatchNorm2d(6), head=Head(),
+)  # fmt: skip
+def inverted_residuals(self, x):
+    """Nothing spikes where the narrow ends are added: convolutions follow upon sums of convolutions."""
+    x = self.a(x)
+    for _ in range(3):
+        y = F.relu6(self.n2(self.deep(F.relu6(self.n1(self.wide(x))))))
+        x = x + self.n3(self.narrow(y))
+    return self.head(F.relu(x))
+
+
+@case(a=conv(), deep=conv(6, groups=6), point=conv(6, 6, 1, 0), n=nn.BatchNorm2d(6), relu=nn.ReLU(), head=Head())
+def separable_convolutions(self, x):
+    x = self.relu(self.a(x))
+    x = self.relu(self.n(self.point(self.deep(x))))
+    return self.head(self.relu(self.point(self.deep(x)) + x))
+
+
 @case(a=conv(padding=2, dilation=2), b=conv(6, 6, (3, 2), (2, 3), dilation=(2, 3), stride=(1, 2)), head=Head())
 def dilated(self, x):
     return self.head(F.relu(self.b(F.relu(self.a(x)))))

@@ -153,9 +153,10 @@ def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, dri
 def test_what_the_kernel_cannot_do_is_left_to_others():
     neuron = KernelNeuron.spiking(CIF(), [True], None)
     own = term(1)
-    assert currents(own).population(None, -6, 1.0, neuron, 0) is not None
-    assert currents(own).population(None, -5, 1.0, neuron, 0) is None, "a grid coarser than the weights'"
-    counted = Term(own.filter, own.train.int(), 1.0)
-    assert currents(counted).population(None, -6, 1.0, neuron, 0) is None, "no spikes"
-    assert currents(own, peak=1000).population(None, -6, 1.0, neuron, 0) is None, "counts beyond int8"
-    assert currents(term(1, exponent=30)).population(None, -20, 1.0, neuron, 0) is None, "grids too far apart"
+    with kernels.using(COMPILED[-1]):
+        assert currents(own).population(None, -6, 1.0, neuron, 0) is not None
+        assert currents(own).population(None, -5, 1.0, neuron, 0) is None, "a grid coarser than the weights'"
+        counted = Term(own.filter, own.train.int(), 1.0)
+        assert currents(counted).population(None, -6, 1.0, neuron, 0) is None, "no spikes"
+        assert currents(own, peak=1000).population(None, -6, 1.0, neuron, 0) is None, "counts beyond int8"
+        assert currents(term(1, exponent=30)).population(None, -20, 1.0, neuron, 0) is None, "grids too far apart"
