@@ -273,6 +273,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                 memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
                 int64_t step = 0;
+                int quiet = 0;
                 for (; step < task->most_steps; step++) {
                     const int wake = step < task->wake_steps;
                     const int32_t *sum = zeros, *driven = task->drive && wake && task->awake[step] ? drive : zeros;
@@ -295,7 +296,10 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     const int32_t threshold = (int32_t)task->threshold, all = (int32_t)task->total;
                     const int32_t cap = wake ? task->caps[step] : all, is_signed = (int32_t)task->is_signed;
                     int64_t any;
-                    if (task->levels)
+                    if (quiet && sum == zeros && driven == zeros && step > task->wake_steps) {
+                        any = 0; /* as at the step before, nothing arrives and nothing has changed */
+                        memset(fired, 0, (size_t)width);
+                    } else if (task->levels)
                         any = NAME(level)(width, sum, 0, driven, zeros, threshold, all, fired);
                     else if (width == 64)
                         any = NAME(fire_position)(64, sum, driven, threshold, cap, is_signed, v, total, fired);
@@ -303,6 +307,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         any = NAME(fire_position)(128, sum, driven, threshold, cap, is_signed, v, total, fired);
                     else
                         any = NAME(fire_position)(width, sum, driven, threshold, cap, is_signed, v, total, fired);
+                    quiet = !any;
                     if (!any && step >= arriving && step >= task->wake_steps) break;
                     if (step >= task->capacity) {
                         free(memory);
