@@ -277,7 +277,7 @@ def layer_entries(op: Fire, run: Run, signal: Signal) -> list[Entry]:
     for name, choice in CHOICES.items():
         require(torch.equal(under(choice, fire), expected), f"{op.settings['name']}: {name} differs")
     names = ("integer path", "float convolutions, compiled neurons", "no compiled kernels")
-    calls = (fire, *(partial(under, choice, fire) for choice in CHOICES.values()))
+    calls: list[Callable[[], object]] = [fire, *(partial(under, choice, fire) for choice in CHOICES.values())]
     return [Entry(name, call) for name, call in zip(names, calls, strict=True)]
 
 

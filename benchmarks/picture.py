@@ -127,7 +127,7 @@ def _convolution(axes: Axes, section: Section) -> None:
 
 
 def _silent(row: Section) -> bool:
-    return row["entry"] == SILENT
+    return bool(row["entry"] == SILENT)
 
 
 def _errors(axes: Axes, rows: list[Section]) -> None:
@@ -143,7 +143,7 @@ def _errors(axes: Axes, rows: list[Section]) -> None:
         )
     silent = next(row for row in rows if _silent(row))
     axes.axhline(
-        max(silent["logits_percent"], 1e-3), color="0.45", linestyle=":", label=f"{SILENT} ({silent['against']})"
+        max(silent["logits_percent"], 1e-3), color="0.45", linestyle=":", label=f"{SILENT}: what snapping moved"
     )
     steps = sorted({row["steps"] for row in rows if row["steps"]})
     axes.set_xscale("log", base=2)
