@@ -39,6 +39,28 @@ class Deferred(Protocol):
         """The train; computed once."""
 
 
+class _Once:
+    """An owner that is computed once: what follows a concatenation would ask for it again and again.
+
+    Where each entry of dimension 0 is of one sample, one number is kept for it.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
+        self._compute: Callable[[], Tensor] | None = compute
+        self._owner: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        if self._compute is not None:
+            owner, self._compute = self._compute(), None
+            if owner.dim() > 1 and owner.numel():
+                first = owner[(slice(None), *[slice(1)] * (owner.dim() - 1))]
+                if bool((owner == first).all()):
+                    owner = first.clone().expand(owner.shape)
+            self._owner = owner
+        assert self._owner is not None
+        return self._owner
+
+
 @dataclass(frozen=True)
 class Signal:
     """A tensor of the user's network as a run sees it.
@@ -61,6 +83,10 @@ class Signal:
     divisor: Tensor | None
     bound: float
     owner: Callable[[], Tensor]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.owner, _Once):
+            object.__setattr__(self, "owner", _Once(self.owner))
 
     @property
     def train(self) -> Tensor:
@@ -104,7 +130,7 @@ class Signal:
         Args:
             by_sample: it treats each entry of dimension 0 alike.
         """
-        divisor, drive = self.divisor, self.drive
+        divisor, drive, owner = self.divisor, self.drive, self.owner
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
         return Signal(
@@ -112,7 +138,7 @@ class Signal:
             None if drive is None else function(drive),
             divisor,
             self.bound,
-            lambda: function(self.owner()),
+            lambda: function(owner()),
         )
 
     def with_common_divisor(self, other: Signal) -> tuple[Signal, Signal]:

@@ -111,9 +111,9 @@ class Linear(AffineMap):
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
             if run.recorder is not None:
                 run.recorder.arriving(self.settings["name"], signal.train, self.weight.shape[0])
-        shape = train.shape[1:]
+        shape, owner = train.shape[1:], signal.owner
         drive = None if drive is None else drive.expand(shape)
-        return Signal(train, drive, signal.divisor, bound, lambda: signal.owner()[..., :1].expand(shape))
+        return Signal(train, drive, signal.divisor, bound, lambda: owner()[..., :1].expand(shape))
 
 
 def exact_product(

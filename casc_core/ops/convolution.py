@@ -77,7 +77,8 @@ class Convolution(AffineMap):
             own = Filter(name, self.weight, self.settings["exponent"], self.geometry, self.reach, self.kept)
             flow = Currents((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
             self._record(run, train)
-        return Signal(flow, drive, signal.divisor, bound, lambda: _spread(signal.owner(), shape))
+        owner = signal.owner
+        return Signal(flow, drive, signal.divisor, bound, lambda: _spread(owner(), shape))
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples

@@ -80,10 +80,11 @@ class Join(Op):
                 ],
                 dim,
             )
+        owners = [signal.owner for signal in signals]
         return Signal(
             self.join([padded(signal.train, steps) for signal in common], dim),
             drive,
             divisor,
             max(signal.bound for signal in common),
-            lambda: self.join([signal.owner() for signal in signals], dim),
+            lambda: self.join([owner() for owner in owners], dim),
         )
