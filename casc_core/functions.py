@@ -5,6 +5,7 @@ A saved network names them, so only what stands here can ever be called by one t
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from casc_core.conditions import expect
 
 # Rearranging elements: linear with coefficients 0 and 1, so allowed on signals as well.
 _LAYOUT_METHODS = (
@@ -36,7 +39,8 @@ _INPUT_FUNCTIONS = (
     "full_like clamp sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
     "count_nonzero floor_divide pow sqrt sort argsort"
 ).split()
-_OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ invert neg getitem pow".split()
+_OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ invert neg getitem pow".split()
+_MATH = ("ceil", "floor", "sqrt")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ def _named() -> dict[str, Callable[..., Any]]:
             table[f"torch.{name}"] = getattr(torch, name)
     for name in _OPERATORS:
         table[f"operator.{name}"] = getattr(operator, name)
+    for name in _MATH:
+        table[f"math.{name}"] = getattr(math, name)
+    table["expect"] = expect
     return table
 
 

@@ -6,17 +6,20 @@ arguments, emits operations, and returns the static value of the result. What ha
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, fx, nn
 
+from casc_core.conditions import expect
 from casc_core.errors import ConversionError
 from casc_core.functions import LAYOUT, name_of
-from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Numerics, stored
+from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
 from casc_core.tracing import arguments_of
@@ -96,7 +99,10 @@ Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
 
-LOOKED_INTO: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
+LOOKED_INTO: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d,
+    nn.AvgPool2d,
+)  # fmt: skip
 """Modules that can also be written as a function of their parameters: a forward of one's own is traced through."""
 
 
@@ -193,6 +199,8 @@ class Lowering:
         self.channels: dict[str, Channels] = {}
         # Convolved signals by name: a normalisation of one is folded into its weights.
         self.maps: dict[str, Mapped] = {}
+        # What is called for its complaints alone, by name.
+        self.checks: list[str] = []
         self.node: fx.Node | None = None
 
     # What rules use.
@@ -209,7 +217,7 @@ class Lowering:
         if isinstance(value, SignalValue):
             return value
         if isinstance(value, InputValue):
-            form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=INPUT_REACH)
+            form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=EXPECTED_INPUT)
             return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
 
@@ -245,7 +253,11 @@ class Lowering:
     def refuse(self, why: str) -> ConversionError:
         """The error for the current operation: where it stands, what it is, why it is refused."""
         assert self.node is not None
-        where = f"module {self.node.target!r}" if self.node.op == "call_module" else "forward"
+        if self.node.op == "call_module":
+            where = f"module {self.node.target!r}"
+        else:
+            around = [path for path, _ in self.node.meta.get("nn_module_stack", {}).values() if path]
+            where = f"forward of module {around[-1]!r}" if around else "forward"
         return ConversionError(
             f"{where}: {self._operation()} cannot be converted exactly: {why}\n  at {self.node.meta.get('line', '?')}"
         )
@@ -279,7 +291,7 @@ class Lowering:
             )
         form = output.form
         exponent = min(e for e in (form.exponent, form.drive_exponent) if e is not None)
-        return Program(tuple(inputs), tuple(self.steps), output.ref, form.scale, exponent).pruned()
+        return Program(tuple(inputs), tuple(self.steps), output.ref, form.scale, exponent).pruned(self.checks)
 
     def _placeholder(self, node: fx.Node, inputs: list[str]) -> Any:
         name = str(node.target)
@@ -306,10 +318,17 @@ class Lowering:
         signals = _any_leaf((args, kwargs), (SignalValue, PartsValue))
         name = name_of(node.target, method)
         if not signals:
-            if not _any_leaf((args, kwargs), InputValue) and not method and name is None and callable(node.target):
+            of_numbers = name is None or name.startswith(("operator.", "math."))
+            if not _any_leaf((args, kwargs), InputValue) and not method and of_numbers and callable(node.target):
                 return node.target(*args, **kwargs)
+            known = self._constant_result(node, args, kwargs)
+            if known is not None:
+                return InputValue(self.emit(Constant(known))) if isinstance(known, Tensor) else known
             if name is not None or node.target is getattr:
-                return InputValue(self.emit(Call(name or "getattr"), *args, **kwargs))
+                ref = self.emit(Call(name or "getattr"), *args, **kwargs)
+                if node.target is expect:
+                    self.checks.append(ref.name)
+                return InputValue(ref)
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)
@@ -324,6 +343,32 @@ class Lowering:
                 else "compute it once, and hold it as a buffer or give it as an input"
             )
         )
+
+    def _constant_result(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """The tensor, number or shape that an operation makes of parameters and buffers alone.
+
+        None if it reads anything else, gives anything else, or is random.
+        """
+        tensors: list[Tensor | None] = []
+
+        def tensor_of(leaf: Any) -> Any:
+            if not isinstance(leaf, InputValue):
+                return leaf
+            tensors.append(self.constant(leaf))
+            return tensors[-1]
+
+        known = map_leaves((args, kwargs), tensor_of)
+        if not tensors or any(tensor is None for tensor in tensors):
+            return None
+        results = []
+        for _ in range(2):
+            given, named = copy.deepcopy(known)  # the operation may be one in place
+            function: Any = getattr(given[0], str(node.target)) if node.op == "call_method" else node.target
+            results.append(function(*(given[1:] if node.op == "call_method" else given), **named))
+        first, second = results
+        if isinstance(first, Tensor):
+            return first.clone() if torch.equal(first, second) else None
+        return first if isinstance(first, (int, float, torch.Size)) and first == second else None
 
     def _module_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self.model.get_submodule(str(node.target))

@@ -21,6 +21,8 @@ FLOAT64_UNITS = 2.0**53
 # Real-valued inputs are rounded once, to this grid, and must stay below this magnitude.
 INPUT_EXPONENT = -16
 INPUT_REACH = 1024.0
+# They are expected to be about as large as this; only the choice of bits depends on it.
+EXPECTED_INPUT = 8.0
 
 
 def binade(magnitude: float) -> int:

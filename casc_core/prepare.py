@@ -234,7 +234,8 @@ def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict
     if seen[0] != seen[1]:
         raise ConversionError(
             f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
-            "nn.ReLU() modules, so that both branches survive, or nn.Dropout in place of the branch"
+            "nn.ReLU() modules, so that both branches survive, nn.Dropout in place of the branch, or a model without what "
+            "only training uses (auxiliary classifiers: aux_logits=False)"
         )
 
 

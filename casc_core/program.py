@@ -52,9 +52,9 @@ class Program:
     scale: float
     exponent: int
 
-    def pruned(self) -> Program:
-        """Without the calls whose results nothing uses."""
-        needed, kept = {self.output.name}, []
+    def pruned(self, checks: Iterable[str] = ()) -> Program:
+        """Without the calls whose results nothing uses, but for those named `checks`."""
+        needed, kept = {self.output.name, *checks}, []
         for step in reversed(self.steps):
             if step.result in needed:
                 kept.append(step)

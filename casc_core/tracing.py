@@ -8,7 +8,8 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from casc_core.conditions import expect, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 from casc_core.in_place import refuse_changes_in_place
 
@@ -29,7 +31,7 @@ class Tracer(fx.Tracer):
     def __init__(self, is_leaf: Callable[[nn.Module], bool] = lambda module: False) -> None:
         # Packing a sequence is refused by name; without this, its C++ code would choke on a proxy first.
         modules: Any = (math, torch.nn.utils.rnn)
-        super().__init__(autowrap_modules=modules)
+        super().__init__(autowrap_modules=modules, param_shapes_constant=True)
         # The functions of that module only: its types must stay types, for `isinstance` in a user's forward.
         self._autowrap_function_ids -= {
             id(value) for value in vars(torch.nn.utils.rnn).values() if isinstance(value, type)
@@ -43,6 +45,15 @@ class Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         node.meta["line"], node.meta["augmented"] = user_line(), _augmented()
         return node
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
+        if not is_of_sizes(obj.node):
+            return super().to_bool(obj)
+        frame = user_frame()
+        outcome = frame is not None and is_asserted(frame)
+        expect(outcome, obj, user_line())
+        return outcome
 
 
 def user_frame() -> FrameType | None:
@@ -83,7 +94,11 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     """
     tracer = Tracer(is_leaf)
     try:
-        graph = tracer.trace(model, concrete_args=dict(fixed or {}))
+        with _as_before(model):
+            graph = tracer.trace(model, concrete_args=dict(fixed or {}))
+        for tensor, name in tracer.tensor_attrs.items():
+            if name.startswith("_tensor_constant"):  # fx keeps tensors there that the graph reads
+                setattr(model, name, tensor)
     except Exception as error:
         line = _line_of(error)
         raise ConversionError(
@@ -102,7 +117,20 @@ def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:
     for new, old in zip(graph.nodes, traced.nodes, strict=False):
         if new.op != old.op or str(new.target) != str(old.target):
             return
-        new.meta["line"] = old.meta.get("line", new.meta["line"])
+        new.meta |= {key: old.meta[key] for key in ("line", "nn_module_stack") if key in old.meta}
+
+
+@contextmanager
+def _as_before(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward leaves in its modules (`self.features = x`, a dict as a cache): no proxy may stay behind."""
+    holders = [holder for module in model.modules() for holder in (vars(module), *vars(module).values())]
+    kept = [(holder, holder.copy()) for holder in holders if isinstance(holder, (dict, list))]
+    try:
+        yield
+    finally:
+        for holder, before in kept:
+            holder.clear()
+            holder.update(before) if isinstance(holder, dict) else holder.extend(before)
 
 
 def _line_of(error: BaseException) -> str:

@@ -69,6 +69,7 @@ def _neg(low: Lowering, x: Any) -> SignalValue:
 def _mul(low: Lowering, a: Any, b: Any) -> SignalValue:
     if not isinstance(a, SignalValue):
         a, b = b, a
+    b = _number(low, b)
     if isinstance(b, (int, float)):
         return _scaled(low, a, b)
     if isinstance(b, SignalValue):
@@ -85,10 +86,18 @@ def _mul(low: Lowering, a: Any, b: Any) -> SignalValue:
 def _div(low: Lowering, a: Any, b: Any) -> SignalValue:
     if isinstance(b, SignalValue):
         raise low.refuse("it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths")
+    b = _number(low, b)
     if isinstance(b, (int, float)):
         return _scaled(low, a, 1.0 / b)
     _refuse_real(low, b, "divided")
     return SignalValue(low.emit(DividedByInput(), a, b), a.form)
+
+
+def _number(low: Lowering, factor: Any) -> Any:
+    """A learned number as a number; anything else as it is."""
+    constant = low.constant(factor)
+    single = constant is not None and constant.dim() == 0 and bool(constant)
+    return float(constant) if constant is not None and single else factor
 
 
 def _refuse_real(low: Lowering, factor: Any, verb: str) -> None:

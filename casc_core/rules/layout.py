@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -19,6 +20,7 @@ from casc_core.ops import (
     Pick,
 )
 from casc_core.rules.arithmetic import common_scale, joint_form
+from casc_core.rules.reduction import masked_fill
 from casc_core.rules.table import RULES
 
 
@@ -104,9 +106,16 @@ def _dropout(low: Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 @RULES.function(F.pad)
 def _pad(low: Lowering, input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
-    if mode == "constant" and value not in (None, 0):
-        raise low.refuse(f"it pads with {value!r}; pad with zeros, or let the pooling pad")
-    return _layout(low, "F.pad", low.signal(input), list(pad), mode)
+    x = low.signal(input)
+    padded = low.signal(_layout(low, "F.pad", x, list(pad), mode))
+    if mode != "constant" or value in (None, 0):
+        return padded
+    if value != -math.inf:
+        raise low.refuse(f"it pads with {value!r}; pad with zeros, or with float('-inf') on the way to a maximum")
+    inside = low.emit(Call(function="torch.ones"), _size(low, x), device=_getattr(low, x, "device"))
+    everywhere = low.emit(Call(function="F.pad"), inside, list(pad))
+    outside = low.emit(Call(function="operator.eq"), everywhere, 0)
+    return masked_fill(low, padded, InputValue(outside), value)
 
 
 @RULES.module(

@@ -70,7 +70,7 @@ def _max(low: Lowering, input: SignalValue, dim: Any = None, keepdim: bool = Fal
 
 
 @RULES.function("masked_fill", torch.masked_fill, "masked_fill_")
-def _masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> SignalValue:
+def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> SignalValue:
     if not isinstance(mask, InputValue):
         raise low.refuse("its mask depends on spikes; a mask must be computed from the inputs")
     if not isinstance(value, (int, float)) or math.isnan(value) or value > 0:

@@ -15,6 +15,14 @@ UNPREPARED = (
     "it is an activation that spikes cannot reproduce; call casc_core.prepare(model, q=...) first, and train it"
 )
 _SMOOTH = "a smooth activation has no spiking equal; replace it by nn.ReLU, then prepare and train"
+_SLOPE = (
+    "it lets negative values through, which spike counts cannot carry; replace it by nn.ReLU, then prepare and train"
+)
+_GATE = (
+    "a sigmoid has no spiking equal. In a gate, such as squeeze-and-excitation's, it multiplies two activations: take a "
+    "model without the gate, or remove it and train; as an activation, replace it by nn.ReLU; at the end, return the "
+    "logits and apply it to the converted network's output"
+)
 _NORM = (
     "normalisation over features divides by a statistic of the spikes themselves; remove it, or use BatchNorm, whose "
     "statistics are fixed after training"
@@ -40,10 +48,13 @@ RULES.refuse(
     torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh, F.hardtanh_,
 )  # fmt: skip
 RULES.refuse(
-    _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.SELU, nn.Softplus, nn.Mish, nn.Hardswish, nn.Sigmoid,
-    nn.Hardsigmoid, nn.CELU, nn.RReLU, nn.Softsign, nn.LogSigmoid, F.gelu, F.silu, F.elu, F.leaky_relu, F.softplus,
-    F.hardswish, F.hardsigmoid, F.mish, F.selu, F.celu, F.prelu, F.rrelu, F.softsign, F.logsigmoid, torch.sigmoid,
-    F.sigmoid, "sigmoid",
+    _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.Mish, nn.Hardswish, F.gelu, F.silu,
+    F.elu, F.selu, F.celu, F.softplus, F.softsign, F.mish, F.hardswish,
+)  # fmt: skip
+RULES.refuse(_SLOPE, nn.LeakyReLU, nn.PReLU, nn.RReLU, F.leaky_relu, F.leaky_relu_, F.prelu, F.rrelu)
+RULES.refuse(
+    _GATE, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, torch.sigmoid, torch.sigmoid_, F.sigmoid, F.hardsigmoid, F.logsigmoid,
+    "sigmoid", "sigmoid_",
 )  # fmt: skip
 RULES.refuse(
     _NORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,

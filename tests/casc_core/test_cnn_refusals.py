@@ -106,27 +106,12 @@ def adaptive_indices(self, x):
     return self.head(x)
 
 
-def standardised_weights(self, x):
-    w = self.a.weight
-    w = (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)
-    return self.head(self.relu(F.conv2d(x, w, self.a.bias, padding=1)))
-
-
-def tied_weights(self, x):
-    x = self.relu(self.fc(self.relu(self.a(x)).mean((2, 3))))
-    return F.linear(x, self.fc.weight.t())
-
-
 def transposed(self, x):
     return self.head(F.conv_transpose2d(self.relu(self.a(x)), self.b.weight))
 
 
 def constants_padded(self, x):
     return self.head(self.relu(self.b(F.pad(self.relu(self.a(x)), (1, 1, 1, 1), value=1.0))))
-
-
-def infinity_padded_by_hand(self, x):
-    return self.head(F.max_pool2d(F.pad(self.relu(self.a(x)), (1, 1, 1, 1), value=float("-inf")), 3))
 
 
 def batch_statistics(self, x):
@@ -221,13 +206,6 @@ def in_place_relu_of_a_slice(self, x):
     return self.head(self.relu(x))
 
 
-def branch_on_the_size(self, x):
-    x = self.relu(self.a(x))
-    if x.shape[-1] > 4:
-        x = F.max_pool2d(x, 2)
-    return self.head(x)
-
-
 def dense_prediction_and_logits(self, x):
     x = self.relu(self.a(x))
     return self.head(x), x
@@ -245,11 +223,8 @@ REFUSED = {
     indices: ("max_pool2d", "use the values alone"),
     indices_of_a_module: ("MaxPool2d", "use the values alone"),
     adaptive_indices: ("adaptive_max_pool2d", "use the values alone"),
-    standardised_weights: ("std()", "compute it once"),
-    tied_weights: ("linear()", "compute them once"),
     transposed: ("conv_transpose2d()", "no rule is known"),
     constants_padded: ("pad()", "pad with zeros"),
-    infinity_padded_by_hand: ("pad()", "let the pooling pad"),
     batch_statistics: ("batch_norm()", "running statistics"),
     batch_statistics_always: ("batch_norm()", "running statistics"),
     statistics_by_hand: ("std()", "no rule is known"),
@@ -269,7 +244,6 @@ REFUSED = {
     hardtanh_in_place_by_position_read_again: ("in place", "write x = "),
     in_place_relu_of_a_dropout_in_evaluation: ("in place", "write x = "),
     in_place_relu_of_a_slice: ("in place", "write x = "),
-    branch_on_the_size: ("control flow", "use masks in place of `if`"),
     dense_prediction_and_logits: ("a tuple of 2", "Return the logits alone"),
 }
 
