@@ -190,4 +190,5 @@ def _against_ann(
 def _differing_classes(a: Tensor, b: Tensor) -> int:
     if a.dim() < 2 or a.shape[-1] == 1:  # one output: the class is its sign
         return int(((a > 0) != (b > 0)).sum())
-    return int((a.argmax(-1) != b.argmax(-1)).sum())
+    classes = 1 if a.dim() == 4 else -1  # an image of logits is [batch, classes, height, width]
+    return int((a.argmax(classes) != b.argmax(classes)).sum())
