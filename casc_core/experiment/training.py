@@ -241,7 +241,10 @@ class _Run:
         parameters = self._optimised()
         for name, tensor in parts["optimiser"].items():
             number, _, key = name.partition(".")
-            self.optimiser.state[parameters[int(number)]][key] = tensor.to(self.device)
+            parameter = parameters[int(number)]
+            # An optimiser goes through both in the order of memory, so a moment has to lie there as its parameter does.
+            state = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+            self.optimiser.state[parameter][key] = state.to(self.device, tensor.dtype).copy_(tensor)
         torch.set_rng_state(parts["random"]["cpu"])
         if "cuda" in parts["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
