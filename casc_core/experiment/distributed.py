@@ -5,6 +5,7 @@ Everything here also works in a single process, where it does nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -163,6 +164,8 @@ def processes(asked: str = "cpu") -> Iterator[torch.device]:
     finally:
         # Where one fails, the others may be waiting for it: torchrun ends them.
         dist.destroy_process_group()
+        # What is left of it lies in cycles of the parallel model. Its threads must not outlive the interpreter.
+        gc.collect()
 
 
 def share() -> Share:
