@@ -52,7 +52,7 @@ def test_every_ratio_is_a_positive_number(sections: dict[str, Any]):
     assert set(sections) == {"recurrent", "feedforward", "convolution"}
     for section in sections.values():
         timed = [row for row in section["rows"] if row["wall_s"]]
-        assert len(timed) > 10
+        assert len(timed) >= 10  # more where the peers are installed
         for row in timed:
             for value in (row["wall_ratio"], row["cpu_ratio"], row["wall_ms"], row["cpu_ms"]):
                 assert math.isfinite(value)
