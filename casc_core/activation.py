@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,8 @@ def check_levels(q: int) -> int:
 
 def check_threshold(threshold: float) -> float:
     """Return `threshold` as a float if it is positive and finite, else raise `ConfigError`."""
-    value = float(threshold)
-    if not 0.0 < value < float("inf"):
+    value = math.nan if isinstance(threshold, (str, bool)) else float(threshold)
+    if not 0.0 < value < math.inf:
         raise ConfigError(f"threshold must be positive and finite; got {threshold!r}")
     return value
 

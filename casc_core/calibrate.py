@@ -14,6 +14,7 @@ from casc_core.activation import CQReLU, Quantised
 from casc_core.adapters import Adapter
 from casc_core.errors import ConfigError, InputError
 from casc_core.prepare import prepare
+from casc_core.tracing import arguments_of
 
 _BINS = 4096
 
@@ -74,7 +75,8 @@ def calibrate(
 
     Args:
         model: a network with ReLU activations, trained.
-        batches: what the model takes: tensors, or tuples of its inputs. Gone through twice; a generator is kept in memory.
+        batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs. What a tuple holds
+            beyond them, such as labels, is left out. All batches are kept in memory.
         q: levels of every activation.
         adapter: as for `prepare`.
         percentile: in (0, 100].
@@ -95,7 +97,10 @@ def calibrate(
     """
     if not 0.0 < percentile <= 100.0:
         raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
-    kept = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    if isinstance(batches, Tensor):
+        raise InputError("batches must be a list of batches; got a tensor: put it into a list")
+    takes = len(arguments_of(model))
+    kept = [tuple(batch[:takes]) if isinstance(batch, (tuple, list)) else (batch,) for batch in batches]
     if not kept:
         raise InputError("there is no batch to calibrate on")
     prepared = prepare(model, adapter, q=q).eval()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from casc_core.adapters import Adapter, choose_adapter
+from casc_core.calibrate import Calibration
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.lowering import Lowering, OpPool
 from casc_core.neuron import CIF, Neuron
@@ -59,7 +60,8 @@ def convert(
     True
     """
     if isinstance(model, SpikingModel) or not isinstance(model, nn.Module):
-        raise ConfigError(f"convert takes the trained torch.nn.Module; got {type(model).__name__}")
+        hint = "; take its .model" if isinstance(model, Calibration) else ""
+        raise ConfigError(f"convert takes the trained torch.nn.Module; got {type(model).__name__}{hint}")
     chosen = choose_adapter(model, adapter)
     settled = as_numerics(numerics)
     ann, was_prepared = require_prepared(model, chosen, q)

@@ -264,8 +264,12 @@ class Lowering:
 
     # The pass itself.
 
-    def lower(self, graph: fx.Graph) -> Program:
-        """The program of `graph`."""
+    def read(self, graph: fx.Graph) -> tuple[list[str], Any]:
+        """Lower each operation of `graph`: names of the inputs, and the static value of what it returns.
+
+        Raises:
+            ConversionError: an operation is refused.
+        """
         values: dict[fx.Node, Any] = {}
         inputs: list[str] = []
         output: Any = None
@@ -279,6 +283,11 @@ class Lowering:
                 output = args[0]
             else:
                 values[node] = self._operation_value(node, args, kwargs)
+        return inputs, output
+
+    def lower(self, graph: fx.Graph) -> Program:
+        """The program of `graph`."""
+        inputs, output = self.read(graph)
         if not isinstance(output, SignalValue):
             raise ConversionError(
                 f"the forward of {type(self.model).__name__} must return one tensor computed by the network, its logits; "

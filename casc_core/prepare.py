@@ -14,7 +14,8 @@ from torch import fx, nn
 from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
 from casc_core.adapters import Adapter, choose_adapter
 from casc_core.errors import ConfigError, ConversionError
-from casc_core.lowering import RuleTable
+from casc_core.lowering import Lowering, OpPool, RuleTable
+from casc_core.numerics import Float
 from casc_core.rules import RULES, UNPREPARED
 from casc_core.tracing import call_variants, trace
 
@@ -65,12 +66,14 @@ def prepare(
 
     Raises:
         ConfigError: `q` or `threshold` out of range, or no such adapter.
-        ConversionError: the model holds a module that cannot be converted, a hook, or no activation at all.
+        ConversionError: the model holds what cannot be converted, a hook, or no activation at all.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> prepare(model, adapter="rnn", q=4)[1]
     CQReLU(q=4, threshold=1)
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"prepare takes a torch.nn.Module; got {type(model).__name__}")
     check_levels(q)
     if threshold is not None:
         check_threshold(threshold)
@@ -97,7 +100,23 @@ def prepare(
         )
     if trainable_threshold:
         _train_thresholds(prepared)
+    if type(model) not in replacements:
+        _require_rules(prepared, RULES.merged(chosen.rules))
     return prepared
+
+
+def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
+    """Refuse what a conversion would refuse: better now than after the training."""
+    model = copy.deepcopy(prepared).eval()
+    refusals = []
+    with torch.no_grad():
+        for fixed in call_variants(model):
+            try:
+                Lowering(model, rules, Float(), OpPool()).read(trace(model, rules.is_leaf, fixed))
+                return
+            except ConversionError as error:
+                refusals.append(error)
+    raise refusals[0]
 
 
 def _replace_modules(

@@ -180,8 +180,8 @@ class SpikingModel(nn.Module):
         """The operations that its programs call, by number."""
         return [op for op in self.ops if isinstance(op, Op)]
 
-    def under(self, neuron: Neuron, schedule: Schedule) -> SpikingModel:
-        """The same network, weights shared, simulated with another neuron and schedule.
+    def under(self, neuron: Neuron | None = None, schedule: Schedule | None = None) -> SpikingModel:
+        """The same network, weights shared, simulated with another neuron or schedule (None: its own).
 
         >>> import casc_core
         >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
@@ -189,6 +189,9 @@ class SpikingModel(nn.Module):
         >>> baseline.simulate(torch.randn(3, 4), T=8).logits.shape
         torch.Size([8, 3, 2])
         """
+        if neuron is not None and not isinstance(neuron, Neuron):
+            raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
+        neuron, schedule = neuron or self.settings.neuron, schedule or self.settings.schedule
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel(self.operations(), self.programs, self.layers, settings)
         object.__setattr__(other, "ann", self.ann)

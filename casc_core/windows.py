@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,3 +116,13 @@ def adaptive(size: int, outputs: int) -> list[tuple[int, int]]:
     [(0, 2), (1, 4), (3, 5)]
     """
     return [(index * size // outputs, -(-(index + 1) * size // outputs)) for index in range(outputs)]
+
+
+def per_dimension(value: Any, dims: int) -> list[int]:
+    """One number for each dimension from one for all, or one for each.
+
+    >>> per_dimension(3, 2), per_dimension((1, 2), 2), per_dimension([5], 2)
+    ([3, 3], [1, 2], [5, 5])
+    """
+    values = [int(value)] if isinstance(value, int) else [int(each) for each in value]
+    return values * dims if len(values) == 1 else values

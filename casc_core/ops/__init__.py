@@ -10,7 +10,7 @@ from casc_core.ops.convolution import Convolution
 from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch_owner, driven
 from casc_core.ops.layout import Join, Layout, Pick
 from casc_core.ops.op import Op
-from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool
+from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
 from casc_core.ops.population import Fire
 from casc_core.ops.reduction import MaskedFill, Max, Sum, dims_of
 
@@ -36,6 +36,7 @@ __all__ = [
     "MaxPool",
     "Op",
     "Pick",
+    "PoolAt",
     "RequireFeatures",
     "Scale",
     "Shift",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from casc_core.ops.op import Op
 from casc_core.ops.reduction import running_maximum
 from casc_core.run import Run
 from casc_core.signal import Signal
-from casc_core.windows import Window, adaptive, maxima, sums
+from casc_core.windows import Window, adaptive, maxima, per_dimension, sums
 
 _INT8 = 127
 
@@ -183,6 +184,39 @@ class AdaptiveAveragePool(Average):
 
     def sums(self, x: Tensor) -> Tensor:
         return _parts(x, self.settings["outputs"], lambda part, dim: part.sum(dim, keepdim=True, dtype=x.dtype))
+
+
+class PoolAt(Op):
+    """A pool whose window the inputs decide, as in `F.avg_pool2d(x, x.size()[2:])`: a maximum, or an average."""
+
+    def __init__(
+        self,
+        name: str,
+        maximum: bool,
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name, "maximum": maximum, "padding": list(padding), "dilation": list(dilation),
+                "ceil_mode": ceil_mode, "count_include_pad": count_include_pad,
+            }
+        )  # fmt: skip
+
+    def forward(self, run: Run, signal: Signal, kernel: Any, stride: Any = None) -> Signal:
+        settings, dims = self.settings, len(self.settings["padding"])
+        kernel = per_dimension(kernel, dims)
+        around = {name: settings[name] for name in ("name", "padding", "ceil_mode")}
+        around |= {"kernel": kernel, "stride": kernel if stride in (None, []) else per_dimension(stride, dims)}
+        pool: Op
+        if settings["maximum"]:
+            pool = MaxPool(dilation=settings["dilation"], **around)
+        else:
+            pool = AveragePool(count_include_pad=settings["count_include_pad"], divides=True, **around)
+        result: Signal = pool(run, signal)
+        return result
 
 
 def _outer(factors: Sequence[Tensor]) -> Tensor:

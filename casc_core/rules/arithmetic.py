@@ -17,6 +17,7 @@ from casc_core.ops import (
     TimesInput,
 )
 from casc_core.rules.affine import rescaled
+from casc_core.rules.normalisation import offset
 from casc_core.rules.table import RULES
 
 
@@ -36,13 +37,13 @@ def joint_form(forms: list[Form], reach: float) -> Form:
 def add(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
     """`a + alpha * b`."""
     if alpha != 1:
-        b = _scaled(low, b, alpha)
-    if isinstance(a, (int, float)) and a == 0:  # as the built-in sum() begins
-        return low.signal(b)
-    if isinstance(a, (int, float)) or isinstance(b, (int, float)):
-        if b == 0:
-            return low.signal(a)
-        raise low.refuse("a constant is added; make it a bias of the layer before, or a registered buffer")
+        b = b * alpha if isinstance(b, (int, float)) else _scaled(low, b, alpha)
+    if isinstance(a, (int, float)):
+        a, b = b, a
+    if isinstance(b, (int, float)):  # zero where the built-in sum() begins
+        if not math.isfinite(b):
+            raise low.refuse(f"{b!r} is added")
+        return offset(low, low.signal(a), float(b))
     signals = common_scale(low, [low.signal(a), low.signal(b)])
     forms = [signal.form for signal in signals]
     return SignalValue(low.emit(Add(), *signals), joint_form(forms, sum(form.drive_reach for form in forms)))
@@ -50,7 +51,7 @@ def add(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
 
 @RULES.function(operator.sub, operator.isub, torch.sub, "sub", "sub_")
 def _sub(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
-    return add(low, a, _scaled(low, b, -alpha))
+    return add(low, a, -alpha * b if isinstance(b, (int, float)) else _scaled(low, b, -alpha))
 
 
 def _scaled(low: Lowering, x: Any, factor: float) -> SignalValue:

@@ -14,6 +14,7 @@ from casc_core.ops import Convolution, Layout
 from casc_core.rules.affine import parameters, snapped_map
 from casc_core.rules.normalisation import shifted
 from casc_core.rules.table import RULES
+from casc_core.windows import per_dimension
 
 
 def convolution(
@@ -114,13 +115,3 @@ def _convolved(
         dilation=dilations,
         groups=groups,
     )
-
-
-def per_dimension(value: Any, dims: int) -> list[int]:
-    """One number for each dimension from one for all, or one for each.
-
-    >>> per_dimension(3, 2), per_dimension((1, 2), 2), per_dimension([5], 2)
-    ([3, 3], [1, 2], [5, 5])
-    """
-    values = [int(value)] if isinstance(value, int) else [int(each) for each in value]
-    return values * dims if len(values) == 1 else values

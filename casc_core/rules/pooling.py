@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from casc_core.lowering import Channels, Form, Lowering, SignalValue
-from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool
+from casc_core.lowering import Channels, Form, InputValue, Lowering, SignalValue
+from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
 from casc_core.ops.op import Op
 from casc_core.rules.affine import rescaled
-from casc_core.rules.convolution import per_dimension
 from casc_core.rules.normalisation import normalised
-from casc_core.rules.reduction import INDICES, maximum, total
+from casc_core.rules.reduction import EXPECTED_TOKENS, INDICES, maximum, total
 from casc_core.rules.table import RULES
+from casc_core.windows import per_dimension
 
 
 @RULES.module(nn.MaxPool1d, nn.MaxPool2d)
@@ -49,14 +49,38 @@ def _max_pool(
 ) -> SignalValue:  # fmt: skip
     if indices:
         raise low.refuse(INDICES)
-    own, size = low.signal(input), per_dimension(kernel, dims)
+    own, around, apart = low.signal(input), per_dimension(padding, dims), per_dimension(dilation, dims)
     channels = _increasing(low, own)
     x = _positive(low, own if channels is None else channels.signal)
+    if _is_read(kernel, stride):
+        return _normalised(low, _pool_at(low, x, True, kernel, stride, around, apart, bool(ceil_mode)), channels)
+    size = per_dimension(kernel, dims)
     op = MaxPool(
-        name=low.node_name, kernel=size, stride=_stride(stride, size, dims), padding=per_dimension(padding, dims),
-        dilation=per_dimension(dilation, dims), ceil_mode=bool(ceil_mode),
+        name=low.node_name, kernel=size, stride=_stride(stride, size, dims), padding=around, dilation=apart,
+        ceil_mode=bool(ceil_mode),
     )  # fmt: skip
     return _normalised(low, _pooled(low, op, x), channels)
+
+
+def _is_read(*values: Any) -> bool:
+    """Whether a size is computed from the inputs."""
+    return any(
+        isinstance(each, InputValue)
+        for value in values
+        for each in (value if isinstance(value, (tuple, list)) else [value])
+    )
+
+
+def _pool_at(
+    low: Lowering, x: SignalValue, maximum: bool, kernel: Any, stride: Any, padding: list[int], dilation: list[int],
+    ceil_mode: bool, count_include_pad: bool = True,
+) -> SignalValue:  # fmt: skip
+    op = PoolAt(
+        name=low.node_name, maximum=maximum, padding=padding, dilation=dilation, ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+    )  # fmt: skip
+    form = _pooled_form(x) if maximum else replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS)
+    return SignalValue(low.emit(op, x, kernel, stride), form)
 
 
 def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
@@ -79,8 +103,12 @@ def _positive(low: Lowering, x: SignalValue) -> SignalValue:
 
 def _pooled(low: Lowering, op: Op, x: SignalValue) -> SignalValue:
     """A maximum of `x`: a train, whatever was in its drive."""
+    return SignalValue(low.emit(op, x), _pooled_form(x))
+
+
+def _pooled_form(x: SignalValue) -> Form:
     exponents = [exponent for exponent in (x.form.exponent, x.form.drive_exponent) if exponent is not None]
-    return SignalValue(low.emit(op, x), Form(x.form.scale, min(exponents), None, 0.0))
+    return Form(x.form.scale, min(exponents), None, 0.0)
 
 
 @RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
@@ -149,7 +177,10 @@ def _average_pool(
     low: Lowering, input: Any, dims: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool,
     count_include_pad: bool, divisor: int | None,
 ) -> SignalValue:  # fmt: skip
-    x, size, around = low.signal(input), per_dimension(kernel, dims), per_dimension(padding, dims)
+    x, around = low.signal(input), per_dimension(padding, dims)
+    if _is_read(kernel, stride) and divisor is None:
+        return _pool_at(low, x, False, kernel, stride, around, [1] * dims, bool(ceil_mode), bool(count_include_pad))
+    size = per_dimension(kernel, dims)
     entries = math.prod(size)
     # Where every window holds as many entries, their number is a constant, which later weights take in.
     constant = divisor if divisor is not None else entries

@@ -85,10 +85,6 @@ def packed_by_module(self, tokens, lengths):
     return self.fc(self.rnn(packed)[1][-1])
 
 
-def constant_added(self, tokens):
-    return self.fc(1 - self.states(tokens)[:, 0])
-
-
 def real_valued_gain(self, tokens):
     return self.fc(self.states(tokens)[:, 0] * self.gain)
 
@@ -155,7 +151,6 @@ REFUSED = {
     output_of_inputs_alone: ("a function of its inputs alone", "Return the logits"),
     packed_by_name: ("pack_padded_sequence()", "lengths=..."),
     packed_by_module: ("pack_padded_sequence()", "lengths=..."),
-    constant_added: ("sub()", "make it a bias of the layer before"),
     real_valued_gain: ("mul()", "into a Linear layer"),
     scaled_by_zero: ("mul()", "scaled by 0.0"),
     random_start: ("randn()", "use torch.zeros"),
