@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,19 +81,10 @@ class AffineMap(Op):
 class Linear(AffineMap):
     """A snapped linear map of the last dimension."""
 
-    def __init__(
-        self,
-        name: str,
-        weight: Tensor | None,
-        fine: Tensor | None,
-        bias: Tensor | None,
-        exponent: int,
-        input_exponent: int,
-        fine_exponent: int,
-        drive_exponent: int,
-    ) -> None:
-        super().__init__(name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent)
-        self.product = Product()
+    @cached_property
+    def product(self) -> Product:
+        """Its products, and what they keep of the weights."""
+        return Product()
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         width = next(w.shape[1] for w in (self.weight, self.fine) if w is not None)

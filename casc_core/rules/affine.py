@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casc_core.lowering import Form, InputValue, Lowering, SignalValue
+from casc_core.lowering import Lowering
 from casc_core.numerics import binade, stored
 from casc_core.ops import Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
+from casc_core.values import Form, InputValue, SignalValue
 
 # Real-valued tables and currents keep this many bits; their products then fit float64 with room to spare.
 TABLE_BITS = 22

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from casc_core.lowering import Form, Lowering, SignalValue
+from casc_core.lowering import Lowering
 from casc_core.ops import (
     NOT_INTEGERS,
     Add,
@@ -19,6 +19,7 @@ from casc_core.ops import (
 from casc_core.rules.affine import rescaled
 from casc_core.rules.normalisation import offset
 from casc_core.rules.table import RULES
+from casc_core.values import Form, SignalValue
 
 
 def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casc_core.lowering import Lowering, Mapped, SignalValue
+from casc_core.lowering import Lowering
 from casc_core.ops import Convolution, Layout
 from casc_core.rules.affine import parameters, snapped_map
 from casc_core.rules.normalisation import shifted
 from casc_core.rules.table import RULES
+from casc_core.values import Mapped, SignalValue
 from casc_core.windows import per_dimension
 
 

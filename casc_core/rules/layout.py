@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from casc_core.functions import ATTRIBUTES
-from casc_core.lowering import InputValue, Lowering, PartsValue, SignalValue
+from casc_core.lowering import Lowering
 from casc_core.ops import (
     Attribute,
     Call,
@@ -22,6 +22,7 @@ from casc_core.ops import (
 from casc_core.rules.arithmetic import common_scale, joint_form
 from casc_core.rules.reduction import masked_fill
 from casc_core.rules.table import RULES
+from casc_core.values import InputValue, PartsValue, SignalValue
 
 
 @RULES.function("layout")

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casc_core.lowering import Channels, Lowering, SignalValue
+from casc_core.lowering import Lowering
 from casc_core.numerics import binade
 from casc_core.ops import Shift
 from casc_core.rules.affine import DRIVE_BITS, scaled
 from casc_core.rules.table import RULES
+from casc_core.values import Channels, SignalValue
 
 
 @RULES.module(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)

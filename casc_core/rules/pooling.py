@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from casc_core.lowering import Channels, Form, InputValue, Lowering, SignalValue
+from casc_core.lowering import Lowering
 from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
 from casc_core.ops.op import Op
 from casc_core.rules.affine import rescaled
 from casc_core.rules.normalisation import normalised
 from casc_core.rules.reduction import EXPECTED_TOKENS, INDICES, maximum, total
 from casc_core.rules.table import RULES
+from casc_core.values import Channels, Form, InputValue, SignalValue
 from casc_core.windows import per_dimension
 
 

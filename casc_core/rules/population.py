@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from casc_core.activation import CQReLU, check_threshold, check_thresholds
-from casc_core.lowering import Form, Lowering, SignalValue
+from casc_core.lowering import Lowering
 from casc_core.numerics import binade
 from casc_core.ops import (
     Fire,
@@ -16,6 +16,7 @@ from casc_core.ops import (
 from casc_core.rules.affine import rescaled
 from casc_core.rules.normalisation import normalised, offset
 from casc_core.rules.table import RULES
+from casc_core.values import Form, SignalValue
 
 # A threshold spans at least 2**THRESHOLD_BITS grid units, so that rounding a real-valued current to it is harmless.
 THRESHOLD_BITS = 14

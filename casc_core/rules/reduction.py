@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from casc_core.lowering import Form, InputValue, Lowering, SignalValue, Unreadable
+from casc_core.lowering import Lowering
 from casc_core.ops import (
     MaskedFill,
     Max,
@@ -16,6 +16,7 @@ from casc_core.ops import (
 )
 from casc_core.rules.affine import rescaled
 from casc_core.rules.table import RULES
+from casc_core.values import Form, InputValue, SignalValue, Unreadable
 
 # Sums over tokens are expected to stay below this many; only the choice of bits depends on it.
 EXPECTED_TOKENS = 2.0**8
