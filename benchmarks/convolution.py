@@ -35,6 +35,7 @@ from casc_core import SpikingModel, kernels
 from casc_core.currents import Currents
 from casc_core.experiment.evaluation import accuracy
 from casc_core.ops.population import Fire
+from casc_core.recorder import Recorder
 from casc_core.run import Run
 from casc_core.signal import Signal
 
@@ -199,7 +200,9 @@ def in_levels(model: nn.Sequential, x: Tensor, q: int) -> tuple[Tensor, Tensor]:
 
 def counted(snn: SpikingModel, x: Tensor, T: int | None) -> tuple[Tensor, Tensor]:
     """Readout after `T` steps, and the spike counts of the last layer."""
-    simulation, counts = snn.simulate_recorded((x,), {}, T, keep_counts=True)
+    recorder = Recorder(keep_counts=True)
+    simulation = snn.simulate_recorded((x,), {}, T, recorder)
+    counts = recorder.counts
     return simulation.logits[-1], counts[snn.layers[-1]].int()
 
 

@@ -148,7 +148,13 @@ class Currents:
         return result if alike and not computed and len(result.terms) <= MOST_TERMS else None
 
     def population(
-        self, drive: Tensor | None, exponent: int, threshold: float, neuron: KernelNeuron, guess: int
+        self,
+        drive: Tensor | None,
+        exponent: int,
+        threshold: float,
+        neuron: KernelNeuron,
+        guess: int,
+        potential: Tensor | None = None,
     ) -> Tensor | None:
         """Spikes of the population that reads these currents, by the compiled kernel; None: it cannot.
 
@@ -157,8 +163,9 @@ class Currents:
             exponent: of potentials. threshold: a multiple of `2**exponent`.
             neuron: what it is and when it is awake.
             guess: of the steps that will be needed.
+            potential: before the first step, as the drive; or None.
         """
-        if not kernels.ready(drive, *(term.train for term in self.terms)):
+        if not kernels.ready(drive, potential, *(term.train for term in self.terms)):
             return None
         if any(term.train.dtype != torch.int8 or term.filter.exponent < exponent for term in self.terms):
             return None
@@ -172,14 +179,18 @@ class Currents:
                 return None
             packs.append((packed, term.train))
         shape = (self.shape[1], outputs, *self.terms[0].size)
-        units = None
-        if drive is not None:
-            drive = drive.unsqueeze(-2) if self.dims == 1 else drive
-            units = _units(drive, exponent)
+        units, start = (self._units(values, exponent) for values in (drive, potential))
         spikes = kernels.convolution(
-            packs, blocks, shape, units, exponent, round(math.ldexp(threshold, -exponent)), neuron, guess
+            packs, blocks, shape, units, exponent, round(math.ldexp(threshold, -exponent)), neuron, guess, start
         )
         return spikes.squeeze(-2) if self.dims == 1 else spikes
+
+    def _units(self, values: Tensor | None, exponent: int) -> Tensor | None:
+        """In int32 units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
+        if values is None:
+            return None
+        values = values.unsqueeze(-2) if self.dims == 1 else values
+        return (without_repeats(values) * 2.0**-exponent).to(torch.int32).contiguous().expand(values.shape)
 
 
 def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
@@ -190,8 +201,3 @@ def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
     result = convolve(train.flatten(0, 1).to(dtype), term.filter.weight.to(train.device, dtype), term.filter.geometry)
     unfolded: Tensor = result.unflatten(0, train.shape[:2])
     return unfolded
-
-
-def _units(drive: Tensor, exponent: int) -> Tensor:
-    """`drive` in int32 units of `2**exponent`, of its shape; where it repeats, it still does."""
-    return (without_repeats(drive) * 2.0**-exponent).to(torch.int32).contiguous().expand(drive.shape)

@@ -151,9 +151,9 @@ class Lowering:
             return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
 
-    def look_up(self, tokens: InputValue, table: Tensor, name: str) -> Ref:
-        """Rows of `table` by token id; `name` is the embedding that an error names."""
-        ref = self.emit(Embed(name=name, table=stored(table)), tokens)
+    def look_up(self, tokens: InputValue, table: Tensor, name: str, multiplies: int = 0, biases: int = 0) -> Ref:
+        """Rows of `table` by token id; `name` is the embedding that an error names, the rest what `Embed` counts."""
+        ref = self.emit(Embed(name=name, table=stored(table), multiplies=multiplies, biases=biases), tokens)
         self.tables[ref.name] = (table, tokens, name)
         return ref
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from casc_core.ops import Op
-from casc_core.run import Recorder, Run
+from casc_core.recorder import Recorder
+from casc_core.run import Run
 from casc_core.signal import Signal
 
 READOUT = "the readout"
@@ -82,30 +83,34 @@ class Program:
         last_use = {
             name: index for index, step in enumerate(self.steps) for name in refs((step.args, dict(step.kwargs)))
         }
-        maps: dict[str, frozenset[str]] = {}
+        noted: dict[str, frozenset[str]] = {}
         for index, step in enumerate(self.steps):
             op = ops[step.op]
             args, kwargs = substitute((step.args, dict(step.kwargs)), values)
+            if run.recorder is not None:
+                run.recorder.at = step.result
             values[step.result] = op(run, *args, **kwargs)
             run.bytes = max(run.bytes, _bytes(values.values()))
             if run.recorder is not None:
-                maps[step.result] = self._maps_behind(step, op, maps, run.recorder)
+                noted[step.result] = self._noted_behind(step, op, noted, run.recorder)
             for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
                 del values[name]
+        output = values[self.output.name]
         if run.recorder is not None:
-            run.recorder.credit(READOUT, maps.get(self.output.name, frozenset()))
-        return values[self.output.name]
+            run.recorder.at = READOUT
+            run.recorder.passed(output)
+            run.recorder.credit(READOUT, noted.get(self.output.name, frozenset()))
+        return output
 
     @staticmethod
-    def _maps_behind(step: Step, op: Op, maps: Mapping[str, frozenset[str]], recorder: Recorder) -> frozenset[str]:
-        """The linear maps between the last populations and the result of `step`."""
-        before = frozenset(name for ref in refs((step.args, dict(step.kwargs))) for name in maps.get(ref, ()))
-        if op.is_map:
-            return before | {op.settings["name"]}
+    def _noted_behind(step: Step, op: Op, noted: Mapping[str, frozenset[str]], recorder: Recorder) -> frozenset[str]:
+        """The steps between the last populations and the result of `step` at which work was noted."""
+        behind = frozenset(name for ref in refs((step.args, dict(step.kwargs))) for name in noted.get(ref, ()))
+        behind |= {step.result} & recorder.work.keys()
         if op.is_layer:
-            recorder.credit(op.settings["name"], before)
+            recorder.credit(op.settings["name"], behind)
             return frozenset()
-        return before
+        return behind
 
 
 def _bytes(values: Iterable[Any]) -> int:

@@ -6,9 +6,7 @@ collapsed to a single step whose drive weighs as much as all wake steps together
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,118 +16,13 @@ from casc_core.errors import ConfigError
 from casc_core.kernels import KernelNeuron
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
+from casc_core.recorder import Recorder
 from casc_core.scan import scan
 from casc_core.schedule import Schedule
-from casc_core.signal import Signal, add_trains, memory_order
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
 LARGEST_TOTAL = 2**15 - 1
-
-
-@dataclass
-class Recorder:
-    """What a run keeps beside its output, by layer.
-
-    `counts`: every neuron's spike count, if `keep_counts`. `positive`, `negative`, `operations`: how many spikes of each
-    sign, and accumulate operations, at each step; `neurons`; `last_spike`: `[samples]`, the last step (from 1) at which
-    the layer spiked in each sample; these if `keep_activity`.
-    """
-
-    keep_counts: bool = False
-    keep_activity: bool = False
-    counts: dict[str, Tensor] = field(default_factory=dict)
-    neurons: dict[str, int] = field(default_factory=dict)
-    positive: dict[str, Tensor] = field(default_factory=dict)
-    negative: dict[str, Tensor] = field(default_factory=dict)
-    operations: dict[str, Tensor] = field(default_factory=dict)
-    last_spike: dict[str, Tensor] = field(default_factory=dict)
-
-    def spikes(
-        self,
-        name: str,
-        spikes: Signal,
-        samples: int,
-        neurons: int | None = None,
-        tallied: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        """Record a layer's spikes.
-
-        Args:
-            neurons: how many there are, if some of the tensor's elements are padding.
-            tallied: `tally` of the train, if it is known.
-        """
-        self.neurons[name] = spikes.shape.numel() if neurons is None else neurons
-        if self.keep_activity:
-            train, owner = spikes.train, spikes.owner()
-            order = memory_order(train) if tallied is None else None
-            if order is not None and order[0] == 0:  # rows of neighbours in memory are counted fastest
-                train, owner = train.permute(order), owner.permute([dim - 1 for dim in order[1:]])
-            positive, negative = tally(train) if tallied is None else tallied
-            self.positive[name], self.negative[name] = over_rows(positive).cpu(), over_rows(negative).cpu()
-            if owner.dim() and torch.equal(owner[..., 0], owner[..., -1]):  # a row of the tensor is of one sample
-                spiking, owner = positive + negative, owner[..., 0]
-            else:
-                spiking = train
-            self.last_spike[name] = last_spike(spiking, owner, samples).cpu()
-            self.operations.setdefault(name, torch.zeros(0, dtype=torch.float64))
-        if self.keep_counts:
-            self.counts[name] = spikes.train.sum(0, dtype=torch.int16)
-
-    def arriving(self, name: str, train: Tensor, fan_out: int) -> None:
-        """Record the accumulate operations that the spikes of `train` cause in layer `name`, step by step."""
-        if not self.keep_activity:
-            return
-        self.made(name, arrivals(train), fan_out)
-
-    def made(self, name: str, spikes: Tensor, fan_out: int) -> None:
-        """The same, given how many spikes arrive, `[steps, ...]`."""
-        if self.keep_activity:
-            made = over_rows(spikes).cpu() * fan_out
-            self.operations[name] = add_trains(self.operations.get(name, made[:0]), made)
-
-    def credit(self, name: str, maps: frozenset[str]) -> None:
-        """Count the operations of these linear maps as those of the layer `name` that they feed."""
-        for source in maps - {name}:
-            made = self.operations.pop(source, None)
-            if made is not None:
-                self.operations[name] = add_trains(self.operations.get(name, made[:0]), made)
-
-
-def last_spike(train: Tensor, owner: Tensor, samples: int) -> Tensor:
-    """`[samples]`: the last step, from 1, at which any element of each sample is not zero; 0 where there is none."""
-    result = torch.zeros(samples, dtype=torch.int64, device=train.device)
-    if train.numel() == 0:
-        return result
-    spiking = train != 0
-    step = torch.arange(1, train.shape[0] + 1, device=train.device).reshape(-1, *[1] * owner.dim())
-    last = (spiking * step).amax(0)
-    return result.scatter_reduce_(0, owner.reshape(-1), last.reshape(-1), "amax")
-
-
-def tally(train: Tensor) -> tuple[Tensor, Tensor]:
-    """How many entries of each row, the last dimension, of a train `[steps, ..., n]` are positive, how many negative."""
-    if train.dim() == 1:
-        return (train > 0).int(), (train < 0).int()
-    if train.dtype == torch.int8 and kernels.ready(train):
-        return kernels.tally(train)
-    return (train > 0).sum(-1, dtype=torch.int32), (train < 0).sum(-1, dtype=torch.int32)
-
-
-def arrivals(train: Tensor) -> Tensor:
-    """How many spikes each row, the last dimension, of a train brings.
-
-    Whole numbers are spikes that have been put together; a number that is none has a factor in it, and counts once.
-    """
-    if train.dtype == torch.int8 and train.dim() > 1:
-        positive, negative = tally(train)
-        return positive + negative
-    return (train != 0).sum(-1) if train.dtype.is_floating_point else train.abs().sum(-1)
-
-
-def over_rows(counts: Tensor) -> Tensor:
-    """`[steps]`: the sum of each step, float64, which is exact for counts."""
-    return counts.reshape(len(counts), math.prod(counts.shape[1:])).sum(1, dtype=torch.float64)
 
 
 class Run(ABC):
@@ -138,6 +31,7 @@ class Run(ABC):
     Attributes:
         total: largest spike count a neuron can reach.
         peak: largest change of a spike count within one step.
+        restarts_after: the step after which populations begin anew, and all that counts spikes with them; or None.
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
         samples: size of the batch.
         bytes: the most memory that signals took at one time.
@@ -145,6 +39,7 @@ class Run(ABC):
 
     total: int
     peak: int
+    restarts_after: int | None = None
     kernel_neuron: KernelNeuron | None
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
@@ -156,11 +51,28 @@ class Run(ABC):
         """How often the drive is received at each of the first `steps` steps (None: up to the last wake step)."""
 
     @abstractmethod
-    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float, dtype: torch.dtype) -> Tensor:
+    def fire(
+        self,
+        train: Tensor,
+        drive: Tensor | None,
+        threshold: Tensor | float,
+        dtype: torch.dtype,
+        potential: Tensor | None = None,
+    ) -> Tensor:
         """Spikes `[steps, *shape]` (in levels: counts `[1, *shape]`) of a population that receives these currents.
 
-        `dtype` is what `potential_dtype` gives; the train of spikes is cut where it ends.
+        `dtype` is what `potential_dtype` gives, `potential` what `initial_potential` does; the train of spikes is cut
+        where it ends.
         """
+
+    def initial_potential(self, own: Tensor | None, threshold: Tensor | float, exponent: int) -> Tensor | None:
+        """The membrane potential before the first step, float64, which broadcasts against the population; None: zero.
+
+        Args:
+            own: what the layer itself begins with, such as the half step of its activation.
+            exponent: of the grid it is put on.
+        """
+        return own
 
     def potential_dtype(self, bound: float, threshold: float, exponent: int, what: str) -> torch.dtype:
         """Type in which a population's potential is exact, its currents being bounded by `bound` per wake step."""
@@ -187,9 +99,19 @@ class LevelRun(Run):
     def wake_weights(self, steps: int | None = None) -> list[int]:
         return [self.total]
 
-    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float, dtype: torch.dtype) -> Tensor:
+    def fire(
+        self,
+        train: Tensor,
+        drive: Tensor | None,
+        threshold: Tensor | float,
+        dtype: torch.dtype,
+        potential: Tensor | None = None,
+    ) -> Tensor:
         train, drive = train.to(dtype), None if drive is None else drive.to(dtype)
         current = train[0] if train.shape[0] else None
+        if potential is not None:
+            potential = potential.to(dtype).expand(train.shape[1:])
+            current = potential if current is None else current + potential
         if self.kernel_neuron is not None and kernels.ready(train, drive):
             if current is None and drive is None:
                 return train.to(torch.int8)
@@ -208,8 +130,6 @@ class LevelRun(Run):
 class SpikingRun(Run):
     """In spikes, under a schedule; `steps` cuts it there, None lets it run until it is silent."""
 
-    peak = 1
-
     def __init__(
         self,
         numerics: Numerics,
@@ -220,11 +140,16 @@ class SpikingRun(Run):
     ) -> None:
         super().__init__(numerics, recorder)
         self.neuron, self.schedule, self.steps = neuron, schedule, steps
+        self.peak, self.restarts_after = neuron.peak, neuron.restarts_after
+        if recorder is not None:
+            recorder.bursts = self.peak > 1
+        if self.restarts_after is not None and schedule.last_wake is not None:
+            raise ConfigError(f"{neuron} begins anew after {self.restarts_after} steps, which needs Continuous() input")
         last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)
         if last_wake is None:
             raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
         self.awake = schedule.awake(last_wake)
-        self.total = checked_total(sum(self.awake))
+        self.total = checked_total(self.peak * sum(self.awake))
         self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
         self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 
@@ -232,16 +157,30 @@ class SpikingRun(Run):
         awake = [int(step) for step in self.awake]
         return awake if steps is None else (awake + [0] * steps)[:steps]
 
-    def fire(self, train: Tensor, drive: Tensor | None, threshold: Tensor | float, dtype: torch.dtype) -> Tensor:
+    def initial_potential(self, own: Tensor | None, threshold: Tensor | float, exponent: int) -> Tensor | None:
+        share = self.neuron.initial_potential
+        if share == 0.0:
+            return own
+        device = own.device if own is not None else threshold.device if isinstance(threshold, Tensor) else None
+        given = share * torch.as_tensor(threshold, dtype=torch.float64, device=device)
+        return self.numerics.snap(given if own is None else given + own, exponent)
+
+    def fire(
+        self,
+        train: Tensor,
+        drive: Tensor | None,
+        threshold: Tensor | float,
+        dtype: torch.dtype,
+        potential: Tensor | None = None,
+    ) -> Tensor:
         arriving = max(train.shape[0], len(self.awake) if drive is not None else 0)
-        if arriving == 0:
+        if arriving == 0 and potential is None:
             return train.to(torch.int8)
-        if self.kernel_neuron is not None and kernels.scans(train, drive):
-            return kernels.scan(train, drive, threshold, dtype, self.kernel_neuron, arriving + _TAIL)
+        if self.kernel_neuron is not None and kernels.scans(self.kernel_neuron, train, drive):
+            return kernels.scan(train, drive, threshold, dtype, self.kernel_neuron, arriving + _TAIL, potential)
         train, drive = train.to(dtype), None if drive is None else drive.to(dtype)
-        like = train[0] if train.shape[0] else drive
-        assert like is not None
-        population = scan(self.neuron, like, threshold)
+        like = train[0] if train.shape[0] else train.new_zeros(train.shape[1:]) if drive is None else drive
+        population = scan(self.neuron, like, threshold, None if potential is None else potential.to(dtype))
         nothing = torch.zeros((), dtype=like.dtype, device=like.device)
         # Once the input has ended, a neuron emits at most `total` further spikes.
         limit = max(arriving, len(self.awake)) + self.total

@@ -20,11 +20,17 @@ class Scan(Protocol):
 class _GenericScan:
     """Any neuron, by its pure step."""
 
-    def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float) -> None:
-        self.neuron, self.threshold = neuron, threshold
-        self.state: NeuronState = neuron.initial(like)
+    def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None) -> None:
+        self.neuron, self.threshold, self.steps = neuron, threshold, 0
+        self.state: NeuronState = neuron.initial(torch.zeros_like(like), threshold)
+        if potential is not None:
+            self.state = self.state._replace(v=potential.expand(like.shape).clone())
+        self.start = self.state
 
     def step(self, current: Tensor, cap: int) -> Tensor:
+        if self.steps == self.neuron.restarts_after:
+            self.state = self.neuron.restarted(self.state, self.start)
+        self.steps += 1
         spikes, self.state = self.neuron.step(self.state, current, cap, self.threshold)
         small: Tensor = spikes.to(torch.int8)
         return small
@@ -33,9 +39,13 @@ class _GenericScan:
 class _FusedScan:
     """IF and CIF in place: no temporary but the two comparisons."""
 
-    def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float) -> None:
+    def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None) -> None:
         self.signed, self.threshold = isinstance(neuron, CIF), threshold
         self.v = torch.zeros_like(like)
+        if potential is not None:
+            self.v += potential
+        elif neuron.initial_potential:
+            self.v += neuron.initial_potential * threshold
         self.count = torch.zeros_like(like, dtype=torch.int16)
 
     def step(self, current: Tensor, cap: int) -> Tensor:
@@ -51,7 +61,11 @@ class _FusedScan:
         return spikes
 
 
-def scan(neuron: Neuron, like: Tensor, threshold: Tensor | float) -> Scan:
-    """The fastest scan for this neuron; `like` gives the population's shape and the type of its potential."""
+def scan(neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None = None) -> Scan:
+    """The fastest scan for this neuron; `like` gives the population's shape and the type of its potential.
+
+    Args:
+        potential: membrane potential before the first step, broadcasts against `like`; None: the neuron's own.
+    """
     kind = _FusedScan if type(neuron) in (IF, CIF) else _GenericScan
-    return kind(neuron, like, threshold)
+    return kind(neuron, like, threshold, potential)

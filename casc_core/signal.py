@@ -76,6 +76,9 @@ class Signal:
             It is carried along, never divided by before a threshold.
         bound: largest magnitude of `train` per unit of spike count.
         owner: gives `[*shape]`, the sample to which each element belongs; computed only where it is asked for.
+        is_raw: no linear map lies between it and the populations or inputs that it comes from.
+        merged: gives `[steps, *shape]`, how many spikes were put together in each entry of the train, of either sign; None:
+            each entry is the spikes of one neuron. Computed only where operations are counted.
     """
 
     flow: Tensor | Deferred
@@ -83,6 +86,8 @@ class Signal:
     divisor: Tensor | None
     bound: float
     owner: Callable[[], Tensor]
+    is_raw: bool = True
+    merged: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.owner, _Once):
@@ -118,6 +123,10 @@ class Signal:
         """Length of the train."""
         return self.flow.shape[0]
 
+    def traffic(self) -> Tensor:
+        """`[steps, *shape]`: how many spikes arrive with each entry of the train."""
+        return self.train.abs() if self.merged is None else self.merged()
+
     @property
     def drive_reach(self) -> float:
         """Largest magnitude of the drive."""
@@ -130,7 +139,7 @@ class Signal:
         Args:
             by_sample: it treats each entry of dimension 0 alike.
         """
-        divisor, drive, owner = self.divisor, self.drive, self.owner
+        divisor, drive, owner, merged = self.divisor, self.drive, self.owner, self.merged
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
         return Signal(
@@ -139,6 +148,8 @@ class Signal:
             divisor,
             self.bound,
             lambda: function(owner()),
+            self.is_raw,
+            None if merged is None else lambda: over_steps(function, merged(), by_sample),
         )
 
     def with_common_divisor(self, other: Signal) -> tuple[Signal, Signal]:

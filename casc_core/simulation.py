@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.run import Recorder
+from casc_core.recorder import Recorder, Work
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,13 @@ class LayerSpikes:
 
     Attributes:
         positive, negative: how many +1 and -1 spikes it emitted at each step.
-        operations: accumulate operations of the spikes that reached it at each step, by linear maps or its own
-            recurrence: one for each spike and synapse. Spikes that a sum over tokens merged before count as their sum.
+        operations: accumulates at each step of what reached it by linear maps, shortcuts or its own recurrence: one for
+            each spike and synapse, with the true fan-out at borders, strides, groups and padding. Every spike counts,
+            also where two cancel; a spike that goes through a sum first goes through the synapses behind it.
+        multiplications: multiply-accumulates at each step: at wake steps one for each real-valued input and synapse (also
+            where the simulator looks the product up in a table) and one for each bias; at any step those of currents that
+            pass a second linear map.
+        ann_multiplications: those of the ANN in front of this layer: one for each weight and position.
         neurons: its neurons, of all samples (and all real token positions).
         silent_at: `[batch]`, the last step at which it spiked in each sample; 0 if never.
     """
@@ -26,6 +31,8 @@ class LayerSpikes:
     positive: Tensor
     negative: Tensor
     operations: Tensor
+    multiplications: Tensor
+    ann_multiplications: float
     neurons: int
     silent_at: Tensor
 
@@ -39,7 +46,8 @@ class Simulation:
             far, over the wake steps so far.
         silent_at: `[batch]`, the last step at which anything spiked in that sample; 0 if nothing ever did.
         spikes: by layer.
-        readout_operations: `[T]`, accumulate operations of the spikes that reached the readout.
+        readout_operations, readout_multiplications: `[T]`, what reached the readout, counted as a layer's.
+        readout_ann_multiplications: those of the ANN in front of its readout.
         T: the steps simulated.
     """
 
@@ -47,6 +55,8 @@ class Simulation:
     silent_at: Tensor
     spikes: dict[str, LayerSpikes]
     readout_operations: Tensor
+    readout_multiplications: Tensor
+    readout_ann_multiplications: float
 
     @property
     def T(self) -> int:
@@ -74,29 +84,46 @@ def joined(parts: Sequence[Simulation]) -> Simulation:
             _summed([layer.positive for layer in own], length),
             _summed([layer.negative for layer in own], length),
             _summed([layer.operations for layer in own], length),
+            _summed([layer.multiplications for layer in own], length),
+            sum(layer.ann_multiplications for layer in own),
             sum(layer.neurons for layer in own),
             torch.cat([layer.silent_at for layer in own]),
         )
-    at_readout = _summed([part.readout_operations for part in parts], length)
-    return Simulation(torch.cat(logits, 1), torch.cat([part.silent_at for part in parts]), layers, at_readout)
+    return Simulation(
+        torch.cat(logits, 1),
+        torch.cat([part.silent_at for part in parts]),
+        layers,
+        _summed([part.readout_operations for part in parts], length),
+        _summed([part.readout_multiplications for part in parts], length),
+        sum(part.readout_ann_multiplications for part in parts),
+    )
 
 
 def _summed(trains: list[Tensor], length: int) -> Tensor:
     return torch.stack([fitted(train, length) for train in trains]).sum(0)
 
 
-def activity(recorder: Recorder, steps: int) -> dict[str, LayerSpikes]:
-    """What `recorder` holds, by layer, over `steps` steps."""
-    return {
-        name: LayerSpikes(
+def activity(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, LayerSpikes]:
+    """What `recorder` holds, by layer, over `steps` steps, of which these are `awake` (1) or not (0)."""
+    layers = {}
+    for name, positive in recorder.positive.items():
+        operations, multiplications, dense = worked(recorder.work.get(name, Work()), awake, steps)
+        layers[name] = LayerSpikes(
             fitted(positive, steps),
             fitted(recorder.negative[name], steps),
-            fitted(recorder.operations[name], steps),
+            operations,
+            multiplications,
+            dense,
             recorder.neurons[name],
             recorder.last_spike[name],
         )
-        for name, positive in recorder.positive.items()
-    }
+    return layers
+
+
+def worked(work: Work, awake: Sequence[int], steps: int) -> tuple[Tensor, Tensor, float]:
+    """Accumulates and multiply-accumulates at each of `steps` steps, `[steps]` each, and those of the ANN."""
+    at_wake = fitted(torch.tensor(awake, dtype=torch.float64), steps) * work.awake
+    return fitted(work.accumulates, steps), fitted(work.multiplies, steps) + at_wake, work.dense
 
 
 def fitted(train: Tensor, steps: int) -> Tensor:

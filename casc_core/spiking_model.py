@@ -19,10 +19,11 @@ from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.ops import Op
 from casc_core.program import READOUT, Program
-from casc_core.run import LevelRun, Recorder, Run, SpikingRun
+from casc_core.recorder import Recorder, Work
+from casc_core.run import LevelRun, Run, SpikingRun
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal, padded
-from casc_core.simulation import Simulation, activity, fitted, joined
+from casc_core.simulation import Simulation, activity, joined, worked
 from casc_core.splitting import DEFAULT_LIMIT, Splitter
 
 # More bytes than a run takes for each entry of its inputs, unit of its widest layer, and step.
@@ -135,38 +136,40 @@ class SpikingModel(nn.Module):
             InputError: as for a call.
         """
         self._spiking_run(T, None)  # complains about T before anything else does
-        simulated: list[Simulation] = []
-
-        def one(values: Mapping[str, Any]) -> tuple[Tensor, int]:
-            simulated.append(self._simulated(program, values, T, keep_counts=False)[0])
-            return simulated[-1].logits[-1], len(simulated[-1].silent_at)
-
-        program, values = self._bound(inputs, named)
-        parts = self._splitter(program).parts(("activity", T), values, self.memory_limit, self._prior(T), one)
-        simulated.clear()  # of what it took to find them
-        for part in parts:
-            one(part)
-        return joined(simulated)
+        return joined([self.simulate_recorded((), part, T, Recorder()) for part in self.parts(inputs, named, T)])
 
     def simulate_recorded(
-        self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, keep_counts: bool
-    ) -> tuple[Simulation, dict[str, Tensor]]:
-        """`simulate` of the whole batch at once, with every neuron's spike count by layer if asked for."""
-        return self._simulated(*self._bound(inputs, named), steps, keep_counts)
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, recorder: Recorder
+    ) -> Simulation:
+        """`simulate` of the whole batch at once; what `recorder` is set to keep is in it afterwards."""
+        program, values = self._bound(inputs, named)
+        return self._simulated(program, values, steps, recorder)
 
     def _simulated(
-        self, program: Program, values: Mapping[str, Any], steps: int | None, keep_counts: bool
-    ) -> tuple[Simulation, dict[str, Tensor]]:
-        recorder = Recorder(keep_counts=keep_counts, keep_activity=True)
+        self, program: Program, values: Mapping[str, Any], steps: int | None, recorder: Recorder
+    ) -> Simulation:
+        recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
         output = self._evaluate(("activity", steps), run, program, values)
         silent = torch.zeros(run.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
-        readouts = self._readouts(output, run, length, program)
-        at_readout = fitted(recorder.operations.get(READOUT, torch.zeros(0, dtype=torch.float64)), length)
-        return Simulation(readouts, silent, activity(recorder, length), at_readout), recorder.counts
+        readouts, awake = self._readouts(output, run, length, program), run.wake_weights(length)
+        at_readout = worked(recorder.work.get(READOUT, Work()), awake, length)
+        return Simulation(readouts, silent, activity(recorder, awake, length), *at_readout)
+
+    def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Iterator[dict[str, Any]]:
+        """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each."""
+        program, values = self._bound(inputs, named)
+
+        def tried(some: Mapping[str, Any]) -> tuple[Tensor, int]:
+            simulation = self._simulated(program, some, T, Recorder())
+            return simulation.logits[-1], len(simulation.silent_at)
+
+        splitter = self._splitter(program)
+        for part in splitter.parts(("activity", T), values, self.memory_limit, self._prior(T), tried):
+            yield dict(part)
 
     def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The reference's logits, and every neuron's level by layer, of the whole batch at once."""
@@ -296,6 +299,10 @@ class SpikingModel(nn.Module):
         changing = min(steps, max(output.steps, len(run.awake), 1))
         totals = padded(output.train[:changing].double(), changing).cumsum(0)
         awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
+        anew = run.restarts_after
+        if anew is not None and anew < changing:
+            totals[anew:] -= totals[anew - 1].clone()
+            awake[anew:] -= awake[anew - 1].clone()
         logits = self._logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), program)
         return torch.cat([logits, logits[-1:].expand(steps - changing, *output.shape)])
 

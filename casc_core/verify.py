@@ -11,6 +11,7 @@ from torch import Tensor
 from casc_core.errors import ConfigError
 from casc_core.neuron import CIF
 from casc_core.numerics import Exact
+from casc_core.recorder import Recorder
 from casc_core.schedule import Continuous
 from casc_core.simulation import LayerSpikes
 from casc_core.spiking_model import SpikingModel
@@ -128,7 +129,9 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     settings = snn.settings
     endless = isinstance(settings.schedule, Continuous)
     steps = settings.levels * CONTINUOUS_STEPS_PER_LEVEL if T is None and endless else T
-    simulation, counts = snn.simulate_recorded(inputs, named, steps, keep_counts=True)
+    recorder = Recorder(keep_counts=True)
+    simulation = snn.simulate_recorded(inputs, named, steps, recorder)
+    counts = recorder.counts
     expected_logits, expected = snn.reference_counts(inputs, named)
     logits = simulation.logits[-1]
     awake = sum(settings.schedule.awake(simulation.T))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from casc_core.kernels import RecurrentSpikes, Sequences
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
 from casc_core.ops import Op, batch_owner
 from casc_core.product import Product
+from casc_core.recorder import Recorder
 from casc_core.run import Run
 from casc_core.signal import Signal, TableRows
 from casc_seq.rnn import check_lengths, time_order
@@ -25,15 +27,29 @@ class Recurrence(Op):
     The spikes that position i-1 emits at step t reach position i at step t. Each position is simulated over all its
     steps at once: one product for the recurrent current of every step, then one scan over time.
 
-    Settings: the layer's name, threshold, grid, and direction. Called with the input current `[B, L, hidden]` (or
-    `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]` or None, its row, and lengths `[B]` or None.
+    Settings: the layer's name, threshold, grid, and direction; `charge`, what a neuron's potential begins with, and `bias`,
+    what flows besides while awake, `[hidden]` each or one number, in the unit of the threshold.
+
+    Called with the input current `[B, L, hidden]` (or `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]`
+    or None, its row, and lengths `[B]` or None.
     """
 
     is_layer = True
     weight: Tensor
+    charge: Tensor | None
+    bias: Tensor | None
 
     def __init__(
-        self, name: str, weight: Tensor, threshold: float, scale: float, exponent: int, reverse: bool, batch_first: bool
+        self,
+        name: str,
+        weight: Tensor,
+        threshold: float,
+        scale: float,
+        exponent: int,
+        reverse: bool,
+        batch_first: bool,
+        charge: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         super().__init__(
             {
@@ -44,7 +60,7 @@ class Recurrence(Op):
                 "reverse": reverse,
                 "batch_first": batch_first,
             },
-            {"weight": weight},
+            {"weight": weight, "charge": charge, "bias": bias},
         )
         self.reach = float(weight.double().abs().sum(1).max())
         self.product = Product()
@@ -71,15 +87,20 @@ class Recurrence(Op):
         run.samples = batch
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
+        if self.bias is not None:
+            current = self._with_bias(current, self.bias)
         initial = self._initial_current(run, start, row, batch)
-        spikes = self._compiled(run, current, initial, lengths)
+        exponent = self.settings["exponent"]
+        charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
+        potential = run.initial_potential(charge, self.settings["threshold"], exponent)
+        spikes = self._compiled(run, current, initial, lengths, potential)
         tallied = None
         if spikes is None:
-            train = self._by_visits(run, current, initial, lengths)
+            train = self._by_visits(run, current, initial, lengths, potential)
         else:
             train, tallied = spikes.train, spikes.tallied
-        if tallied is not None and run.recorder is not None:
-            run.recorder.made(name, self._passed_on(tallied[0] + tallied[1], lengths), current.shape[2])
+        if run.recorder is not None:
+            self._note(run.recorder, current, tallied, batch, length, lengths)
         if not self.settings["batch_first"]:
             train = train.transpose(1, 2)
             tallied = None if tallied is None else (tallied[0].transpose(1, 2), tallied[1].transpose(1, 2))
@@ -87,11 +108,35 @@ class Recurrence(Op):
         result = Signal(train, None, None, 1.0, batch_owner(shape, batch_axis, train.device))
         if run.recorder is not None:
             positions = batch * length if lengths is None else int(lengths.sum())
-            run.recorder.spikes(name, result, batch, neurons=positions * shape[-1], tallied=tallied)
+            run.recorder.spikes(
+                name, result, batch, neurons=positions * shape[-1], tallied=tallied, position_axis=1 - batch_axis,
+                lengths=lengths,
+            )  # fmt: skip
         return result
 
+    def _note(
+        self,
+        recorder: Recorder,
+        current: Signal,
+        tallied: tuple[Tensor, Tensor] | None,
+        batch: int,
+        length: int,
+        lengths: Tensor | None,
+    ) -> None:
+        """What the recurrence itself does; and of what its input did, only that at real positions counts."""
+        hidden = current.shape[2]
+        recorder.passed(current)
+        if tallied is not None:
+            recorder.made(self._passed_on(tallied[0] + tallied[1], lengths), hidden)
+        positions = batch * length if lengths is None else int(lengths.sum())
+        recorder.share = positions / (batch * length)
+        # The share applies to all of it.
+        own = (positions - batch) * hidden**2 + 0.0
+        biases = positions * hidden if self.bias is not None else 0
+        recorder.multiplied(own / recorder.share, biases=biases / recorder.share)
+
     def _compiled(
-        self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None
+        self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
     ) -> RecurrentSpikes | None:
         """The spikes by the compiled kernel, in int32; None where it is not there or int32 might not hold a sum."""
         exponent, train = self.settings["exponent"], current.train
@@ -103,7 +148,8 @@ class Recurrence(Op):
         if packed is None or packed.exponent - exponent > 30:
             return None
         reach = current.bound * run.peak + packed.reach
-        reach += 0.0 if initial is None else float(initial.abs().max())
+        for extra in (initial, potential):
+            reach += 0.0 if extra is None else float(extra.abs().max())
         # As potential_dtype bounds it: every sum over all steps, and the threshold beside it.
         limit = kernels.INT32_UNITS / (run.total + 1) - math.ldexp(reach, -exponent) - threshold - 1
         if limit <= 0:
@@ -119,11 +165,12 @@ class Recurrence(Op):
             train = train.transpose(1, 2)
         if not train.dtype.is_floating_point:
             train = train.double()
-        units = None
-        if initial is not None:
-            units = (initial * 2.0**-exponent).to(torch.int32).contiguous()
+        units = None if initial is None else (initial * 2.0**-exponent).to(torch.int32).contiguous()
+        begun = None
+        if potential is not None:
+            begun = (potential * 2.0**-exponent).to(torch.int32).expand(len(self.weight)).contiguous()
         lengths = None if lengths is None else lengths.contiguous()
-        sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"])
+        sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
         spikes = kernels.recurrence(
             packed,
             sequences,
@@ -150,7 +197,9 @@ class Recurrence(Op):
             spikes[:, torch.arange(len(lengths)), lengths - 1] = 0
         return spikes
 
-    def _by_visits(self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None) -> Tensor:
+    def _by_visits(
+        self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
+    ) -> Tensor:
         """Spikes of all positions, `[steps, B, L, hidden]`: one product and one scan for each position."""
         name, exponent, threshold = (self.settings[key] for key in ("name", "exponent", "threshold"))
         batch_axis = 0 if self.settings["batch_first"] else 1
@@ -161,6 +210,8 @@ class Recurrence(Op):
         if initial is not None:
             initial = initial[order.rows]
             reach += float(initial.abs().max())
+        if potential is not None:
+            reach += float(potential.abs().max())
         dtype = run.potential_dtype(reach, threshold, exponent, name)
         product = run.numerics.dtype(self.reach * run.peak, exponent, name)
         drive = None if drive is None else run.numerics.snap(drive, exponent)
@@ -183,18 +234,28 @@ class Recurrence(Op):
                 else:
                     arriving = recurrent.to(dtype)
                 if run.recorder is not None:
-                    run.recorder.arriving(name, before[:, :known], hidden)
+                    passed_on = Signal(
+                        before[:, :known], None, None, 1.0, batch_owner(torch.Size([known, hidden]), 0, rows.device)
+                    )
+                    run.recorder.arriving(passed_on, hidden)
             wake = None if drive is None else drive[rows, position].to(dtype)
             if initial is not None and known < size:
                 wake = torch.zeros((size, hidden), dtype=dtype, device=train.device) if wake is None else wake
                 wake[known:] += initial[known:size].to(dtype)
-            before = run.fire(arriving, wake, threshold, dtype)
+            before = run.fire(arriving, wake, threshold, dtype, potential)
             emitted.append((before, rows, position))
         steps = max(len(spikes) for spikes, _, _ in emitted)
         result = train.new_zeros((steps, train.shape[1], train.shape[2], hidden), dtype=emitted[0][0].dtype)
         for spikes, rows, position in emitted:
             result[: len(spikes), rows, position] = spikes
         return result
+
+    @staticmethod
+    def _with_bias(current: Signal, bias: Tensor) -> Signal:
+        source = current.source
+        if isinstance(source, TableRows):
+            return replace(current, source=TableRows(source.table.double() + bias, source.index))
+        return replace(current, source=bias.expand(current.shape) if source is None else source + bias)
 
     def _initial_current(self, run: Run, start: Tensor | None, row: int, batch: int) -> Tensor | None:
         """Current `[B, hidden]` from a real-valued initial state."""

@@ -6,7 +6,7 @@ installed (`_kernels.c`) and loaded with ctypes, so that its calls run on severa
 """
 
 from casc_core.kernels.convolution import Blocks, PackedConvolution, convolution, fits_int32, pack_convolution
-from casc_core.kernels.counting import sum_middle, tally
+from casc_core.kernels.counting import agreement, sum_middle, tally
 from casc_core.kernels.library import all_instructions, instructions, ready, using
 from casc_core.kernels.population import KernelNeuron, levels, scan, scans
 from casc_core.kernels.recurrence import RecurrentSpikes, Sequences, recurrence
@@ -21,6 +21,7 @@ __all__ = [
     "PackedWeights",
     "RecurrentSpikes",
     "Sequences",
+    "agreement",
     "all_instructions",
     "convolution",
     "count_rows",

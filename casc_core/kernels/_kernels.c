@@ -25,6 +25,8 @@ enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
 enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
 enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2 };
+/* More spikes than any cap allows. */
+enum { SILENCED = 1 << 24 };
 
 /* Rows of outgoing weights, one for each input: `stride` (a multiple of 32) apart, `rows_padded` a multiple of 64. */
 typedef struct {
@@ -45,14 +47,19 @@ typedef struct {
     double unit;
 } RowsTask;
 
-/* A population of one type, or MIXED: currents in float32, all else in float64. `currents` [arriving, neurons] and `drive` [neurons] or NULL, `thresholds` [neurons] or NULL for one. */
+/* A population of one type, or MIXED: currents in float32, all else in float64. `currents` [arriving, neurons] and `drive`
+   [neurons] or NULL, `thresholds` [neurons] or NULL for one, `potential` [neurons] before the first step or NULL.
+
+   In this task and the next: a neuron emits up to `burst` spikes a step, and takes one back where its potential is negative
+   and at most `lower` thresholds (integers: below `lower`). Before step `restart`, neurons of negative potential are silenced
+   and all others begin anew. */
 typedef struct {
-    const void *currents, *drive, *thresholds;
+    const void *currents, *drive, *thresholds, *potential;
     int64_t neurons, arriving;
-    double threshold;
+    double threshold, lower;
     const uint8_t *awake;
     const int32_t *caps;
-    int64_t wake_steps, total, is_signed, most_steps, capacity;
+    int64_t wake_steps, total, burst, restart, most_steps, capacity;
     int8_t *out;
 } ScanTask;
 
@@ -71,9 +78,9 @@ typedef struct {
     double scale, drive_limit;
     const void *train;
     int64_t train_type, arriving, train_step, train_sample, train_position;
-    const int32_t *initial;
+    const int32_t *initial, *potential;
     /* A product times 2**shift is in the unit of currents and threshold. */
-    int64_t threshold, shift, total, is_signed, levels;
+    int64_t threshold, shift, total, lower, burst, restart, levels;
     const uint8_t *awake;
     const int32_t *caps;
     int64_t wake_steps, most_steps, capacity;
@@ -96,14 +103,16 @@ typedef struct {
 } ConvolutionTerm;
 
 /* A population [samples, out_height, out_width, outputs] that reads the sum of some terms and, awake, its drive (int32,
-   NULL for none; its strides count elements). Its outputs fall into blocks of at most `width`, a multiple of 32. */
+   NULL for none; strides count elements), its potential before the first step likewise. Its outputs fall into blocks of at most `width`, a multiple of 32. */
 typedef struct {
     const ConvolutionTerm *term;
     int64_t terms, samples, out_height, out_width, outputs, bands, width;
     const int64_t *out_lo, *out_n;
     const int32_t *drive;
     int64_t drive_sample, drive_channel, drive_y, drive_x;
-    int64_t threshold, total, is_signed, levels;
+    const int32_t *potential;
+    int64_t potential_sample, potential_channel, potential_y, potential_x;
+    int64_t threshold, total, lower, burst, restart, levels;
     const uint8_t *awake;
     const int32_t *caps;
     int64_t wake_steps, most_steps, capacity;
@@ -123,6 +132,17 @@ typedef struct {
     int64_t inner;
     int32_t *positive, *negative;
 } TallyTask;
+
+/* `train` [arriving, neurons] int8 against `levels` [neurons] out of `q`, after each of `steps`, of which `awake` [steps] so many
+   were wake steps; counts begin anew before step `restart`. `out` [blocks of 16384 neurons, steps, 3]: neurons with at least
+   one spike too many, too few, and the sum of |count * q - level * awake|. */
+typedef struct {
+    const int8_t *train;
+    const int16_t *levels;
+    const int32_t *awake;
+    int64_t neurons, arriving, steps, q, restart;
+    int64_t *out;
+} AgreementTask;
 
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {
@@ -231,7 +251,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 5; }
+EXPORT int64_t casc_version(void) { return 6; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -253,7 +273,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT };
 
 /* The items first..last-1 of a task. Returns what its kernel does: steps needed, or an error. */
 static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task, int64_t first, int64_t last) {
@@ -268,6 +288,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task,
                                    : DISPATCH(levels_FLOAT64, task, first, last);
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
+        case AGREEMENT: return DISPATCH(agreement, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }

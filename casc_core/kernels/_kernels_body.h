@@ -187,23 +187,51 @@ static void NAME(product)(const Weights *weights, const int8_t *x, const Referen
     NAME(accumulate)(weights->values, weights->kind, weights->stride, list, nearest->product, to);
 }
 
-/* One step of IF or CIF neurons: v += current; up if v >= threshold and n < cap; down if signed, v < 0 and n > 0. */
-static int64_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                          const int32_t *restrict c, int32_t threshold, int32_t cap, int32_t is_signed, int32_t *restrict v,
-                          int32_t *restrict total, int8_t *restrict out, int32_t *up_count, int32_t *down_count) {
+/* How many spikes a neuron of this potential emits, how many it has emitted being `total`. */
+INLINE int32_t NAME(rising)(const int burst, int32_t charged, int32_t threshold, int32_t total, int32_t cap) {
+    if (burst == 1) return (charged >= threshold) & (total < cap);
+    int32_t up = 0;
+    for (int b = 1; b <= burst; b++) up += (charged >= b * threshold) & (total + b <= cap);
+    return up;
+}
+
+/* One step of neurons: v += current; up if v >= threshold and n < cap; down if v < lower and n > 0. */
+INLINE int64_t NAME(fire_up_to)(const int burst, int64_t n, const int32_t *restrict a, int shift,
+                                const int32_t *restrict b, const int32_t *restrict c, int32_t threshold, int32_t cap,
+                                int32_t lower, int32_t *restrict v, int32_t *restrict total, int8_t *restrict out,
+                                int32_t *up_count, int32_t *down_count) {
     int32_t ups = 0, downs = 0;
     for (int64_t k = 0; k < n; k++) {
         const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + b[k] + c[k];
-        const int32_t up = (charged >= threshold) & (total[k] < cap);
-        const int32_t down = (charged < 0) & (total[k] > 0) & is_signed;
+        const int32_t up = NAME(rising)(burst, charged, threshold, total[k], cap);
+        const int32_t down = (charged < lower) & (total[k] > 0);
         const int32_t spike = up - down;
-        v[k] = charged - (spike > 0 ? threshold : 0) + (spike < 0 ? threshold : 0);
+        if (burst == 1)
+            v[k] = charged - (spike > 0 ? threshold : 0) + (spike < 0 ? threshold : 0);
+        else
+            v[k] = charged - spike * threshold;
         total[k] += spike;
         out[k] = (int8_t)spike;
         ups += up, downs += down;
     }
     *up_count = ups, *down_count = downs;
     return (int64_t)ups + downs;
+}
+
+static int64_t NAME(fire)(int burst, int64_t n, const int32_t *a, int shift, const int32_t *b, const int32_t *c,
+                          int32_t threshold, int32_t cap, int32_t lower, int32_t *v, int32_t *total, int8_t *out,
+                          int32_t *up_count, int32_t *down_count) {
+    if (burst == 1)
+        return NAME(fire_up_to)(1, n, a, shift, b, c, threshold, cap, lower, v, total, out, up_count, down_count);
+    return NAME(fire_up_to)(burst, n, a, shift, b, c, threshold, cap, lower, v, total, out, up_count, down_count);
+}
+
+/* Neurons of negative potential are silenced, all others begin anew from `potential` (NULL: zero). */
+static void NAME(restart)(int64_t n, int64_t own, const int32_t *potential, int32_t *restrict v, int32_t *restrict total) {
+    for (int64_t k = 0; k < n; k++) {
+        total[k] = v[k] < 0 ? SILENCED : 0;
+        v[k] = potential && k < own ? potential[k] : 0;
+    }
 }
 
 /* All steps at once: clip(floor(current / threshold), 0, total), where the drive flows `total` times. */
@@ -308,19 +336,26 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *count
 #define DEFINE_SCAN(REAL, CURRENT, TYPE)                                                                                     \
     static int64_t NAME(scan_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                             \
         enum { BLOCK = 512 };                                                                                         \
-        REAL v[BLOCK], total[BLOCK], threshold[BLOCK]; /* counts of one width with potentials: one vector loop */     \
+        REAL v[BLOCK], total[BLOCK], threshold[BLOCK], lower[BLOCK]; /* counts of one width with potentials: one vector loop */     \
         int64_t needed = 0;                                                                                           \
         const int64_t ended = task->arriving > task->wake_steps ? task->arriving : task->wake_steps;                  \
         for (int64_t start = first; start < last; start += BLOCK) {                                                   \
             const int64_t n = last - start < BLOCK ? last - start : BLOCK;                                            \
             const REAL *drive = task->drive ? (const REAL *)task->drive + start : NULL;                               \
             for (int64_t k = 0; k < n; k++) {                                                                         \
-                v[k] = total[k] = 0;                                                                                  \
+                v[k] = task->potential ? ((const REAL *)task->potential)[start + k] : 0;                              \
+                total[k] = 0;                                                                                         \
                 threshold[k] = task->thresholds ? ((const REAL *)task->thresholds)[start + k] : (REAL)task->threshold; \
+                lower[k] = (REAL)task->lower * threshold[k];                                                          \
             }                                                                                                         \
             int64_t step = 0;                                                                                         \
             for (; step <= task->capacity && step < task->most_steps; step++) {                                       \
                 int8_t beyond[BLOCK];                                                                                 \
+                if (step == task->restart)                                                                            \
+                    for (int64_t k = 0; k < n; k++) {                                                                 \
+                        total[k] = v[k] < 0 ? SILENCED : 0;                                                           \
+                        v[k] = task->potential ? ((const REAL *)task->potential)[start + k] : 0;                      \
+                    }                                                                                                 \
                 int8_t *out = step < task->capacity ? task->out + step * task->neurons + start : beyond;              \
                 const int driven = drive && step < task->wake_steps && task->awake[step];                             \
                 const CURRENT *current = (const CURRENT *)task->currents + step * task->neurons + start;              \
@@ -331,16 +366,26 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *count
                 else if (driven)                                                                                      \
                     for (int64_t k = 0; k < n; k++) v[k] += drive[k];                                                 \
                 const REAL cap = (REAL)(step < task->wake_steps ? task->caps[step] : task->total);                    \
-                const REAL down = task->is_signed ? 1 : 0;                                                            \
                 int32_t any = 0;                                                                                      \
-                for (int64_t k = 0; k < n; k++) {                                                                     \
-                    const REAL up = ((v[k] >= threshold[k]) & (total[k] < cap)) ? 1 : 0;                              \
-                    const REAL spike = ((v[k] < 0) & (total[k] > 0)) ? up - down : up;                                \
-                    v[k] -= spike * threshold[k];                                                                     \
-                    total[k] += spike;                                                                                \
-                    out[k] = (int8_t)(int32_t)spike;                                                                  \
-                    any |= (int32_t)spike;                                                                            \
-                }                                                                                                     \
+                if (task->burst == 1)                                                                                 \
+                    for (int64_t k = 0; k < n; k++) {                                                                 \
+                        const REAL up = ((v[k] >= threshold[k]) & (total[k] < cap)) ? 1 : 0;                          \
+                        const REAL spike = ((v[k] < 0) & (v[k] <= lower[k]) & (total[k] > 0)) ? up - 1 : up;          \
+                        v[k] -= spike * threshold[k];                                                                 \
+                        total[k] += spike;                                                                            \
+                        out[k] = (int8_t)(int32_t)spike;                                                              \
+                        any |= (int32_t)spike;                                                                        \
+                    }                                                                                                 \
+                else                                                                                                  \
+                    for (int64_t k = 0; k < n; k++) {                                                                 \
+                        REAL spike = ((v[k] < 0) & (v[k] <= lower[k]) & (total[k] > 0)) ? -1 : 0;                     \
+                        for (int64_t b = 1; b <= task->burst; b++)                                                    \
+                            spike += ((v[k] >= (REAL)b * threshold[k]) & (total[k] + (REAL)b <= cap)) ? 1 : 0;        \
+                        v[k] -= spike * threshold[k];                                                                 \
+                        total[k] += spike;                                                                            \
+                        out[k] = (int8_t)(int32_t)spike;                                                              \
+                        any |= (int32_t)spike;                                                                        \
+                    }                                                                                                 \
                 if (any) {                                                                                            \
                     if (step == task->capacity) return task->capacity + 1;                                            \
                     needed = step + 1 > needed ? step + 1 : needed;                                                   \
@@ -422,10 +467,12 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                 }
                 memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
+                if (task->potential) memcpy(v, task->potential, (size_t)hidden * sizeof *v);
                 for (; step < task->most_steps; step++) {
                     const int wake = step < task->wake_steps;
                     const int32_t *recurrent = zeros, *current = zeros;
                     int32_t ups = 0, downs = 0;
+                    if (step == task->restart) NAME(restart)(stride, hidden, task->potential, v, total);
                     if (step < before_steps) {
                         int32_t *product = products + step * stride;
                         Reference references[4] = {{nothing, zeros}, {task->peaks, task->peak_product}};
@@ -447,13 +494,18 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                     int8_t *fired = spikes + step * padded;
                     int64_t any;
                     if (task->levels) {
+                        if (task->potential) {
+                            if (current == zeros) memset(arriving, 0, (size_t)ints);
+                            for (int64_t k = 0; k < hidden; k++) arriving[k] += task->potential[k];
+                            current = arriving;
+                        }
                         any = NAME(level)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, (int32_t)task->threshold,
                                           (int32_t)task->total, fired);
                         ups = (int32_t)any;
                     } else {
-                        any = NAME(fire)(stride, recurrent, (int)task->shift, driven && wake && task->awake[step] ? drive : zeros,
+                        any = NAME(fire)((int)task->burst, stride, recurrent, (int)task->shift, driven && wake && task->awake[step] ? drive : zeros,
                                          current, (int32_t)task->threshold,
-                                         wake ? task->caps[step] : (int32_t)task->total, (int32_t)task->is_signed, v, total, fired, &ups, &downs);
+                                         wake ? task->caps[step] : (int32_t)task->total, (int32_t)task->lower, v, total, fired, &ups, &downs);
                     }
                     if (!any && step >= before_steps && step >= task->arriving && step >= task->wake_steps) break;
                     if (step >= capacity) {
@@ -534,6 +586,36 @@ static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
 #endif
         for (; k < task->inner; k++) ups += x[k] > 0, downs += x[k] < 0;
         task->positive[row] = ups, task->negative[row] = downs;
+    }
+    return 0;
+}
+
+/* Blocks of neurons against their levels, part by part, so that counts stay in the nearest cache. */
+static int64_t NAME(agreement)(const AgreementTask *task, int64_t first, int64_t last) {
+    enum { BLOCK = 16384, PART = 1024 };
+    for (int64_t block = first; block < last; block++) {
+        const int64_t end = (block + 1) * BLOCK < task->neurons ? (block + 1) * BLOCK : task->neurons;
+        int64_t *out = task->out + block * task->steps * 3;
+        for (int64_t start = block * BLOCK; start < end; start += PART) {
+            const int64_t n = end - start < PART ? end - start : PART;
+            const int32_t q = (int32_t)task->q;
+            int32_t count[PART] = {0};
+            for (int64_t step = 0; step < task->steps; step++, out += 3) {
+                const int32_t awake = task->awake[step];
+                int32_t more = 0, fewer = 0, error = 0;
+                if (step == task->restart) memset(count, 0, sizeof count);
+                if (step < task->arriving) {
+                    const int8_t *spikes = task->train + step * task->neurons + start;
+                    for (int64_t k = 0; k < n; k++) count[k] += spikes[k];
+                }
+                for (int64_t k = 0; k < n; k++) {
+                    const int32_t off = count[k] * q - (int32_t)task->levels[start + k] * awake;
+                    more += off >= q, fewer += off <= -q, error += off < 0 ? -off : off;
+                }
+                out[0] += more, out[1] += fewer, out[2] += error;
+            }
+            out -= 3 * task->steps;
+        }
     }
     return 0;
 }

@@ -159,18 +159,18 @@ INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const Entrie
 
 /* One step of the neurons of one position, as `fire`. Returns whether any spiked. */
 INLINE int32_t NAME(fire_position)(const int64_t width, const int32_t *restrict sum, const int32_t *restrict driven,
-                                   int32_t threshold, int32_t cap, int32_t is_signed, int32_t *restrict v,
+                                   int32_t threshold, int32_t cap, int32_t lower, int32_t *restrict v,
                                    int32_t *restrict total, int8_t *restrict out) {
     int32_t any = 0;
 #if VECTOR == 512
     const __m512i thresholds = _mm512_set1_epi32(threshold), caps = _mm512_set1_epi32(cap), one = _mm512_set1_epi32(1);
-    const __mmask16 can_fall = is_signed ? 0xffff : 0;
+    const __m512i lowest = _mm512_set1_epi32(lower);
     for (int64_t k = 0; k < width; k += 16) {
         const __m512i count = LOAD(total + k);
         const __m512i charged = ADD32(ADD32(LOAD(v + k), LOAD(sum + k)), LOAD(driven + k));
         const __mmask16 up = _mm512_mask_cmplt_epi32_mask(_mm512_cmpge_epi32_mask(charged, thresholds), count, caps);
         const __mmask16 down =
-            _mm512_mask_cmpgt_epi32_mask(_mm512_mask_cmplt_epi32_mask(can_fall, charged, ZERO()), count, ZERO());
+            _mm512_mask_cmpgt_epi32_mask(_mm512_cmplt_epi32_mask(charged, lowest), count, ZERO());
         const __m512i lowered = _mm512_mask_sub_epi32(charged, up, charged, thresholds);
         STORE(v + k, _mm512_mask_add_epi32(lowered, down, lowered, thresholds));
         const __m512i raised = _mm512_mask_add_epi32(count, up, count, one);
@@ -182,7 +182,7 @@ INLINE int32_t NAME(fire_position)(const int64_t width, const int32_t *restrict 
     for (int64_t k = 0; k < width; k++) {
         const int32_t charged = v[k] + sum[k] + driven[k];
         const int32_t up = (charged >= threshold) & (total[k] < cap);
-        const int32_t down = (charged < 0) & (total[k] > 0) & is_signed;
+        const int32_t down = (charged < lower) & (total[k] > 0);
         v[k] = charged - (up ? threshold : 0) + (down ? threshold : 0);
         total[k] += up - down;
         out[k] = (int8_t)(up - down);
@@ -205,7 +205,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         reads = taps * term->most_in > reads ? taps * term->most_in : reads;
         bytes += term->ring * (6 * (entries + 16) + (term->steps * term->width + 1) * 4 + 64);
     }
-    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 7 * ints + 256 +
+    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 8 * ints + 256 +
                                            most * (int64_t)sizeof(NAME(Window)) + 6 * (reads + 17) + terms * 16 +
                                            task->capacity * task->out_width * width));
     if (!memory) return NO_MEMORY;
@@ -222,6 +222,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     TAKE(int32_t, drive, width)
     TAKE(int32_t, product, width)
     TAKE(int32_t, current, width)
+    TAKE(int32_t, potential, width)
     TAKE(int8_t, fired, width)
     TAKE(int8_t, out_row, task->capacity * task->out_width * width)
     TAKE(int32_t, row, reads + 17)
@@ -239,6 +240,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     Entries list = {0, row, factor};
     memset(zeros, 0, (size_t)ints);
     memset(drive, 0, (size_t)ints);
+    memset(potential, 0, (size_t)ints);
     const int64_t out_width = task->out_width, plane = task->out_height * out_width * task->outputs;
     int64_t needed = 0;
 
@@ -265,12 +267,18 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     for (int64_t k = 0; k < out_n; k++) drive[k] = x[(out_lo + k) * task->drive_channel];
                     for (int64_t k = out_n; k < width; k++) drive[k] = 0;
                 }
+                if (task->potential) {
+                    const int32_t *x = task->potential + sample * task->potential_sample + oy * task->potential_y +
+                                       ox * task->potential_x;
+                    for (int64_t k = 0; k < out_n; k++) potential[k] = x[(out_lo + k) * task->potential_channel];
+                    for (int64_t k = out_n; k < width; k++) potential[k] = 0;
+                }
                 lists = ring;
                 for (int64_t t = 0, w = 0; t < terms; w += windows[t], lists += task->term[t++].ring) {
                     const ConvolutionTerm *term = task->term + t;
                     windows[t] = NAME(windows)(term, lists, oy, ox, term->in_n[block], window + w);
                 }
-                memset(v, 0, (size_t)ints);
+                memcpy(v, potential, (size_t)ints);
                 memset(total, 0, (size_t)ints);
                 int64_t step = 0;
                 int quiet = 0;
@@ -294,19 +302,28 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         sum = current;
                     }
                     const int32_t threshold = (int32_t)task->threshold, all = (int32_t)task->total;
-                    const int32_t cap = wake ? task->caps[step] : all, is_signed = (int32_t)task->is_signed;
+                    const int32_t cap = wake ? task->caps[step] : all, lower = (int32_t)task->lower;
+                    const int burst = (int)task->burst;
+                    int32_t ups, downs;
                     int64_t any;
+                    if (step == task->restart) {
+                        NAME(restart)(width, width, potential, v, total);
+                        quiet = 0;
+                    }
                     if (quiet && sum == zeros && driven == zeros && step > task->wake_steps) {
                         any = 0; /* as at the step before, nothing arrives and nothing has changed */
                         memset(fired, 0, (size_t)width);
                     } else if (task->levels)
-                        any = NAME(level)(width, sum, 0, driven, zeros, threshold, all, fired);
+                        any = NAME(level)(width, sum, 0, driven, potential, threshold, all, fired);
+                    else if (burst > 1)
+                        any = NAME(fire)(burst, width, sum, 0, driven, zeros, threshold, cap, lower, v, total, fired,
+                                         &ups, &downs);
                     else if (width == 64)
-                        any = NAME(fire_position)(64, sum, driven, threshold, cap, is_signed, v, total, fired);
+                        any = NAME(fire_position)(64, sum, driven, threshold, cap, lower, v, total, fired);
                     else if (width == 128)
-                        any = NAME(fire_position)(128, sum, driven, threshold, cap, is_signed, v, total, fired);
+                        any = NAME(fire_position)(128, sum, driven, threshold, cap, lower, v, total, fired);
                     else
-                        any = NAME(fire_position)(width, sum, driven, threshold, cap, is_signed, v, total, fired);
+                        any = NAME(fire_position)(width, sum, driven, threshold, cap, lower, v, total, fired);
                     quiet = !any;
                     if (!any && step >= arriving && step >= task->wake_steps) break;
                     if (step >= task->capacity) {

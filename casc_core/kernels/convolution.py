@@ -31,7 +31,9 @@ _Task = structure(
     (c_int64, "terms samples out_height out_width outputs bands width"),
     (c_void_p, "out_lo out_n drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
-    (c_int64, "threshold total is_signed levels"),
+    (c_void_p, "potential"),
+    (c_int64, "potential_sample potential_channel potential_y potential_x"),
+    (c_int64, "threshold total lower burst restart levels"),
     (c_void_p, "awake caps"),
     (c_int64, "wake_steps most_steps capacity"),
     (c_void_p, "out"),
@@ -142,6 +144,7 @@ def convolution(
     threshold: int,
     neuron: KernelNeuron,
     guess: int,
+    potential: Tensor | None = None,
 ) -> Tensor:
     """Spikes `[steps, samples, channels, height, width]` of a population, channels last in memory.
 
@@ -154,20 +157,22 @@ def convolution(
         threshold: in units.
         neuron: what it is and when it is awake.
         guess: of the steps that will be needed.
+        potential: before the first step, as the drive; or None.
     """
     samples, channels, height, width = shape
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
     structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
     bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
-    strides = (0, 0, 0, 0) if drive is None else drive.stride()
+    strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
             ctypes.addressof(array), len(array), samples, height, width, channels, bands, blocks.width,
             blocks.low.data_ptr(), blocks.count.data_ptr(), address(drive), *strides,
-            threshold, neuron.total, neuron.is_signed, neuron.in_levels,
+            address(potential), *steps, threshold, neuron.total, neuron.lower_units(threshold), neuron.burst,
+            neuron.restart, neuron.in_levels,
             neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.most, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
 
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor
 from casc_core.kernels.library import run, structure
 
 _SumTask = structure("SumTask", (c_void_p, "source"), (c_int64, "middle inner"), (c_void_p, "to"))
+_AgreementTask = structure(
+    "AgreementTask", (c_void_p, "train levels awake"), (c_int64, "neurons arriving steps q restart"), (c_void_p, "out")
+)
+_AGREEMENT_BLOCK = 16_384
 _TallyTask = structure("TallyTask", (c_void_p, "source"), (c_int64, "inner"), (c_void_p, "positive negative"))
 
 
@@ -37,3 +42,21 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
     task = _TallyTask(train.data_ptr(), train.shape[-1], positive.data_ptr(), negative.data_ptr())
     run("tally", task, positive.numel(), train.numel())
     return positive, negative
+
+
+def agreement(
+    train: Tensor, levels: Tensor, q: int, awake: Sequence[int], restarts_after: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`casc_core.agreement.agreement` of an int8 train."""
+    train, levels = train.contiguous(), levels.to(torch.int16).contiguous()
+    neurons, steps = train.shape[1], len(awake)
+    blocks = -(-neurons // _AGREEMENT_BLOCK)
+    out = torch.zeros((blocks, steps, 3), dtype=torch.int64, device="cpu")
+    counts = torch.tensor(awake, dtype=torch.int32, device="cpu")
+    restart = -1 if restarts_after is None else restarts_after
+    task = _AgreementTask(
+        train.data_ptr(), levels.data_ptr(), counts.data_ptr(), neurons, len(train), steps, q, restart, out.data_ptr()
+    )
+    run("agreement", task, blocks, neurons * steps)
+    more, fewer, error = out.sum(0).T
+    return more, fewer, error

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError
 
-VERSION = 5
+VERSION = 6
 INSTRUCTIONS = ("plain", "avx2", "avx512")
-KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution")
+KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement")
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
 OUT_OF_RANGE = -2

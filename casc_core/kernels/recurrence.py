@@ -24,8 +24,8 @@ _Task = structure(
     (c_double, "scale drive_limit"),
     (c_void_p, "train"),
     (c_int64, "train_type arriving train_step train_sample train_position"),
-    (c_void_p, "initial"),
-    (c_int64, "threshold shift total is_signed levels"),
+    (c_void_p, "initial potential"),
+    (c_int64, "threshold shift total lower burst restart levels"),
     (c_void_p, "awake caps"),
     (c_int64, "wake_steps most_steps capacity"),
     (c_void_p, "out"),
@@ -44,6 +44,7 @@ class Sequences:
         initial: `[batch, hidden]` int32, in units, received at each sequence's first position beside the drive; or None.
         lengths: `[batch]` int64, or None for all.
         reverse: from the last real position to the first.
+        potential: `[hidden]` int32, in units, of every position's neurons before the first step; or None.
     """
 
     drive: Tensor | None
@@ -52,6 +53,7 @@ class Sequences:
     initial: Tensor | None
     lengths: Tensor | None
     reverse: bool
+    potential: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def recurrence(
             address(inputs.lengths), inputs.reverse, address(drive), address(index),
             0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent, drive_limit,
             train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3], address(inputs.initial),
-            threshold, packed.exponent - exponent, neuron.total, neuron.is_signed, neuron.in_levels,
+            address(inputs.potential), threshold, packed.exponent - exponent, neuron.total,
+            neuron.lower_units(threshold), neuron.burst, neuron.restart, neuron.in_levels,
             neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.most, capacity,
             out.data_ptr(), *out.stride()[:3], *(address(t) for t in counts or (None, None)),
         )  # fmt: skip

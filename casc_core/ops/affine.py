@@ -15,6 +15,7 @@ from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 from casc_core.ops.op import Op
 from casc_core.product import Product
+from casc_core.recorder import Recorder
 from casc_core.run import Run
 from casc_core.signal import Signal
 
@@ -26,7 +27,6 @@ class AffineMap(Op):
     the same weights on a finer grid, after which the current is rounded once.
     """
 
-    is_map = True
     weight: Tensor | None
     fine: Tensor | None
     bias: Tensor | None
@@ -77,6 +77,11 @@ class AffineMap(Op):
         bias = bias if signal.divisor is None else bias * signal.divisor
         return bias if drive is None else drive + bias
 
+    def note(self, recorder: Recorder, pairs: float, signal: Signal, shape: torch.Size) -> None:
+        """Note that a map of `signal` has so many pairs of an input and an output, and outputs of this shape."""
+        biases = 0.0 if self.bias is None else float(shape.numel())
+        recorder.multiplied(pairs, real=0.0 if signal.source is None else pairs, biases=biases)
+
 
 class Linear(AffineMap):
     """A snapped linear map of the last dimension."""
@@ -102,10 +107,13 @@ class Linear(AffineMap):
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
             if run.recorder is not None:
-                run.recorder.arriving(self.settings["name"], signal.train, self.weight.shape[0])
+                run.recorder.arriving(signal, self.weight.shape[0])
+        if run.recorder is not None:
+            pairs = float(train.shape[1:].numel() * width)
+            self.note(run.recorder, pairs, signal, train.shape[1:])
         shape, owner = train.shape[1:], signal.owner
         drive = None if drive is None else drive.expand(shape)
-        return Signal(train, drive, signal.divisor, bound, lambda: owner()[..., :1].expand(shape))
+        return Signal(train, drive, signal.divisor, bound, lambda: owner()[..., :1].expand(shape), is_raw=False)
 
 
 def exact_product(
@@ -171,6 +179,8 @@ class Shift(Op):
         flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
         if drive is not None:
             flowing = flowing + run.numerics.snap(drive * factor, self.settings["drive_exponent"])
+        if run.recorder is not None:
+            run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         return replace(signal, source=flowing)
 
 
@@ -199,6 +209,8 @@ class Scale(Op):
         if shift is not None:
             flowing = (shift if signal.divisor is None else shift * signal.divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing
+        if run.recorder is not None and drive is not None:
+            run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest)
 
 

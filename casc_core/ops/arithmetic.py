@@ -25,10 +25,13 @@ class TimesInput(Op):
         largest = float(factor.abs().max())
         # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
         train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
-        owner, drive = signal.owner, signal.drive
+        owner, drive, merged = signal.owner, signal.drive, signal.merged
+        passes = (factor != 0).to(torch.int8)
         return replace(
             signal,
             flow=train.reshape(signal.steps, *shape),
+            # A factor makes a spike weigh more, and no more spikes; nothing arrives where it is zero.
+            merged=merged if merged is None and largest <= 1 else lambda: signal.traffic() * passes,
             source=None if drive is None else drive * factor,
             bound=signal.bound * largest,
             owner=lambda: owner().expand(shape),
@@ -72,7 +75,14 @@ class Add(Op):
         owners = (a.owner, b.owner)
         owner = owners[0] if a.shape == shape else owners[1]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
-        return Signal(_sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape))
+        raw = a.is_raw and b.is_raw
+        if run.recorder is not None and not raw:
+            for part in (a, b):
+                run.recorder.passed(part)
+        return Signal(
+            _sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape), raw,
+            (lambda: add_trains(a.traffic(), b.traffic())) if raw else None,
+        )  # fmt: skip
 
 
 def _sum(a: Signal, b: Signal, peak: int) -> Tensor | Currents:

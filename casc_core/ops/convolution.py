@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from casc_core.errors import InputError
 from casc_core.geometry import Geometry, convolve
 from casc_core.kept import Kept
 from casc_core.ops.affine import AffineMap
-from casc_core.run import Run, arrivals
+from casc_core.recorder import arrivals
+from casc_core.run import Run
 from casc_core.signal import Signal
 
 
@@ -76,9 +78,14 @@ class Convolution(AffineMap):
             train = signal.train.unsqueeze(-2) if dims == 1 else signal.train
             own = Filter(name, self.weight, self.settings["exponent"], self.geometry, self.reach, self.kept)
             flow = Currents((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
-            self._record(run, train)
+            self._arriving(run, signal, train)
+        if run.recorder is not None:
+            height = 1 if dims == 1 else size[0]
+            fan_out = float(self.geometry.fan_out(height, size[-1]).sum())
+            pairs = batch * self.channels * (outputs // self.geometry.groups) * fan_out
+            self.note(run.recorder, pairs, signal, shape)
         owner = signal.owner
-        return Signal(flow, drive, signal.divisor, bound, lambda: _spread(owner(), shape))
+        return Signal(flow, drive, signal.divisor, bound, lambda: _spread(owner(), shape), is_raw=False)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples
@@ -88,13 +95,21 @@ class Convolution(AffineMap):
         result = result.squeeze(-2) if self.settings["dims"] == 1 else result
         return result.expand(len(x), *result.shape[1:])
 
-    def _record(self, run: Run, train: Tensor) -> None:
-        if run.recorder is None or not run.recorder.keep_activity or self.weight is None:
+    def _arriving(self, run: Run, signal: Signal, train: Tensor) -> None:
+        recorder = run.recorder
+        if recorder is None or not recorder.keep_activity or self.weight is None:
             return
-        spikes = arrivals(train.permute(0, 1, 3, 4, 2))
         fan_out = self.geometry.fan_out(*train.shape[3:]).to(train.device)
         each = len(self.weight) // self.geometry.groups
-        run.recorder.made(self.settings["name"], spikes * fan_out, each)
+        if not signal.is_raw:
+            recorder.multiplied_by_step((train != 0).sum(2) * fan_out, each)
+            return
+        traffic = signal.merged
+        merged = None if traffic is None else traffic().reshape(train.shape).permute(0, 1, 3, 4, 2)
+        by_position = replace(
+            signal, flow=train.permute(0, 1, 3, 4, 2), merged=None if merged is None else lambda: merged
+        )
+        recorder.made(arrivals(by_position, recorder.bursts) * fan_out, each)
 
 
 def _spread(owner: Tensor, shape: torch.Size) -> Tensor:

@@ -70,12 +70,15 @@ class Encode(Op):
 
 
 class Embed(Op):
-    """A table of real-valued vectors, looked up by token id."""
+    """A table of real-valued vectors, looked up by token id.
+
+    `multiplies` and `biases` count what it spares for each row: those of the linear map that has been folded into it.
+    """
 
     table: Tensor
 
-    def __init__(self, name: str, table: Tensor) -> None:
-        super().__init__({"name": name}, {"table": table})
+    def __init__(self, name: str, table: Tensor, multiplies: int = 0, biases: int = 0) -> None:
+        super().__init__({"name": name, "multiplies": multiplies, "biases": biases}, {"table": table})
 
     def forward(self, run: Run, tokens: Tensor) -> Signal:
         rows, table = self.table.shape[0], self.table
@@ -89,13 +92,17 @@ class Embed(Op):
                 f"{self.settings['name']}: token id {low if low < 0 else high} is out of range; the table has rows "
                 f"0..{rows - 1}"
             )
-        return driven(TableRows(table, tokens.long()), torch.Size([*tokens.shape, table.shape[1]]), table.device)
+        multiplies, biases = (float(self.settings[key] * tokens.numel()) for key in ("multiplies", "biases"))
+        if run.recorder is not None:
+            run.recorder.multiplied(multiplies, real=multiplies, biases=biases)
+        shape = torch.Size([*tokens.shape, table.shape[1]])
+        return driven(TableRows(table, tokens.long()), shape, table.device, is_raw=not multiplies)
 
 
-def driven(drive: Tensor | TableRows, shape: torch.Size, device: torch.device) -> Signal:
+def driven(drive: Tensor | TableRows, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
     """A signal without spikes, its first dimension the batch."""
     train = torch.zeros((0, *shape), dtype=torch.int8, device=device)
-    return Signal(train, drive, None, 0.0, batch_owner(shape, 0, device))
+    return Signal(train, drive, None, 0.0, batch_owner(shape, 0, device), is_raw)
 
 
 def batch_owner(shape: torch.Size, axis: int, device: torch.device) -> Callable[[], Tensor]:

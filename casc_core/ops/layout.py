@@ -81,10 +81,16 @@ class Join(Op):
                 dim,
             )
         owners = [signal.owner for signal in signals]
+
+        def merged() -> Tensor:
+            return self.join([padded(signal.traffic(), steps) for signal in signals], dim)
+
         return Signal(
             self.join([padded(signal.train, steps) for signal in common], dim),
             drive,
             divisor,
             max(signal.bound for signal in common),
             lambda: self.join([owner() for owner in owners], dim),
+            all(signal.is_raw for signal in signals),
+            None if all(signal.merged is None for signal in signals) else merged,
         )

@@ -16,8 +16,6 @@ class Op(nn.Module):
     """
 
     kinds: ClassVar[dict[str, type[Op]]] = {}
-    is_map: ClassVar[bool] = False
-    """Whether it is a linear map, whose operations count for the layer it feeds."""
     is_layer: ClassVar[bool] = False
     """Whether it is a population of neurons."""
 

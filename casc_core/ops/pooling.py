@@ -121,7 +121,21 @@ class Average(Op):
             summed_drive = None if summed_drive is None else summed_drive * factor
         owner, shape = signal.owner, summed.shape[1:]
         first = (slice(None), slice(None), *[slice(1)] * dims)
-        return Signal(summed, summed_drive, divisor, signal.bound * most, lambda: owner()[first].expand(shape))
+
+        def merged() -> Tensor:
+            traffic = signal.traffic().to(torch.int32)
+            counted: Tensor = self.sums(traffic.flatten(0, 1)).unflatten(0, traffic.shape[:2])
+            return counted
+
+        return Signal(
+            summed,
+            summed_drive,
+            divisor,
+            signal.bound * most,
+            lambda: owner()[first].expand(shape),
+            signal.is_raw,
+            merged,
+        )
 
     dims: int
     divides: bool

@@ -15,48 +15,72 @@ from casc_core.signal import Signal, inverse, memory_order, without_repeats
 
 
 class Fire(Op):
-    """A population of spiking neurons, one for each element of its input."""
+    """A population of spiking neurons, one for each element of its input.
+
+    `charge` is what their potential begins with, `bias` flows besides while awake; both broadcast against the population,
+    in the unit of the threshold.
+    """
 
     is_layer = True
+    charge: Tensor | None
+    bias: Tensor | None
 
-    def __init__(self, name: str, threshold: float, exponent: int) -> None:
-        super().__init__({"name": name, "threshold": threshold, "exponent": exponent})
+    def __init__(
+        self, name: str, threshold: float, exponent: int, charge: Tensor | None = None, bias: Tensor | None = None
+    ) -> None:
+        super().__init__({"name": name, "threshold": threshold, "exponent": exponent}, {"charge": charge, "bias": bias})
         # Steps that the last runs took, by where they were cut.
         self.steps: dict[int, int] = {}
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         exponent, threshold = self.settings["exponent"], self.settings["threshold"]
-        drive = signal.drive
+        if run.recorder is not None:
+            run.recorder.passed(signal)
+            if self.bias is not None:
+                run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
+        drive, divisor = signal.drive, signal.divisor
+        if self.bias is not None:
+            flowing = (self.bias if divisor is None else self.bias * divisor).expand(signal.shape)
+            drive = flowing if drive is None else drive + flowing
         if drive is not None:
             drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
             signal = replace(signal, source=drive)
-        scaled = threshold if signal.divisor is None else threshold * signal.divisor
+        scaled = threshold if divisor is None else threshold * divisor
         if isinstance(scaled, Tensor) and scaled.dim() == 0:
             scaled = float(scaled)
-        train = self._behind_convolutions(run, signal, scaled)
+        charge = self.charge
+        if charge is not None:
+            charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
+        potential = run.initial_potential(charge, scaled, exponent)
+        train = self._behind_convolutions(run, signal, scaled, potential)
         if train is None:
-            train = self._fired(run, signal, scaled)
+            train = self._fired(run, signal, scaled, potential)
         spikes = Signal(train, None, None, 1.0, signal.owner)
         if run.recorder is not None:
             run.recorder.spikes(self.settings["name"], spikes, run.samples)
         return spikes
 
-    def _behind_convolutions(self, run: Run, signal: Signal, threshold: float | Tensor) -> Tensor | None:
+    def _behind_convolutions(
+        self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None
+    ) -> Tensor | None:
         """Spikes taken from the convolutions' own inputs, in int32; None where that cannot be."""
         flow, neuron, exponent = signal.flow, run.kernel_neuron, self.settings["exponent"]
         if not isinstance(flow, Currents) or flow.is_computed or neuron is None or isinstance(threshold, Tensor):
             return None
-        reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold)
+        reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
         if not isinstance(run.numerics, Exact) or not kernels.fits_int32(reach, exponent):
             return None
-        train = flow.population(signal.drive, exponent, threshold, neuron, self.steps.get(neuron.most, 0))
+        if potential is not None:
+            potential = potential.expand(signal.shape)
+        guess = self.steps.get(neuron.most, 0)
+        train = flow.population(signal.drive, exponent, threshold, neuron, guess, potential)
         if train is not None:  # one long run is forgotten little by little
             self.steps[neuron.most] = max(len(train), self.steps.get(neuron.most, 0) - 1)
         return train
 
-    def _fired(self, run: Run, signal: Signal, threshold: float | Tensor) -> Tensor:
+    def _fired(self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
-        largest = float(threshold.max()) if isinstance(threshold, Tensor) else threshold
+        largest = (float(threshold.max()) if isinstance(threshold, Tensor) else threshold) + _reach(potential)
         dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])
         if isinstance(threshold, Tensor):
             threshold = threshold.to(dtype)
@@ -64,9 +88,15 @@ class Fire(Op):
         like = train if len(train) or drive is None else drive.unsqueeze(0)
         order = memory_order(like)
         if order is None or order[0] != 0:
-            return run.fire(train, drive, threshold, dtype)
+            return run.fire(train, drive, threshold, dtype, potential)
         inner = tuple(dim - 1 for dim in order[1:])
         drive = None if drive is None else drive.permute(inner)
         if isinstance(threshold, Tensor):
             threshold = threshold.expand(signal.shape).permute(inner)
-        return run.fire(train.permute(order), drive, threshold, dtype).permute(inverse(order))
+        if potential is not None:
+            potential = potential.expand(signal.shape).permute(inner)
+        return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
+
+
+def _reach(potential: Tensor | None) -> float:
+    return 0.0 if potential is None else float(potential.abs().max())

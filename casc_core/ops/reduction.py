@@ -41,13 +41,15 @@ class Sum(Op):
         if self.settings["mean"]:
             count = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
             divisor = count if divisor is None else divisor * count
-        owner, drive = signal.owner, signal.drive
+        owner, drive, reach = signal.owner, signal.drive, signal.bound * size * run.peak
         return Signal(
-            _summed(signal.train, dims, keepdim, signal.bound * size * run.peak),
+            _summed(signal.train, dims, keepdim, reach),
             None if drive is None else drive.sum(dims, keepdim=keepdim),
             divisor,
             signal.bound * size,
             lambda: owner().amax(dims, keepdim=keepdim),
+            signal.is_raw,
+            lambda: _summed(signal.traffic(), dims, keepdim, reach),
         )
 
 
@@ -99,6 +101,8 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
         finite = drive[torch.isfinite(drive)]
         bound += float(finite.abs().max()) if finite.numel() else 0.0
     for step in range(max(signal.steps, len(wake))):
+        if step == run.restarts_after:
+            total.zero_()
         if step < signal.steps:
             total += signal.train[step]
         if drive is not None and step < len(wake) and wake[step]:
@@ -108,10 +112,11 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
         raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
     for step in range(len(train) - 1, 0, -1):
-        train[step] -= train[step - 1]
+        if step != run.restarts_after:
+            train[step] -= train[step - 1]
     if spikes:
         train = train.to(torch.int8)
-    return Signal(train, None, divisor, bound, lambda: pool(owner()))
+    return Signal(train, None, divisor, bound, lambda: pool(owner()), signal.is_raw)
 
 
 class MaskedFill(Op):

@@ -41,7 +41,8 @@ def linear_map(
         table = exact_product(low.numerics, table, snapped.fine, snapped.input_exponent, snapped.fine_exponent, name)
         table = low.numerics.snap(table, snapped.drive_exponent)
         table = table if snapped.bias is None else table + snapped.bias
-        return SignalValue(low.look_up(tokens, table, embedding), snapped.form)
+        biases = 0 if snapped.bias is None else len(snapped.bias)
+        return SignalValue(low.look_up(tokens, table, embedding, weight.numel(), biases), snapped.form)
     return SignalValue(low.emit(Linear(name=name, **snapped.arguments()), x), snapped.form)
 
 

@@ -10,11 +10,9 @@ from torch import Tensor
 from casc_core.activation import CQReLU, check_threshold, check_thresholds
 from casc_core.lowering import Lowering
 from casc_core.numerics import binade
-from casc_core.ops import (
-    Fire,
-)
+from casc_core.ops import Fire
 from casc_core.rules.affine import rescaled
-from casc_core.rules.normalisation import normalised, offset
+from casc_core.rules.normalisation import normalised
 from casc_core.rules.table import RULES
 from casc_core.values import Form, SignalValue
 
@@ -25,23 +23,31 @@ THRESHOLD_BITS = 14
 @RULES.module(CQReLU)
 def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
     threshold, name, x = module.threshold, low.layer_name(low.node_name), low.signal(x)
-    half = 1.0 / (2 * module.q) if module.half_step else 0.0
+    # Rounding to the nearest level instead of down is half a threshold to begin with.
+    half = 0.5 if module.half_step else 0.0
     if isinstance(threshold, Tensor) and threshold.dim():
         thresholds = check_thresholds(threshold.detach()).double()
         nothing = torch.zeros_like(thresholds)
         # Divided into the currents, and multiplied into what follows.
-        x = offset(low, normalised(low, x, 1.0 / thresholds, nothing, nothing), half)
-        return normalised(low, neurons(low, x, 1.0, name), thresholds, nothing, nothing)
+        x = normalised(low, x, 1.0 / thresholds, nothing, nothing)
+        return normalised(low, neurons(low, x, 1.0, name, half), thresholds, nothing, nothing)
     one = check_threshold(threshold.item() if isinstance(threshold, Tensor) else threshold)
-    return neurons(low, offset(low, x, half * one), one, name)
+    return neurons(low, x, one, name, half)
 
 
-def neurons(low: Lowering, x: SignalValue, threshold: float, name: str) -> SignalValue:
-    """A population of neurons that reads `x`; its spikes are worth `threshold` each."""
+def neurons(low: Lowering, x: SignalValue, threshold: float, name: str, charge: float = 0.0) -> SignalValue:
+    """A population of neurons that reads `x`; its spikes are worth `threshold` each.
+
+    Args:
+        charge: what its potential begins with, in thresholds.
+    """
     if x.form.scale < 0:
         x = rescaled(low, x, 1.0)
     scaled, exponent = grid_threshold(low, threshold / x.form.scale, x.form.exponent)
-    ref = low.emit(Fire(name=name, threshold=scaled, exponent=exponent), x)
+    begun = None
+    if charge:
+        begun = low.numerics.snap(torch.tensor(charge * scaled, dtype=torch.float64), exponent)
+    ref = low.emit(Fire(name=name, threshold=scaled, exponent=exponent, charge=begun), x)
     return SignalValue(ref, Form(scale=threshold, exponent=0))
 
 

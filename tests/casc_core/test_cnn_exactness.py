@@ -11,6 +11,7 @@ from engines import ENGINES, engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import grid_array
+from recorded import simulated
 from torch import Tensor, nn
 
 import casc_core
@@ -76,7 +77,7 @@ def agree(oracle, model, images, neuron, schedule, steps, ways):
     expected = None
     for way in ways:
         with engine(way):
-            simulation, counts = snn.simulate_recorded((torch.tensor(images).float(),), {}, steps, keep_counts=True)
+            simulation, counts = simulated(snn, torch.tensor(images).float(), T=steps)
         if expected is None:
             awake = schedule.awake(simulation.T)
             given = exactly(images) if in_fractions else images

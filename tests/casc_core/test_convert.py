@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from recorded import simulated
 from torch import nn
 from user_models import TOKENS, user_model
 
@@ -48,7 +49,7 @@ def test_simulation(snn):
         assert layer.positive.shape == layer.negative.shape == layer.operations.shape == (sim.T,)
     assert torch.equal(torch.maximum(rnn.silent_at, act.silent_at), sim.silent_at)
     # A spike of any position but the last reaches the 5 neurons of the next.
-    _, counts = snn.simulate_recorded((TOKENS,), {}, None, keep_counts=True)
+    _, counts = simulated(snn, TOKENS, T=None)
     net = int((rnn.positive - rnn.negative).sum())
     assert net == int(counts["rnn"].sum())
     assert 0 < int(rnn.operations.sum()) < 5 * int((rnn.positive + rnn.negative).sum())

@@ -218,6 +218,6 @@ class Own(Neuron):
 
 
 def test_a_neuron_of_the_users_own_cannot_be_found_again(snn, tmp_path):
-    with pytest.raises(StorageError, match="only IF, CIF can be loaded again"):
+    with pytest.raises(StorageError, match="only IF, CIF, SNM, Burst, SRP can be loaded again"):
         snn.under(Own(), WakeSleep()).save(tmp_path / "net")
     assert not (tmp_path / "net").exists()

@@ -9,6 +9,7 @@ from engines import ENGINES, engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Classifier
+from recorded import simulated
 from torch import Tensor, nn
 
 import casc_core
@@ -94,7 +95,7 @@ def test_every_step_of_every_schedule_equals_the_oracle(
     texts, tokens, lengths = batch_of(rng, samples=3, longest=5)
     snn = casc_core.convert(model, adapter="rnn").under(neuron, schedule)
     with engine(way):
-        simulation, counts = snn.simulate_recorded((tokens, lengths), {}, steps, keep_counts=True)
+        simulation, counts = simulated(snn, tokens, lengths, T=steps)
     awake = schedule.awake(steps)
     for row, text in enumerate(texts):
         expected, readouts, last = oracle.simulate(text, awake, negative=isinstance(neuron, CIF))
@@ -132,7 +133,7 @@ def test_once_silent_it_is_the_quantised_ann_of_the_oracle(seed, q, layers, dire
     with engine(way):
         report = casc_core.verify(snn, tokens, lengths)
         assert report.exact, str(report)
-        simulation, counts = snn.simulate_recorded((tokens, lengths), {}, None, keep_counts=True)
+        simulation, counts = simulated(snn, tokens, lengths, T=None)
     for row, text in enumerate(texts):
         levels, logits = oracle.levels(text)
         found = layer_counts(snn, counts, row, len(text), directions)
@@ -210,12 +211,12 @@ def test_odd_shapes_are_the_same_bits_by_every_way(hidden, samples, length, q, b
     snn = casc_core.convert(model, adapter="rnn", numerics=casc_core.Exact(weight_bits=bits))
     # The oldest way, step by step in floating point, is what the others are held against.
     with engine((None, "float")):
-        expected, expected_counts = snn.simulate_recorded((tokens, lengths), {}, None, keep_counts=True)
+        expected, expected_counts = simulated(snn, tokens, lengths, T=None)
         assert torch.equal(expected.logits[-1], snn.reference(tokens, lengths))
     assert any(int(layer.positive.sum()) for layer in expected.spikes.values())
     for way in ENGINES[1:] if samples * hidden < 20_000 else ENGINES[:1]:
         with engine(way):
-            found, counts = snn.simulate_recorded((tokens, lengths), {}, None, keep_counts=True)
+            found, counts = simulated(snn, tokens, lengths, T=None)
             assert torch.equal(snn(tokens, lengths), expected.logits[-1]), way
             assert torch.equal(snn.reference(tokens, lengths), expected.logits[-1]), way
         assert torch.equal(found.logits, expected.logits), way
