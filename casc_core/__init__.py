@@ -10,8 +10,10 @@ True
 
 from casc_core.activation import CQReLU, cq_relu
 from casc_core.adapters import Adapter
+from casc_core.analysis import Analysis, LayerAnalysis, analyse
 from casc_core.calibrate import Calibration, calibrate
 from casc_core.convert import convert
+from casc_core.energy import EnergyTable
 from casc_core.errors import (
     CascError,
     ConfigError,
@@ -21,7 +23,7 @@ from casc_core.errors import (
     InputError,
     StorageError,
 )
-from casc_core.neuron import CIF, IF, Neuron, NeuronState
+from casc_core.neuron import CIF, IF, SNM, SRP, Burst, Neuron, NeuronState
 from casc_core.numerics import Exact, Float
 from casc_core.prepare import prepare
 from casc_core.schedule import Continuous, WakeSleep
@@ -33,7 +35,11 @@ from casc_core.verify import EquivalenceReport, LayerEquivalence, verify
 __all__ = [
     "CIF",
     "IF",
+    "SNM",
+    "SRP",
     "Adapter",
+    "Analysis",
+    "Burst",
     "CQReLU",
     "Calibration",
     "CascError",
@@ -41,11 +47,13 @@ __all__ = [
     "Continuous",
     "ConversionError",
     "DataError",
+    "EnergyTable",
     "EquivalenceReport",
     "Exact",
     "ExactnessError",
     "Float",
     "InputError",
+    "LayerAnalysis",
     "LayerEquivalence",
     "LayerSpikes",
     "Neuron",
@@ -54,6 +62,7 @@ __all__ = [
     "SpikingModel",
     "StorageError",
     "WakeSleep",
+    "analyse",
     "calibrate",
     "convert",
     "cq_relu",

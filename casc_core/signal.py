@@ -174,6 +174,7 @@ class Signal:
             source=None if drive is None else drive * factor,
             divisor=divisor,
             bound=self.bound * float(factor.max()),
+            merged=self.traffic,
         )
 
     def with_uniform_divisor(self, dims: tuple[int, ...]) -> Signal:

@@ -135,8 +135,29 @@ class SpikingModel(nn.Module):
             ConfigError: `T < 1`, or None under a schedule that never sleeps.
             InputError: as for a call.
         """
-        self._spiking_run(T, None)  # complains about T before anything else does
+        self.check_steps(T)
         return joined([self.simulate_recorded((), part, T, Recorder()) for part in self.parts(inputs, named, T)])
+
+    def check_steps(self, T: int | None) -> None:
+        """Complain about a number of steps that cannot be simulated.
+
+        Raises:
+            ConfigError: `T < 1`, or None under a schedule that never sleeps.
+        """
+        self._spiking_run(T, None)
+
+    def wake_steps(self, T: int | None) -> tuple[list[int], int | None]:
+        """How many wake steps there have been by each step, since populations last began anew; and after which they do.
+
+        The steps are `T`, or with None those until the last wake step.
+        """
+        run = self._spiking_run(T, None)
+        awake, anew, so_far = run.wake_weights(T), run.restarts_after, 0
+        counts = []
+        for step, wake in enumerate(awake):
+            so_far = (0 if step == anew else so_far) + wake
+            counts.append(so_far)
+        return counts, anew
 
     def simulate_recorded(
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, recorder: Recorder

@@ -54,6 +54,10 @@ def average(window: np.ndarray) -> np.ndarray:
     return window.sum((2, 3)) / (window.shape[2] * window.shape[3])
 
 
+def total_of(window: np.ndarray) -> np.ndarray:
+    return window.sum((2, 3))
+
+
 @dataclass
 class Population:
     """IF, or with `negative` CIF neurons."""
@@ -122,9 +126,9 @@ class Run:
     operations: np.ndarray
 
 
-def synapses(spikes: np.ndarray, w: np.ndarray, padding: int = 0, groups: int = 1) -> int:
-    """How many weights of a convolution some spikes meet."""
-    return int(convolve((spikes != 0) * 1, np.ones(w.shape, dtype=np.int64), padding=padding, groups=groups).sum())
+def synapses(traffic: np.ndarray, w: np.ndarray, padding: int = 0, groups: int = 1) -> int:
+    """How many weights of a convolution some spikes meet, so many of them at each place."""
+    return int(convolve(traffic, np.ones(w.shape, dtype=np.int64), padding=padding, groups=groups).sum())
 
 
 @dataclass
@@ -200,24 +204,34 @@ class Network:
                     return maxima[which].step(x)
                 return over_windows(x, *self.pools[which][1:], average)
 
+            def traffic(which: int, x: np.ndarray, pooled: np.ndarray) -> np.ndarray:
+                if self.pools[which][0] == "max":
+                    return (pooled != 0) * 1
+                return over_windows((x != 0) * 1, *self.pools[which][1:], total_of)
+
             def convolved(which: int, x: np.ndarray, padding: int, groups: int = 1, awake: bool = wake) -> np.ndarray:
                 current = convolve(x, self.convolutions[which], padding=padding, groups=groups)
                 return current + awake * self.biases[which].reshape(-1, 1, 1)
 
             x = acts[0].step(self.norms[0].step(convolved(0, image * wake, 1), wake), cap)
-            x = pooled(0, x)
+            fired, x = x, pooled(0, x)
+            arriving = traffic(0, fired, x)
             y = acts[1].step(self.norms[1].step(convolved(1, x, 1, self.groups), wake), cap)
-            made = [0, synapses(x, self.convolutions[1], 1, self.groups), synapses(y, self.convolutions[2], 1)]
+            made = [
+                0, synapses(arriving, self.convolutions[1], 1, self.groups), synapses((y != 0) * 1, self.convolutions[2], 1)
+            ]  # fmt: skip
             y = convolved(2, y, 1)
             short = x if self.shortcut is None else convolve(x, self.shortcut)
-            made[2] += 0 if self.shortcut is None else synapses(x, self.shortcut)
+            made[2] += int(arriving.sum()) if self.shortcut is None else synapses(arriving, self.shortcut)
             y = self.norms[2].step(y + short, wake) if self.norm_last else self.norms[2].step(y, wake) + short
             y = acts[2].step(y, cap)
-            made.append(synapses(y, self.convolutions[3]))
+            made.append(synapses((y != 0) * 1, self.convolutions[3]))
             y = acts[3].step(between.step(convolved(3, y, 0)), cap)
-            y = pooled(1, y).reshape(len(image), -1)
+            fired, y = y, pooled(1, y)
+            arriving = traffic(1, fired, y)
+            y = y.reshape(len(image), -1)
             total = total + y @ self.w_out.T + wake * self.b_out
-            made.append(int((y != 0).sum()) * len(self.w_out))
+            made.append(int(arriving.sum()) * len(self.w_out))
             readouts.append(total / cap)
             operations.append(made)
             for act in acts:

@@ -211,7 +211,7 @@ class Scale(Op):
             drive = flowing if drive is None else drive + flowing
         if run.recorder is not None and drive is not None:
             run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
-        return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest)
+        return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
 
 
 def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:

@@ -90,10 +90,9 @@ def agree(oracle, model, images, neuron, schedule, steps, ways):
         else:
             np.testing.assert_array_equal(simulation.logits.numpy(), readouts.astype(np.float32), err_msg=str(way))
         np.testing.assert_array_equal(simulation.silent_at.numpy(), expected.last, err_msg=str(way))
-        if all(pool[0] == "max" for pool in oracle.pools):
-            layers = [simulation.spikes[name].operations for name in snn.layers]
-            found = torch.stack([*layers, simulation.readout_operations], 1)
-            np.testing.assert_array_equal(found.numpy(), expected.operations, err_msg=str(way))
+        layers = [simulation.spikes[name].operations for name in snn.layers]
+        found = torch.stack([*layers, simulation.readout_operations], 1)
+        np.testing.assert_array_equal(found.numpy(), expected.operations, err_msg=str(way))
     return simulation, expected.counts
 
 

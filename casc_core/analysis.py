@@ -1,0 +1,305 @@
+"""Where a spiking network is off its reference, how fast that vanishes, what it costs: over a data set, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.agreement import Agreement, LayerAgreement, PositionAgreement
+from casc_core.energy import EnergyTable
+from casc_core.errors import ConfigError, InputError
+from casc_core.recorder import Recorder
+from casc_core.simulation import LayerSpikes, Simulation, fitted
+from casc_core.spiking_model import SpikingModel
+
+
+@dataclass(frozen=True)
+class PositionAnalysis:
+    """A recurrent layer by token position, `[length]` each.
+
+    Attributes:
+        mismatch: share of the position's neurons that end at least one spike off their level, over texts that reach it.
+        silent_at: mean over those texts of the last step at which the position spiked.
+    """
+
+    mismatch: Tensor
+    silent_at: Tensor
+
+
+@dataclass(frozen=True)
+class LayerAnalysis:
+    """One layer over all samples. `[T]` each, float64.
+
+    A neuron of level `l` (of q) should have emitted `l * a / q` spikes after `a` wake steps. Where that is no whole number,
+    both whole numbers beside it are right.
+
+    Attributes:
+        neurons: for each sample, on average.
+        more, fewer: share of neurons with at least one spike too many, too few (the paper's Figure 4, a to c).
+        relative_error: `sum |N / a - l / q| / sum l / q`, N being spike counts (the paper's Figure 5).
+        positive, negative: share of neurons that emit +1, -1 (with bursts: spikes for each neuron; the paper's Figure 6).
+        accumulates, multiply_accumulates: for each sample and step, on average.
+        ann_multiply_accumulates: the ANN's for a sample, on average.
+        silent_at: `[samples]` int64, the last step at which the layer spiked.
+        positions: by token position, of a recurrent layer; else None.
+    """
+
+    neurons: float
+    more: Tensor
+    fewer: Tensor
+    relative_error: Tensor
+    positive: Tensor
+    negative: Tensor
+    accumulates: Tensor
+    multiply_accumulates: Tensor
+    ann_multiply_accumulates: float
+    silent_at: Tensor
+    positions: PositionAnalysis | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A spiking network over a data set, step by step, against its reference. Made by `casc_core.analyse`.
+
+    Attributes:
+        layers: by name, in order.
+        samples: how many.
+        T: steps simulated.
+        mse: `[T]`, mean squared error of the readout against the reference's logits (the paper's Figure 4 d).
+        accuracy: `[T]`, percent of samples whose class is right (Figure 4 e); None without labels.
+        mismatches: `[T]` int64, samples whose predicted class is not the reference's.
+        silent_at: `[samples]` int64, the last step at which anything spiked.
+        exact_at: `[samples]` int64, the first step from which on the logits are the reference's, bit for bit; 0: never.
+        logits: `[samples, classes]`, the last readout.
+        accumulates, multiply_accumulates: `[T]`, for each sample and step on average, all layers and the readout.
+        ann_multiply_accumulates: the ANN's for a sample, on average.
+    """
+
+    layers: dict[str, LayerAnalysis]
+    samples: int
+    T: int
+    mse: Tensor
+    accuracy: Tensor | None
+    mismatches: Tensor
+    silent_at: Tensor
+    exact_at: Tensor
+    logits: Tensor
+    accumulates: Tensor
+    multiply_accumulates: Tensor
+    ann_multiply_accumulates: float
+
+    @property
+    def spikes(self) -> Tensor:
+        """`[T]`: spikes of either sign, for each sample and step on average."""
+        return sum(
+            ((layer.positive + layer.negative) * layer.neurons for layer in self.layers.values()), torch.zeros(self.T)
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether at the end every count of every neuron and every logit is the reference's."""
+        counts = all(not float(layer.relative_error[-1]) for layer in self.layers.values())
+        return counts and bool((self.exact_at > 0).all())
+
+    def energy(self, table: EnergyTable | None = None) -> Tensor:
+        """`[T]`: pJ for each sample up to each step, on average."""
+        spent = (table or EnergyTable()).picojoules(self.multiply_accumulates, self.accumulates)
+        return spent.cumsum(0)
+
+    def ann_energy(self, table: EnergyTable | None = None) -> float:
+        """pJ of the ANN for a sample, on average."""
+        return (table or EnergyTable()).picojoules(self.ann_multiply_accumulates, 0.0)
+
+
+def analyse(snn: SpikingModel, batches: Iterable[Any], *, T: int | None = None) -> Analysis:
+    """Run a data set in spikes and compare every layer with the reference after each step.
+
+    Batches are run one by one, in parts that stay under `snn.memory_limit` with what is recorded: beside a run's own
+    memory that is every neuron's level, two bytes each.
+
+    Args:
+        snn: the converted network, under any neuron and schedule.
+        batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs; the first thing that
+            a tuple holds beyond them is the labels `[batch]`.
+        T: steps to simulate; None: until silent.
+
+    Raises:
+        ConfigError: as `snn.simulate`. InputError: no batches, labels for some batches only, or not one for each sample.
+
+    >>> from torch import nn
+    >>> import casc_core
+    >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
+    >>> analysis = analyse(casc_core.convert(model), [torch.randn(16, 4)], T=4)
+    >>> float(analysis.layers["1"].more[-1]), float(analysis.mse[-1]), analysis.exact
+    (0.0, 0.0, True)
+    """
+    if not isinstance(snn, SpikingModel):
+        raise ConfigError(f"analyse takes the converted network first; got {type(snn).__name__}")
+    if isinstance(batches, Tensor):
+        raise InputError("batches must be a list of batches; got a tensor: put it into a list")
+    snn.check_steps(T)
+    total = _Total()
+    takes = len(snn.settings.arguments)
+    for batch in batches:
+        inputs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        labels = inputs[takes] if len(inputs) > takes else None
+        start = 0
+        for part in snn.parts(inputs[:takes], {}, T):
+            samples = total.add(*_one(snn, part, T))
+            total.label(samples, None if labels is None else torch.as_tensor(labels)[start : start + samples])
+            start += samples
+    return total.analysis()
+
+
+def _one(snn: SpikingModel, values: dict[str, Any], T: int | None) -> tuple[Simulation, Agreement, Tensor]:
+    """One part of a batch: its simulation, compared layer by layer, and the reference's logits."""
+    reference, levels = snn.reference_counts((), values)
+    recorder = Recorder(agreement_with=Agreement(levels, snn.settings.levels, *snn.wake_steps(T)))
+    simulation = snn.simulate_recorded((), values, T, recorder)
+    assert recorder.agreement_with is not None
+    return simulation, recorder.agreement_with, reference
+
+
+@dataclass
+class _Layer:
+    """Sums over the samples so far."""
+
+    spikes: list[LayerSpikes] = field(default_factory=list)
+    agreement: list[LayerAgreement] = field(default_factory=list)
+    positions: list[PositionAgreement] = field(default_factory=list)
+
+
+@dataclass
+class _Total:
+    """What the parts have given so far; put together, with the steps of the longest, by `analysis`."""
+
+    layers: dict[str, _Layer] = field(default_factory=dict)
+    awake: list[int] = field(default_factory=list)
+    squared: list[Tensor] = field(default_factory=list)
+    classes: list[Tensor] = field(default_factory=list)
+    expected: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor | None] = field(default_factory=list)
+    silent: list[Tensor] = field(default_factory=list)
+    exact: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    readout: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+
+    def add(self, simulation: Simulation, agreement: Agreement, reference: Tensor) -> int:
+        """Add a part; returns its samples."""
+        readouts, reference = simulation.logits.cpu(), reference.cpu()
+        for name, spikes in simulation.spikes.items():
+            layer = self.layers.setdefault(name, _Layer())
+            layer.spikes.append(spikes)
+            layer.agreement.append(agreement.layers[name])
+            if name in agreement.positions:
+                layer.positions.append(agreement.positions[name])
+        if len(agreement.awake) > len(self.awake):
+            self.awake = list(agreement.awake)
+        off = (readouts.double() - reference.double()).square()
+        self.squared.append(off.flatten(1).sum(1) / off[0, 0].numel())
+        self.classes.append(readouts.argmax(-1) if readouts.dim() == 3 else readouts.flatten(2).argmax(-1))
+        self.expected.append(reference.flatten(1).argmax(-1))
+        differs = (readouts != reference).flatten(2).any(-1)
+        after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
+        self.exact.append(torch.where(after_last > len(readouts), 0, after_last))
+        self.silent.append(simulation.silent_at.cpu())
+        self.logits.append(readouts[-1])
+        self.readout.append(
+            (
+                simulation.readout_operations,
+                simulation.readout_multiplications,
+                simulation.readout_ann_multiplications,
+            )
+        )
+        return len(reference)
+
+    def label(self, samples: int, labels: Tensor | None) -> None:
+        """The labels of the part added last."""
+        if labels is not None and labels.shape != (samples,):
+            raise InputError(f"labels of shape {list(labels.shape)} for {samples} samples; give one class for each")
+        self.labels.append(None if labels is None else labels.cpu())
+
+    def analysis(self) -> Analysis:
+        """All of it, means over the samples."""
+        if not self.logits:
+            raise InputError("there is no batch to analyse")
+        length = max(len(squared) for squared in self.squared)
+        samples = sum(map(len, self.logits))
+        layers = {name: self._layer(layer, length, samples) for name, layer in self.layers.items()}
+        readouts = list(zip(*self.readout, strict=True))
+        acs = _total(readouts[0], length) / samples
+        macs = _total(readouts[1], length) / samples
+        classes = torch.cat([_held(each, length) for each in self.classes], 1)
+        return Analysis(
+            layers=layers,
+            samples=samples,
+            T=length,
+            mse=sum((_held(each, length) for each in self.squared), torch.zeros(length).double()) / samples,
+            accuracy=self._accuracy(classes),
+            mismatches=(classes != torch.cat(self.expected)).sum(1),
+            silent_at=torch.cat(self.silent),
+            exact_at=torch.cat(self.exact),
+            logits=torch.cat(self.logits),
+            accumulates=sum((layer.accumulates for layer in layers.values()), acs),
+            multiply_accumulates=sum((layer.multiply_accumulates for layer in layers.values()), macs),
+            ann_multiply_accumulates=sum(readouts[2]) / samples
+            + sum(layer.ann_multiply_accumulates for layer in layers.values()),
+        )
+
+    def _accuracy(self, classes: Tensor) -> Tensor | None:
+        known = [labels for labels in self.labels if labels is not None]
+        if not known:
+            return None
+        if len(known) < len(self.labels):
+            raise InputError("some batches have labels and some have none")
+        return 100.0 * (classes == torch.cat(known)).double().mean(1)
+
+    def _layer(self, layer: _Layer, length: int, samples: int) -> LayerAnalysis:
+        neurons = sum(spikes.neurons for spikes in layer.spikes)
+        awake = torch.tensor([*self.awake, *self.awake[-1:] * length][:length], dtype=torch.float64)
+        levels = sum(each.levels for each in layer.agreement)
+
+        def share(parts: Iterator[Tensor]) -> Tensor:
+            return sum((_held(part, length) for part in parts), torch.zeros(length).double()) / max(1, neurons)
+
+        error = share(each.error for each in layer.agreement) * neurons
+        return LayerAnalysis(
+            neurons=neurons / samples,
+            more=share(each.more for each in layer.agreement),
+            fewer=share(each.fewer for each in layer.agreement),
+            relative_error=error / (awake * levels).clamp(min=1.0),
+            positive=_total((each.positive for each in layer.spikes), length) / max(1, neurons),
+            negative=_total((each.negative for each in layer.spikes), length) / max(1, neurons),
+            accumulates=_total((each.operations for each in layer.spikes), length) / samples,
+            multiply_accumulates=_total((each.multiplications for each in layer.spikes), length) / samples,
+            ann_multiply_accumulates=sum(each.ann_multiplications for each in layer.spikes) / samples,
+            silent_at=torch.cat([each.silent_at for each in layer.spikes]),
+            positions=_by_position(layer.positions) if layer.positions else None,
+        )
+
+
+def _held(series: Tensor, length: int) -> Tensor:
+    """`series` `[steps, ...]` float64 or whole, its last entry repeated up to `length`."""
+    return torch.cat([series[:length], series[-1:].expand(max(0, length - len(series)), *series.shape[1:])])
+
+
+def _total(parts: Iterable[Tensor], length: int) -> Tensor:
+    """The sum of trains of counts, nothing after each one's end."""
+    return sum((fitted(part.double(), length) for part in parts), torch.zeros(length).double())
+
+
+def _by_position(parts: Sequence[PositionAgreement]) -> PositionAnalysis:
+    length = max(len(part.texts) for part in parts)
+
+    def total(each: Iterator[Tensor]) -> Tensor:
+        return _total(each, length)
+
+    neurons, texts = total(part.neurons for part in parts), total(part.texts for part in parts)
+    return PositionAnalysis(
+        total(part.differing for part in parts) / neurons.clamp(min=1.0),
+        total(part.last_spike for part in parts) / texts.clamp(min=1.0),
+    )
