@@ -115,7 +115,14 @@ class Analysis:
         return (table or EnergyTable()).picojoules(self.ann_multiply_accumulates, 0.0)
 
 
-def analyse(snn: SpikingModel, batches: Iterable[Any], *, T: int | None = None) -> Analysis:
+def analyse(
+    snn: SpikingModel,
+    batches: Iterable[Any],
+    *,
+    T: int | None = None,
+    against: SpikingModel | None = None,
+    own_levels: bool = False,
+) -> Analysis:
     """Run a data set in spikes and compare every layer with the reference after each step.
 
     Batches are run one by one, in parts that stay under `snn.memory_limit` with what is recorded: beside a run's own
@@ -126,6 +133,10 @@ def analyse(snn: SpikingModel, batches: Iterable[Any], *, T: int | None = None) 
         batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs; the first thing that
             a tuple holds beyond them is the labels `[batch]`.
         T: steps to simulate; None: until silent.
+        against: the network whose reference it is compared with; None: itself. For a network of the same layers that a
+            method has changed (`casc_core.methods`).
+        own_levels: compare counts with its own reference all the same, and only logits with the other's: where thresholds
+            differ.
 
     Raises:
         ConfigError: as `snn.simulate`. InputError: no batches, labels for some batches only, or not one for each sample.
@@ -149,15 +160,19 @@ def analyse(snn: SpikingModel, batches: Iterable[Any], *, T: int | None = None) 
         labels = inputs[takes] if len(inputs) > takes else None
         start = 0
         for part in snn.parts(inputs[:takes], {}, T):
-            samples = total.add(*_one(snn, part, T))
+            samples = total.add(*_one(snn, against or snn, own_levels, part, T))
             total.label(samples, None if labels is None else torch.as_tensor(labels)[start : start + samples])
             start += samples
     return total.analysis()
 
 
-def _one(snn: SpikingModel, values: dict[str, Any], T: int | None) -> tuple[Simulation, Agreement, Tensor]:
+def _one(
+    snn: SpikingModel, against: SpikingModel, own_levels: bool, values: dict[str, Any], T: int | None
+) -> tuple[Simulation, Agreement, Tensor]:
     """One part of a batch: its simulation, compared layer by layer, and the reference's logits."""
-    reference, levels = snn.reference_counts((), values)
+    reference, levels = against.reference_counts((), values)
+    if own_levels:
+        _, levels = snn.reference_counts((), values)
     recorder = Recorder(agreement_with=Agreement(levels, snn.settings.levels, *snn.wake_steps(T)))
     simulation = snn.simulate_recorded((), values, T, recorder)
     assert recorder.agreement_with is not None

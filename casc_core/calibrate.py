@@ -123,6 +123,25 @@ def calibrate(
     return _compared(prepared, plain, thresholds, kept)
 
 
+def percentiles(
+    model: nn.Module, names: list[str], batches: list[tuple[Any, ...]], percentile: float
+) -> dict[str, float]:
+    """The percentile of the positive values that each of the named modules gives over some batches.
+
+    Raises:
+        ConfigError: `percentile` out of range.
+    """
+    if not 0.0 < percentile <= 100.0:
+        raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
+    histograms = {name: _Histogram(per_channel=False) for name in names}
+
+    def see(name: str, value: Any) -> None:
+        histograms[name].add(value[0] if isinstance(value, tuple) else value)
+
+    _watched(model, names, batches, see)
+    return {name: float(histogram.percentile(percentile)) for name, histogram in histograms.items()}
+
+
 def _compared(
     prepared: nn.Module, plain: nn.Module, thresholds: dict[str, Tensor], batches: list[tuple[Any, ...]]
 ) -> Calibration:

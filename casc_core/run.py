@@ -74,6 +74,12 @@ class Run(ABC):
         """
         return own
 
+    def correction(
+        self, name: str, train: Tensor, attempt: int, neurons_last: bool, real: Tensor | None
+    ) -> tuple[str, Tensor] | None:
+        """What a layer is to change, given its spikes, before it fires again; None: nothing. For runs that calibrate."""
+        return None
+
     def potential_dtype(self, bound: float, threshold: float, exponent: int, what: str) -> torch.dtype:
         """Type in which a population's potential is exact, its currents being bounded by `bound` per wake step."""
         return self.numerics.dtype((self.total + 1) * (bound + threshold), exponent, what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -221,6 +222,17 @@ class SpikingModel(nn.Module):
         object.__setattr__(other, "ann", self.ann)
         other.memory_limit = self.memory_limit
         return other
+
+    def with_own_layers(self) -> SpikingModel:
+        """The same network, whose populations can be changed without changing this one; other weights are shared."""
+        other = self.under()
+        other.ops = nn.ModuleList([copy.deepcopy(op) if op.is_layer else op for op in self.operations()])
+        return other
+
+    def evaluated(self, run: Run, inputs: tuple[Any, ...]) -> Signal:
+        """The output of a run of one's own over the whole batch."""
+        program, values = self._bound(inputs, {})
+        return self._evaluate("own", run, program, values)
 
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.

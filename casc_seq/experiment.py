@@ -26,6 +26,7 @@ from casc_seq.text import WordTokenizer
 from casc_seq.training import TrainingConfig, train
 from casc_seq.vectors import corpus_vectors
 
+CALIBRATION_TEXTS = 512
 EVALUATION_BATCH = 256
 
 
@@ -116,6 +117,7 @@ def train_or_find(
     *,
     device: str | torch.device = "cpu",
     retrain: bool = False,
+    find_only: bool = False,
     progress: bool = True,
 ) -> TrainedClassifier:
     """The classifier trained so on these texts: read from `folder` if it is there, else trained and saved there.
@@ -127,11 +129,12 @@ def train_or_find(
         sizes: arguments of `ClassifierConfig`, but the vocabulary and the classes.
         device: where it trains.
         retrain: train anew even if one is there.
+        find_only: never train.
 
     Raises:
         ConfigError: an argument out of range. StorageError: the folder cannot be used.
     """
-    store = Store(folder, fingerprint(corpus, pipeline, sizes, training), retrain)
+    store = Store(folder, fingerprint(corpus, pipeline, sizes, training), retrain, find_only)
     if store.found:
         model, description = store.read(lambda found: TextClassifier(ClassifierConfig(**found["classifier"])))
         tokenizer = pipeline.tokenizer_type().load(store.home / "tokenizer")
@@ -185,3 +188,14 @@ def evaluation_batches(
             yield evaluation.Batch(inputs, batch.labels, batch.index)
 
     return of
+
+
+def calibration_batches(
+    corpus: Corpus, trained: TrainedClassifier, pipeline: TextPipeline, device: str | torch.device = "cpu"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens and lengths of some training texts, spread over all of them, in one batch."""
+    some = range(0, len(corpus.train), max(1, len(corpus.train) // CALIBRATION_TEXTS))
+    encoded = trained.tokenizer.encode([corpus.train.texts[i] for i in some], pipeline.max_len)
+    labels = [corpus.train.labels[i] for i in some]
+    for batch in pipeline.batches()(encoded, labels, len(encoded)):
+        yield batch.tokens.to(device), batch.lengths.to(device)

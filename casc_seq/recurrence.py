@@ -13,7 +13,7 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.kernels import RecurrentSpikes, Sequences
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
-from casc_core.ops import Op, batch_owner
+from casc_core.ops import Op, batch_owner, corrected
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
@@ -87,18 +87,27 @@ class Recurrence(Op):
         run.samples = batch
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
-        if self.bias is not None:
-            current = self._with_bias(current, self.bias)
         initial = self._initial_current(run, start, row, batch)
-        exponent = self.settings["exponent"]
-        charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
-        potential = run.initial_potential(charge, self.settings["threshold"], exponent)
-        spikes = self._compiled(run, current, initial, lengths, potential)
-        tallied = None
-        if spikes is None:
-            train = self._by_visits(run, current, initial, lengths, potential)
-        else:
-            train, tallied = spikes.train, spikes.tallied
+        tallied: tuple[Tensor, Tensor] | None = None
+
+        def fire() -> Tensor:
+            nonlocal tallied
+            driven = current if self.bias is None else self._with_bias(current, self.bias)
+            exponent = self.settings["exponent"]
+            charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
+            potential = run.initial_potential(charge, self.settings["threshold"], exponent)
+            spikes = self._compiled(run, driven, initial, lengths, potential)
+            if spikes is None:
+                return self._by_visits(run, driven, initial, lengths, potential)
+            tallied = spikes.tallied
+            return spikes.train
+
+        real = None
+        if lengths is not None:
+            real = (
+                (torch.arange(length) < lengths.cpu()[:, None]).unsqueeze(-1).expand(batch, length, current.shape[-1])
+            )
+        train = corrected(self, run, True, real, fire)
         if run.recorder is not None:
             self._note(run.recorder, current, tallied, batch, length, lengths)
         if not self.settings["batch_first"]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -21,7 +22,7 @@ from casc_core.experiment.results import Published
 from casc_core.experiment.store import describe
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
-from casc_seq.experiment import TextPipeline, evaluation_batches, train_or_find
+from casc_seq.experiment import TextPipeline, calibration_batches, evaluation_batches, train_or_find
 from casc_seq.training import SMALL_CORPUS, TrainingConfig, recommended
 
 DATA = "folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: see the README"
@@ -63,9 +64,10 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace, device: torch.device) -> None:
-    """Train or find, convert, simulate, report."""
-    seconds: dict[str, float] = {}
+def experiment(
+    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
+) -> Experiment:
+    """The trained classifier and its test set; with `find_only`, one that had been trained before."""
     progress = is_main() and not args.quiet
     with phase("data", seconds):
         corpus = load_corpus(args.data)
@@ -83,10 +85,10 @@ def main(args: argparse.Namespace, device: torch.device) -> None:
     with phase("train", seconds):
         trained = train_or_find(
             corpus, args.out, pipeline, sizes, training,
-            device=device, retrain=args.retrain, progress=progress,
+            device=device, retrain=args.retrain, find_only=find_only, progress=progress,
         )  # fmt: skip
     say(describe(trained.found, trained.training))
-    experiment = Experiment(
+    return Experiment(
         network=trained.model,
         adapter="rnn",
         batches=evaluation_batches(corpus, trained, pipeline, device, progress),
@@ -98,8 +100,15 @@ def main(args: argparse.Namespace, device: torch.device) -> None:
         classifier=trained.folder,
         training=trained.training,
         published=TABLE_6 if args.q == 2 and len(corpus.test) == AG_NEWS_TEST else None,
+        calibration=lambda: calibration_batches(corpus, trained, pipeline, device),
+        script=str(Path(__file__).resolve()),
     )
-    report(experiment, args.out, args.T, args.weight_bits, vars(args), seconds)
+
+
+def main(args: argparse.Namespace, device: torch.device) -> None:
+    """Train or find, convert, simulate, report."""
+    seconds: dict[str, float] = {}
+    report(experiment(args, device, seconds), args.out, args.T, args.weight_bits, vars(args), seconds)
 
 
 if __name__ == "__main__":

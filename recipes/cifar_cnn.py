@@ -12,6 +12,7 @@ the output folder. Without data, it takes the digits that come with scikit-learn
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import cnn.command
 import torch
@@ -22,7 +23,7 @@ from cnn.training import TrainingConfig
 
 from casc_core.experiment import command
 from casc_core.experiment.distributed import is_main, say
-from casc_core.experiment.report import phase
+from casc_core.experiment.report import Experiment, phase
 
 DATA = "folder with CIFAR as published or with images by class, hub data set, or 'digits'; unset: see the README"
 AUGMENTATIONS = ("auto", "none", "crop", "basic", "paper")
@@ -64,9 +65,10 @@ def augmentation(name: str, data: ImageData) -> Augmentation | None:
     return Augmentation(crop_padding=padding, flip=True, cutout=side, auto_augment=True, fill=fill)
 
 
-def main(args: argparse.Namespace, device: torch.device) -> None:
-    """Load the images, then train or find, convert, simulate, report."""
-    seconds: dict[str, float] = {}
+def load(
+    args: argparse.Namespace, device: torch.device, seconds: dict[str, float]
+) -> tuple[cnn.command.Images, TrainingConfig]:
+    """The images, and the defaults of training on them."""
     with phase("data", seconds):
         data = load_images(
             args.data, args.dataset, size=args.size, limit_train=args.limit_train, limit_test=args.limit_test
@@ -83,9 +85,24 @@ def main(args: argparse.Namespace, device: torch.device) -> None:
         ),
         calibration=lambda: (normalise(part.to(device), data.mean, data.std) for part in some.split(args.eval_batch)),
         test_examples=len(data.test), classes=data.classes, mean=data.mean, std=data.std, size=size, stem="small",
-        source=data.source,
+        source=data.source, script=str(Path(__file__).resolve()),
     )  # fmt: skip
-    cnn.command.run(args, device, images, DIGITS if digits else PAPER, seconds)
+    return images, DIGITS if digits else PAPER
+
+
+def experiment(
+    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
+) -> Experiment:
+    """The network and its test set; with `find_only`, one that had been trained before."""
+    images, defaults = load(args, device, seconds)
+    training = cnn.command.training_config(args, defaults)
+    return cnn.command.experiment(args, device, images, training, args.q, args.out, seconds, find_only)
+
+
+def main(args: argparse.Namespace, device: torch.device) -> None:
+    """Load the images, then train or find, convert, simulate, report."""
+    seconds: dict[str, float] = {}
+    cnn.command.run(args, device, *load(args, device, seconds), seconds)
 
 
 if __name__ == "__main__":

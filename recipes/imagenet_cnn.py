@@ -12,6 +12,7 @@ The output folder must be one that all machines see.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import cnn.command
 import torch
@@ -22,7 +23,7 @@ from cnn.training import TrainingConfig
 from casc_core.errors import ConfigError
 from casc_core.experiment import command
 from casc_core.experiment.distributed import is_main, say
-from casc_core.experiment.report import phase
+from casc_core.experiment.report import Experiment, phase
 
 DATA = "folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or 'hub': imagenet-1k, streamed; unset: see the README"
 PAPER = TrainingConfig(optimizer="sgd")
@@ -46,11 +47,12 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace, device: torch.device) -> None:
-    """Find the images, then fine-tune or find, convert, simulate, report."""
+def load(
+    args: argparse.Namespace, device: torch.device, seconds: dict[str, float]
+) -> tuple[cnn.command.Images, TrainingConfig]:
+    """The images, and the defaults of training on them."""
     if args.workers < 0:
         raise ConfigError(f"--workers must be at least 0; got {args.workers}")
-    seconds: dict[str, float] = {}
     with phase("data", seconds):
         views = Views(args.size, args.resize, args.seed)
         data = load_imagenet(args.data, views, limit_train=args.limit_train, limit_test=args.limit_test)
@@ -66,9 +68,24 @@ def main(args: argparse.Namespace, device: torch.device) -> None:
             data.train, data.mean, data.std, images=CALIBRATION_IMAGES, batch_size=args.eval_batch, device=device
         ),
         test_examples=len(data.test), classes=data.classes, mean=data.mean, std=data.std, size=args.size,
-        stem=args.stem, source=data.source,
+        stem=args.stem, source=data.source, script=str(Path(__file__).resolve()),
     )  # fmt: skip
-    cnn.command.run(args, device, images, FINE_TUNING if args.weights else PAPER, seconds)
+    return images, FINE_TUNING if args.weights else PAPER
+
+
+def experiment(
+    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
+) -> Experiment:
+    """The network and its test set; with `find_only`, one that had been trained before."""
+    images, defaults = load(args, device, seconds)
+    training = cnn.command.training_config(args, defaults)
+    return cnn.command.experiment(args, device, images, training, args.q, args.out, seconds, find_only)
+
+
+def main(args: argparse.Namespace, device: torch.device) -> None:
+    """Load the images, then train or find, convert, simulate, report."""
+    seconds: dict[str, float] = {}
+    cnn.command.run(args, device, *load(args, device, seconds), seconds)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from casc_core.convert import convert
 from casc_core.experiment import distributed
@@ -37,6 +37,8 @@ class Experiment:
         training: facts on the training.
         trained: the network as trained, where that is not `network`.
         published: the paper's figures, if it has some.
+        calibration: gives some batches of training data, for the methods that look at data.
+        script: the recipe, whose `experiment` brings all this back.
     """
 
     network: nn.Module
@@ -51,6 +53,8 @@ class Experiment:
     training: Mapping[str, Any]
     trained: nn.Module | None = None
     published: Published | None = None
+    calibration: Callable[[], Iterable[tuple[Tensor, ...]]] | None = None
+    script: str | None = None
 
 
 def report(
@@ -85,6 +89,7 @@ def report(
         extra = {
             "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,
             "data": experiment.data, "q": experiment.q, "T": T, "classifier": experiment.classifier,
+            "script": experiment.script,
             "training": dict(experiment.training), "seconds": seconds,
             "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
             "machine": {

@@ -29,6 +29,10 @@ class Store:
         folder: output folder of the experiment.
         key: fingerprint of the training.
         retrain: forget what is there.
+        find_only: complain where there is no trained network.
+
+    Raises:
+        StorageError: there is none, and `find_only`.
 
     >>> import tempfile
     >>> store = Store(Path(tempfile.mkdtemp()), "0123abcd")
@@ -40,11 +44,17 @@ class Store:
     ['a', 'b']
     """
 
-    def __init__(self, folder: Path, key: str, retrain: bool = False) -> None:
+    def __init__(self, folder: Path, key: str, retrain: bool = False, find_only: bool = False) -> None:
         self.home, self.checkpoint = folder / f"classifier-{key}", folder / f"training-{key}.safetensors"
         if retrain and distributed.is_main():
             self.checkpoint.unlink(missing_ok=True)
         self.found = distributed.agreed(not retrain and (self.home / DESCRIPTION).is_file())
+        if find_only and not self.found:
+            there = sorted(path.name for path in folder.glob("classifier-*"))
+            raise StorageError(
+                f"{folder} holds no network that was trained with these options on this data"
+                + (f" (it holds {', '.join(there)}); was the data the same? Name it with --data" if there else "")
+            )
 
     def read(self, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, dict[str, Any]]:
         """The trained network, which `build` makes from its description before its weights are filled in.

@@ -11,7 +11,7 @@ from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch
 from casc_core.ops.layout import Join, Layout, Pick
 from casc_core.ops.op import Op
 from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
-from casc_core.ops.population import Fire
+from casc_core.ops.population import Fire, corrected
 from casc_core.ops.reduction import MaskedFill, Max, Sum, dims_of
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "TimesInput",
     "as_integers",
     "batch_owner",
+    "corrected",
     "dims_of",
     "driven",
     "exact_product",

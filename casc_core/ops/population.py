@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
@@ -33,11 +35,18 @@ class Fire(Op):
         self.steps: dict[int, int] = {}
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        exponent, threshold = self.settings["exponent"], self.settings["threshold"]
         if run.recorder is not None:
             run.recorder.passed(signal)
             if self.bias is not None:
                 run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
+        train = corrected(self, run, len(signal.shape) != 4, None, lambda: self._spikes(run, signal))
+        spikes = Signal(train, None, None, 1.0, signal.owner)
+        if run.recorder is not None:
+            run.recorder.spikes(self.settings["name"], spikes, run.samples)
+        return spikes
+
+    def _spikes(self, run: Run, signal: Signal) -> Tensor:
+        exponent, threshold = self.settings["exponent"], self.settings["threshold"]
         drive, divisor = signal.drive, signal.divisor
         if self.bias is not None:
             flowing = (self.bias if divisor is None else self.bias * divisor).expand(signal.shape)
@@ -53,12 +62,7 @@ class Fire(Op):
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)
         train = self._behind_convolutions(run, signal, scaled, potential)
-        if train is None:
-            train = self._fired(run, signal, scaled, potential)
-        spikes = Signal(train, None, None, 1.0, signal.owner)
-        if run.recorder is not None:
-            run.recorder.spikes(self.settings["name"], spikes, run.samples)
-        return spikes
+        return self._fired(run, signal, scaled, potential) if train is None else train
 
     def _behind_convolutions(
         self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None
@@ -96,6 +100,20 @@ class Fire(Op):
         if potential is not None:
             potential = potential.expand(signal.shape).permute(inner)
         return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
+
+
+def corrected(op: Op, run: Run, neurons_last: bool, real: Tensor | None, fire: Callable[[], Tensor]) -> Tensor:
+    """The spikes that `fire` gives, once a run that calibrates has nothing more to change in charge and bias."""
+    for attempt in itertools.count():
+        train = fire()
+        change = run.correction(op.settings["name"], train, attempt, neurons_last, real)
+        if change is None:
+            return train
+        what, amount = change
+        before = getattr(op, what)
+        amount = run.numerics.snap(amount * op.settings["threshold"], op.settings["exponent"])
+        setattr(op, what, amount if before is None else before + amount)
+    raise AssertionError
 
 
 def _reach(potential: Tensor | None) -> float:

@@ -83,6 +83,7 @@ class Images:
         size: height and width of the images.
         stem: form of the network for images of that size.
         source: one line on what this is.
+        script: the recipe.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Images:
     size: int
     stem: str
     source: str
+    script: str
 
 
 def run(
@@ -113,10 +115,7 @@ def run(
         defaults: of training; what the command line says goes before them.
         seconds: time of the phases so far.
     """
-    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
-    training = dataclasses.replace(defaults, seed=args.seed, **given)
-    if args.eval_batch < 1:
-        raise ConfigError(f"--eval-batch must be at least 1; got {args.eval_batch}")
+    training = training_config(args, defaults)
     if args.sweep is None:
         one(args, device, images, training, args.q, args.out, seconds)
         return
@@ -134,6 +133,14 @@ def run(
     )
 
 
+def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> TrainingConfig:
+    """The defaults, but for what the command line says."""
+    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    if args.eval_batch < 1:
+        raise ConfigError(f"--eval-batch must be at least 1; got {args.eval_batch}")
+    return dataclasses.replace(defaults, seed=args.seed, **given)
+
+
 def one(
     args: argparse.Namespace,
     device: torch.device,
@@ -144,6 +151,21 @@ def one(
     seconds: dict[str, float],
 ) -> Evaluation:
     """The experiment for one number of levels."""
+    made = experiment(args, device, images, training, q, folder, seconds)
+    return report(made, folder, args.T, args.weight_bits, {**vars(args), "q": q, "sweep": None}, seconds)
+
+
+def experiment(
+    args: argparse.Namespace,
+    device: torch.device,
+    images: Images,
+    training: TrainingConfig,
+    q: int | None,
+    folder: Path,
+    seconds: dict[str, float],
+    find_only: bool = False,
+) -> Experiment:
+    """The network trained with so many levels, and its test set; with `find_only`, one that had been trained before."""
     progress = is_main() and not args.quiet
     title = f"{images.source.split(':')[0]}, {args.model}, q={'none' if q is None else q}"
     say(title)
@@ -154,7 +176,8 @@ def one(
         about = {"mean": images.mean, "std": images.std, "classes": list(images.classes)}
         trained = train_or_find(
             images.train, folder, network, training, about, device=device, weights=args.weights,
-            retrain=args.retrain, progress=progress, precision=args.precision, sync_batch_norm=args.sync_bn,
+            retrain=args.retrain, find_only=find_only, progress=progress, precision=args.precision,
+            sync_batch_norm=args.sync_bn,
         )  # fmt: skip
     say(describe(trained.found, trained.training))
     converted, facts = trained.model, dict(trained.training)
@@ -168,9 +191,9 @@ def one(
             "samples": calibrated.samples, "predictions_moved": calibrated.predictions_moved,
             "logit_error": calibrated.logit_error,
         }  # fmt: skip
-    experiment = Experiment(
+    return Experiment(
         network=converted, adapter="cnn", batches=images.test, title=title, data=images.source,
         train_examples=len(images.train), test_examples=images.test_examples, q=q, classifier=trained.folder,
         training=facts, trained=trained.model, published=paper.over_time(images.name, args.model, q),
+        calibration=lambda: ((some,) for some in images.calibration()), script=images.script,
     )  # fmt: skip
-    return report(experiment, folder, args.T, args.weight_bits, vars(args), seconds)

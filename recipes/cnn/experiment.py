@@ -100,6 +100,7 @@ def train_or_find(
     weights: Path | None = None,
     validation: Batches | None = None,
     retrain: bool = False,
+    find_only: bool = False,
     progress: bool = True,
     precision: str = "auto",
     sync_batch_norm: bool = False,
@@ -115,6 +116,7 @@ def train_or_find(
         weights: file of weights to start from.
         validation: other images, to pick the best epoch by.
         retrain: train anew even if one is there.
+        find_only: never train.
         progress, precision, sync_batch_norm: as `cnn.training.train` takes them.
 
     Raises:
@@ -123,7 +125,7 @@ def train_or_find(
     """
     start = None if weights is None else file_digest(weights)
     settings = [dataclasses.asdict(network), dataclasses.asdict(training), about, precision, sync_batch_norm, start]
-    store = Store(folder, digest(settings, images.digest)[:12], retrain)
+    store = Store(folder, digest(settings, images.digest)[:12], retrain, find_only)
     if store.found:
         model, description = store.read(lambda found: network.quantised(network.plain()))
         return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)

@@ -1,0 +1,1 @@
+"""Methods compared on one trained network: the figures, and a report of them."""

@@ -1,0 +1,261 @@
+"""Every method on one trained network, over time: all figures of a report as one dictionary, which JSON can hold."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casc_core.analysis import Analysis, LayerAnalysis, analyse
+from casc_core.compare.findings import findings
+from casc_core.energy import EnergyTable
+from casc_core.experiment.evaluation import powers_of_two
+from casc_core.experiment.results import steps_to_silence
+from casc_core.kernels import instructions
+from casc_core.methods import FOUR, OURS, Method, methods_for
+from casc_core.spiking_model import SpikingModel
+
+FORMAT = "casc comparison 1"
+# More positions than this are not worth a picture; they are put together.
+_MOST_POSITIONS = 200
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, converted, and the data on which methods are compared.
+
+    Attributes:
+        snn: the conversion; `snn.ann` is what was converted.
+        trained: the network as trained, where that is not `snn.ann`.
+        batches: gives the test set anew at each call: tuples of inputs, and labels if there are any.
+        calibration: likewise some training data, without labels; None: there is none.
+        title, source: what the network, and the data, are.
+        configuration: anything that tells how the network came about.
+    """
+
+    snn: SpikingModel
+    trained: nn.Module | None
+    batches: Callable[[], Iterable[tuple[Tensor, ...]]]
+    calibration: Callable[[], Iterable[tuple[Tensor, ...]]] | None
+    title: str
+    source: str
+    configuration: Mapping[str, Any]
+
+
+def compare(
+    subject: Subject,
+    T: int,
+    methods: Mapping[str, Method] | None = None,
+    table: EnergyTable | None = None,
+    command: str = "",
+    announce: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    """Run the methods on one network and data set.
+
+    Args:
+        subject: the network and the data.
+        T: steps of the comparison. Networks that sleep are run until silent, and may be silent later.
+        methods: by name; None: all that apply (`casc_core.methods.methods_for`). `OURS` must be among them.
+        table: energy of operations.
+        command: what reproduces this.
+        announce: told what is about to run.
+
+    Returns:
+        The figures, all for one sample on average where not said otherwise: lists of numbers by step have length T.
+
+    >>> import casc_core
+    >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
+    >>> data = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+    >>> subject = Subject(casc_core.convert(model), None, lambda: data, None, "a perceptron", "noise", {})
+    >>> result = compare(subject, T=4)
+    >>> [method["name"] for method in result["methods"]][:4], result["methods"][3]["exact"]
+    (['baseline', 'baseline+WSC', 'baseline+CIF', 'baseline+CIF+WSC'], True)
+    """
+    started = time.perf_counter()
+    table, snn = table or EnergyTable(), subject.snn
+    methods = methods_for(snn, T) if methods is None else methods
+    announce("ANN")
+    trained = _against_trained(subject)
+    done: list[dict[str, Any]] = []
+    analyses: dict[str, Analysis] = {}
+    for name, method in methods.items():
+        announce(name)
+        begun = time.perf_counter()
+        network = method.network(snn, subject.calibration() if subject.calibration else subject.batches())
+        network.memory_limit = snn.memory_limit
+        sleeps = network.settings.schedule.last_wake is not None
+        analyses[name] = analyse(
+            network, subject.batches(), T=None if sleeps else T, against=snn, own_levels=method.own_levels
+        )
+        row = _method(name, method, analyses[name], T, table, sleeps)
+        done.append(row | {"seconds": round(time.perf_counter() - begun, 2)})
+    ours = analyses[OURS]
+    energy = ours.ann_energy(table)
+    return {
+        "format": FORMAT,
+        "title": subject.title,
+        "command": command,
+        "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "network": {
+            "class": type(snn.ann).__name__,
+            "adapter": snn.settings.adapter,
+            "q": snn.settings.q,
+            "parameters": 0 if snn.ann is None else sum(p.numel() for p in snn.ann.parameters()),
+            "weights": str(snn.settings.numerics),
+            "layers": list(snn.layers),
+        },
+        "data": {"source": subject.source, "samples": ours.samples, "analysed": ours.samples},
+        "T": T,
+        "columns": powers_of_two(T),
+        **trained,
+        "ann": {"macs": ours.ann_multiply_accumulates, "energy_nj": energy / 1e3},
+        "energy_table": {"name": table.name, "mac_pj": table.mac, "ac_pj": table.ac, "source": table.source},
+        "methods": done,
+        "equivalence": _equivalence(ours),
+        "configuration": dict(subject.configuration),
+        "environment": environment(),
+        "findings": findings({name: analyses[name] for name in FOUR if name in analyses}, T, table),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def _against_trained(subject: Subject) -> dict[str, Any]:
+    """Accuracy of the network as trained and of the reference, and what lies between them."""
+    snn, model = subject.snn, subject.trained or subject.snn.ann
+    takes = len(snn.settings.arguments)
+    right, reference_right, moved, samples, labelled, largest = 0, 0, 0, 0, True, 0.0
+    with torch.no_grad():
+        for batch in subject.batches():
+            inputs = batch[:takes]
+            reference = snn.reference(*inputs).cpu()
+            logits = reference if model is None else model(*inputs).cpu()
+            moved += int((logits.argmax(-1) != reference.argmax(-1)).sum())
+            largest = max(largest, float((logits - reference).abs().max()))
+            samples += len(reference)
+            labelled = labelled and len(batch) > takes
+            if labelled:
+                labels = torch.as_tensor(batch[takes]).cpu()
+                right += int((logits.argmax(-1) == labels).sum())
+                reference_right += int((reference.argmax(-1) == labels).sum())
+    known = labelled and samples > 0
+    return {
+        "ann_accuracy": round(100.0 * right / samples, 4) if known else None,
+        "reference_accuracy": round(100.0 * reference_right / samples, 4) if known else None,
+        "ann_predictions_moved": moved,
+        "ann_max_logit_difference": largest,
+    }
+
+
+def _method(name: str, method: Method, analysis: Analysis, T: int, table: EnergyTable, sleeps: bool) -> dict[str, Any]:
+    accuracy = analysis.accuracy
+    exact_at = int(analysis.exact_at.max()) if bool((analysis.exact_at > 0).all()) else None
+    return {
+        "name": name,
+        "label": method.label or name,
+        "ours": name == OURS,
+        "group": "Table 6" if name in FOUR else "rival",
+        "config": method.config,
+        "equations": method.equations,
+        "source": method.source,
+        "note": method.note,
+        "promised": name == OURS,
+        "exact": analysis.exact and not method.own_levels,
+        "exact_at": exact_at,
+        "accuracy": None if accuracy is None else _listed(_held(accuracy, T), 4),
+        "mismatches": [int(count) for count in _held(analysis.mismatches, T)],
+        "mse": _listed(_held(analysis.mse, T)),
+        "spikes": _listed(_ended(analysis.spikes, T).cumsum(0)),
+        "macs": _listed(_ended(analysis.multiply_accumulates, T).cumsum(0)),
+        "acs": _listed(_ended(analysis.accumulates, T).cumsum(0)),
+        "energy_nj": _listed(_held(analysis.energy(table), T) / 1e3),
+        "silence": _silence(analysis.silent_at) if sleeps else None,
+        "layers": [_layer(layer, own, T, sleeps) for layer, own in analysis.layers.items()],
+    }
+
+
+def _layer(name: str, layer: LayerAnalysis, T: int, sleeps: bool) -> dict[str, Any]:
+    positions = None
+    if layer.positions is not None:
+        positions = {
+            "mismatch": _listed(layer.positions.mismatch[:_MOST_POSITIONS]),
+            "silent_at": _listed(layer.positions.silent_at[:_MOST_POSITIONS]),
+        }
+    return {
+        "name": name,
+        "neurons": layer.neurons,
+        "more": _listed(_held(layer.more, T)),
+        "fewer": _listed(_held(layer.fewer, T)),
+        "relative_error": _listed(_held(layer.relative_error, T)),
+        "positive": _listed(_ended(layer.positive, T)),
+        "negative": _listed(_ended(layer.negative, T)),
+        "acs": _listed(_ended(layer.accumulates, T)),
+        "macs": _listed(_ended(layer.multiply_accumulates, T)),
+        "ann_macs": layer.ann_multiply_accumulates,
+        "silence": _silence(layer.silent_at) if sleeps else None,
+        "positions": positions,
+    }
+
+
+def _equivalence(ours: Analysis) -> dict[str, Any]:
+    layers = []
+    for name, layer in ours.layers.items():
+        differing = round(float(layer.more[-1] + layer.fewer[-1]) * layer.neurons * ours.samples)
+        silence = _silence(layer.silent_at)
+        layers.append(
+            {
+                "name": name,
+                "neurons": round(layer.neurons * ours.samples),
+                "differing": differing,
+                "largest": 0 if differing == 0 else None,
+                "silent_p50": silence["p50"],
+                "silent_max": silence["max"],
+            }
+        )
+    return {
+        "exact": ours.exact,
+        "samples": ours.samples,
+        "logits_equal": bool((ours.exact_at > 0).all()),
+        "max_logit_difference": 0.0 if bool((ours.exact_at > 0).all()) else None,
+        "layers": layers,
+        "note": "",
+    }
+
+
+def environment() -> dict[str, str]:
+    """What it ran on."""
+    return {
+        "casc": version("casc"),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": str(torch.get_num_threads()),
+        "kernels": instructions() or "none",
+    }
+
+
+def _silence(silent_at: Tensor) -> dict[str, int]:
+    steps = steps_to_silence(silent_at)
+    return {key: int(steps[key]) for key in ("p50", "p99", "max")}
+
+
+def _held(series: Tensor, T: int) -> Tensor:
+    """The first T steps; what has ended stays as it was."""
+    return torch.cat([series[:T], series[-1:].expand(max(0, T - len(series)))])
+
+
+def _ended(series: Tensor, T: int) -> Tensor:
+    """The first T steps; what has ended is zero."""
+    return torch.cat([series[:T], series.new_zeros(max(0, T - len(series)))])
+
+
+def _listed(series: Tensor | Sequence[float], digits: int = 6) -> list[float]:
+    """As JSON, with as many significant digits as a picture or a table needs."""
+    values = series.tolist() if isinstance(series, Tensor) else series
+    return [float(f"{value:.{digits + 1}g}") for value in values]
