@@ -115,8 +115,8 @@ class Calibrated(Method):
     Spiking Neural Networks via Parameter Calibration"; the light pipeline, which leaves weights as they are).
 
     With `e = mean(l / q - N / T)` over samples, and over the positions of a channel, the bias of the channel grows by
-    `theta * e`; then, with what is left of `e`, the initial potential of each neuron by `theta * T * e`. A layer is
-    calibrated behind calibrated ones.
+    `theta * e`; then, with what is left of `e`, the initial potential of each neuron by `theta * T * e`; that only where
+    samples share a neuron, which the tokens of different texts do not. A layer is calibrated behind calibrated ones.
 
     Args:
         steps: T, for which it is calibrated.
@@ -178,9 +178,10 @@ class CalibrationRun(SpikingRun):
             count = error.numel() / error.shape[channel] if real is None else float(real.sum()) / error.shape[channel]
             mean = error.sum(others) / count
             return "bias", mean if neurons_last else mean.reshape(-1, *[1] * (error.dim() - 2))
-        if neurons_last and error.dim() > 2:  # every token has the same neurons
-            count = error.numel() / error.shape[channel] if real is None else float(real.sum()) / error.shape[channel]
-            return "charge", error.sum(others) / count * steps
+        if (
+            neurons_last and error.dim() > 2
+        ):  # tokens share their neurons' parameters, so another charge is another bias
+            return None
         return "charge", error.mean(0) * steps
 
 
@@ -228,10 +229,11 @@ RIVALS: dict[str, Method] = {
         "thresholds are the trained ones, in the place of its neuron-wise normalisation",
     ),
     "burst": Method(
-        "burst spikes", Burst(), Continuous(),
-        "v += I_t; s_t = clip(floor(v / theta), 0, gamma); v -= theta * s_t; gamma = 5",
+        "burst spikes", Burst(clipped=True), Continuous(),
+        "v += I_t; s_t = clip(floor(v / theta), 0, gamma); N + s_t <= t; v -= theta * s_t; gamma = 5",
         "Li and Zeng 2022, Efficient and Accurate Conversion of Spiking Neural Network with Burst Spikes, IJCAI",
-        "nothing holds its rate at the clip of a clipped activation; max-pools are the running difference, for all methods",
+        "the total is held at t, as the activation of the trained network is clipped; its ANN has none; max-pools are the "
+        "running difference, for all methods",
     ),
     "SRP": Method(
         "SRP (two stages)", SRP(), Continuous(),
@@ -243,7 +245,7 @@ RIVALS: dict[str, Method] = {
         "ACP, light", IF(), Continuous(),
         f"e = mean(a / theta - N / T); bias += theta e for each channel, then v_0 += theta T e for each neuron; {_IF}",
         "Li et al. 2022, Converting Artificial Neural Networks to Spiking Neural Networks via Parameter Calibration",
-        "calibrated for the last T of the table, on calibration data",
+        "calibrated for the last T of the table, on calibration data; recurrent layers by bias alone",
     ),
 }  # fmt: skip
 """Other conversion methods."""

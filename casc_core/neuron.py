@@ -40,7 +40,9 @@ class Neuron(ABC):
     initial_potential: float = field(default=0.0, kw_only=True)
 
     peak: ClassVar[int] = 1
-    """The most spikes in one step; a population's total stays within `peak` times the wake steps begun."""
+    """The most spikes in one step."""
+    share: ClassVar[int] = 1
+    """The most spikes for each wake step begun."""
     restarts_after: ClassVar[int | None] = None
     """The step after which populations, and what counts their spikes, begin anew."""
 
@@ -166,10 +168,12 @@ class Burst(Neuron):
     Network with Burst Spikes", IJCAI).
 
     `v += I_t`; `s_t = clip(floor(v / threshold), 0, gamma)`; `N += s_t`; `v -= threshold * s_t`. What is left in the
-    membrane leaves it sooner; but it may emit more than one spike a step on average, which a clipped activation cannot.
+    membrane leaves it sooner. As published, a neuron may emit up to gamma spikes a step on average, which is no match for a
+    clipped activation; `clipped` holds the total within one for each step.
 
     Args:
         gamma: the most spikes in one step; the paper's choice is 5.
+        clipped: `N` never exceeds the wake steps begun.
 
     Raises:
         ConfigError: gamma is not an integer of at least 1 (and at most 127, since a train is kept in bytes).
@@ -180,6 +184,7 @@ class Burst(Neuron):
     """
 
     gamma: int = 5
+    clipped: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,11 +195,15 @@ class Burst(Neuron):
     def peak(self) -> int:  # type: ignore[override]
         return self.gamma
 
+    @property
+    def share(self) -> int:  # type: ignore[override]
+        return 1 if self.clipped else self.gamma
+
     def fire(self, state: NeuronState, cap: int, threshold: Array) -> tuple[Array, None]:
         xp = array_api_compat.array_namespace(state.v)
         up = xp.zeros_like(state.v)
         for spikes in range(1, self.gamma + 1):
-            ready = (state.v >= spikes * threshold) & (state.count + spikes <= self.gamma * cap)
+            ready = (state.v >= spikes * threshold) & (state.count + spikes <= self.share * cap)
             up = up + xp.astype(ready, state.v.dtype)
         return up, None
 

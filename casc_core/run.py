@@ -155,7 +155,7 @@ class SpikingRun(Run):
         if last_wake is None:
             raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
         self.awake = schedule.awake(last_wake)
-        self.total = checked_total(self.peak * sum(self.awake))
+        self.total = checked_total(neuron.share * sum(self.awake))
         self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
         self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 

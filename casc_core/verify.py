@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.errors import ConfigError
+from casc_core.errors import ConfigError, InputError
 from casc_core.neuron import CIF
 from casc_core.numerics import Exact
 from casc_core.recorder import Recorder
@@ -152,6 +153,41 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
         note,
         moved,
         largest,
+    )
+
+
+def joined(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
+    """The report on a data set from those on its batches, in order; the first difference is the first batch's that has one.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not reports:
+        raise InputError("there is no batch to verify")
+    layers = {}
+    for name in reports[0].layers:
+        own = [report.layers[name] for report in reports]
+        layers[name] = LayerEquivalence(
+            name,
+            sum(layer.neurons for layer in own),
+            sum(layer.mismatches for layer in own),
+            max(layer.largest for layer in own),
+            next((layer.first for layer in own if layer.first is not None), None),
+            torch.cat([layer.silent_at for layer in own]),
+        )
+    moved = [report.ann_predictions_moved for report in reports]
+    furthest = [report.ann_max_logit_difference for report in reports]
+    return EquivalenceReport(
+        layers,
+        all(report.logits_equal for report in reports),
+        max(report.max_logit_difference for report in reports),
+        sum(report.prediction_mismatches for report in reports),
+        torch.cat([report.silent_at for report in reports]),
+        max(report.T for report in reports),
+        all(report.promised for report in reports),
+        reports[0].note,
+        None if None in moved else sum(count for count in moved if count is not None),
+        None if None in furthest else max(value for value in furthest if value is not None),
     )
 
 

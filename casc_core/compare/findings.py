@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -66,9 +67,9 @@ def _first_layer(analyses: Mapping[str, Analysis]) -> list[str]:
     first = next(iter(wsc.layers))
     if wsc.layers[first].positions is not None:
         return [
-            f"The paper's first layer reads real values alone, so that wake-sleep mends it without CIF; here the first layer "
-            f"({first}) is recurrent, its tokens read spikes, and {_off(wsc, first):.3g}% of its neurons are off with "
-            "wake-sleep alone."
+            f"The paper's first layer reads real values alone, so that wake-sleep mends it without CIF; here the first "
+            f"layer ({first}) is recurrent, its tokens read spikes, and {_off(wsc, first):.3g}% of its neurons are off "
+            "with wake-sleep alone."
         ]
     if _off(wsc, first) == 0.0:
         return [f"As in the paper, wake-sleep alone mends the first layer ({first}), which reads real values."]
@@ -80,7 +81,7 @@ def _order_of_silence(ours: Analysis) -> list[str]:
     if len(ends) < 2:
         return []
     steps = list(ends.values())
-    later = [(a, b) for a, b in zip(ends, list(ends)[1:], strict=False) if ends[b] < ends[a]]
+    later = [(a, b) for a, b in itertools.pairwise(ends) if ends[b] < ends[a]]
     said = f"Firing ends at step {steps[0]} in the first layer and at step {steps[-1]} in the last"
     if not later:
         return [f"{said}: from shallow to deep, no layer before the one in front of it."]
@@ -95,7 +96,7 @@ def _vanishing(ours: Analysis) -> list[str]:
     steps = list(gone.values())
     if len(steps) < 2:
         return [f"The last mismatch is gone after step {steps[0] + 1}."]
-    ordered = all(a <= b for a, b in zip(steps, steps[1:], strict=False))
+    ordered = all(a <= b for a, b in itertools.pairwise(steps))
     how = "layer by layer" if ordered else "on the whole from shallow to deep"
     return [
         f"Mismatches vanish {how}: the last one in the first layer at step {steps[0] + 1}, in the last at {steps[-1] + 1}."

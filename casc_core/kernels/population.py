@@ -56,10 +56,10 @@ class KernelNeuron:
             return None
         lower = 0.0 if isinstance(neuron, CIF) else -1.0 if isinstance(neuron, SNM) else None
         flags = torch.tensor(awake, dtype=torch.uint8, device="cpu")
-        caps = neuron.peak * flags.cumsum(0, dtype=torch.int32)
+        caps = neuron.share * flags.cumsum(0, dtype=torch.int32)
         restart = -1 if neuron.restarts_after is None else neuron.restarts_after
         most = 2**62 if most is None else most
-        return cls(flags, caps, neuron.peak * sum(awake), most, lower, False, neuron.peak, restart)
+        return cls(flags, caps, neuron.share * sum(awake), most, lower, False, neuron.peak, restart)
 
     @classmethod
     def levels(cls, total: int) -> KernelNeuron:
