@@ -72,9 +72,7 @@ class Agreement:
             train, levels = train.permute(order), levels.permute([dim - 1 for dim in order[1:]])
         steps = max(len(train), min(len(self.awake), _last_change(self.awake)))
         awake = [*self.awake[:steps], *[self.awake[-1]] * (steps - len(self.awake))]
-        more, fewer, error = agreement(
-            train.reshape(len(train), -1), levels.reshape(-1), self.q, awake, self.restarts_after
-        )
+        more, fewer, error = agreement(train.flatten(1), levels.reshape(-1), self.q, awake, self.restarts_after)
         self.layers[name] = LayerAgreement(more, fewer, error, int(levels.sum(dtype=torch.int64)))
 
     def by_position(self, name: str, train: Tensor, axis: int, lengths: Tensor | None) -> None:

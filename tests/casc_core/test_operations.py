@@ -63,7 +63,14 @@ def test_a_convolutional_network(seed, stride, padding, groups, dilation, kind):
     torch.manual_seed(seed)
     second = nn.Conv2d(4, 8, 3, stride, padding, dilation, groups)
     model = nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), CQReLU(2), second, CQReLU(2), nn.Flatten(), nn.LazyLinear(5), CQReLU(2), nn.Linear(5, 3)
+        nn.Conv2d(2, 4, 3, padding=1),
+        CQReLU(2),
+        second,
+        CQReLU(2),
+        nn.Flatten(),
+        nn.LazyLinear(5),
+        CQReLU(2),
+        nn.Linear(5, 3),
     )
     images = torch.rand(2, 2, 6, 6) * 3
     model(images)
@@ -73,7 +80,8 @@ def test_a_convolutional_network(seed, stride, padding, groups, dilation, kind):
     spikes, awake = simulation.spikes, np.array(snn.settings.schedule.awake(simulation.T))
     assert not spikes["1"].operations.any()
     np.testing.assert_array_equal(
-        spikes["3"].operations.numpy(), convolved_synapses(trains["1"], second.weight, stride, padding, groups, dilation)
+        spikes["3"].operations.numpy(),
+        convolved_synapses(trains["1"], second.weight, stride, padding, groups, dilation),
     )
     for before, layer, outputs in (("3", "6", 5), ("6", None, 3)):
         arrived = np.abs(trains[before]).reshape(simulation.T, -1).sum(1) * outputs
@@ -123,7 +131,9 @@ def test_every_spike_counts_also_where_sums_put_them_together(seed, kind):
         by_convolution = convolved_synapses(trains["act1"], model.conv2.weight, 1, 1, 1)
         by_shortcut = np.abs(trains["act1"]).reshape(5, -1).sum(1)
         np.testing.assert_array_equal(spikes["act2"].operations.numpy(), by_convolution + by_shortcut)
-        np.testing.assert_array_equal(spikes["act3"].operations.numpy(), np.abs(trains["act2"]).reshape(5, -1).sum(1) * 3)
+        np.testing.assert_array_equal(
+            spikes["act3"].operations.numpy(), np.abs(trains["act2"]).reshape(5, -1).sum(1) * 3
+        )
         np.testing.assert_array_equal(
             simulation.readout_operations.numpy(), np.abs(trains["act3"]).reshape(5, -1).sum(1) * 2
         )
@@ -209,7 +219,9 @@ def test_currents_through_a_second_map_are_multiplied():
     spiking = trains["1"].any(-1).sum(-1)  # samples in which some spike arrives: all five currents flow
     second = simulation.spikes["4"]
     np.testing.assert_array_equal(second.operations.numpy(), np.abs(trains["1"]).reshape(4, -1).sum(1) * 5)
-    biases = np.array(snn.settings.schedule.awake(4)) * 8 * (5 * 6 + 5 + 6)  # the first map's bias goes through the second
+    biases = (
+        np.array(snn.settings.schedule.awake(4)) * 8 * (5 * 6 + 5 + 6)
+    )  # the first map's bias goes through the second
     np.testing.assert_array_equal(second.multiplications.numpy(), biases + spiking * 5 * 6)
 
 
