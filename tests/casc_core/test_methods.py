@@ -81,7 +81,8 @@ def test_calibration_of_a_bias_by_hand():
 def test_calibration_is_by_channel_and_by_neuron():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 3, 3), CQReLU(4), nn.Conv2d(3, 2, 3), CQReLU(4), nn.Flatten(), nn.Linear(32, 5), CQReLU(4), nn.Linear(5, 2)
+        nn.Conv2d(1, 3, 3), CQReLU(4), nn.Conv2d(3, 2, 3), CQReLU(4), nn.Flatten(), nn.Linear(32, 5), CQReLU(4),
+        nn.Linear(5, 2),
     )  # fmt: skip
     snn, images = casc_core.convert(model), torch.rand(20, 1, 8, 8) * 3
     network = Calibrated(steps=6, **IF_METHOD).network(snn, [images])

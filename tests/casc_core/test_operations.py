@@ -1,4 +1,4 @@
-"""Operations against a count by hand: a loop over spikes and synapses in NumPy, and multiply-accumulates by their definition."""
+"""Operations against a count by hand: a loop over spikes and synapses in NumPy; multiply-accumulates by definition."""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ class Text(nn.Module):
 def image_network(q, half):
     return nn.Sequential(
         nn.Conv2d(2, 34, 3, padding=1), CQReLU(q, half_step=half), nn.MaxPool2d(2), nn.Conv2d(34, 5, 3, groups=1),
-        CQReLU(q, half_step=half), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(5, 8), CQReLU(q, half_step=half), nn.Linear(8, 3),
+        CQReLU(q, half_step=half), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(5, 8), CQReLU(q, half_step=half),
+        nn.Linear(8, 3),
     )  # fmt: skip
 
 
