@@ -111,7 +111,9 @@ def test_it_is_plain_json_and_the_same_each_time(compared):
 
 
 def test_energy_follows_the_table():
-    usual, mine = (compare(texts(), T=4, methods=FOUR, table=table) for table in (None, EnergyTable(1.0, 1.0, "x", "y")))
+    usual, mine = (
+        compare(texts(), T=4, methods=FOUR, table=table) for table in (None, EnergyTable(1.0, 1.0, "x", "y"))
+    )
     for one, other in zip(usual["methods"], mine["methods"], strict=True):
         for t in range(4):
             expected = (4.6 * one["macs"][t] + 0.9 * one["acs"][t]) / 1e3

@@ -1,0 +1,121 @@
+"""`casc compare`, `verify` and `classify` on the output folders of recipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from casc_core.cli import main
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = {
+    "agnews_rnn": "--data sample --epochs 1 --embedding 12 --hidden 12 --q 2".split(),
+    "cifar_cnn": [
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--width",
+        "4",
+        "--q",
+        "2",
+        "--limit-train",
+        "200",
+        "--limit-test",
+        "40",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Each recipe run once, small."""
+    made = {}
+    for name, options in SMALL.items():
+        made[name] = tmp_path_factory.mktemp(name) / "out"
+        command = [sys.executable, str(RECIPES / f"{name}.py"), "--T", "4", "--quiet", "--threads", "1"]
+        done = subprocess.run(
+            [*command, "--out", str(made[name]), *options], capture_output=True, text=True, check=False, env=os.environ
+        )
+        assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_compare(folders, name, capsys):
+    folder = folders[name]
+    assert main(["compare", str(folder), "--T", "4", "--limit", "40", "--quiet", "--methods", "baseline,ACP"]) == 0
+    assert "baseline+CIF+WSC" in capsys.readouterr().out
+    compared = json.loads((folder / "comparison.json").read_text())
+    recipe = json.loads((folder / "results.json").read_text())
+    assert compared["title"].split(":")[0] in (folder / "report.html").read_text()
+    assert compared["configuration"]["recipe"] == f"{name}.py"
+    assert compared["data"]["samples"] == 40
+    if recipe["test_examples"] == 40:  # the same network on the same data gives the recipe's own figures
+        assert compared["ann_accuracy"] == recipe["ann_accuracy"]
+        for method in compared["methods"][:2]:
+            assert method["accuracy"][3] == pytest.approx(recipe["accuracy"][method["name"]]["4"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_verify(folders, name, capsys):
+    assert main(["verify", str(folders[name]), "--json", "--quiet", "--limit", "40"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["exact"]
+    assert report["samples"] == 40
+    assert report["ann_predictions_moved"] is not None
+
+
+def test_a_network_that_is_no_longer_there_is_not_trained_anew(folders, tmp_path, capsys):
+    folder = folders["agnews_rnn"]
+    (tmp_path / "results.json").write_text((folder / "results.json").read_text())
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "holds no network that was trained with these options on this data" in capsys.readouterr().err
+    assert not list(tmp_path.glob("training-*"))
+
+
+def test_classify(folders, capsys, tmp_path):
+    folder, page = str(folders["agnews_rnn"]), tmp_path / "raster.html"
+    text = "the match <b> zzyzx"
+    assert main(["classify", text, "--network", folder, "--out", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "silent after step" in said
+    assert "the answer is the quantised ANN's, bit for bit" in said
+    assert "(not in the vocabulary)" in said
+    assert "probability (%)" in said
+    drawn = page.read_text()
+    assert "<b>" not in drawn
+    assert "zzyzx" in drawn
+    assert "http" not in drawn
+    assert main(["classify", text, "--network", folder, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["exact"]
+    assert len(found["probabilities"]) >= found["silent_at"]
+    assert all(sum(row) == pytest.approx(1.0) for row in found["probabilities"])
+    for layer, spikes in found["positive"].items():
+        assert len(spikes) == len(found["negative"][layer]) == len(found["words"]) == len(found["known"])
+    assert found["class"] == found["classes"][max(range(4), key=found["probabilities"][-1].__getitem__)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["text", "--network", "nowhere"], "nowhere is not the output folder of a text recipe"),
+        (["  "], "there is no word to read"),
+        (["text", "--T", "0"], "--T must be at least 1; got 0"),
+    ],
+)
+def test_mistakes_of_classify(folders, arguments, message, capsys):
+    network = [] if "--network" in arguments else ["--network", str(folders["agnews_rnn"])]
+    assert main(["classify", *arguments, *network]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_classify_needs_a_text_network(folders, capsys):
+    assert main(["classify", "text", "--network", str(folders["cifar_cnn"])]) == 2
+    assert "is not that of a text recipe" in capsys.readouterr().err
