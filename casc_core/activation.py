@@ -111,6 +111,8 @@ _SMALLEST = 1e-4
 class Quantised(nn.Module):
     """A module whose activations are CQReLU with these levels and this threshold; conversion finds them by this type.
 
+    With `half_step` they are rounded to the nearest level instead of down.
+
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
     """
@@ -119,6 +121,7 @@ class Quantised(nn.Module):
         super().__init__()
         self.q = check_levels(q)
         self.threshold: float | Tensor = check_threshold(threshold)
+        self.half_step = False
 
 
 class CQReLU(Quantised):

@@ -47,6 +47,7 @@ def prepare(
     q: int,
     threshold: float | None = None,
     trainable_threshold: bool = False,
+    half_step: bool = False,
 ) -> nn.Module:
     """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
 
@@ -63,6 +64,8 @@ def prepare(
         threshold: largest activation; None: 1, the upper end of a ReLU6 or Hardtanh, or what a CQReLU activation has
             already.
         trainable_threshold: the threshold of each CQReLU is a parameter of its own, which starts there.
+        half_step: activations are rounded to the nearest level instead of down; with trainable thresholds, this is QCFS
+            (Bu et al. 2022, "Optimal ANN-SNN Conversion").
 
     Raises:
         ConfigError: `q` or `threshold` out of range, or no such adapter.
@@ -100,6 +103,9 @@ def prepare(
         )
     if trainable_threshold:
         _train_thresholds(prepared)
+    for module in prepared.modules():
+        if half_step and isinstance(module, Quantised):
+            module.half_step = True
     if type(model) not in replacements:
         _require_rules(prepared, RULES.merged(chosen.rules))
     return prepared

@@ -9,7 +9,7 @@ from torch import nn
 from casc_core.adapters import Adapter
 from casc_core.lowering import Lowering, RuleTable
 from casc_core.numerics import stored
-from casc_core.rules import batch_norm, grid_threshold, join, linear_map
+from casc_core.rules import batch_norm, grid_threshold, half_step, join, linear_map
 from casc_core.values import Form, InputValue, SignalValue
 from casc_seq.classifier import Standardise
 from casc_seq.recurrence import LastState, Recurrence
@@ -59,6 +59,7 @@ def _cell(
         exponent=exponent,
         reverse=reverse,
         batch_first=rnn.batch_first,
+        charge=half_step(low, threshold, exponent) if rnn.half_step else None,
     )
     return SignalValue(low.emit(op, current, hx, row, lengths), Form(scale=rnn.threshold, exponent=0))
 

@@ -108,6 +108,7 @@ class RNN(Quantised):
         nonlinearity: accepted so that calls of `torch.nn.RNN` work unchanged; the activation is CQReLU whatever it says.
         q: levels of the activation.
         threshold: largest value of a hidden unit.
+        half_step: round to the nearest level instead of down: `floor(q x / theta + 1/2)`.
 
     Shape of the call `rnn(input, hx=None, lengths=None)`:
         input `[L, B, input_size]`, or `[B, L, input_size]` if `batch_first`, or `[L, input_size]` for one sequence;
@@ -143,8 +144,10 @@ class RNN(Quantised):
         *,
         q: int = 2,
         threshold: float = 1.0,
+        half_step: bool = False,
     ) -> None:
         super().__init__(q, threshold)
+        self.half_step = half_step
         self.threshold: float = float(threshold)
         if nonlinearity not in ("cq_relu", "tanh", "relu"):
             raise ConfigError(f"nonlinearity must be 'cq_relu' (or 'tanh' or 'relu', read as it); got {nonlinearity!r}")
@@ -241,6 +244,7 @@ class RNN(Quantised):
                 outputs = []
             weight_ih, weight_hh, bias = self.cell_parameters(suffix)
             drive = F.linear(x, weight_ih, bias) * scale
+            drive = drive + 0.5 if self.half_step else drive
             start = drive.new_zeros(sizes[0], self.hidden_size) if hx is None else hx[index] * scale
             order = time_order(sizes, reverse=bool(direction))
             arguments = drive, start, weight_hh, order, self.q
@@ -252,6 +256,7 @@ class RNN(Quantised):
     def extra_repr(self) -> str:
         words = [f"{self.input_size}, {self.hidden_size}, q={self.q}, threshold={self.threshold:g}"]
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        defaults["half_step"] = False
         words += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         return ", ".join(words)
 

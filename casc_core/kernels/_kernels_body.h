@@ -223,6 +223,8 @@ static int64_t NAME(fire)(int burst, int64_t n, const int32_t *a, int shift, con
                           int32_t *up_count, int32_t *down_count) {
     if (burst == 1)
         return NAME(fire_up_to)(1, n, a, shift, b, c, threshold, cap, lower, v, total, out, up_count, down_count);
+    if (burst == 5) /* the usual one: an unrolled loop is a vector loop */
+        return NAME(fire_up_to)(5, n, a, shift, b, c, threshold, cap, lower, v, total, out, up_count, down_count);
     return NAME(fire_up_to)(burst, n, a, shift, b, c, threshold, cap, lower, v, total, out, up_count, down_count);
 }
 

@@ -14,11 +14,11 @@ from casc_core.rules import (
 from casc_core.rules.affine import linear_map
 from casc_core.rules.layout import join
 from casc_core.rules.normalisation import batch_norm
-from casc_core.rules.population import grid_threshold, neurons
+from casc_core.rules.population import grid_threshold, half_step, neurons
 from casc_core.rules.refusals import UNPREPARED
 from casc_core.rules.table import RULES
 
 ROWS = (affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, refusals)
 """The modules whose import fills the table."""
 
-__all__ = ["ROWS", "RULES", "UNPREPARED", "batch_norm", "grid_threshold", "join", "linear_map", "neurons"]
+__all__ = ["ROWS", "RULES", "UNPREPARED", "batch_norm", "grid_threshold", "half_step", "join", "linear_map", "neurons"]

@@ -23,31 +23,27 @@ THRESHOLD_BITS = 14
 @RULES.module(CQReLU)
 def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
     threshold, name, x = module.threshold, low.layer_name(low.node_name), low.signal(x)
-    # Rounding to the nearest level instead of down is half a threshold to begin with.
-    half = 0.5 if module.half_step else 0.0
     if isinstance(threshold, Tensor) and threshold.dim():
         thresholds = check_thresholds(threshold.detach()).double()
         nothing = torch.zeros_like(thresholds)
         # Divided into the currents, and multiplied into what follows.
         x = normalised(low, x, 1.0 / thresholds, nothing, nothing)
-        return normalised(low, neurons(low, x, 1.0, name, half), thresholds, nothing, nothing)
+        return normalised(low, neurons(low, x, 1.0, name, module.half_step), thresholds, nothing, nothing)
     one = check_threshold(threshold.item() if isinstance(threshold, Tensor) else threshold)
-    return neurons(low, x, one, name, half)
+    return neurons(low, x, one, name, module.half_step)
 
 
-def neurons(low: Lowering, x: SignalValue, threshold: float, name: str, charge: float = 0.0) -> SignalValue:
+def neurons(low: Lowering, x: SignalValue, threshold: float, name: str, rounds: bool = False) -> SignalValue:
     """A population of neurons that reads `x`; its spikes are worth `threshold` each.
 
     Args:
-        charge: what its potential begins with, in thresholds.
+        rounds: to the nearest level instead of down.
     """
     if x.form.scale < 0:
         x = rescaled(low, x, 1.0)
     scaled, exponent = grid_threshold(low, threshold / x.form.scale, x.form.exponent)
-    begun = None
-    if charge:
-        begun = low.numerics.snap(torch.tensor(charge * scaled, dtype=torch.float64), exponent)
-    ref = low.emit(Fire(name=name, threshold=scaled, exponent=exponent, charge=begun), x)
+    charge = half_step(low, scaled, exponent) if rounds else None
+    ref = low.emit(Fire(name=name, threshold=scaled, exponent=exponent, charge=charge), x)
     return SignalValue(ref, Form(scale=threshold, exponent=0))
 
 
@@ -56,3 +52,8 @@ def grid_threshold(low: Lowering, threshold: float, exponent: int | None) -> tup
     finest = binade(threshold) - THRESHOLD_BITS
     exponent = finest if exponent is None else min(exponent, finest)
     return float(low.numerics.snap(torch.tensor(threshold, dtype=torch.float64), exponent)), exponent
+
+
+def half_step(low: Lowering, threshold: float, exponent: int) -> Tensor:
+    """What a potential begins with where an activation rounds to the nearest level instead of down: half a threshold."""
+    return low.numerics.snap(torch.tensor(threshold / 2, dtype=torch.float64), exponent)

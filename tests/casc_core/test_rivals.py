@@ -81,7 +81,8 @@ def test_a_neuron_shows_what_is_not_usual():
 class Text(nn.Module):
     def __init__(self, q, half=False):
         super().__init__()
-        self.embedding, self.rnn = nn.Embedding(20, 5), RNN(5, 9, 2, batch_first=True, bidirectional=True, q=q)
+        self.embedding = nn.Embedding(20, 5)
+        self.rnn = RNN(5, 9, 2, batch_first=True, bidirectional=True, q=q, half_step=half)
         self.fc1, self.act, self.fc2 = nn.Linear(18, 7), CQReLU(q, half_step=half), nn.Linear(7, 3)
 
     def forward(self, tokens, lengths):
@@ -166,7 +167,33 @@ def test_a_half_step_is_exact_with_cif_and_wake_sleep(seed, q):
     for snn, inputs in networks(seed, q, half=True):
         report = casc_core.verify(snn, *inputs)
         assert report.exact
-        assert report.ann_predictions_moved is not None
+        # Levels of the ANN as trained: all but those that snapping moved.
+        assert report.ann_max_logit_difference < 1.0
+        with torch.no_grad():
+            away = (snn.reference(*inputs) - snn.ann(*inputs)).abs()
+        assert float(away.median()) < 1e-2
+
+
+def test_prepare_can_round():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.rnn, self.fc = nn.Embedding(9, 4), nn.RNN(4, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, tokens):
+            return self.fc(torch.relu(self.rnn(self.embedding(tokens))[0]).sum(1))
+
+    torch.manual_seed(0)
+    ann, plain = (casc_core.prepare(Words(), q=3, half_step=half) for half in (True, False))
+    assert [module.half_step for module in ann.modules() if isinstance(module, (CQReLU, RNN))] == [True, True]
+    assert not any(module.half_step for module in plain.modules() if isinstance(module, (CQReLU, RNN)))
+    snn, tokens = casc_core.convert(ann), torch.randint(9, (8, 5))
+    assert casc_core.verify(snn, tokens).exact
+    x = torch.tensor([[[0.4]]])
+    rnn = RNN(1, 1, bias=False, q=2, half_step=True)
+    for parameter in rnn.parameters():
+        parameter.data.fill_(1.0)
+    assert rnn(x)[0].item() == 0.5  # 0.8 levels: to the nearest, 1
 
 
 def test_qcfs_is_an_initial_potential_of_half_a_threshold():
