@@ -197,23 +197,23 @@ _CASC = "Li et al., Spiking Neural Networks with Consistent Mapping Relations Al
 OURS = "baseline+CIF+WSC"
 FOUR: dict[str, Method] = {
     "baseline": Method(
-        "baseline (IF, continuous input)", IF(), Continuous(), f"{_IF}; {_CONTINUOUS}",
+        "baseline (IF)", IF(), Continuous(), f"{_IF}; {_CONTINUOUS}",
         f"{_CASC}, Eqs. 2 and 3; the soft reset: Rueckauer et al. 2017, Han et al. 2020",
     ),
-    "baseline+WSC": Method("IF, wake-sleep", IF(), WakeSleep(), f"{_IF}; {_SLEEP}", f"{_CASC}, section 4.3"),
-    "baseline+CIF": Method("CIF, continuous input", CIF(), Continuous(), f"{_CIF}; {_CONTINUOUS}", f"{_CASC}, Eq. 11"),
-    OURS: Method("CASC (CIF + wake-sleep)", CIF(), WakeSleep(), f"{_CIF}; {_SLEEP}", f"{_CASC}, Eqs. 11 and 12"),
+    "baseline+WSC": Method("IF + wake-sleep", IF(), WakeSleep(), f"{_IF}; {_SLEEP}", f"{_CASC}, section 4.3"),
+    "baseline+CIF": Method("CIF alone", CIF(), Continuous(), f"{_CIF}; {_CONTINUOUS}", f"{_CASC}, Eq. 11"),
+    OURS: Method("CASC", CIF(), WakeSleep(), f"{_CIF}; {_SLEEP}", f"{_CASC}, Eqs. 11 and 12"),
 }  # fmt: skip
 """The combinations of the paper's Table 6."""
 
 RIVALS: dict[str, Method] = {
     "percentile": PercentileReLU(
-        "percentile thresholds", IF(), Continuous(), f"theta = 99.9th percentile of the layer's activations; {_IF}",
+        "percentile", IF(), Continuous(), f"theta = 99.9th percentile of the layer's activations; {_IF}",
         "Rueckauer et al. 2017, Conversion of continuous-valued deep networks to efficient event-driven networks",
         "thresholds from calibration data; where over 0.1% of a layer's activations are at the clip, it is the baseline",
     ),
     "OPI": Method(
-        "OPI (initial potential)", IF(initial_potential=0.5), Continuous(), f"v_0 = theta / 2; {_IF}",
+        "OPI", IF(initial_potential=0.5), Continuous(), f"v_0 = theta / 2; {_IF}",
         "Bu et al. 2022, Optimized Potential Initialization for Low-latency Spiking Neural Networks, AAAI",
         "on a network that was not trained with the half step, the neurons of QCFS are these too",
     ),
@@ -223,26 +223,26 @@ RIVALS: dict[str, Method] = {
         "the network was trained with this activation; its half step is the initial potential",
     ),
     "SNM": Method(
-        "SNM (signed, with memory)", SNM(), Continuous(),
+        "SNM", SNM(), Continuous(),
         "v += I_t; s_t = +1 if v >= theta, -1 if v <= -theta and N > 0, else 0; N += s_t; v -= theta * s_t",
         "Wang et al. 2022, Signed Neuron with Memory, IJCAI",
         "thresholds are the trained ones, in the place of its neuron-wise normalisation",
     ),
     "burst": Method(
-        "burst spikes", Burst(clipped=True), Continuous(),
+        "burst", Burst(clipped=True), Continuous(),
         "v += I_t; s_t = clip(floor(v / theta), 0, gamma); N + s_t <= t; v -= theta * s_t; gamma = 5",
         "Li and Zeng 2022, Efficient and Accurate Conversion of Spiking Neural Network with Burst Spikes, IJCAI",
         "the total is held at t, as the activation of the trained network is clipped; its ANN has none; max-pools are the "
         "running difference, for all methods",
     ),
     "SRP": Method(
-        "SRP (two stages)", SRP(), Continuous(),
+        "SRP", SRP(), Continuous(),
         f"v_0 = theta / 2; tau = 4 steps of IF; neurons with v < 0 are silenced, the others begin anew; {_IF}",
         "Hao et al. 2023, Reducing ANN-SNN Conversion Error through Residual Membrane Potential, AAAI",
         "T counts both stages; up to tau the readout is that of the first",
     ),
     "ACP": Calibrated(
-        "ACP, light", IF(), Continuous(),
+        "ACP light", IF(), Continuous(),
         f"e = mean(a / theta - N / T); bias += theta e for each channel, then v_0 += theta T e for each neuron; {_IF}",
         "Li et al. 2022, Converting Artificial Neural Networks to Spiking Neural Networks via Parameter Calibration",
         "calibrated for the last T of the table, on calibration data; recurrent layers by bias alone",

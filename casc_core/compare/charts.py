@@ -176,7 +176,7 @@ Scale = Callable[[float], float]
 
 
 def _axis(values: Sequence[float], limits: tuple[float, float] | None) -> tuple[Scale, list[tuple[float, str]]]:
-    low, high = limits or (min([0.0, *values]), max([*values, 1e-12]))
+    low, high = limits or (min([0.0, *values]), max([0.0, *values]) or 1.0)
     step = _round_step((high - low) / 4)
     first = math.ceil(low / step - 1e-9)
     ticks = [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]

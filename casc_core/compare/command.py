@@ -69,7 +69,8 @@ def _asked(args: argparse.Namespace) -> Asked:
 
 def _with_progress(found: Subject, quiet: bool) -> tuple[Subject, tqdm[Any]]:
     """The subject with batches that advance a bar."""
-    bar = tqdm(unit="batch", leave=False, disable=quiet)
+    # Where nobody watches, names of methods will do.
+    bar = tqdm(unit=" batches", leave=False, disable=True if quiet else None)
 
     def of() -> Iterator[Any]:
         for batch in found.batches():
@@ -98,7 +99,7 @@ def _compare(args: argparse.Namespace) -> int:
 
     def announce(name: str) -> None:
         bar.set_description(name)
-        if args.quiet:
+        if bar.disable:
             print(f"  {name}", file=sys.stderr)
 
     result = compare(followed, args.T, methods, table, _command(args), announce)

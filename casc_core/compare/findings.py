@@ -95,12 +95,11 @@ def _vanishing(ours: Analysis) -> list[str]:
     gone = {name: _last(layer.more + layer.fewer) for name, layer in ours.layers.items()}
     steps = list(gone.values())
     if len(steps) < 2:
-        return [f"The last mismatch is gone after step {steps[0] + 1}."]
+        return [f"The layer is right from step {steps[0] + 1} on."]
     ordered = all(a <= b for a, b in itertools.pairwise(steps))
     how = "layer by layer" if ordered else "on the whole from shallow to deep"
-    return [
-        f"Mismatches vanish {how}: the last one in the first layer at step {steps[0] + 1}, in the last at {steps[-1] + 1}."
-    ]
+    first, last = steps[0] + 1, steps[-1] + 1
+    return [f"Mismatches vanish {how}: the first layer is right from step {first} on, the last from step {last} on."]
 
 
 def _last(series: Tensor) -> int:
@@ -111,7 +110,10 @@ def _last(series: Tensor) -> int:
 
 def _span(name: str, analysis: Analysis) -> str:
     ends = [int(layer.silent_at.max()) for layer in analysis.layers.values()]
-    return f"{_NAMES[name]}, firing ends between steps {min(ends)} and {max(ends)}, whatever the layer."
+    return (
+        f"{_NAMES[name]} the paper sees all layers cease at nearly the same time; here they do between steps {min(ends)} "
+        f"and {max(ends)}."
+    )
 
 
 def _cost(ours: Analysis, baseline: Analysis | None, T: int, table: EnergyTable) -> Sequence[str]:

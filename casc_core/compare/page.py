@@ -118,6 +118,8 @@ def _methods(comparison: Comparison) -> str:
             f"<p>{html.escape(method['equations'])}</p>{note}<p class='soft'>{html.escape(method['source'])}</p></details>"
         )
     about = (
+        "The first four are the combinations of neuron (IF, CIF) and schedule (continuous input, wake-sleep) of the "
+        "paper's Table 6; CASC is CIF with wake-sleep. "
         "I_t: input current of a neuron at step t; v: its potential; s_t: its spikes; N: their running total; theta: its "
         "threshold."
     )
