@@ -243,6 +243,9 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     memset(potential, 0, (size_t)ints);
     const int64_t out_width = task->out_width, plane = task->out_height * out_width * task->outputs;
     int64_t needed = 0;
+    const int32_t threshold = (int32_t)task->threshold, all = (int32_t)task->total, lower = (int32_t)task->lower;
+    const int burst = (int)task->burst, rare = task->levels || burst > 1;
+    const int64_t restart = task->restart, wake_steps = task->wake_steps, most_steps = task->most_steps;
 
     for (int64_t item = first; item < last; item++) {
         const int64_t band = item % task->bands, sample = item / task->bands % task->samples;
@@ -278,12 +281,15 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     const ConvolutionTerm *term = task->term + t;
                     windows[t] = NAME(windows)(term, lists, oy, ox, term->in_n[block], window + w);
                 }
-                memcpy(v, potential, (size_t)ints);
+                if (task->potential)
+                    memcpy(v, potential, (size_t)ints);
+                else
+                    memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
                 int64_t step = 0;
                 int quiet = 0;
-                for (; step < task->most_steps; step++) {
-                    const int wake = step < task->wake_steps;
+                for (; step < most_steps; step++) {
+                    const int wake = step < wake_steps;
                     const int32_t *sum = zeros, *driven = task->drive && wake && task->awake[step] ? drive : zeros;
                     for (int64_t t = 0, w = 0; t < terms; w += windows[t++]) {
                         const ConvolutionTerm *term = task->term + t;
@@ -301,31 +307,29 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         }
                         sum = current;
                     }
-                    const int32_t threshold = (int32_t)task->threshold, all = (int32_t)task->total;
-                    const int32_t cap = wake ? task->caps[step] : all, lower = (int32_t)task->lower;
-                    const int burst = (int)task->burst;
-                    int32_t ups, downs;
+                    const int32_t cap = wake ? task->caps[step] : all;
                     int64_t any;
-                    if (step == task->restart) {
+                    if (step == restart) {
                         NAME(restart)(width, width, potential, v, total);
                         quiet = 0;
                     }
-                    if (quiet && sum == zeros && driven == zeros && step > task->wake_steps) {
+                    if (quiet && sum == zeros && driven == zeros && step > wake_steps) {
                         any = 0; /* as at the step before, nothing arrives and nothing has changed */
                         memset(fired, 0, (size_t)width);
-                    } else if (task->levels)
-                        any = NAME(level)(width, sum, 0, driven, potential, threshold, all, fired);
-                    else if (burst > 1)
-                        any = NAME(fire)(burst, width, sum, 0, driven, zeros, threshold, cap, lower, v, total, fired,
-                                         &ups, &downs);
-                    else if (width == 64)
+                    } else if (rare) {
+                        int32_t ups, downs;
+                        any = task->levels
+                                  ? NAME(level)(width, sum, 0, driven, potential, threshold, all, fired)
+                                  : NAME(fire)(burst, width, sum, 0, driven, zeros, threshold, cap, lower, v, total, fired,
+                                               &ups, &downs);
+                    } else if (width == 64)
                         any = NAME(fire_position)(64, sum, driven, threshold, cap, lower, v, total, fired);
                     else if (width == 128)
                         any = NAME(fire_position)(128, sum, driven, threshold, cap, lower, v, total, fired);
                     else
                         any = NAME(fire_position)(width, sum, driven, threshold, cap, lower, v, total, fired);
                     quiet = !any;
-                    if (!any && step >= arriving && step >= task->wake_steps) break;
+                    if (!any && step >= arriving && step >= wake_steps) break;
                     if (step >= task->capacity) {
                         free(memory);
                         return task->capacity + 1;
