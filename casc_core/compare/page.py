@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 from casc_core.compare import tables
 from casc_core.compare.figures import figures
+from casc_core.compare.spending import operations
 from casc_core.compare.style import STYLE
-from casc_core.compare.tables import Comparison, times
+from casc_core.compare.tables import Comparison
+from casc_core.compare.verdict import verdict
+
+_PAPER = (
+    "Figures are numbered as in the paper: Li et al., Spiking Neural Networks with Consistent Mapping Relations Allow "
+    "High-Accuracy Inference. T: time steps."
+)
 
 
 def page(comparison: Comparison) -> str:
@@ -26,18 +32,21 @@ def page(comparison: Comparison) -> str:
     """
     title = html.escape(comparison["title"])
     data = html.escape(comparison["data"]["source"])
+    compared = (
+        f"{len(comparison['methods'])} methods, {comparison['data']['samples']:,} samples, T = {comparison['T']}."
+    )
     body = [
-        f"<header><h1>{title}</h1><p class='soft'>{data}</p></header>",
-        _verdict(comparison),
+        f"<header><h1>{title}</h1><p class='soft'>{data}. {compared}</p></header>",
+        verdict(comparison),
         "<section><h2>Methods over time</h2>",
         tables.over_time(comparison),
         tables.costs(comparison),
         "</section>",
         _findings(comparison),
+        f"<p class='soft'>{_PAPER}</p>",
         figures(comparison),
-        "<section><h2>Operations layer by layer</h2>",
-        tables.operations(comparison),
-        "</section><section><h2>Equivalence</h2>",
+        operations(comparison),
+        "<section><h2>Equivalence</h2>",
         f"<p>{html.escape(_equivalence(comparison))}</p>",
         tables.equivalence(comparison),
         "</section>",
@@ -48,52 +57,6 @@ def page(comparison: Comparison) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
-    )
-
-
-def _ours(comparison: Comparison) -> dict[str, Any]:
-    found: dict[str, Any] = next(method for method in comparison["methods"] if method["ours"])
-    return found
-
-
-def _verdict(comparison: Comparison) -> str:
-    ours, samples = _ours(comparison), comparison["data"]["samples"]
-    ann = comparison["ann"]["energy_nj"]
-    if ours["exact"]:
-        head = f"Exact from T = {ours['exact_at']}"
-        said = (
-            f"{ours['label']}: 0 of {samples:,} predictions differ from the quantised ANN's, every logit and every spike "
-            "count of every neuron is the same, bit for bit."
-        )
-    else:
-        head = "Not exact"
-        said = (
-            f"{ours['label']}: {ours['mismatches'][-1]:,} of {samples:,} predictions differ from the quantised ANN's."
-        )
-    silence = ours["silence"]
-    if silence is not None:
-        said += f" The median sample is silent after step {silence['p50']}, the slowest after {silence['max']}."
-    spent = times(ours["energy_nj"][-1], ann)
-    said += f" It spends {spent} the ANN's energy"
-    rivals = [method for method in comparison["methods"] if not method["ours"]]
-    if rivals:
-        best = min(rivals, key=lambda method: (method["mismatches"][-1], method["energy_nj"][-1]))
-        said += (
-            f". Of the other methods this comes nearest at T = {comparison['T']}: {best['label']}, with "
-            f"{best['mismatches'][-1]:,} predictions that differ, for {times(best['energy_nj'][-1], ann)} the ANN's energy"
-        )
-    said += "."
-    moved = (
-        f"Putting the weights on their grid ({comparison['network']['weights']}) moved "
-        f"{comparison['ann_predictions_moved']:,} of {samples:,} predictions of the ANN as trained, logits by up to "
-        f"{comparison['ann_max_logit_difference']:.2g}."
-    )
-    if comparison["ann_accuracy"] is not None:
-        before, after = comparison["ann_accuracy"], comparison["reference_accuracy"]
-        moved += f" Accuracy: {before:.2f}% as trained, {after:.2f}% on the grid."
-    return (
-        f'<section class="verdict{"" if ours["exact"] else " bad"}"><strong>{html.escape(head)}</strong>'
-        f"<p>{html.escape(said)}</p><p>{html.escape(moved)}</p></section>"
     )
 
 
@@ -134,6 +97,7 @@ def _setting(comparison: Comparison) -> str:
         "<section><h2>How this was made</h2>"
         f"<pre><code>{html.escape(comparison['command'] or '(from Python)')}</code></pre>"
         f"<p class='soft'>{html.escape(comparison['created'])}, {comparison['seconds']:.0f} s</p>"
-        f"{tables.pairs(network, 'The network.')}{tables.pairs(comparison['configuration'], 'Its configuration.')}"
-        f"{tables.pairs(comparison['environment'], 'The environment.')}</section>"
+        f"<div class='tables'>{tables.pairs(network, 'The network.')}"
+        f"{tables.pairs(comparison['configuration'], 'Its configuration.') if comparison['configuration'] else ''}"
+        f"{tables.pairs(comparison['environment'], 'The environment.')}</div></section>"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Comparison = Mapping[str, Any]
@@ -11,6 +11,8 @@ Comparison = Mapping[str, Any]
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, strong: Sequence[int] = ()) -> str:
     """A table whose first column names its rows; rows of these numbers stand out. Cells are text.
+
+    The caption is outside the part that scrolls, so that a phone shows all of it.
 
     >>> table(["method", "T=1"], [["a < b", "1"]], "how").count("&lt;")
     1
@@ -21,34 +23,36 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, st
         f'<th scope="row">{html.escape(row[0])}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])}</tr>'
         for index, row in enumerate(rows)
     )
+    head = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
+    said = html.escape(caption)
     return (
-        f'<div class="wide" tabindex="0"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<figure class="data"><figcaption>{said}</figcaption><div class="wide" tabindex="0" role="region" '
+        f'aria-label="{said}"><table>{head}<tbody>{body}</tbody></table></div></figure>'
     )
 
 
 def over_time(comparison: Comparison) -> str:
     """Accuracy and predictions that differ, by method and step."""
-    columns, methods = comparison["columns"], comparison["methods"]
-    header = [f"T={step}" for step in columns]
-    strong, made = ours(comparison), ""
-    if comparison["ann_accuracy"] is not None:
-        rows = [[m["label"], *(f"{m['accuracy'][step - 1]:.2f}" for step in columns)] for m in methods]
-        rows.append(["ANN as trained", *[f"{comparison['ann_accuracy']:.2f}"] * len(columns)])
-        made = table(["accuracy (%)", *header], rows, "Accuracy after T steps, on the same trained network.", strong)
-    rows = [[m["label"], *(f"{m['mismatches'][step - 1]:,}" for step in columns)] for m in methods]
-    samples = comparison["data"]["samples"]
-    caption = f"Predictions that differ from the quantised ANN's, of {samples:,}."
-    return made + table(["predictions that differ", *header], rows, caption, strong)
+    samples, ann, made = comparison["data"]["samples"], comparison["ann_accuracy"], ""
+    if ann is not None:
+        made = _by_step(
+            comparison,
+            "Accuracy in percent after T steps, on the same trained network.",
+            lambda method, step: f"{method['accuracy'][step]:.2f}",
+            {"ANN as trained": f"{ann:.2f}", "ANN on the grid": f"{comparison['reference_accuracy']:.2f}"},
+        )
+    differ = _by_step(
+        comparison,
+        f"Predictions that differ from the quantised ANN's after T steps, of {samples:,}.",
+        lambda method, step: f"{method['mismatches'][step]:,}",
+    )
+    return f'<div class="tables">{made}{differ}</div>'
 
 
 def costs(comparison: Comparison) -> str:
-    """Exactness, silence, spikes and energy of each method."""
-    columns, ann = comparison["columns"], comparison["ann"]["energy_nj"]
-    shown = columns[-3:]
-    header = ["method", "exact", "from T", "silent at step (median, largest)"]
-    header += [f"spikes, T={step}" for step in shown]
-    header += [f"energy, T={step}" for step in shown]
+    """Exactness, silence, spikes and energy of each method; then spikes and energy step by step."""
+    ann, last = comparison["ann"]["energy_nj"], comparison["T"]
+    header = ["method", "exact", "from T", "silent at, median", "at most", f"spikes, T={last}", "energy", "× ANN"]
     rows = []
     for method in comparison["methods"]:
         silence = method["silence"]
@@ -57,13 +61,41 @@ def costs(comparison: Comparison) -> str:
                 method["label"],
                 "yes" if method["exact"] else "no",
                 "–" if method["exact_at"] is None else str(method["exact_at"]),
-                "never" if silence is None else f"{silence['p50']}, {silence['max']}",
-                *(f"{method['spikes'][step - 1]:,.0f}" for step in shown),
-                *(times(method["energy_nj"][step - 1], ann) for step in shown),
+                *(("never", "never") if silence is None else (str(silence["p50"]), str(silence["max"]))),
+                f"{method['spikes'][-1]:,.0f}",
+                joules(method["energy_nj"][-1]),
+                times(method["energy_nj"][-1], ann),
             ]
         )
-    caption = f"For one sample on average. Energy is relative to the ANN's, {joules(ann)}."
-    return table(header, rows, caption, ours(comparison))
+    caption = (
+        "Exact: every spike count and every logit is the quantised ANN's, bit for bit. From T: first step from which "
+        f"on all logits are. Silent at: last step with a spike. Spikes and energy up to T={last}, for one sample on "
+        f"average; the ANN takes {joules(ann)}."
+    )
+    spikes = _by_step(
+        comparison,
+        "Spikes of either sign up to step T, for one sample on average.",
+        lambda method, step: f"{method['spikes'][step]:,.0f}",
+    )
+    energy = _by_step(
+        comparison,
+        f"Energy up to step T relative to the ANN's {joules(ann)}.",
+        lambda method, step: times(method["energy_nj"][step], ann),
+    )
+    return table(header, rows, caption, ours(comparison)) + f'<div class="tables">{spikes}{energy}</div>'
+
+
+def _by_step(
+    comparison: Comparison,
+    caption: str,
+    cell: Callable[[Mapping[str, Any], int], str],
+    level: Mapping[str, str] | None = None,
+) -> str:
+    """Methods by the steps that are shown; `level`: rows that are the same at each."""
+    columns = comparison["columns"]
+    rows = [[method["label"], *(cell(method, step - 1) for step in columns)] for method in comparison["methods"]]
+    rows += [[name, *[value] * len(columns)] for name, value in (level or {}).items()]
+    return table(["method", *(f"T={step}" for step in columns)], rows, caption, ours(comparison))
 
 
 def operations(comparison: Comparison) -> str:
@@ -72,24 +104,23 @@ def operations(comparison: Comparison) -> str:
     method = comparison["methods"][number]
     rows = [
         [
-            layer["name"],
+            f"{index}. {layer['name']}",
             f"{layer['neurons']:,.0f}",
             f"{layer['ann_macs']:,.0f}",
             f"{sum(layer['macs']):,.0f}",
             f"{sum(layer['acs']):,.0f}",
         ]
-        for layer in method["layers"]
+        for index, layer in enumerate(method["layers"], 1)
     ]
     sums = [sum(layer["ann_macs"] for layer in method["layers"])]
     sums += [sum(sum(layer[kind]) for layer in method["layers"]) for kind in ("macs", "acs")]
     whole = [comparison["ann"]["macs"], method["macs"][-1], method["acs"][-1]]
-    rows.append(["the readout", "", *(f"{all_of - part:,.0f}" for all_of, part in zip(whole, sums, strict=True))])
-    rows.append(["together", "", *(f"{value:,.0f}" for value in whole)])
+    # Layers are rounded one by one, so a readout without operations may come out a little below zero.
+    rest = [max(0.0, all_of - part) for all_of, part in zip(whole, sums, strict=True)]
+    rows.append(["the readout", "–", *(f"{value:,.0f}" for value in rest)])
+    rows.append(["together", "–", *(f"{value:,.0f}" for value in whole)])
     return table(
-        ["layer", "neurons", "MACs of the ANN", "MACs", "ACs"],
-        rows,
-        f"{method['label']}: operations up to T={comparison['T']}, for one sample on average. MACs are real-valued inputs "
-        "and biases at wake steps; ACs are one for each spike and synapse.",
+        ["layer", "neurons", "MACs of the ANN", "MACs", "ACs"], rows, "Operations; layers are numbered as above."
     )
 
 
@@ -100,11 +131,12 @@ def equivalence(comparison: Comparison) -> str:
             layer["name"],
             f"{layer['neurons']:,}",
             f"{layer['differing']:,}",
-            f"{layer['silent_p50']}, {layer['silent_max']}",
+            str(layer["silent_p50"]),
+            str(layer["silent_max"]),
         ]
         for layer in comparison["equivalence"]["layers"]
     ]
-    header = ["layer", "neurons", "that differ", "silent at step (median, largest)"]
+    header = ["layer", "neurons", "that differ", "silent at, median", "at most"]
     return table(header, rows, "Spike counts of every neuron, of all samples, against the quantised ANN's levels.")
 
 
@@ -121,10 +153,13 @@ def ours(comparison: Comparison) -> list[int]:
 def times(value: float, unit: float) -> str:
     """How many times as much.
 
-    >>> times(3.0, 2.0), times(1.0, 0.0)
-    ('1.5 x', '–')
+    >>> times(3.0, 2.0), times(1250.0, 1.0), times(1.0, 0.0)
+    ('1.50', '1,250', '–')
     """
-    return "–" if unit == 0.0 else f"{value / unit:.3g} x"
+    if unit == 0.0:
+        return "–"
+    ratio = value / unit
+    return f"{ratio:,.{0 if ratio >= 100 else 1 if ratio >= 10 else 2 if ratio >= 1 else 3}f}"
 
 
 def joules(nano: float) -> str:
@@ -133,7 +168,7 @@ def joules(nano: float) -> str:
     >>> joules(0.5), joules(1500.0), joules(2.5e6)
     ('500 pJ', '1.5 µJ', '2.5 mJ')
     """
-    for factor, unit in ((1e-3, "pJ"), (1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ")):
-        if abs(nano) < 1e3 * factor or unit == "mJ":
+    for factor, unit in ((1e-3, "pJ"), (1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ"), (1e9, "J")):
+        if abs(nano) < 999.5 * factor or unit == "J":
             return f"{nano / factor:.3g} {unit}"
     raise AssertionError

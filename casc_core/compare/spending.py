@@ -1,0 +1,64 @@
+"""What methods cost: figures of energy and of operations layer by layer."""
+
+from __future__ import annotations
+
+from casc_core.compare import tables
+from casc_core.compare.axes import Axis, logarithmic, time
+from casc_core.compare.charts import Series, legend, lines, values_of
+from casc_core.compare.groups import Numbered, accuracy_axis, grid, group, layer_axis, methods_key, series
+from casc_core.compare.tables import Comparison, joules
+
+
+def energy(every: Numbered, comparison: Comparison) -> str:
+    """Energy over time, and accuracy for energy; nothing where the ANN's is unknown."""
+    ann, T = comparison["ann"]["energy_nj"], comparison["T"]
+    if ann <= 0.0:
+        return ""
+    spent = series(every, lambda method: [value / ann for value in method["energy_nj"]])
+    up, level = logarithmic([*values_of(spent), 1.0]), (1.0, "ANN")
+    svg = lines("energy over T", spent, range(1, T + 1), time(T), ("T", "× ANN"), up, level=level)
+    charts = [("Energy up to step T", svg)]
+    quality: tuple[str, str, Axis | None] = ("predictions that differ", "mismatches", None)
+    if comparison["ann_accuracy"] is not None:
+        quality = ("accuracy", "accuracy", accuracy_axis(comparison))
+    words, key, up_axis = quality
+    along = [Series(m["label"], m[key], n, m["ours"], [value / ann for value in m["energy_nj"]]) for n, m in every]
+    used = logarithmic([value / ann for _, m in every for value in m["energy_nj"]])
+    title = f"{words.capitalize()} for the energy spent"
+    unit = "%" if up_axis else "predictions"
+    mark = (comparison["ann_accuracy"], "ANN") if up_axis else None
+    charts.append((title, lines(title, along, [1.0], used, ("energy (× ANN)", unit), up_axis, level=mark)))
+    table = comparison["energy_table"]
+    return group(
+        "What it costs",
+        f"Energy of one sample on average, relative to the ANN's {joules(ann)}, at {table['mac_pj']:g} pJ for a "
+        f"multiply-accumulate and {table['ac_pj']:g} pJ for an accumulate ({table['name']}; {table['source']}). Memory is "
+        "not in it. A line that turns level has fallen silent; on the right, further left is cheaper.",
+        methods_key(every),
+        grid(charts),
+    )
+
+
+def operations(comparison: Comparison) -> str:
+    """Operations of our method layer by layer beside the ANN's: a figure, if there are layers to compare, and a table."""
+    (number,) = tables.ours(comparison)
+    method = comparison["methods"][number]
+    layers = method["layers"]
+    parts = []
+    if len(layers) > 1:
+        own = [
+            Series("ACs", [sum(layer["acs"]) for layer in layers], number, True),
+            Series("MACs", [sum(layer["macs"]) for layer in layers], 1),
+            Series("MACs of the ANN", [layer["ann_macs"] for layer in layers], 0),
+        ]
+        title = f"Operations of {method['label']}, by layer"
+        axis = layer_axis([layer["name"] for layer in layers])
+        svg = lines(title, own, range(len(layers)), axis, ("layer", "operations"), logarithmic(values_of(own)))
+        parts = [legend(own), grid([(title, svg)])]
+    return group(
+        "Operations layer by layer",
+        f"{method['label']} up to T={comparison['T']}, for one sample on average. MACs (multiply-accumulates) are "
+        "real-valued inputs and biases at wake steps; ACs (accumulates) are one for each spike and synapse.",
+        *parts,
+        tables.operations(comparison),
+    )
