@@ -338,8 +338,11 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *count
 #define DEFINE_SCAN(REAL, CURRENT, TYPE)                                                                                     \
     static int64_t NAME(scan_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                             \
         enum { BLOCK = 512 };                                                                                         \
-        REAL v[BLOCK], total[BLOCK], threshold[BLOCK], lower[BLOCK]; /* counts of one width with potentials: one vector loop */     \
+        REAL v[BLOCK], total[BLOCK], threshold[BLOCK]; /* counts of one width with potentials: one vector loop */     \
         int64_t needed = 0;                                                                                           \
+        const int64_t burst = task->burst;                                                                            \
+        const REAL lower = (REAL)task->lower, down = task->lower == 0 ? 1 : 0;                                        \
+        const int plain = burst == 1 && (task->lower == 0 || task->lower < -1);                                       \
         const int64_t ended = task->arriving > task->wake_steps ? task->arriving : task->wake_steps;                  \
         for (int64_t start = first; start < last; start += BLOCK) {                                                   \
             const int64_t n = last - start < BLOCK ? last - start : BLOCK;                                            \
@@ -348,7 +351,6 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *count
                 v[k] = task->potential ? ((const REAL *)task->potential)[start + k] : 0;                              \
                 total[k] = 0;                                                                                         \
                 threshold[k] = task->thresholds ? ((const REAL *)task->thresholds)[start + k] : (REAL)task->threshold; \
-                lower[k] = (REAL)task->lower * threshold[k];                                                          \
             }                                                                                                         \
             int64_t step = 0;                                                                                         \
             for (; step <= task->capacity && step < task->most_steps; step++) {                                       \
@@ -369,10 +371,10 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *count
                     for (int64_t k = 0; k < n; k++) v[k] += drive[k];                                                 \
                 const REAL cap = (REAL)(step < task->wake_steps ? task->caps[step] : task->total);                    \
                 int32_t any = 0;                                                                                      \
-                if (task->burst == 1)                                                                                 \
+                if (plain) /* IF and CIF in a loop that compilers vectorise */                                        \
                     for (int64_t k = 0; k < n; k++) {                                                                 \
                         const REAL up = ((v[k] >= threshold[k]) & (total[k] < cap)) ? 1 : 0;                          \
-                        const REAL spike = ((v[k] < 0) & (v[k] <= lower[k]) & (total[k] > 0)) ? up - 1 : up;          \
+                        const REAL spike = ((v[k] < 0) & (total[k] > 0)) ? up - down : up;                            \
                         v[k] -= spike * threshold[k];                                                                 \
                         total[k] += spike;                                                                            \
                         out[k] = (int8_t)(int32_t)spike;                                                              \
@@ -380,8 +382,8 @@ static int64_t NAME(count_rows)(const RowsTask *task, int64_t by, int64_t *count
                     }                                                                                                 \
                 else                                                                                                  \
                     for (int64_t k = 0; k < n; k++) {                                                                 \
-                        REAL spike = ((v[k] < 0) & (v[k] <= lower[k]) & (total[k] > 0)) ? -1 : 0;                     \
-                        for (int64_t b = 1; b <= task->burst; b++)                                                    \
+                        REAL spike = ((v[k] < 0) & (v[k] <= lower * threshold[k]) & (total[k] > 0)) ? -1 : 0;         \
+                        for (int64_t b = 1; b <= burst; b++)                                                          \
                             spike += ((v[k] >= (REAL)b * threshold[k]) & (total[k] + (REAL)b <= cap)) ? 1 : 0;        \
                         v[k] -= spike * threshold[k];                                                                 \
                         total[k] += spike;                                                                            \
