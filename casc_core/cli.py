@@ -1,12 +1,14 @@
 """The command `casc`: its parts are found by the entry point group `casc.commands`, so that any package can add one.
 
-Exit status: 0, all is as it should be; 1, something is not exact; 2, a mistake, told in one line; 130, interrupted.
+Exit status: 0, all is as it should be; 1, something is not exact; 2, a mistake, told in one line; 3, an error that nobody
+foresaw, with its traceback; 130, interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -14,7 +16,7 @@ from importlib.metadata import entry_points
 from casc_core.errors import CascError
 
 GROUP = "casc.commands"
-NOT_EXACT, MISTAKE, INTERRUPTED = 1, 2, 130
+NOT_EXACT, MISTAKE, UNFORESEEN, INTERRUPTED = 1, 2, 3, 130
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has had enough
         sys.stderr.close()
         return 0
+    except Exception:  # status 1 would say that something is not exact
+        traceback.print_exc()
+        print("casc: this should not have happened; see above", file=sys.stderr)
+        return UNFORESEEN
     return status
 
 

@@ -112,7 +112,7 @@ class PercentileReLU(Method):
 @dataclass(frozen=True)
 class Calibrated(Method):
     """Biases and initial potentials calibrated layer by layer (Li et al. 2022, "Converting Artificial Neural Networks to
-    Spiking Neural Networks via Parameter Calibration"; the light pipeline, which leaves weights as they are).
+    Spiking Neural Networks via Parameter Calibration"), weights being left as they are.
 
     With `e = mean(l / q - N / T)` over samples, and over the positions of a channel, the bias of the channel grows by
     `theta * e`; then, with what is left of `e`, the initial potential of each neuron by `theta * T * e`; that only where
@@ -208,7 +208,7 @@ FOUR: dict[str, Method] = {
 
 RIVALS: dict[str, Method] = {
     "percentile": PercentileReLU(
-        "percentile", IF(), Continuous(), f"theta = 99.9th percentile of the layer's activations; {_IF}",
+        "percentile", IF(), Continuous(), f"theta = 99.9th percentile of the layer's positive activations; {_IF}",
         "Rueckauer et al. 2017, Conversion of continuous-valued deep networks to efficient event-driven networks",
         "thresholds from calibration data; where over 0.1% of a layer's activations are at the clip, it is the baseline",
     ),
@@ -229,7 +229,7 @@ RIVALS: dict[str, Method] = {
         "thresholds are the trained ones, in the place of its neuron-wise normalisation",
     ),
     "burst": Method(
-        "burst", Burst(clipped=True), Continuous(),
+        "burst, clipped", Burst(clipped=True), Continuous(),
         "v += I_t; s_t = clip(floor(v / theta), 0, gamma); N + s_t <= t; v -= theta * s_t; gamma = 5",
         "Li and Zeng 2022, Efficient and Accurate Conversion of Spiking Neural Network with Burst Spikes, IJCAI",
         "the total is held at t, as the activation of the trained network is clipped; its ANN has none; max-pools are the "
@@ -239,33 +239,44 @@ RIVALS: dict[str, Method] = {
         "SRP", SRP(), Continuous(),
         f"v_0 = theta / 2; tau = 4 steps of IF; neurons with v < 0 are silenced, the others begin anew; {_IF}",
         "Hao et al. 2023, Reducing ANN-SNN Conversion Error through Residual Membrane Potential, AAAI",
-        "T counts both stages; up to tau the readout is that of the first",
+        "T counts both stages, the authors' only the second; up to tau the readout is that of the first",
     ),
     "ACP": Calibrated(
-        "ACP light", IF(), Continuous(),
+        "ACP", IF(), Continuous(),
         f"e = mean(a / theta - N / T); bias += theta e for each channel, then v_0 += theta T e for each neuron; {_IF}",
         "Li et al. 2022, Converting Artificial Neural Networks to Spiking Neural Networks via Parameter Calibration",
-        "calibrated for the last T of the table, on calibration data; recurrent layers by bias alone",
+        "calibrated for the last T of the table, on the first calibration batch, against the quantised ANN; "
+        "recurrent layers by bias alone",
     ),
 }  # fmt: skip
 """Other conversion methods."""
 
 
-def methods_for(snn: SpikingModel, T: int) -> dict[str, Method]:
+def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Method]:
     """The methods that apply to a network: the four, and the rivals.
 
-    QCFS is how a network with a half step is converted. Where there is one, its potential begins half way already, so
-    OPI and QCFS are the same; where there is none, the network has not been trained for QCFS.
+    In a network whose activations round to the nearest level (`half_step`), potentials begin half way under every method.
+    IF with continuous input is then QCFS, or OPI if the network has only been calibrated, and is listed once.
+
+    Args:
+        T: steps of the comparison, for which ACP is calibrated.
+        trained: the network was trained with these activations; False: it has only been calibrated.
     """
     half = any(getattr(op, "charge", None) is not None for op in snn.operations() if op.is_layer)
-    left_out = "OPI" if half else "QCFS"
-    rivals = {name: method for name, method in RIVALS.items() if name != left_out}
+    rivals = {name: method for name, method in RIVALS.items() if name != "QCFS" and not (half and name == "OPI")}
     acp = rivals["ACP"]
     assert isinstance(acp, Calibrated)
     rivals["ACP"] = replace(acp, steps=T)
-    if half:
-        rivals["SRP"] = replace(rivals["SRP"], neuron=SRP(initial_potential=0.0))
-    return FOUR | rivals
+    if not half:
+        return FOUR | rivals
+    same = RIVALS["QCFS" if trained else "OPI"]
+    four = FOUR | {"baseline": replace(FOUR["baseline"], label=f"baseline (IF) = {same.label}", source=same.source)}
+    rivals["SRP"] = replace(rivals["SRP"], neuron=SRP(initial_potential=0.0))
+    about = "potentials begin with half a threshold under every method, the half step of the activations"
+    return {
+        name: replace(method, note=f"{method.note}; {about}" if method.note else about)
+        for name, method in (four | rivals).items()
+    }
 
 
 def chosen(methods: dict[str, Method], names: Sequence[str] | None) -> dict[str, Method]:
@@ -279,6 +290,7 @@ def chosen(methods: dict[str, Method], names: Sequence[str] | None) -> dict[str,
     """
     if names is None:
         return dict(methods)
+    names = [name.strip() for name in names]
     unknown = [name for name in names if name not in methods]
     if unknown:
         raise ConfigError(f"there is no method {unknown[0]!r} for this network; there are {', '.join(methods)}")

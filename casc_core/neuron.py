@@ -217,7 +217,7 @@ class SRP(Neuron):
     the readout counts the second stage alone.
 
     Args:
-        tau: steps of the first stage; the paper's choice is 4.
+        tau: steps of the first stage; the paper's choice for CIFAR-100 is 4, for ImageNet more.
 
     Raises:
         ConfigError: tau is not an integer of at least 1.

@@ -120,7 +120,7 @@ class Recorder:
         if not self.keep_activity:
             return
         if signal.is_raw:
-            self.made(arrivals(signal, self.bursts), fan_out)
+            self.made(spikes_per_step(signal, self.bursts), fan_out)
         else:
             self.multiplied_by_step((signal.train != 0).sum(-1), fan_out)
 
@@ -146,7 +146,7 @@ class Recorder:
         """Note what reaches neurons, or currents, without a linear map: each spike and each real value by one synapse."""
         if self.keep_activity and signal.is_raw:
             if signal.steps:
-                self.made(arrivals(signal, self.bursts), 1)
+                self.made(spikes_per_step(signal, self.bursts), 1)
             if signal.source is not None:
                 self.multiplied(0.0, real=float(signal.shape.numel()))
 
@@ -193,6 +193,11 @@ def arrivals(signal: Signal, bursts: bool) -> Tensor:
         positive, negative = tally(train)
         return positive + negative
     return signal.traffic().sum(-1)
+
+
+def spikes_per_step(signal: Signal, bursts: bool) -> Tensor:
+    """`[steps]`: how many spikes a signal brings in each step, those that have been put together apart."""
+    return over_rows(arrivals(signal, bursts)) if signal.per_step is None else signal.per_step()
 
 
 def over_rows(counts: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Signal:
         is_raw: no linear map lies between it and the populations or inputs that it comes from.
         merged: gives `[steps, *shape]`, how many spikes were put together in each entry of the train, of either sign; None:
             each entry is the spikes of one neuron. Computed only where operations are counted.
+        per_step: gives `[steps]`, how many spikes `merged` is in each step, where that is cheaper to say; or None.
     """
 
     flow: Tensor | Deferred
@@ -88,6 +89,7 @@ class Signal:
     owner: Callable[[], Tensor]
     is_raw: bool = True
     merged: Callable[[], Tensor] | None = None
+    per_step: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.owner, _Once):

@@ -33,7 +33,7 @@ class Reading:
         classes: their names.
         probabilities: `[T, classes]`, softmax of the readout after each step.
         spikes: by layer, `[T, words, neurons]` int8.
-        silent_at: the last step at which anything spiked.
+        silent_at: the last step at which anything spiked; None: the run was cut off before the network was silent.
         exact: whether the logits are the reference's, bit for bit.
     """
 
@@ -43,8 +43,15 @@ class Reading:
     classes: list[str]
     probabilities: Tensor
     spikes: dict[str, Tensor]
-    silent_at: int
+    silent_at: int | None
     exact: bool
+
+    @property
+    def when(self) -> str:
+        """When it fell silent, if it did."""
+        if self.silent_at is None:
+            return f"cut off after step {len(self.probabilities)}, not yet silent"
+        return f"silent after step {self.silent_at}"
 
     @property
     def answer(self) -> int:
@@ -72,7 +79,7 @@ def read_text(folder: Path, text: str, T: int | None = None) -> Reading:
         classes,
         simulation.logits[:, 0].double().softmax(-1),
         {name: _padded(train, simulation.T)[:, 0] for name, train in recorder.trains.items() if train.dim() == 4},
-        int(simulation.silent_at[0]),
+        None if T is not None and int(snn.simulate(*inputs).silent_at[0]) > T else int(simulation.silent_at[0]),
         torch.equal(simulation.logits[-1], snn.reference(*inputs)),
     )
 
@@ -93,7 +100,7 @@ def _network(folder: Path) -> tuple[casc_core.SpikingModel, Tokenizer, list[str]
         kind, max_len = facts["options"]["tokenizer"], int(facts["options"]["max_len"])
         classes = list(json.loads(read_whole(home / "classifier.json"))["classes"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{results} is not that of a text recipe: {error} is missing") from error
+        raise StorageError(f"{results} is not that of a text recipe ({type(error).__name__}: {error})") from error
     tokenizer: Tokenizer = TextPipeline(kind).tokenizer_type().load(home / "tokenizer")
     return casc_core.load(folder / "network"), tokenizer, classes, max_len
 
@@ -104,7 +111,7 @@ def as_text(reading: Reading) -> str:
     width = max(len(word) for word in reading.words)
     lines = [f"{reading.classes[reading.answer]} ({100 * float(reading.probabilities[-1].max()):.1f}%)"]
     end = "is the quantised ANN's, bit for bit" if reading.exact else "is not yet the quantised ANN's"
-    lines.append(f"silent after step {reading.silent_at}; the answer {end}")
+    lines.append(f"{reading.when}; the answer {end}")
     lines += ["", f"{'':{width}}  " + "  ".join(f"{name:{2 * steps + 1}}" for name in reading.spikes)]
     for place, word in enumerate(reading.words):
         rows = "  ".join(_row(train[:, place]) for train in reading.spikes.values())

@@ -43,7 +43,7 @@ def raster_page(reading: Reading) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{answer}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{html.escape(reading.text)}</h1>"
-        f"<p><strong>{answer}</strong> ({share:.1f}%); silent after step {reading.silent_at}; the answer is {how}.</p>"
+        f"<p><strong>{answer}</strong> ({share:.1f}%); {reading.when}; the answer is {how}.</p>"
         f"<h2>Class probabilities after each step (%)</h2><div class='wide'>{_probabilities(reading)}</div>"
         "<p>Below, each word has a column with its time steps from left to right, and a row for each neuron: blue where it "
         "emits +1, orange where it takes a spike back.</p>"

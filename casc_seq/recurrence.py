@@ -141,7 +141,8 @@ class Recurrence(Op):
         recorder.share = positions / (batch * length)
         # The share applies to all of it.
         own = (positions - batch) * hidden**2 + 0.0
-        biases = positions * hidden if self.bias is not None else 0
+        # A bias of its own is part of the one that flows already.
+        biases = positions * hidden if self.bias is not None and current.source is None else 0
         recorder.multiplied(own / recorder.share, biases=biases / recorder.share)
 
     def _compiled(

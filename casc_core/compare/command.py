@@ -21,7 +21,7 @@ from casc_core.compare.text import summary
 from casc_core.energy import EnergyTable
 from casc_core.errors import ConfigError
 from casc_core.files import require_writable, write_whole
-from casc_core.methods import chosen, methods_for
+from casc_core.methods import FOUR, RIVALS, chosen, methods_for
 from casc_core.verify import EquivalenceReport, joined, verify
 
 SUBJECT = "output folder of a recipe, or module:function that returns (model, batches[, calibration_batches])"
@@ -44,7 +44,12 @@ def _compare_options(line: argparse.ArgumentParser) -> None:
     add = line.add_argument
     _add_subject(add)
     add("--T", type=int, default=32, help="steps of the comparison")
-    add("--methods", type=lambda text: text.split(","), help="names between commas; unset: all that apply")
+    names = ", ".join(FOUR | RIVALS)
+    add(
+        "--methods",
+        type=lambda text: text.split(","),
+        help=f"some of {names}; ours is always there; unset: all that apply",
+    )
     add("--out", type=Path, help="folder for report.html and comparison.json; unset: the subject's, or casc_comparison")
     table = EnergyTable()
     add("--mac-pj", type=float, default=table.mac, help="energy of a multiply-accumulate, pJ")
@@ -94,7 +99,7 @@ def _compare(args: argparse.Namespace) -> int:
     table = _table(args)
     found = subject(asked)
     require_writable(out)
-    methods = chosen(methods_for(found.snn, args.T), args.methods)
+    methods = chosen(methods_for(found.snn, args.T, found.trained is None), args.methods)
     followed, bar = _with_progress(found, args.quiet)
 
     def announce(name: str) -> None:
@@ -137,6 +142,8 @@ def _verify(args: argparse.Namespace) -> int:
         print(json.dumps(_as_json(found, report)))
     else:
         print(f"{found.title}: {found.source}\n{report}")
+        if found.calibration_said is not None:
+            print(found.calibration_said.splitlines()[-1])
     return 0 if report.exact else NOT_EXACT
 
 
@@ -156,6 +163,7 @@ def _as_json(found: Subject, report: EquivalenceReport) -> dict[str, Any]:
         "logits_equal": report.logits_equal,
         "max_logit_difference": report.max_logit_difference,
         "prediction_mismatches": report.prediction_mismatches,
+        "calibration": None if found.calibration_said is None else found.calibration_said.splitlines()[-1],
         "ann_predictions_moved": report.ann_predictions_moved,
         "ann_max_logit_difference": report.ann_max_logit_difference,
         "silent_at": {"median": int(report.silent_at.median()), "max": int(report.silent_at.max())},

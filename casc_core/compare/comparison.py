@@ -33,11 +33,12 @@ class Subject:
 
     Attributes:
         snn: the conversion; `snn.ann` is what was converted.
-        trained: the network as trained, where that is not `snn.ann`.
+        trained: the network as trained, where that is not `snn.ann` but has been calibrated to become it.
         batches: gives the test set anew at each call: tuples of inputs, and labels if there are any.
         calibration: likewise some training data, without labels; None: there is none.
         title, source: what the network, and the data, are.
         configuration: anything that tells how the network came about.
+        calibration_said: what the calibration says of itself, if there was one.
     """
 
     snn: SpikingModel
@@ -47,6 +48,7 @@ class Subject:
     title: str
     source: str
     configuration: Mapping[str, Any]
+    calibration_said: str | None = None
 
 
 def compare(
@@ -80,7 +82,7 @@ def compare(
     """
     started = time.perf_counter()
     table, snn = table or EnergyTable(), subject.snn
-    methods = methods_for(snn, T) if methods is None else methods
+    methods = methods_for(snn, T, subject.trained is None) if methods is None else methods
     announce("ANN")
     trained = _against_trained(subject)
     done: list[dict[str, Any]] = []
@@ -126,30 +128,36 @@ def compare(
     }
 
 
+@torch.no_grad()
 def _against_trained(subject: Subject) -> dict[str, Any]:
-    """Accuracy of the network as trained and of the reference, and what lies between them."""
-    snn, model = subject.snn, subject.trained or subject.snn.ann
+    """The chain of networks: as trained, calibrated if it had to be, on the grid; accuracy, and what each step moved."""
+    snn = subject.snn
     takes = len(snn.settings.arguments)
-    right, reference_right, moved, samples, labelled, largest = 0, 0, 0, 0, True, 0.0
-    with torch.no_grad():
-        for batch in subject.batches():
-            inputs = batch[:takes]
-            reference = snn.reference(*inputs).cpu()
-            logits = reference if model is None else model(*inputs).cpu()
-            moved += int((logits.argmax(-1) != reference.argmax(-1)).sum())
-            largest = max(largest, float((logits - reference).abs().max()))
-            samples += len(reference)
-            labelled = labelled and len(batch) > takes
+    networks: list[Callable[..., Tensor]] = [net for net in (subject.trained, snn.ann) if net is not None]
+    networks.append(snn.reference)
+    right, moved, largest = [0] * len(networks), [0] * len(networks), [0.0] * len(networks)
+    samples, labelled = 0, True
+    for batch in subject.batches():
+        logits = [network(*batch[:takes]).cpu() for network in networks]
+        samples += len(logits[-1])
+        labelled = labelled and len(batch) > takes
+        for index, own in enumerate(logits):
             if labelled:
-                labels = torch.as_tensor(batch[takes]).cpu()
-                right += int((logits.argmax(-1) == labels).sum())
-                reference_right += int((reference.argmax(-1) == labels).sum())
+                right[index] += int((own.argmax(-1) == torch.as_tensor(batch[takes]).cpu()).sum())
+            if index:
+                moved[index] += int((own.argmax(-1) != logits[index - 1].argmax(-1)).sum())
+                largest[index] = max(largest[index], float((own - logits[index - 1]).abs().max()))
     known = labelled and samples > 0
+    percent = [round(100.0 * count / samples, 4) if known else None for count in right]
+    calibrated = None
+    if subject.trained is not None and snn.ann is not None:
+        calibrated = {"trained_accuracy": percent[0], "predictions_moved": moved[1], "max_logit_difference": largest[1]}
     return {
-        "ann_accuracy": round(100.0 * right / samples, 4) if known else None,
-        "reference_accuracy": round(100.0 * reference_right / samples, 4) if known else None,
-        "ann_predictions_moved": moved,
-        "ann_max_logit_difference": largest,
+        "ann_accuracy": percent[-2] if len(percent) > 1 else percent[-1],
+        "reference_accuracy": percent[-1],
+        "ann_predictions_moved": moved[-1],
+        "ann_max_logit_difference": largest[-1],
+        "calibrated": calibrated,
     }
 
 

@@ -7,26 +7,34 @@ import importlib
 import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from casc_core.calibrate import calibrate
 from casc_core.compare.comparison import Subject
 from casc_core.convert import convert
-from casc_core.errors import ConfigError, ConversionError, DataError, StorageError
-from casc_core.experiment.distributed import ALL, choose_device
+from casc_core.errors import ConfigError, InputError, StorageError
+from casc_core.experiment.distributed import ALL, choose_device, device_of
 from casc_core.experiment.report import Experiment
 from casc_core.files import read_whole
 from casc_core.numerics import Exact
 from casc_core.prepare import levels_of
+from casc_core.spiking_model import SpikingModel
+from casc_core.storage import load
+from casc_core.tracing import arguments_of
 
-RESULTS = "results.json"
+RESULTS, NETWORK = "results.json", "network"
+CALIBRATION_SAMPLES = 1_000
+Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
+"""Gives batches anew at each call."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,8 @@ def subject(asked: Asked) -> Subject:
     Raises:
         StorageError: no such folder, not one of a recipe, or without the trained network.
         ConfigError: no such module or function, it returns something else, or the network needs `q`.
-        DataError: the recipe's data is not there. ConversionError: the network cannot be converted.
+        DataError: the recipe's data is not there. InputError: data that the network cannot take.
+        ConversionError: the network cannot be converted.
     """
     if asked.limit is not None and asked.limit < 1:
         raise ConfigError(f"--limit must be at least 1; got {asked.limit}")
@@ -91,18 +100,21 @@ def recipe_of(folder: Path, data: str | None = None, device: str = "auto") -> tu
 
 
 def _of_recipe(folder: Path, asked: Asked) -> Subject:
+    for name, value in (("--q", asked.q), ("--adapter", asked.adapter)):
+        if value is not None:
+            raise ConfigError(f"{name} is for a network of your own; {folder} has one already")
     experiment, results = recipe_of(folder, asked.data, asked.device)
-    bits = asked.weight_bits or int(results["options"].get("weight_bits") or Exact().weight_bits)
-    snn = convert(experiment.network, experiment.adapter, numerics=Exact(bits))
-    shown = {
-        "recipe": Path(results["script"]).name,
-        "weight_bits": bits,
-        "training examples": experiment.train_examples,
-    }
+    bits = int(results["options"].get("weight_bits") or Exact().weight_bits)
+    if asked.weight_bits in (None, bits):
+        snn = load(folder / NETWORK, model=experiment.network)  # the one that was saved, and of this very network
+    else:
+        snn = convert(experiment.network, experiment.adapter, numerics=Exact(asked.weight_bits or bits))
+    shown = {"recipe": Path(results["script"]).name, "weight bits": asked.weight_bits or bits}
+    shown |= {"training examples": experiment.train_examples}
     shown |= {name: value for name, value in results["options"].items() if _worth_showing(name, value)}
     return Subject(
-        snn,
-        experiment.trained,
+        snn.to(device_of(experiment.network)),
+        experiment.trained if experiment.trained is not experiment.network else None,
         _limited(lambda: ((*batch.inputs, batch.labels) for batch in experiment.batches(ALL)), asked.limit),
         experiment.calibration,
         experiment.title,
@@ -128,7 +140,8 @@ def _worth_showing(name: str, value: Any) -> bool:
 def _results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     if not path.is_file():
-        raise StorageError(f"{folder} is not the output folder of a recipe: it holds no {RESULTS}")
+        hint = "; take the folder that it lies in" if (folder / "network.json").is_file() else ""
+        raise StorageError(f"{folder} is not the output folder of a recipe: it holds no {RESULTS}{hint}")
     try:
         results = dict(json.loads(read_whole(path)))
         options = dict(results["options"])
@@ -161,85 +174,155 @@ def _arguments(line: argparse.ArgumentParser, options: dict[str, Any]) -> argpar
 
 
 def _of_function(module: str, function: str, asked: Asked) -> Subject:
-    model, batches, calibration = _returned(module, function)
+    if asked.data is not None:
+        raise ConfigError("--data is for a recipe's folder; your own function says what the data is")
+    model, given, calibration = _returned(module, function)
     device = choose_device(asked.device)
     model = model.to(device).eval()
-    network, title = model, type(model).__name__
-    numerics = Exact(asked.weight_bits or Exact().weight_bits)
-    if levels_of(model) is None:
+    takes = len(arguments_of(model))
+    title, trained, said = type(model).__name__, None, None
+    batches = _limited(_checked(given, device, takes, f"{module}:{function}"), asked.limit)
+    _try(model, next(iter(batches()), None), takes, f"{module}:{function}")
+    some = None if calibration is None else _checked(calibration, device, takes, f"{module}:{function}")
+    network, levels = model, levels_of(model)
+    if levels is None:
         if asked.q is None:
             raise ConfigError(
                 f"{title} has no CQReLU: give --q, the levels that its ReLUs are to have (calibrated on data), or return a "
                 "network that was prepared and trained"
             )
-        try:
-            network = calibrate(model, list(calibration or batches), q=asked.q, adapter=asked.adapter).model
-        except ConversionError:
-            raise
+        found = calibrate(
+            model, list(_limited(some or batches, CALIBRATION_SAMPLES)()), q=asked.q, adapter=asked.adapter
+        )
+        network, trained, said = found.model, model, str(found)
         title = f"{title}, ReLU calibrated to q={asked.q}"
-    snn = convert(network, asked.adapter, numerics=numerics)
-
-    def on_device(some: Iterable[Any]) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
-        def of() -> Iterator[tuple[Tensor, ...]]:
-            for batch in some:
-                parts = batch if isinstance(batch, (tuple, list)) else (batch,)
-                yield tuple(part.to(device) if isinstance(part, Tensor) else part for part in parts)
-
-        return of
-
+    elif asked.q not in (None, levels):
+        raise ConfigError(f"{title} was prepared with q={levels}; --q {asked.q} is for a network with plain ReLU")
+    snn = convert(network, asked.adapter, numerics=Exact(asked.weight_bits or Exact().weight_bits))
+    by = "given" if some is not None else "none given: methods that look at data look at the test data"
     return Subject(
         snn,
-        model,
-        _limited(on_device(batches), asked.limit),
-        None if calibration is None else on_device(calibration),
+        trained,
+        batches,
+        some,
         title,
         f"{module}:{function}",
-        {"function": f"{module}:{function}", "q": snn.settings.q, "calibration data": calibration is not None},
+        {"function": f"{module}:{function}", "q": snn.settings.q, "calibration data": by},
+        said,
     )
 
 
 def _returned(module: str, function: str) -> tuple[nn.Module, Iterable[Any], Iterable[Any] | None]:
     """What the user's function gives: a network, batches that can be gone through again, and calibration batches."""
+    where = f"{module}:{function}"
+    if module.endswith(".py"):
+        raise ConfigError(f"{module} is a file; name its module: {module.removesuffix('.py')}:{function}")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise ConfigError(f"there is no module {module!r} here; run the command where it can be imported")
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"there is no module {error.name!r} here; run the command where it can be imported"
-        ) from error
+    except Exception as error:  # whatever the user's module raises
+        raise ConfigError(f"importing {module} failed: {_told(error)}") from error
     make = getattr(found, function, None)
     if not callable(make):
         raise ConfigError(f"module {module!r} has no function {function!r}")
-    returned = make()
+    try:
+        returned = make()
+    except Exception as error:  # whatever the user's function raises
+        raise ConfigError(f"{where} failed: {_told(error)}") from error
     shape = "must return (model, batches) or (model, batches, calibration_batches)"
     if not isinstance(returned, tuple) or len(returned) not in (2, 3) or not isinstance(returned[0], nn.Module):
-        raise ConfigError(f"{module}:{function} {shape}; it returns {type(returned).__name__}")
+        raise ConfigError(f"{where} {shape}; it returns {type(returned).__name__}")
+    if isinstance(returned[0], SpikingModel):
+        raise ConfigError(f"{where} returns a converted network; return the ANN, which is converted here")
     again = []
     for batches in returned[1:]:
         if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-            raise ConfigError(
-                f"{module}:{function} {shape}, batches a list or a DataLoader; got {type(batches).__name__}"
-            )
+            raise ConfigError(f"{where} {shape}, batches a list or a DataLoader; got {type(batches).__name__}")
+        if isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches):
+            batches = [batches]  # one batch, of inputs and labels
         again.append(list(batches) if isinstance(batches, Iterator) else batches)
-    if not again[0] and not hasattr(again[0], "__iter__"):
-        raise DataError(f"{module}:{function} returns no batches")
     return returned[0], again[0], again[1] if len(again) > 1 else None
 
 
-def _limited(
-    batches: Callable[[], Iterable[tuple[Tensor, ...]]], limit: int | None
-) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
-    """The first samples of some batches."""
+def _told(error: Exception) -> str:
+    """An error of someone else's code in one line, with its place."""
+    trace = traceback.extract_tb(error.__traceback__)
+    place = f" (line {trace[-1].lineno} of {Path(trace[-1].filename).name})" if trace else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _checked(batches: Iterable[Any], device: torch.device, takes: int, where: str) -> Batches:
+    """Batches as tuples of tensors: inputs, and labels if there are any.
+
+    Raises, when gone through:
+        InputError: one is something else, or its labels are not one class for each sample.
+    """
 
     def of() -> Iterator[tuple[Tensor, ...]]:
-        left = limit
-        for batch in batches():
+        for batch in batches:
+            parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+            tensors = []
+            for part in parts[: takes + 1]:
+                if not isinstance(part, (Tensor, np.ndarray)):
+                    raise InputError(
+                        f"{where}: a batch must be a tensor, or a tuple of the network's inputs and then labels; it holds "
+                        f"{type(part).__name__}"
+                    )
+                tensors.append(torch.as_tensor(part).to(device))
+            if len(tensors) > takes:
+                labels = tensors[takes]
+                if labels.shape != (len(tensors[0]),) or labels.dtype.is_floating_point:
+                    raise InputError(
+                        f"{where}: labels must be one class number for each of {len(tensors[0])} samples; got "
+                        f"{labels.dtype} of shape {list(labels.shape)}"
+                    )
+            yield tuple(tensors)
+
+    return of
+
+
+def _try(model: nn.Module, batch: tuple[Tensor, ...] | None, takes: int, where: str) -> None:
+    """The network on a first batch: what fails here is told as the user's."""
+    if batch is None:
+        raise InputError(f"{where} returns no batch")
+    try:
+        with torch.no_grad():
+            logits = model(*batch[:takes])
+    except Exception as error:  # whatever the user's forward raises
+        shapes = ", ".join(f"{part.dtype} {list(part.shape)}" for part in batch[:takes])
+        raise InputError(f"{where}: the network does not take its first batch, {shapes}: {_told(error)}") from error
+    if isinstance(logits, Tensor) and not bool(torch.isfinite(logits).all()):
+        raise InputError(
+            f"{where}: the network gives NaN or infinite values on its first batch; check inputs and weights"
+        )
+    if (
+        len(batch) > takes
+        and isinstance(logits, Tensor)
+        and not 0 <= int(batch[takes].min()) <= int(batch[takes].max()) < logits.shape[-1]
+    ):
+        raise InputError(
+            f"{where}: labels run from {int(batch[takes].min())} to {int(batch[takes].max())}, but the network has "
+            f"{logits.shape[-1]} classes, from 0"
+        )
+
+
+def _limited(batches: Batches, limit: int | None) -> Batches:
+    """The first samples of some batches, taken once, so that each method sees the same; None: all of them."""
+    if limit is None:
+        return batches
+    kept: list[tuple[Tensor, ...]] = []
+
+    def of() -> Iterable[tuple[Tensor, ...]]:
+        left = limit if not kept else 0
+        for batch in batches() if left else ():
             samples = len(batch[0])
-            if left is not None and samples >= left:
-                yield tuple(part[:left] if torch.is_tensor(part) and len(part) == samples else part for part in batch)
-                return
-            left = None if left is None else left - samples
-            yield batch
+            kept.append(tuple(part[:left] if len(part) == samples else part for part in batch))
+            left -= samples
+            if left <= 0:
+                break
+        return kept
 
     return of

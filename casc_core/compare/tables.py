@@ -31,6 +31,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, st
     )
 
 
+def chain(comparison: Comparison) -> dict[str, float]:
+    """Accuracy of the network as trained, calibrated if it was, and on the grid; nothing where there are no labels."""
+    if comparison["ann_accuracy"] is None:
+        return {}
+    calibrated = comparison.get("calibrated")
+    first = {} if calibrated is None else {"network as trained": calibrated["trained_accuracy"]}
+    ann = "ANN as trained" if calibrated is None else "ANN, calibrated"
+    return first | {ann: comparison["ann_accuracy"], "ANN on the grid": comparison["reference_accuracy"]}
+
+
 def over_time(comparison: Comparison) -> str:
     """Accuracy and predictions that differ, by method and step."""
     samples, ann, made = comparison["data"]["samples"], comparison["ann_accuracy"], ""
@@ -39,7 +49,7 @@ def over_time(comparison: Comparison) -> str:
             comparison,
             "Accuracy in percent after T steps, on the same trained network.",
             lambda method, step: f"{method['accuracy'][step]:.2f}",
-            {"ANN as trained": f"{ann:.2f}", "ANN on the grid": f"{comparison['reference_accuracy']:.2f}"},
+            {name: f"{value:.2f}" for name, value in chain(comparison).items()},
         )
     differ = _by_step(
         comparison,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from casc_core.compare.tables import chain
+from casc_core.compare.verdict import moved
 from casc_core.experiment.results import markdown
 
 
@@ -19,7 +21,7 @@ def summary(comparison: Mapping[str, Any]) -> str:
             [method["name"], *(f"{method['accuracy'][step - 1]:.2f}" for step in columns)]
             for method in comparison["methods"]
         ]
-        rows.append(["ANN", *[f"{comparison['ann_accuracy']:.2f}"] * len(columns)])
+        rows += [[name, *[f"{value:.2f}"] * len(columns)] for name, value in chain(comparison).items()]
         tables.append(markdown(rows))
     rows = [["predictions that differ", *header]]
     rows += [
@@ -42,6 +44,7 @@ def summary(comparison: Mapping[str, Any]) -> str:
             ]
         )
     tables.append(markdown(rows))
+    tables.append(moved(comparison))
     said = "\n".join(f"- {sentence}" for sentence in comparison["findings"])
     return "\n\n".join([f"{comparison['title']}: {comparison['data']['source']}", *tables, said])
 

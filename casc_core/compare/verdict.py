@@ -17,7 +17,7 @@ def verdict(comparison: Comparison) -> str:
     said = " ".join(filter(None, [_ours(comparison, own), _silence(own), _cost(comparison, own), _nearest(comparison)]))
     return (
         f'<section class="verdict{"" if own["exact"] else " bad"}"><strong>{html.escape(head)}</strong>'
-        f"<p>{html.escape(said)}</p><p>{html.escape(_moved(comparison))}</p></section>"
+        f"<p>{html.escape(said)}</p><p>{html.escape(moved(comparison))}</p></section>"
     )
 
 
@@ -60,13 +60,25 @@ def _nearest(comparison: Comparison) -> str:
     )
 
 
-def _moved(comparison: Comparison) -> str:
-    said = (
+def moved(comparison: Comparison) -> str:
+    """What lies between the network as trained and the one that the spiking network equals, step by step."""
+    samples, calibrated, said = comparison["data"]["samples"], comparison.get("calibrated"), ""
+    name = "ANN as trained"
+    if calibrated is not None:
+        name = "calibrated ANN"
+        said = (
+            "This network was not trained with quantised activations: giving it levels by calibration is NOT LOSSLESS, and "
+            f"moved {calibrated['predictions_moved']:,} of {samples:,} predictions of the network as trained, "
+            f"logits by up to {calibrated['max_logit_difference']:.2g}. "
+        )
+    said += (
         f"Putting the weights on their grid ({comparison['network']['weights']}) moved "
-        f"{comparison['ann_predictions_moved']:,} of {comparison['data']['samples']:,} predictions of the ANN as trained, "
-        f"logits by up to {comparison['ann_max_logit_difference']:.2g}."
+        f"{comparison['ann_predictions_moved']:,} of {samples:,} predictions of the {name}, logits by up to "
+        f"{comparison['ann_max_logit_difference']:.2g}."
     )
     if comparison["ann_accuracy"] is not None:
-        before, after = comparison["ann_accuracy"], comparison["reference_accuracy"]
-        said += f" Accuracy: {before:.2f}% as trained, {after:.2f}% on the grid."
+        chain = [] if calibrated is None else [f"{calibrated['trained_accuracy']:.2f}% as trained"]
+        chain.append(f"{comparison['ann_accuracy']:.2f}% {'as trained' if calibrated is None else 'calibrated'}")
+        chain.append(f"{comparison['reference_accuracy']:.2f}% on the grid")
+        said += f" Accuracy: {', '.join(chain)}."
     return said

@@ -32,6 +32,7 @@ class TimesInput(Op):
             flow=train.reshape(signal.steps, *shape),
             # A factor makes a spike weigh more, and no more spikes; nothing arrives where it is zero.
             merged=merged if merged is None and largest <= 1 else lambda: signal.traffic() * passes,
+            per_step=None,
             source=None if drive is None else drive * factor,
             bound=signal.bound * largest,
             owner=lambda: owner().expand(shape),

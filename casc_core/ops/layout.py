@@ -11,8 +11,9 @@ from torch import Tensor
 
 from casc_core.functions import FUNCTIONS
 from casc_core.ops.op import Op
+from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
-from casc_core.signal import Signal, joined, padded
+from casc_core.signal import Signal, add_trains, joined, padded
 
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
 
@@ -82,6 +83,12 @@ class Join(Op):
             )
         owners = [signal.owner for signal in signals]
 
+        def per_step() -> Tensor:
+            total = spikes_per_step(signals[0], run.peak > 1)
+            for signal in signals[1:]:
+                total = add_trains(total, spikes_per_step(signal, run.peak > 1))
+            return total
+
         def merged() -> Tensor:
             return self.join([padded(signal.traffic(), steps) for signal in signals], dim)
 
@@ -93,4 +100,5 @@ class Join(Op):
             lambda: self.join([owner() for owner in owners], dim),
             all(signal.is_raw for signal in signals),
             None if all(signal.merged is None for signal in signals) else merged,
+            per_step,
         )

@@ -37,7 +37,7 @@ class Fire(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         if run.recorder is not None:
             run.recorder.passed(signal)
-            if self.bias is not None:
+            if self.bias is not None and signal.source is None:  # else it is part of the bias that flows already
                 run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         train = corrected(self, run, len(signal.shape) != 4, None, lambda: self._spikes(run, signal))
         spikes = Signal(train, None, None, 1.0, signal.owner)

@@ -13,6 +13,7 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 from casc_core.ops.op import Op
+from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
 from casc_core.signal import Signal, inverse, memory_order, stacked
 
@@ -50,6 +51,7 @@ class Sum(Op):
             lambda: owner().amax(dims, keepdim=keepdim),
             signal.is_raw,
             lambda: _summed(signal.traffic(), dims, keepdim, reach),
+            lambda: spikes_per_step(signal, run.peak > 1),  # a sum loses none
         )
 
 

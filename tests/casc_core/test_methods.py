@@ -125,7 +125,11 @@ def test_calibration_of_texts_leaves_padding_out():
 def test_which_methods_apply():
     plain, half = (casc_core.convert(perceptron([[1.0]], [0.0], half=half)) for half in (False, True))
     assert list(methods_for(plain, 16)) == [*FOUR, *(name for name in RIVALS if name != "QCFS")]
-    assert list(methods_for(half, 16)) == [*FOUR, *(name for name in RIVALS if name != "OPI")]
+    assert list(methods_for(half, 16)) == [*FOUR, *(name for name in RIVALS if name not in ("OPI", "QCFS"))]
+    # With a half step, IF under continuous input is QCFS, if it was trained so.
+    assert methods_for(half, 16)["baseline"].label == "baseline (IF) = QCFS"
+    assert methods_for(half, 16, trained=False)["baseline"].label == "baseline (IF) = OPI"
+    assert all("begin with half a threshold" in method.note for method in methods_for(half, 16).values())
     assert methods_for(plain, 16)["ACP"].steps == 16
     # A half step is where SRP begins already.
     assert methods_for(half, 16)["SRP"].neuron.initial_potential == 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_a_network_that_is_no_longer_there_is_not_trained_anew(folders, tmp_path
     assert not list(tmp_path.glob("training-*"))
 
 
+def test_the_saved_network_is_the_one_that_is_verified(folders, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(folders["cifar_cnn"], folder)
+    (folder / "network" / "network.safetensors").unlink()
+    assert main(["verify", str(folder)]) == 2
+    assert "network.safetensors" in capsys.readouterr().err
+    assert main(["verify", str(folder / "network")]) == 2
+    assert "take the folder that it lies in" in capsys.readouterr().err
+    assert main(["verify", str(folder), "--q", "4"]) == 2
+    assert "--q is for a network of your own" in capsys.readouterr().err
+
+
 def test_classify(folders, capsys, tmp_path):
     folder, page = str(folders["agnews_rnn"]), tmp_path / "raster.html"
     text = "the match <b> zzyzx"
@@ -95,6 +108,8 @@ def test_classify(folders, capsys, tmp_path):
     assert main(["classify", text, "--network", folder, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["exact"]
+    assert main(["classify", text, "--network", folder, "--T", "1"]) == 0
+    assert "cut off after step 1, not yet silent" in capsys.readouterr().out
     assert len(found["probabilities"]) >= found["silent_at"]
     assert all(sum(row) == pytest.approx(1.0) for row in found["probabilities"])
     for layer, spikes in found["positive"].items():

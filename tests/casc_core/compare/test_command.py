@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from casc_core.cli import commands, main
 
@@ -47,6 +48,70 @@ def load_relu():
     return network(lambda q: nn.ReLU()), data(), data(1)
 
 
+def load_shuffled():
+    x, y = zip(*data())
+    pairs = torch.utils.data.TensorDataset(torch.cat(x), torch.cat(y))
+    return network(), torch.utils.data.DataLoader(pairs, 7, shuffle=True)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter([(x, int(y)) for x, y in zip(*data()[0])])
+
+
+def load_stream():
+    return network(), torch.utils.data.DataLoader(Stream(), 6)
+
+
+def load_one_batch():
+    return network(), data()[0]
+
+
+def load_numpy():
+    return network(), [(x.numpy(), y.numpy()) for x, y in data()]
+
+
+def load_dicts():
+    return network(), [{"x": x, "labels": y} for x, y in data()]
+
+
+def load_one_hot():
+    return network(), [(x, nn.functional.one_hot(y, 3)) for x, y in data()]
+
+
+def load_few_labels():
+    return network(), [(x, y[:5]) for x, y in data()]
+
+
+def load_other_labels():
+    return network(), [(x, y + 7) for x, y in data()]
+
+
+def load_other_shape():
+    return network(), [(x[:, :3], y) for x, y in data()]
+
+
+def load_nan():
+    return network(), [(x * float("nan"), y) for x, y in data()]
+
+
+def load_nothing():
+    return network(), []
+
+
+def load_converted():
+    import casc_core
+    return casc_core.convert(network()), data()
+
+
+def load_fails():
+    raise RuntimeError("the disk is full")
+
+
+def load_needs_more(path):
+    return network(), data()
+
+
 def load_model_alone():
     return network()
 
@@ -66,6 +131,7 @@ number = 3
 @pytest.fixture(autouse=True)
 def module(tmp_path, monkeypatch):
     (tmp_path / "own_model_for_casc.py").write_text(MODULE)
+    (tmp_path / "broken_model_for_casc.py").write_text("import no_such_package_at_all")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "own_model_for_casc", raising=False)
@@ -101,8 +167,51 @@ def test_a_network_with_plain_relu_is_calibrated(module, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["title"] == "Sequential, ReLU calibrated to q=8"
     assert result["network"]["q"] == 8
-    # Rounded to the nearest level, it has a half step: QCFS is how such a network is converted.
-    assert "QCFS" in [method["name"] for method in result["methods"]]
+    # Rounded to the nearest level, potentials begin half way: IF is OPI, and it was not trained for QCFS.
+    assert result["methods"][0]["label"] == "baseline (IF) = OPI"
+    assert not {"OPI", "QCFS"} & {method["name"] for method in result["methods"]}
+    # The chain from the network as trained: calibration moves some, the grid fewer.
+    model, data, _ = __import__(module).load_relu()
+    with torch.no_grad():
+        expected = [100 * float((model(x).argmax(1) == y).double().mean()) for x, y in data]
+    assert result["calibrated"]["trained_accuracy"] == pytest.approx(sum(expected) / 2, abs=1e-3)
+    assert result["calibrated"]["predictions_moved"] >= result["ann_predictions_moved"]
+
+
+def test_calibration_says_that_it_is_not_lossless(module, capsys, tmp_path):
+    assert (
+        main(
+            ["compare", f"{module}:load_relu", "--T", "2", "--q", "2", "--quiet", "--methods", "baseline", "--out", "o"]
+        )
+        == 0
+    )
+    assert "NOT LOSSLESS" in capsys.readouterr().out
+    assert "NOT LOSSLESS" in (tmp_path / "o" / "report.html").read_text()
+    assert main(["verify", f"{module}:load_relu", "--q", "2", "--quiet"]) == 0
+    assert "NOT LOSSLESS against the network as trained" in capsys.readouterr().out
+
+
+def test_a_limit_takes_the_same_samples_for_every_method(module, capsys):
+    assert main(["compare", f"{module}:load_shuffled", "--T", "12", "--limit", "30", "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    ours = result["methods"][3]
+    assert ours["accuracy"][-1] == pytest.approx(result["reference_accuracy"], abs=1e-3)
+    assert result["methods"][2]["mismatches"][0] == ours["mismatches"][0]
+
+
+@pytest.mark.parametrize(("name", "samples"), [("load_stream", 20), ("load_one_batch", 20), ("load_numpy", 40)])
+def test_other_kinds_of_batches(module, name, samples, capsys):
+    assert main(["verify", f"{module}:{name}", "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == samples
+
+
+def test_an_error_that_nobody_foresaw_is_not_taken_for_inexactness(module, monkeypatch, capsys):
+    def fail(*arguments, **named):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("casc_core.compare.command.subject", fail)
+    assert main(["verify", f"{module}:load"]) == 3
+    assert "AssertionError: a bug" in capsys.readouterr().err
 
 
 def test_labels_are_optional(module, capsys):
@@ -135,6 +244,26 @@ def test_verify_tells_by_its_exit_status(module, capsys):
         (["verify", "own_model_for_casc:load_tensor"], "batches a list or a DataLoader; got Tensor"),
         (["verify", "own_model_for_casc:load_relu"], "has no CQReLU: give --q"),
         (["verify", "own_model_for_casc:load_sigmoid"], "Sigmoid"),
+        (["verify", "own_model_for_casc:load_dicts"], "it holds dict"),
+        (["verify", "own_model_for_casc:load_one_hot"], "labels must be one class number for each of 20 samples"),
+        (["verify", "own_model_for_casc:load_few_labels"], "labels must be one class number for each of 20 samples"),
+        (["verify", "own_model_for_casc:load_other_labels"], "labels run from 7 to 9, but the network has 3 classes"),
+        (
+            ["verify", "own_model_for_casc:load_other_shape"],
+            "does not take its first batch, torch.float32 [20, 3]: RuntimeError",
+        ),
+        (["verify", "own_model_for_casc:load_nan"], "gives NaN or infinite values on its first batch"),
+        (["verify", "own_model_for_casc:load_nothing"], "returns no batch"),
+        (["verify", "own_model_for_casc:load_converted"], "return the ANN, which is converted here"),
+        (["verify", "own_model_for_casc:load_fails"], "failed: RuntimeError: the disk is full (line"),
+        (["verify", "own_model_for_casc:load_needs_more"], "failed: TypeError"),
+        (["verify", "own_model_for_casc.py:load"], "is a file; name its module: own_model_for_casc:load"),
+        (["verify", "broken_model_for_casc:load"], "importing broken_model_for_casc failed: ModuleNotFoundError"),
+        (
+            ["verify", "own_model_for_casc:load", "--q", "8"],
+            "was prepared with q=3; --q 8 is for a network with plain ReLU",
+        ),
+        (["verify", "own_model_for_casc:load", "--data", "x"], "--data is for a recipe's folder"),
         (["verify", "own_model_for_casc:load", "--limit", "0"], "--limit must be at least 1; got 0"),
         (["verify", "own_model_for_casc:load", "--weight-bits", "1"], "weight_bits"),
         (["verify", "own_model_for_casc:load", "--device", "abacus"], "no device is called 'abacus'"),
