@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.agreement import Agreement, LayerAgreement, PositionAgreement
+from casc_core.columns import aligned
 from casc_core.energy import EnergyTable
 from casc_core.errors import ConfigError, InputError
 from casc_core.recorder import Recorder
@@ -104,6 +105,19 @@ class Analysis:
         """Whether at the end every count of every neuron and every logit is the reference's."""
         counts = all(not float(layer.relative_error[-1]) for layer in self.layers.values())
         return counts and bool((self.exact_at > 0).all())
+
+    def __str__(self) -> str:
+        rows = [["layer", "off their level at the end (%)", "relative error (%)", "silent at (median, max)"]]
+        for name, layer in self.layers.items():
+            off = 100 * float(layer.more[-1] + layer.fewer[-1])
+            silent = f"{int(layer.silent_at.median())}, {int(layer.silent_at.max())}"
+            rows.append([name, f"{off:.3g}", f"{100 * float(layer.relative_error[-1]):.3g}", silent])
+        right = "" if self.accuracy is None else f", accuracy {float(self.accuracy[-1]):.2f}%"
+        said = (
+            f"{self.samples:,} samples, {self.T} steps: {int(self.mismatches[-1]):,} predictions differ from the reference's"
+            f"{right}, {float(self.energy()[-1]) / 1e3:,.4g} nJ a sample (the ANN: {self.ann_energy() / 1e3:,.4g} nJ)"
+        )
+        return f"{aligned(rows)}\n{said}"
 
     def energy(self, table: EnergyTable | None = None) -> Tensor:
         """`[T]`: pJ for each sample up to each step, on average."""

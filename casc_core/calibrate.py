@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, Quantised
 from casc_core.adapters import Adapter
+from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
 from casc_core.prepare import prepare
 from casc_core.tracing import arguments_of
@@ -46,9 +47,7 @@ class Calibration:
             low, high = float(threshold.min()), float(threshold.max())
             shown = f"{low:.4g}" if threshold.dim() == 0 else f"{low:.4g} to {high:.4g}"
             rows.append((name, shown, f"{100 * self.errors[name]:.2f}%"))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = [aligned(rows)]
         lines.append(
             f"NOT LOSSLESS against the network as trained: {self.predictions_moved} of {self.samples} predictions differ, "
             f"logits by {100 * self.logit_error:.2f}%"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
 from casc_core.neuron import CIF
 from casc_core.numerics import Exact
@@ -92,9 +93,7 @@ class EquivalenceReport:
         for layer in self.layers.values():
             silent = f"{int(layer.silent_at.median())}, {int(layer.silent_at.max())}"
             rows.append((layer.name, f"{layer.neurons:,}", f"{layer.mismatches:,}", f"{layer.largest:g}", silent))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = [aligned(rows)]
         samples = len(self.silent_at)
         verdict = f"{'EXACT' if self.exact else 'NOT EXACT'} against the quantised ANN"
         logits = "equal bit for bit" if self.logits_equal else f"differ by up to {self.max_logit_difference:.3g}"

@@ -207,6 +207,15 @@ def test_energy_is_of_all_layers_and_the_readout():
     torch.testing.assert_close(analysis.spikes.double(), counted)
 
 
+def test_it_prints_as_a_table():
+    said = str(casc_core.analyse(text_network(6, "CASC"), text_batches()))
+    assert said.splitlines()[0].startswith("layer")
+    assert "rnn.l0_reverse" in said
+    assert "5 samples" in said
+    assert "0 predictions differ from the reference's, accuracy" in said
+    assert "accuracy" not in str(casc_core.analyse(casc_core.convert(image_network()), [torch.rand(2, 1, 4, 4)]))
+
+
 def image_network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), CQReLU(2), nn.Flatten(), nn.Linear(16, 3))
