@@ -8,8 +8,8 @@
 True
 """
 
-from casc_core.activation import CQReLU, cq_relu
 from casc_core import methods
+from casc_core.activation import CQReLU, cq_relu
 from casc_core.adapters import Adapter
 from casc_core.analysis import Analysis, LayerAnalysis, analyse
 from casc_core.calibrate import Calibration, calibrate

@@ -114,8 +114,8 @@ class Analysis:
             rows.append([name, f"{off:.3g}", f"{100 * float(layer.relative_error[-1]):.3g}", silent])
         right = "" if self.accuracy is None else f", accuracy {float(self.accuracy[-1]):.2f}%"
         said = (
-            f"{self.samples:,} samples, {self.T} steps: {int(self.mismatches[-1]):,} predictions differ from the reference's"
-            f"{right}, {float(self.energy()[-1]) / 1e3:,.4g} nJ a sample (the ANN: {self.ann_energy() / 1e3:,.4g} nJ)"
+            f"{self.samples:,} samples, {self.T} steps: {int(self.mismatches[-1]):,} predictions differ from the "
+            f"reference's{right}, {float(self.energy()[-1]) / 1e3:,.4g} nJ a sample (the ANN: {self.ann_energy() / 1e3:,.4g} nJ)"
         )
         return f"{aligned(rows)}\n{said}"
 

@@ -61,6 +61,11 @@ class Method:
         return False
 
     @property
+    def reads_data(self) -> bool:
+        """Whether it looks at data before it simulates."""
+        return False
+
+    @property
     def config(self) -> str:
         """Neuron and schedule, as they are written."""
         return f"{self.neuron} under {self.schedule}"
@@ -91,6 +96,10 @@ class PercentileReLU(Method):
 
     @property
     def own_levels(self) -> bool:
+        return True
+
+    @property
+    def reads_data(self) -> bool:
         return True
 
     def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
@@ -127,6 +136,10 @@ class Calibrated(Method):
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ConfigError(f"Calibrated: steps must be an integer of at least 1; got {self.steps!r}")
+
+    @property
+    def reads_data(self) -> bool:
+        return True
 
     def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
         """As `Method.network`; all of the first batch is used at once.

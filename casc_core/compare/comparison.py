@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -96,6 +96,9 @@ def compare(
         analyses[name] = analyse(
             network, subject.batches(), T=None if sleeps else T, against=snn, own_levels=method.own_levels
         )
+        if method.reads_data and subject.calibration is None:
+            about = "no calibration data was given, so it looked at the test data"
+            method = replace(method, note=f"{method.note}; {about}" if method.note else about)
         row = _method(name, method, analyses[name], T, table, sleeps)
         done.append(row | {"seconds": round(time.perf_counter() - begun, 2)})
     ours = analyses[OURS]
