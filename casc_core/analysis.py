@@ -113,9 +113,10 @@ class Analysis:
             silent = f"{int(layer.silent_at.median())}, {int(layer.silent_at.max())}"
             rows.append([name, f"{off:.3g}", f"{100 * float(layer.relative_error[-1]):.3g}", silent])
         right = "" if self.accuracy is None else f", accuracy {float(self.accuracy[-1]):.2f}%"
+        spent, ann = float(self.energy()[-1]) / 1e3, self.ann_energy() / 1e3
         said = (
             f"{self.samples:,} samples, {self.T} steps: {int(self.mismatches[-1]):,} predictions differ from the "
-            f"reference's{right}, {float(self.energy()[-1]) / 1e3:,.4g} nJ a sample (the ANN: {self.ann_energy() / 1e3:,.4g} nJ)"
+            f"reference's{right}, {spent:,.4g} nJ a sample (the ANN: {ann:,.4g} nJ)"
         )
         return f"{aligned(rows)}\n{said}"
 
