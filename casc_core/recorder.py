@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -82,8 +82,8 @@ class Recorder:
         tallied: tuple[Tensor, Tensor] | None = None,
         position_axis: int | None = None,
         lengths: Tensor | None = None,
-    ) -> None:
-        """Record a layer's spikes.
+    ) -> Signal:
+        """Record a layer's spikes. Returns them, with their number in each step if it is known now.
 
         Args:
             neurons: how many there are, if some of the tensor's elements are padding.
@@ -101,6 +101,9 @@ class Recorder:
             self.counts[name] = spikes.train.sum(0, dtype=torch.int16)
         if self.keep_trains:
             self.trains[name] = spikes.train
+        if not self.keep_activity:
+            return spikes
+        return replace(spikes, per_step=lambda: self.positive[name] + self.negative[name])
 
     def _activity(self, name: str, spikes: Signal, samples: int, tallied: tuple[Tensor, Tensor] | None) -> None:
         train, owner = spikes.train, spikes.owner()

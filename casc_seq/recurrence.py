@@ -117,7 +117,7 @@ class Recurrence(Op):
         result = Signal(train, None, None, 1.0, batch_owner(shape, batch_axis, train.device))
         if run.recorder is not None:
             positions = batch * length if lengths is None else int(lengths.sum())
-            run.recorder.spikes(
+            result = run.recorder.spikes(
                 name, result, batch, neurons=positions * shape[-1], tallied=tallied, position_axis=1 - batch_axis,
                 lengths=lengths,
             )  # fmt: skip

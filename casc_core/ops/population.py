@@ -42,7 +42,7 @@ class Fire(Op):
         train = corrected(self, run, len(signal.shape) != 4, None, lambda: self._spikes(run, signal))
         spikes = Signal(train, None, None, 1.0, signal.owner)
         if run.recorder is not None:
-            run.recorder.spikes(self.settings["name"], spikes, run.samples)
+            spikes = run.recorder.spikes(self.settings["name"], spikes, run.samples)
         return spikes
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
