@@ -274,7 +274,8 @@ def layer_entries(op: Fire, run: Run, signal: Signal) -> list[Entry]:
     def fire() -> Tensor:
         flow = signal.flow
         fresh = dataclasses.replace(flow) if isinstance(flow, Currents) else flow
-        return op(run, dataclasses.replace(signal, flow=fresh)).train  # type: ignore[no-any-return]
+        fired: Signal = op(run, dataclasses.replace(signal, flow=fresh))
+        return fired.train
 
     expected = fire()
     for name, choice in CHOICES.items():

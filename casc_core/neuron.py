@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import array_api_compat
 
@@ -39,17 +39,25 @@ class Neuron(ABC):
 
     initial_potential: float = field(default=0.0, kw_only=True)
 
-    peak: ClassVar[int] = 1
-    """The most spikes in one step."""
-    share: ClassVar[int] = 1
-    """The most spikes for each wake step begun."""
-    restarts_after: ClassVar[int | None] = None
-    """The step after which populations, and what counts their spikes, begin anew."""
-
     def __post_init__(self) -> None:
         value = self.initial_potential
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
             raise ConfigError(f"initial_potential, in thresholds, must be a finite number; got {value!r}")
+
+    @property
+    def peak(self) -> int:
+        """The most spikes in one step."""
+        return 1
+
+    @property
+    def share(self) -> int:
+        """The most spikes for each wake step begun."""
+        return 1
+
+    @property
+    def restarts_after(self) -> int | None:
+        """The step after which populations, and what counts their spikes, begin anew; None: they never do."""
+        return None
 
     def __repr__(self) -> str:
         given = [f for f in fields(self) if getattr(self, f.name) != f.default]
@@ -192,11 +200,11 @@ class Burst(Neuron):
             raise ConfigError(f"Burst: gamma must be an integer from 1 to 127; got {self.gamma!r}")
 
     @property
-    def peak(self) -> int:  # type: ignore[override]
+    def peak(self) -> int:
         return self.gamma
 
     @property
-    def share(self) -> int:  # type: ignore[override]
+    def share(self) -> int:
         return 1 if self.clipped else self.gamma
 
     def fire(self, state: NeuronState, cap: int, threshold: Array) -> tuple[Array, None]:
@@ -239,7 +247,7 @@ class SRP(Neuron):
             raise ConfigError(f"SRP: tau must be an integer of at least 1; got {self.tau!r}")
 
     @property
-    def restarts_after(self) -> int:  # type: ignore[override]
+    def restarts_after(self) -> int:
         return self.tau
 
     def fire(self, state: NeuronState, cap: int, threshold: Array) -> tuple[Array, None]:

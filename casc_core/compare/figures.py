@@ -160,7 +160,7 @@ def _firing(four: Numbered, T: int) -> str:
                 some = [each for each in four if any(each[1]["layers"][index][sign])]
                 if not some:
                     continue
-                own = series(some, lambda method, i=index, k=sign: percent(method["layers"][i][k]))  # type: ignore[misc]
+                own = _in_layer(some, index, sign)
                 title = f"share of neurons that emit {said} at each step: {name}"
                 charts.append((f"Emit {said}: {name}", lines(title, own, _steps(T), time(T), ("step", "% of neurons"))))
             parts.append(grid(charts))
@@ -186,6 +186,22 @@ def _firing(four: Numbered, T: int) -> str:
     )
 
 
+def _in_layer(methods: Numbered, index: int, kind: str) -> list[Series]:
+    """A share of one layer's neurons over steps, in percent."""
+    return series(methods, lambda method: percent(method["layers"][index][kind]))
+
+
+def _silent(methods: Numbered, which: str) -> list[Series]:
+    """The last spike of each layer."""
+    return by_layer(methods, lambda method: [layer["silence"][which] for layer in method["layers"]])
+
+
+def _at_positions(methods: Numbered, index: int, which: str) -> list[Series]:
+    """What one layer has by token position; shares in percent."""
+    drawn = percent if which == "mismatch" else list
+    return series(methods, lambda method: drawn(method["layers"][index]["positions"][which]))
+
+
 def _silence(four: Numbered) -> str:
     asleep = [(number, method) for number, method in four if method["silence"] is not None]
     if not asleep:
@@ -193,7 +209,7 @@ def _silence(four: Numbered) -> str:
     names = layers_of(asleep)
     charts = []
     for which, said in (("p50", "the median sample"), ("max", "the slowest sample")):
-        own = by_layer(asleep, lambda method, k=which: [layer["silence"][k] for layer in method["layers"]])  # type: ignore[misc]
+        own = _silent(asleep, which)
         title = f"Last spike of each layer, {said}"
         charts.append(
             (
@@ -228,11 +244,7 @@ def _positions(four: Numbered) -> str:
         ):
             # Under continuous input the last spike is at the end of the run.
             some = [each for each in four if which == "mismatch" or each[1]["silence"] is not None]
-            factor = 100.0 if which == "mismatch" else 1.0
-            own = series(
-                some,
-                lambda method, i=index, k=which, f=factor: [f * v for v in method["layers"][i]["positions"][k]],  # type: ignore[misc]
-            )
+            own = _at_positions(some, index, which)
             last = len(layer["positions"][which])
             if not some or not last:
                 continue

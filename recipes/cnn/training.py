@@ -139,7 +139,7 @@ def train(
             sync_batch_norm=sync_batch_norm, **saving,
         )  # fmt: skip
     finally:
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
 
 
 class _ImageTask:

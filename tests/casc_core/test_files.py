@@ -50,7 +50,11 @@ def test_a_folder_is_not_there_until_its_block_ends(tmp_path):
 
 
 def test_an_error_in_the_block_passes_through_and_leaves_nothing(tmp_path):
-    with pytest.raises(KeyError), whole_folder(tmp_path / "f", "mark") as staging:  # noqa: PT012
-        (staging / "mark").write_text("1")
-        raise KeyError("mine")
+    def fail():
+        with whole_folder(tmp_path / "f", "mark") as staging:
+            (staging / "mark").write_text("1")
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
     assert list(tmp_path.iterdir()) == []

@@ -77,8 +77,12 @@ def test_errors_and_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     assert fails(DataError("no such file")) == "error: no such file"
     assert fails(KeyboardInterrupt()) == "interrupted; run the same command again to go on where it was"
+
+    def divide(args: argparse.Namespace, device: torch.device) -> None:
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        command.run(line(tmp_path), lambda args, device: 1 // 0)  # type: ignore[func-returns-value]
+        command.run(line(tmp_path), divide)
 
 
 def test_half_an_environment_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ def test_what_was_written_is_found(tmp_path: Path) -> None:
     assert again.found
     found, description = again.read(build)
     assert description == {"classes": 3}
-    assert torch.equal(found.weight, model.weight)  # type: ignore[arg-type]
+    assert isinstance(found, nn.Linear)
+    assert torch.equal(found.weight, model.weight)
     assert (again.home / "words").read_text() == "a b"
     assert not Store(tmp_path, "abd").found
 
