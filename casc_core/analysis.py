@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from casc_core.agreement import Agreement, LayerAgreement, PositionAgreement
+from casc_core.batches import parted
 from casc_core.columns import aligned
 from casc_core.energy import EnergyTable
 from casc_core.errors import ConfigError, InputError
 from casc_core.recorder import Recorder
-from casc_core.simulation import LayerSpikes, Simulation, fitted
+from casc_core.simulation import LayerSpikes, Simulation, equal_from, fitted
 from casc_core.spiking_model import SpikingModel
 
 
@@ -171,10 +172,9 @@ def analyse(
     total = _Total()
     takes = len(snn.settings.arguments)
     for batch in batches:
-        inputs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-        labels = inputs[takes] if len(inputs) > takes else None
+        inputs, labels = parted(batch, takes)
         start = 0
-        for part in snn.parts(inputs[:takes], {}, T):
+        for part in snn.parts(inputs, {}, T):
             samples = total.add(*_one(snn, against or snn, own_levels, part, T))
             total.label(samples, None if labels is None else torch.as_tensor(labels)[start : start + samples])
             start += samples
@@ -233,9 +233,7 @@ class _Total:
         self.squared.append(off.flatten(1).sum(1) / off[0, 0].numel())
         self.classes.append(readouts.argmax(-1) if readouts.dim() == 3 else readouts.flatten(2).argmax(-1))
         self.expected.append(reference.flatten(1).argmax(-1))
-        differs = (readouts != reference).flatten(2).any(-1)
-        after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
-        self.exact.append(torch.where(after_last > len(readouts), 0, after_last))
+        self.exact.append(equal_from(readouts, reference))
         self.silent.append(simulation.silent_at.cpu())
         self.logits.append(readouts[-1])
         self.readout.append(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, Quantised
 from casc_core.adapters import Adapter
+from casc_core.batches import parted
 from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
 from casc_core.prepare import prepare
@@ -99,7 +100,7 @@ def calibrate(
     if isinstance(batches, Tensor):
         raise InputError("batches must be a list of batches; got a tensor: put it into a list")
     takes = len(arguments_of(model))
-    kept = [tuple(batch[:takes]) if isinstance(batch, (tuple, list)) else (batch,) for batch in batches]
+    kept = [parted(batch, takes)[0] for batch in batches]
     if not kept:
         raise InputError("there is no batch to calibrate on")
     prepared = prepare(model, adapter, q=q).eval()

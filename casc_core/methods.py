@@ -7,14 +7,15 @@ of `snn`, so that methods differ in nothing but themselves.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from casc_core.activation import CQReLU, Quantised
+from casc_core.batches import parted
 from casc_core.calibrate import percentiles
 from casc_core.convert import convert
 from casc_core.errors import ConfigError
@@ -42,6 +43,11 @@ class Method:
     source: str = ""
     note: str = ""
 
+    own_levels: ClassVar[bool] = False
+    """Its neurons have thresholds of their own, so that counts compare only with levels of its own."""
+    reads_data: ClassVar[bool] = False
+    """It looks at data before it simulates."""
+
     def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
         """What this method simulates in the place of `snn`.
 
@@ -54,16 +60,6 @@ class Method:
         IF()
         """
         return snn.under(self.neuron, self.schedule)
-
-    @property
-    def own_levels(self) -> bool:
-        """Whether its neurons have thresholds of their own, so that counts compare only with levels of its own."""
-        return False
-
-    @property
-    def reads_data(self) -> bool:
-        """Whether it looks at data before it simulates."""
-        return False
 
     @property
     def config(self) -> str:
@@ -94,20 +90,14 @@ class PercentileReLU(Method):
 
     percentile: float = 99.9
 
-    @property
-    def own_levels(self) -> bool:
-        return True
-
-    @property
-    def reads_data(self) -> bool:
-        return True
+    own_levels = reads_data = True
 
     def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
         if snn.ann is None:
             raise ConfigError("percentiles are those of the network as trained: load(folder, model=...) brings it back")
         ann = copy.deepcopy(snn.ann)
         names = [name for name, module in ann.named_modules() if isinstance(module, Quantised)]
-        inputs = [_inputs(batch, len(snn.settings.arguments)) for batch in batches]
+        inputs = [parted(batch, len(snn.settings.arguments))[0] for batch in batches]
         for name, threshold in percentiles(ann, names, inputs, self.percentile).items():
             module = ann.get_submodule(name)
             if isinstance(module, CQReLU):
@@ -133,13 +123,11 @@ class Calibrated(Method):
 
     steps: int = 32
 
+    reads_data = True
+
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ConfigError(f"Calibrated: steps must be an integer of at least 1; got {self.steps!r}")
-
-    @property
-    def reads_data(self) -> bool:
-        return True
 
     def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
         """As `Method.network`; all of the first batch is used at once.
@@ -156,19 +144,19 @@ class Calibrated(Method):
         True
         """
         calibrated = snn.under(self.neuron, self.schedule).with_own_layers()
-        inputs = _inputs(next(iter(batches)), len(snn.settings.arguments))
+        inputs, _ = parted(next(iter(batches)), len(snn.settings.arguments))
         _, levels = snn.reference_counts(inputs, {})
-        settings = calibrated.settings
-        run = CalibrationRun(settings.numerics, settings.neuron, settings.schedule, self.steps)
-        run.levels = {name: level.double() / snn.settings.levels for name, level in levels.items()}
-        calibrated.evaluated(run, inputs)
+        rates = {name: level.double() / snn.settings.levels for name, level in levels.items()}
+        calibrated.evaluated(CalibrationRun(calibrated, self.steps, rates), inputs)
         return calibrated
 
 
 class CalibrationRun(SpikingRun):
-    """A run that calibrates each layer as it comes to it."""
+    """A run of `steps` steps that calibrates each layer of a network as it comes to it, to these rates of its neurons."""
 
-    levels: dict[str, Tensor]
+    def __init__(self, snn: SpikingModel, steps: int, rates: Mapping[str, Tensor]) -> None:
+        super().__init__(snn.settings.numerics, snn.settings.neuron, snn.settings.schedule, steps)
+        self.rates = rates
 
     def correction(
         self, name: str, train: Tensor, attempt: int, neurons_last: bool, real: Tensor | None
@@ -184,22 +172,16 @@ class CalibrationRun(SpikingRun):
         if attempt > 1:
             return None
         steps = sum(self.awake)
-        error = self.levels[name] - train.sum(0, dtype=torch.float64) / steps
+        error = self.rates[name] - train.sum(0, dtype=torch.float64) / steps
         channel = error.dim() - 1 if neurons_last else 1
         others = [dim for dim in range(error.dim()) if dim != channel]
         if attempt == 0:
             count = error.numel() / error.shape[channel] if real is None else float(real.sum()) / error.shape[channel]
             mean = error.sum(others) / count
             return "bias", mean if neurons_last else mean.reshape(-1, *[1] * (error.dim() - 2))
-        if (
-            neurons_last and error.dim() > 2
-        ):  # tokens share their neurons' parameters, so another charge is another bias
-            return None
+        if neurons_last and error.dim() > 2:
+            return None  # tokens share their neurons' parameters, so another charge is another bias
         return "charge", error.mean(0) * steps
-
-
-def _inputs(batch: Any, takes: int) -> tuple[Any, ...]:
-    return tuple(batch[:takes]) if isinstance(batch, (tuple, list)) else (batch,)
 
 
 _IF = "v += I_t; s_t = 1 if v >= theta, else 0; v -= theta * s_t"
@@ -219,6 +201,13 @@ FOUR: dict[str, Method] = {
 }  # fmt: skip
 """The combinations of the paper's Table 6."""
 
+QCFS = Method(
+    "QCFS", IF(), Continuous(), f"a = lambda clip(floor(q x / lambda + 1/2) / q, 0, 1); v_0 = theta / 2; {_IF}",
+    "Bu et al. 2022, Optimal ANN-SNN Conversion for High-accuracy and Ultra-low-latency Spiking Neural Networks, ICLR",
+    "the network was trained with this activation; its half step is the initial potential",
+)  # fmt: skip
+"""How a network is converted that was trained with `half_step` and trainable thresholds: the baseline's neurons."""
+
 RIVALS: dict[str, Method] = {
     "percentile": PercentileReLU(
         "percentile", IF(), Continuous(), f"theta = 99.9th percentile of the layer's positive activations; {_IF}",
@@ -229,11 +218,6 @@ RIVALS: dict[str, Method] = {
         "OPI", IF(initial_potential=0.5), Continuous(), f"v_0 = theta / 2; {_IF}",
         "Bu et al. 2022, Optimized Potential Initialization for Low-latency Spiking Neural Networks, AAAI",
         "on a network that was not trained with the half step, the neurons of QCFS are these too",
-    ),
-    "QCFS": Method(
-        "QCFS", IF(), Continuous(), f"a = lambda clip(floor(q x / lambda + 1/2) / q, 0, 1); v_0 = theta / 2; {_IF}",
-        "Bu et al. 2022, Optimal ANN-SNN Conversion for High-accuracy and Ultra-low-latency Spiking Neural Networks, ICLR",
-        "the network was trained with this activation; its half step is the initial potential",
     ),
     "SNM": Method(
         "SNM", SNM(), Continuous(),
@@ -276,19 +260,19 @@ def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Me
         trained: the network was trained with these activations; False: it has only been calibrated.
     """
     half = any(getattr(op, "charge", None) is not None for op in snn.operations() if op.is_layer)
-    rivals = {name: method for name, method in RIVALS.items() if name != "QCFS" and not (half and name == "OPI")}
-    acp = rivals["ACP"]
+    acp = RIVALS["ACP"]
     assert isinstance(acp, Calibrated)
-    rivals["ACP"] = replace(acp, steps=T)
+    methods = FOUR | RIVALS | {"ACP": replace(acp, steps=T)}
     if not half:
-        return FOUR | rivals
-    same = RIVALS["QCFS" if trained else "OPI"]
-    four = FOUR | {"baseline": replace(FOUR["baseline"], label=f"baseline (IF) = {same.label}", source=same.source)}
-    rivals["SRP"] = replace(rivals["SRP"], neuron=SRP(initial_potential=0.0))
+        return methods
+    same = QCFS if trained else methods["OPI"]
+    methods["baseline"] = replace(same, label=f"baseline (IF) = {same.label}", neuron=IF(), note="")
+    methods["SRP"] = replace(methods["SRP"], neuron=SRP(initial_potential=0.0))
+    del methods["OPI"]
     about = "potentials begin with half a threshold under every method, the half step of the activations"
     return {
         name: replace(method, note=f"{method.note}; {about}" if method.note else about)
-        for name, method in (four | rivals).items()
+        for name, method in methods.items()
     }
 
 

@@ -129,3 +129,14 @@ def worked(work: Work, awake: Sequence[int], steps: int) -> tuple[Tensor, Tensor
 def fitted(train: Tensor, steps: int) -> Tensor:
     """`train` `[...]` cut or filled with zeros to `steps`."""
     return train[:steps] if len(train) >= steps else torch.cat([train, train.new_zeros(steps - len(train))])
+
+
+def equal_from(readouts: Tensor, expected: Tensor) -> Tensor:
+    """`[samples]`: the first step, from 1, from which on readouts `[T, samples, ...]` are as expected; 0: not at the end.
+
+    >>> equal_from(torch.tensor([[[1.0], [0.0]], [[2.0], [2.0]], [[2.0], [5.0]]]), torch.tensor([[2.0], [2.0]]))
+    tensor([2, 0])
+    """
+    differs = (readouts != expected).flatten(2).any(-1)
+    after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
+    return torch.where(after_last > len(readouts), 0, after_last)

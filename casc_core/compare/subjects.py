@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from casc_core.batches import parted
 from casc_core.calibrate import calibrate
 from casc_core.compare.comparison import Subject
 from casc_core.convert import convert
@@ -33,6 +34,8 @@ from casc_core.tracing import arguments_of
 
 RESULTS, NETWORK = "results.json", "network"
 CALIBRATION_SAMPLES = 1_000
+# Options that say nothing of the network.
+_OF_THE_RUN = frozenset("out data quiet retrain threads device sweep weights T".split())
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
 """Gives batches anew at each call."""
 
@@ -124,17 +127,7 @@ def _of_recipe(folder: Path, asked: Asked) -> Subject:
 
 
 def _worth_showing(name: str, value: Any) -> bool:
-    return value is not None and name not in (
-        "out",
-        "data",
-        "quiet",
-        "retrain",
-        "threads",
-        "device",
-        "sweep",
-        "weights",
-        "T",
-    )
+    return value is not None and name not in _OF_THE_RUN
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -263,17 +256,17 @@ def _checked(batches: Iterable[Any], device: torch.device, takes: int, where: st
 
     def of() -> Iterator[tuple[Tensor, ...]]:
         for batch in batches:
-            parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+            inputs, labels = parted(batch, takes)
             tensors = []
-            for part in parts[: takes + 1]:
+            for part in (*inputs, *(() if labels is None else (labels,))):
                 if not isinstance(part, (Tensor, np.ndarray)):
                     raise InputError(
                         f"{where}: a batch must be a tensor, or a tuple of the network's inputs and then labels; it holds "
                         f"{type(part).__name__}"
                     )
                 tensors.append(torch.as_tensor(part).to(device))
-            if len(tensors) > takes:
-                labels = tensors[takes]
+            if labels is not None:
+                labels = tensors[-1]
                 if labels.shape != (len(tensors[0]),) or labels.dtype.is_floating_point:
                     raise InputError(
                         f"{where}: labels must be one class number for each of {len(tensors[0])} samples; got "

@@ -13,6 +13,7 @@ from casc_core.errors import InputError
 from casc_core.experiment.distributed import Share, gather, share
 from casc_core.neuron import CIF, IF, Neuron
 from casc_core.schedule import Continuous, Schedule, WakeSleep
+from casc_core.simulation import equal_from
 from casc_core.spiking_model import SpikingModel
 
 
@@ -145,11 +146,9 @@ def _simulated(snn: SpikingModel, batches: Batches, T: int | None, reference: Te
     for batch in batches(share()):
         simulation = snn.simulate(*batch.inputs, T=T)
         readouts = simulation.logits.cpu()
-        differs = (readouts != reference[batch.index]).any(-1)
-        after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
         logits.append(readouts[-1])
         silent.append(simulation.silent_at.cpu())
-        exact.append(torch.where(after_last > len(readouts), 0, after_last))
+        exact.append(equal_from(readouts, reference[batch.index]))
         runs.append(readouts.argmax(-1).T)
         index.append(batch.index)
     longest = int(gather([torch.tensor([max((run.shape[1] for run in runs), default=0)])]).max())

@@ -9,7 +9,7 @@ from torch import nn
 
 import casc_core
 from casc_core import CIF, IF, Continuous, CQReLU, WakeSleep
-from casc_core.methods import FOUR, OURS, RIVALS, Calibrated, Method, PercentileReLU, chosen, methods_for
+from casc_core.methods import FOUR, OURS, QCFS, RIVALS, Calibrated, Method, PercentileReLU, chosen, methods_for
 from casc_seq import RNN
 
 
@@ -124,8 +124,8 @@ def test_calibration_of_texts_leaves_padding_out():
 
 def test_which_methods_apply():
     plain, half = (casc_core.convert(perceptron([[1.0]], [0.0], half=half)) for half in (False, True))
-    assert list(methods_for(plain, 16)) == [*FOUR, *(name for name in RIVALS if name != "QCFS")]
-    assert list(methods_for(half, 16)) == [*FOUR, *(name for name in RIVALS if name not in ("OPI", "QCFS"))]
+    assert list(methods_for(plain, 16)) == [*FOUR, *RIVALS]
+    assert list(methods_for(half, 16)) == [*FOUR, *(name for name in RIVALS if name != "OPI")]
     # With a half step, IF under continuous input is QCFS, if it was trained so.
     assert methods_for(half, 16)["baseline"].label == "baseline (IF) = QCFS"
     assert methods_for(half, 16, trained=False)["baseline"].label == "baseline (IF) = OPI"
@@ -136,7 +136,7 @@ def test_which_methods_apply():
 
 
 def test_every_method_says_what_it_is():
-    for method in (FOUR | RIVALS).values():
+    for method in (*FOUR.values(), *RIVALS.values(), QCFS):
         assert method.label
         assert method.equations
         assert method.source
