@@ -12,6 +12,7 @@ The output folder must be one that all machines see.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import cnn.command
@@ -23,7 +24,7 @@ from cnn.training import TrainingConfig
 from casc_core.errors import ConfigError
 from casc_core.experiment import command
 from casc_core.experiment.distributed import is_main, say
-from casc_core.experiment.report import Experiment, phase
+from casc_core.experiment.report import phase
 
 DATA = "folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or 'hub': imagenet-1k, streamed; unset: see the README"
 PAPER = TrainingConfig(optimizer="sgd")
@@ -73,19 +74,8 @@ def load(
     return images, FINE_TUNING if args.weights else PAPER
 
 
-def experiment(
-    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
-) -> Experiment:
-    """The network and its test set; with `find_only`, one that had been trained before."""
-    images, defaults = load(args, device, seconds)
-    training = cnn.command.training_config(args, defaults)
-    return cnn.command.experiment(args, device, images, training, args.q, args.out, seconds, find_only)
-
-
-def main(args: argparse.Namespace, device: torch.device) -> None:
-    """Load the images, then train or find, convert, simulate, report."""
-    seconds: dict[str, float] = {}
-    cnn.command.run(args, device, *load(args, device, seconds), seconds)
+experiment = partial(cnn.command.loaded_experiment, load)
+main = partial(cnn.command.main, load)
 
 
 if __name__ == "__main__":

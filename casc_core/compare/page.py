@@ -69,7 +69,7 @@ def _equivalence(comparison: Comparison) -> str:
     found = comparison["equivalence"]
     verdict = "Exact" if found["exact"] else "Not exact"
     logits = "every logit is equal, bit for bit" if found["logits_equal"] else "logits differ"
-    return f"{verdict}: CASC until silent, {found['samples']:,} samples; {logits}. {found['note']}".strip()
+    return f"{verdict}: CASC until silent, {found['samples']:,} samples; {logits}."
 
 
 def _methods(comparison: Comparison) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Comparison = Mapping[str, Any]
+Cell = Callable[[Mapping[str, Any], int], str]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, strong: Sequence[int] = ()) -> str:
@@ -48,13 +49,13 @@ def over_time(comparison: Comparison) -> str:
         made = _by_step(
             comparison,
             "Accuracy in percent after T steps, on the same trained network.",
-            lambda method, step: f"{method['accuracy'][step]:.2f}",
-            {name: f"{value:.2f}" for name, value in chain(comparison).items()},
+            accuracy_cell,
+            levels(comparison),
         )
     differ = _by_step(
         comparison,
         f"Predictions that differ from the quantised ANN's after T steps, of {samples:,}.",
-        lambda method, step: f"{method['mismatches'][step]:,}",
+        mismatch_cell,
     )
     return f'<div class="tables">{made}{differ}</div>'
 
@@ -95,17 +96,39 @@ def costs(comparison: Comparison) -> str:
     return table(header, rows, caption, ours(comparison)) + f'<div class="tables">{spikes}{energy}</div>'
 
 
-def _by_step(
-    comparison: Comparison,
-    caption: str,
-    cell: Callable[[Mapping[str, Any], int], str],
-    level: Mapping[str, str] | None = None,
-) -> str:
-    """Methods by the steps that are shown; `level`: rows that are the same at each."""
+def _by_step(comparison: Comparison, caption: str, cell: Cell, level: Mapping[str, str] | None = None) -> str:
+    header, *rows = rows_by_step(comparison, "label", "method", cell, level)
+    return table(header, rows, caption, ours(comparison))
+
+
+def rows_by_step(
+    comparison: Comparison, key: str, corner: str, cell: Cell, level: Mapping[str, str] | None = None
+) -> list[list[str]]:
+    """Methods, each called what it has under `key`, by the steps that are shown; the first row is the header.
+
+    Args:
+        cell: of a method and a step, from 0.
+        level: rows that are the same at each step.
+    """
     columns = comparison["columns"]
-    rows = [[method["label"], *(cell(method, step - 1) for step in columns)] for method in comparison["methods"]]
+    rows = [[method[key], *(cell(method, step - 1) for step in columns)] for method in comparison["methods"]]
     rows += [[name, *[value] * len(columns)] for name, value in (level or {}).items()]
-    return table(["method", *(f"T={step}" for step in columns)], rows, caption, ours(comparison))
+    return [[corner, *(f"T={step}" for step in columns)], *rows]
+
+
+def accuracy_cell(method: Mapping[str, Any], step: int) -> str:
+    """Accuracy in percent."""
+    return f"{method['accuracy'][step]:.2f}"
+
+
+def mismatch_cell(method: Mapping[str, Any], step: int) -> str:
+    """Predictions that differ."""
+    return f"{method['mismatches'][step]:,}"
+
+
+def levels(comparison: Comparison) -> dict[str, str]:
+    """The accuracy of networks that know no time."""
+    return {name: f"{value:.2f}" for name, value in chain(comparison).items()}
 
 
 def operations(comparison: Comparison) -> str:

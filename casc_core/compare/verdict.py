@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from casc_core.compare.tables import Comparison, joules, ours, times
+from casc_core.compare.tables import Comparison, chain, joules, ours, times
 
 
 def verdict(comparison: Comparison) -> str:
@@ -76,9 +76,5 @@ def moved(comparison: Comparison) -> str:
         f"{comparison['ann_predictions_moved']:,} of {samples:,} predictions of the {name}, logits by up to "
         f"{comparison['ann_max_logit_difference']:.2g}."
     )
-    if comparison["ann_accuracy"] is not None:
-        chain = [] if calibrated is None else [f"{calibrated['trained_accuracy']:.2f}% as trained"]
-        chain.append(f"{comparison['ann_accuracy']:.2f}% {'as trained' if calibrated is None else 'calibrated'}")
-        chain.append(f"{comparison['reference_accuracy']:.2f}% on the grid")
-        said += f" Accuracy: {', '.join(chain)}."
-    return said
+    accuracies = ", ".join(f"{name} {value:.2f}%" for name, value in chain(comparison).items())
+    return f"{said} Accuracy: {accuracies}." if accuracies else said

@@ -100,6 +100,26 @@ class Images:
     script: str
 
 
+Load = Callable[[argparse.Namespace, torch.device, dict[str, float]], tuple[Images, TrainingConfig]]
+"""What a recipe has of its own: its data, and the defaults of training on them."""
+
+
+def main(load: Load, args: argparse.Namespace, device: torch.device) -> None:
+    """Load the images, then train or find, convert, simulate, report."""
+    seconds: dict[str, float] = {}
+    run(args, device, *load(args, device, seconds), seconds)
+
+
+def loaded_experiment(
+    load: Load, args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
+) -> Experiment:
+    """The network and its test set; with `find_only`, one that had been trained before."""
+    images, defaults = load(args, device, seconds)
+    return experiment(
+        args, device, images, training_config(args, defaults), args.q, args.out, seconds, find_only=find_only
+    )
+
+
 def run(
     args: argparse.Namespace,
     device: torch.device,

@@ -197,7 +197,7 @@ def test_words_of_the_user_are_inert():
     result = comparison(layers=[bad, "b<i>"], T=4)
     for key in ("title", "command", "created"):
         result[key] = bad
-    result["data"]["source"] = result["network"]["class"] = result["equivalence"]["note"] = bad
+    result["data"]["source"] = result["network"]["class"] = bad
     result["configuration"], result["environment"], result["findings"] = {bad: bad}, {bad: bad}, [bad]
     result["energy_table"] |= {"name": bad, "source": bad}
     for method in result["methods"]:
