@@ -9,14 +9,14 @@ from torch import Tensor
 
 from casc_core.analysis import Analysis
 from casc_core.energy import EnergyTable
+from casc_core.methods import OURS
 
 _NAMES = {
     "baseline": "Without either",
     "baseline+WSC": "With wake-sleep alone",
     "baseline+CIF": "With CIF alone",
-    "baseline+CIF+WSC": "With CIF and wake-sleep together",
+    OURS: "With CIF and wake-sleep together",
 }
-_OURS = "baseline+CIF+WSC"
 
 
 def findings(analyses: Mapping[str, Analysis], T: int, table: EnergyTable) -> list[str]:
@@ -28,7 +28,7 @@ def findings(analyses: Mapping[str, Analysis], T: int, table: EnergyTable) -> li
     """
     sentences = [_mismatch(name, analysis) for name, analysis in analyses.items()]
     sentences += _first_layer(analyses)
-    ours = analyses.get(_OURS)
+    ours = analyses.get(OURS)
     if ours is not None:
         sentences += _order_of_silence(ours)
         sentences += _vanishing(ours)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from casc_core.errors import InputError
 from casc_core.experiment.distributed import Share, gather, share
-from casc_core.neuron import CIF, IF, Neuron
-from casc_core.schedule import Continuous, Schedule, WakeSleep
+from casc_core.methods import FOUR, OURS, Method
 from casc_core.simulation import equal_from
 from casc_core.spiking_model import SpikingModel
 
@@ -34,15 +33,6 @@ class Batch:
 
 Batches = Callable[[Share], Iterable[Batch]]
 """A test set: called with a process's share, it gives that share of its batches (`Share.of`), anew at each call."""
-
-
-METHODS: Mapping[str, tuple[Neuron, Schedule]] = {
-    "baseline": (IF(), Continuous()),
-    "baseline+WSC": (IF(), WakeSleep()),
-    "baseline+CIF": (CIF(), Continuous()),
-    "baseline+CIF+WSC": (CIF(), WakeSleep()),
-}
-EXACT_METHOD = "baseline+CIF+WSC"
 
 
 def powers_of_two(limit: int) -> list[int]:
@@ -190,7 +180,7 @@ class Evaluation:
     @property
     def exact_at(self) -> int | None:
         """First step from which on CIF with WakeSleep gives the reference's logits for every sample, bit for bit."""
-        first = self.methods[EXACT_METHOD].exact_at
+        first = self.methods[OURS].exact_at
         return int(first.max()) if bool((first > 0).all()) else None
 
 
@@ -199,7 +189,7 @@ def evaluate(
     snn: SpikingModel,
     batches: Batches,
     steps: Sequence[int],
-    methods: Mapping[str, tuple[Neuron, Schedule]] = METHODS,
+    methods: Mapping[str, Method] = FOUR,
     announce: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
     """Run every method over the test set; the result is the same for any number of processes.
@@ -209,7 +199,7 @@ def evaluate(
         snn: its conversion.
         batches: the test set. Each process runs its share, and all of them get the whole result.
         steps: time steps at which to read out.
-        methods: name -> (neuron, schedule); it must hold "baseline+CIF+WSC".
+        methods: by name, on the weights as they are; `OURS` must be among them.
         announce: told what is about to run.
     """
     announce("ANN")
@@ -217,10 +207,10 @@ def evaluate(
     announce("reference")
     reference, _ = logits_of(snn.reference, batches)
     results = {}
-    for name, (neuron, schedule) in methods.items():
+    for name, method in methods.items():
         announce(name)
-        results[name] = evaluate_method(snn.under(neuron, schedule), batches, steps, reference, labels)
-    exact = results[EXACT_METHOD]
+        results[name] = evaluate_method(snn.under(method.neuron, method.schedule), batches, steps, reference, labels)
+    exact = results[OURS]
     return Evaluation(
         ann_accuracy=round(accuracy(trained, labels), 4),
         reference_accuracy=round(accuracy(reference, labels), 4),

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.experiment.evaluation import EXACT_METHOD, Evaluation
+from casc_core.experiment.evaluation import Evaluation
 from casc_core.files import write_whole
+from casc_core.methods import OURS
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def summary(evaluation: Evaluation, published: Published | None = None) -> dict[
 def table(evaluation: Evaluation, published: Published | None = None) -> str:
     """Accuracy of each method over time, in Markdown; the paper's own figures, if given, below ours and named so."""
     rows = [[name, *map(_percent, method.accuracy.values())] for name, method in evaluation.methods.items()]
-    keys = list(evaluation.methods[EXACT_METHOD].accuracy)
+    keys = list(evaluation.methods[OURS].accuracy)
     rows.append(["ANN", *[_percent(evaluation.ann_accuracy)] * len(keys)])
     ours = _markdown("accuracy (%)", evaluation, rows)
     if published is None:
@@ -91,7 +92,7 @@ def mismatch_table(evaluation: Evaluation) -> str:
 
 
 def _markdown(corner: str, evaluation: Evaluation, body: list[list[str]]) -> str:
-    keys = evaluation.methods[EXACT_METHOD].accuracy
+    keys = evaluation.methods[OURS].accuracy
     return markdown([[corner, *(key if key == "silent" else f"T={key}" for key in keys)], *body])
 
 
@@ -145,7 +146,7 @@ def picture(evaluation: Evaluation, title: str) -> bytes:
     figure = Figure(figsize=(10.0, 4.2), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    steps = [int(key) for key in evaluation.methods[EXACT_METHOD].accuracy if key != "silent"]
+    steps = [int(key) for key in evaluation.methods[OURS].accuracy if key != "silent"]
     left.axhline(evaluation.ann_accuracy, color="0.45", linestyle=":", label=f"ANN {evaluation.ann_accuracy:.2f}%")
     for index, (name, method) in enumerate(evaluation.methods.items()):
         style = {

@@ -13,9 +13,10 @@ from typing import Any
 from casc_core.errors import StorageError
 from casc_core.experiment import distributed
 from casc_core.experiment.distributed import say
-from casc_core.experiment.evaluation import EXACT_METHOD, Evaluation
+from casc_core.experiment.evaluation import Evaluation
 from casc_core.experiment.results import markdown
 from casc_core.files import read_whole, write_whole
+from casc_core.methods import OURS
 
 Levels = int | None
 
@@ -45,7 +46,7 @@ class Row:
 
 def row(q: Levels, evaluation: Evaluation) -> Row:
     """What a sweep shows of an evaluation."""
-    exact = evaluation.methods[EXACT_METHOD]
+    exact = evaluation.methods[OURS]
     right = (exact.predictions == evaluation.labels[:, None]).sum(0)
     best = int(right.argmax())  # the first of equals
     percent = [round(100.0 * int(right[step]) / len(evaluation.labels), 4) for step in (best, -1)]

@@ -9,7 +9,7 @@ import torch
 from user_models import TOKENS, user_model
 
 import casc_core
-from casc_core.experiment.evaluation import METHODS, Batch, evaluate, logits_of, powers_of_two
+from casc_core.experiment.evaluation import Batch, evaluate, logits_of, powers_of_two
 from casc_core.experiment.results import (
     Published,
     findings,
@@ -19,6 +19,7 @@ from casc_core.experiment.results import (
     table,
     write_results,
 )
+from casc_core.methods import FOUR
 
 STEPS = [1, 2, 4, 8]
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
@@ -45,9 +46,9 @@ def test_accuracies_equal_a_direct_computation(trio):
     ann, snn, evaluation, said = trio
     assert evaluation.ann_accuracy == percent(ann(TOKENS))
     assert evaluation.reference_accuracy == percent(snn.reference(TOKENS))
-    assert list(evaluation.methods) == list(METHODS) == said[2:]
-    for name, (neuron, schedule) in METHODS.items():
-        result, network = evaluation.methods[name], snn.under(neuron, schedule)
+    assert list(evaluation.methods) == list(FOUR) == said[2:]
+    for name, method in FOUR.items():
+        result, network = evaluation.methods[name], snn.under(method.neuron, method.schedule)
         for step in STEPS:
             logits = network.simulate(TOKENS, T=step).logits[-1]
             assert result.accuracy[str(step)] == percent(logits)
@@ -66,7 +67,8 @@ def test_exact_at_is_where_the_logits_become_the_reference_s_and_stay(trio):
     reference = snn.reference(TOKENS)
     for name in ("baseline", "baseline+CIF+WSC"):
         result, expected = evaluation.methods[name], []
-        logits = snn.under(*METHODS[name]).simulate(TOKENS, T=result.predictions.shape[1]).logits
+        network = snn.under(FOUR[name].neuron, FOUR[name].schedule)
+        logits = network.simulate(TOKENS, T=result.predictions.shape[1]).logits
         for sample in range(len(TOKENS)):
             equal = [torch.equal(step[sample], reference[sample]) for step in logits]
             later = [step for step in range(1, len(equal) + 1) if all(equal[step - 1 :])]
@@ -95,7 +97,7 @@ def test_written_results(trio, tmp_path):
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {"ann_accuracy", "reference_accuracy", "accuracy", "prediction_mismatches", "max_logit_difference",
             "steps_to_silence", "data", "train_examples"} <= set(found)  # fmt: skip
-    assert list(found["accuracy"]) == list(METHODS)
+    assert list(found["accuracy"]) == list(FOUR)
     assert list(found["accuracy"]["baseline"]) == ["1", "2", "4", "8", "silent"]
     assert found["accuracy"]["baseline"]["silent"] is None
     assert set(found["steps_to_silence"]) == {"mean", "p50", "p99", "max"}
@@ -110,7 +112,7 @@ def test_table(trio):
     lines = table(trio[2]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["accuracy (%)", "T=1", "T=2", "T=4", "T=8", "silent"]
-    assert [row[0] for row in cells[2:]] == [*METHODS, "ANN"]
+    assert [row[0] for row in cells[2:]] == [*FOUR, "ANN"]
     assert cells[2][-1] == "never"
     assert cells[-1][1:] == [f"{trio[2].ann_accuracy:.2f}"] * 5
     assert len({len(line) for line in lines}) == 1
@@ -132,7 +134,7 @@ def test_the_paper_s_figures_are_shown_as_the_paper_s(trio):
 def test_mismatch_table(trio):
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in mismatch_table(trio[2]).splitlines()]
     assert cells[0] == ["predictions that differ", "T=1", "T=2", "T=4", "T=8", "silent"]
-    assert [row[0] for row in cells[2:]] == list(METHODS)
+    assert [row[0] for row in cells[2:]] == list(FOUR)
     assert cells[2][-1] == "never"
     assert cells[-1][-1] == "0"
     assert cells[2][1] == str(trio[2].methods["baseline"].mismatches["1"])
