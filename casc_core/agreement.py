@@ -75,17 +75,22 @@ class Agreement:
         more, fewer, error = agreement(train.flatten(1), levels.reshape(-1), self.q, awake, self.restarts_after)
         self.layers[name] = LayerAgreement(more, fewer, error, int(levels.sum(dtype=torch.int64)))
 
-    def by_position(self, name: str, train: Tensor, axis: int, lengths: Tensor | None) -> None:
-        """Compare a recurrent layer's train `[steps, B, L, hidden]`, or with `axis` 0 `[steps, L, B, hidden]`."""
+    def by_position(self, name: str, train: Tensor, spiking: Tensor, axis: int, lengths: Tensor | None) -> None:
+        """Compare a recurrent layer's train `[steps, B, L, hidden]`, or with `axis` 0 `[steps, L, B, hidden]`.
+
+        `spiking` `[steps, B, L]`, or `[steps, L, B]`: how many of the neurons of a position spike.
+        """
         levels = self.levels[name]
         if axis == 0:
-            train, levels = train.transpose(1, 2), levels.transpose(0, 1)
+            train, spiking, levels = train.transpose(1, 2), spiking.transpose(1, 2), levels.transpose(0, 1)
         texts, length, hidden = levels.shape
         first = self.restarts_after if self.restarts_after is not None and len(train) > self.restarts_after else 0
-        count = train[first:].sum(0, dtype=torch.int32)
+        counted = train[first:]
+        fast = counted.is_contiguous() and counted.dtype == torch.int8 and kernels.ready(counted)
+        count = kernels.sum_middle(counted, 0) if fast else counted.sum(0, dtype=torch.int32)
         off = (count * self.q - levels.int() * self.awake[-1]).abs() >= self.q
         step = torch.arange(1, len(train) + 1, device=train.device).reshape(-1, 1, 1)
-        last = (train.any(-1) * step).amax(0) if len(train) else torch.zeros(texts, length, device=train.device)
+        last = ((spiking != 0) * step).amax(0) if len(train) else torch.zeros(texts, length, device=train.device)
         reached = torch.full((length,), float(texts), dtype=torch.float64)
         if lengths is not None:
             reached = (lengths.cpu()[:, None] > torch.arange(length)).sum(0).double()

@@ -94,7 +94,9 @@ class Recorder:
         if self.agreement_with is not None:
             self.agreement_with.layer(name, spikes.train)
             if position_axis is not None:
-                self.agreement_with.by_position(name, spikes.train, position_axis, lengths)
+                tallied = tally(spikes.train, self.bursts) if tallied is None else tallied
+                spiking = tallied[0] + tallied[1]
+                self.agreement_with.by_position(name, spikes.train, spiking, position_axis, lengths)
         if self.keep_activity:
             self._activity(name, spikes, samples, tallied)
         if self.keep_counts:
