@@ -50,10 +50,12 @@ class MaxResult(NamedTuple):
 
 def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
-        x = rescaled(low, x, 1.0)
+        x = rescaled(low, x)
     form = x.form
     exponents = [exponent for exponent in (form.exponent, form.drive_exponent) if exponent is not None]
-    return SignalValue(low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0))
+    return SignalValue(
+        low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0, form.is_exact)
+    )
 
 
 @RULES.function(torch.amax, "amax")
@@ -77,7 +79,7 @@ def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> Sig
     if not isinstance(value, (int, float)) or math.isnan(value) or value > 0:
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
     if input.form.scale < 0:
-        input = rescaled(low, input, 1.0)
+        input = rescaled(low, input)
     # Any number far below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
     fill = 0.0 if value == 0 else -math.inf
     if fill and value > -1e4:
