@@ -158,6 +158,14 @@ class Lowering:
         op = None if step is None else self.pool.ops[step.op]
         return op.value if isinstance(op, Constant) else None
 
+    def check(self, function: Callable[..., Any], *args: Any) -> InputValue:
+        """Call `function` whenever the network runs, for its complaints alone."""
+        name = name_of(function, False)
+        assert name is not None
+        ref = self.emit(Call(name), *args)
+        self.checks.append(ref.name)
+        return InputValue(ref)
+
     def layer_name(self, name: str) -> str:
         """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""
         unique, count = name, 1
@@ -257,10 +265,9 @@ class Lowering:
             if known is not None:
                 return InputValue(self.emit(Constant(known))) if isinstance(known, Tensor) else known
             if name is not None or node.target is getattr:
-                ref = self.emit(Call(name or "getattr"), *args, **kwargs)
                 if node.target is expect:
-                    self.checks.append(ref.name)
-                return InputValue(ref)
+                    return self.check(expect, *args)
+                return InputValue(self.emit(Call(name or "getattr"), *args, **kwargs))
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)

@@ -15,6 +15,7 @@ from casc_core.ops import (
     Sum,
 )
 from casc_core.rules.affine import rescaled
+from casc_core.rules.casts import require_floating_type
 from casc_core.rules.table import RULES
 from casc_core.values import Form, InputValue, SignalValue, Unreadable
 
@@ -30,11 +31,13 @@ def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalV
 
 @RULES.function(torch.sum, "sum")
 def _sum(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, False, dim, keepdim)
 
 
 @RULES.function(torch.mean, "mean")
 def _mean(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, True, dim, keepdim)
 
 
