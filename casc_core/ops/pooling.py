@@ -38,6 +38,8 @@ def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> 
 class MaxPool(Op):
     """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
 
+    takes_fills = True
+
     def __init__(
         self,
         name: str,
@@ -68,6 +70,8 @@ class MaxPool(Op):
 
 class AdaptiveMaxPool(Op):
     """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is."""
+
+    takes_fills = True
 
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
         super().__init__({"name": name, "outputs": list(outputs)})
