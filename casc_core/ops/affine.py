@@ -17,7 +17,7 @@ from casc_core.ops.op import Op
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
-from casc_core.signal import Signal
+from casc_core.signal import Signal, broadcast
 
 
 class AffineMap(Op):
@@ -163,16 +163,16 @@ class RequireFeatures(Op):
 
 
 class Shift(Op):
-    """The drive normalised, channel by channel (dimension 1): `factor * drive + offset`; the train as it is."""
+    """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `placed`."""
 
     factor: Tensor
     offset: Tensor
 
-    def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int) -> None:
-        super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "offset": offset})
+    def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int, axis: int | None = 1) -> None:
+        super().__init__({"drive_exponent": drive_exponent, "axis": axis}, {"factor": factor, "offset": offset})
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        factor, offset = (by_channel(value, signal.shape) for value in (self.factor, self.offset))
+        signal, (factor, offset) = placed(signal, self.settings["axis"], self.factor, self.offset)
         drive = signal.drive
         flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
         if drive is not None:
@@ -183,7 +183,7 @@ class Shift(Op):
 
 
 class Scale(Op):
-    """Multiplication by snapped numbers, one for all or one for each channel (dimension 1), and a shift while awake.
+    """Multiplication by snapped numbers, and a shift while awake. `axis` as for `placed`.
 
     The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
     """
@@ -192,23 +192,49 @@ class Scale(Op):
     fine: Tensor
     shift: Tensor | None
 
-    def __init__(self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int) -> None:
-        super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "fine": fine, "shift": shift})
+    def __init__(
+        self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int, axis: int | None = 1
+    ) -> None:
+        settings = {"drive_exponent": drive_exponent, "axis": axis}
+        super().__init__(settings, {"factor": factor, "fine": fine, "shift": shift})
         self.largest = float(factor.abs().max())
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        factor, fine = (by_channel(value, signal.shape) for value in (self.factor, self.fine))
-        shift = None if self.shift is None else by_channel(self.shift, signal.shape)
+        given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
+        signal, (factor, fine, *shift) = placed(signal, self.settings["axis"], *given)
         train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
             drive = run.numerics.snap(drive * fine, self.settings["drive_exponent"])
-        if shift is not None:
-            flowing = (shift if signal.divisor is None else shift * signal.divisor).expand(signal.shape)
+        for each in shift:
+            flowing = (each if signal.divisor is None else each * signal.divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing
         if run.recorder is not None and drive is not None:
             run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
-        return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
+        scaled = replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
+        if bool((factor != 0).all()):
+            return scaled
+        passes = (factor != 0).to(torch.int8)  # nothing arrives where the factor is zero
+        return replace(scaled, merged=lambda: signal.traffic() * passes, per_step=None)
+
+
+def placed(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, tuple[Tensor, ...]]:
+    """Numbers shaped to meet a signal, and the signal in the shape that comes of it.
+
+    `axis` 1: they are `[channels]` of dimension 1, whatever follows; None: they broadcast as torch's tensors do.
+    """
+    if axis is not None:
+        return signal, tuple(by_channel(value, signal.shape) for value in values)
+    try:
+        shape = broadcast(signal.shape, torch.broadcast_shapes(*(value.shape for value in values)))
+    except RuntimeError as error:
+        raise InputError(
+            f"constants of shape {list(max((value.shape for value in values), key=len))} meet a tensor of shape "
+            f"{list(signal.shape)}, and the two do not broadcast"
+        ) from error
+    if shape != signal.shape:
+        signal = signal.map(lambda x: x.expand(shape))
+    return signal, values
 
 
 def by_channel(value: Tensor, shape: torch.Size) -> Tensor:

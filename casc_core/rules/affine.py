@@ -16,7 +16,7 @@ from casc_core.lowering import Lowering
 from casc_core.numerics import binade, stored
 from casc_core.ops import Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
-from casc_core.values import Channels, Form, InputValue, SignalValue, Table
+from casc_core.values import Channels, Form, InputValue, Mapped, SignalValue, Table
 
 # Real-valued tables and currents keep this many bits; their products then fit float64 with room to spare.
 TABLE_BITS = 22
@@ -37,11 +37,14 @@ def linear_map(
     `exponent` asks for a result no finer than this grid; by default the weights' own bits decide.
     """
     weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
+    given, own, own_bias = x, weight, weight.new_zeros(len(weight)) if bias is None else bias
     origin, centre = x.origin, None
-    if isinstance(origin, Channels) and len(origin.factor) == weight.shape[1]:
-        bias = weight @ origin.offset + (0.0 if bias is None else bias)
-        weight, centre = weight * origin.factor, origin.centre
-        x = SignalValue(low.emit(RequireFeatures(name=name), origin.signal), origin.signal.form)
+    if isinstance(origin, Channels) and (entries := _features(origin, weight.shape[1])) is not None:
+        factor, centre, offset = (value.expand(weight.shape[1]) for value in entries)
+        bias = weight @ offset + (0.0 if bias is None else bias)
+        weight, x = weight * factor, origin.signal
+        if origin.axis is not None:
+            x = SignalValue(low.emit(RequireFeatures(name=name), x), x.form)
     snapped = snapped_map(low, x.form, weight, weight, bias, exponent, centre)
     if isinstance(origin, Table) and snapped.fine is not None:
         exponents = snapped.input_exponent, snapped.fine_exponent
@@ -50,7 +53,19 @@ def linear_map(
         table = table if snapped.bias is None else table + snapped.bias
         biases = 0 if snapped.bias is None else len(snapped.bias)
         return low.look_up(replace(origin, rows=table), snapped.form, weight.numel(), biases)
-    return SignalValue(low.emit(Linear(name=name, **snapped.arguments()), x), snapped.form)
+    again = Mapped(own, own_bias, lambda w, b: linear_map(low, given, w, some(b), name, exponent), -1, None)
+    return SignalValue(low.emit(Linear(name=name, **snapped.arguments()), x), snapped.form, again)
+
+
+def _features(channels: Channels, features: int) -> list[Tensor] | None:
+    """What normalises the last dimension, of so many features; None: it is not the last alone that is normalised."""
+    entries = channels.along(-1, None if channels.axis is None else 2)
+    return entries if entries is not None and len(entries[0]) in (1, features) else None
+
+
+def some(bias: Tensor) -> Tensor | None:
+    """A bias, or None if it is zero."""
+    return bias if bool(bias.any()) else None
 
 
 @dataclass(frozen=True)
@@ -176,9 +191,10 @@ def common_denominator(scales: Iterable[Fraction]) -> int:
 
 
 def scaled(
-    low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None
-) -> SignalValue:
-    """`x` times `factor` plus `shift`, each one number or one for each channel; the result has this scale.
+    low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None,
+    axis: int | None = None,
+) -> SignalValue:  # fmt: skip
+    """`x` times `factor` plus `shift`, placed as those of `Channels`; the result has this scale.
 
     `bits` are those of a factor of the train; None: those of a weight.
     """
@@ -189,15 +205,18 @@ def scaled(
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
     if shift is not None:
         reach += float(shift.abs().max())
+    unrounded = form.is_exact and torch.equal(coarse, factor)
     if form.drive_exponent is not None or shift is not None:
         drive_exponent = binade(max(reach, 1e-30)) - DRIVE_BITS
         if form.drive_exponent is not None:
-            drive_exponent = max(form.drive_exponent + fine_exponent, drive_exponent)
-    shift = None if shift is None else numerics.snap(shift, drive_exponent or 0)
-    ref = low.emit(Scale(factor=coarse, fine=fine, shift=shift, drive_exponent=drive_exponent or 0), x)
+            own = form.drive_exponent + fine_exponent
+            unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
+            drive_exponent = max(own, drive_exponent)
+    snapped = None if shift is None else numerics.snap(shift, drive_exponent or 0)
+    unrounded = unrounded and (snapped is None or torch.equal(snapped, shift))
+    op = Scale(factor=coarse, fine=fine, shift=snapped, drive_exponent=drive_exponent or 0, axis=axis)
     out_exponent = None if form.exponent is None else form.exponent + exponent
-    unrounded = form.is_exact and torch.equal(coarse, factor) and form.drive_exponent is None and shift is None
-    return SignalValue(ref, Form(scale, out_exponent, drive_exponent, reach, unrounded))
+    return SignalValue(low.emit(op, x), Form(scale, out_exponent, drive_exponent, reach, unrounded))
 
 
 def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Tensor, int]:

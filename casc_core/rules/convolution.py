@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
 from casc_core.ops import Convolution, Layout
-from casc_core.rules.affine import parameters, snapped_map
+from casc_core.rules.affine import parameters, snapped_map, some
 from casc_core.rules.normalisation import shifted
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Mapped, SignalValue
@@ -37,9 +37,10 @@ def convolution(
     do not have.
     """
     weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
-    source, spiking = x, weight
-    if isinstance(x.origin, Channels):
-        factor = x.origin.factor.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
+    source, spiking, channels = x, weight, weight.shape[1] * groups
+    entries = x.origin.along(-dims - 1, dims + 2) if isinstance(x.origin, Channels) else None
+    if isinstance(x.origin, Channels) and entries is not None and len(entries[0]) in (1, channels):
+        factor = entries[0].expand(channels).reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
         spiking = weight * factor.reshape(len(weight), -1, 1, 1)
         source = shifted(low, x.origin)
     snapped = snapped_map(low, source.form, spiking, weight, bias)
@@ -48,7 +49,7 @@ def convolution(
     )
     given: dict[str, Any] = {"dims": dims, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     before = weight.new_zeros(len(weight)) if bias is None else bias
-    origin = Mapped(weight, before, lambda w, b: convolution(low, x, w, b, name, **given))
+    origin = Mapped(weight, before, lambda w, b: convolution(low, x, w, some(b), name, **given), -dims - 1, dims + 2)
     return SignalValue(low.emit(op, source), snapped.form, origin)
 
 
