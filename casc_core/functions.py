@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodDescriptorType
 from typing import Any
@@ -16,16 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casc_core.conditions import expect
+from casc_core.conditions import expect, expect_parts
 from casc_core.errors import InputError
 
 # Rearranging elements: linear with coefficients 0 and 1, so allowed on signals as well.
 _LAYOUT_METHODS = (
-    "view reshape flatten permute transpose t squeeze unsqueeze contiguous expand select narrow chunk split unbind "
+    "view reshape flatten permute transpose t squeeze unsqueeze contiguous expand select narrow chunk split "
+    "split_with_sizes unbind "
     "index_select gather flip roll movedim swapaxes clone detach unflatten tile repeat"
 ).split()
 _LAYOUT_FUNCTIONS = (
-    "reshape flatten permute transpose t squeeze unsqueeze select narrow chunk split unbind index_select gather flip "
+    "reshape flatten permute transpose t squeeze unsqueeze select narrow chunk split split_with_sizes unbind "
+    "index_select gather flip "
     "roll movedim swapaxes clone tile unflatten"
 ).split()
 # Rearrangements of images, called through torch.nn.functional.
@@ -33,10 +35,10 @@ _LAYOUT_OF_IMAGES = ("pad", "interpolate", "pixel_shuffle", "pixel_unshuffle", "
 _INPUT_METHODS = (
     "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
     "type type_as clamp clamp_min clamp_max sum amax amin max min any all cumsum masked_fill size dim numel "
-    "new_zeros new_ones item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort requires_grad_"
+    "new_zeros new_ones new_full item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort requires_grad_"
 ).split()
 _INPUT_FUNCTIONS = (
-    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange zeros ones full zeros_like ones_like "
+    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange eye tensor zeros ones full zeros_like ones_like "
     "full_like clamp sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
     "count_nonzero floor_divide pow sqrt sort argsort"
 ).split()
@@ -109,6 +111,23 @@ _NAMES = {id(function): name for name, function in FUNCTIONS.items()}
 _NAMES |= {
     id(getattr(operator, f"i{name}")): f"operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv")
 }
+
+
+def filled_with(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+    """The number that every entry of a factory's result is; None: that is no such call, or not known.
+
+    >>> filled_with("torch.zeros", (3,), {}), filled_with("Tensor.new_full", ("x", (3,), 0.5), {})
+    (0.0, 0.5)
+    """
+    kind = name.rsplit(".", 1)[-1].removeprefix("new_").removesuffix("_like")
+    if kind in ("zeros", "ones"):
+        return float(kind == "ones")
+    if kind != "full":
+        return None
+    value = kwargs.get("fill_value", args[-1] if "fill_value" not in kwargs and args else None)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
 ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
 
 

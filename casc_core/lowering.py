@@ -18,9 +18,9 @@ from torch import Tensor, fx, nn
 
 from casc_core.conditions import expect
 from casc_core.errors import ConversionError
-from casc_core.functions import LAYOUT, name_of
-from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
-from casc_core.ops import Call, Constant, Embed, Encode, Op
+from casc_core.functions import LAYOUT, filled_with, name_of
+from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, Numerics, snapped, stored
+from casc_core.ops import Call, Constant, Embed, Encode, Op, Silence
 from casc_core.program import Program, Ref, Step, map_leaves
 from casc_core.tracing import arguments_of
 from casc_core.values import Form, InputValue, PartsValue, SignalValue, Table, Unreadable
@@ -143,10 +143,18 @@ class Lowering:
         return Ref(result)
 
     def signal(self, value: Any) -> SignalValue:
-        """`value` as a signal: a real-valued input or parameter is encoded as a drive."""
+        """`value` as a signal: a real-valued input or parameter is encoded as a drive, and zeros as nothing at all."""
         if isinstance(value, SignalValue):
             return value
         if isinstance(value, InputValue):
+            entries = self.entries(value)
+            if entries is not None and not bool(entries.any()):
+                return SignalValue(self.emit(Silence(), value), Form(exponent=0, is_exact=True))
+            if entries is not None:
+                on, exponent = snapped(self.numerics, entries.double(), DRIVE_BITS)
+                reach, is_exact = float(on.abs().max()), torch.equal(on, entries.double())
+                form = Form(drive_exponent=exponent, drive_reach=reach, is_exact=is_exact)
+                return SignalValue(self.emit(Encode(exponent=exponent), value), form)
             form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=EXPECTED_INPUT)
             return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
@@ -163,6 +171,11 @@ class Lowering:
         step = next((step for step in self.steps if step.result == value.ref.name), None)
         op = None if step is None else self.pool.ops[step.op]
         return op.value if isinstance(op, Constant) else None
+
+    def entries(self, value: InputValue) -> Tensor | None:
+        """The numbers among which every entry of `value` is; None: the inputs decide."""
+        constant = self.constant(value)
+        return value.entries if constant is None else constant
 
     def check(self, function: Callable[..., Any], *args: Any) -> InputValue:
         """Call `function` whenever the network runs, for its complaints alone."""
@@ -280,7 +293,7 @@ class Lowering:
             if name is not None or node.target is getattr:
                 if node.target is expect:
                     return self.check(expect, *args)
-                return InputValue(self.emit(Call(name or "getattr"), *args, **kwargs))
+                return self._called(name or "getattr", args, kwargs)
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)
@@ -295,6 +308,15 @@ class Lowering:
                 else "compute it once, and hold it as a buffer or give it as an input"
             )
         )
+
+    def _called(self, name: str, args: Any, kwargs: Any) -> InputValue:
+        """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
+        filled, entries = filled_with(name, args, kwargs), None
+        if filled is not None:
+            entries = torch.tensor([filled], dtype=torch.float64)
+        elif name in LAYOUT and isinstance(args[0], InputValue):
+            entries = self.entries(args[0])
+        return InputValue(self.emit(Call(name), *args, **kwargs), entries)
 
     def _constant_result(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """The tensor, number or shape that an operation makes of parameters and buffers alone.

@@ -23,6 +23,8 @@ INPUT_EXPONENT = -16
 INPUT_REACH = 1024.0
 # They are expected to be about as large as this; only the choice of bits depends on it.
 EXPECTED_INPUT = 8.0
+# Real-valued currents keep this many bits; their products then fit float64 with room to spare.
+DRIVE_BITS = 26
 
 
 def binade(magnitude: float) -> int:
@@ -131,6 +133,19 @@ class Float:
 
 
 Numerics = Exact | Float
+
+
+def snapped(numerics: Numerics, x: Tensor, bits: int | None) -> tuple[Tensor, int]:
+    """`x` on a grid of so many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
+
+    >>> snapped(Exact(), torch.tensor([0.5, -3.0]), 16)[1]
+    -1
+    """
+    exponent = numerics.weight_exponent(x, bits=bits)
+    on = numerics.snap(x, exponent)
+    while bool(on.any()) and bool((on * 2.0 ** -(exponent + 1) % 1 == 0).all()):
+        exponent += 1
+    return on, exponent
 
 
 def as_numerics(numerics: Numerics | str) -> Numerics:

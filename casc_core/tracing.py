@@ -8,7 +8,7 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from casc_core.conditions import expect, is_asserted, is_of_sizes
+from casc_core.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 from casc_core.in_place import refuse_changes_in_place
 
+# What torch calls with numbers before it looks whether they are stand-ins.
+_FACTORIES = {id(function) for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.tensor)}
 _LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
@@ -36,6 +38,8 @@ class Tracer(fx.Tracer):
         self._autowrap_function_ids -= {
             id(value) for value in vars(torch.nn.utils.rnn).values() if isinstance(value, type)
         }
+        self._autowrap_search.append(torch)
+        self._autowrap_function_ids |= _FACTORIES
         self.is_leaf = is_leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -46,6 +50,29 @@ class Tracer(fx.Tracer):
         node.meta["line"], node.meta["augmented"] = user_line(), _augmented()
         return node
 
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
+        """The stand-in for a result; a tuple of them where it has a known number of parts."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
+        count = known_parts(target, args, kwargs)
+        return proxy if count is None else self.parts(proxy, count)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
+    def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
+        """The parts of what `x.chunk(3)` and the like give, which the network checks to be so many whenever it runs."""
+        checked = expect_parts(whole, count, user_line()) if _splits(whole.node.target) else whole
+        return tuple(checked[index] for index in range(count))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        if _splits(obj.node.target):
+            raise ConversionError(
+                f"forward: {_called(obj.node.target)}() is taken apart into as many parts as its input's size makes, which "
+                "is known only when the network runs; unpack it (a, b = x.unbind(1)), or call x.chunk(2) or "
+                f"x.split([sizes, ...])\n  at {user_line()}"
+            )
+        return super().iter(obj)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
         if not is_of_sizes(obj.node):
@@ -54,6 +81,42 @@ class Tracer(fx.Tracer):
         outcome = frame is not None and is_asserted(frame)
         expect(outcome, obj, user_line())
         return outcome
+
+
+class _StandIn(fx.Proxy):
+    """The stand-in for a tensor while a forward is traced."""
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        frame, tracer = sys._getframe(1), self.tracer
+        assert isinstance(tracer, Tracer)
+        at = next((each for each in dis.get_instructions(frame.f_code) if each.offset == frame.f_lasti), None)
+        if at is not None and at.opname == "UNPACK_SEQUENCE":
+            return iter(tracer.parts(self, at.argval))
+        return tracer.iter(self)
+
+
+def known_parts(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """How many parts a call of `chunk(n)` or `split([sizes])` gives; None: it is no such call, or they are not known.
+
+    >>> known_parts("chunk", ("x", 3), {}), known_parts(torch.split, ("x", [1, 2]), {}), known_parts("split", ("x", 2), {})
+    (3, 2, None)
+    """
+    name = _called(target)
+    if name not in ("chunk", "split", "split_with_sizes"):
+        return None
+    named = ("chunks", "split_size", "split_size_or_sections", "split_sizes")
+    how = args[1] if len(args) > 1 else next((kwargs[each] for each in named if each in kwargs), None)
+    if name == "chunk":
+        return how if isinstance(how, int) else None
+    return len(how) if isinstance(how, (tuple, list)) else None
+
+
+def _splits(target: Any) -> bool:
+    return _called(target) in ("chunk", "split", "split_with_sizes", "unbind")
+
+
+def _called(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
 
 
 def user_frame() -> FrameType | None:
@@ -99,6 +162,8 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         for tensor, name in tracer.tensor_attrs.items():
             if name.startswith("_tensor_constant"):  # fx keeps tensors there that the graph reads
                 setattr(model, name, tensor)
+    except ConversionError:
+        raise
     except Exception as error:
         line = _line_of(error)
         raise ConversionError(

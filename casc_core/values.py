@@ -61,10 +61,16 @@ class SignalValue:
 
 @dataclass(frozen=True)
 class PartsValue:
-    """Static value: a tuple of signals of one form, as `chunk` and `unbind` return."""
+    """Static value: a tuple of signals of one form, as `chunk` and `unbind` return.
+
+    Attributes:
+        count: how many the trace took them to be, at this line of the forward; None: nothing depends on it.
+    """
 
     ref: Ref
     form: Form
+    count: int | None = None
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,14 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class InputValue:
-    """Static value: anything computed from the inputs alone."""
+    """Static value: anything computed from the inputs alone.
+
+    Attributes:
+        entries: the numbers among which every entry of it is, where the inputs decide about its shape alone.
+    """
 
     ref: Ref
+    entries: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 from casc_core.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
 from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
 from casc_core.ops.convolution import Convolution
-from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch_owner, driven
+from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, Silence, batch_owner, driven
 from casc_core.ops.layout import Join, Layout, Pick
 from casc_core.ops.op import Op
 from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
@@ -40,6 +40,7 @@ __all__ = [
     "RequireFeatures",
     "Scale",
     "Shift",
+    "Silence",
     "Sum",
     "TimesInput",
     "as_integers",

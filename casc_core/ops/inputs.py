@@ -69,6 +69,13 @@ class Encode(Op):
         return driven(drive, drive.shape, drive.device)
 
 
+class Silence(Op):
+    """Zeros become a signal in which nothing flows."""
+
+    def forward(self, run: Run, value: Tensor) -> Signal:
+        return driven(None, value.shape, value.device)
+
+
 class Embed(Op):
     """A table of real-valued vectors, looked up by token id.
 
@@ -99,7 +106,7 @@ class Embed(Op):
         return driven(TableRows(table, tokens.long()), shape, table.device, is_raw=not multiplies)
 
 
-def driven(drive: Tensor | TableRows, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
+def driven(drive: Tensor | TableRows | None, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
     """A signal without spikes, its first dimension the batch."""
     train = torch.zeros((0, *shape), dtype=torch.int8, device=device)
     return Signal(train, drive, None, 0.0, batch_owner(shape, 0, device), is_raw)

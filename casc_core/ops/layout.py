@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.conditions import expect_parts
 from casc_core.functions import FUNCTIONS
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
 from casc_core.signal import Signal, add_trains, joined, padded
 
+SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
 
 
@@ -38,7 +40,7 @@ class Layout(Op):
 
     @property
     def _splits(self) -> bool:
-        return self.settings["function"].rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
+        return self.settings["function"].rsplit(".", 1)[-1] in SPLITS
 
 
 def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> Tensor:
@@ -46,15 +48,16 @@ def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) ->
 
 
 class Pick(Op):
-    """One element of a tuple of signals."""
+    """One element of a tuple of signals, which are `count` (None: however many)."""
 
     takes_fills = True
 
-    def __init__(self, index: int) -> None:
-        super().__init__({"index": index})
+    def __init__(self, index: int, count: int | None = None, line: str = "") -> None:
+        super().__init__({"index": index, "count": count, "line": line})
 
     def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
-        part: Signal = values[self.settings["index"]]
+        index, count = self.settings["index"], self.settings["count"]
+        part: Signal = (values if count is None else expect_parts(values, count, self.settings["line"]))[index]
         return part
 
 

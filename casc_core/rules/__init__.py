@@ -5,6 +5,7 @@ from casc_core.rules import (
     arithmetic,
     casts,
     convolution,
+    factories,
     layout,
     normalisation,
     pooling,
@@ -19,7 +20,9 @@ from casc_core.rules.population import grid_threshold, half_step, neurons
 from casc_core.rules.refusals import UNPREPARED
 from casc_core.rules.table import RULES
 
-ROWS = (affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, casts, refusals)
+ROWS = (
+    affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, casts, factories, refusals,
+)  # fmt: skip
 """The modules whose import fills the table."""
 
 __all__ = ["ROWS", "RULES", "UNPREPARED", "batch_norm", "grid_threshold", "half_step", "join", "linear_map", "neurons"]

@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
-from casc_core.numerics import binade, stored
+from casc_core.numerics import DRIVE_BITS, binade, snapped, stored
 from casc_core.ops import Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Form, InputValue, Mapped, SignalValue, Table
 
-# Real-valued tables and currents keep this many bits; their products then fit float64 with room to spare.
+# Real-valued tables keep this many bits.
 TABLE_BITS = 22
-DRIVE_BITS = 26
 # Biases are up to this many bits finer than the weights beside them.
 BIAS_BITS = 6
 # What must not be rounded may take this many bits: those of a float32, and a few for the number of entries of a mean.
@@ -200,8 +199,8 @@ def scaled(
     """
     shift = shift if shift is not None and bool(shift.any()) else None
     form, numerics = x.form, low.numerics
-    coarse, exponent = _snapped_factor(low, factor, bits)
-    fine, fine_exponent = _snapped_factor(low, factor, 24)
+    coarse, exponent = snapped(numerics, factor, bits)
+    fine, fine_exponent = snapped(numerics, factor, 24)
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
     if shift is not None:
         reach += float(shift.abs().max())
@@ -212,20 +211,11 @@ def scaled(
             own = form.drive_exponent + fine_exponent
             unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
             drive_exponent = max(own, drive_exponent)
-    snapped = None if shift is None else numerics.snap(shift, drive_exponent or 0)
-    unrounded = unrounded and (snapped is None or torch.equal(snapped, shift))
-    op = Scale(factor=coarse, fine=fine, shift=snapped, drive_exponent=drive_exponent or 0, axis=axis)
+    flowing = None if shift is None else numerics.snap(shift, drive_exponent or 0)
+    unrounded = unrounded and (flowing is None or torch.equal(flowing, shift))
+    op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis)
     out_exponent = None if form.exponent is None else form.exponent + exponent
     return SignalValue(low.emit(op, x), Form(scale, out_exponent, drive_exponent, reach, unrounded))
-
-
-def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Tensor, int]:
-    """`factor` on a grid, and the coarsest such grid: a half takes one bit, a third takes them all."""
-    exponent = low.numerics.weight_exponent(factor, bits=bits)
-    snapped = low.numerics.snap(factor, exponent)
-    while bool(snapped.any()) and bool((snapped * 2.0 ** -(exponent + 1) % 1 == 0).all()):
-        exponent += 1
-    return snapped, exponent
 
 
 @RULES.function(F.linear)

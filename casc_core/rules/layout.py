@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from casc_core.conditions import expect_parts
 from casc_core.functions import ATTRIBUTES
 from casc_core.lowering import Lowering
 from casc_core.ops import (
@@ -19,6 +21,7 @@ from casc_core.ops import (
     Layout,
     Pick,
 )
+from casc_core.ops.layout import SPLITS
 from casc_core.rules.arithmetic import common_scale, joint_form
 from casc_core.rules.reduction import masked_fill
 from casc_core.rules.table import RULES
@@ -33,17 +36,22 @@ def _layout(low: Lowering, function: str, x: SignalValue, *args: Any, **kwargs: 
     if function == "Tensor.view":  # where a view is possible the two are one, but strides differ here
         function = "Tensor.reshape"
     ref = low.emit(Layout(function=function), x, *args, **kwargs)
-    splits = function.rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
+    splits = function.rsplit(".", 1)[-1] in SPLITS
     return PartsValue(ref, x.form) if splits else SignalValue(ref, x.form)
 
 
 @RULES.function(operator.getitem)
 def _getitem(low: Lowering, x: Any, index: Any) -> Any:
     if isinstance(x, PartsValue):
-        return SignalValue(low.emit(Pick(index=index), x), x.form)
+        return SignalValue(low.emit(Pick(index=index, count=x.count, line=x.line), x), x.form)
     if isinstance(x, tuple):
         return x[index]
     return _layout(low, "operator.getitem", x, index)
+
+
+@RULES.function(expect_parts)
+def _expect_parts(low: Lowering, x: PartsValue, count: int, line: str) -> PartsValue:
+    return replace(x, count=count, line=line)
 
 
 @RULES.function(getattr)
@@ -82,6 +90,8 @@ def _stack(low: Lowering, tensors: Any, dim: int = 0) -> SignalValue:
 
 def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
     """Concatenation or stack of signals, brought to one scale."""
+    if isinstance(tensors, PartsValue):
+        return SignalValue(low.emit(Join(stack=stack), tensors, dim=dim), tensors.form)
     signals = common_scale(low, [low.signal(tensor) for tensor in tensors])
     if len(signals) == 1 and not stack:
         return signals[0]

@@ -51,7 +51,7 @@ def _max_pool(
     if indices:
         raise low.refuse(INDICES)
     own, around, apart = low.signal(input), per_dimension(padding, dims), per_dimension(dilation, dims)
-    channels = _increasing(own)
+    channels = _increasing(own, dims)
     x = _positive(low, own if channels is None else channels.signal)
     if _is_read(kernel, stride):
         return _normalised(low, _pool_at(low, x, True, kernel, stride, around, apart, bool(ceil_mode)), channels)
@@ -88,14 +88,21 @@ def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
     return kernel if stride is None or stride == [] else per_dimension(stride, dims)
 
 
-def _increasing(x: SignalValue) -> Channels | None:
-    """How `x` is normalised, if its maxima are those of what is normalised: then spikes stay spikes for longer."""
+def _increasing(x: SignalValue, dims: int) -> Channels | None:
+    """How `x` is normalised, if its maxima over the last `dims` dimensions are those of what is normalised.
+
+    Then spikes stay spikes for longer.
+    """
     origin = x.origin
-    return origin if isinstance(origin, Channels) and bool((origin.factor > 0).all()) else None
+    if not isinstance(origin, Channels) or origin.along(-dims - 1, dims + 2) is None:
+        return None
+    return origin if bool((origin.factor > 0).all()) else None
 
 
 def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> SignalValue:
-    return x if channels is None else normalised(low, x, channels.factor, channels.centre, channels.offset)
+    if channels is None:
+        return x
+    return normalised(low, x, channels.factor, channels.centre, channels.offset, channels.axis)
 
 
 def _positive(low: Lowering, x: SignalValue) -> SignalValue:
@@ -132,7 +139,7 @@ def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indice
     if indices:
         raise low.refuse(INDICES)
     own, outputs = low.signal(input), _outputs(output_size, dims)
-    channels = _increasing(own)
+    channels = _increasing(own, dims)
     x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
         return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)
