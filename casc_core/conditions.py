@@ -45,8 +45,8 @@ def expect_parts(parts: Any, count: int, line: str) -> Any:
         return parts.tracer.create_proxy("call_function", expect_parts, (parts, count, line), {})
     if len(parts) != count:
         raise InputError(
-            f"the network was converted for inputs of other sizes: what it takes apart into {count} falls into {len(parts)} "
-            f"for this input. Resize the input\n  at {line}"
+            f"the network was converted for inputs of other sizes: what it takes apart into {count} falls into "
+            f"{len(parts)} for this input. Resize the input\n  at {line}"
         )
     return parts
 

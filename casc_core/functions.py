@@ -38,8 +38,9 @@ _INPUT_METHODS = (
     "new_zeros new_ones new_full item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort requires_grad_"
 ).split()
 _INPUT_FUNCTIONS = (
-    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange eye tensor zeros ones full zeros_like ones_like "
-    "full_like clamp sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
+    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange eye tensor zeros ones full "
+    "zeros_like ones_like full_like "
+    "clamp sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
     "count_nonzero floor_divide pow sqrt sort argsort"
 ).split()
 _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ invert neg getitem pow".split()
@@ -96,7 +97,7 @@ def _named() -> dict[str, Callable[..., Any]]:
         table[f"operator.{name}"] = getattr(operator, name)
     for name in _MATH:
         table[f"math.{name}"] = getattr(math, name)
-    table["expect"], table["require_floating"] = expect, require_floating
+    table |= {"expect": expect, "expect_parts": expect_parts, "require_floating": require_floating}
     return table
 
 

@@ -342,6 +342,8 @@ class Lowering:
         first, second = results
         if isinstance(first, Tensor):
             return first.clone() if torch.equal(first, second) else None
+        if isinstance(first, (tuple, list)) and all(isinstance(part, Tensor) for part in first):
+            return tuple(InputValue(self.emit(Constant(part.clone()))) for part in first)
         return first if isinstance(first, (int, float, torch.Size)) and first == second else None
 
     def _module_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:

@@ -50,9 +50,12 @@ class Tracer(fx.Tracer):
         node.meta["line"], node.meta["augmented"] = user_line(), _augmented()
         return node
 
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None,
+        proxy_factory_fn: Callable[[fx.Node], fx.Proxy] | None = None,
+    ) -> Any:  # fmt: skip
         """The stand-in for a result; a tuple of them where it has a known number of parts."""
-        proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
+        proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
         count = known_parts(target, args, kwargs)
         return proxy if count is None else self.parts(proxy, count)
 
@@ -61,7 +64,7 @@ class Tracer(fx.Tracer):
 
     def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
         """The parts of what `x.chunk(3)` and the like give, which the network checks to be so many whenever it runs."""
-        checked = expect_parts(whole, count, user_line()) if _splits(whole.node.target) else whole
+        checked: Any = expect_parts(whole, count, user_line()) if _splits(whole.node.target) else whole
         return tuple(checked[index] for index in range(count))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
@@ -96,18 +99,21 @@ class _StandIn(fx.Proxy):
 
 
 def known_parts(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    """How many parts a call of `chunk(n)` or `split([sizes])` gives; None: it is no such call, or they are not known.
+    """How many parts a call of `chunk(n)` or `split([sizes])` gives, and any split of a parameter; None: not known.
 
     >>> known_parts("chunk", ("x", 3), {}), known_parts(torch.split, ("x", [1, 2]), {}), known_parts("split", ("x", 2), {})
     (3, 2, None)
     """
     name = _called(target)
-    if name not in ("chunk", "split", "split_with_sizes"):
+    if not _splits(target) or not args:
         return None
     named = ("chunks", "split_size", "split_size_or_sections", "split_sizes")
+    if isinstance(args[0], fx.proxy.ParameterProxy):
+        parameter = args[0].param.detach()
+        return len(getattr(parameter, name)(*args[1:], **kwargs))
     how = args[1] if len(args) > 1 else next((kwargs[each] for each in named if each in kwargs), None)
-    if name == "chunk":
-        return how if isinstance(how, int) else None
+    if name in ("chunk", "unbind"):
+        return how if name == "chunk" and isinstance(how, int) else None
     return len(how) if isinstance(how, (tuple, list)) else None
 
 

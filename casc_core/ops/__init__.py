@@ -5,7 +5,7 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 """
 
 from casc_core.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
-from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
+from casc_core.ops.arithmetic import Add, DividedByInput, TimesInput, as_integers
 from casc_core.ops.convolution import Convolution
 from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, Silence, batch_owner, driven
 from casc_core.ops.layout import Join, Layout, Pick
@@ -15,7 +15,6 @@ from casc_core.ops.population import Fire, corrected
 from casc_core.ops.reduction import MaskedFill, Max, Sum, dims_of
 
 __all__ = [
-    "NOT_INTEGERS",
     "AdaptiveAveragePool",
     "AdaptiveMaxPool",
     "Add",

@@ -228,9 +228,9 @@ def placed(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, t
     try:
         shape = broadcast(signal.shape, torch.broadcast_shapes(*(value.shape for value in values)))
     except RuntimeError as error:
+        shapes = " and ".join(dict.fromkeys(str(list(value.shape)) for value in values if value.dim()))
         raise InputError(
-            f"constants of shape {list(max((value.shape for value in values), key=len))} meet a tensor of shape "
-            f"{list(signal.shape)}, and the two do not broadcast"
+            f"constants of shape {shapes} meet a tensor of shape {list(signal.shape)}, and they do not broadcast"
         ) from error
     if shape != signal.shape:
         signal = signal.map(lambda x: x.expand(shape))

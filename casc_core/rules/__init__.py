@@ -10,6 +10,7 @@ from casc_core.rules import (
     normalisation,
     pooling,
     population,
+    products,
     reduction,
     refusals,
 )
@@ -21,7 +22,8 @@ from casc_core.rules.refusals import UNPREPARED
 from casc_core.rules.table import RULES
 
 ROWS = (
-    affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, casts, factories, refusals,
+    affine, normalisation, convolution, arithmetic, products, population, reduction, pooling, layout, casts, factories,
+    refusals,
 )  # fmt: skip
 """The modules whose import fills the table."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
 from casc_core.numerics import DRIVE_BITS, binade, snapped, stored
-from casc_core.ops import Linear, RequireFeatures, Scale, exact_product
+from casc_core.ops import Layout, Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Form, InputValue, Mapped, SignalValue, Table
 
@@ -212,7 +212,7 @@ def scaled(
             unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
             drive_exponent = max(own, drive_exponent)
     flowing = None if shift is None else numerics.snap(shift, drive_exponent or 0)
-    unrounded = unrounded and (flowing is None or torch.equal(flowing, shift))
+    unrounded = unrounded and (flowing is None or shift is None or torch.equal(flowing, shift))
     op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis)
     out_exponent = None if form.exponent is None else form.exponent + exponent
     return SignalValue(low.emit(op, x), Form(scale, out_exponent, drive_exponent, reach, unrounded))
@@ -220,7 +220,11 @@ def scaled(
 
 @RULES.function(F.linear)
 def _linear_call(low: Lowering, input: Any, weight: Any, bias: Any = None) -> SignalValue:
-    return linear_map(low, low.signal(input), *parameters(low, weight, bias), low.node_name)
+    known, known_bias = parameters(low, weight, bias)
+    if known.dim() == 2:
+        return linear_map(low, low.signal(input), known, known_bias, low.node_name)
+    result = linear_map(low, low.signal(input), known.unsqueeze(0), known_bias, low.node_name)
+    return SignalValue(low.emit(Layout(function="torch.squeeze"), result, -1), result.form)
 
 
 def parameters(low: Lowering, weight: Any, bias: Any) -> tuple[Tensor, Tensor | None]:

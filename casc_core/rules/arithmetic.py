@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from fractions import Fraction
 from typing import Any
@@ -12,16 +11,14 @@ from torch import Tensor
 
 from casc_core.lowering import Lowering
 from casc_core.ops import (
-    NOT_INTEGERS,
     Add,
-    Call,
     DividedByInput,
     TimesInput,
 )
 from casc_core.rules.affine import common_denominator, rescaled, scaled
 from casc_core.rules.normalisation import normalised, offset
 from casc_core.rules.table import RULES
-from casc_core.values import Form, InputValue, Mapped, SignalValue
+from casc_core.values import Form, Mapped, SignalValue
 
 
 def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import replace
 from typing import Any
@@ -116,8 +115,6 @@ def _pad(low: Lowering, input: Any, pad: Any, mode: str = "constant", value: flo
     padded = low.signal(_layout(low, "F.pad", x, list(pad), mode))
     if mode != "constant" or value in (None, 0):
         return padded
-    if value != -math.inf:
-        raise low.refuse(f"it pads with {value!r}; pad with zeros, or with float('-inf') on the way to a maximum")
     inside = low.emit(Call(function="torch.ones"), _size(low, x), device=_getattr(low, x, "device"))
     everywhere = low.emit(Call(function="F.pad"), inside, list(pad))
     outside = low.emit(Call(function="operator.eq"), everywhere, 0)

@@ -10,11 +10,14 @@ import torch
 
 from casc_core.lowering import Lowering
 from casc_core.ops import (
+    Call,
     MaskedFill,
     Max,
     Sum,
+    TimesInput,
 )
 from casc_core.rules.affine import rescaled
+from casc_core.rules.arithmetic import add, known
 from casc_core.rules.casts import require_floating_type
 from casc_core.rules.table import RULES
 from casc_core.values import Form, InputValue, SignalValue, Unreadable
@@ -81,15 +84,48 @@ def _max(low: Lowering, input: SignalValue, dim: Any = None, keepdim: bool = Fal
 def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> SignalValue:
     if not isinstance(mask, InputValue):
         raise low.refuse("its mask depends on spikes; a mask must be computed from the inputs")
-    if not isinstance(value, (int, float)) or math.isnan(value) or value > 0:
-        raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
+    constant = low.constant(value)
+    value = constant.item() if constant is not None and constant.numel() == 1 else value
+    if not isinstance(value, (int, float)) or math.isnan(value) or value == math.inf:
+        raise low.refuse(f"it fills with {value!r}; fill with a number, or with float('-inf') on the way to a maximum")
+    if value > -SMALLEST_FILL and value != 0:
+        return select(low, mask, value, input)
     if input.form.scale < 0:
         input = rescaled(low, input)
-    if value > -SMALLEST_FILL and value != 0:
-        raise low.refuse(f"it fills with {value!r}; fill with 0, or with float('-inf') on the way to a maximum")
     # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
     if value == 0:
         return SignalValue(low.emit(MaskedFill(value=0.0), input, mask), input.form)
     below = None if value == -math.inf else -value / input.form.factor
     form = replace(input.form, drive_exponent=input.form.drive_exponent or 0, is_filled=True)
     return SignalValue(low.emit(MaskedFill(value=-math.inf, below=below), input, mask), form)
+
+
+@RULES.function(torch.where)
+def _where(low: Lowering, condition: Any, input: Any, other: Any) -> SignalValue:
+    return select(low, condition, input, other)
+
+
+@RULES.function("where")
+def _where_method(low: Lowering, input: Any, condition: Any, other: Any) -> SignalValue:
+    return select(low, condition, input, other)
+
+
+def select(low: Lowering, mask: Any, inside: Any, outside: Any) -> SignalValue:
+    """`inside` where the mask holds, else `outside`: both times masks, and added."""
+    if not isinstance(mask, InputValue):
+        raise low.refuse("its mask depends on spikes; a mask must be computed from the inputs")
+    parts = []
+    for value, where in ((inside, mask), (outside, _without(low, mask))):
+        if isinstance(value, (int, float)) and value <= -SMALLEST_FILL:
+            return masked_fill(low, outside if where is mask else inside, where, value)
+        if isinstance(value, SignalValue):
+            parts.append(SignalValue(low.emit(TimesInput(), value, where), value.form))
+            continue
+        constant = known(low, value)
+        if constant is None or bool(constant.any()):
+            parts.append(low.signal(InputValue(low.emit(Call("operator.mul"), where, value), constant)))
+    return add(low, *parts) if len(parts) == 2 else parts[0]
+
+
+def _without(low: Lowering, mask: Any) -> InputValue:
+    return InputValue(low.emit(Call("torch.logical_not"), mask))

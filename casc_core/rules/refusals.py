@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -28,10 +26,6 @@ _NORM = (
     "statistics are fixed after training"
 )
 _ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
-_PRODUCT = (
-    "a product of two spiking tensors (attention) is not affine; use a recurrent layer or a pooling. A product with "
-    "weights belongs into an nn.Linear"
-)
 _RANDOM = "it is random, so no two runs would agree; give it as an input, or use torch.zeros"
 _GATED = (
     "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
@@ -64,7 +58,6 @@ RULES.refuse(
     _ATTENTION, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
     nn.Transformer, F.scaled_dot_product_attention,
 )  # fmt: skip
-RULES.refuse(_PRODUCT, torch.matmul, torch.bmm, torch.mm, operator.matmul, "matmul", "bmm", "mm", torch.einsum)
 RULES.refuse(_RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli)
 RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 RULES.refuse(

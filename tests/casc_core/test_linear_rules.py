@@ -1,4 +1,4 @@
-"""Constants that factors, addends and masks are made of, in every shape and spelling: the network's own answer, bit for bit."""
+"""Constants as factors, addends, matrices and masks, in every shape and spelling: the network's own answer, bit for bit."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def computed_from_parameters_alone(self, x):
 
 
 @case(
-    ROWS, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3), act=nn.ReLU(), g=dyadic(6, seed=4), h=dyadic(1, 6, seed=6),
-    pos=dyadic(1, 3, 6),
+    ROWS, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3), act=nn.ReLU(), g=dyadic(6, seed=4),
+    h=dyadic(1, 6, seed=6), pos=dyadic(1, 3, 6),
 )  # fmt: skip
 def rows_and_tokens(self, x):
     x = self.act(self.a(x) * self.g)
@@ -155,6 +155,48 @@ def fused_products(self, x):
 def buffers_on_either_side(self, x):
     x = self.act(self.buffer - self.a(x))
     return (self.buffer * x + (x - self.buffer) + self.buffer.mul(x).multiply(0.5)).sum((2, 3))
+
+
+# Matrix products.
+
+
+@case(ROWS, w=dyadic(5, 6), v=dyadic(6, 6, seed=1), u=dyadic(6, seed=2), b=dyadic(6, seed=3), act=nn.ReLU())
+def products_in_every_spelling(self, x):
+    x = self.act(self.b + self.act(x) @ self.w)
+    x = self.act(torch.addmm(self.b, x.matmul(self.v), self.v, beta=2, alpha=0.5))
+    y = F.linear(input=x, weight=self.v, bias=None) + F.linear(x, bias=self.b, weight=self.v.t())
+    y = y + torch.mm(x, self.v * 2).addmm(x, self.v) + F.linear(x, self.u).unsqueeze(1)
+    z = (self.v @ x.unsqueeze(2)).squeeze(2) + (self.u @ x.unsqueeze(2)) + x.mv(self.u).unsqueeze(-1)
+    return torch.matmul(self.act(y), self.u).unsqueeze(1) + z
+
+
+@case(a=conv(), act=nn.ReLU(), w=dyadic(4, 5), k=dyadic(2, 4, 6), p=dyadic(4, 6, seed=1))
+def einsum(self, x):
+    x = self.act(self.a(x))
+    y = self.act(torch.einsum("nchw,cd->ndhw", x, self.w))
+    z = torch.einsum("och,nchw->nwo", self.k, x) + torch.einsum("nchw->nw", x).unsqueeze(2)
+    weighted = torch.einsum("nchw,ch->nhwc", (x, self.p)).sum((1, 2, 3))
+    outer = torch.einsum("nc,o->noc", x[:, :, 0, 0], self.w[0])
+    return y.sum((2, 3)) + z.sum((1, 2)).unsqueeze(1) + weighted.unsqueeze(1) + outer.sum(2)
+
+
+# Masks.
+
+
+@case(a=conv(), act=nn.ReLU(), buffer=torch.arange(36).view(6, 6) % 3 == 0, c=dyadic(6))
+def selections(self, x):
+    mask = x[:, :1] > 0.25
+    y = self.a(x)
+    x = self.act(torch.where(mask, y, 0) + torch.where(self.buffer, torch.zeros(()), y) * 0.5)
+    x = torch.where(self.buffer, x, self.act(y + 1)) + x.where(mask, torch.tensor(0.375)) + torch.where(mask, self.c, x)
+    x = x.masked_fill(mask, 0.5).masked_fill(self.buffer, -0.25) + y.masked_fill(~mask, torch.tensor(0.0))
+    return self.act(x).sum((2, 3)) + torch.where(mask, x, float("-inf")).amax((2, 3))
+
+
+@case(a=conv(), b=conv(4, padding=0), act=nn.ReLU(), edge=nn.ConstantPad2d((1, 0, 2, 1), -0.5))
+def padding_with_numbers(self, x):
+    x = self.act(self.b(F.pad(self.act(self.a(x)), (1, 1, 1, 1), value=0.75)))
+    return self.edge(x).sum((2, 3))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -224,7 +266,34 @@ def interpolated_by_a_signal(self, x):
     return torch.lerp(x, x, x).sum((2, 3))
 
 
+def batched_matrices(self, x):
+    return self.act(self.act(x) @ torch.ones(3, 6, 6)).sum((2, 3))
+
+
+def batches_of_constants(self, x):
+    return self.act(torch.bmm(self.act(x)[:, 0], torch.ones(3, 6, 6))).sum(1)
+
+
+def attention(self, x):
+    x = self.act(x)
+    return torch.einsum("nchw,nkhw->nck", x, x).sum(1)
+
+
+def matrix_from_the_inputs(self, x):
+    return self.act(self.act(x[:, 0]) @ x[0, 0]).sum(1)
+
+
+def mask_of_spikes(self, x):
+    x = self.act(self.a(x))
+    return torch.where(x, x, 0).sum((2, 3))
+
+
 REFUSED = {
+    batched_matrices: r"by \[3\] matrices, one for each entry of a batch",
+    batches_of_constants: r"by \[3\] matrices, one for each entry of a batch",
+    attention: "a product of two spiking tensors",
+    matrix_from_the_inputs: "a spiking tensor and one from the inputs",
+    mask_of_spikes: "its mask depends on spikes",
     divided_by_zero: "divides by 0",
     divided_by_a_zero_among_others: "divides by 0",
     interpolated_by_a_signal: "weight is no constant",
