@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
 from casc_core.adapters import Adapter, choose_adapter
+from casc_core.clipping import clipped, require_clipped
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.lowering import Lowering, OpPool, RuleTable
 from casc_core.numerics import Float
@@ -28,10 +29,10 @@ def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
 
 ACTIVATIONS: dict[type[nn.Module], Replacement] = {
     nn.ReLU: _cq_relu, nn.Tanh: _cq_relu, nn.ReLU6: _cq_relu, nn.Hardtanh: _cq_relu,
+    nn.Threshold: _cq_relu,
 }  # fmt: skip
 ACTIVATION_CALLS = {
-    F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh,
-    F.hardtanh_,
+    F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh",
 }  # fmt: skip
 DROPOUT_CALLS: dict[Any, Callable[[float], nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -144,6 +145,8 @@ def _replace_modules(
 
 def _reach(activation: Any, threshold: float | None) -> float:
     """The threshold asked for, or (None) the activation's own upper end, 1 if it has none."""
+    if isinstance(activation, nn.Module):
+        require_clipped(activation)
     if threshold is not None:
         return float(threshold)
     return check_threshold(activation.max_val) if isinstance(activation, (nn.Hardtanh, nn.ReLU6)) else 1.0
@@ -224,7 +227,7 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         name = _free_name(result, node.name)
         result.add_submodule(name, module)
         with result.graph.inserting_after(node):
-            call = result.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+            call = result.graph.call_module(name, (_activated(node),))
             call.meta = node.meta
         node.replace_all_uses_with(call)
         result.graph.erase_node(node)
@@ -272,17 +275,20 @@ def _signature(node: fx.Node) -> tuple[str, ...]:
 
 
 def _is_activation(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
+    called = node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
+    return called or clipped(node) is not None
+
+
+def _activated(node: fx.Node) -> Any:
+    """What the call of an activation is given."""
+    found = clipped(node)
+    return found.input if found is not None else node.args[0] if node.args else node.kwargs["input"]
 
 
 def _called(node: fx.Node) -> nn.Module | None:
     """The module that does what a call of a clipped activation does; None: the activation is not clipped."""
-    if node.target is F.relu6:
-        return nn.ReLU6()
-    if node.target in (F.hardtanh, F.hardtanh_):
-        given: dict[str, Any] = dict(zip(("input", "min_val", "max_val"), node.args, strict=False)) | dict(node.kwargs)
-        return nn.Hardtanh(float(given.get("min_val", -1.0)), float(given.get("max_val", 1.0)))
-    return None
+    found = clipped(node)
+    return None if found is None or found.high is None else nn.Hardtanh(0.0, float(found.high))
 
 
 def _free_name(model: nn.Module, name: str) -> str:

@@ -24,6 +24,8 @@ from casc_core.in_place import refuse_changes_in_place
 
 # What torch calls with numbers before it looks whether they are stand-ins.
 _FACTORIES = {id(function) for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.tensor)}
+# fx keeps tensors that a forward makes under such names.
+_CONSTANT = "_tensor_constant"
 _LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
@@ -163,10 +165,12 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     """
     tracer = Tracer(is_leaf)
     try:
+        for name in [name for name in vars(model) if name.startswith(_CONSTANT)]:
+            delattr(model, name)  # of an earlier trace: the same tensor is to have the same name again
         with _as_before(model):
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
         for tensor, name in tracer.tensor_attrs.items():
-            if name.startswith("_tensor_constant"):  # fx keeps tensors there that the graph reads
+            if name.startswith(_CONSTANT):  # fx keeps tensors there that the graph reads
                 setattr(model, name, tensor)
     except ConversionError:
         raise
@@ -177,10 +181,23 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
             "  The operations must not depend on the values of the input: use masks in place of `if` and loops over a "
             "tensor's values, x.shape[0] in place of len(x), and module attributes for sizes"
         ) from error
+    for node in graph.nodes:
+        if id(node.target) in _FACTORIES:
+            node.meta.pop("is_wrapped", None)  # or the code of a GraphModule would wrap it once more, for every trace
+        if node.op == "get_attr":
+            _remember_number(model, node)
     if isinstance(model, fx.GraphModule):
         _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
     return graph
+
+
+def _remember_number(model: nn.Module, node: fx.Node) -> None:
+    """A tensor of one entry that is not trained is as good as a number where numbers are looked for."""
+    path, _, name = str(node.target).rpartition(".")
+    value = getattr(model.get_submodule(path), name)
+    if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter) and value.shape in ((), (1,)):
+        node.meta["number"] = value.item()
 
 
 def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:

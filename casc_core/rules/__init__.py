@@ -4,6 +4,7 @@ from casc_core.rules import (
     affine,
     arithmetic,
     casts,
+    clipping,
     convolution,
     factories,
     layout,
@@ -23,7 +24,7 @@ from casc_core.rules.table import RULES
 
 ROWS = (
     affine, normalisation, convolution, arithmetic, products, population, reduction, pooling, layout, casts, factories,
-    refusals,
+    refusals, clipping,
 )  # fmt: skip
 """The modules whose import fills the table."""
 

@@ -44,7 +44,9 @@ def known(low: Lowering, value: Any) -> Tensor | None:
     if constant is None:
         return None
     if constant.is_complex() or not bool(constant.isfinite().all()):
-        raise low.refuse(f"it computes with the constant {_first_not_finite(constant)!r}; only finite numbers can be exact")
+        raise low.refuse(
+            f"it computes with the constant {_first_not_finite(constant)!r}; only finite numbers can be exact"
+        )
     return constant.detach().double()
 
 
@@ -134,7 +136,17 @@ def multiply(low: Lowering, input: Any, other: Any) -> SignalValue:
     return SignalValue(low.emit(TimesInput(), input, other), input.form)
 
 
-@RULES.function(operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div", "div_", "divide", "true_divide")  # noqa: E501
+@RULES.function(
+    operator.truediv,
+    operator.itruediv,
+    torch.div,
+    torch.divide,
+    torch.true_divide,
+    "div",
+    "div_",
+    "divide",
+    "true_divide",
+)
 def divide(low: Lowering, input: Any, other: Any) -> SignalValue:
     """A quotient by a constant, or by positive integers from the inputs, checked when the network runs."""
     if isinstance(other, SignalValue):

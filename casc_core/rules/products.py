@@ -20,7 +20,9 @@ PRODUCT = (
     "a product of two spiking tensors (attention) is not affine; use a recurrent layer or a pooling. A product with "
     "weights belongs into an nn.Linear"
 )
-_BATCHED = "it multiplies by {} matrices, one for each entry of a batch; hold one matrix, or use nn.Linear for each part"
+_BATCHED = (
+    "it multiplies by {} matrices, one for each entry of a batch; hold one matrix, or use nn.Linear for each part"
+)
 
 
 @RULES.function(torch.matmul, torch.mm, torch.mv, operator.matmul, operator.imatmul, "matmul", "mm", "mv")
@@ -76,7 +78,9 @@ def _einsum(low: Lowering, equation: Any, *operands: Any) -> SignalValue:
     if letters:
         weight = known(low, operands[1 - place])
         if weight is None:
-            raise low.refuse(PRODUCT.replace("two spiking tensors (attention)", "a spiking tensor and one from the inputs"))
+            raise low.refuse(
+                PRODUCT.replace("two spiking tensors (attention)", "a spiking tensor and one from the inputs")
+            )
     by = letters[0] if letters else ""
     if any(len(set(each)) != len(each) for each in (own, by, wanted)):
         raise low.refuse("a letter stands twice in one operand (a diagonal); take the diagonal beforehand")

@@ -56,6 +56,13 @@ class MaxResult(NamedTuple):
     indices: Unreadable = Unreadable(INDICES)
 
 
+_OF_TWO = (
+    "it is an elementwise maximum of two tensors. With zeros it is a ReLU: write torch.relu(x); else take a maximum over a "
+    "dimension of their stack, torch.stack([a, b]).amax(0)"
+)
+RULES.refuse(_OF_TWO, torch.maximum, torch.fmax, "maximum", "fmax")
+
+
 def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
         x = rescaled(low, x)
@@ -72,11 +79,13 @@ def _amax(low: Lowering, input: SignalValue, dim: Any = (), keepdim: bool = Fals
 
 
 @RULES.function(torch.max, "max")
-def _max(low: Lowering, input: SignalValue, dim: Any = None, keepdim: bool = False) -> SignalValue | MaxResult:
-    if dim is None:
+def _max(
+    low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
+) -> SignalValue | MaxResult:
+    if dim is None and other is None:
         return maximum(low, input, None, False)
     if not isinstance(dim, int):
-        raise low.refuse("an elementwise maximum of two tensors; take a maximum over a dimension of their stack")
+        raise low.refuse(_OF_TWO)
     return MaxResult(maximum(low, input, dim, keepdim))
 
 

@@ -38,8 +38,9 @@ _PACKED = (
 )
 
 RULES.refuse(
-    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.RNN, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
-    torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh, F.hardtanh_,
+    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.Tanh, nn.RNN, F.relu, F.relu_, torch.relu,
+    torch.relu_, "relu", "relu_",
+    torch.tanh, F.tanh, "tanh",
 )  # fmt: skip
 RULES.refuse(
     _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.Mish, nn.Hardswish, F.gelu, F.silu,
