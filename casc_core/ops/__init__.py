@@ -6,8 +6,9 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 
 from casc_core.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
 from casc_core.ops.arithmetic import Add, DividedByInput, TimesInput, as_integers
-from casc_core.ops.convolution import Convolution
+from casc_core.ops.convolution import Convolution, Convolution3d
 from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, Silence, batch_owner, driven
+from casc_core.ops.interpolation import Interpolate, constant_parts
 from casc_core.ops.layout import Join, Layout, Pick
 from casc_core.ops.op import Op
 from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
@@ -23,10 +24,12 @@ __all__ = [
     "Call",
     "Constant",
     "Convolution",
+    "Convolution3d",
     "DividedByInput",
     "Embed",
     "Encode",
     "Fire",
+    "Interpolate",
     "Join",
     "Layout",
     "Linear",
@@ -44,6 +47,7 @@ __all__ = [
     "TimesInput",
     "as_integers",
     "batch_owner",
+    "constant_parts",
     "corrected",
     "dims_of",
     "driven",

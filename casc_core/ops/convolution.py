@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.currents import Currents, Filter, Term
@@ -22,7 +23,8 @@ class Convolution(AffineMap):
     """A snapped convolution of `[batch, channels, height, width]`, or with `dims=1` of `[batch, channels, length]`.
 
     Its currents are left as the terms of a sum, so that the population they reach may read them from the spikes. Weights
-    are `[O, C/groups, kh, kw]`; a convolution in one dimension has height 1.
+    are `[O, C/groups, kh, kw]`; a convolution in one dimension has height 1. With `spread` it is a transposed one: so far
+    apart (down, across) are the inputs moved, zeros between them; then a padding may be negative, which cuts off.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class Convolution(AffineMap):
         padding: Sequence[int],
         dilation: Sequence[int],
         groups: int,
+        spread: Sequence[int] = (1, 1),
     ) -> None:
         super().__init__(
-            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent,
-            dims=dims, stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, dims=dims,
+            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups, spread=list(spread),
         )  # fmt: skip
         kernel = next(w for w in (weight, fine) if w is not None).shape
         self.channels = int(kernel[1]) * groups
@@ -52,6 +55,10 @@ class Convolution(AffineMap):
             (int(kernel[2]), int(kernel[3])), (stride[0], stride[1]), (top, bottom, left, right),
             (dilation[0], dilation[1]), groups,
         )  # fmt: skip
+        cut = [min(each, 0) for each in padding]
+        self.inner = replace(self.geometry, padding=(max(top, 0), max(bottom, 0), max(left, 0), max(right, 0)))
+        self.cut = [*cut[2:], *cut[: 2 * dims - 2]]  # in torch's order, from the last dimension on
+        self.is_spread = any(each > 1 for each in spread) or any(cut)
         self.kept = Kept()
 
     def forward(self, run: Run, signal: Signal) -> Signal:
@@ -62,11 +69,18 @@ class Convolution(AffineMap):
         signal = signal.with_uniform_divisor(tuple(range(-dims - 1, 0)))
         batch, *size = signal.shape[0], *signal.shape[2:]
         try:
-            out = self.geometry.output_size(*([1, *size] if dims == 1 else size))
+            height, width = (
+                (each - 1) * by + 1
+                for each, by in zip([1, *size] if dims == 1 else size, self.settings["spread"], strict=True)
+            )
+            out = self.geometry.output_size(height, width)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
         shape = torch.Size([batch, outputs, *out[2 - dims :]])
+        owner = signal.owner
+        if self.is_spread:
+            signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
         drive = self.drive(run, signal, self._convolve, -1 - dims)
         drive = None if drive is None else drive.expand(shape)
         flow: Tensor | Currents
@@ -76,22 +90,30 @@ class Convolution(AffineMap):
         else:
             bound = signal.bound * self.reach
             train = signal.train.unsqueeze(-2) if dims == 1 else signal.train
-            own = Filter(name, self.weight, self.settings["exponent"], self.geometry, self.reach, self.kept)
+            own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.kept)
             flow = Currents((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
             self._arriving(run, signal, train)
         if run.recorder is not None:
-            height = 1 if dims == 1 else size[0]
-            fan_out = float(self.geometry.fan_out(height, size[-1]).sum())
+            down, across = self.settings["spread"]
+            fan_out = float(self.geometry.fan_out(height, width)[::down, ::across].sum())
             pairs = batch * self.channels * (outputs // self.geometry.groups) * fan_out
             self.note(run.recorder, pairs, signal, shape)
-        owner = signal.owner
         return Signal(flow, drive, signal.divisor, bound, lambda: _spread(owner(), shape), is_raw=False)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """`x` with zeros between its entries, and cut to what the outputs read."""
+        dims = self.settings["dims"]
+        for dim, by in zip(range(x.dim() - dims, x.dim()), self.settings["spread"][-dims:], strict=True):
+            if by > 1:
+                apart = F.pad(x.unsqueeze(dim + 1), [0, 0] * (x.dim() - dim - 1) + [0, by - 1])
+                x = apart.flatten(dim, dim + 1).narrow(dim, 0, (x.shape[dim] - 1) * by + 1)
+        return F.pad(x, self.cut) if any(self.cut) else x
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples
         some = x[:1] if same else x
         some = some.unsqueeze(-2) if self.settings["dims"] == 1 else some
-        result = convolve(some, weight, self.geometry)
+        result = convolve(some, weight, self.inner)
         result = result.squeeze(-2) if self.settings["dims"] == 1 else result
         return result.expand(len(x), *result.shape[1:])
 
@@ -99,7 +121,7 @@ class Convolution(AffineMap):
         recorder = run.recorder
         if recorder is None or not recorder.keep_activity or self.weight is None:
             return
-        fan_out = self.geometry.fan_out(*train.shape[3:]).to(train.device)
+        fan_out = self.inner.fan_out(*train.shape[3:]).to(train.device)
         each = len(self.weight) // self.geometry.groups
         if not signal.is_raw:
             recorder.multiplied_by_step((train != 0).sum(2) * fan_out, each)
@@ -110,6 +132,93 @@ class Convolution(AffineMap):
             signal, flow=train.permute(0, 1, 3, 4, 2), merged=None if merged is None else lambda: merged
         )
         recorder.made(arrivals(by_position, recorder.bursts) * fan_out, each)
+
+
+class Convolution3d(AffineMap):
+    """A snapped convolution of `[batch, channels, depth, height, width]`: a sum of those in two dimensions.
+
+    Weights are `[O, C/groups, kd, kh, kw]`; `padding` is (front, back, top, bottom, left, right).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor | None,
+        fine: Tensor | None,
+        bias: Tensor | None,
+        exponent: int,
+        input_exponent: int,
+        fine_exponent: int,
+        drive_exponent: int,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> None:
+        super().__init__(
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent,
+            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
+        )  # fmt: skip
+        kernel = next(w for w in (weight, fine) if w is not None).shape
+        self.channels = int(kernel[1]) * groups
+        front, back, top, bottom, left, right = padding
+        self.depth = Geometry((int(kernel[2]), 1), (stride[0], 1), (front, back, 0, 0), (dilation[0], 1))
+        self.plane = Geometry(
+            (int(kernel[3]), int(kernel[4])), (stride[1], stride[2]), (top, bottom, left, right),
+            (dilation[1], dilation[2]), groups,
+        )  # fmt: skip
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        name = self.settings["name"]
+        if len(signal.shape) != 5 or signal.shape[1] != self.channels:
+            raise InputError(
+                f"{name}: expected an input [batch, {self.channels}, depth, height, width]; got {list(signal.shape)}"
+            )
+        signal = signal.with_uniform_divisor((-4, -3, -2, -1))
+        batch, _, depth, *plane = signal.shape
+        try:
+            out = self.depth.output_size(depth, 1)[0], *self.plane.output_size(plane[0], plane[1])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        shape = torch.Size([batch, outputs, *out])
+        drive = self.drive(run, signal, self._convolve, -4)
+        drive = None if drive is None else drive.expand(shape)
+        fan_out = self.depth.fan_out(depth, 1)[..., None] * self.plane.fan_out(plane[0], plane[1])
+        each, bound = outputs // self.plane.groups, 0.0
+        train = signal.train.new_zeros((0, *shape), dtype=torch.int8)
+        if self.weight is not None:
+            bound = signal.bound * self.reach
+            dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], name)
+            train = train.to(dtype)
+            if signal.steps:
+                together = self._convolve(signal.train.flatten(0, 1).to(dtype), self.weight.to(dtype))
+                train = together.unflatten(0, (signal.steps, batch))
+            if run.recorder is not None and run.recorder.keep_activity:
+                reached = fan_out.to(signal.device)
+                if signal.is_raw:
+                    run.recorder.made(signal.traffic().sum(2) * reached, each)
+                else:
+                    run.recorder.multiplied_by_step((signal.train != 0).sum(2) * reached, each)
+        if run.recorder is not None:
+            self.note(run.recorder, batch * self.channels * each * float(fan_out.sum()), signal, shape)
+        owner = signal.owner
+        return Signal(train, drive, signal.divisor, bound, lambda: _spread(owner(), shape), is_raw=False)
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The sum over the taps in depth, each a convolution of the slices that it reads."""
+        front, back = self.depth.padding[:2]
+        slices = self.depth.output_size(x.shape[2], 1)[0]
+        x, step = F.pad(x, [0, 0, 0, 0, front, back]), self.depth.stride[0]
+        result: Tensor | None = None
+        for tap in range(weight.shape[2]):
+            first = tap * self.depth.dilation[0]
+            read = x[:, :, first : first + (slices - 1) * step + 1 : step].transpose(1, 2)
+            part = convolve(read.flatten(0, 1), weight[:, :, tap], self.plane)
+            result = part if result is None else result + part
+        assert result is not None
+        summed: Tensor = result.unflatten(0, (len(x), slices)).transpose(1, 2)
+        return summed
 
 
 def _spread(owner: Tensor, shape: torch.Size) -> Tensor:

@@ -23,7 +23,7 @@ _INT8 = 127
 
 def _require_dims(name: str, signal: Signal, dims: int) -> None:
     if len(signal.shape) != dims + 2:
-        wanted = "length" if dims == 1 else "height, width"
+        wanted = ("length", "height, width", "depth, height, width")[dims - 1]
         raise InputError(f"{name}: expected an input [batch, channels, {wanted}]; got {list(signal.shape)}")
 
 
@@ -36,7 +36,7 @@ def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> 
 
 
 class MaxPool(Op):
-    """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
+    """The largest total of each window, as `torch.nn.MaxPool2d` and its like slide it."""
 
     takes_fills = True
 
@@ -155,7 +155,7 @@ class Average(Op):
 
 
 class AveragePool(Average):
-    """As `torch.nn.AvgPool1d` and `AvgPool2d` slide it; without `divides` it gives the sums."""
+    """As `torch.nn.AvgPool2d` and its like slide it; without `divides` it gives the sums."""
 
     def __init__(
         self,

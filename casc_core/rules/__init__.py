@@ -7,6 +7,7 @@ from casc_core.rules import (
     clipping,
     convolution,
     factories,
+    interpolation,
     layout,
     normalisation,
     pooling,
@@ -24,7 +25,7 @@ from casc_core.rules.table import RULES
 
 ROWS = (
     affine, normalisation, convolution, arithmetic, products, population, reduction, pooling, layout, casts, factories,
-    refusals, clipping,
+    refusals, clipping, interpolation,
 )  # fmt: skip
 """The modules whose import fills the table."""
 

@@ -99,7 +99,7 @@ def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
     return SignalValue(low.emit(Join(stack=stack), signals, dim=dim), form)
 
 
-@RULES.module(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
+@RULES.module(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
 def _identity(low: Lowering, module: nn.Module, input: Any) -> Any:
     return input
 
@@ -129,28 +129,6 @@ def _pad_module(low: Lowering, module: Any, input: Any) -> Any:
     kinds = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
     mode = next((mode for kind, mode in kinds.items() if type(module).__name__.startswith(kind)), "constant")
     return _pad(low, input, module.padding, mode, getattr(module, "value", None))
-
-
-_NEAREST = ("nearest", "nearest-exact")
-
-
-@RULES.function(F.interpolate)
-def _interpolate(
-    low: Lowering, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any,
-    **kwargs: Any,
-) -> Any:  # fmt: skip
-    if mode not in _NEAREST:
-        raise low.refuse(
-            f"it interpolates ({mode!r}), so that spikes would become fractions; use mode='nearest', or a convolution"
-        )
-    given = {name: value for name, value in kwargs.items() if name == "recompute_scale_factor" and value is not None}
-    return _layout(low, "F.interpolate", low.signal(input), size, scale_factor, mode, **given)
-
-
-@RULES.module(nn.Upsample, nn.UpsamplingNearest2d)
-def _upsample(low: Lowering, module: nn.Upsample, input: Any) -> Any:
-    again = module.recompute_scale_factor
-    return _interpolate(low, input, module.size, module.scale_factor, module.mode, recompute_scale_factor=again)
 
 
 @RULES.function(F.pixel_shuffle, torch.pixel_shuffle)

@@ -18,8 +18,10 @@ from casc_core.rules.table import RULES
 from casc_core.values import Channels, Mapped, SignalValue, entries_along
 
 
-@RULES.module(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-def batch_norm(low: Lowering, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, input: Any) -> SignalValue:
+@RULES.module(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def batch_norm(
+    low: Lowering, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, input: Any
+) -> SignalValue:
     """Its statistics are fixed after training, so it is one factor and one shift for each channel."""
     if module.running_mean is None or module.running_var is None:
         raise low.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")

@@ -21,11 +21,17 @@ from casc_core.values import Channels, Form, InputValue, SignalValue
 from casc_core.windows import per_dimension
 
 
-@RULES.module(nn.MaxPool1d, nn.MaxPool2d)
-def _max_pool_module(low: Lowering, module: nn.MaxPool1d | nn.MaxPool2d, input: Any) -> SignalValue:
-    dims = 1 if isinstance(module, nn.MaxPool1d) else 2
+def _dims(module: nn.Module) -> int:
+    """How many dimensions a layer slides over: the number in its name."""
+    return int(next(kind.__name__[-2] for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")))
+
+
+@RULES.module(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+def _max_pool_module(low: Lowering, module: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d, input: Any) -> SignalValue:
     m = module
-    return _max_pool(low, input, dims, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+    return _max_pool(
+        low, input, _dims(m), m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
+    )
 
 
 @RULES.function(F.max_pool2d, torch.max_pool2d)
@@ -34,6 +40,14 @@ def _max_pool2d(
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> SignalValue:  # fmt: skip
     return _max_pool(low, input, 2, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+@RULES.function(F.max_pool3d, torch.max_pool3d)
+def _max_pool3d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> SignalValue:  # fmt: skip
+    return _max_pool(low, input, 3, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 @RULES.function(F.max_pool1d, torch.max_pool1d)
@@ -119,10 +133,11 @@ def _pooled_form(x: SignalValue) -> Form:
     return Form(x.form.scale, min(exponents), None, 0.0, x.form.is_exact)
 
 
-@RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
-def _adaptive_max_module(low: Lowering, module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d, input: Any) -> SignalValue:
-    dims = 1 if isinstance(module, nn.AdaptiveMaxPool1d) else 2
-    return _adaptive_max(low, input, module.output_size, dims, module.return_indices)
+@RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+def _adaptive_max_module(
+    low: Lowering, module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d, input: Any
+) -> SignalValue:
+    return _adaptive_max(low, input, module.output_size, _dims(module), module.return_indices)
 
 
 @RULES.function(F.adaptive_max_pool1d)
@@ -133,6 +148,11 @@ def _adaptive_max1d(low: Lowering, input: Any, output_size: Any, return_indices:
 @RULES.function(F.adaptive_max_pool2d)
 def _adaptive_max2d(low: Lowering, input: Any, output_size: Any, return_indices: bool = False) -> SignalValue:
     return _adaptive_max(low, input, output_size, 2, return_indices)
+
+
+@RULES.function(F.adaptive_max_pool3d)
+def _adaptive_max3d(low: Lowering, input: Any, output_size: Any, return_indices: bool = False) -> SignalValue:
+    return _adaptive_max(low, input, output_size, 3, return_indices)
 
 
 def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indices: bool) -> SignalValue:
@@ -157,11 +177,11 @@ def _average_pool1d_module(low: Lowering, module: nn.AvgPool1d, input: Any) -> S
     return _average_pool(low, input, 1, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, None)
 
 
-@RULES.module(nn.AvgPool2d)
-def _average_pool2d_module(low: Lowering, module: nn.AvgPool2d, input: Any) -> SignalValue:
+@RULES.module(nn.AvgPool2d, nn.AvgPool3d)
+def _average_pool_module(low: Lowering, module: nn.AvgPool2d | nn.AvgPool3d, input: Any) -> SignalValue:
     m = module
     return _average_pool(
-        low, input, 2, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
+        low, input, _dims(m), m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
     )
 
 
@@ -179,6 +199,14 @@ def _average_pool2d(
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> SignalValue:  # fmt: skip
     return _average_pool(low, input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+@RULES.function(F.avg_pool3d)
+def _average_pool3d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> SignalValue:  # fmt: skip
+    return _average_pool(low, input, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def _average_pool(
@@ -202,11 +230,11 @@ def _average_pool(
     return SignalValue(low.emit(op, x), form)
 
 
-@RULES.module(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+@RULES.module(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 def _adaptive_average_module(
-    low: Lowering, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, input: Any
+    low: Lowering, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d, input: Any
 ) -> SignalValue:
-    return _adaptive_average(low, input, module.output_size, 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2)
+    return _adaptive_average(low, input, module.output_size, _dims(module))
 
 
 @RULES.function(F.adaptive_avg_pool1d)
@@ -217,6 +245,11 @@ def _adaptive_average1d(low: Lowering, input: Any, output_size: Any) -> SignalVa
 @RULES.function(F.adaptive_avg_pool2d)
 def _adaptive_average2d(low: Lowering, input: Any, output_size: Any) -> SignalValue:
     return _adaptive_average(low, input, output_size, 2)
+
+
+@RULES.function(F.adaptive_avg_pool3d)
+def _adaptive_average3d(low: Lowering, input: Any, output_size: Any) -> SignalValue:
+    return _adaptive_average(low, input, output_size, 3)
 
 
 def _adaptive_average(low: Lowering, input: Any, output_size: Any, dims: int) -> SignalValue:
