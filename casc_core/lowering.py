@@ -334,7 +334,14 @@ class Lowering:
             bound = inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
-        return rule(*bound.args, **bound.kwargs)
+        try:
+            return rule(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            if _any_leaf((bound.args, bound.kwargs), lambda leaf: isinstance(leaf, InputValue)):
+                raise self.refuse(
+                    "one of its arguments is computed from the inputs, where a number is needed that is known before"
+                ) from error
+            raise
 
     def _operation(self) -> str:
         assert self.node is not None

@@ -81,6 +81,10 @@ FORWARDS = {
     "each, most": lambda s, x: s.answer(s.most(s.each(s.c(x)))),
     "each, pool, other": lambda s, x: s.answer(s.other(F.avg_pool2d(s.each(s.c(x)), 3, 1, 1))),
     "each + most, two": lambda s, x: s.answer(s.two(s.each(s.c(x)) + s.most(s.d(x)))),
+    "pools of read sizes": lambda s, x: s.answer(
+        s.a(F.adaptive_avg_pool2d(y := s.a(s.c(x)), x[:, :, ::2, 1:].shape[2:]))
+        + F.adaptive_max_pool2d(y, (x.shape[2] // 2 + 1, y.shape[3] - 1))
+    ),
     "maximum, each": lambda s, x: s.answer(s.each(F.max_pool2d(s.most(s.c(x)), 2, 1))),
     "to float": lambda s, x: s.answer(s.a(s.d(s.a(s.c(x)).to(torch.float64).float().to(x.dtype)).type_as(x))),
     "to a device": lambda s, x: s.answer(s.a(s.d(-s.bn(s.a(s.c(x))).to(x.device))).to("cpu", x.dtype)),
@@ -219,3 +223,9 @@ def test_a_finite_fill_lies_below_every_sum():
     model.fc.weight.data *= 1e5
     with pytest.raises(casc_core.InputError, match=r"fill with float\('-inf'\)"):
         casc_core.convert(model, adapter="cnn")(x, mask)
+
+
+def test_a_size_that_must_be_known_is_not_read_from_an_input():
+    model, _ = made(lambda s, x: s.answer(s.a(F.conv2d(s.a(s.c(x)), s.d.weight, padding=x.shape[2] // 7))))
+    with pytest.raises(casc_core.ConversionError, match=r"computed from the inputs, where a number is needed"):
+        casc_core.convert(model, adapter="cnn")
