@@ -137,7 +137,7 @@ class Lowering:
         """Append a call of `op`; static values among the arguments become references."""
         if not op.takes_fills and _any_leaf((args, kwargs), _is_filled):
             raise self.refuse(FILLED)
-        result = f"v{len(self.steps)}"
+        result = f"%{len(self.steps)}"  # no argument of a forward can be called so
         args, kwargs = (map_leaves(value, _as_ref) for value in (args, kwargs))
         self.steps.append(Step(self.pool.add(op), args, kwargs, result))
         return Ref(result)
@@ -358,7 +358,14 @@ class Lowering:
             bound = inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
-        return rule(*bound.args, **bound.kwargs)
+        try:
+            return rule(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            if _any_leaf((bound.args, bound.kwargs), lambda leaf: isinstance(leaf, InputValue)):
+                raise self.refuse(
+                    "one of its arguments is computed from the inputs, where a number is needed that is known before"
+                ) from error
+            raise
 
     def _operation(self) -> str:
         assert self.node is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -33,8 +34,16 @@ def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]
 def joint_form(forms: list[Form], reach: float) -> Form:
     exponents = [form.exponent for form in forms if form.exponent is not None]
     drives = [form.drive_exponent for form in forms if form.drive_exponent is not None]
-    is_exact = all(form.is_exact for form in forms)
-    return Form(forms[0].scale, min(exponents, default=None), min(drives, default=None), reach, is_exact)
+    return Form(
+        forms[0].scale,
+        min(exponents, default=None),
+        min(drives, default=None),
+        reach,
+        is_exact=all(form.is_exact for form in forms),
+        is_filled=any(form.is_filled for form in forms),
+        is_summed=any(form.is_summed for form in forms),
+        is_divided=any(form.is_divided for form in forms),
+    )
 
 
 def known(low: Lowering, value: Any) -> Tensor | None:
@@ -154,7 +163,7 @@ def divide(low: Lowering, input: Any, other: Any) -> SignalValue:
     constant = known(low, other)
     if constant is not None:
         return divided(low, low.signal(input), constant)
-    return SignalValue(low.emit(DividedByInput(), input, other), input.form)
+    return SignalValue(low.emit(DividedByInput(), input, other), replace(input.form, is_divided=True))
 
 
 @RULES.function(torch.addcmul, "addcmul", "addcmul_")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import torch.nn.functional as F
@@ -39,16 +38,16 @@ def _interpolate(
 
 def _linear(low: Lowering, x: SignalValue, size: Any, scale_factor: Any, dims: int, align: bool) -> SignalValue:
     if scale_factor is None:
-        return SignalValue(
-            low.emit(Interpolate(name=low.node_name, dims=dims, factors=None, align_corners=align), x, size), x.form
-        )
+        op = Interpolate(name=low.node_name, dims=dims, factors=None, align_corners=align)
+        return SignalValue(low.emit(op, x, size), replace(x.form, is_divided=True))
     given = list(scale_factor) if isinstance(scale_factor, (tuple, list)) else [scale_factor] * dims
     if any(not isinstance(each, (int, float)) or each < 1 or each != int(each) for each in given):
         raise low.refuse(f"scale_factor={scale_factor!r} is no whole number; give whole numbers, or a size")
     factors = per_dimension([int(each) for each in given], dims)
     op = Interpolate(name=low.node_name, dims=dims, factors=factors, align_corners=align)
     parts = 1 if align else math.prod(constant_parts(each) for each in factors)
-    form = replace(x.form, scale=x.form.scale * Fraction(1, parts), drive_reach=x.form.drive_reach * parts)
+    reach, divides = x.form.drive_reach * parts, x.form.is_divided or align
+    form = replace(x.form, scale=x.form.scale / parts, drive_reach=reach, is_divided=divides)
     return SignalValue(low.emit(op, x), form)
 
 
