@@ -33,15 +33,18 @@ _LAYOUT_FUNCTIONS = (
 # Rearrangements of images, called through torch.nn.functional.
 _LAYOUT_OF_IMAGES = ("pad", "interpolate", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 _INPUT_METHODS = (
-    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
-    "type type_as clamp clip clamp_min clamp_max maximum minimum sum amax amin max min any all cumsum "
+    "add sub mul div subtract multiply divide true_divide negative addcmul addcdiv lerp where "
+    "ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
+    "type type_as clamp clip clamp_min clamp_max maximum minimum fmax fmin sum amax amin max min any all cumsum "
     "masked_fill size dim numel "
     "new_zeros new_ones new_full item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort requires_grad_"
 ).split()
 _INPUT_FUNCTIONS = (
-    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange eye tensor zeros ones full "
+    "add sub mul div subtract multiply divide true_divide negative rsub addcmul addcdiv lerp "
+    "ne eq lt le gt ge logical_and logical_or logical_not arange eye tensor zeros ones full "
     "zeros_like ones_like full_like "
-    "clamp clip maximum minimum sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
+    "clamp clip clamp_min clamp_max maximum minimum fmax fmin "
+    "sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
     "count_nonzero floor_divide pow sqrt sort argsort"
 ).split()
 _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ invert neg getitem pow".split()

@@ -142,7 +142,8 @@ class Channels:
     """What batch normalisation, or a product with constants, makes of a signal x: `factor * (x - centre) + offset`.
 
     `factor`, `centre` and `offset` are float64, in the user's values. With `axis` 1 they are `[channels]` and lie along
-    dimension 1, whatever follows it; with None they broadcast with x from its last dimension on, as torch does.
+    dimension 1, whatever follows it; with None they broadcast with x from its last dimension on, as torch does. `rank` is
+    the number of dimensions that x has, if it is known.
     """
 
     signal: SignalValue
@@ -150,6 +151,7 @@ class Channels:
     centre: Tensor
     offset: Tensor
     axis: int | None = 1
+    rank: int | None = None
 
     def times(self, factor: float) -> Channels:
         """That of this tensor multiplied by a number."""
@@ -161,6 +163,8 @@ class Channels:
 
     def along(self, axis: int, rank: int | None) -> list[Tensor] | None:
         """Factor, centre and offset as those of `entries_along`."""
+        if None not in (rank, self.rank) and rank != self.rank:
+            return None
         return entries_along((self.factor, self.centre, self.offset), self.axis, axis, rank)
 
 

@@ -156,8 +156,9 @@ class RequireFeatures(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         if len(signal.shape) != 2:
             raise InputError(
-                f"{self.settings['name']}: batch normalisation before it was folded for an input [batch, features]; "
-                f"got {list(signal.shape)}"
+                f"{self.settings['name']}: batch normalisation before it was folded for an input [batch, features], "
+                f"since it has as many channels as there are features; got {list(signal.shape)}. For such inputs write "
+                "x = x.reshape(x.shape) between the two"
             )
         return signal
 

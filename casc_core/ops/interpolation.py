@@ -124,9 +124,7 @@ class Interpolate(Op):
         if factors is None:
             outputs = per_dimension(wanted, len(sizes))
             if len(outputs) != len(sizes) or min(outputs) < 1:
-                raise InputError(
-                    f"{self.settings['name']}: {len(sizes)} sizes of at least 1 are needed; got {wanted}"
-                )
+                raise InputError(f"{self.settings['name']}: {len(sizes)} sizes of at least 1 are needed; got {wanted}")
             return [line(each, count, align) for each, count in zip(sizes, outputs, strict=True)]
         parts = [None if align else constant_parts(factor) for factor in factors]
         return [line(each, each * by, align, part) for each, by, part in zip(sizes, factors, parts, strict=True)]

@@ -17,6 +17,8 @@ from casc_core.rules.affine import common_denominator, rescaled, scaled
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Mapped, SignalValue, entries_along
 
+_RANKS = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
+
 
 @RULES.module(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def batch_norm(
@@ -26,7 +28,8 @@ def batch_norm(
     if module.running_mean is None or module.running_var is None:
         raise low.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
     weight, bias = (module.weight, module.bias) if module.affine else (None, None)
-    return _by_statistics(low, low.signal(input), module.running_mean, module.running_var, weight, bias, module.eps)
+    x, rank = low.signal(input), _RANKS.get(type(module))
+    return _by_statistics(low, x, module.running_mean, module.running_var, weight, bias, module.eps, rank)
 
 
 @RULES.function(F.batch_norm)
@@ -54,16 +57,18 @@ def _by_statistics(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
+    rank: int | None = None,
 ) -> SignalValue:
     factor, centre = (variance.detach().double() + eps).rsqrt(), mean.detach().double()
     offset = torch.zeros_like(factor) if bias is None else bias.detach().double()
     factor = factor if weight is None else factor * weight.detach().double()
-    return normalised(low, x, factor, centre, offset)
+    return normalised(low, x, factor, centre, offset, rank=rank)
 
 
 def normalised(
-    low: Lowering, x: SignalValue, factor: Tensor, centre: Tensor, offset: Tensor, axis: int | None = 1
-) -> SignalValue:
+    low: Lowering, x: SignalValue, factor: Tensor, centre: Tensor, offset: Tensor, axis: int | None = 1,
+    rank: int | None = None,
+) -> SignalValue:  # fmt: skip
     """`factor * (x - centre) + offset`, float64, placed as those of `Channels`.
 
     A linear map or convolution before takes it into its weights; so does one that follows.
@@ -80,8 +85,8 @@ def normalised(
                 )
             return origin.affine(by, plus - less * by)
     if isinstance(origin, Channels) and origin.axis == axis and _fit(origin.factor, factor, axis):
-        return by_channel(low, origin.normalised(factor, centre, offset))
-    return by_channel(low, Channels(x, factor, centre, offset, axis))
+        return by_channel(low, replace(origin.normalised(factor, centre, offset), rank=origin.rank or rank))
+    return by_channel(low, Channels(x, factor, centre, offset, axis, rank))
 
 
 def _fit(one: Tensor, other: Tensor, axis: int | None) -> bool:

@@ -36,7 +36,7 @@ def matmul(low: Lowering, input: Any, other: Any) -> SignalValue:
         raise low.refuse(PRODUCT.replace("two spiking tensors (attention)", "a spiking tensor and one from the inputs"))
     if weight.dim() > 2:
         raise low.refuse(_BATCHED.format(list(weight.shape[:-2])))
-    x = input if right else _moved(low, other, "torch.transpose", -2, -1)
+    x = low.signal(input) if right else _moved(low, other, "torch.transpose", -2, -1)
     rows = weight.unsqueeze(0) if weight.dim() == 1 else weight.T if right else weight
     result = linear_map(low, x, rows, None, low.node_name)
     if weight.dim() == 1:

@@ -157,6 +157,24 @@ def buffers_on_either_side(self, x):
     return (self.buffer * x + (x - self.buffer) + self.buffer.mul(x).multiply(0.5)).sum((2, 3))
 
 
+@case(ROWS, a=nn.Linear(5, 6), act=nn.ReLU(), w=dyadic(3), v=dyadic(6))
+def factors_of_fusion(self, x):
+    w = self.w + 1
+    x = self.act(w[0] * self.a(x) + torch.multiply(self.a(x), w[1]) - (self.v * 2).view(1, 6))
+    return w[2] * x + torch.subtract(x, self.w[0])
+
+
+@case(ROWS, a=nn.Linear(5, 6), act=nn.ReLU(), w=dyadic(5, 6), buffer=dyadic(5))
+def operations_on_the_inputs(self, x):
+    x = torch.multiply(x, 2).subtract(self.buffer).divide(2).lerp(x, 0.5).addcmul(x, self.buffer) @ self.w
+    return self.act(self.act(x) - (-self.buffer[:1])) * 0.5
+
+
+@case(a=conv(3, 6), n=nn.BatchNorm2d(6), act=nn.ReLU(), fc=nn.Linear(6, 3))
+def normalised_channels_as_many_as_columns(self, x):
+    return self.fc(self.n(self.act(self.a(x)))).sum((1, 2))
+
+
 # Matrix products.
 
 
