@@ -21,6 +21,7 @@ from torch import fx, nn
 from casc_core.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 from casc_core.in_place import refuse_changes_in_place
+from casc_core.patterns import OPERATIONS, rearrange, reduce
 
 # What torch calls with numbers before it looks whether they are stand-ins.
 _FACTORIES = {id(function) for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.tensor)}
@@ -42,6 +43,10 @@ class Tracer(fx.Tracer):
         }
         self._autowrap_search.append(torch)
         self._autowrap_function_ids |= _FACTORIES
+        einops = sys.modules.get("einops")  # where it is not loaded, no forward calls it
+        if einops is not None:
+            self._autowrap_search.append(einops)
+            self._autowrap_function_ids |= {id(getattr(einops, name)) for name in OPERATIONS}
         self.is_leaf = is_leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -57,9 +62,21 @@ class Tracer(fx.Tracer):
         proxy_factory_fn: Callable[[fx.Node], fx.Proxy] | None = None,
     ) -> Any:  # fmt: skip
         """The stand-in for a result; a tuple of them where it has a known number of parts."""
+        if kind == "call_function" and getattr(target, "__module__", "") == "einops.einops":
+            return OPERATIONS[target.__name__](*args, line=user_line(), **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
         count = known_parts(target, args, kwargs)
         return proxy if count is None else self.parts(proxy, count)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if type(m).__module__ != "einops.layers.torch":
+            return super().call_module(m, forward, args, kwargs)
+        layer: Any = m
+        if type(m).__name__ == "Rearrange":
+            return rearrange(args[0], layer.pattern, line=user_line(), **layer.axes_lengths)
+        if type(m).__name__ == "Reduce":
+            return reduce(args[0], layer.pattern, layer.reduction, line=user_line(), **layer.axes_lengths)
+        raise ConversionError(f"{m} cannot be converted exactly: use nn.Linear, and einops.rearrange around it")
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _StandIn(node, self)
@@ -182,8 +199,7 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
             "tensor's values, x.shape[0] in place of len(x), and module attributes for sizes"
         ) from error
     for node in graph.nodes:
-        if id(node.target) in _FACTORIES:
-            node.meta.pop("is_wrapped", None)  # or the code of a GraphModule would wrap it once more, for every trace
+        node.meta.pop("is_wrapped", None)  # or the code of a GraphModule would wrap it once more, for every trace
         if node.op == "get_attr":
             _remember_number(model, node)
     if isinstance(model, fx.GraphModule):
