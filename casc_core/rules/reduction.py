@@ -129,17 +129,13 @@ def select(low: Lowering, mask: Any, inside: Any, outside: Any) -> SignalValue:
     if not isinstance(mask, InputValue):
         raise low.refuse("its mask depends on spikes; a mask must be computed from the inputs")
     parts = []
-    for value, where in ((inside, mask), (outside, _without(low, mask))):
+    for value, where in ((inside, mask), (outside, InputValue(low.emit(Call("torch.logical_not"), mask)))):
         if isinstance(value, (int, float)) and value <= -SMALLEST_FILL:
             return masked_fill(low, outside if where is mask else inside, where, value)
         if isinstance(value, SignalValue):
             parts.append(SignalValue(low.emit(TimesInput(), value, where), value.form))
             continue
         constant = known(low, value)
-        if constant is None or bool(constant.any()):
+        if constant is None or constant.dim() > 0 or bool(constant):  # a zero leaves the other side as it is
             parts.append(low.signal(InputValue(low.emit(Call("operator.mul"), where, value), constant)))
     return add(low, *parts) if len(parts) == 2 else parts[0]
-
-
-def _without(low: Lowering, mask: Any) -> InputValue:
-    return InputValue(low.emit(Call("torch.logical_not"), mask))

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dyadic import IMAGES, ROWS, SERIES, agrees, dyadic, network
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import casc_core
@@ -221,6 +223,42 @@ def padding_with_numbers(self, x):
 def test_it_is_the_networks_own_answer(name, tmp_path):
     forward, inputs, held = CASES[name]
     agrees(network(forward, **held), *inputs, folder=tmp_path)
+
+
+OPERATIONS = {
+    "x * c": lambda x, c, norm: x * c,
+    "c + x": lambda x, c, norm: c + x,
+    "c - x": lambda x, c, norm: c - x,
+    "x.sub(c)": lambda x, c, norm: x.sub(c, alpha=0.5),
+    "x / c": lambda x, c, norm: x / 2.0 ** (c * 4).round(),
+    "max of x * c": lambda x, c, norm: F.max_pool2d(x * c, 2, 1, 1)[..., 1:, 1:],
+    "norm": lambda x, c, norm: norm(x) * c,
+}
+SHAPES_OF_CONSTANTS = [(), (1,), (6,), (4, 1, 1), (1, 4, 1, 1), (6, 1), (4, 6, 6), (1, 1, 6, 6), (1, 1, 1), (4, 1, 6)]
+
+
+@given(
+    chosen=st.lists(
+        st.tuples(st.sampled_from(list(OPERATIONS)), st.sampled_from(SHAPES_OF_CONSTANTS)), min_size=4, max_size=4
+    ),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_any_operations_with_any_constants_around_maps_and_neurons(chosen, seed):
+    constants = [dyadic(*shape, seed=seed + at, parts=4, reach=4) for at, (_, shape) in enumerate(chosen)]
+
+    def forward(self, x):
+        places = [lambda x, at=at: OPERATIONS[chosen[at][0]](x, getattr(self, f"c{at}"), self.n) for at in range(4)]
+        x = self.act(places[0](self.a(x)) + 0.25)
+        x = self.act(places[2](self.b(places[1](x))))
+        return (places[3](x) + self.a.bias.view(1, 4, 1, 1)).sum((2, 3))
+
+    held = {f"c{at}": constant for at, constant in enumerate(constants)}
+    agrees(
+        network(forward, seed, a=conv(), b=conv(4, groups=2), n=nn.BatchNorm2d(4), act=nn.ReLU(), **held),
+        IMAGES,
+        spikes=False,
+    )
 
 
 def test_factors_and_addends_fold_into_the_map_before_and_behind():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -163,12 +164,11 @@ def fan_outs(layer, shape):
         ones.weight.fill_(1.0)
         if ones.bias is not None:
             ones.bias.zero_()
-        reached = torch.zeros(shape, dtype=torch.float64)
-        for place in itertools.product(*map(range, shape)):
-            x = torch.zeros(1, *shape, dtype=torch.float64)
-            x[(0, *place)] = 1.0
-            reached[place] = ones(x).sum()
-    return reached
+        return torch.stack([ones(one[None]).sum() for one in _one_at_a_time(shape)]).reshape(shape)
+
+
+def _one_at_a_time(shape):
+    return torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
 
 
 LAYERS = {
