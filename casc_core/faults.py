@@ -17,8 +17,10 @@ from torch import Tensor
 
 from casc_core.activation import Quantised
 from casc_core.convert import unrounded
+from casc_core.errors import ConfigError, ExactnessError
 from casc_core.float64 import widened
 from casc_core.origin import Evaluated, observed
+from casc_core.program import READOUT
 from casc_core.spiking_model import SpikingModel
 
 # Sums of float64 in another order, relative to the largest activation of a layer, in levels; or to the largest logit.
@@ -113,19 +115,24 @@ class LoweringReport:
         )
 
 
-READOUT = "the readout"
-
-
 def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Evaluated:
     """The lowering without grids, in float64: logits and levels.
 
     Raises:
-        ConfigError: the network that was converted is not at hand. CascError: as its conversion, and as a run.
+        ConfigError: the network that was converted is not at hand. ExactnessError: it cannot be lowered in float64.
     """
-    network, (inputs, named) = unrounded(snn), widened(inputs, named)
     device = next((value.device for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
-    network = network if device is None else network.to(device)
-    return Evaluated(*network.reference_counts(inputs, named))
+    try:
+        network, (inputs, named) = unrounded(snn), widened(inputs, named)
+        network = network if device is None else network.to(device)
+        return Evaluated(*network.reference_counts(inputs, named))
+    except ConfigError:
+        raise
+    except Exception as error:  # such as a forward that asks for its own types
+        raise ExactnessError(
+            f"the network that was converted, a {type(snn.ann).__name__}, cannot be lowered in float64, so its conversion "
+            f"could not be held against it: {type(error).__name__}: {error}"
+        ) from error
 
 
 def lowering_report(

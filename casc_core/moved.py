@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,16 +49,19 @@ class Moved:
 
 def moved(before: Evaluated, after: Evaluated) -> Moved:
     """What moved from one evaluation of a network to another."""
-    shared = {name: after.levels[name] for name in before.levels if name in after.levels}
-    layers = {name: int((before.levels[name] != levels).sum()) for name, levels in shared.items()}
+    shared = {name: (levels, after.levels[name]) for name, levels in before.levels.items() if name in after.levels}
+    layers = {name: int(_differ(*levels).sum()) for name, levels in shared.items()}
+    neurons = sum(levels.numel() for levels, _ in shared.values())
     own, other = before.logits.double(), after.logits.double()
+    if own.shape != other.shape:
+        return Moved(neurons, layers, len(own), math.inf)
     off = torch.where(own == other, 0.0, (own - other).abs())
-    neurons = sum(levels.numel() for levels in shared.values())
-    return Moved(neurons, layers, int(differing(own, other).sum()), _largest(off))
+    return Moved(neurons, layers, int(differing(own, other).sum()), float(off.max()))
 
 
-def _largest(x: Tensor) -> float:
-    return float(x.max()) if x.numel() else 0.0
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors differ: everywhere if they have not the same shape."""
+    return a != b if a.shape == b.shape else torch.ones_like(a, dtype=torch.bool)
 
 
 def joined(parts: Sequence[Moved]) -> Moved:
