@@ -15,6 +15,7 @@ from casc_core.adapters import Adapter
 from casc_core.batches import parted
 from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
+from casc_core.predictions import differing
 from casc_core.prepare import prepare
 from casc_core.tracing import arguments_of
 
@@ -155,7 +156,7 @@ def _compared(
             errors[name][1] += float(own.abs().sum(dtype=torch.float64))
         logits_error[0] += float((logits - other).abs().sum(dtype=torch.float64))
         logits_error[1] += float(logits.abs().sum(dtype=torch.float64))
-        moved += int((logits.argmax(-1) != other.argmax(-1)).sum())
+        moved += int(differing(logits, other).sum())
         samples += len(logits)
     relative = {name: part / max(whole, 1e-30) for name, (part, whole) in errors.items()}
     return Calibration(prepared, thresholds, relative, samples, moved, logits_error[0] / max(logits_error[1], 1e-30))

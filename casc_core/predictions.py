@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
@@ -38,6 +40,16 @@ class Reading:
         classes: Tensor = self.classes(readouts.flatten(0, 1)).unflatten(0, readouts.shape[:2])
         return classes
 
+    def score(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """How well `answers` `[..., N, ...]`, made by `classes`, meet labels that are `checked`: for each entry before N.
+
+        The share of the classes that are right; of numbers, the mean squared error.
+        """
+        first = answers.dim() - labels.dim()
+        if self.numbers:
+            return (answers.double() - labels.double()).square().flatten(first).mean(-1)
+        return (answers == labels).flatten(first).double().mean(-1)
+
     def checked(self, labels: Tensor, shape: Sequence[int]) -> Tensor:
         """Labels in the shape of the classes of outputs of this shape.
 
@@ -50,7 +62,8 @@ class Reading:
             labels = labels.reshape(wanted)  # `[N]` and `[N, 1]` are the same numbers
         if list(labels.shape) != wanted:
             raise InputError(
-                f"labels of shape {list(labels.shape)} for outputs of shape {list(shape)}: give one {what}, {wanted}"
+                f"labels of shape {list(labels.shape)} for {shape[0]} samples, whose outputs have shape {list(shape)}: "
+                f"give one {what}, {wanted}"
             )
         if self.numbers or not labels.numel():
             return labels
@@ -73,7 +86,6 @@ def reading(shape: Sequence[int], labels: Tensor | None = None) -> Reading:
 
     >>> reading([8, 10]), reading([8, 1]), reading([8, 5, 4, 4])
     (Reading(dim=1, numbers=False), Reading(dim=None, numbers=False), Reading(dim=1, numbers=False))
-    >>> import torch
     >>> reading([8, 10], torch.rand(8, 10)).numbers
     True
     """
@@ -91,10 +103,26 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
     return [*shape[:1], *(size for size in shape[1:] if size != 1)]
 
 
+def labels_of(given: Any) -> Tensor | None:
+    """Labels as a tensor, None if there are none.
+
+    Raises:
+        InputError: they are no numbers, or one number for a whole batch.
+    """
+    if given is None:
+        return None
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"labels must be a tensor, or numbers; got {type(given).__name__}: {error}") from error
+    if labels.dim() == 0 or labels.is_complex():
+        raise InputError(f"labels must be real numbers, at least one for each sample; got {given!r}")
+    return labels
+
+
 def differing(a: Tensor, b: Tensor) -> Tensor:
     """`[N]`: whether any class of each sample differs between two outputs of one shape.
 
-    >>> import torch
     >>> differing(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
     tensor([False,  True])
     """

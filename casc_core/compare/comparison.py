@@ -20,6 +20,7 @@ from casc_core.experiment.evaluation import powers_of_two
 from casc_core.experiment.results import steps_to_silence
 from casc_core.kernels import instructions
 from casc_core.methods import FOUR, OURS, Method, methods_for
+from casc_core.predictions import differing, labels_of, reading
 from casc_core.spiking_model import SpikingModel
 
 FORMAT = "casc comparison 1"
@@ -133,31 +134,40 @@ def compare(
 
 @torch.no_grad()
 def _against_trained(subject: Subject) -> dict[str, Any]:
-    """The chain of networks: as trained, calibrated if it had to be, on the grid; accuracy, and what each step moved."""
+    """The chain of networks: as trained, calibrated if it had to be, on the grid; how well each meets the labels, and what
+    each step moved."""
     snn = subject.snn
     takes = len(snn.settings.arguments)
     networks: list[Callable[..., Tensor]] = [net for net in (subject.trained, snn.ann) if net is not None]
     networks.append(snn.reference)
-    right, moved, largest = [0] * len(networks), [0] * len(networks), [0.0] * len(networks)
-    samples, labelled = 0, True
+    score, moved, largest = [0.0] * len(networks), [0] * len(networks), [0.0] * len(networks)
+    samples, labelled, numbers = 0, True, False
     for batch in subject.batches():
         logits = [network(*batch[:takes]).cpu() for network in networks]
         samples += len(logits[-1])
-        labelled = labelled and len(batch) > takes
+        labels = labels_of(batch[takes]) if len(batch) > takes else None
+        labelled = labelled and labels is not None
         for index, own in enumerate(logits):
-            if labelled:
-                right[index] += int((own.argmax(-1) == torch.as_tensor(batch[takes]).cpu()).sum())
+            if labels is not None:
+                how = reading(own.shape, labels)
+                numbers = how.numbers
+                met = how.score(how.classes(own), how.checked(labels.cpu(), own.shape))
+                score[index] += float(met) * len(own)
             if index:
-                moved[index] += int((own.argmax(-1) != logits[index - 1].argmax(-1)).sum())
+                moved[index] += int(differing(own, logits[index - 1]).sum())
                 largest[index] = max(largest[index], float((own - logits[index - 1]).abs().max()))
     known = labelled and samples > 0
-    percent = [round(100.0 * count / samples, 4) if known else None for count in right]
+    percent = [round(100.0 * one / samples, 4) if known and not numbers else None for one in score]
+    error = [float(f"{one / samples:.7g}") if known and numbers else None for one in score]
     calibrated = None
     if subject.trained is not None and snn.ann is not None:
-        calibrated = {"trained_accuracy": percent[0], "predictions_moved": moved[1], "max_logit_difference": largest[1]}
+        calibrated = {"trained_accuracy": percent[0], "trained_error": error[0]}
+        calibrated |= {"predictions_moved": moved[1], "max_logit_difference": largest[1]}
     return {
         "ann_accuracy": percent[-2] if len(percent) > 1 else percent[-1],
         "reference_accuracy": percent[-1],
+        "ann_error": error[-2] if len(error) > 1 else error[-1],
+        "reference_error": error[-1],
         "ann_predictions_moved": moved[-1],
         "ann_max_logit_difference": largest[-1],
         "calibrated": calibrated,
@@ -179,6 +189,7 @@ def _method(name: str, method: Method, analysis: Analysis, T: int, table: Energy
         "exact": analysis.exact and not method.own_levels,
         "exact_at": exact_at,
         "accuracy": None if accuracy is None else _listed(_held(accuracy, T), 4),
+        "error": None if analysis.error is None else _listed(_held(analysis.error, T)),
         "mismatches": [int(count) for count in _held(analysis.mismatches, T)],
         "mse": _listed(_held(analysis.mse, T)),
         "spikes": _listed(_ended(analysis.spikes, T).cumsum(0)),

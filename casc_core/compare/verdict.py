@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from casc_core.compare.tables import Comparison, chain, joules, ours, times
+from casc_core.compare.tables import Comparison, chain, joules, measure, ours, times
 
 
 def verdict(comparison: Comparison) -> str:
@@ -76,5 +76,9 @@ def moved(comparison: Comparison) -> str:
         f"{comparison['ann_predictions_moved']:,} of {samples:,} predictions of the {name}, logits by up to "
         f"{comparison['ann_max_logit_difference']:.2g}."
     )
-    accuracies = ", ".join(f"{name} {value:.2f}%" for name, value in chain(comparison).items())
-    return f"{said} Accuracy: {accuracies}." if accuracies else said
+    kind = measure(comparison)
+    if kind is None:
+        return said
+    unit = "%" if kind.unit == "%" else ""
+    met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in chain(comparison).items())
+    return f"{said} {kind.name.capitalize()}: {met}."
