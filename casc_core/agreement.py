@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from casc_core import kernels
+from casc_core.errors import ConfigError
 from casc_core.signal import memory_order
 
 
@@ -65,8 +66,17 @@ class Agreement:
     positions: dict[str, PositionAgreement] = field(default_factory=dict)
 
     def layer(self, name: str, train: Tensor) -> None:
-        """Compare a layer's train `[steps, *shape]`."""
+        """Compare a layer's train `[steps, *shape]`.
+
+        Raises:
+            ConfigError: the levels are those of another layer.
+        """
         levels = self.levels[name]
+        if train.shape[1:] != levels.shape:
+            raise ConfigError(
+                f"layer {name!r} of shape {list(train.shape[1:])} cannot be compared with levels of another, "
+                f"{list(levels.shape)}"
+            )
         order = memory_order(train) or tuple(range(train.dim()))
         if order[0] == 0:
             train, levels = train.permute(order), levels.permute([dim - 1 for dim in order[1:]])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.agreement import Agreement, LayerAgreement, PositionAgreement
-from casc_core.batches import parted
+from casc_core.batches import each, parted
 from casc_core.columns import aligned
 from casc_core.energy import EnergyTable
 from casc_core.errors import ConfigError, InputError
@@ -161,8 +161,8 @@ def analyse(
             differ.
 
     Raises:
-        ConfigError: as `snn.simulate`. InputError: no batches, labels for some batches only, or of another shape than the
-            outputs ask for, or that are no classes of the network.
+        ConfigError: as `snn.simulate`; `against` is no network of the same layers. InputError: no batches, labels for some
+            batches only, or of another shape than the outputs ask for, or that are no classes of the network.
 
     >>> from torch import nn
     >>> import casc_core
@@ -173,16 +173,25 @@ def analyse(
     """
     if not isinstance(snn, SpikingModel):
         raise ConfigError(f"analyse takes the converted network first; got {type(snn).__name__}")
-    if isinstance(batches, Tensor):
-        raise InputError("batches must be a list of batches; got a tensor: put it into a list")
+    against = snn if against is None else against
+    if not isinstance(against, SpikingModel) or against.layers != snn.layers:
+        raise ConfigError(
+            f"a network is analysed against one of its own layers, {', '.join(snn.layers)}; got {type(against).__name__}"
+            f" with {', '.join(getattr(against, 'layers', ())) or 'none'}"
+        )
     snn.check_steps(T)
     total = _Total()
     takes = len(snn.settings.arguments)
-    for batch in batches:
+    for batch in each(batches, "analyse"):
         inputs, given = parted(batch, takes)
         labels, start = labels_of(given), 0
         for part in snn.parts(inputs, {}, T):
-            simulation, agreement, reference = _one(snn, against or snn, own_levels, part, T)
+            simulation, agreement, reference = _one(snn, against, own_levels, part, T)
+            if simulation.logits.shape[1:] != reference.shape:
+                raise ConfigError(
+                    f"outputs {list(simulation.logits.shape[1:])} cannot be compared with those of the network that it is "
+                    f"analysed against, {list(reference.shape)}"
+                )
             end = start + len(reference)
             total.add(simulation, agreement, reference, None if labels is None else labels[start:end])
             start = end
@@ -263,8 +272,6 @@ class _Total:
 
     def analysis(self) -> Analysis:
         """All of it, means over the samples."""
-        if not self.logits:
-            raise InputError("there is no batch to analyse")
         length = max(len(squared) for squared in self.squared)
         samples = sum(map(len, self.logits))
         layers = {name: self._layer(layer, length, samples) for name, layer in self.layers.items()}

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.analysis import Analysis, LayerAnalysis, analyse
+from casc_core.batches import answered, each, parted
 from casc_core.compare.findings import findings
 from casc_core.energy import EnergyTable
+from casc_core.errors import ConfigError
 from casc_core.experiment.evaluation import powers_of_two
 from casc_core.experiment.results import steps_to_silence
 from casc_core.kernels import instructions
@@ -70,6 +72,10 @@ def compare(
         command: what reproduces this.
         announce: told what is about to run.
 
+    Raises:
+        ConfigError: no such number of steps, or `OURS` is not among the methods. InputError: batches that the network does
+            not take, or none.
+
     Returns:
         The figures, all for one sample on average where not said otherwise: lists of numbers by step have length T.
 
@@ -83,7 +89,11 @@ def compare(
     """
     started = time.perf_counter()
     table, snn = table or EnergyTable(), subject.snn
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {T!r}")
     methods = methods_for(snn, T, subject.trained is None) if methods is None else methods
+    if OURS not in methods:
+        raise ConfigError(f"{OURS!r} must be among the methods that are compared; got {', '.join(methods) or 'none'}")
     announce("ANN")
     trained = _against_trained(subject)
     done: list[dict[str, Any]] = []
@@ -142,10 +152,11 @@ def _against_trained(subject: Subject) -> dict[str, Any]:
     networks.append(snn.reference)
     score, moved, largest = [0.0] * len(networks), [0] * len(networks), [0.0] * len(networks)
     samples, labelled, numbers = 0, True, False
-    for batch in subject.batches():
-        logits = [network(*batch[:takes]).cpu() for network in networks]
+    for batch in each(subject.batches(), "compare on"):
+        inputs, given = parted(batch, takes)
+        logits = [answered(network, inputs).cpu() for network in networks]
         samples += len(logits[-1])
-        labels = labels_of(batch[takes]) if len(batch) > takes else None
+        labels = labels_of(given)
         labelled = labelled and labels is not None
         for index, own in enumerate(logits):
             if labels is not None:

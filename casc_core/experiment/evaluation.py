@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from casc_core.errors import InputError
+from casc_core.errors import ConfigError, InputError
 from casc_core.experiment.distributed import Share, gather, share
 from casc_core.methods import FOUR, OURS, Method
 from casc_core.predictions import Reading, any_of_sample, differing, reading
@@ -209,7 +209,14 @@ def evaluate(
         steps: time steps at which to read out.
         methods: by name, on the weights as they are; `OURS` must be among them.
         announce: told what is about to run.
+
+    Raises:
+        ConfigError: no steps, or `OURS` is not among the methods. InputError: no samples, or labels that are no classes.
     """
+    if not steps or OURS not in methods:
+        raise ConfigError(
+            f"an evaluation needs steps and the method {OURS!r}; got {list(steps)} and {', '.join(methods)}"
+        )
     announce("ANN")
     trained, labels = logits_of(ann.eval(), batches)
     labels = reading(trained.shape, labels).checked(labels, trained.shape)
