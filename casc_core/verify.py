@@ -262,7 +262,9 @@ def _compared(
     name: str, counts: Tensor, expected: Tensor, awake: int, levels: int, spikes: LayerSpikes
 ) -> LayerEquivalence:
     """Counts over `awake` steps against levels out of `levels`: as rates where the two are not the same."""
-    difference = (counts.int() * levels - expected.int() * awake).abs()
+    # Neither a count of int16 nor a number of levels or wake steps exceeds 2**15, so int32 holds their products.
+    whole = torch.int32 if counts.dtype == torch.int16 else torch.int64
+    difference = (counts.to(whole) * levels - expected.to(whole) * awake).abs()
     differing = difference.nonzero()
     first = tuple(int(index) for index in differing[0]) if len(differing) else None
     largest = float(difference.max()) / awake if difference.numel() else 0.0
