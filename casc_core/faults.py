@@ -9,16 +9,16 @@ farther from the edge is a fault of the lowering.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from casc_core.activation import Quantised
 from casc_core.convert import unrounded
 from casc_core.errors import ConfigError, ExactnessError
 from casc_core.float64 import widened
+from casc_core.moved import difference
 from casc_core.origin import Evaluated, observed
 from casc_core.program import READOUT
 from casc_core.spiking_model import SpikingModel
@@ -85,6 +85,11 @@ class LoweringReport:
         """No neuron and no logit is anything but what the network computes."""
         return all(not layer.wrong for layer in self.layers.values())
 
+    def after(self, samples: int) -> LoweringReport:
+        """The report on a part of a batch, so many of whose samples come before it."""
+        layers = {name: replace(layer, first=_after(layer.first, samples)) for name, layer in self.layers.items()}
+        return replace(self, layers=layers)
+
     @property
     def neurons(self) -> int:
         """How many neurons were compared."""
@@ -113,6 +118,12 @@ class LoweringReport:
             f"computes in float64: {fault.first}{f'; {others} more layers' if others else ''}{apart}. Please report this: "
             "the spiking network is not your network"
         )
+
+
+def _after(fault: Fault | None, samples: int) -> Fault | None:
+    if fault is None or fault.at is None:
+        return fault
+    return replace(fault, at=(fault.at[0] + samples, *fault.at[1:]))
 
 
 def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Evaluated:
@@ -192,7 +203,7 @@ def _readout(own: Tensor, lowered: Tensor) -> tuple[LayerLowering, float]:
     if own.shape != lowered.shape:
         fault = Fault(None, str(list(own.shape)), str(list(lowered.shape)))
         return LayerLowering(READOUT, lowered.numel(), lowered.numel(), 0, fault), float("inf")
-    off = torch.where(own == lowered, 0.0, (own - lowered).abs())
+    off = difference(own, lowered)
     finite = own[own.isfinite()]
     slack = _ROUNDING * (1.0 + (float(finite.abs().max()) if finite.numel() else 0.0))
     wrong = (~(off <= slack)).nonzero()

@@ -55,8 +55,21 @@ def moved(before: Evaluated, after: Evaluated) -> Moved:
     own, other = before.logits.double(), after.logits.double()
     if own.shape != other.shape:
         return Moved(neurons, layers, len(own), math.inf)
-    off = torch.where(own == other, 0.0, (own - other).abs())
-    return Moved(neurons, layers, int(differing(own, other).sum()), float(off.max()))
+    return Moved(neurons, layers, int(differing(own, other).sum()), largest_difference(own, other))
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """`|a - b|`, zero between equal infinities."""
+    return torch.where(a == b, 0.0, (a - b).abs())
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """The largest of `|a - b|`.
+
+    >>> largest_difference(torch.tensor([1.0, -math.inf]), torch.tensor([3.0, -math.inf]))
+    2.0
+    """
+    return float(difference(a, b).max())
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:

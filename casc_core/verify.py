@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from casc_core import moved as moves
 from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
 from casc_core.faults import LoweringReport, lowered_in_float64, lowering_report
-from casc_core.moved import Moved, moved
+from casc_core.moved import Moved, largest_difference, moved
 from casc_core.neuron import CIF
 from casc_core.numerics import Exact, Numerics
 from casc_core.origin import Evaluated, evaluated
@@ -103,6 +103,14 @@ class EquivalenceReport:
         """Every count of every neuron and every logit equal to the reference's."""
         return self.logits_equal and all(layer.exact for layer in self.layers.values())
 
+    def after(self, samples: int) -> EquivalenceReport:
+        """The report on a part of a batch, so many of whose samples come before it."""
+        layers = {
+            name: replace(layer, first=None if layer.first is None else (layer.first[0] + samples, *layer.first[1:]))
+            for name, layer in self.layers.items()
+        }
+        return replace(self, layers=layers, lowering=None if self.lowering is None else self.lowering.after(samples))
+
     @property
     def first_divergence(self) -> LayerEquivalence | None:
         """The first layer whose counts differ."""
@@ -145,7 +153,8 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
 
     Every count of every neuron, and the logits, must be the reference's bit for bit. What lies between the reference and
     the network is told in three parts: a fault of the lowering, which is never exact (both in float64, layer by layer),
-    what the grid of the numbers moved, and what float32 itself moves. That takes four more passes of the network.
+    what the grid of the numbers moved, and what float32 itself moves. That takes four more passes of the network. A batch
+    whose simulation would exceed `snn.memory_limit` is verified in parts.
 
     Args:
         snn: the converted network.
@@ -165,45 +174,53 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     """
     if not isinstance(snn, SpikingModel):
         raise ConfigError(f"verify takes the converted network first, then its inputs; got {type(snn).__name__}")
-    settings = snn.settings
-    endless = isinstance(settings.schedule, Continuous)
-    steps = settings.levels * CONTINUOUS_STEPS_PER_LEVEL if T is None and endless else T
-    recorder = Recorder(keep_counts=True)
-    simulation = snn.simulate_recorded(inputs, named, steps, recorder)
+    endless = isinstance(snn.settings.schedule, Continuous)
+    steps = snn.settings.levels * CONTINUOUS_STEPS_PER_LEVEL if T is None and endless else T
+    snn.check_steps(steps)
+    note, reports, before = _why_not_promised(snn, T), [], 0
+    for part in snn.parts(inputs, named, steps):
+        report = _verified(snn, part, steps, note)
+        reports.append(report.after(before) if before else report)
+        before += len(report.silent_at)
+    return reports[0] if len(reports) == 1 else joined(reports)
+
+
+def _verified(snn: SpikingModel, values: dict[str, Any], steps: int | None, note: str) -> EquivalenceReport:
+    """The report on one part of a batch."""
+    settings, recorder = snn.settings, Recorder(keep_counts=True)
+    simulation = snn.simulate_recorded((), values, steps, recorder)
     counts = recorder.counts
-    expected_logits, expected = snn.reference_counts(inputs, named)
+    expected_logits, expected = snn.reference_counts((), values)
     logits = simulation.logits[-1]
     awake = sum(settings.schedule.awake(simulation.T))
     layers = {
         name: _compared(name, counts[name], expected[name], awake, settings.levels, simulation.spikes[name])
         for name in counts
     }
-    note = _why_not_promised(snn, T)
-    reference = Evaluated(expected_logits, expected)
     return EquivalenceReport(
         layers,
         torch.equal(logits, expected_logits),
-        float((logits - expected_logits).abs().max()),
+        largest_difference(logits, expected_logits),
         int(differing(logits, expected_logits).sum()),
         simulation.silent_at,
         simulation.T,
         not note,
         note,
-        *_against_ann(snn, reference, inputs, named),
+        *_against_ann(snn, Evaluated(expected_logits, expected), values),
         settings.numerics,
     )
 
 
 def _against_ann(
-    snn: SpikingModel, reference: Evaluated, inputs: tuple[Any, ...], named: dict[str, Any]
+    snn: SpikingModel, reference: Evaluated, values: dict[str, Any]
 ) -> tuple[int | None, float | None, LoweringReport | None, Moved | None, Moved | None]:
     """The last fields of a report: the reference beside the ANN, and what lowering, grid and float32 have in that."""
     if snn.ann is None:
         return None, None, None, None, None
     levels = snn.settings.levels
-    lowered = lowered_in_float64(snn, inputs, named)
-    lowering = lowering_report(snn, lowered, inputs, named)
-    ideal, own = (evaluated(snn.ann, levels, inputs, named, float64) for float64 in (True, False))
+    lowered = lowered_in_float64(snn, (), values)
+    lowering = lowering_report(snn, lowered, (), values)
+    ideal, own = (evaluated(snn.ann, levels, (), values, float64) for float64 in (True, False))
     trained = moved(own, reference) if levels == snn.settings.q else None
     return (
         None if trained is None else trained.predictions,

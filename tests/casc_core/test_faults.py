@@ -452,3 +452,27 @@ def test_what_moved_is_told_in_a_line():
     assert moves.joined([moves.Moved(10, {"a": 0}, 0, 0.5), moves.Moved(10, {"a": 3}, 2, 0.25)]) == moves.Moved(
         20, {"a": 3}, 2, 0.5
     )
+
+
+def test_a_batch_beyond_the_memory_limit_is_verified_in_parts(monkeypatch):
+    kind, name, rule, _ = MODULES["a border is lost"]
+    monkeypatch.setitem(RULES.modules, kind, only(name, rule)(RULES.modules[kind]))
+    images, model = IMAGES.repeat(20, 1, 1, 1), network()
+    images[:60] = 0.0  # the first population does not spike, and so its border is nothing
+    model.first.bias.data.fill_(-1.0)
+    model.norm.running_mean.zero_()
+    model.norm.bias.data.zero_()
+    snn = casc_core.convert(model, neuron=casc_core.IF())
+    whole = casc_core.verify(snn, images)
+    snn.memory_limit = 2**20
+    assert len(list(snn.parts((images,), {}, None))) > 1
+    parts = casc_core.verify(snn, images)
+    assert torch.equal(parts.silent_at, whole.silent_at)
+    for name, layer in whole.layers.items():
+        assert (layer.first, layer.mismatches) == (parts.layers[name].first, parts.layers[name].mismatches)
+    for name, layer in whole.lowering.layers.items():
+        other = parts.lowering.layers[name]
+        assert (layer.neurons, layer.wrong, layer.ties) == (other.neurons, other.wrong, other.ties)
+        assert layer.first is None or layer.first.at == other.first.at
+    assert parts.grid == whole.grid
+    assert whole.lowering.first_fault.first.at[0] == 60
