@@ -72,6 +72,7 @@ def comparison(
         "reference_error": None,
         "ann_predictions_moved": 1,
         "ann_max_logit_difference": 0.01,
+        "lowering": {"exact": True, "said": "lowering: all 1,000 neurons and the logits are your network's in float64"},
         "ann": {"macs": 1.2e6, "energy_nj": 5520.0},
         "energy_table": {"name": "45 nm CMOS", "mac_pj": 4.6, "ac_pj": 0.9, "source": "Horowitz 2014"},
         "methods": methods,

@@ -20,6 +20,7 @@ from casc_core.energy import EnergyTable
 from casc_core.errors import ConfigError
 from casc_core.experiment.evaluation import powers_of_two
 from casc_core.experiment.results import steps_to_silence
+from casc_core.faults import LoweringReport, joined, lowered_in_float64, lowering_report
 from casc_core.kernels import instructions
 from casc_core.methods import FOUR, OURS, Method, methods_for
 from casc_core.predictions import differing, labels_of, reading
@@ -95,7 +96,7 @@ def compare(
     if OURS not in methods:
         raise ConfigError(f"{OURS!r} must be among the methods that are compared; got {', '.join(methods) or 'none'}")
     announce("ANN")
-    trained = _against_trained(subject)
+    trained = _against_trained(subject, T)
     done: list[dict[str, Any]] = []
     analyses: dict[str, Analysis] = {}
     for name, method in methods.items():
@@ -134,7 +135,7 @@ def compare(
         "ann": {"macs": ours.ann_multiply_accumulates, "energy_nj": energy / 1e3},
         "energy_table": {"name": table.name, "mac_pj": table.mac, "ac_pj": table.ac, "source": table.source},
         "methods": done,
-        "equivalence": _equivalence(ours),
+        "equivalence": _equivalence(ours, trained["lowering"]),
         "configuration": dict(subject.configuration),
         "environment": environment(),
         "findings": findings({name: analyses[name] for name in FOUR if name in analyses}, T, table),
@@ -143,19 +144,23 @@ def compare(
 
 
 @torch.no_grad()
-def _against_trained(subject: Subject) -> dict[str, Any]:
-    """The chain of networks: as trained, calibrated if it had to be, on the grid; how well each meets the labels, and what
-    each step moved."""
+def _against_trained(subject: Subject, T: int) -> dict[str, Any]:
+    """The chain of networks: as trained, calibrated if it had to be, on the grid; how well each meets the labels, what each
+    step moved, and whether the lowering is at fault in that."""
     snn = subject.snn
     takes = len(snn.settings.arguments)
     networks: list[Callable[..., Tensor]] = [net for net in (subject.trained, snn.ann) if net is not None]
     networks.append(snn.reference)
     score, moved, largest = [0.0] * len(networks), [0] * len(networks), [0.0] * len(networks)
     samples, labelled, numbers = 0, True, False
+    lowerings: list[LoweringReport] = []
     for batch in each(subject.batches(), "compare on"):
         inputs, given = parted(batch, takes)
         logits = [answered(network, inputs).cpu() for network in networks]
         samples += len(logits[-1])
+        if snn.ann is not None:
+            for part in snn.parts(inputs, {}, None if snn.settings.schedule.last_wake else T):
+                lowerings.append(lowering_report(snn, lowered_in_float64(snn, (), part), (), part))
         labels = labels_of(given)
         labelled = labelled and labels is not None
         for index, own in enumerate(logits):
@@ -182,7 +187,16 @@ def _against_trained(subject: Subject) -> dict[str, Any]:
         "ann_predictions_moved": moved[-1],
         "ann_max_logit_difference": largest[-1],
         "calibrated": calibrated,
+        "lowering": _lowering(lowerings),
     }
+
+
+def _lowering(reports: Sequence[LoweringReport]) -> dict[str, Any] | None:
+    """What was found of the lowering, if the network that was converted is at hand."""
+    if not reports:
+        return None
+    report = joined(reports)
+    return {"exact": report.exact, "said": str(report)}
 
 
 def _method(name: str, method: Method, analysis: Analysis, T: int, table: EnergyTable, sleeps: bool) -> dict[str, Any]:
@@ -235,7 +249,7 @@ def _layer(name: str, layer: LayerAnalysis, T: int, sleeps: bool) -> dict[str, A
     }
 
 
-def _equivalence(ours: Analysis) -> dict[str, Any]:
+def _equivalence(ours: Analysis, lowering: Mapping[str, Any] | None) -> dict[str, Any]:
     layers = []
     for name, layer in ours.layers.items():
         differing = round(float(layer.more[-1] + layer.fewer[-1]) * layer.neurons * ours.samples)
@@ -250,7 +264,7 @@ def _equivalence(ours: Analysis) -> dict[str, Any]:
             }
         )
     return {
-        "exact": ours.exact,
+        "exact": ours.exact and (lowering is None or lowering["exact"]),
         "samples": ours.samples,
         "logits_equal": bool((ours.exact_at > 0).all()),
         "layers": layers,

@@ -448,6 +448,20 @@ def test_the_command_tells_a_fault_of_the_lowering(monkeypatch, capsys):
     assert told["lowering"]["layers"]["act2"]["first"]["at"] is not None
 
 
+def test_a_comparison_with_a_fault_of_the_lowering_is_not_exact(monkeypatch, capsys, tmp_path):
+    compare = ["compare", f"{__name__}:faulty", "--T", "4", "--methods", "baseline", "--quiet", "--out", str(tmp_path)]
+    assert main(compare) == 0
+    assert "all 6,912 neurons and the logits are your network's in float64" in capsys.readouterr().out
+    assert "Exact from T =" in (tmp_path / "report.html").read_text()
+    function, rule, _ = FUNCTIONS["a factor is lost"]
+    monkeypatch.setitem(RULES.functions, function, rule)
+    assert main(compare) == 1
+    assert "FAULT OF THE LOWERING: 'act2'" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert '<section class="verdict bad"><strong>Not exact</strong>' in page
+    assert "Please report this" in page
+
+
 def test_what_moved_is_told_in_a_line():
     assert moves.joined([moves.Moved(10, {"a": 0}, 0, 0.5), moves.Moved(10, {"a": 3}, 2, 0.25)]) == moves.Moved(
         20, {"a": 3}, 2, 0.5
