@@ -73,11 +73,13 @@ class LoweringReport:
     Attributes:
         layers: by name, in the order of the network's forward; "the readout" last.
         max_logit_difference: the largest difference of two logits.
+        by_output: layers of a family whose modules do not say what is inside: what comes out of them was compared.
         not_compared: layers that could not be compared by themselves, only by what follows them.
     """
 
     layers: dict[str, LayerLowering]
     max_logit_difference: float
+    by_output: tuple[str, ...]
     not_compared: tuple[str, ...]
 
     @property
@@ -106,7 +108,14 @@ class LoweringReport:
         return next((layer for layer in self.layers.values() if layer.wrong), None)
 
     def __str__(self) -> str:
-        apart = f"; not compared by themselves: {', '.join(self.not_compared)}" if self.not_compared else ""
+        apart = "".join(
+            f"; {how}: {', '.join(names)}"
+            for how, names in (
+                ("compared by what comes out of them", self.by_output),
+                ("not compared by themselves", self.not_compared),
+            )
+            if names
+        )
         fault = self.first_fault
         if fault is None:
             tied = f", {self.ties:,} of them ties" if self.ties else ""
@@ -157,6 +166,7 @@ def lowering_report(
     ann, q = snn.ann, snn.settings.levels
     assert ann is not None
     layers: dict[str, LayerLowering] = {}
+    by_output: list[str] = []
 
     def see(
         called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -168,6 +178,7 @@ def lowering_report(
             names, wanted = (called,), [lowered.levels.get(called)]
             output = type(module).forward(module, *args, **kwargs)
             before = [output * module.q / module.threshold] if isinstance(output, Tensor) else []
+            by_output.extend(name for name, levels in zip(names, wanted, strict=True) if levels is not None and before)
         for name, levels, z in zip(names, wanted, before, strict=False):
             if levels is not None:  # else nothing reads it
                 layers[name] = _layer(name, z, levels, q)
@@ -176,7 +187,7 @@ def lowering_report(
     logits = observed(ann, q, inputs, named, see, float64=True)
     apart = tuple(name for name in lowered.levels if name not in layers)
     layers[READOUT], largest = _readout(logits, lowered.logits)
-    return LoweringReport(layers, largest, apart)
+    return LoweringReport(layers, largest, tuple(by_output), apart)
 
 
 def _layer(name: str, z: Tensor, levels: Tensor, q: int) -> LayerLowering:
@@ -227,4 +238,5 @@ def joined(reports: Sequence[LoweringReport]) -> LoweringReport:
                 before.ties + layer.ties,
                 before.first if before.first is not None else layer.first,
             )
-    return LoweringReport(layers, max(report.max_logit_difference for report in reports), reports[0].not_compared)
+    furthest = max(report.max_logit_difference for report in reports)
+    return LoweringReport(layers, furthest, reports[0].by_output, reports[0].not_compared)

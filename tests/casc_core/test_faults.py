@@ -383,7 +383,9 @@ def test_a_foreign_activation_is_compared_by_what_comes_out(off, name):
     report = casc_core.verify(casc_core.convert(model, Adapter("foreign", lambda model: True, rules=rules)), IMAGES)
     assert report.exact == (off == 0.0)
     assert report.lowering.not_compared == (() if name == "act" else (name,))
-    assert ("not compared by themselves: act.inner" in str(report)) == (name != "act")
+    assert report.lowering.by_output == (("act",) if name == "act" else ())
+    assert ("; compared by what comes out of them: act" in str(report)) == (name == "act")
+    assert ("; not compared by themselves: act.inner" in str(report)) == (name != "act")
     if off:
         assert report.lowering.first_fault.name == "act"
 
