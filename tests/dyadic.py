@@ -76,5 +76,5 @@ def agrees(
     assert torch.equal(simulation.logits[-1], found)
     if folder is not None:
         snn.save(folder / "net")
-        assert torch.equal(casc_core.load(folder / "net", model=ann)(*inputs), found)
+        assert torch.equal(casc_core.load(folder / "net")(*inputs), found)
     return snn
