@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 
@@ -10,18 +9,18 @@ import torch
 from torch import nn
 
 from casc_core.adapters import Adapter, choose_adapter
-from casc_core.calibrate import Calibration
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.lowering import Lowering, OpPool
 from casc_core.neuron import CIF, Neuron
 from casc_core.numerics import Numerics, as_numerics
 from casc_core.ops import Op
-from casc_core.prepare import levels_of, refuse_modules, require_prepared
+from casc_core.prepare import levels_of, refuse_module_uses, require_module, require_prepared
 from casc_core.program import Program
 from casc_core.rules import RULES
 from casc_core.schedule import Schedule, WakeSleep
 from casc_core.spiking_model import Settings, SpikingModel, resolved_schedule
-from casc_core.tracing import arguments_of, call_variants, trace
+from casc_core.tracing import arguments_of, each_way
+from casc_core.wrappers import bare
 
 
 def convert(
@@ -59,9 +58,8 @@ def convert(
     >>> torch.equal(snn(x), snn.reference(x))
     True
     """
-    if isinstance(model, SpikingModel) or not isinstance(model, nn.Module):
-        hint = "; take its .model" if isinstance(model, Calibration) else ""
-        raise ConfigError(f"convert takes the trained torch.nn.Module; got {type(model).__name__}{hint}")
+    require_module(model, "convert")
+    model = bare(model)
     chosen = choose_adapter(model, adapter)
     settled = as_numerics(numerics)
     ann, was_prepared = require_prepared(model, chosen, q)
@@ -76,9 +74,7 @@ def convert(
     resolved = resolved_schedule(WakeSleep() if schedule is None else schedule, trained)
     if neuron is not None and not isinstance(neuron, Neuron):
         raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
-    ann = copy.deepcopy(ann).eval()
-    _refuse_bad_weights(ann)
-    refuse_modules(ann, chosen.rules, prepared=True)
+    ann = ann.eval()
     settings = Settings(chosen.name, trained, neuron or CIF(), resolved, settled, arguments_of(ann))
     snn = _lowered(ann, chosen, settings)
     object.__setattr__(snn, "ann", ann)
@@ -88,14 +84,18 @@ def convert(
 def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
     """The network, with a program for each way to call the model that can be lowered."""
     rules, pool = RULES.merged(adapter.rules), OpPool()
+    ways = each_way(ann, rules.is_leaf)
+    refuse_module_uses(ann, rules, ways, prepared=True)
     programs: dict[frozenset[str], Program] = {}
     layers: list[str] = []
     refusals: list[ConversionError] = []
     with torch.no_grad():
-        for fixed in call_variants(ann):
+        for way in ways:
             try:
+                if isinstance(way, ConversionError):
+                    raise way
                 lowering = Lowering(ann, rules, settings.numerics, pool)
-                program = lowering.lower(trace(ann, rules.is_leaf, fixed))
+                program = lowering.lower(way)
             except ConversionError as error:
                 refusals.append(error)
                 continue
@@ -114,12 +114,3 @@ def _used(ops: list[Op], programs: Mapping[frozenset[str], Program]) -> tuple[li
     number = {old: new for new, old in enumerate(kept)}
     return [ops[index] for index in kept], {key: program.renumbered(number) for key, program in programs.items()}
 
-
-def _refuse_bad_weights(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = tensor.detach()[~torch.isfinite(tensor)][0]
-            raise ConversionError(
-                f"{name} holds {float(bad)}: weights must be finite. The training has diverged; lower the learning "
-                "rate or clip the gradients"
-            )

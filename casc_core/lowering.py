@@ -16,18 +16,25 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from casc_core.activation import Quantised
+from casc_core.causes import wrapper
 from casc_core.conditions import expect
-from casc_core.errors import ConversionError
+from casc_core.dataflow import reading_inputs
+from casc_core.errors import CascError, ConversionError
 from casc_core.functions import LAYOUT, name_of
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
+from casc_core.randomness import RANDOM, NothingRandom
 from casc_core.tracing import arguments_of
 from casc_core.values import Channels, Form, InputValue, Mapped, PartsValue, SignalValue, Unreadable
 
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
+
+# Of what a maximum and a sort return.
+FIELDS = ("values", "indices")
 
 LOOKED_INTO: tuple[type[nn.Module], ...] = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d,
@@ -132,6 +139,9 @@ class Lowering:
         # What is called for its complaints alone, by name.
         self.checks: list[str] = []
         self.node: fx.Node | None = None
+        # The operations that follow from the inputs; and what the others are.
+        self.reading: set[fx.Node] = set()
+        self.evaluated: dict[fx.Node, Any] = {}
 
     # What rules use.
 
@@ -201,6 +211,7 @@ class Lowering:
             ConversionError: an operation is refused.
         """
         values: dict[fx.Node, Any] = {}
+        self.reading = reading_inputs(graph, arguments_of(self.model))
         inputs: list[str] = []
         output: Any = None
         for node in graph.nodes:
@@ -211,18 +222,29 @@ class Lowering:
             args, kwargs = (_plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
             if node.op == "output":
                 output = args[0]
-            else:
+                continue
+            try:
                 values[node] = self._operation_value(node, args, kwargs)
+            except CascError:
+                raise
+            except Exception as error:  # what the user's arguments make of a rule, or of an operation of constants
+                raise self.refuse(f"it fails on its arguments ({type(error).__name__}: {error})") from error
         return inputs, output
 
     def lower(self, graph: fx.Graph) -> Program:
         """The program of `graph`."""
-        inputs, output = self.read(graph)
+        record = _record(graph)
+        inputs, output = self.read(graph) if record is None else ([], record)
         if not isinstance(output, SignalValue):
+            name, arguments = type(self.model).__name__, ", ".join(arguments_of(self.model))
+            logits = _logits_in(output)
+            wrapped = f", or wrap it:\n{wrapper(name, f'self.model({arguments}){logits}', arguments)}" if logits else ""
             raise ConversionError(
-                f"the forward of {type(self.model).__name__} must return one tensor computed by the network, its logits; "
-                f"it returns {_describe(output)}. Return the logits alone, without softmax, states or dictionaries"
+                f"the forward of {name} must return one tensor computed by the network, its logits; it returns "
+                f"{_describe(output)}. Return the logits alone, without softmax, states or dictionaries{wrapped}"
             )
+        if not inputs:
+            raise ConversionError(f"the forward of {type(self.model).__name__} reads no input, so there is nothing to convert")
         if not self.layers:
             raise ConversionError(
                 f"{type(self.model).__name__} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between "
@@ -242,10 +264,8 @@ class Lowering:
 
     def _operation_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "get_attr":
-            value: Any = self.model
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            return InputValue(self.emit(Constant(value.detach().clone()))) if isinstance(value, Tensor) else value
+            value = self._evaluated(node)
+            return InputValue(self.emit(Constant(value.clone()))) if isinstance(value, Tensor) else value
         if "_assert" in getattr(node.target, "__name__", ""):
             return None
         if node.op == "call_module":
@@ -260,9 +280,10 @@ class Lowering:
             of_numbers = name is None or name.startswith(("operator.", "math."))
             if not _any_leaf((args, kwargs), InputValue) and not method and of_numbers and callable(node.target):
                 return node.target(*args, **kwargs)
-            known = self._constant_result(node, args, kwargs)
-            if known is not None:
-                return InputValue(self.emit(Constant(known))) if isinstance(known, Tensor) else known
+            if node not in self.reading and (known := self._as_constants(self._evaluated(node))) is not None:
+                return known
+            if node.target is getattr and not hasattr(Tensor, args[1]) and args[1] not in FIELDS:
+                raise self.refuse(f"it reads the attribute {args[1]!r}, which a tensor does not have")
             if name is not None or node.target is getattr:
                 ref = self.emit(Call(name or "getattr"), *args, **kwargs)
                 if node.target is expect:
@@ -271,6 +292,8 @@ class Lowering:
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)
+        if node not in self.reading and (known := self._as_constants(self._evaluated(node))) is not None:
+            return known
         if name in LAYOUT and isinstance(args[0], SignalValue):
             return self._apply(self.rules.functions["layout"], (name, *args), kwargs)
         raise self.refuse(
@@ -283,35 +306,53 @@ class Lowering:
             )
         )
 
-    def _constant_result(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """The tensor, number or shape that an operation makes of parameters and buffers alone.
+    def _evaluated(self, node: fx.Node) -> Any:
+        """What an operation makes of parameters and buffers alone, computed as the model computes it.
 
-        None if it reads anything else, gives anything else, or is random.
+        Raises:
+            ConversionError: it is random.
         """
-        tensors: list[Tensor | None] = []
+        if node not in self.evaluated:
+            self.evaluated[node] = self._evaluate(node)
+        return self.evaluated[node]
 
-        def tensor_of(leaf: Any) -> Any:
-            if not isinstance(leaf, InputValue):
-                return leaf
-            tensors.append(self.constant(leaf))
-            return tensors[-1]
-
-        known = map_leaves((args, kwargs), tensor_of)
-        if not tensors or any(tensor is None for tensor in tensors):
+    def _evaluate(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":  # of an argument that is not given
             return None
-        results = []
-        for _ in range(2):
-            given, named = copy.deepcopy(known)  # the operation may be one in place
-            function: Any = getattr(given[0], str(node.target)) if node.op == "call_method" else node.target
-            results.append(function(*(given[1:] if node.op == "call_method" else given), **named))
-        first, second = results
-        if isinstance(first, Tensor):
-            return first.clone() if torch.equal(first, second) else None
-        return first if isinstance(first, (int, float, torch.Size)) and first == second else None
+        if node.op == "get_attr":
+            value: Any = self.model
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            return value.detach() if isinstance(value, Tensor) else value
+        args, kwargs = copy.deepcopy(  # it may be an operation in place
+            tuple(_plain(fx.node.map_arg(value, self._evaluated)) for value in (node.args, node.kwargs))
+        )
+        with NothingRandom(lambda _: self.refuse(RANDOM)):
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            module = node.op == "call_module"
+            function: Any = self.model.get_submodule(str(node.target)) if module else node.target
+            return function(*args, **kwargs)
+
+    def _as_constants(self, value: Any) -> Any:
+        """`value`, its tensors constants of the program; None if there is anything else in it than they and numbers."""
+        if isinstance(value, Tensor):
+            undefined = value.is_floating_point() and bool(value.isnan().any())
+            return None if undefined else InputValue(self.emit(Constant(value.detach().clone())))
+        if isinstance(value, (int, float, torch.Size)):
+            return value
+        if not isinstance(value, (tuple, list)):
+            return None
+        items = [self._as_constants(item) for item in value]
+        return None if any(item is None for item in items) else tuple(items)
 
     def _module_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self.model.get_submodule(str(node.target))
         why, rule = self.rules.refusal(module), self.rules.find_module(module)
+        if node not in self.reading and (rule is None or why is not None or isinstance(module, Quantised)):
+            known = self._as_constants(self._evaluated(node))
+            if known is not None:
+                return known
         if rule is None or why is not None:
             raise self.refuse(why or "no rule is known for it; replace it, or write an adapter with a rule for it")
         return self._apply(rule, (module, *args), kwargs)
@@ -356,7 +397,37 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What a forward returns that fx knows only by its type: a dataclass, or a named tuple."""
+
+    kind: str
+    fields: tuple[str, ...]
+
+
+def _record(graph: fx.Graph) -> _Record | None:
+    (returned,) = graph.output_node().args
+    if not isinstance(returned, fx.Node) or not isinstance(returned.target, type):
+        return None
+    return _Record(returned.target.__name__, tuple(returned.kwargs) or getattr(returned.target, "_fields", ()))
+
+
 def _describe(value: Any) -> str:
-    if isinstance(value, (tuple, list, dict)):
+    if isinstance(value, _Record):
+        return f"a {value.kind} of {', '.join(value.fields)}"
+    if isinstance(value, dict):
+        return f"a dict of {len(value)} ({', '.join(map(repr, value))})"
+    if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, PartsValue):
+        return "a tuple of parts"
     return "a function of its inputs alone" if isinstance(value, InputValue) else repr(value)
+
+
+def _logits_in(value: Any) -> str:
+    """How the logits are read out of what a forward returns: the entry of that name, or the first; "" if there is none."""
+    if isinstance(value, _Record) and value.fields:
+        return f".{'logits' if 'logits' in value.fields else value.fields[0]}"
+    if isinstance(value, dict) and value:
+        return f"[{('logits' if 'logits' in value else next(iter(value)))!r}]"
+    return "[0]" if isinstance(value, (tuple, list, PartsValue)) and value else ""
