@@ -31,7 +31,7 @@ class Cause(NamedTuple):
 
 _CONTROL = Cause(
     "its control flow depends on the values of an input",
-    "Use masks in place of `if`, and give a flag a default: it is then kept at that",
+    "Give a flag a default, at which it is then kept; of tensors, use masks in place of `if`",
 )
 _ITERATED = Cause(
     "it iterates over a tensor, or a shape, of a length that is known only when the network runs",

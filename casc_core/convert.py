@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from casc_core.adapters import Adapter, choose_adapter
+from casc_core.adapters import Adapter, adapter_named, choose_adapter
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.lowering import Lowering, OpPool
 from casc_core.neuron import CIF, Neuron
@@ -19,7 +20,7 @@ from casc_core.program import Program
 from casc_core.rules import RULES
 from casc_core.schedule import Schedule, WakeSleep
 from casc_core.spiking_model import Settings, SpikingModel, resolved_schedule
-from casc_core.tracing import arguments_of, each_way
+from casc_core.tracing import arguments_of, each_way, trace, way
 from casc_core.wrappers import bare
 
 
@@ -35,7 +36,10 @@ def convert(
     """The spiking network of `model`; under CIF and WakeSleep it equals its quantised ANN bit for bit.
 
     The model's forward is traced, each operation is lowered by its rule, and each path from neuron to neuron becomes a
-    linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded. `model` is left alone.
+    linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded. `model` is left alone. Of a
+    model that `torch.compile`, `DataParallel`, `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken.
+    Where the forward has optional arguments, each way of calling it is lowered: those that can be at once, or when it is
+    first asked for.
 
     Args:
         model: a module with CQReLU activations (see `prepare`). An unprepared one is prepared first, with a warning.
@@ -90,12 +94,12 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
     layers: list[str] = []
     refusals: list[ConversionError] = []
     with torch.no_grad():
-        for way in ways:
+        for graph in ways:
             try:
-                if isinstance(way, ConversionError):
-                    raise way
+                if isinstance(graph, ConversionError):
+                    raise graph
                 lowering = Lowering(ann, rules, settings.numerics, pool)
-                program = lowering.lower(way)
+                program = lowering.lower(graph)
             except ConversionError as error:
                 refusals.append(error)
                 continue
@@ -108,9 +112,32 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
     return SpikingModel(ops, programs, tuple(layers), settings).to(device)
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def lower_way(snn: SpikingModel, given: frozenset[str]) -> None:
+    """Add to `snn` the program for a way of calling its ANN; the operations that it has already are shared.
+
+    Args:
+        given: the arguments that are given.
+
+    Raises:
+        ConversionError: this way cannot be converted.
+    """
+    assert snn.ann is not None
+    rules = RULES.merged(adapter_named(snn.settings.adapter).rules)
+    with _ONE_AT_A_TIME, torch.no_grad():
+        there = snn.operations()
+        lowering = Lowering(snn.ann, rules, snn.settings.numerics, OpPool(there))
+        program = lowering.lower(trace(snn.ann, rules.is_leaf, way(snn.ann, given)))
+        further = sorted({step.op for step in program.steps if step.op >= len(there)})
+        number = {index: index for index in range(len(there))}
+        number |= {old: len(there) + new for new, old in enumerate(further)}
+        snn.extend([lowering.pool.ops[index] for index in further], program.renumbered(number), lowering.layers)
+
+
 def _used(ops: list[Op], programs: Mapping[frozenset[str], Program]) -> tuple[list[Op], dict[frozenset[str], Program]]:
     """The operations that a program calls, and the programs with their new numbers."""
     kept = sorted({step.op for program in programs.values() for step in program.steps})
     number = {old: new for new, old in enumerate(kept)}
     return [ops[index] for index in kept], {key: program.renumbered(number) for key, program in programs.items()}
-

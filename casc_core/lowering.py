@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -106,21 +106,25 @@ class RuleTable:
 class OpPool:
     """The operations of a network; one that is already there is shared."""
 
-    def __init__(self) -> None:
-        self.ops: list[Op] = []
-        self._known: dict[str, int] = {}
+    def __init__(self, ops: Iterable[Op] = ()) -> None:
+        self.ops: list[Op] = list(ops)
+        self._known = {self._digest(op): index for index, op in enumerate(self.ops)}
 
     def add(self, op: Op) -> int:
         """Index of `op`, or of an equal one."""
-        digest = hashlib.sha256(repr((type(op).__name__, sorted(op.settings.items()))).encode())
-        for name, tensor in sorted(op.tensors().items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        key = digest.hexdigest()
+        key = self._digest(op)
         if key not in self._known:
             self._known[key] = len(self.ops)
             self.ops.append(op)
         return self._known[key]
+
+    @staticmethod
+    def _digest(op: Op) -> str:
+        digest = hashlib.sha256(repr((type(op).__name__, sorted(op.settings.items()))).encode())
+        for name, tensor in sorted(op.tensors().items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 class Lowering:
@@ -244,7 +248,9 @@ class Lowering:
                 f"{_describe(output)}. Return the logits alone, without softmax, states or dictionaries{wrapped}"
             )
         if not inputs:
-            raise ConversionError(f"the forward of {type(self.model).__name__} reads no input, so there is nothing to convert")
+            raise ConversionError(
+                f"the forward of {type(self.model).__name__} reads no input, so there is nothing to convert"
+            )
         if not self.layers:
             raise ConversionError(
                 f"{type(self.model).__name__} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between "

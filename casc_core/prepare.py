@@ -38,6 +38,7 @@ ACTIVATION_CALLS = {
     F.hardtanh_,
 }  # fmt: skip
 
+
 def prepare(
     model: nn.Module,
     adapter: str | Adapter | None = None,
@@ -115,7 +116,7 @@ def require_module(model: Any, step: str) -> None:
         return
     hint = "; take its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
     hint = f", the class; make one: {model.__name__}(...)" if isinstance(model, type) else hint
-    raise ConfigError(f"{step} takes the trained torch.nn.Module; got {getattr(model, '__name__', type(model).__name__)}{hint}")
+    raise ConfigError(f"{step} takes a torch.nn.Module; got {getattr(model, '__name__', type(model).__name__)}{hint}")
 
 
 def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
@@ -234,7 +235,9 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, apart: Co
         where = f"module {name or '(the model)'!r}"
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         if hooks:
-            raise ConversionError(f"{where} has a forward hook, which a conversion would leave out: {_remedy(hooks[0])}")
+            raise ConversionError(
+                f"{where} has a forward hook, which a conversion would leave out: {_remedy(hooks[0])}"
+            )
         if "forward" in vars(module) and rules.is_leaf(module):
             raise ConversionError(
                 f"{where} has a forward set on the instance, which a conversion would leave out: write a class that has it"

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casc_core.errors import ConfigError, InputError
+from casc_core.capture import captured, refuse_capture, uncompiled
+from casc_core.errors import ConfigError, ConversionError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
@@ -26,6 +27,7 @@ from casc_core.schedule import Schedule
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
 from casc_core.splitting import DEFAULT_LIMIT, Splitter
+from casc_core.tracing import held_arguments, required_arguments
 
 # More bytes than a run takes for each entry of its inputs, unit of its widest layer, and step.
 _PRIOR_BYTES = 16
@@ -100,6 +102,8 @@ class SpikingModel(nn.Module):
         object.__setattr__(self, "ann", None)
         self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
+        # Whether ways of calling it can be added: not where populations have been changed since.
+        self._lowers = True
         self.eval()
 
     @property
@@ -113,19 +117,24 @@ class SpikingModel(nn.Module):
             raise ConfigError(f"memory_limit, in bytes, must be an integer of at least 1; got {limit!r}")
         self._memory_limit = limit
 
+    @uncompiled
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]`, in spikes until silent.
 
         Raises:
             InputError: an empty batch, a token out of range, a length of zero.
-            ConfigError: the schedule never sleeps; use `simulate(..., T=...)`.
+            ConfigError: the schedule never sleeps; use `simulate(..., T=...)`; or something would record the run
+                (`torch.jit`, `torch.fx`, `torch.export`) or transform it (`torch.func`). Under `torch.compile` it runs as
+                it does without.
         """
         return self._logits_of("spikes", lambda: self._spiking_run(None, None), inputs, named)
 
+    @uncompiled
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
         return self._logits_of("levels", lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
 
+    @uncompiled
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
 
@@ -226,6 +235,7 @@ class SpikingModel(nn.Module):
     def with_own_layers(self) -> SpikingModel:
         """The same network, whose populations can be changed without changing this one; other weights are shared."""
         other = self.under()
+        other._lowers = False
         other.ops = nn.ModuleList([copy.deepcopy(op) if op.is_layer else op for op in self.operations()])
         return other
 
@@ -253,6 +263,9 @@ class SpikingModel(nn.Module):
 
         result: SpikingModel = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch's own
         return result
+
+    def __prepare_scriptable__(self) -> SpikingModel:
+        raise captured("torch.jit.script")
 
     def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
@@ -305,6 +318,7 @@ class SpikingModel(nn.Module):
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, dict[str, Any]]:
         """The program for this way of calling the model, and its inputs by name."""
+        refuse_capture(inputs, named)
         arguments = self.settings.arguments
         if len(inputs) > len(arguments):
             raise InputError(f"the network takes {', '.join(arguments)}; got {len(inputs)} inputs")
@@ -313,15 +327,49 @@ class SpikingModel(nn.Module):
             if name not in arguments or name in values:
                 raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
             values[name] = value
+        held = {} if self.ann is None else held_arguments(self.ann)
+        for name in [name for name in values if name in held]:
+            if not _is_same(values.pop(name), held[name]):
+                raise InputError(
+                    f"argument {name!r} was held at its default, {held[name]!r}, when the network was converted; got another "
+                    "value. Leave it out, or convert a model with that default"
+                )
         values = {name: value for name, value in values.items() if value is not None}
         for name, value in values.items():
             if not isinstance(value, Tensor):
+                if not any(name in program.inputs for program in self.programs.values()):
+                    raise InputError(
+                        f"argument {name!r} was held at its default when the network was converted: leave it out"
+                    )
                 raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}")
-        program = self.programs.get(frozenset(values))
-        if program is None:
+        return self.program_for(frozenset(values), tuple(values)), values
+
+    def program_for(self, given: frozenset[str], shown: tuple[str, ...] = ()) -> Program:
+        """The program for a call that gives these arguments; where the ANN is at hand, it is lowered when first asked for.
+
+        Raises:
+            InputError: there is none. The message shows `shown`.
+        """
+        if given not in self.programs:
+            why = ""
+            if self.ann is not None and self._lowers and given >= required_arguments(self.ann):
+                from casc_core.convert import lower_way
+
+                try:
+                    lower_way(self, given)
+                    return self.programs[given]
+                except ConversionError as error:
+                    why = f". Called like this it cannot be converted: {error}"
             ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
-            raise InputError(f"the network takes {ways}; got {tuple(values)}")
-        return program, values
+            raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
+        return self.programs[given]
+
+    def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
+        """Add the program for another way of calling the model, which also calls these further operations."""
+        tensors = [tensor for op in self.operations() for tensor in op.tensors().values()]
+        self.ops.extend([op.to(tensors[0].device) if tensors else op for op in ops])
+        self.layers += tuple(name for name in layers if name not in self.layers)
+        self.programs[frozenset(program.inputs)] = program
 
     def _readout(self, output: Signal, wake_steps: int, program: Program) -> Tensor:
         total = output.train.sum(0, dtype=torch.float64)
@@ -354,6 +402,12 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    return value is default or (
+        type(value) is type(default) and not isinstance(value, Tensor) and bool(value == default)
+    )
 
 
 @contextmanager

@@ -106,7 +106,9 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     except Exception as error:
         raise explained(error, type(model).__name__, _frames_of(error)) from error
     if other_generators() != others:
-        raise ConversionError(f"the forward of {type(model).__name__} draws a number with Python's or NumPy's generator: {RANDOM}")
+        raise ConversionError(
+            f"the forward of {type(model).__name__} draws a number with Python's or NumPy's generator: {RANDOM}"
+        )
     if isinstance(model, fx.GraphModule):
         _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
@@ -182,6 +184,11 @@ def held_arguments(model: nn.Module) -> dict[str, Any]:
         for name, parameter in _parameters(model).items()
         if parameter.default is not None and parameter.default is not parameter.empty
     }
+
+
+def required_arguments(model: nn.Module) -> set[str]:
+    """The arguments without a default."""
+    return {name for name, parameter in _parameters(model).items() if parameter.default is parameter.empty}
 
 
 def way(model: nn.Module, given: Collection[str]) -> dict[str, Any]:

@@ -35,7 +35,11 @@ def _unusable(tensor: Tensor) -> str | None:
     if tensor.layout is not torch.strided:
         return f"has the layout {tensor.layout}; make it a plain tensor with to_dense()"
     if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in _REAL):
-        remedy = "hold its real and imaginary parts" if tensor.is_complex() else "give the model float32 weights with model.float()"
+        remedy = (
+            "hold its real and imaginary parts"
+            if tensor.is_complex()
+            else "give the model float32 weights with model.float()"
+        )
         return f"is {tensor.dtype}; {remedy}"
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         bad = tensor.detach()[~torch.isfinite(tensor)][0]

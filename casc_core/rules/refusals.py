@@ -33,7 +33,9 @@ _PRODUCT = (
     "a product of two spiking tensors (attention) is not affine; use a recurrent layer or a pooling. A product with "
     "weights belongs into an nn.Linear"
 )
-_LEAVES = "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
+_LEAVES = (
+    "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
+)
 _GATED = (
     "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
     "CQReLU RNN"
