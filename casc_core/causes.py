@@ -81,7 +81,7 @@ _BY_TEXT = (
     ("cannot be iterated", _ITERATED),
     ("Expected a value of type", _COMPILED),
     ("argument of type", _OBJECT),
-    (r"interpreted as an integer|indices must be|(int|float|complex)\(\) argument|must be real number|Proxy\.__format__", _NUMBER),
+    (r"interpreted as an integer|indices must be|\w+\(\) argument must be|must be real number|Proxy\.__format__", _NUMBER),
     (r"ndarray|__\w*array\w*__", _ARRAY),
     (r"^(zeros|ones|full|empty|eye|arange|linspace|tensor|as_tensor)\(\)", _FACTORY),
 )  # fmt: skip

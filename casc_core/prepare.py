@@ -50,11 +50,11 @@ def prepare(
 ) -> nn.Module:
     """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
 
-    Activations of parameters and buffers alone stay what they are. The copy is of what `torch.compile`, `DataParallel`,
-    `DistributedDataParallel` or `AveragedModel` wraps. Weights carry over, recurrent layers become CQReLU recurrent layers of the same parameter names, and the copy trains
-    like any module. Where an activation is called as a function (`F.relu(x)`), the copy is a `torch.fx.GraphModule`;
-    otherwise it keeps the class of `model`. A forward with both such calls and optional arguments is refused: write the
-    activations as modules.
+    Activations of parameters and buffers alone stay what they are. Of a model that `torch.compile`, `DataParallel`,
+    `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken. Weights carry over, recurrent layers become
+    CQReLU recurrent layers of the same parameter names, and the copy trains like any module. Where an activation is called
+    as a function (`F.relu(x)`), the copy is a `torch.fx.GraphModule`; otherwise it keeps the class of `model`. A forward
+    with both such calls and optional arguments is refused: write the activations as modules.
 
     Args:
         model: any module that the adapter can convert.
@@ -97,8 +97,8 @@ def prepare(
         prepared = _without_functional_activations(prepared, chosen, q, threshold)
     if levels_of(prepared) is None:
         raise ConversionError(
-            f"{type(prepared).__name__} has no activation to convert: no nn.ReLU, nn.Tanh or nn.RNN among its modules and no "
-            "relu() or tanh() call in its forward"
+            f"{type(prepared).__name__} has no activation to convert: no nn.ReLU, nn.Tanh or nn.RNN among its modules and "
+            "no relu() or tanh() call in its forward"
         )
     if trainable_threshold:
         _train_thresholds(prepared)
@@ -220,8 +220,8 @@ def refuse_module_uses(
         module = model.get_submodule(name)
         if type(module) in replaced:
             raise ConversionError(
-                f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it is, and "
-                "on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
+                f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it is, "
+                "and on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
             )
     return apart
 
@@ -229,7 +229,7 @@ def refuse_module_uses(
 def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, apart: Collection[str] = ()) -> None:
     """Raise `ConversionError` for the first module that no rule will ever take.
 
-    An unprepared activation is refused only where the model counts as `prepared`; modules at the paths in `apart` never are.
+    An unprepared activation is refused only where the model counts as `prepared`; a module at a path in `apart` never is.
     """
     for name, module in model.named_modules():
         where = f"module {name or '(the model)'!r}"
@@ -247,15 +247,16 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, apart: Co
             raise ConversionError(f"{where}: {type(module).__name__} cannot be converted exactly: {why}")
 
 
+_OLD_NORMS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}
+
+
 def _remedy(hook: Any) -> str:
-    """What to do about a hook."""
+    """What to do about a hook, with its name."""
     kind = type(hook).__name__
-    module = type(hook).__module__
-    if kind == "WeightNorm":
-        return "WeightNorm; call torch.nn.utils.remove_weight_norm, or use torch.nn.utils.parametrizations.weight_norm"
-    if kind == "SpectralNorm":
-        return "SpectralNorm; call torch.nn.utils.remove_spectral_norm, or use torch.nn.utils.parametrizations.spectral_norm"
-    if module == "torch.nn.utils.prune":
+    if kind in _OLD_NORMS:
+        name = _OLD_NORMS[kind]
+        return f"{kind}; call torch.nn.utils.remove_{name}, or use torch.nn.utils.parametrizations.{name}"
+    if type(hook).__module__ == "torch.nn.utils.prune":
         return f"{kind}; make the pruning permanent with torch.nn.utils.prune.remove(module, {hook._tensor_name!r})"
     return f"{getattr(hook, '__qualname__', kind)}; remove it, or do what it does in a forward"
 
@@ -266,7 +267,7 @@ def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, threshold: float | None) -> nn.Module:
-    """`model`, or, where its forward calls activations of its inputs as functions, a GraphModule in which they are modules."""
+    """`model`, or, where its forward calls activations of its inputs as functions, a GraphModule with modules for them."""
     rules, inputs = RULES.merged(adapter.rules), arguments_of(model)
     ways = _in_mode(model, False, rules)
     graphs = [way for way in ways if isinstance(way, fx.Graph)]

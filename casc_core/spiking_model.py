@@ -331,8 +331,8 @@ class SpikingModel(nn.Module):
         for name in [name for name in values if name in held]:
             if not _is_same(values.pop(name), held[name]):
                 raise InputError(
-                    f"argument {name!r} was held at its default, {held[name]!r}, when the network was converted; got another "
-                    "value. Leave it out, or convert a model with that default"
+                    f"argument {name!r} was held at its default, {held[name]!r}, when the network was converted; got "
+                    "another value. Leave it out, or convert a model with that default"
                 )
         values = {name: value for name, value in values.items() if value is not None}
         for name, value in values.items():
