@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,8 @@ from casc_core.activation import CQReLU, Quantised
 from casc_core.adapters import Adapter
 from casc_core.batches import parted
 from casc_core.columns import aligned
-from casc_core.errors import ConfigError, InputError
-from casc_core.prepare import prepare
+from casc_core.errors import CascError, ConfigError, InputError
+from casc_core.prepare import prepare, require_module
 from casc_core.tracing import arguments_of
 
 _BINS = 4096
@@ -95,15 +96,16 @@ def calibrate(
     >>> calibration.model[1].threshold == float(calibration.thresholds["1"])
     True
     """
-    if not 0.0 < percentile <= 100.0:
-        raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
-    if isinstance(batches, Tensor):
-        raise InputError("batches must be a list of batches; got a tensor: put it into a list")
-    takes = len(arguments_of(model))
+    require_module(model, "calibrate")
+    _check_percentile(percentile)
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        kind = "a tensor: put it into a list" if isinstance(batches, Tensor) else repr(batches)
+        raise InputError(f"batches must be a list of batches; got {kind}")
+    prepared = prepare(model, adapter, q=q).eval()
+    takes = len(arguments_of(prepared))
     kept = [parted(batch, takes)[0] for batch in batches]
     if not kept:
         raise InputError("there is no batch to calibrate on")
-    prepared = prepare(model, adapter, q=q).eval()
     names = [name for name, module in prepared.named_modules() if isinstance(module, CQReLU)]
     for name, module in prepared.named_modules():
         if isinstance(module, Quantised) and name not in names:
@@ -131,8 +133,7 @@ def percentiles(
     Raises:
         ConfigError: `percentile` out of range.
     """
-    if not 0.0 < percentile <= 100.0:
-        raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
+    _check_percentile(percentile)
     histograms = {name: _Histogram(per_channel=False) for name in names}
 
     def see(name: str, value: Any) -> None:
@@ -140,6 +141,12 @@ def percentiles(
 
     _watched(model, names, batches, see)
     return {name: float(histogram.percentile(percentile)) for name, histogram in histograms.items()}
+
+
+def _check_percentile(percentile: Any) -> None:
+    number = isinstance(percentile, numbers.Real) and not isinstance(percentile, bool)
+    if not number or not 0.0 < float(percentile) <= 100.0:
+        raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
 
 
 def _compared(
@@ -190,6 +197,12 @@ def _watched(
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
         return [model(*batch) for batch in batches]
+    except CascError:
+        raise
+    except Exception as error:  # whatever the user's forward makes of the user's data
+        raise InputError(
+            f"{type(model).__name__} cannot take such a batch ({type(error).__name__}: {error})"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

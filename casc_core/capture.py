@@ -53,7 +53,7 @@ def refuse_capture(inputs: Any, named: Any) -> None:
 
 def _recorder() -> str | None:
     """What is recording this thread, if anything is."""
-    if torch.jit.is_tracing():
+    if torch._C._get_tracing_state() is not None:  # as torch.jit.is_tracing()
         return "torch.jit.trace"
     if torch.compiler.is_compiling():
         return "torch.export"

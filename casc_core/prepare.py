@@ -220,8 +220,8 @@ def refuse_module_uses(
         module = model.get_submodule(name)
         if type(module) in replaced:
             raise ConversionError(
-                f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it is, "
-                "and on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
+                f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it "
+                "is, and on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
             )
     return apart
 

@@ -23,7 +23,7 @@ from casc_core.ops import Op
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
 from casc_core.run import LevelRun, Run, SpikingRun
-from casc_core.schedule import Schedule
+from casc_core.schedule import Schedule, check_steps
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
 from casc_core.splitting import DEFAULT_LIMIT, Splitter
@@ -225,7 +225,8 @@ class SpikingModel(nn.Module):
         """
         if neuron is not None and not isinstance(neuron, Neuron):
             raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
-        neuron, schedule = neuron or self.settings.neuron, schedule or self.settings.schedule
+        neuron = self.settings.neuron if neuron is None else neuron
+        schedule = self.settings.schedule if schedule is None else schedule
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel(self.operations(), self.programs, self.layers, settings)
         object.__setattr__(other, "ann", self.ann)
@@ -268,8 +269,7 @@ class SpikingModel(nn.Module):
         raise captured("torch.jit.script")
 
     def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {steps!r}")
+        check_steps(steps)
         settings = self.settings
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 

@@ -9,7 +9,7 @@ from torch import nn
 from user_cnns import IMAGES, Head, check, cnn, conv
 
 import casc_core
-from casc_core import ConfigError, ConversionError, CQReLU, InputError
+from casc_core import ConfigError, ConversionError, InputError
 
 
 def average_over_all_by_size(self, x):
@@ -73,7 +73,9 @@ def test_a_part_of_a_network_is_refused_before_its_training():
             x = self.relu(self.a(x))
             return x, F.max_pool2d(x, 2)
 
-    with pytest.raises(ConversionError, match=r"returns a tuple of 2(.*\n)*.*self\.model\(x\)\[0\](.*\n)*.*your Features"):
+    with pytest.raises(
+        ConversionError, match=r"returns a tuple of 2(.*\n)*.*self\.model\(x\)\[0\](.*\n)*.*your Features"
+    ):
         casc_core.prepare(Features(), adapter="cnn", q=4)
 
 
