@@ -23,10 +23,10 @@ def uncompiled(method: MethodT) -> MethodT:
     """Decorator: inside what `torch.compile` compiles, the method runs as it does without."""
 
     @wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(self: Any, *inputs: Any, **named: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
-            return torch.compiler.disable(method)(*args, **kwargs)
-        return method(*args, **kwargs)
+            return torch.compiler.disable(method)(self, *inputs, **named)
+        return method(self, *inputs, **named)
 
     return cast(MethodT, run)
 

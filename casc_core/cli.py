@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from casc_core.schedule import MOST_STEPS
 GROUP = "casc.commands"
 NOT_EXACT, MISTAKE, UNFORESEEN, INTERRUPTED = 1, 2, 3, 130
 MOST_THREADS = 1_024
+# What torch says of a tensor that cannot be.
+_TOO_LARGE = re.compile("allocate memory|out of memory|[Oo]verflow")
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,9 +111,11 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         before: what a line begins with.
         interrupted: the line for an interruption by the user.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # none, or one that takes whatever it is given
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
+        with contextlib.suppress(AttributeError):  # a stream that takes whatever it is given
+            getattr(sys, name).reconfigure(errors="replace")
     try:
         status = action()
         print(end="", flush=True)
@@ -123,12 +128,8 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would complain again
         return 0
     except Exception as error:  # status 1 would say that something is not exact
-        if (
-            isinstance(error, MemoryError)
-            or "allocate memory" in str(error)
-            or isinstance(error, torch.OutOfMemoryError)
-        ):
-            return _told(f"{before}not enough memory: {' '.join(str(error).split())}", MISTAKE)
+        if isinstance(error, (MemoryError, OverflowError)) or _TOO_LARGE.search(str(error)):
+            return _told(f"{before}a size is too large for this machine: {' '.join(str(error).split())}", MISTAKE)
         traceback.print_exc()
         return _told(f"{before}this should not have happened; see above", UNFORESEEN)
     return status

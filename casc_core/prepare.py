@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
 from casc_core.adapters import Adapter, choose_adapter
@@ -20,7 +21,6 @@ from casc_core.randomness import DROPOUTS, rate
 from casc_core.rules import RULES, UNPREPARED
 from casc_core.spiking_model import SpikingModel
 from casc_core.tracing import arguments_of, each_way
-from casc_core.weights import refuse_weights
 from casc_core.wrappers import bare
 
 Replacement = Callable[[nn.Module, int, float], nn.Module]
@@ -84,28 +84,26 @@ def prepare(
     chosen = choose_adapter(prepared, adapter)
     rules = RULES.merged(chosen.rules)
     replacements: Mapping[type[nn.Module], Replacement] = {**ACTIVATIONS, **chosen.replacements}
-    whole = type(prepared) in replacements  # the model is an activation
-    if whole:
+    replacement = _replacement(prepared, replacements)
+    if replacement is not None:  # the model is an activation
         refuse_modules(prepared, rules, prepared=False)
-        prepared = replacements[type(prepared)](prepared, q, _reach(prepared, threshold))
+        prepared = replacement(prepared, q, _reach(prepared, threshold))
     else:
         # In evaluation, as it is converted; and before activations in place become others that are not.
+        def is_replaced(module: nn.Module) -> bool:
+            return _replacement(module, replacements) is not None
+
         evaluated = copy.deepcopy(prepared).eval()
-        ways = each_way(evaluated, lambda module: rules.is_leaf(module) or type(module) in replacements)
-        apart = refuse_module_uses(evaluated, rules, ways, prepared=False, replaced=replacements)
+        ways = each_way(evaluated, lambda module: rules.is_leaf(module) or is_replaced(module))
+        apart = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
         _replace_modules(prepared, replacements, q, threshold, apart)
         prepared = _without_functional_activations(prepared, chosen, q, threshold)
-    if levels_of(prepared) is None:
-        raise ConversionError(
-            f"{type(prepared).__name__} has no activation to convert: no nn.ReLU, nn.Tanh or nn.RNN among its modules and "
-            "no relu() or tanh() call in its forward"
-        )
     if trainable_threshold:
         _train_thresholds(prepared)
     for module in prepared.modules():
         if half_step and isinstance(module, Quantised):
             module.half_step = True
-    if not whole:
+    if replacement is None:
         _require_rules(prepared, rules)
     return prepared
 
@@ -149,9 +147,15 @@ def _replace_modules(
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module in kept:
             continue
-        if type(module) in replacements:
+        replacement = _replacement(module, replacements)
+        if replacement is not None:
             if module not in made:
-                made[module] = replacements[type(module)](module, q, _reach(module, threshold)).train(module.training)
+                if parametrize.is_parametrized(module):
+                    raise ConversionError(
+                        f"module {name!r}: {type(module).__name__} has parametrizations, which its CQReLU counterpart "
+                        "would not have; make them permanent with torch.nn.utils.parametrize.remove_parametrizations"
+                    )
+                made[module] = replacement(module, q, _reach(module, threshold)).train(module.training)
             _set_module(model, name, made[module])
         elif isinstance(module, Quantised):
             module.q = q
@@ -159,6 +163,12 @@ def _replace_modules(
                 module.set_threshold(threshold)
             elif threshold is not None:
                 module.threshold = threshold
+
+
+def _replacement(module: nn.Module, replacements: Mapping[type[nn.Module], Replacement]) -> Replacement | None:
+    """What takes the place of a module, by its type or by the parent whose forward it has."""
+    kind: Any = next((kind for kind in type(module).__mro__ if kind in replacements), None)
+    return replacements[kind] if kind is not None and type(module).forward is kind.forward else None
 
 
 def _reach(activation: Any, threshold: float | None) -> float:
@@ -196,15 +206,15 @@ def refuse_module_uses(
     rules: RuleTable,
     ways: Sequence[fx.Graph | ConversionError],
     prepared: bool,
-    replaced: Collection[type[nn.Module]] = (),
+    is_replaced: Callable[[nn.Module], bool] = lambda module: False,
 ) -> set[str]:
-    """Raise `ConversionError` for the first module, or weight, that cannot be converted where it is used.
+    """Raise `ConversionError` for the first module that cannot be converted where it is used.
 
     Args:
         rules: the whole table.
         ways: the model traced.
         prepared: whether an unprepared activation is refused too.
-        replaced: types that a preparation replaces.
+        is_replaced: whether a preparation replaces a module.
 
     Returns:
         Paths of the modules that are called on parameters and buffers alone: they are evaluated as they are.
@@ -213,12 +223,11 @@ def refuse_module_uses(
     of_inputs, of_constants = called_on(graphs, arguments_of(model))
     apart = of_constants - of_inputs
     refuse_modules(model, rules, prepared, apart)
-    refuse_weights(model)
     if not graphs:
         raise next(way for way in ways if isinstance(way, ConversionError))
     for name in sorted(of_inputs & of_constants):
         module = model.get_submodule(name)
-        if type(module) in replaced:
+        if is_replaced(module):
             raise ConversionError(
                 f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it "
                 "is, and on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
@@ -233,32 +242,19 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, apart: Co
     """
     for name, module in model.named_modules():
         where = f"module {name or '(the model)'!r}"
-        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        if hooks:
+        if (module is model or rules.is_leaf(module)) and _is_called_otherwise(module):
             raise ConversionError(
-                f"{where} has a forward hook, which a conversion would leave out: {_remedy(hooks[0])}"
-            )
-        if "forward" in vars(module) and rules.is_leaf(module):
-            raise ConversionError(
-                f"{where} has a forward set on the instance, which a conversion would leave out: write a class that has it"
+                f"{where} is called by what stands outside the forward of its class (a forward set on the instance, or a "
+                "__call__ of its own), which a conversion would leave out: write it into the forward of a class"
             )
         why = rules.refusal(module)
         if why is not None and name not in apart and (prepared or why != UNPREPARED):
             raise ConversionError(f"{where}: {type(module).__name__} cannot be converted exactly: {why}")
 
 
-_OLD_NORMS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}
-
-
-def _remedy(hook: Any) -> str:
-    """What to do about a hook, with its name."""
-    kind = type(hook).__name__
-    if kind in _OLD_NORMS:
-        name = _OLD_NORMS[kind]
-        return f"{kind}; call torch.nn.utils.remove_{name}, or use torch.nn.utils.parametrizations.{name}"
-    if type(hook).__module__ == "torch.nn.utils.prune":
-        return f"{kind}; make the pruning permanent with torch.nn.utils.prune.remove(module, {hook._tensor_name!r})"
-    return f"{getattr(hook, '__qualname__', kind)}; remove it, or do what it does in a forward"
+def _is_called_otherwise(module: nn.Module) -> bool:
+    calls = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
+    return calls or "forward" in vars(module)
 
 
 def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -41,8 +41,8 @@ def _unusable(tensor: Tensor) -> str | None:
             else "give the model float32 weights with model.float()"
         )
         return f"is {tensor.dtype}; {remedy}"
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        bad = tensor.detach()[~torch.isfinite(tensor)][0]
+    if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
+        bad = tensor.detach()[~tensor.detach().isfinite()][0]
         return (
             f"holds {float(bad)}: weights must be finite. The training has diverged; lower the learning rate or clip the "
             "gradients"

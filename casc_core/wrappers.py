@@ -1,4 +1,4 @@
-"""Modules that only wrap another (compiled, parallel, averaged), which is what is converted; and those that hide one."""
+"""A model without what only wraps it (compiled, parallel, averaged); what hides a module from a trace is refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from casc_core.errors import ConversionError
+from casc_core.weights import refuse_weights
 
 # By name, since importing them all would take longer than a conversion.
 _INSIDE = {
@@ -29,7 +30,8 @@ def bare(model: nn.Module) -> nn.Module:
     `AveragedModel`, around it and inside it, have made way for what they wrap.
 
     Raises:
-        ConversionError: a module hides what it wraps (TorchScript, FSDP), or the model cannot be copied.
+        ConversionError: a module hides what it does (TorchScript, FSDP, a hook), a weight is none that can be kept
+            exactly, or the model cannot be copied.
 
     >>> bare(nn.DataParallel(nn.Sequential(nn.DataParallel(nn.ReLU()))))
     Sequential(
@@ -37,12 +39,11 @@ def bare(model: nn.Module) -> nn.Module:
     )
     """
     inside = _inside(model)
+    refuse_weights(inside)
     for name, module in inside.named_modules():
-        why = next((why for kind in _kinds(module) for start, why in _HIDDEN.items() if kind.startswith(start)), None)
-        if why is not None:
-            raise ConversionError(
-                f"module {name or '(the model)'!r}: {type(module).__name__} cannot be converted: {why}"
-            )
+        what = _hiding(module)
+        if what is not None:
+            raise ConversionError(f"module {name or '(the model)'!r}{what}")
     copies: dict[int, Any] = {}
     try:
         for module in reversed(list(inside.modules())):  # what is inside another comes first
@@ -54,6 +55,30 @@ def bare(model: nn.Module) -> nn.Module:
             f"{type(inside).__name__} cannot be copied ({type(error).__name__}: {error}): let its modules hold neither "
             "results of earlier calls nor locks, files or generators"
         ) from error
+
+
+def _hiding(module: nn.Module) -> str | None:
+    """How `module` hides what it does from a trace, if it does, and the remedy."""
+    for kind in _kinds(module):
+        for start, why in _HIDDEN.items():
+            if kind.startswith(start):
+                return f": {type(module).__name__} cannot be converted: {why}"
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return f" has a forward hook, which a conversion would leave out: {_remedy(hooks[0])}" if hooks else None
+
+
+_OLD_NORMS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}
+
+
+def _remedy(hook: Any) -> str:
+    """The name of a hook, and what to do about it."""
+    kind = type(hook).__name__
+    if kind in _OLD_NORMS:
+        name = _OLD_NORMS[kind]
+        return f"{kind}; call torch.nn.utils.remove_{name}, or use torch.nn.utils.parametrizations.{name}"
+    if type(hook).__module__ == "torch.nn.utils.prune":
+        return f"{kind}; make the pruning permanent with torch.nn.utils.prune.remove(module, {hook._tensor_name!r})"
+    return f"{getattr(hook, '__qualname__', kind)}; remove it, or do what it does in a forward"
 
 
 def _inside(module: nn.Module) -> nn.Module:

@@ -78,8 +78,12 @@ def test_a_mistake_is_one_line(
     ("error", "status", "words"),
     [
         (DataError("no such file"), 2, "error: no such file\n"),
-        (MemoryError("1 TB"), 2, "error: not enough memory: 1 TB\n"),
-        (RuntimeError("DefaultCPUAllocator: can't\nallocate memory"), 2, "error: not enough memory: Default"),
+        (MemoryError("1 TB"), 2, "error: a size is too large for this machine: 1 TB\n"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't\nallocate memory"),
+            2,
+            "error: a size is too large for this machine: Default",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on where it was\n"),
         (ZeroDivisionError("a fault of ours"), 3, "a fault of ours\nerror: this should not have happened; see above\n"),
     ],
