@@ -19,13 +19,23 @@ from casc_core.errors import ConfigError
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
-def uncompiled(method: MethodT) -> MethodT:
-    """Decorator: inside what `torch.compile` compiles, the method runs as it does without."""
+def uncaptured(method: MethodT) -> MethodT:
+    """Decorator of a method that takes a model's inputs: a call that would be recorded, transformed or differentiated is
+    refused, and inside what `torch.compile` compiles it runs as it does without.
+
+    Raises:
+        ConfigError: of the method, where it is refused.
+    """
 
     @wraps(method)
     def run(self: Any, *inputs: Any, **named: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
-            return torch.compiler.disable(method)(self, *inputs, **named)
+            return torch.compiler.disable(run)(self, *inputs, **named)
+        whole = [inputs, named]  # torch.fx hands over a stand-in for all of them
+        values = whole if any(map(_stand_in, whole)) else [*inputs, *named.values()]
+        by = next(filter(None, [_recorder(), *map(_stand_in, values)]), None)
+        if by is not None:
+            raise captured(by)
         return method(self, *inputs, **named)
 
     return cast(MethodT, run)
@@ -37,18 +47,6 @@ def captured(by: str) -> ConfigError:
         f"{by} cannot take a spiking network: what it runs depends on its input. Call the network itself; to keep it, use "
         "snn.save(folder); for gradients, use the prepared network (snn.ann)"
     )
-
-
-def refuse_capture(inputs: Any, named: Any) -> None:
-    """Raise `ConfigError` where a run on these inputs would be recorded, transformed or differentiated.
-
-    >>> refuse_capture((torch.ones(2),), {})
-    """
-    whole = [inputs, named]  # torch.fx hands over a stand-in for all of them
-    values = whole if any(map(_stand_in, whole)) else [*inputs, *named.values()]
-    by = next(filter(None, [_recorder(), *map(_stand_in, values)]), None)
-    if by is not None:
-        raise captured(by)
 
 
 def _recorder() -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casc_core.capture import captured, refuse_capture, uncompiled
+from casc_core.capture import captured, uncaptured
 from casc_core.errors import ConfigError, ConversionError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
@@ -117,7 +117,7 @@ class SpikingModel(nn.Module):
             raise ConfigError(f"memory_limit, in bytes, must be an integer of at least 1; got {limit!r}")
         self._memory_limit = limit
 
-    @uncompiled
+    @uncaptured
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]`, in spikes until silent.
 
@@ -129,12 +129,12 @@ class SpikingModel(nn.Module):
         """
         return self._logits_of("spikes", lambda: self._spiking_run(None, None), inputs, named)
 
-    @uncompiled
+    @uncaptured
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
         return self._logits_of("levels", lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
 
-    @uncompiled
+    @uncaptured
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
 
@@ -318,7 +318,6 @@ class SpikingModel(nn.Module):
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, dict[str, Any]]:
         """The program for this way of calling the model, and its inputs by name."""
-        refuse_capture(inputs, named)
         arguments = self.settings.arguments
         if len(inputs) > len(arguments):
             raise InputError(f"the network takes {', '.join(arguments)}; got {len(inputs)} inputs")

@@ -29,7 +29,7 @@ def with_buffer(value: torch.Tensor) -> nn.Module:
 
 
 BAD = {
-    "bfloat16": (lambda: mlp().bfloat16(), r"0\.weight is torch\.bfloat16; give the model float32 weights with model\.float"),
+    "bfloat16": (lambda: mlp().bfloat16(), r"0\.weight is torch\.bfloat16; give the model float32 weights with"),
     "float16": (lambda: mlp().half(), r"0\.weight is torch\.float16"),
     "complex": (lambda: with_weight(torch.Tensor.cfloat), r"0\.weight is torch\.complex64; hold its real"),
     "meta": (lambda: mlp().to("meta"), r"0\.weight is on the meta device and holds no numbers"),
@@ -38,7 +38,7 @@ BAD = {
     "nan": (lambda: with_weight(lambda w: w.fill_(float("nan"))), r"0\.weight holds nan: weights must be finite"),
     "infinite buffer": (lambda: with_buffer(torch.tensor([1.0, float("inf")])), "extra holds inf"),
     "quantised buffer": (
-        lambda: with_buffer(torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)), r"extra is quantised \(torch\.qint8\)"
+        lambda: with_buffer(torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)), "extra is quantised"
     ),
 }  # fmt: skip
 

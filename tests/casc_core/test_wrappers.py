@@ -148,8 +148,8 @@ HIDDEN = {
     "spectral norm": (
         lambda model: with_old_norm(model, nn.utils.spectral_norm), r"SpectralNorm; call .*remove_spectral_norm",
     ),
-    "forward of a layer": (lambda model: forward_on_the_instance(model, lambda m: m[0]), "'0' is called by what stands outside"),
-    "forward of the model": (lambda model: forward_on_the_instance(model, lambda m: m), "model.*' is called by what stands out"),
+    "forward of a layer": (lambda model: forward_on_the_instance(model, lambda m: m[0]), "'0' is called by what stands"),
+    "forward of the model": (lambda model: forward_on_the_instance(model, lambda m: m), "is called by what stands outside"),
     "call": (lambda model: CallsTwice(*model), "model.*' is called by what stands outside the forward of its class"),
     "lock": (with_a_lock, "Sequential cannot be copied.*neither results of earlier calls nor locks"),
 }  # fmt: skip
