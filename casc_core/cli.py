@@ -127,6 +127,8 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         with contextlib.suppress(OSError, AttributeError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would complain again
         return 0
+    except OSError as error:  # a file system that will not
+        return _told(f"{before}{error}", MISTAKE)
     except Exception as error:  # status 1 would say that something is not exact
         if isinstance(error, (MemoryError, OverflowError)) or _TOO_LARGE.search(str(error)):
             return _told(f"{before}a size is too large for this machine: {' '.join(str(error).split())}", MISTAKE)
