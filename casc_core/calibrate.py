@@ -96,7 +96,7 @@ def calibrate(
     >>> calibration.model[1].threshold == float(calibration.thresholds["1"])
     True
     """
-    require_module(model, "calibrate")
+    require_module(model, "calibrate takes a")
     _check_percentile(percentile)
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         kind = "a tensor: put it into a list" if isinstance(batches, Tensor) else repr(batches)

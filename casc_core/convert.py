@@ -62,7 +62,7 @@ def convert(
     >>> torch.equal(snn(x), snn.reference(x))
     True
     """
-    require_module(model, "convert")
+    require_module(model, "convert takes the trained")
     model = bare(model)
     chosen = choose_adapter(model, adapter)
     settled = as_numerics(numerics)

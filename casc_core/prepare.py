@@ -76,7 +76,7 @@ def prepare(
     >>> prepare(model, adapter="rnn", q=4)[1]
     CQReLU(q=4, threshold=1)
     """
-    require_module(model, "prepare")
+    require_module(model, "prepare takes a")
     check_levels(q)
     if threshold is not None:
         check_threshold(threshold)
@@ -108,13 +108,13 @@ def prepare(
     return prepared
 
 
-def require_module(model: Any, step: str) -> None:
+def require_module(model: Any, wanted: str) -> None:
     """Raise `ConfigError` unless `model` is a module that is no converted network."""
     if isinstance(model, nn.Module) and not isinstance(model, SpikingModel):
         return
     hint = "; take its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
     hint = f", the class; make one: {model.__name__}(...)" if isinstance(model, type) else hint
-    raise ConfigError(f"{step} takes a torch.nn.Module; got {getattr(model, '__name__', type(model).__name__)}{hint}")
+    raise ConfigError(f"{wanted} torch.nn.Module; got {getattr(model, '__name__', type(model).__name__)}{hint}")
 
 
 def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
@@ -221,8 +221,7 @@ def refuse_module_uses(
     """
     graphs = [way for way in ways if isinstance(way, fx.Graph)]
     of_inputs, of_constants = called_on(graphs, arguments_of(model))
-    apart = of_constants - of_inputs
-    refuse_modules(model, rules, prepared, apart)
+    refuse_modules(model, rules, prepared, of_inputs if graphs else None)
     if not graphs:
         raise next(way for way in ways if isinstance(way, ConversionError))
     for name in sorted(of_inputs & of_constants):
@@ -232,13 +231,16 @@ def refuse_module_uses(
                 f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it "
                 "is, and on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
             )
-    return apart
+    return of_constants - of_inputs
 
 
-def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, apart: Collection[str] = ()) -> None:
+def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, called: Collection[str] | None = None) -> None:
     """Raise `ConversionError` for the first module that no rule will ever take.
 
-    An unprepared activation is refused only where the model counts as `prepared`; a module at a path in `apart` never is.
+    An unprepared activation is refused only where the model counts as `prepared`.
+
+    Args:
+        called: paths of the modules that matter; None: all of them.
     """
     for name, module in model.named_modules():
         where = f"module {name or '(the model)'!r}"
@@ -247,8 +249,8 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, apart: Co
                 f"{where} is called by what stands outside the forward of its class (a forward set on the instance, or a "
                 "__call__ of its own), which a conversion would leave out: write it into the forward of a class"
             )
-        why = rules.refusal(module)
-        if why is not None and name not in apart and (prepared or why != UNPREPARED):
+        why = rules.refusal(module) if called is None or name in called else None
+        if why is not None and (prepared or why != UNPREPARED):
             raise ConversionError(f"{where}: {type(module).__name__} cannot be converted exactly: {why}")
 
 

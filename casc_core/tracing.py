@@ -162,13 +162,13 @@ def call_variants(model: nn.Module) -> list[dict[str, Any]]:
     """The ways to call `model.forward` that are tried at conversion: for each, the arguments held fixed.
 
     An argument with default None may be given or not, so each choice is a way of its own; where there are more than three
-    of them, none and all. Other defaults are fixed.
+    of them, none, each alone, and all. Other defaults are fixed.
 
     Raises:
         ConversionError: the forward takes `*args` or `**kwargs`.
     """
     optional = optional_arguments(model)
-    chosen = range(len(optional) + 1) if len(optional) <= 3 else (0, len(optional))
+    chosen = range(len(optional) + 1) if len(optional) <= 3 else (0, 1, len(optional))
     return [way(model, given) for count in chosen for given in combinations(optional, count)]
 
 
