@@ -10,16 +10,30 @@ from torch.fx.proxy import TraceError
 
 from casc_core.errors import ConversionError
 
-WRAPPER = """\
-  class Wrapped(torch.nn.Module):
-      def __init__(self, model): super().__init__(); self.model = model
-      def forward(self, {inputs}): return {result}
-  and hand over Wrapped(model), model being your {name}"""
 
+def wrapper(name: str, arguments: Sequence[str], given: Sequence[str], part: str = "") -> str:
+    """The lines that make a model of class `name` one of named tensors to one tensor.
 
-def wrapper(name: str, result: str = "self.model(x)", inputs: str = "x") -> str:
-    """The lines that make a model of class `name` one of named tensors to one tensor."""
-    return WRAPPER.format(name=name, result=result, inputs=inputs)
+    Args:
+        name: the model's class.
+        arguments: those of its forward.
+        given: those of them that are given.
+        part: of what the forward returns.
+
+    >>> print(wrapper("Classifier", ["tokens", "mask"], ["tokens"], ".logits"))
+      class Wrapped(torch.nn.Module):
+          def __init__(self, model): super().__init__(); self.model = model
+          def forward(self, tokens): return self.model(tokens).logits
+      and hand over Wrapped(model), model being your Classifier
+    """
+    in_order = list(given) == list(arguments[: len(given)])
+    call = ", ".join(each if in_order else f"{each}={each}" for each in given)
+    return (
+        "  class Wrapped(torch.nn.Module):\n"
+        "      def __init__(self, model): super().__init__(); self.model = model\n"
+        f"      def forward(self, {', '.join(given)}): return self.model({call}){part}\n"
+        f"  and hand over Wrapped(model), model being your {name}"
+    )
 
 
 class Cause(NamedTuple):
@@ -52,7 +66,7 @@ _FACTORY = Cause(
     "Make it of a tensor that has it: x.new_zeros(...), torch.zeros_like(...)",
 )
 _COMPILED = Cause(
-    "it calls a function compiled by torch.jit.script, which takes real tensors alone",
+    "it calls a function compiled by torch.jit.script or torch.compile, which takes real tensors alone",
     "Call the Python function that was compiled",
 )
 _SUBMODULE = Cause(
@@ -79,7 +93,7 @@ _BY_TEXT = (
     ("not installed as a submodule", _SUBMODULE),
     ("used as inputs to control flow", _CONTROL),
     ("cannot be iterated", _ITERATED),
-    ("Expected a value of type", _COMPILED),
+    ("Expected a value of type|dynamo-optimized", _COMPILED),
     ("argument of type", _OBJECT),
     (r"interpreted as an integer|indices must be|\w+\(\) argument must be|must be real number|Proxy\.__format__", _NUMBER),
     (r"ndarray|__\w*array\w*__", _ARRAY),

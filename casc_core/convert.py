@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from casc_core.adapters import Adapter, adapter_named, choose_adapter
-from casc_core.errors import ConfigError, ConversionError
-from casc_core.lowering import Lowering, OpPool
+from casc_core.errors import ConfigError
+from casc_core.lowering import Lowering, OpPool, lower_each
 from casc_core.neuron import CIF, Neuron
 from casc_core.numerics import Numerics, as_numerics
 from casc_core.ops import Op
@@ -92,21 +92,9 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
     refuse_module_uses(ann, rules, ways, prepared=True)
     programs: dict[frozenset[str], Program] = {}
     layers: list[str] = []
-    refusals: list[ConversionError] = []
-    with torch.no_grad():
-        for graph in ways:
-            try:
-                if isinstance(graph, ConversionError):
-                    raise graph
-                lowering = Lowering(ann, rules, settings.numerics, pool)
-                program = lowering.lower(graph)
-            except ConversionError as error:
-                refusals.append(error)
-                continue
-            programs[frozenset(program.inputs)] = program
-            layers += [name for name in lowering.layers if name not in layers]
-    if not programs:
-        raise refusals[0]
+    for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
+        programs[frozenset(program.inputs)] = program
+        layers += [name for name in names if name not in layers]
     ops, programs = _used(pool.ops, programs)
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     return SpikingModel(ops, programs, tuple(layers), settings).to(device)

@@ -247,9 +247,8 @@ class Lowering:
         record = _record(graph)
         inputs, output = self.read(graph) if record is None else ([], record)
         if not isinstance(output, SignalValue):
-            name, arguments = type(self.model).__name__, ", ".join(arguments_of(self.model))
-            logits = _logits_in(output)
-            wrapped = f", or wrap it:\n{wrapper(name, f'self.model({arguments}){logits}', arguments)}" if logits else ""
+            name, part, arguments = type(self.model).__name__, _logits_in(output), arguments_of(self.model)
+            wrapped = f", or wrap it:\n{wrapper(name, arguments, inputs or arguments, part)}" if part else ""
             raise ConversionError(
                 f"the forward of {name} must return one tensor computed by the network, its logits; it returns "
                 f"{_describe(output)}. Return the logits alone, without softmax, states or dictionaries{wrapped}"
@@ -396,6 +395,35 @@ class Lowering:
             return type(self.model.get_submodule(str(self.node.target))).__name__
         name = self.node.target if isinstance(self.node.target, str) else getattr(self.node.target, "__name__", "?")
         return f"{name}()"
+
+
+def lower_each(
+    model: nn.Module,
+    ways: Iterable[fx.Graph | ConversionError],
+    rules: RuleTable,
+    numerics: Numerics,
+    pool: OpPool,
+) -> list[tuple[Program, list[str]]]:
+    """The programs of those ways of calling the model that can be lowered, each with the names of its populations.
+
+    Raises:
+        ConversionError: none can; the error is that of the way that got furthest.
+    """
+    done: list[tuple[Program, list[str]]] = []
+    refusals: list[tuple[int, ConversionError]] = []
+    with torch.no_grad():
+        for way in ways:
+            if isinstance(way, ConversionError):
+                refusals.append((-1, way))
+                continue
+            lowering = Lowering(model, rules, numerics, pool)
+            try:
+                done.append((lowering.lower(way), lowering.layers))
+            except ConversionError as error:
+                refusals.append((len(lowering.steps), error))
+    if not done:
+        raise max(refusals, key=lambda refusal: refusal[0])[1]
+    return done
 
 
 def _as_ref(value: Any) -> Any:

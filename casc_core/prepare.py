@@ -15,7 +15,7 @@ from casc_core.activation import CQReLU, Quantised, check_levels, check_threshol
 from casc_core.adapters import Adapter, choose_adapter
 from casc_core.dataflow import called_on, reading_inputs
 from casc_core.errors import ConfigError, ConversionError
-from casc_core.lowering import Lowering, OpPool, RuleTable
+from casc_core.lowering import OpPool, RuleTable, lower_each
 from casc_core.numerics import Float
 from casc_core.randomness import DROPOUTS, rate
 from casc_core.rules import RULES, UNPREPARED
@@ -122,17 +122,7 @@ def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
     model = copy.deepcopy(prepared).eval()
     ways = each_way(model, rules.is_leaf)
     refuse_module_uses(model, rules, ways, prepared=True)
-    refusals = []
-    with torch.no_grad():
-        for way in ways:
-            try:
-                if isinstance(way, ConversionError):
-                    raise way
-                Lowering(model, rules, Float(), OpPool()).lower(way)
-                return
-            except ConversionError as error:
-                refusals.append(error)
-    raise refusals[0]
+    lower_each(model, ways, rules, Float(), OpPool())
 
 
 def _replace_modules(

@@ -198,13 +198,16 @@ def way(model: nn.Module, given: Collection[str]) -> dict[str, Any]:
 
 def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     parameters = inspect.signature(model.forward).parameters
-    for parameter in parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            name = type(model).__name__
-            raise ConversionError(
-                f"the forward of {name} takes {parameter}, so its inputs are not known; name its arguments, or wrap it:\n"
-                f"{wrapper(name)}"
-            )
+    variable = [each for each in parameters.values() if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if variable:
+        name, named = type(model).__name__, [each for each in parameters.values() if each not in variable]
+        given = (
+            [each.name for each in named if each.default is each.empty] or [each.name for each in named[:1]] or ["x"]
+        )
+        raise ConversionError(
+            f"the forward of {name} takes {variable[0]}, so its inputs are not known; name its arguments, or wrap it:\n"
+            f"{wrapper(name, [each.name for each in named] or given, given)}"
+        )
     return parameters
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import casc_core
-from casc_core import InputError
+from casc_core import ConversionError, InputError
 from casc_core.convert import convert
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -83,6 +85,64 @@ def test_a_way_that_cannot_be_converted_says_why(ann: nn.Module) -> None:
     with pytest.raises(InputError, match=r"takes \('x',\) or .*; got \('mask',\)$"):
         snn(mask=MASK)
     assert casc_core.verify(snn, X).exact
+
+
+class Output(OrderedDict):
+    """What libraries of pretrained models return: a dict whose entries are attributes, too."""
+
+    def __init__(self, **entries: Tensor | None) -> None:
+        super().__init__((name, value) for name, value in entries.items() if value is not None)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+class Pretrained(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.emb, self.a, self.act, self.fc = nn.Embedding(9, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, return_dict=None):
+        h = self.act(self.a(self.emb(input_ids)))
+        if attention_mask is not None:
+            h = h * attention_mask.unsqueeze(-1)
+        logits = self.fc(h.sum(1))
+        return Output(loss=None if labels is None else nn.functional.cross_entropy(logits, labels), logits=logits)
+
+
+class WithOptions(Pretrained):
+    def forward(self, input_ids=None, attention_mask=None, labels=None, return_dict=None, **options):
+        return super().forward(input_ids, attention_mask, labels, return_dict)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "taken"),
+    [
+        (Pretrained, r"returns a dict of 1 \('logits'\)", "return self.model(input_ids)['logits']"),
+        (WithOptions, r"takes \*\*options, so its inputs are not known", "return self.model(input_ids)"),
+    ],
+)
+def test_a_forward_in_the_manner_of_pretrained_models(kind: type[Pretrained], message: str, taken: str) -> None:
+    with pytest.raises(ConversionError, match=message) as error:
+        casc_core.prepare(kind(), q=2)
+    assert f"def forward(self, input_ids): {taken}\n" in str(error.value)
+    assert f"model being your {kind.__name__}" in str(error.value)
+
+    class Wrapped(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            return self.model(input_ids, attention_mask).logits
+
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    snn = convert(casc_core.prepare(Wrapped(kind()), q=2))
+    assert casc_core.verify(snn, tokens).exact
+    assert casc_core.verify(snn, tokens, (tokens > 0).long()).exact
 
 
 def test_arguments_with_other_defaults_stay_at_them(ann: nn.Module, tmp_path: object) -> None:
