@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -144,6 +145,8 @@ class Lowering:
         # The operations that follow from the inputs; and what the others are.
         self.reading: set[fx.Node] = set()
         self.evaluated: dict[fx.Node, Any] = {}
+        # How many operations have not been lowered yet.
+        self.left = 0
 
     # What rules use.
 
@@ -222,11 +225,11 @@ class Lowering:
             ConversionError: an operation is refused.
         """
         values: dict[fx.Node, Any] = {}
-        self.reading = reading_inputs(graph, arguments_of(self.model))
+        self.reading, self.left = reading_inputs(graph, arguments_of(self.model)), len(graph.nodes)
         inputs: list[str] = []
         output: Any = None
         for node in graph.nodes:
-            self.node = node
+            self.node, self.left = node, self.left - 1
             if node.op == "placeholder":
                 values[node] = self._placeholder(node, inputs)
                 continue
@@ -410,19 +413,19 @@ def lower_each(
         ConversionError: none can; the error is that of the way that got furthest.
     """
     done: list[tuple[Program, list[str]]] = []
-    refusals: list[tuple[int, ConversionError]] = []
+    refusals: list[tuple[float, ConversionError]] = []
     with torch.no_grad():
         for way in ways:
             if isinstance(way, ConversionError):
-                refusals.append((-1, way))
+                refusals.append((math.inf, way))
                 continue
             lowering = Lowering(model, rules, numerics, pool)
             try:
                 done.append((lowering.lower(way), lowering.layers))
             except ConversionError as error:
-                refusals.append((len(lowering.steps), error))
+                refusals.append((lowering.left, error))
     if not done:
-        raise max(refusals, key=lambda refusal: refusal[0])[1]
+        raise min(refusals, key=lambda refusal: refusal[0])[1]
     return done
 
 
