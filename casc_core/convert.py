@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from casc_core.adapters import Adapter, adapter_named, choose_adapter
+from casc_core.adapters import Adapter, choose_adapter
 from casc_core.errors import ConfigError
+from casc_core.float64 import in_float64
 from casc_core.lowering import Lowering, OpPool, lower_each
 from casc_core.neuron import CIF, Neuron
-from casc_core.numerics import Numerics, as_numerics
+from casc_core.numerics import Numerics, Unrounded, as_numerics
 from casc_core.ops import Op
 from casc_core.prepare import levels_of, refuse_module_uses, require_module, require_prepared
 from casc_core.program import Program
 from casc_core.rules import RULES
 from casc_core.schedule import Schedule, WakeSleep
-from casc_core.spiking_model import Settings, SpikingModel, resolved_schedule
+from casc_core.spiking_model import Origin, Settings, SpikingModel, resolved_schedule
 from casc_core.tracing import arguments_of, each_way, trace, way
 from casc_core.wrappers import bare
 
@@ -81,14 +85,38 @@ def convert(
     ann = ann.eval()
     settings = Settings(chosen.name, trained, neuron or CIF(), resolved, settled, arguments_of(ann))
     snn = _lowered(ann, chosen, settings)
-    object.__setattr__(snn, "ann", ann)
+    snn.origin = Origin(ann, chosen)
     return snn
+
+
+def unrounded(snn: SpikingModel) -> SpikingModel:
+    """`snn` lowered again without grids, in float64, from the network that it was converted from; kept in its origin.
+
+    Raises:
+        ConfigError: that network is not at hand. ConversionError: it cannot be lowered in float64.
+    """
+    origin = snn.origin
+    if origin is None:
+        raise ConfigError("the network that was converted is not at hand: load(folder, model=...) brings it back")
+    settings = replace(snn.settings, numerics=Unrounded())
+    tensors = [*origin.ann.parameters(), *origin.ann.buffers()]
+    state = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+    if origin.unrounded is None or origin.unrounded[0] != state:
+        wide = Origin(copy.deepcopy(origin.ann).double(), origin.adapter)
+        network = _lowered(wide.ann, wide.adapter, settings)
+        network.origin = wide
+        origin.unrounded = state, network
+    kept = origin.unrounded[1]
+    for given in snn.programs:  # ways of calling it that were added since
+        kept.program_for(given)
+    return SpikingModel(kept.operations(), kept.programs, kept.layers, settings)
 
 
 def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
     """The network, with a program for each way to call the model that can be lowered."""
     rules, pool = RULES.merged(adapter.rules), OpPool()
-    ways = each_way(ann, rules.is_leaf)
+    with _traced_for(settings.numerics):
+        ways = each_way(ann, rules.is_leaf)
     refuse_module_uses(ann, rules, ways, prepared=True)
     programs: dict[frozenset[str], Program] = {}
     layers: list[str] = []
@@ -98,6 +126,10 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
     ops, programs = _used(pool.ops, programs)
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     return SpikingModel(ops, programs, tuple(layers), settings).to(device)
+
+
+def _traced_for(numerics: Numerics) -> AbstractContextManager[None]:
+    return in_float64() if numerics.is_float64 else nullcontext()
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -112,12 +144,14 @@ def lower_way(snn: SpikingModel, given: frozenset[str]) -> None:
     Raises:
         ConversionError: this way cannot be converted.
     """
-    assert snn.ann is not None
-    rules = RULES.merged(adapter_named(snn.settings.adapter).rules)
+    assert snn.origin is not None
+    ann, rules, numerics = snn.origin.ann, RULES.merged(snn.origin.adapter.rules), snn.settings.numerics
     with _ONE_AT_A_TIME, torch.no_grad():
         there = snn.operations()
-        lowering = Lowering(snn.ann, rules, snn.settings.numerics, OpPool(there))
-        program = lowering.lower(trace(snn.ann, rules.is_leaf, way(snn.ann, given)))
+        with _traced_for(numerics):
+            graph = trace(ann, rules.is_leaf, way(ann, given))
+        lowering = Lowering(ann, rules, numerics, OpPool(there))
+        program = lowering.lower(graph)
         further = sorted({step.op for step in program.steps if step.op >= len(there)})
         number = {index: index for index in range(len(there))}
         number |= {old: len(there) + new for new, old in enumerate(further)}

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from casc_core.causes import wrapper
 from casc_core.conditions import expect
 from casc_core.dataflow import reading_inputs
 from casc_core.errors import CascError, ConversionError
+from casc_core.float64 import in_float64
 from casc_core.functions import LAYOUT, name_of
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
@@ -348,7 +350,8 @@ class Lowering:
         args, kwargs = copy.deepcopy(  # it may be an operation in place
             tuple(_plain(fx.node.map_arg(value, self._evaluated)) for value in (node.args, node.kwargs))
         )
-        with NothingRandom(lambda _: self.refuse(RANDOM)):
+        wide = in_float64() if self.numerics.is_float64 else nullcontext()
+        with wide, NothingRandom(lambda _: self.refuse(RANDOM)):
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             module = node.op == "call_module"
