@@ -19,7 +19,7 @@ from casc_core.ops import (
 from casc_core.rules.affine import common_denominator, rescaled, scaled
 from casc_core.rules.normalisation import normalised, offset
 from casc_core.rules.table import RULES
-from casc_core.values import Form, Mapped, SignalValue
+from casc_core.values import Form, InputValue, Mapped, SignalValue
 
 
 def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:
@@ -142,6 +142,8 @@ def multiply(low: Lowering, input: Any, other: Any) -> SignalValue:
     constant = known(low, other)
     if constant is not None:
         return multiplied(low, input, constant)
+    if not isinstance(other, InputValue):
+        raise low.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")
     return SignalValue(low.emit(TimesInput(), input, other), input.form)
 
 
@@ -163,6 +165,8 @@ def divide(low: Lowering, input: Any, other: Any) -> SignalValue:
     constant = known(low, other)
     if constant is not None:
         return divided(low, low.signal(input), constant)
+    if not isinstance(other, InputValue):
+        raise low.refuse(f"it divides by {other!r}; divide by a number or by the texts' lengths")
     return SignalValue(low.emit(DividedByInput(), input, other), replace(input.form, is_divided=True))
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from casc_core.randomness import RANDOM
 from casc_core.rules.reduction import INDICES
 from casc_core.rules.table import RULES
 
@@ -26,7 +27,9 @@ _NORM = (
     "statistics are fixed after training"
 )
 _ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
-_RANDOM = "it is random, so no two runs would agree; give it as an input, or use torch.zeros"
+_LEAVES = (
+    "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
+)
 _GATED = (
     "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
     "CQReLU RNN"
@@ -59,7 +62,13 @@ RULES.refuse(
     _ATTENTION, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
     nn.Transformer, F.scaled_dot_product_attention,
 )  # fmt: skip
-RULES.refuse(_RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli)
+RULES.refuse(
+    RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.randint_like, torch.randperm,
+    torch.normal, torch.poisson, torch.binomial, torch.multinomial, torch.bernoulli, torch.native_dropout, torch.rrelu,
+    torch.rrelu_, F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d, "bernoulli", "bernoulli_",
+    "multinomial", "normal_", "uniform_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_",
+)  # fmt: skip
+RULES.refuse(_LEAVES, "item", "tolist", "numpy", "__array__")
 RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 RULES.refuse(
     _PROBABILITY, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax,

@@ -161,9 +161,15 @@ def buffers_on_either_side(self, x):
 
 @case(ROWS, a=nn.Linear(5, 6), act=nn.ReLU(), w=dyadic(3), v=dyadic(6))
 def factors_of_fusion(self, x):
-    w = self.w + 1
-    x = self.act(w[0] * self.a(x) + torch.multiply(self.a(x), w[1]) - (self.v * 2).view(1, 6))
+    w = F.relu(self.w + 1)
+    x = self.act(w[0] * self.a(x) + torch.multiply(self.a(x), w[1]) - F.relu(self.v).view(1, 6))
     return w[2] * x + torch.subtract(x, self.w[0])
+
+
+@case(ROWS, a=nn.Linear(5, 6), buffer=dyadic(6))
+def buffers_beside_activations_called_as_functions(self, x):
+    """What is computed of a buffer is a new tensor in every trace."""
+    return torch.relu(self.a(x) * torch.tensor([0.5])) - (-self.buffer) + torch.relu(self.buffer).view(1, -1)
 
 
 @case(ROWS, a=nn.Linear(5, 6), act=nn.ReLU(), w=dyadic(5, 6), buffer=dyadic(5))
