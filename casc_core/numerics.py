@@ -40,6 +40,15 @@ def binade(magnitude: float) -> int:
     return exponent - 1 if mantissa == 0.5 else exponent
 
 
+def drive_grid(reach: float) -> int:
+    """The grid on which a drive of this magnitude keeps `DRIVE_BITS` bits; one that is nothing at all is on any.
+
+    >>> drive_grid(1.0), drive_grid(0.0)
+    (-26, -26)
+    """
+    return binade(reach if reach > 1e-30 else 0.0) - DRIVE_BITS
+
+
 def whole_type(magnitude: float) -> torch.dtype:
     """The cheapest type for sums of whole numbers up to this magnitude: int32, or float64 where that is too small.
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
-from casc_core.numerics import DRIVE_BITS, binade, snapped, stored
+from casc_core.numerics import drive_grid, snapped, stored
 from casc_core.ops import Layout, Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Form, InputValue, Mapped, SignalValue, Table
@@ -129,7 +129,7 @@ def snapped_map(
     if bias is not None:
         drive_reach += float(bias.abs().max())
     if drive_exponent is None:
-        drive_exponent = binade(max(drive_reach, 1e-30)) - DRIVE_BITS
+        drive_exponent = drive_grid(drive_reach)
         if out_exponent is not None:  # much finer than what it is added to would only cost range
             drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
     unrounded = snapped is None or torch.equal(snapped, weight)
@@ -215,7 +215,7 @@ def scaled(
         reach += float(shift.abs().max())
     unrounded = form.is_exact and torch.equal(coarse, factor)
     if form.drive_exponent is not None or shift is not None:
-        drive_exponent = binade(max(reach, 1e-30)) - DRIVE_BITS
+        drive_exponent = drive_grid(reach)
         if form.drive_exponent is not None:
             own = form.drive_exponent + fine_exponent
             unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own

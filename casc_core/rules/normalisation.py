@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
-from casc_core.numerics import DRIVE_BITS, binade
+from casc_core.numerics import drive_grid
 from casc_core.ops import Shift
 from casc_core.rules.affine import common_denominator, rescaled, scaled
 from casc_core.rules.table import RULES
@@ -149,7 +149,7 @@ def _shifted(low: Lowering, x: SignalValue, factor: Tensor, offset: Tensor, axis
     numerics = low.numerics
     fine_exponent = numerics.weight_exponent(factor, bits=24)
     reach = x.form.drive_reach * float(factor.abs().max()) + float(offset.abs().max())
-    exponent = binade(max(reach, 1e-30)) - DRIVE_BITS
+    exponent = drive_grid(reach)
     op = Shift(
         factor=numerics.snap(factor, fine_exponent), offset=numerics.snap(offset, exponent), drive_exponent=exponent,
         axis=axis,
