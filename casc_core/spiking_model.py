@@ -21,7 +21,7 @@ from casc_core.numerics import Numerics
 from casc_core.ops import Op
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
-from casc_core.run import LevelRun, Run, SpikingRun
+from casc_core.run import LevelRun, Run, SpikingRun, checked_total
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
@@ -59,11 +59,12 @@ def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
     """`schedule` for a network trained with `q` levels; warns where it computes with another number of them.
 
     Raises:
-        ConfigError: it is no schedule.
+        ConfigError: it is no schedule, or has more levels than neurons can count.
     """
     if not isinstance(schedule, Schedule):
         raise ConfigError(f"schedule must be WakeSleep(...) or Continuous(), an instance; got {schedule!r}")
     resolved = schedule.resolved(q)
+    checked_total(resolved.levels or q)
     if resolved.levels not in (None, q):
         warnings.warn(
             f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={q}: the reference is "

@@ -123,7 +123,7 @@ class Average(Op):
         first = (slice(None), slice(None), *[slice(1)] * dims)
 
         def merged() -> Tensor:
-            traffic = signal.traffic().to(torch.int32)
+            traffic = signal.traffic().to(torch.int32)  # 127 spikes at most of each neuron that a window holds
             counted: Tensor = self.sums(traffic.flatten(0, 1)).unflatten(0, traffic.shape[:2])
             return counted
 
