@@ -104,8 +104,8 @@ class _LearnedThreshold(torch.autograd.Function):
 
 _straight_through: Callable[[Tensor, int, float], Tensor] = _StraightThrough.apply
 _learned_threshold: Callable[[Tensor, int, Tensor], Tensor] = _LearnedThreshold.apply
-# A threshold that training has driven to zero or below is held here.
-_SMALLEST = 1e-4
+# A threshold that training has driven to zero or below is held here: a power of two, the same number in every type.
+SMALLEST_THRESHOLD = 2.0**-14
 
 
 class Quantised(nn.Module):
@@ -122,6 +122,18 @@ class Quantised(nn.Module):
         self.q = check_levels(q)
         self.threshold: float | Tensor = check_threshold(threshold)
         self.half_step = False
+
+    @property
+    def effective_threshold(self) -> float | Tensor:
+        """The threshold that it computes with, in training, evaluation and conversion alike.
+
+        A number is taken as it is; of a tensor, which training may have moved, entries below 2**-14 count as 2**-14.
+
+        >>> CQReLU(q=2, threshold=torch.tensor([0.5, 1e-9])).effective_threshold
+        tensor([5.0000e-01, 6.1035e-05])
+        """
+        threshold = self.threshold
+        return threshold.clamp_min(SMALLEST_THRESHOLD) if isinstance(threshold, Tensor) else threshold
 
 
 class CQReLU(Quantised):
@@ -172,10 +184,11 @@ class CQReLU(Quantised):
             self.threshold = check_threshold(threshold)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(self.threshold, Tensor):
-            x = x + self.threshold / (2 * self.q) if self.half_step else x
-            return _straight_through(x, self.q, self.threshold)
-        threshold = self.threshold.to(x.dtype).clamp_min(_SMALLEST)
+        threshold = self.effective_threshold
+        if not isinstance(threshold, Tensor):
+            x = x + threshold / (2 * self.q) if self.half_step else x
+            return _straight_through(x, self.q, threshold)
+        threshold = threshold.to(x.dtype)
         if threshold.dim():
             threshold = threshold.reshape(-1, *[1] * (x.dim() - 2))
         x = x + threshold / (2 * self.q) if self.half_step else x

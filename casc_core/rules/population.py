@@ -22,7 +22,7 @@ THRESHOLD_BITS = 14
 
 @RULES.module(CQReLU)
 def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
-    threshold, name, x = module.threshold, low.layer_name(low.node_name), low.signal(x)
+    threshold, name, x = module.effective_threshold, low.layer_name(low.node_name), low.signal(x)
     if isinstance(threshold, Tensor) and threshold.dim():
         thresholds = check_thresholds(threshold.detach()).double()
         nothing = torch.zeros_like(thresholds)
