@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.ops import Op
+from casc_core.precision import undisturbed
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
 from casc_core.run import LevelRun, Run, SpikingRun, checked_total
@@ -95,6 +94,8 @@ class SpikingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops)
+        for op in ops:
+            op.seal()
         self.programs = dict(programs)
         self.layers, self.settings = layers, settings
         # Kept out of the module's parameters: it is the network's origin, not a part of it.
@@ -206,6 +207,15 @@ class SpikingModel(nn.Module):
         """The operations that its programs call, by number."""
         return [op for op in self.ops if isinstance(op, Op)]
 
+    def require_unchanged(self) -> None:
+        """Complain if anything has been edited since it was converted; each run looks too, less thoroughly.
+
+        Raises:
+            ConfigError: a weight or a setting of an operation is not what it was.
+        """
+        for op in self.operations():
+            op.require_unchanged(thorough=True)
+
     def under(self, neuron: Neuron | None = None, schedule: Schedule | None = None) -> SpikingModel:
         """The same network, weights shared, simulated with another neuron or schedule (None: its own).
 
@@ -243,17 +253,8 @@ class SpikingModel(nn.Module):
         """
         from casc_core.storage import save
 
+        self.require_unchanged()
         save(self, folder)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
-        """Moves to a device; casts (`half()`, `bfloat16()`) leave the numbers as they are, since they would round them."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            result: Tensor = fn(tensor)
-            return result if result.dtype == tensor.dtype else tensor.to(result.device)
-
-        result: SpikingModel = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch's own
-        return result
 
     def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
@@ -288,14 +289,18 @@ class SpikingModel(nn.Module):
         widths = [t.shape[0] / t.shape[1] for t in filters] or [float(t.shape[-1]) for t in tensors]
         return _PRIOR_BYTES * max(widths, default=1.0) * (steps or usual)
 
-    @torch.no_grad()
     def _evaluate(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
+        return undisturbed(lambda: self._evaluated(kind, run, program, values))
+
+    def _evaluated(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
         tensors = [value for value in values.values() if isinstance(value, Tensor)]
         if any(tensor.numel() == 0 for tensor in tensors):
             raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
         run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
-        with _exact_products():
-            output = program.run(self.operations(), run, values)
+        operations = self.operations()
+        for op in operations:
+            op.require_unchanged()
+        output = program.run(operations, run, values)
         assert isinstance(output, Signal)
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
@@ -355,33 +360,3 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Float32 products in all their bits: TF32, bfloat16 and autocast would round what the proof says is exact."""
-    with _HIGHEST, torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
-
-
-class _HighestPrecision:
-    """The process-wide precision of float32 products, highest while any thread is inside; then as it was before."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.before = threading.Lock(), 0, ""
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision("highest")
-            self.inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                torch.set_float32_matmul_precision(self.before)
-
-
-_HIGHEST = _HighestPrecision()
