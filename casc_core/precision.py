@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from casc_core.kernels import forked
+
 T = TypeVar("T")
 Setting = tuple[str, str]
 
@@ -28,7 +30,8 @@ _EXACT = ("none", "ieee", "highest")
 def undisturbed(call: Callable[[], T]) -> T:
     """`call()` in exact float32 products, without autocast and gradients; then all is as it was, whatever has happened.
 
-    The precision of products is the process's, so that it is exact in every thread while any is in here.
+    The precision of products is the process's, so that it is exact in every thread while any is in here. In a forked
+    process, in which torch would wait for threads that are not there, it runs on one.
 
     >>> torch.set_float32_matmul_precision("medium")
     >>> undisturbed(torch.get_float32_matmul_precision), torch.get_float32_matmul_precision()
@@ -37,11 +40,14 @@ def undisturbed(call: Callable[[], T]) -> T:
     """
     token, gradients = object(), torch.is_grad_enabled()
     casts = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    threads = torch.get_num_threads() if forked() else 1
 
     def restore() -> None:
         torch.set_grad_enabled(gradients)
         for device in casts:
             torch.set_autocast_enabled(device, True)
+        if threads > 1:
+            torch.set_num_threads(threads)
         _PRECISION.leave(token)
 
     # No context manager: an interrupt between its entry and the block would leave what it set.
@@ -50,6 +56,8 @@ def undisturbed(call: Callable[[], T]) -> T:
             torch.set_grad_enabled(False)
             for device in casts:
                 torch.set_autocast_enabled(device, False)
+            if threads > 1:
+                torch.set_num_threads(1)
             _PRECISION.enter(token)
             return call()
         finally:
