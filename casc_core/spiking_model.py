@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casc_core.errors import ConfigError, InputError
+from casc_core.arguments import checked_input
+from casc_core.errors import CascError, ConfigError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
@@ -300,7 +301,14 @@ class SpikingModel(nn.Module):
         operations = self.operations()
         for op in operations:
             op.require_unchanged()
-        output = program.run(operations, run, values)
+        try:
+            output = program.run(operations, run, values)
+        except (CascError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in values.items())
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(f"inputs of shape {shapes} do not go through the network: {why}") from error
         assert isinstance(output, Signal)
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
@@ -320,9 +328,9 @@ class SpikingModel(nn.Module):
                 raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
             values[name] = value
         values = {name: value for name, value in values.items() if value is not None}
+        device = next((tensor.device for op in self.operations() for tensor in op.tensors().values()), None)
         for name, value in values.items():
-            if not isinstance(value, Tensor):
-                raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}")
+            checked_input(name, value, device)
         program = self.programs.get(frozenset(values))
         if program is None:
             ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
