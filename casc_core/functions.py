@@ -1,13 +1,14 @@
 """The functions a lowered network may call, by name: on its inputs (tokens, lengths, masks), or on a signal's layout.
 
-A saved network names them, so only what stands here can ever be called by one that is loaded.
+A saved network names them, so only what stands here can ever be called by one that is loaded; and whatever it calls them
+with, they read no attribute that is not listed, write to nothing they are given, and make no more than they are allowed.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MethodDescriptorType
 from typing import Any
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.conditions import expect
+from casc_core.errors import InputError
 
 # Rearranging elements: linear with coefficients 0 and 1, so allowed on signals as well.
 _LAYOUT_METHODS = (
@@ -32,7 +34,7 @@ _LAYOUT_OF_IMAGES = ("pad", "interpolate", "pixel_shuffle", "pixel_unshuffle", "
 _INPUT_METHODS = (
     "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
     "type type_as clamp clamp_min clamp_max sum amax amin max min any all cumsum masked_fill size dim numel "
-    "new_zeros new_ones item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort requires_grad_"
+    "new_zeros new_ones item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort"
 ).split()
 _INPUT_FUNCTIONS = (
     "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange zeros ones full zeros_like ones_like "
@@ -41,6 +43,54 @@ _INPUT_FUNCTIONS = (
 ).split()
 _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ invert neg getitem pow".split()
 _MATH = ("ceil", "floor", "sqrt")
+# These give at most as many elements as they are given: their results need not be foreseen.
+_NEVER_MORE = frozenset(
+    "view reshape flatten permute transpose t squeeze unsqueeze contiguous select narrow chunk split unbind flip roll "
+    "movedim swapaxes clone detach unflatten pixel_shuffle pixel_unshuffle channel_shuffle logical_not float long int "
+    "bool double to type type_as sum amax amin any all cumsum size dim numel item abs neg argmax count_nonzero cpu sqrt "
+    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect ceil floor".split()
+)
+ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
+"""What a network may read of a signal."""
+_READ: dict[type, frozenset[str]] = {
+    Tensor: frozenset((*ATTRIBUTES, "H", "mH", "data", "is_cuda", "requires_grad", "itemsize", "nbytes")),
+    torch.device: frozenset(("type", "index")),
+    torch.dtype: frozenset(("is_floating_point", "itemsize")),
+}
+"""What it may read of what is computed from its inputs."""
+_FIELDS = ("values", "indices")
+DTYPES: Mapping[str, torch.dtype] = {
+    str(kind).removeprefix("torch."): kind
+    for kind in (
+        torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
+        torch.float32, torch.float64,
+    )
+}  # fmt: skip
+"""The types of numbers that a network may name."""
+# Of a keyword of torch's functions, these alone have effects beyond the result.
+_NEVER_GIVEN = frozenset(("out", "requires_grad", "pin_memory", "generator", "names"))
+_LARGEST_INTEGER = 2**63
+_LONGEST_SEQUENCE = 2**12
+
+
+def may_read(name: str) -> bool:
+    """Whether a network may read an attribute of this name of anything that is computed from its inputs."""
+    return name in _FIELDS or any(name in known for known in _READ.values())
+
+
+def _read(value: Any, name: str) -> Any:
+    """An attribute of a tensor, a device or a type; or one of the two parts of what `max` and `sort` return."""
+    if isinstance(value, tuple) and name in _FIELDS and len(value) == len(_FIELDS):
+        return value[_FIELDS.index(name)]
+    for kind, known in _READ.items():
+        if isinstance(value, kind) and name in known:
+            return getattr(value, name)
+    raise InputError(f"a network cannot read {name!r:.80} of a {type(value).__name__}")
+
+
+def _itself(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Stands for what would only change how gradients are taken."""
+    return x
 
 
 @dataclass(frozen=True)
@@ -50,6 +100,8 @@ class _Method:
     name: str
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Tensor) and not (isinstance(x, torch.Size) and self.name == "numel"):
+            raise InputError(f"{self.name}() of a {type(x).__name__}: a network calls methods of tensors alone")
         return getattr(x, self.name)(*args, **kwargs)
 
 
@@ -65,7 +117,7 @@ class _ByValue:
 
 
 def _named() -> dict[str, Callable[..., Any]]:
-    table: dict[str, Callable[..., Any]] = {"getattr": getattr}
+    table: dict[str, Callable[..., Any]] = {"getattr": _read, "Tensor.requires_grad_": _itself}
     for name in _LAYOUT_OF_IMAGES:
         table[f"F.{name}"] = _ByValue(name)
     for name in {*_LAYOUT_METHODS, *_INPUT_METHODS}:
@@ -88,11 +140,10 @@ LAYOUT = (
     | {f"F.{name}" for name in _LAYOUT_OF_IMAGES}
     | {"operator.getitem"}
 )
-_NAMES = {id(function): name for name, function in FUNCTIONS.items()}
+_NAMES = {id(function): name for name, function in FUNCTIONS.items()} | {id(getattr): "getattr"}
 _NAMES |= {
     id(getattr(operator, f"i{name}")): f"operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv")
 }
-ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
 
 
 def name_of(target: Any, is_method: bool) -> str | None:
@@ -104,3 +155,108 @@ def name_of(target: Any, is_method: bool) -> str | None:
     if isinstance(target, MethodDescriptorType):  # a method called on a parameter, which is no proxy
         return name_of(target.__name__, True)
     return _NAMES.get(id(target))
+
+
+def call(function: str, room: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the function of this name gives, if that is harmless.
+
+    Args:
+        room: elements that a result may have more than what the function is given.
+
+    Raises:
+        InputError: the result would be larger, or the arguments are of a kind that no network has.
+
+    >>> call("torch.arange", 10, (3,), {})
+    tensor([0, 1, 2])
+    >>> call("torch.arange", 10, (10**12,), {})
+    Traceback (most recent call last):
+    ...
+    casc_core.errors.InputError: torch.arange() would make 1,000,000,000,000 numbers; a network may make 10 here
+    """
+    given = [*_leaves(args), *_leaves(tuple(kwargs.values()))]
+    check_keywords(function, kwargs)
+    if not any(isinstance(leaf, Tensor) for leaf in given) and function.partition(".")[0] in ("operator", "math"):
+        return _of_numbers(function, args)
+    if function.rpartition(".")[2] not in _NEVER_MORE:
+        check_room(function, _foreseen(FUNCTIONS[function], args, kwargs), room + _elements(given))
+    return FUNCTIONS[function](*args, **kwargs)
+
+
+def foreseen(function: str, room: int, shape: torch.Size, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Complain, as `call` does, about a rearrangement of a tensor of this shape that would make too much."""
+    check_keywords(function, kwargs)
+    if function.rpartition(".")[2] not in _NEVER_MORE:
+        tensor = torch.empty(shape, device="meta")
+        made = _foreseen(FUNCTIONS[function], (tensor, *args), kwargs)
+        check_room(function, made, room + tensor.numel() + _elements(_leaves((args, tuple(kwargs.values())))))
+
+
+def check_keywords(function: str, kwargs: Mapping[str, Any]) -> None:
+    """Complain about a keyword that has effects beyond the function's result.
+
+    Raises:
+        InputError: it has.
+    """
+    if not _NEVER_GIVEN.isdisjoint(kwargs):
+        raise InputError(f"{function}() cannot be given {', '.join(sorted(_NEVER_GIVEN & kwargs.keys()))} by a network")
+
+
+def check_room(what: str, wanted: int, room: int) -> None:
+    """Complain about more numbers than there is room for.
+
+    Raises:
+        InputError: there are.
+    """
+    if wanted > room:
+        raise InputError(f"{what}() would make {wanted:,} numbers; a network may make {room:,} here")
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, (tuple, list)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]
+
+
+def _elements(leaves: list[Any]) -> int:
+    return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _foreseen(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> int:
+    """How many elements a function would give, found out on tensors without numbers."""
+    moved, named = _on_meta(args), {name: _on_meta(value) for name, value in kwargs.items()}
+    if "device" in named or not any(isinstance(leaf, Tensor) for leaf in _leaves(moved)):
+        named["device"] = "meta"
+    # A mask picks as many as it has entries at most, which is known only where it is applied.
+    masks = any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in _leaves(moved[1:]))
+    if masks and function is operator.getitem:
+        return 0
+    return _elements(_leaves(function(*moved, **named)))
+
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return type(value)(_on_meta(item) for item in value)
+    return value
+
+
+def _of_numbers(function: str, args: tuple[Any, ...]) -> Any:
+    """Arithmetic on sizes, and on tuples of them; neither grows without bound."""
+    name = function.partition(".")[2]
+    if name in ("add", "mul", "mod", "pow") and any(isinstance(value, str) for value in args):
+        raise InputError(f"{function}() of a string: a network calculates with numbers alone")
+    counts = [len(value) for value in args if isinstance(value, (tuple, list))]
+    if name == "mul" and counts:
+        most = max((abs(value) for value in args if isinstance(value, int)), default=0)
+        check_room(function, max(counts) * most, _LONGEST_SEQUENCE)
+    if name == "pow" and all(isinstance(value, int) for value in args):
+        base, exponent = args
+        if exponent > 0 and max(abs(base), 1).bit_length() * exponent > 2 * _LARGEST_INTEGER.bit_length():
+            raise InputError(f"{function}({base}, {exponent}) is not a size that a network can have")
+    result = FUNCTIONS[function](*args)
+    if isinstance(result, int) and abs(result) > _LARGEST_INTEGER:
+        raise InputError(f"{function}() gives {result:.3g}, which is not a size that a network can have")
+    if isinstance(result, (tuple, list)):
+        check_room(function, len(result), _LONGEST_SEQUENCE)
+    return result

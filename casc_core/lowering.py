@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from casc_core.conditions import expect
 from casc_core.errors import ConversionError
-from casc_core.functions import LAYOUT, name_of
+from casc_core.functions import LAYOUT, may_read, name_of
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
@@ -105,7 +105,7 @@ class OpPool:
 
     def add(self, op: Op) -> int:
         """Index of `op`, or of an equal one."""
-        digest = hashlib.sha256(repr((type(op).__name__, sorted(op.settings.items()))).encode())
+        digest = hashlib.sha256(repr((op.kind, sorted(op.settings.items()))).encode())
         for name, tensor in sorted(op.tensors().items()):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -263,8 +263,10 @@ class Lowering:
             known = self._constant_result(node, args, kwargs)
             if known is not None:
                 return InputValue(self.emit(Constant(known))) if isinstance(known, Tensor) else known
-            if name is not None or node.target is getattr:
-                ref = self.emit(Call(name or "getattr"), *args, **kwargs)
+            if node.target is getattr and not may_read(str(args[1])):
+                raise self.refuse(f"it reads the attribute {args[1]!r}; read shapes, types and devices alone")
+            if name is not None:
+                ref = self.emit(Call(name), *args, **kwargs)
                 if node.target is expect:
                     self.checks.append(ref.name)
                 return InputValue(ref)

@@ -6,6 +6,7 @@ collapsed to a single step whose drive weighs as much as all wake steps together
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 
 import torch
@@ -22,6 +23,7 @@ from casc_core.schedule import Schedule
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
+LEAST_ROOM = 2**24
 LARGEST_TOTAL = 2**15 - 1
 
 
@@ -35,6 +37,7 @@ class Run(ABC):
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
         samples: size of the batch.
         bytes: the most memory that signals took at one time.
+        room: numbers that one operation may make more than it is given, where its weights do not say how many.
     """
 
     total: int
@@ -45,6 +48,7 @@ class Run(ABC):
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
         self.samples = self.bytes = 0
+        self.room = LEAST_ROOM
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -156,7 +160,7 @@ class SpikingRun(Run):
             raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
         self.awake = schedule.awake(last_wake)
         self.total = checked_total(neuron.share * sum(self.awake))
-        self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
+        self.caps: list[int] = list(itertools.accumulate(map(int, self.awake)))
         self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:

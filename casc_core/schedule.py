@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from casc_core.errors import ConfigError
 
+LONGEST = 2**16
+"""Steps until the last wake step, at most: a schedule that says more says it by mistake."""
+
 
 @dataclass(frozen=True)
 class Continuous:
@@ -65,6 +68,11 @@ class WakeSleep:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"WakeSleep: {name} must be an integer of at least {least}; got {value!r}")
+        if self.wake is not None and self.sleep is not None and self.last_wake > LONGEST:
+            raise ConfigError(
+                f"WakeSleep: it would wake until step {self.last_wake:,}; more than {LONGEST:,} steps cannot be run: "
+                f"choose fewer cycles or shorter ones (wake={self.wake}, sleep={self.sleep}, cycles={self.cycles})"
+            )
 
     def resolved(self, q: int) -> WakeSleep:
         """The schedule for a network trained with `q` levels: its open lengths filled in."""

@@ -21,7 +21,7 @@ from casc_core.numerics import Numerics
 from casc_core.ops import Op
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
-from casc_core.run import LevelRun, Run, SpikingRun
+from casc_core.run import LEAST_ROOM, LevelRun, Run, SpikingRun
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
@@ -293,9 +293,12 @@ class SpikingModel(nn.Module):
         if any(tensor.numel() == 0 for tensor in tensors):
             raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
         run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+        # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
+        run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(tensor.numel() for tensor in tensors)
         with _exact_products():
             output = program.run(self.operations(), run, values)
-        assert isinstance(output, Signal)
+        if not isinstance(output, Signal):
+            raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         reach = run.total * (output.bound + output.drive_reach)

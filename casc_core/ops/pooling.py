@@ -12,6 +12,7 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
+from casc_core.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.ops.op import Op
 from casc_core.ops.reduction import running_maximum
 from casc_core.run import Run
@@ -35,8 +36,24 @@ def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> 
             raise InputError(f"{name}: {error}") from error
 
 
+_WINDOWS, _AROUND = Several(WINDOW, 1, 2), Several(PADDING, 1, 2)
+_OUTPUTS = Several(OrNone(WINDOW), 1, 2)
+
+
+def _check_windows(op: Op, *names: str) -> None:
+    """As torch has it: one size for each dimension, and padding of half a window at most."""
+    sizes = [op.settings[name] for name in names]
+    op.require(len({len(size) for size in sizes}) == 1, f"{', '.join(names)} must be of the same dimensions")
+    halves = zip(op.settings["kernel"], op.settings["padding"], strict=True)
+    op.require(all(2 * around <= kernel for kernel, around in halves), "padding must be at most half of kernel")
+
+
 class MaxPool(Op):
     """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
+
+    SETTINGS = settings(
+        name=NAME, kernel=_WINDOWS, stride=_WINDOWS, padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag()
+    )
 
     def __init__(
         self,
@@ -55,6 +72,9 @@ class MaxPool(Op):
         )  # fmt: skip
         self.windows = tuple(Window(*sizes, ceil_mode) for sizes in zip(kernel, stride, padding, dilation, strict=True))
 
+    def check(self) -> None:
+        _check_windows(self, "kernel", "stride", "padding", "dilation")
+
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = len(self.windows)
         _require_dims(self.settings["name"], signal, dims)
@@ -68,6 +88,8 @@ class MaxPool(Op):
 
 class AdaptiveMaxPool(Op):
     """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is."""
+
+    SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
 
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
         super().__init__({"name": name, "outputs": list(outputs)})
@@ -91,7 +113,7 @@ def _parts(x: Tensor, outputs: Sequence[int | None], reduced: Callable[[Tensor, 
     return x
 
 
-class Average(Op):
+class Average(Op, abstract=True):
     """Sums over windows; their mean is that over the number of entries, which becomes the divisor where it differs."""
 
     def forward(self, run: Run, signal: Signal) -> Signal:
@@ -153,6 +175,16 @@ class Average(Op):
 class AveragePool(Average):
     """As `torch.nn.AvgPool1d` and `AvgPool2d` slide it; without `divides` it gives the sums."""
 
+    SETTINGS = settings(
+        name=NAME,
+        kernel=_WINDOWS,
+        stride=_WINDOWS,
+        padding=_AROUND,
+        ceil_mode=Flag(),
+        count_include_pad=Flag(),
+        divides=Flag(),
+    )
+
     def __init__(
         self,
         name: str,
@@ -174,6 +206,9 @@ class AveragePool(Average):
             Window(size, by, around, 1, ceil_mode) for size, by, around in zip(kernel, stride, padding, strict=True)
         )
 
+    def check(self) -> None:
+        _check_windows(self, "kernel", "stride", "padding")
+
     def counts(self, size: tuple[int, ...]) -> Tensor:
         _require_room(self.settings["name"], self.windows, size)
         with_padding = self.settings["count_include_pad"]
@@ -186,6 +221,7 @@ class AveragePool(Average):
 class AdaptiveAveragePool(Average):
     """As `torch.nn.AdaptiveAvgPool2d` cuts the input; a size of None is left as it is."""
 
+    SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
     divides = True
 
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
@@ -202,6 +238,10 @@ class AdaptiveAveragePool(Average):
 
 class PoolAt(Op):
     """A pool whose window the inputs decide, as in `F.avg_pool2d(x, x.size()[2:])`: a maximum, or an average."""
+
+    SETTINGS = settings(
+        name=NAME, maximum=Flag(), padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag(), count_include_pad=Flag()
+    )
 
     def __init__(
         self,

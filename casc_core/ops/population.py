@@ -11,6 +11,7 @@ from torch import Tensor
 from casc_core import kernels
 from casc_core.currents import Currents
 from casc_core.numerics import Exact
+from casc_core.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
 from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal, inverse, memory_order, without_repeats
@@ -23,6 +24,8 @@ class Fire(Op):
     in the unit of the threshold.
     """
 
+    SETTINGS = settings(name=NAME, threshold=Positive(), exponent=EXPONENT)
+    TENSORS = tensors(charge=Numbers(optional=True), bias=Numbers(optional=True))
     is_layer = True
     charge: Tensor | None
     bias: Tensor | None

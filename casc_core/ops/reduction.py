@@ -12,6 +12,7 @@ from torch import Tensor
 from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
+from casc_core.ops.declared import Flag, OneOf, settings
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
@@ -26,6 +27,8 @@ def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ..
 
 class Sum(Op):
     """Sum or mean over dimensions; a mean's count becomes the divisor."""
+
+    SETTINGS = settings(mean=Flag())
 
     def __init__(self, mean: bool) -> None:
         super().__init__({"mean": mean})
@@ -123,6 +126,8 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
 
 class MaskedFill(Op):
     """`masked_fill` with a constant (minus infinity only on the way to a maximum)."""
+
+    SETTINGS = settings(value=OneOf((0.0, "-inf")))
 
     def __init__(self, value: float) -> None:
         super().__init__({"value": "-inf" if value == -math.inf else value})

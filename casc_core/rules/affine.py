@@ -56,6 +56,7 @@ class SnappedMap:
     input_exponent: int
     fine_exponent: int
     drive_exponent: int
+    train_exponent: int
     form: Form
 
     def arguments(self) -> dict[str, Any]:
@@ -65,6 +66,7 @@ class SnappedMap:
             "fine": None if self.fine is None else stored(self.fine),
             "bias": self.bias,
             "exponent": self.form.exponent or 0,
+            "train_exponent": self.train_exponent,
             "input_exponent": self.input_exponent,
             "fine_exponent": self.fine_exponent,
             "drive_exponent": self.drive_exponent,
@@ -115,7 +117,9 @@ def snapped_map(
         bias = numerics.snap(bias, drive_exponent)
     driven = bias is not None or fine is not None
     result = Form(1.0, out_exponent, drive_exponent if driven else None, drive_reach)
-    return SnappedMap(snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, result)
+    return SnappedMap(
+        snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result
+    )
 
 
 @RULES.module(nn.Linear)

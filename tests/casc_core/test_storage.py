@@ -122,7 +122,7 @@ def edited(saved, change):
 
 def test_another_version(saved):
     edited(saved, lambda d: d.update(version=99))
-    with pytest.raises(StorageError, match="version 99; this casc reads version 1"):
+    with pytest.raises(StorageError, match="version 99; this casc reads versions 1 and 2"):
         casc_core.load(saved)
 
 
