@@ -85,7 +85,8 @@ def _read(value: Any, name: str) -> Any:
     for kind, known in _READ.items():
         if isinstance(value, kind) and name in known:
             return getattr(value, name)
-    raise InputError(f"a network cannot read {name!r:.80} of a {type(value).__name__}")
+    said = repr(name) if isinstance(name, str) else f"an attribute named by a {type(name).__name__}"
+    raise InputError(f"a network cannot read {said:.80} of a {type(value).__name__}")
 
 
 def _itself(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -6,7 +6,7 @@ import ctypes
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ctypes import c_int64, c_void_p
@@ -174,6 +174,28 @@ def _openmp() -> int | None:
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """A process's own threads, which a fork does not inherit."""
     return ThreadPoolExecutor(threads, thread_name_prefix="casc")
+
+
+def checked(tensor: Tensor, what: str, dtype: torch.dtype, shape: Sequence[int], packed: bool = True) -> Tensor:
+    """`tensor`, if a kernel may read it as this: on the CPU, of this type and shape, and, if `packed`, without gaps.
+
+    Raises:
+        ValueError: it may not; the kernel would read past its end.
+    """
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != torch.Size(shape):
+        raise ValueError(
+            f"{what} must be {dtype} of shape {list(shape)} on the CPU; got {tensor.dtype} of shape "
+            f"{list(tensor.shape)} on {tensor.device}"
+        )
+    if packed and not tensor.is_contiguous():
+        raise ValueError(f"{what} must lie in memory without gaps; its strides are {tensor.stride()}")
+    return tensor
+
+
+def require(fits: bool, what: str) -> None:
+    """Raise `ValueError`, saying what must be, unless it fits."""
+    if not fits:
+        raise ValueError(f"a compiled kernel is called with what does not fit: {what}")
 
 
 def address(tensor: Tensor | None) -> int | None:
