@@ -55,7 +55,7 @@ def test_compare(folders, name, capsys):
     compared = json.loads((folder / "comparison.json").read_text())
     recipe = json.loads((folder / "results.json").read_text())
     assert compared["title"].split(":")[0] in (folder / "report.html").read_text()
-    assert compared["configuration"]["recipe"] == f"{name}.py"
+    assert compared["configuration"]["recipe"] == name
     assert compared["data"]["samples"] == 40
     if recipe["test_examples"] == 40:  # the same network on the same data gives the recipe's own figures
         assert compared["ann_accuracy"] == recipe["ann_accuracy"]
