@@ -171,7 +171,8 @@ def _read_description(path: Path, text: bytes, tensors: bytes) -> dict[str, Any]
 def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> SpikingModel:
     whole = record(description, ("format", "version", "sha256", "settings", "layers", "ops", "programs"), "the network")
     settings = _settings(whole["settings"])
-    ops = [_operation(index, op, tensors) for index, op in enumerate(of(list, whole["ops"], "ops"))]
+    older = whole["version"] == UNSEALED
+    ops = [_operation(index, op, tensors, older) for index, op in enumerate(of(list, whole["ops"], "ops"))]
     if tensors:
         raise ValueError(f"tensors that no operation uses: {sorted(tensors)!r:.200}")
     if isinstance(settings.numerics, Exact):
@@ -210,8 +211,11 @@ def _settings(value: Any) -> Settings:
     return settings
 
 
-def _operation(index: int, value: Any, tensors: dict[str, Tensor]) -> Op:
-    """The operation of this number; its tensors are taken from `tensors`."""
+def _operation(index: int, value: Any, tensors: dict[str, Tensor], older: bool) -> Op:
+    """The operation of this number; its tensors are taken from `tensors`.
+
+    `older`: settings that there were not yet may be missing, where the operation has a default.
+    """
     what = f"operation {index}"
     fields = record(value, ("kind", "settings", "tensors"), what)
     name = of(str, fields["kind"], f"{what}: its kind")
@@ -222,9 +226,10 @@ def _operation(index: int, value: Any, tensors: dict[str, Tensor]) -> Op:
         of(dict, fields["settings"], f"{what}: its settings"),
         strings(fields["tensors"], f"{what}: tensors"),
     )
-    unknown = (set(there) - set(kind.TENSORS)) | (set(settings) - set(kind.SETTINGS))
+    record(settings, set(kind.SETTINGS) & set(settings) if older else kind.SETTINGS, f"{what}, a {name}")
+    unknown = set(there) - set(kind.TENSORS)
     if unknown:
-        raise ValueError(f"{what}: a {name} has no {sorted(unknown)!r:.200}")
+        raise ValueError(f"{what}: a {name} has no tensors {sorted(unknown)!r:.200}")
     own = {each: tensors.pop(f"{index}.{each}") if each in there else None for each in kind.TENSORS}
     return kind(**settings, **own)  # type: ignore[arg-type]  # each kind checks what it is given
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ import casc_seq
 from casc_core import CascError, CQReLU, StorageError, WakeSleep
 from casc_core.functions import DTYPES, FUNCTIONS
 from casc_core.ops import Op
-from casc_core.seal import OPEN, sealed
+from casc_core.seal import OPEN, is_whole, sealed
 from casc_core.storage import DESCRIPTION, TENSORS
 
 SECONDS = 20
@@ -289,6 +290,40 @@ def _told(error: Exception, as_what: str) -> str:
     return as_what
 
 
+@pytest.fixture(scope="module")
+def saved_networks() -> dict[str, Saved]:
+    return networks()
+
+
+@pytest.mark.parametrize("name", ["texts", "images"])
+def test_no_bit_can_flip_unnoticed(saved_networks: dict[str, Saved], name: str) -> None:
+    saved, rng = saved_networks[name], random.Random(0)
+    for bit in rng.sample(range(8 * (len(saved.text) + len(saved.tensors))), 3_000):
+        assert not is_whole(*flipped(saved, bit))
+    assert is_whole(saved.text, saved.tensors)
+
+
+@pytest.mark.parametrize(("way", "count"), [("damaged", 60), ("forged json", 250), ("forged tensors", 120)])
+def test_a_damaged_or_forged_network_is_refused_or_runs(
+    saved_networks: dict[str, Saved], way: str, count: int, tmp_path: Path
+) -> None:
+    rng, found = random.Random(1), Counter[str]()
+    for number in range(count):
+        saved = saved_networks[("texts", "images")[number % 2]]
+        found[outcome(saved, *WAYS[way](saved, rng), tmp_path)] += 1
+    assert found["refused"]
+    if way == "damaged":
+        assert found["refused"] + found["the same"] == count
+
+
+@pytest.mark.parametrize("name", ["texts", "images"])
+def test_the_networks_that_are_forged_are_true(saved_networks: dict[str, Saved], name: str, tmp_path: Path) -> None:
+    saved = saved_networks[name]
+    assert outcome(saved, saved.text, saved.tensors, tmp_path) == "the same"
+    again = resealed(json.dumps(json.loads(saved.text) | {"sha256": OPEN}).encode(), saved.tensors)
+    assert outcome(saved, *again, tmp_path) == "the same"
+
+
 def main() -> int:
     line = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     line.add_argument("--seconds", type=float, default=60)
@@ -302,7 +337,7 @@ def main() -> int:
         limit = int(args.gigabytes * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     rng, end, counts = random.Random(args.seed), time.monotonic() + args.seconds, Counter[tuple[str, str]]()
-    before = slowest = 0.0
+    slowest = 0.0
     with tempfile.TemporaryDirectory() as name:
         while time.monotonic() < end:
             saved, way = kinds[rng.choice(sorted(kinds))], rng.choice(sorted(WAYS))
