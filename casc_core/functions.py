@@ -43,12 +43,14 @@ _INPUT_FUNCTIONS = (
 ).split()
 _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ invert neg getitem pow".split()
 _MATH = ("ceil", "floor", "sqrt")
+FLOATING = (torch.float32, torch.float64)
+"""Types to which a cast of spike counts rounds nothing."""
 # These give at most as many elements as they are given: their results need not be foreseen.
 _NEVER_MORE = frozenset(
     "view reshape flatten permute transpose t squeeze unsqueeze contiguous select narrow chunk split unbind flip roll "
     "movedim swapaxes clone detach unflatten pixel_shuffle pixel_unshuffle channel_shuffle logical_not float long int "
     "bool double to type type_as sum amax amin any all cumsum size dim numel item abs neg argmax count_nonzero cpu sqrt "
-    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect ceil floor".split()
+    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect require_floating ceil floor".split()
 )
 ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
 """What a network may read of a signal."""
@@ -117,6 +119,20 @@ class _ByValue:
         return moved.to(x.dtype)
 
 
+def require_floating(target: Any) -> None:
+    """Raise `InputError` if a cast to this type, or to the type of this tensor, would round; a device is no type.
+
+    >>> require_floating(torch.zeros(1)), require_floating(torch.device("cpu"))
+    (None, None)
+    """
+    kind = target.dtype if isinstance(target, Tensor) else target
+    if isinstance(kind, torch.dtype) and kind not in FLOATING:
+        raise InputError(
+            f"the network casts a spiking tensor to the type of an input, {kind}, which rounds it; give that input as "
+            "torch.float32, or leave the cast out"
+        )
+
+
 def _named() -> dict[str, Callable[..., Any]]:
     table: dict[str, Callable[..., Any]] = {"getattr": _read, "Tensor.requires_grad_": _itself}
     for name in _LAYOUT_OF_IMAGES:
@@ -130,7 +146,7 @@ def _named() -> dict[str, Callable[..., Any]]:
         table[f"operator.{name}"] = getattr(operator, name)
     for name in _MATH:
         table[f"math.{name}"] = getattr(math, name)
-    table["expect"] = expect
+    table["expect"], table["require_floating"] = expect, require_floating
     return table
 
 

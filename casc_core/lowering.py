@@ -23,8 +23,12 @@ from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
 from casc_core.tracing import arguments_of
-from casc_core.values import Channels, Form, InputValue, Mapped, PartsValue, SignalValue, Unreadable
+from casc_core.values import Form, InputValue, PartsValue, SignalValue, Table, Unreadable
 
+FILLED = (
+    "entries that were filled with a large negative number stand for minus infinity, which only a maximum may read; fill "
+    "with 0, or mask the converted network's output"
+)
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
@@ -123,12 +127,6 @@ class Lowering:
         self.model, self.rules, self.numerics, self.pool = model, rules, numerics, pool
         self.steps: list[Step] = []
         self.layers: list[str] = []
-        # Tables looked up so far, by the name of what they give: a linear map of a table is again a table.
-        self.tables: dict[str, tuple[Tensor, InputValue, str]] = {}
-        # Normalised signals by name: a linear map of one folds the normalisation into its weights.
-        self.channels: dict[str, Channels] = {}
-        # Convolved signals by name: a normalisation of one is folded into its weights.
-        self.maps: dict[str, Mapped] = {}
         # What is called for its complaints alone, by name.
         self.checks: list[str] = []
         self.node: fx.Node | None = None
@@ -137,6 +135,8 @@ class Lowering:
 
     def emit(self, op: Op, *args: Any, **kwargs: Any) -> Ref:
         """Append a call of `op`; static values among the arguments become references."""
+        if not op.takes_fills and _any_leaf((args, kwargs), _is_filled):
+            raise self.refuse(FILLED)
         result = f"v{len(self.steps)}"
         args, kwargs = (map_leaves(value, _as_ref) for value in (args, kwargs))
         self.steps.append(Step(self.pool.add(op), args, kwargs, result))
@@ -151,11 +151,10 @@ class Lowering:
             return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
 
-    def look_up(self, tokens: InputValue, table: Tensor, name: str, multiplies: int = 0, biases: int = 0) -> Ref:
-        """Rows of `table` by token id; `name` is the embedding that an error names, the rest what `Embed` counts."""
-        ref = self.emit(Embed(name=name, table=stored(table), multiplies=multiplies, biases=biases), tokens)
-        self.tables[ref.name] = (table, tokens, name)
-        return ref
+    def look_up(self, table: Table, form: Form, multiplies: int = 0, biases: int = 0) -> SignalValue:
+        """Rows of `table` by token id, a signal of this form; the rest is what `Embed` counts."""
+        op = Embed(name=table.embedding, table=stored(table.rows), multiplies=multiplies, biases=biases)
+        return SignalValue(self.emit(op, table.tokens), form, table)
 
     def constant(self, value: Any) -> Tensor | None:
         """The tensor behind `value` if it is a parameter or buffer as it stands, else None."""
@@ -164,6 +163,14 @@ class Lowering:
         step = next((step for step in self.steps if step.result == value.ref.name), None)
         op = None if step is None else self.pool.ops[step.op]
         return op.value if isinstance(op, Constant) else None
+
+    def check(self, function: Callable[..., Any], *args: Any) -> InputValue:
+        """Call `function` whenever the network runs, for its complaints alone."""
+        name = name_of(function, False)
+        assert name is not None
+        ref = self.emit(Call(name), *args)
+        self.checks.append(ref.name)
+        return InputValue(ref)
 
     def layer_name(self, name: str) -> str:
         """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""
@@ -223,6 +230,8 @@ class Lowering:
                 f"the forward of {type(self.model).__name__} must return one tensor computed by the network, its logits; "
                 f"it returns {_describe(output)}. Return the logits alone, without softmax, states or dictionaries"
             )
+        if output.form.is_filled:
+            raise ConversionError(f"the output of {type(self.model).__name__} cannot be converted exactly: {FILLED}")
         if not self.layers:
             raise ConversionError(
                 f"{type(self.model).__name__} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between "
@@ -230,7 +239,7 @@ class Lowering:
             )
         form = output.form
         exponent = min(e for e in (form.exponent, form.drive_exponent) if e is not None)
-        return Program(tuple(inputs), tuple(self.steps), output.ref, form.scale, exponent).pruned(self.checks)
+        return Program(tuple(inputs), tuple(self.steps), output.ref, form.factor, exponent).pruned(self.checks)
 
     def _placeholder(self, node: fx.Node, inputs: list[str]) -> Any:
         name = str(node.target)
@@ -254,11 +263,16 @@ class Lowering:
         if unreadable is not None:
             raise self.refuse(unreadable.why)
         method = node.op == "call_method"
-        signals = _any_leaf((args, kwargs), (SignalValue, PartsValue))
+        signals = _any_leaf((args, kwargs), lambda leaf: isinstance(leaf, (SignalValue, PartsValue)))
         name = name_of(node.target, method)
         if not signals:
             of_numbers = name is None or name.startswith(("operator.", "math."))
-            if not _any_leaf((args, kwargs), InputValue) and not method and of_numbers and callable(node.target):
+            if (
+                not _any_leaf((args, kwargs), lambda leaf: isinstance(leaf, InputValue))
+                and not method
+                and of_numbers
+                and callable(node.target)
+            ):
                 return node.target(*args, **kwargs)
             known = self._constant_result(node, args, kwargs)
             if known is not None:
@@ -266,10 +280,9 @@ class Lowering:
             if node.target is getattr and not may_read(str(args[1])):
                 raise self.refuse(f"it reads the attribute {args[1]!r}; read shapes, types and devices alone")
             if name is not None:
-                ref = self.emit(Call(name), *args, **kwargs)
                 if node.target is expect:
-                    self.checks.append(ref.name)
-                return InputValue(ref)
+                    return self.check(expect, *args)
+                return InputValue(self.emit(Call(name), *args, **kwargs))
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)
@@ -323,7 +336,14 @@ class Lowering:
             bound = inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
-        return rule(*bound.args, **bound.kwargs)
+        try:
+            return rule(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            if _any_leaf((bound.args, bound.kwargs), lambda leaf: isinstance(leaf, InputValue)):
+                raise self.refuse(
+                    "one of its arguments is computed from the inputs, where a number is needed that is known before"
+                ) from error
+            raise
 
     def _operation(self) -> str:
         assert self.node is not None
@@ -337,14 +357,14 @@ def _as_ref(value: Any) -> Any:
     return value.ref if isinstance(value, (SignalValue, PartsValue, InputValue)) else value
 
 
-def _any_leaf(value: Any, kind: type | tuple[type, ...]) -> bool:
+def _any_leaf(value: Any, holds: Callable[[Any], bool]) -> bool:
     found = []
-
-    def visit(leaf: Any) -> None:
-        found.append(isinstance(leaf, kind))
-
-    map_leaves(value, visit)
+    map_leaves(value, lambda leaf: found.append(holds(leaf)))
     return any(found)
+
+
+def _is_filled(leaf: Any) -> bool:
+    return isinstance(leaf, (SignalValue, PartsValue)) and leaf.form.is_filled
 
 
 def _plain(value: Any) -> Any:

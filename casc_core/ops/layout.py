@@ -23,6 +23,7 @@ class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
 
     SETTINGS = settings(function=OneOf(LAYOUT))
+    takes_fills = True
 
     def __init__(self, function: str) -> None:
         super().__init__({"function": function})
@@ -52,6 +53,7 @@ class Pick(Op):
     """One element of a tuple of signals."""
 
     SETTINGS = settings(index=Whole(-(2**16), 2**16))
+    takes_fills = True
 
     def __init__(self, index: int) -> None:
         super().__init__({"index": index})
@@ -65,6 +67,7 @@ class Join(Op):
     """Concatenation (`torch.cat`) or `torch.stack` of signals of one scale."""
 
     SETTINGS = settings(stack=Flag())
+    takes_fills = True
 
     def __init__(self, stack: bool) -> None:
         super().__init__({"stack": stack})

@@ -36,6 +36,8 @@ class Op(nn.Module):
     kind: ClassVar[str] = ""
     is_layer: ClassVar[bool] = False
     """Whether it is a population of neurons."""
+    takes_fills: ClassVar[bool] = False
+    """Whether it may read a signal of which some entries stand for minus infinity: a maximum, or what moves entries."""
 
     def __init_subclass__(cls, saved_as: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

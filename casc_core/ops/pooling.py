@@ -54,6 +54,7 @@ class MaxPool(Op):
     SETTINGS = settings(
         name=NAME, kernel=_WINDOWS, stride=_WINDOWS, padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag()
     )
+    takes_fills = True
 
     def __init__(
         self,
@@ -87,14 +88,23 @@ class MaxPool(Op):
 
 
 class AdaptiveMaxPool(Op):
-    """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is."""
+    """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is.
+
+    Sizes that the inputs decide come with the call.
+    """
+
+    takes_fills = True
 
     SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
 
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
         super().__init__({"name": name, "outputs": list(outputs)})
 
-    def forward(self, run: Run, signal: Signal) -> Signal:
+    def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
+        if outputs is not None:
+            given = AdaptiveMaxPool(self.settings["name"], per_dimension(outputs, len(self.settings["outputs"])))
+            result: Signal = given(run, signal)
+            return result
         outputs = self.settings["outputs"]
         _require_dims(self.settings["name"], signal, len(outputs))
         signal = signal.with_uniform_divisor(tuple(range(-len(outputs), 0)))
@@ -219,7 +229,10 @@ class AveragePool(Average):
 
 
 class AdaptiveAveragePool(Average):
-    """As `torch.nn.AdaptiveAvgPool2d` cuts the input; a size of None is left as it is."""
+    """As `torch.nn.AdaptiveAvgPool2d` cuts the input; a size of None is left as it is.
+
+    Sizes that the inputs decide come with the call.
+    """
 
     SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
     divides = True
@@ -227,6 +240,13 @@ class AdaptiveAveragePool(Average):
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
         super().__init__({"name": name, "outputs": list(outputs)})
         self.dims = len(outputs)
+
+    def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
+        if outputs is None:
+            return super().forward(run, signal)
+        given = AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
+        result: Signal = given(run, signal)
+        return result
 
     def counts(self, size: tuple[int, ...]) -> Tensor:
         spans = [adaptive(each, count or each) for each, count in zip(size, self.settings["outputs"], strict=True)]

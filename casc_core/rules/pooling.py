@@ -51,7 +51,7 @@ def _max_pool(
     if indices:
         raise low.refuse(INDICES)
     own, around, apart = low.signal(input), per_dimension(padding, dims), per_dimension(dilation, dims)
-    channels = _increasing(low, own)
+    channels = _increasing(own)
     x = _positive(low, own if channels is None else channels.signal)
     if _is_read(kernel, stride):
         return _normalised(low, _pool_at(low, x, True, kernel, stride, around, apart, bool(ceil_mode)), channels)
@@ -88,10 +88,10 @@ def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
     return kernel if stride is None or stride == [] else per_dimension(stride, dims)
 
 
-def _increasing(low: Lowering, x: SignalValue) -> Channels | None:
+def _increasing(x: SignalValue) -> Channels | None:
     """How `x` is normalised, if its maxima are those of what is normalised: then spikes stay spikes for longer."""
-    channels = low.channels.get(x.ref.name)
-    return channels if channels is not None and x.form.scale == 1.0 and bool((channels.factor > 0).all()) else None
+    origin = x.origin
+    return origin if isinstance(origin, Channels) and bool((origin.factor > 0).all()) else None
 
 
 def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> SignalValue:
@@ -99,17 +99,17 @@ def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> Sig
 
 
 def _positive(low: Lowering, x: SignalValue) -> SignalValue:
-    return rescaled(low, x, 1.0) if x.form.scale < 0 else x
+    return rescaled(low, x) if x.form.scale < 0 else x
 
 
-def _pooled(low: Lowering, op: Op, x: SignalValue) -> SignalValue:
+def _pooled(low: Lowering, op: Op, x: SignalValue, *sizes: Any) -> SignalValue:
     """A maximum of `x`: a train, whatever was in its drive."""
-    return SignalValue(low.emit(op, x), _pooled_form(x))
+    return SignalValue(low.emit(op, x, *sizes), _pooled_form(x))
 
 
 def _pooled_form(x: SignalValue) -> Form:
     exponents = [exponent for exponent in (x.form.exponent, x.form.drive_exponent) if exponent is not None]
-    return Form(x.form.scale, min(exponents), None, 0.0)
+    return Form(x.form.scale, min(exponents), None, 0.0, x.form.is_exact)
 
 
 @RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
@@ -132,14 +132,23 @@ def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indice
     if indices:
         raise low.refuse(INDICES)
     own, outputs = low.signal(input), _outputs(output_size, dims)
-    channels = _increasing(low, own)
+    channels = _increasing(own)
     x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
         return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)
-    return _normalised(low, _pooled(low, AdaptiveMaxPool(name=low.node_name, outputs=outputs), x), channels)
+    op = AdaptiveMaxPool(name=low.node_name, outputs=outputs or [None] * dims)
+    return _normalised(low, _pooled(low, op, x, *_given(output_size)), channels)
+
+
+def _given(output_size: Any) -> tuple[Any, ...]:
+    """Sizes to give with the call: those that are computed from the inputs."""
+    return (output_size,) if _is_read(output_size) else ()
 
 
 def _outputs(output_size: Any, dims: int) -> list[int | None]:
+    """The sizes of a pool's output, one for each dimension; none where the inputs decide them."""
+    if _is_read(output_size):
+        return []
     sizes = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size] * dims
     return sizes * dims if len(sizes) == 1 else sizes
 
@@ -216,4 +225,5 @@ def _adaptive_average(low: Lowering, input: Any, output_size: Any, dims: int) ->
     x, outputs = low.signal(input), _outputs(output_size, dims)
     if outputs == [1] * dims:
         return total(low, x, True, tuple(range(-dims, 0)), True)
-    return SignalValue(low.emit(AdaptiveAveragePool(name=low.node_name, outputs=outputs), x), x.form)
+    op = AdaptiveAveragePool(name=low.node_name, outputs=outputs or [None] * dims)
+    return SignalValue(low.emit(op, x, *_given(output_size)), x.form)

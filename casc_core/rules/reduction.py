@@ -15,11 +15,14 @@ from casc_core.ops import (
     Sum,
 )
 from casc_core.rules.affine import rescaled
+from casc_core.rules.casts import require_floating_type
 from casc_core.rules.table import RULES
 from casc_core.values import Form, InputValue, SignalValue, Unreadable
 
 # Sums over tokens are expected to stay below this many; only the choice of bits depends on it.
 EXPECTED_TOKENS = 2.0**8
+# Fills of less than this magnitude are no minus infinity.
+SMALLEST_FILL = 1e4
 
 
 def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalValue:
@@ -30,11 +33,13 @@ def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalV
 
 @RULES.function(torch.sum, "sum")
 def _sum(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, False, dim, keepdim)
 
 
 @RULES.function(torch.mean, "mean")
 def _mean(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, True, dim, keepdim)
 
 
@@ -50,10 +55,12 @@ class MaxResult(NamedTuple):
 
 def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
-        x = rescaled(low, x, 1.0)
+        x = rescaled(low, x)
     form = x.form
     exponents = [exponent for exponent in (form.exponent, form.drive_exponent) if exponent is not None]
-    return SignalValue(low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0))
+    return SignalValue(
+        low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0, form.is_exact)
+    )
 
 
 @RULES.function(torch.amax, "amax")
@@ -77,10 +84,12 @@ def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> Sig
     if not isinstance(value, (int, float)) or math.isnan(value) or value > 0:
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
     if input.form.scale < 0:
-        input = rescaled(low, input, 1.0)
-    # Any number far below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
-    fill = 0.0 if value == 0 else -math.inf
-    if fill and value > -1e4:
+        input = rescaled(low, input)
+    if value > -SMALLEST_FILL and value != 0:
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with float('-inf') on the way to a maximum")
-    form = input.form if fill == 0.0 else replace(input.form, drive_exponent=input.form.drive_exponent or 0)
-    return SignalValue(low.emit(MaskedFill(value=fill), input, mask), form)
+    # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
+    if value == 0:
+        return SignalValue(low.emit(MaskedFill(value=0.0), input, mask), input.form)
+    below = None if value == -math.inf else -value / input.form.factor
+    form = replace(input.form, drive_exponent=input.form.drive_exponent or 0, is_filled=True)
+    return SignalValue(low.emit(MaskedFill(value=-math.inf, below=below), input, mask), form)
