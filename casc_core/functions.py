@@ -50,7 +50,8 @@ _NEVER_MORE = frozenset(
     "view reshape flatten permute transpose t squeeze unsqueeze contiguous select narrow chunk split unbind flip roll "
     "movedim swapaxes clone detach unflatten pixel_shuffle pixel_unshuffle channel_shuffle logical_not float long int "
     "bool double to type type_as sum amax amin any all cumsum size dim numel item abs neg argmax count_nonzero cpu sqrt "
-    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect require_floating ceil floor".split()
+    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect "
+    "require_floating ceil floor".split()
 )
 ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
 """What a network may read of a signal."""

@@ -189,7 +189,8 @@ def check_tensors(kind: str, declared: Mapping[str, Numbers], given: Mapping[str
             continue
         if tensor.dtype not in numbers.types:
             raise ConfigError(f"{kind}: {name!r} cannot be of type {tensor.dtype}")
-        found = next((known for shape in numbers.shapes if (known := _fitted(tensor.shape, shape, sizes))), None)
+        fits = (_fitted(tensor.shape, shape, sizes) for shape in numbers.shapes)
+        found = next((known for known in fits if known is not None), None)
         if found is None:
             wanted = " or ".join(_shown(shape) for shape in numbers.shapes)
             where = f" where {', '.join(f'{key} is {size}' for key, size in sizes.items())}" if sizes else ""
@@ -224,10 +225,10 @@ def _fitted(found: torch.Size, shape: Shape, known: Mapping[str, int]) -> dict[s
     if any(size < 1 for size in found):
         return None
     if ... in shape:
-        return {"": 0}
+        return {}
     if len(found) != len(shape):
         return None
-    sizes = {"": 0}  # so that what fits is never empty
+    sizes: dict[str, int] = {}
     for size, wanted in zip(found, shape, strict=True):
         expected = known.get(wanted, sizes.get(wanted, size)) if isinstance(wanted, str) else wanted
         if size != expected:

@@ -251,15 +251,16 @@ class HangsError(Exception):
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
     def ring(*_: object) -> None:
-        raise HangsError(f"longer than {seconds} s")
+        raise HangsError(f"longer than {seconds} s of the processor's time")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
+    # Of the processor: others may keep it busy.
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def outcome(saved: Saved, text: bytes, tensors: bytes, folder: Path) -> str:
@@ -342,7 +343,7 @@ def main() -> int:
         while time.monotonic() < end:
             saved, way = kinds[rng.choice(sorted(kinds))], rng.choice(sorted(WAYS))
             text, tensors = WAYS[way](saved, rng)
-            before = time.monotonic()
+            before = time.process_time()
             try:
                 found = outcome(saved, text, tensors, Path(name))
                 if (way, found) == ("damaged", "other answers"):
@@ -354,7 +355,7 @@ def main() -> int:
                 (place / DESCRIPTION).write_bytes(text)
                 (place / TENSORS).write_bytes(tensors)
                 print(found, place, flush=True)
-            took = time.monotonic() - before
+            took = time.process_time() - before
             slowest = max(slowest, took)
             if took > 1:
                 print(f"{took:.2f} s: {way}, {found}", flush=True)
