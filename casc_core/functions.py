@@ -6,9 +6,10 @@ with, they read no attribute that is not listed, write to nothing they are given
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodDescriptorType
 from typing import Any
@@ -45,11 +46,11 @@ _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ i
 _MATH = ("ceil", "floor", "sqrt")
 FLOATING = (torch.float32, torch.float64)
 """Types to which a cast of spike counts rounds nothing."""
-# These give at most as many elements as they are given: their results need not be foreseen.
+# These give at most as many elements as they are given; of all others `_SIZES` says how many.
 _NEVER_MORE = frozenset(
     "view reshape flatten permute transpose t squeeze unsqueeze contiguous select narrow chunk split unbind flip roll "
     "movedim swapaxes clone detach unflatten pixel_shuffle pixel_unshuffle channel_shuffle logical_not float long int "
-    "bool double to type type_as sum amax amin any all cumsum size dim numel item abs neg argmax count_nonzero cpu sqrt "
+    "bool double to type type_as sum amax amin any all cumsum size dim numel item abs argmax count_nonzero cpu sqrt "
     "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect "
     "require_floating ceil floor".split()
 )
@@ -195,18 +196,16 @@ def call(function: str, room: int, args: tuple[Any, ...], kwargs: Mapping[str, A
     check_keywords(function, kwargs)
     if not any(isinstance(leaf, Tensor) for leaf in given) and function.partition(".")[0] in ("operator", "math"):
         return _of_numbers(function, args)
-    if function.rpartition(".")[2] not in _NEVER_MORE:
-        check_room(function, _foreseen(FUNCTIONS[function], args, kwargs), room + _elements(given))
+    check_room(function, _made(function, args, kwargs), room + _elements(given))
     return FUNCTIONS[function](*args, **kwargs)
 
 
 def foreseen(function: str, room: int, shape: torch.Size, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Complain, as `call` does, about a rearrangement of a tensor of this shape that would make too much."""
     check_keywords(function, kwargs)
-    if function.rpartition(".")[2] not in _NEVER_MORE:
-        tensor = torch.empty(shape, device="meta")
-        made = _foreseen(FUNCTIONS[function], (tensor, *args), kwargs)
-        check_room(function, made, room + tensor.numel() + _elements(_leaves((args, tuple(kwargs.values())))))
+    all_args = (torch.empty(shape, device="meta"), *args)
+    given = _leaves((all_args, tuple(kwargs.values())))
+    check_room(function, _made(function, all_args, kwargs), room + _elements(given))
 
 
 def check_keywords(function: str, kwargs: Mapping[str, Any]) -> None:
@@ -239,24 +238,116 @@ def _elements(leaves: list[Any]) -> int:
     return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def _foreseen(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> int:
-    """How many elements a function would give, found out on tensors without numbers."""
-    moved, named = _on_meta(args), {name: _on_meta(value) for name, value in kwargs.items()}
-    if "device" in named or not any(isinstance(leaf, Tensor) for leaf in _leaves(moved)):
-        named["device"] = "meta"
-    # A mask picks as many as it has entries at most, which is known only where it is applied.
-    masks = any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in _leaves(moved[1:]))
-    if masks and function is operator.getitem:
+def _made(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many elements a function would make, or more; 0 where they are never more than it is given."""
+    owner, _, name = function.rpartition(".")
+    if name not in _SIZES or (owner in ("Tensor", "F") and not (args and isinstance(args[0], Tensor))):
         return 0
-    return _elements(_leaves(function(*moved, **named)))
+    return int(_SIZES[name](args, kwargs))
 
 
-def _on_meta(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return type(value)(_on_meta(item) for item in value)
-    return value
+def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, *names: str) -> Any:
+    """An argument by its place, or by one of its names; None if it is not there."""
+    if place < len(args):
+        return args[place]
+    return next((kwargs[name] for name in names if name in kwargs), None)
+
+
+def _whole(values: Any) -> list[int]:
+    """Sizes that are given one by one, or in a tuple."""
+    return [int(value) for value in _leaves(values) if value is not None]
+
+
+def _together(shapes: Sequence[Sequence[int]]) -> int:
+    """Elements of the shape to which these broadcast, if they do; torch's own function takes a second at its first call."""
+    return math.prod(max(sizes) for sizes in itertools.zip_longest(*map(reversed, shapes), fillvalue=1))
+
+
+def _broadcast(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    shapes = [leaf.shape for leaf in _leaves((args, tuple(kwargs.values()))) if isinstance(leaf, Tensor)]
+    return _together(shapes)
+
+
+def _factory(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    sizes = args[1:] if args and isinstance(args[0], Tensor) else args
+    return math.prod(_whole(sizes if sizes else kwargs.get("size")))
+
+
+def _full(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return math.prod(_whole(_given(args, kwargs, 0, "size")))
+
+
+def _arange(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    bounds = [float(value) for value in args]
+    bounds += [float(kwargs[name]) for name in ("start", "end", "step") if kwargs.get(name) is not None]
+    start, end, step = (*((0.0, *bounds) if len(bounds) == 1 else bounds), 1.0)[:3]
+    return math.ceil(abs(end - start) / abs(step))
+
+
+def _expanded(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    sizes = _whole(args[1:] or kwargs.get("size"))
+    own = [1] * (len(sizes) - args[0].dim()) + list(args[0].shape)
+    return math.prod(max(size, before) for size, before in zip(sizes, own, strict=True))
+
+
+def _repeated(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    times = _whole(args[1:] or [kwargs.get("repeats"), kwargs.get("dims")])
+    return args[0].numel() * math.prod(times)
+
+
+def _gathered(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return _given(args, kwargs, 2, "index").numel()
+
+
+def _selected(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    x, dim, index = args[0], _given(args, kwargs, 1, "dim"), _given(args, kwargs, 2, "index")
+    return x.numel() // max(1, x.shape[dim]) * index.numel()
+
+
+def _padded(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    around, sizes = _whole(_given(args, kwargs, 1, "pad")), list(args[0].shape)
+    for number, more in enumerate(around):
+        sizes[-1 - number // 2] += max(more, 0)
+    return math.prod(sizes)
+
+
+def _resized(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    size, factor = _given(args, kwargs, 1, "size"), _given(args, kwargs, 2, "scale_factor")
+    shape = args[0].shape
+    given = _leaves(factor if size is None else size)
+    each = given * (len(shape) - 2) if len(given) == 1 else given
+    grown = each if size is not None else [by * before for by, before in zip(each, shape[2:], strict=True)]
+    return math.prod(shape[:2]) * math.prod(math.ceil(side) for side in grown)
+
+
+def _indexed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Each index tensor takes the place of one dimension, all of them together that of their common shape."""
+    x, index = args
+    if not isinstance(x, Tensor):
+        return 0
+    parts = list(index) if isinstance(index, tuple) else [index]
+    parts = [torch.as_tensor(part) if isinstance(part, (list, range)) else part for part in parts]
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if any(part.dtype == torch.bool for part in tensors):  # a mask picks as many as it has entries at most
+        return 0
+    taken, dim = 1, 0
+    for part in parts:
+        if part is Ellipsis:
+            dim = x.dim() - sum(each is not None and each is not Ellipsis for each in parts[parts.index(part) + 1 :])
+        elif part is not None:
+            taken, dim = taken * (x.shape[dim] if isinstance(part, Tensor) else 1), dim + 1
+    return _together([part.shape for part in tensors]) * x.numel() // max(1, taken)
+
+
+_ELEMENTWISE = (
+    "add sub mul div truediv floordiv floor_divide mod remainder pow ne eq lt le gt ge and_ or_ logical_and logical_or "
+    "bitwise_and clamp clamp_min clamp_max min max where masked_fill neg"
+).split()
+_SIZES: dict[str, Callable[[tuple[Any, ...], Mapping[str, Any]], Any]] = dict.fromkeys(_ELEMENTWISE, _broadcast) | {
+    "zeros": _factory, "ones": _factory, "new_zeros": _factory, "new_ones": _factory, "full": _full, "arange": _arange,
+    "expand": _expanded, "repeat": _repeated, "tile": _repeated, "gather": _gathered, "index_select": _selected,
+    "pad": _padded, "interpolate": _resized, "getitem": _indexed,
+}  # fmt: skip
 
 
 def _of_numbers(function: str, args: tuple[Any, ...]) -> Any:

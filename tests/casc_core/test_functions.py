@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from casc_core import CascError, InputError
-from casc_core.functions import FUNCTIONS, LAYOUT, call, foreseen
+from casc_core.functions import _NEVER_MORE, _SIZES, FUNCTIONS, LAYOUT, call, foreseen
 from casc_core.program import _UNFIT
 
 ROOM = 1000
@@ -71,6 +71,45 @@ def test_those_that_are():
     assert torch.equal(call("getattr", ROOM, (X, "T"), {}), X.T)
     assert torch.equal(call("getattr", ROOM, (X.max(1), "values"), {}), X.max(1).values)
     assert torch.equal(call("getattr", ROOM, (X.sort(1), "indices"), {}), X.sort(1).indices)
+
+
+def test_of_every_function_it_is_known_how_much_it_makes():
+    names = {name.rpartition(".")[2] for name in FUNCTIONS}
+    assert names - _NEVER_MORE == set(_SIZES)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs"),
+    [
+        ("Tensor.expand", (X[None], 4, -1, 3), {}),
+        ("Tensor.repeat", (X, 2, 1, 3), {}),
+        ("torch.tile", (X, (2, 2)), {}),
+        ("torch.tile", (X,), {"dims": (2,)}),
+        ("torch.gather", (X, 1, torch.zeros(2, 7, dtype=torch.int64)), {}),
+        ("Tensor.index_select", (X, -1, torch.zeros(7, dtype=torch.int64)), {}),
+        ("F.pad", (X, (1, 2, 3, 4)), {}),
+        ("F.pad", (X[None].float(), (1, 2)), {"mode": "reflect"}),
+        ("F.interpolate", (X[None, None].float(),), {"scale_factor": (2, 3)}),
+        ("F.interpolate", (X[None, None].float(), 5), {}),
+        ("F.interpolate", (X[None, None].float(), (5, 4)), {}),
+        ("operator.getitem", (X, torch.zeros(7, dtype=torch.int64)), {}),
+        ("operator.getitem", (X, (slice(None), torch.zeros(7, 2, dtype=torch.int64))), {}),
+        ("operator.getitem", (X, (..., torch.zeros(7, dtype=torch.int64))), {}),
+        ("operator.getitem", (X, (None, torch.arange(2), torch.arange(2))), {}),
+        ("operator.getitem", (X, ([0, 1, 0],)), {}),
+        ("operator.add", (X[:, :, None], X[0]), {}),
+        ("torch.where", (X[:, :, None] > 0, X[0], 0.0), {}),
+        ("torch.arange", (7,), {}),
+        ("torch.arange", (1, 8, 2), {}),
+        ("torch.full", ((2, 3), 7), {}),
+        ("torch.zeros", (2, 3), {}),
+        ("torch.ones", (), {"size": (2, 3)}),
+        ("Tensor.new_zeros", (X, (2, 3)), {}),
+    ],
+)
+def test_how_much_a_function_makes_is_foreseen(function, args, kwargs):
+    made = FUNCTIONS[function](*args, **kwargs).numel()
+    assert _SIZES[function.rpartition(".")[2]](args, kwargs) == made
 
 
 def test_gradients_of_an_input_stay_as_they_are():
