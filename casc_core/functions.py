@@ -196,7 +196,7 @@ def call(function: str, room: int, args: tuple[Any, ...], kwargs: Mapping[str, A
     check_keywords(function, kwargs)
     if not any(isinstance(leaf, Tensor) for leaf in given) and function.partition(".")[0] in ("operator", "math"):
         return _of_numbers(function, args)
-    check_room(function, _made(function, args, kwargs), room + _elements(given))
+    check_room(f"{function}()", _made(function, args, kwargs), room + _elements(given))
     return FUNCTIONS[function](*args, **kwargs)
 
 
@@ -205,7 +205,7 @@ def foreseen(function: str, room: int, shape: torch.Size, args: tuple[Any, ...],
     check_keywords(function, kwargs)
     all_args = (torch.empty(shape, device="meta"), *args)
     given = _leaves((all_args, tuple(kwargs.values())))
-    check_room(function, _made(function, all_args, kwargs), room + _elements(given))
+    check_room(f"{function}()", _made(function, all_args, kwargs), room + _elements(given))
 
 
 def check_keywords(function: str, kwargs: Mapping[str, Any]) -> None:
@@ -225,7 +225,7 @@ def check_room(what: str, wanted: int, room: int) -> None:
         InputError: there are.
     """
     if wanted > room:
-        raise InputError(f"{what}() would make {wanted:,} numbers; a network may make {room:,} here")
+        raise InputError(f"{what} would make {wanted:,} numbers; a network may make {room:,} here")
 
 
 def _leaves(value: Any) -> list[Any]:
@@ -358,7 +358,7 @@ def _of_numbers(function: str, args: tuple[Any, ...]) -> Any:
     counts = [len(value) for value in args if isinstance(value, (tuple, list))]
     if name == "mul" and counts:
         most = max((abs(value) for value in args if isinstance(value, int)), default=0)
-        check_room(function, max(counts) * most, _LONGEST_SEQUENCE)
+        check_room(f"{function}()", max(counts) * most, _LONGEST_SEQUENCE)
     if name == "pow" and all(isinstance(value, int) for value in args):
         base, exponent = args
         if exponent > 0 and max(abs(base), 1).bit_length() * exponent > 2 * _LARGEST_INTEGER.bit_length():
@@ -367,5 +367,5 @@ def _of_numbers(function: str, args: tuple[Any, ...]) -> Any:
     if isinstance(result, int) and abs(result) > _LARGEST_INTEGER:
         raise InputError(f"{function}() gives {result:.3g}, which is not a size that a network can have")
     if isinstance(result, (tuple, list)):
-        check_room(function, len(result), _LONGEST_SEQUENCE)
+        check_room(f"{function}()", len(result), _LONGEST_SEQUENCE)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from casc_core.currents import Currents, Filter, Term
 from casc_core.errors import InputError
+from casc_core.functions import check_room
 from casc_core.geometry import Geometry, convolve
 from casc_core.kept import Kept
 from casc_core.ops.affine import AffineMap, affine_tensors
@@ -84,6 +86,10 @@ class Convolution(AffineMap):
             raise InputError(f"{name}: {error}") from error
         outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
         shape = torch.Size([batch, outputs, *out[2 - dims :]])
+        top, bottom, left, right = self.geometry.padding
+        padded = (size[-1] + left + right) * (1 if dims == 1 else size[0] + top + bottom)
+        room = run.room + batch * max(outputs, self.channels) * math.prod(size)
+        check_room(name, batch * max(outputs * math.prod(out), self.channels * padded), room)
         drive = self.drive(run, signal, self._convolve, -1 - dims)
         drive = None if drive is None else drive.expand(shape)
         flow: Tensor | Currents

@@ -6,6 +6,7 @@ from a file: what a kernel will be given is known to fit before any runs.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import ConfigError
+from casc_core.numerics import largest
 
 Shape = tuple[str | int | EllipsisType, ...]
 """Of a tensor: a number, or a name for a size, the same wherever the operation says it; `...` for any dimensions."""
@@ -110,6 +112,7 @@ class OrNone(Kind):
 
 
 LARGEST = 2.0**400
+_WITHIN_FLOAT32 = -60
 EXPONENT = Whole(-400, 400)
 """Of a grid. Sums of two, as those of a product, are still exponents of float64."""
 # No window of a network is larger; a network that says so would run for hours.
@@ -196,7 +199,7 @@ def check_tensors(kind: str, declared: Mapping[str, Numbers], given: Mapping[str
             where = f" where {', '.join(f'{key} is {size}' for key, size in sizes.items())}" if sizes else ""
             raise ConfigError(f"{kind}: {name!r} must be {wanted}{where}; got {list(tensor.shape)}")
         sizes |= found
-        if numbers.finite and tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+        if numbers.finite and tensor.dtype.is_floating_point and not math.isfinite(largest(tensor)):
             raise ConfigError(f"{kind}: {name!r} holds a number that is not finite")
 
 
@@ -207,7 +210,8 @@ def is_on_grid(value: Tensor | float, exponent: int) -> bool:
     (True, False)
     """
     if isinstance(value, Tensor):
-        units = value.double() * 2.0**-exponent
+        # A power of two scales exactly in any type that holds the result.
+        units = (value if _WITHIN_FLOAT32 <= exponent <= 0 else value.double()) * 2.0**-exponent
         return bool((units == units.round()).all())
     return float(value * 2.0**-exponent).is_integer()
 

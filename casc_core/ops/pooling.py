@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.functions import check_room
 from casc_core.numerics import whole_type
 from casc_core.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.ops.op import Op
@@ -48,6 +49,19 @@ def _check_windows(op: Op, *names: str) -> None:
     op.require(all(2 * around <= kernel for kernel, around in halves), "padding must be at most half of kernel")
 
 
+def _check_padded(name: str, run: Run, signal: Signal, windows: Sequence[Window]) -> None:
+    """Complain about padding that takes far more than what is padded."""
+    sizes = signal.shape[2:]
+    padded = math.prod(size + 2 * window.padding for window, size in zip(windows, sizes, strict=True))
+    check_room(name, math.prod(signal.shape[:2]) * padded, run.room + signal.shape.numel())
+
+
+def _check_outputs(name: str, run: Run, signal: Signal, outputs: Sequence[int | None]) -> None:
+    """Complain about parts that are far more than what is parted."""
+    parts = math.prod(count or size for count, size in zip(outputs, signal.shape[2:], strict=True))
+    check_room(name, math.prod(signal.shape[:2]) * parts, run.room + signal.shape.numel())
+
+
 class MaxPool(Op):
     """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
 
@@ -79,6 +93,7 @@ class MaxPool(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = len(self.windows)
         _require_dims(self.settings["name"], signal, dims)
+        _check_padded(self.settings["name"], run, signal, self.windows)
         _require_room(self.settings["name"], self.windows, signal.shape[2:])
         for window, size in zip(self.windows, signal.shape[2:], strict=True):
             if not bool(window.counts(size, with_padding=False).all()):
@@ -107,6 +122,7 @@ class AdaptiveMaxPool(Op):
             return result
         outputs = self.settings["outputs"]
         _require_dims(self.settings["name"], signal, len(outputs))
+        _check_outputs(self.settings["name"], run, signal, outputs)
         signal = signal.with_uniform_divisor(tuple(range(-len(outputs), 0)))
 
         def largest(x: Tensor) -> Tensor:
@@ -129,6 +145,7 @@ class Average(Op, abstract=True):
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = self.dims
         _require_dims(self.settings["name"], signal, dims)
+        self.check_room(run, signal)
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         size = tuple(signal.shape[2:])
         counts = self.counts(size)
@@ -172,6 +189,10 @@ class Average(Op, abstract=True):
     dims: int
     divides: bool
     """Whether it divides by the number of entries itself; if not, a constant does."""
+
+    @abstractmethod
+    def check_room(self, run: Run, signal: Signal) -> None:
+        """Complain about windows that take far more than what they slide over."""
 
     @abstractmethod
     def counts(self, size: tuple[int, ...]) -> Tensor:
@@ -219,6 +240,9 @@ class AveragePool(Average):
     def check(self) -> None:
         _check_windows(self, "kernel", "stride", "padding")
 
+    def check_room(self, run: Run, signal: Signal) -> None:
+        _check_padded(self.settings["name"], run, signal, self.windows)
+
     def counts(self, size: tuple[int, ...]) -> Tensor:
         _require_room(self.settings["name"], self.windows, size)
         with_padding = self.settings["count_include_pad"]
@@ -247,6 +271,9 @@ class AdaptiveAveragePool(Average):
         given = AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
         result: Signal = given(run, signal)
         return result
+
+    def check_room(self, run: Run, signal: Signal) -> None:
+        _check_outputs(self.settings["name"], run, signal, self.settings["outputs"])
 
     def counts(self, size: tuple[int, ...]) -> Tensor:
         spans = [adaptive(each, count or each) for each, count in zip(size, self.settings["outputs"], strict=True)]

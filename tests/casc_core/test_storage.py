@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,36 @@ def test_a_recurrent_layer_whose_sizes_do_not_fit_is_refused_before_a_kernel_rea
         (tmp_path / "net" / DESCRIPTION).write_bytes(sealed(json.dumps(description).encode(), data))
         with pytest.raises(casc_core.CascError, match=message):
             casc_core.load(tmp_path / "net")(TOKENS)
+
+
+HUGE = {
+    "padding of a convolution": ("Convolution", {"padding": [20_000] * 4}),
+    "padding of a maximum": ("MaxPool", {"kernel": [4_096, 4_096], "padding": [2_048, 2_048]}),
+    "padding of an average": ("AveragePool", {"kernel": [4_096, 4_096], "padding": [2_048, 2_048]}),
+    "parts of an average": ("AdaptiveAveragePool", {"outputs": [4_096, 4_096]}),
+    "parts of a maximum": ("AdaptiveMaxPool", {"outputs": [4_096, 4_096]}),
+    "stride": ("Convolution", {"stride": [10**9, 1]}),
+    "stride of nothing": ("Convolution", {"stride": [0, 1]}),
+    "dilation": ("Convolution", {"dilation": [2**16, 1]}),
+    "groups": ("Convolution", {"groups": 3}),
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_sizes_that_would_take_gigabytes_are_refused_at_once(what, tmp_path):
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3, padding=1), CQReLU(2), torch.nn.MaxPool2d(2), torch.nn.AvgPool2d(2),
+        torch.nn.AdaptiveMaxPool2d(2), torch.nn.AdaptiveAvgPool2d((2, 1)), torch.nn.Flatten(), torch.nn.Linear(8, 3),
+    )  # fmt: skip
+    x = torch.rand(3, 2, 16, 16)
+    casc_core.convert(model).save(tmp_path / "net")
+    casc_core.load(tmp_path / "net")(x)
+    kind, changed = HUGE[what]
+    edited(tmp_path / "net", lambda d: _of_kind(d, kind)["settings"].update(changed))
+    began = time.process_time()
+    with pytest.raises(casc_core.CascError):
+        casc_core.load(tmp_path / "net")(x)
+    assert time.process_time() - began < 5
 
 
 class Halves(Op):
