@@ -84,10 +84,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             raise InputError(
                 f"{name}: it has {self.weight.shape[0]} units at each position; its input has {current.shape[2]}"
             )
-        if current.divisor is not None:
-            raise InputError(
-                f"{name}: its input is divided by numbers that differ by sample; divide after the recurrence"
-            )
+        current = _divided(current, run, self.settings["exponent"], name)
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         if run.samples != batch and run.recorder is not None and run.recorder.last_spike:
@@ -293,6 +290,15 @@ class Recurrence(Op, saved_as="Recurrence"):
         exponent = self.settings["exponent"]
         run.numerics.dtype(float(state.abs().max()) * self.reach, exponent + INPUT_EXPONENT, self.settings["name"])
         return run.numerics.snap(F.linear(state, self.weight.double()), exponent)
+
+
+def _divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
+    """A real-valued current divided by what it carries and rounded once, for every step and for the reference."""
+    if current.divisor is None:
+        return current
+    if current.steps or current.drive is None:
+        raise InputError(f"{name}: its input is a mean over spikes; divide after the recurrence")
+    return replace(current, source=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
 
 
 class Order:
