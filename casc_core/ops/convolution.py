@@ -15,7 +15,7 @@ from casc_core.functions import check_room
 from casc_core.geometry import Geometry, convolve
 from casc_core.kept import Kept
 from casc_core.ops.affine import AffineMap, affine_tensors
-from casc_core.ops.declared import OneOf, Several, Whole, settings
+from casc_core.ops.declared import PADDING, OneOf, Several, Whole, settings
 from casc_core.recorder import arrivals
 from casc_core.run import Run
 from casc_core.signal import Signal
@@ -31,7 +31,7 @@ class Convolution(AffineMap):
     """
 
     SETTINGS = settings(
-        **AffineMap.SETTINGS, dims=OneOf((1, 2)), stride=Several(_MOVE, 2, 2), padding=Several(Whole(0, 2**16), 4, 4),
+        **AffineMap.SETTINGS, dims=OneOf((1, 2)), stride=Several(_MOVE, 2, 2), padding=Several(PADDING, 4, 4),
         dilation=Several(_MOVE, 2, 2), groups=Whole(1, 2**20),
     )  # fmt: skip
     TENSORS = affine_tensors("outputs", "inputs", "height", "width")

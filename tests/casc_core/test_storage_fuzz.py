@@ -329,6 +329,7 @@ def main() -> int:
     line = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     line.add_argument("--seconds", type=float, default=60)
     line.add_argument("--seed", type=int, default=0)
+    line.add_argument("--most", type=int, default=10**9, help="networks to try")
     line.add_argument("--gigabytes", type=float, default=6, help="limit of the address space; 0: none")
     line.add_argument("--keep", type=Path, default=Path("fuzz_faults"), help="folder for the files that show a fault")
     args = line.parse_args()
@@ -340,7 +341,7 @@ def main() -> int:
     rng, end, counts = random.Random(args.seed), time.monotonic() + args.seconds, Counter[tuple[str, str]]()
     slowest = 0.0
     with tempfile.TemporaryDirectory() as name:
-        while time.monotonic() < end:
+        while time.monotonic() < end and counts.total() < args.most:
             saved, way = kinds[rng.choice(sorted(kinds))], rng.choice(sorted(WAYS))
             text, tensors = WAYS[way](saved, rng)
             before = time.process_time()
