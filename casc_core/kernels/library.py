@@ -24,6 +24,7 @@ KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convo
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
 OUT_OF_RANGE = -2
+_UNFIT = -3
 _NO_MEMORY = -1
 # Chunks of work for each thread: texts differ in length, so equal chunks take unequal time.
 _CHUNKS = 4
@@ -155,6 +156,7 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
         list(_pool(threads, os.getpid()).map(lambda _: call("work", pointer), range(threads)))
     if shared.least == _NO_MEMORY:
         raise MemoryError("no memory for a thread's own working space")
+    require(shared.least != _UNFIT, f"the sizes of a task of {kernel!r}")
     return int(shared.least if shared.least < 0 else shared.most)
 
 
