@@ -244,7 +244,7 @@ def _attach(snn: SpikingModel, model: nn.Module, path: Path) -> None:
         same = same and torch.equal(tensor.cpu(), _tensors(snn)[name].cpu())
     if not same:
         raise StorageError(f"{path} was converted from another network than the {type(model).__name__} given as model")
-    object.__setattr__(snn, "ann", again.ann)
+    snn.origin = again.origin
 
 
 def _without_grids(description: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.float64 import in_float64
 from casc_core.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call
 from casc_core.numerics import INPUT_REACH, largest
 from casc_core.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
@@ -26,7 +28,8 @@ class Call(Op):
         super().__init__({"function": function})
 
     def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
-        return call(self.settings["function"], run.room, args, kwargs)
+        with in_float64() if run.numerics.is_float64 else nullcontext():
+            return call(self.settings["function"], run.room, args, kwargs)
 
 
 class Constant(Op):
