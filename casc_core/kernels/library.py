@@ -18,7 +18,7 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError
 
-VERSION = 6
+VERSION = 7
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement")
 TYPES = {torch.float32: 0, torch.float64: 1}
