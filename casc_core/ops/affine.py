@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
+from casc_core.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.ops.op import Op
 from casc_core.product import Product
 from casc_core.recorder import Recorder
@@ -20,13 +22,30 @@ from casc_core.run import Run
 from casc_core.signal import Signal, broadcast
 
 
-class AffineMap(Op):
+def affine_tensors(*shape: str) -> dict[str, Numbers]:
+    """Those of a map whose weights have this shape, outputs first."""
+    return {
+        "weight": Numbers((shape,), optional=True),
+        "fine": Numbers((shape,), "fine_exponent", optional=True),
+        "bias": Numbers((shape[:1],), "drive_exponent", optional=True),
+    }
+
+
+class AffineMap(Op, abstract=True):
     """A snapped linear map, with a bias that flows while awake.
 
     The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
     the same weights on a finer grid, after which the current is rounded once.
     """
 
+    SETTINGS = settings(
+        name=NAME,
+        exponent=EXPONENT,
+        input_exponent=EXPONENT,
+        fine_exponent=EXPONENT,
+        drive_exponent=EXPONENT,
+        train_exponent=OrNone(EXPONENT),
+    )
     weight: Tensor | None
     fine: Tensor | None
     bias: Tensor | None
@@ -41,6 +60,7 @@ class AffineMap(Op):
         input_exponent: int,
         fine_exponent: int,
         drive_exponent: int,
+        train_exponent: int | None = None,
         **geometry: Any,
     ) -> None:
         super().__init__(
@@ -50,11 +70,21 @@ class AffineMap(Op):
                 "input_exponent": input_exponent,
                 "fine_exponent": fine_exponent,
                 "drive_exponent": drive_exponent,
+                "train_exponent": train_exponent,
                 **geometry,
             },
             {"weight": weight, "fine": fine, "bias": bias},
         )
         self.reach = 0.0 if weight is None else largest_row(weight)
+
+    def check(self) -> None:
+        self.require(self.weight is not None or self.fine is not None, "one of 'weight' and 'fine' must be there")
+
+    def grid(self, name: str) -> int | None:
+        if name != "weight":
+            return super().grid(name)
+        arriving = self.settings["train_exponent"]
+        return None if arriving is None else int(self.settings["exponent"] - arriving)
 
     def drive(
         self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int
@@ -85,6 +115,8 @@ class AffineMap(Op):
 
 class Linear(AffineMap):
     """A snapped linear map of the last dimension."""
+
+    TENSORS = affine_tensors("outputs", "inputs")
 
     @cached_property
     def product(self) -> Product:
@@ -147,8 +179,26 @@ def largest_row(weight: Tensor) -> float:
     return float(weight.double().abs().flatten(1).sum(1).max())
 
 
+AXIS = OrNone(OneOf((1,)))
+PLACED = Numbers()
+"""Numbers that lie along an axis, as `placed` has it."""
+
+
+def check_placed(op: Op) -> None:
+    """Complain about numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
+    shapes = [tensor.shape for tensor in op.tensors().values()]
+    if op.settings["axis"] is None:
+        columns = itertools.zip_longest(*map(reversed, shapes), fillvalue=1)
+        op.require(all(len({*sizes, 1}) <= 2 for sizes in columns), "its tensors must broadcast with each other")
+    else:
+        fits = all(len(shape) <= 1 for shape in shapes) and len({*shapes, torch.Size([])}) <= 2
+        op.require(fits, "its tensors must be one number, or one for each channel")
+
+
 class RequireFeatures(Op):
     """Passes on a signal `[batch, features]`; its channels have been folded into the linear map that follows."""
+
+    SETTINGS = settings(name=NAME)
 
     def __init__(self, name: str) -> None:
         super().__init__({"name": name})
@@ -166,11 +216,16 @@ class RequireFeatures(Op):
 class Shift(Op):
     """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `placed`."""
 
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
+    TENSORS = tensors(factor=PLACED, offset=replace(PLACED, grid="drive_exponent"))
     factor: Tensor
     offset: Tensor
 
     def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int, axis: int | None = 1) -> None:
         super().__init__({"drive_exponent": drive_exponent, "axis": axis}, {"factor": factor, "offset": offset})
+
+    def check(self) -> None:
+        check_placed(self)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         signal, (factor, offset) = placed(signal, self.settings["axis"], self.factor, self.offset)
@@ -189,6 +244,8 @@ class Scale(Op):
     The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
     """
 
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
+    TENSORS = tensors(factor=PLACED, fine=PLACED, shift=replace(PLACED, grid="drive_exponent", optional=True))
     factor: Tensor
     fine: Tensor
     shift: Tensor | None
@@ -199,6 +256,9 @@ class Scale(Op):
         settings = {"drive_exponent": drive_exponent, "axis": axis}
         super().__init__(settings, {"factor": factor, "fine": fine, "shift": shift})
         self.largest = float(factor.abs().max())
+
+    def check(self) -> None:
+        check_placed(self)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         given = [value for value in (self.factor, self.fine, self.shift) if value is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,12 +12,18 @@ from torch import Tensor
 
 from casc_core.currents import Currents, Filter, Term
 from casc_core.errors import InputError
+from casc_core.functions import check_room
 from casc_core.geometry import Geometry, convolve
 from casc_core.kept import Kept
-from casc_core.ops.affine import AffineMap
+from casc_core.ops.affine import AffineMap, affine_tensors
+from casc_core.ops.declared import PADDING, OneOf, Several, Whole, settings
 from casc_core.recorder import arrivals
 from casc_core.run import Run
 from casc_core.signal import Signal
+
+_MOVE = Whole(1, 2**16)
+# Of a transposed convolution it may be negative, which cuts off.
+_AROUND = Whole(-PADDING.most, PADDING.most)
 
 
 class Convolution(AffineMap):
@@ -26,6 +33,12 @@ class Convolution(AffineMap):
     are `[O, C/groups, kh, kw]`; a convolution in one dimension has height 1. With `spread` it is a transposed one: so far
     apart (down, across) are the inputs moved, zeros between them; then a padding may be negative, which cuts off.
     """
+
+    SETTINGS = settings(
+        **AffineMap.SETTINGS, dims=OneOf((1, 2)), stride=Several(_MOVE, 2, 2), padding=Several(_AROUND, 4, 4),
+        dilation=Several(_MOVE, 2, 2), groups=Whole(1, 2**20), spread=Several(_MOVE, 2, 2),
+    )  # fmt: skip
+    TENSORS = affine_tensors("outputs", "inputs", "height", "width")
 
     def __init__(
         self,
@@ -42,10 +55,11 @@ class Convolution(AffineMap):
         padding: Sequence[int],
         dilation: Sequence[int],
         groups: int,
+        train_exponent: int | None = None,
         spread: Sequence[int] = (1, 1),
     ) -> None:
         super().__init__(
-            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, dims=dims,
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent, dims=dims,
             stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups, spread=list(spread),
         )  # fmt: skip
         kernel = next(w for w in (weight, fine) if w is not None).shape
@@ -55,11 +69,17 @@ class Convolution(AffineMap):
             (int(kernel[2]), int(kernel[3])), (stride[0], stride[1]), (top, bottom, left, right),
             (dilation[0], dilation[1]), groups,
         )  # fmt: skip
-        cut = [min(each, 0) for each in padding]
-        self.inner = replace(self.geometry, padding=(max(top, 0), max(bottom, 0), max(left, 0), max(right, 0)))
-        self.cut = [*cut[2:], *cut[: 2 * dims - 2]]  # in torch's order, from the last dimension on
-        self.is_spread = any(each > 1 for each in spread) or any(cut)
+        self.is_cut = min(padding) < 0
+        self.inner = replace(self.geometry, padding=(0, 0, 0, 0)) if self.is_cut else self.geometry
+        self.is_spread = self.is_cut or max(spread) > 1
         self.kept = Kept()
+
+    def check(self) -> None:
+        super().check()
+        given, kernel = self.settings, next(w for w in (self.weight, self.fine) if w is not None).shape
+        self.require(kernel[0] % given["groups"] == 0, f"its groups must divide its {kernel[0]} outputs")
+        flat = given["dims"] == 2 or (kernel[2] == given["stride"][0] == 1 and given["padding"][:2] == [0, 0])
+        self.require(flat, "in one dimension its height is 1, and nothing moves over it")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims, name = self.settings["dims"], self.settings["name"]
@@ -78,6 +98,10 @@ class Convolution(AffineMap):
             raise InputError(f"{name}: {error}") from error
         outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
         shape = torch.Size([batch, outputs, *out[2 - dims :]])
+        top, bottom, left, right = self.geometry.padding
+        padded = (width + left + right) * (height + top + bottom)
+        room = run.room + batch * max(outputs, self.channels) * math.prod(size)
+        check_room(name, batch * max(outputs * math.prod(out), self.channels * max(padded, height * width)), room)
         owner = signal.owner
         if self.is_spread:
             signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
@@ -101,13 +125,17 @@ class Convolution(AffineMap):
         return Signal(flow, drive, signal.divisor, bound, lambda: _spread(owner(), shape), is_raw=False)
 
     def _spread(self, x: Tensor) -> Tensor:
-        """`x` with zeros between its entries, and cut to what the outputs read."""
+        """`x` with zeros between its entries, and where any are cut off, padded as well."""
         dims = self.settings["dims"]
         for dim, by in zip(range(x.dim() - dims, x.dim()), self.settings["spread"][-dims:], strict=True):
             if by > 1:
                 apart = F.pad(x.unsqueeze(dim + 1), [0, 0] * (x.dim() - dim - 1) + [0, by - 1])
                 x = apart.flatten(dim, dim + 1).narrow(dim, 0, (x.shape[dim] - 1) * by + 1)
-        return F.pad(x, self.cut) if any(self.cut) else x
+        if not self.is_cut:
+            return x
+        top, bottom, left, right = self.geometry.padding
+        around = [left, right, top, bottom][: 2 * dims]
+        return F.pad(F.pad(x, [max(each, 0) for each in around]), [min(each, 0) for each in around])
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples
@@ -140,6 +168,12 @@ class Convolution3d(AffineMap):
     Weights are `[O, C/groups, kd, kh, kw]`; `padding` is (front, back, top, bottom, left, right).
     """
 
+    SETTINGS = settings(
+        **AffineMap.SETTINGS, stride=Several(_MOVE, 3, 3), padding=Several(PADDING, 6, 6), dilation=Several(_MOVE, 3, 3),
+        groups=Whole(1, 2**20),
+    )  # fmt: skip
+    TENSORS = affine_tensors("outputs", "inputs", "depth", "height", "width")
+
     def __init__(
         self,
         name: str,
@@ -154,9 +188,10 @@ class Convolution3d(AffineMap):
         padding: Sequence[int],
         dilation: Sequence[int],
         groups: int,
+        train_exponent: int | None = None,
     ) -> None:
         super().__init__(
-            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent,
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent,
             stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
         )  # fmt: skip
         kernel = next(w for w in (weight, fine) if w is not None).shape
@@ -167,6 +202,11 @@ class Convolution3d(AffineMap):
             (int(kernel[3]), int(kernel[4])), (stride[1], stride[2]), (top, bottom, left, right),
             (dilation[1], dilation[2]), groups,
         )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        self.require(outputs % self.settings["groups"] == 0, f"its groups must divide its {outputs} outputs")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         name = self.settings["name"]
@@ -182,6 +222,10 @@ class Convolution3d(AffineMap):
             raise InputError(f"{name}: {error}") from error
         outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
         shape = torch.Size([batch, outputs, *out])
+        given = zip(signal.shape[2:], self.settings["padding"][::2], self.settings["padding"][1::2], strict=True)
+        padded = self.channels * math.prod(size + before + after for size, before, after in given)
+        room = run.room + batch * max(outputs, self.channels) * math.prod(signal.shape[2:])
+        check_room(name, batch * max(padded, math.prod(shape[1:])), room)
         drive = self.drive(run, signal, self._convolve, -4)
         drive = None if drive is None else drive.expand(shape)
         fan_out = self.depth.fan_out(depth, 1)[..., None] * self.plane.fan_out(plane[0], plane[1])

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.functions import check_room
 from casc_core.numerics import whole_type
+from casc_core.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal
@@ -85,9 +87,17 @@ class Interpolate(Op):
     denominators are constants, which whatever follows takes in; else they are the divisor.
     """
 
+    SETTINGS = settings(name=NAME, dims=OneOf((1, 2, 3)), factors=OrNone(Several(WINDOW, 1, 3)), align_corners=Flag())
+
     def __init__(self, name: str, dims: int, factors: Sequence[int] | None, align_corners: bool) -> None:
-        settings = {"name": name, "dims": dims, "factors": None if factors is None else list(factors)}
-        super().__init__({**settings, "align_corners": align_corners})
+        given = {"name": name, "dims": dims, "factors": None if factors is None else list(factors)}
+        super().__init__({**given, "align_corners": align_corners})
+
+    def check(self) -> None:
+        factors = self.settings["factors"]
+        self.require(
+            factors is None or len(factors) == self.settings["dims"], "one factor for each dimension is needed"
+        )
 
     def forward(self, run: Run, signal: Signal, size: Any = None) -> Signal:
         dims, name = self.settings["dims"], self.settings["name"]
@@ -95,7 +105,9 @@ class Interpolate(Op):
             wanted = ("length", "height, width", "depth, height, width")[dims - 1]
             raise InputError(f"{name}: expected an input [batch, channels, {wanted}]; got {list(signal.shape)}")
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
-        lines = self._lines(signal.shape[2:], size)
+        outputs = self._outputs(signal.shape[2:], size)
+        check_room(name, math.prod(signal.shape[:2]) * math.prod(outputs), run.room + signal.shape.numel())
+        lines = self._lines(signal.shape[2:], outputs)
         most = float(math.prod(each.parts for each in lines))
         train, drive, divisor = signal.train, signal.drive, signal.divisor
         kind = torch.float64 if train.dtype.is_floating_point else whole_type(signal.bound * run.peak * most)
@@ -119,15 +131,19 @@ class Interpolate(Op):
     def _divides(self) -> bool:
         return self.settings["factors"] is None or self.settings["align_corners"]
 
-    def _lines(self, sizes: Sequence[int], wanted: Any) -> list[Line]:
-        factors, align = self.settings["factors"], self.settings["align_corners"]
-        if factors is None:
-            outputs = per_dimension(wanted, len(sizes))
-            if len(outputs) != len(sizes) or min(outputs) < 1:
-                raise InputError(f"{self.settings['name']}: {len(sizes)} sizes of at least 1 are needed; got {wanted}")
-            return [line(each, count, align) for each, count in zip(sizes, outputs, strict=True)]
-        parts = [None if align else constant_parts(factor) for factor in factors]
-        return [line(each, each * by, align, part) for each, by, part in zip(sizes, factors, parts, strict=True)]
+    def _outputs(self, sizes: Sequence[int], wanted: Any) -> list[int]:
+        factors = self.settings["factors"]
+        if factors is not None:
+            return [each * by for each, by in zip(sizes, factors, strict=True)]
+        outputs = per_dimension(wanted, len(sizes))
+        if len(outputs) != len(sizes) or min(outputs) < 1:
+            raise InputError(f"{self.settings['name']}: {len(sizes)} sizes of at least 1 are needed; got {wanted}")
+        return outputs
+
+    def _lines(self, sizes: Sequence[int], outputs: Sequence[int]) -> list[Line]:
+        align = self.settings["align_corners"]
+        parts = [None] * len(sizes) if self._divides else [constant_parts(by) for by in self.settings["factors"]]
+        return [line(each, count, align, part) for each, count, part in zip(sizes, outputs, parts, strict=True)]
 
 
 def _along(lines: Sequence[Line], x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from casc_core.conditions import expect_parts
-from casc_core.functions import FUNCTIONS
+from casc_core.functions import FUNCTIONS, LAYOUT, foreseen
+from casc_core.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
@@ -25,6 +26,7 @@ _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channe
 class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
 
+    SETTINGS = settings(function=OneOf(LAYOUT))
     takes_fills = True
 
     def __init__(self, function: str) -> None:
@@ -32,6 +34,8 @@ class Layout(Op):
         self.function = FUNCTIONS[function]
 
     def forward(self, run: Run, signal: Signal, *args: Any, **kwargs: Any) -> Any:
+        foreseen(self.settings["function"], run.room, signal.shape, args, kwargs)
+
         def call(x: Tensor) -> Any:
             return self.function(x, *args, **kwargs)
 
@@ -52,6 +56,7 @@ def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) ->
 class Pick(Op):
     """One element of a tuple of signals, which are `count` (None: however many)."""
 
+    SETTINGS = settings(index=Whole(-(2**16), 2**16), count=OrNone(Whole(0, 2**16)), line=Text())
     takes_fills = True
 
     def __init__(self, index: int, count: int | None = None, line: str = "") -> None:
@@ -66,6 +71,7 @@ class Pick(Op):
 class Join(Op):
     """Concatenation (`torch.cat`) or `torch.stack` of signals of one scale."""
 
+    SETTINGS = settings(stack=Flag())
     takes_fills = True
 
     def __init__(self, stack: bool) -> None:
