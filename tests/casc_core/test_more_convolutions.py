@@ -97,13 +97,17 @@ def volumes_by_functions(self, x):
 # Linear upsampling.
 
 
-@case(a=nn.Conv2d(3, 4, 3, stride=2), b=nn.Conv2d(4, 4, 2), up=nn.Upsample(scale_factor=2, mode="bilinear"), act=nn.ReLU())
+@case(
+    a=nn.Conv2d(3, 4, 3, stride=2), b=nn.Conv2d(4, 4, 2), up=nn.Upsample(scale_factor=2, mode="bilinear"), act=nn.ReLU()
+)
 def upsampled_by_two(self, x):
     x = self.act(self.b(self.up(self.act(self.a(x)))))
     return F.interpolate(x, scale_factor=(4, 1), mode="bilinear", align_corners=False).sum((2, 3))
 
 
-@case(a=nn.Conv2d(3, 4, 3, stride=2), act=nn.ReLU(), up=nn.UpsamplingBilinear2d(scale_factor=1), last=nn.Upsample((3, 2)))
+@case(
+    a=nn.Conv2d(3, 4, 3, stride=2), act=nn.ReLU(), up=nn.UpsamplingBilinear2d(scale_factor=1), last=nn.Upsample((3, 2))
+)
 def upsampled_to_sizes(self, x):
     y = self.act(self.a(x))  # 2 by 2
     z = F.interpolate(y, size=(3, 3), mode="bilinear", align_corners=True)  # halves
