@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import operator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -404,8 +405,9 @@ def test_what_is_computed_from_the_inputs_alone_is_computed_in_float64():
 def test_float64_ends_where_it_began():
     with pytest.raises(KeyError), in_float64(), in_float64():
         raise KeyError
-    assert torch.zeros(1).dtype == torch.get_default_dtype() == torch.float32
-    with in_float64():
+    assert torch.zeros(1).dtype == torch.float32
+    with in_float64(), ThreadPoolExecutor(1) as other:
+        assert other.submit(lambda: torch.zeros(1).dtype).result() == torch.float32
         x = torch.zeros(2, dtype=torch.float32)
         x[0] = 1.5
         x += torch.ones(2).half()
