@@ -633,7 +633,7 @@ FACTORS = [
         "2 * {0}", "{0} * 0.5", "{0} / 4", "{0} / 2", "-{0}", "{0}.neg()", "torch.neg({0})", "{0}.mul(2)", "{0}.mul(-0.5)",
         "torch.mul({0}, 0.75)", "{0} * 3", "{0}.div(2)", "torch.div({0}, 0.5)", "torch.true_divide({0}, 2)",
         "{0}.true_divide(4)", "{0}.mul_(2)", "{0}.div_(2)", "{t} = {0}\n{t} *= 2", "{t} = {0}\n{t} /= 2",
-        "torch.mul(0.5, {0})", "{0} * 1", "{0}.neg_()", "torch.negative({0})", "torch.multiply({0}, 2)", "{0}.rsub(1)",
+        "torch.mul(0.5, {0})", "{0} * 1", "{0}.neg_()", "torch.negative({0})", "torch.multiply({0}, 2)",
         "torch.rsub({0}, 0.5)", "0.5 - {0}", "1 - {0}", "{0} + 0.5", "{0} - 0.25", "0.25 + {0}", "{0}.add(0.5)",
         "torch.add({0}, 0.5, alpha=2)", "{0}.sub(0.5)", "torch.sub({0}, 1)", "{0}.add_(0.25)", "{t} = {0}\n{t} += 0.5",
         "{0}.add(1, alpha=-0.5)", "torch.sub(1, {0})",
@@ -694,7 +694,7 @@ def masked(w: Writer, x: Value) -> Piece | None:
         return None
     mask = w.pick(*masks)
     if w.rng.random() < 0.6:
-        cast = w.pick("", ".float()", ".long()", ".int()", ".to({0}.dtype)", ".type_as({0})", ".double()")
+        cast = w.pick("", ".float()", ".long()", ".int()", ".to({0}.dtype)", ".type_as({0})")
         code = w.pick(f"{{0}} * {mask}{cast}", f"{mask}{cast} * {{0}}", f"{{0}}.mul({mask}{cast})", f"torch.mul({{0}}, {mask}{cast})")
     else:
         turned = w.pick(f"~{mask}", mask, f"{mask}.logical_not()")
@@ -843,10 +843,10 @@ SAME = [
 SAME += [
     say(each)
     for each in (
-        "F.dropout({0}, 0.5, self.training)", "F.dropout({0}, p=0.5, training=self.training)", "{0}.float()", "{0}.double()",
+        "F.dropout({0}, 0.5, self.training)", "F.dropout({0}, p=0.5, training=self.training)", "{0}.float()", "{0}.double().float()",
         "F.dropout2d({0}, 0.5, self.training)", "F.dropout1d({0}, 0.2, training=self.training)", "{0}.to(torch.float32)",
         "torch.dropout({0}, 0.5, self.training)", "{0}.to({0}.device)", "{0}.type_as({0})", "{0}.to({0}.dtype)",
-        "{0}.type(torch.float32)", "{0}.requires_grad_()", "{0}.to(torch.float64)", "{0}.to({0})", "{0}.to(dtype=torch.float32)",
+        "{0}.type(torch.float32)", "{0}.requires_grad_()", "{0}.to(torch.float64).float()", "{0}.to({0})", "{0}.to(dtype=torch.float32)",
     )
 ]  # fmt: skip
 CASTS = [
@@ -855,7 +855,7 @@ CASTS = [
         "{0}.int().float()", "{0}.to(torch.int64).float()", "{0}.long().float()", "{0}.sum(-1, dtype=torch.int32).float()",
         "{0}.bool().float()", "{0}.type(torch.int32).to(torch.float32)", "{0}.sum(-1, keepdim=True, dtype=torch.long).float()",
         "{0}.mean(-1, keepdim=True).to(torch.int64) * 0.5", "torch.sum({0}, 1, keepdim=True, dtype=torch.int64).float()",
-        "{0}.to(dtype=torch.int32).double()", "{0}.short().float()", "{0}.to(torch.uint8).float()",
+        "{0}.to(dtype=torch.int32).float()", "{0}.short().float()", "{0}.to(torch.uint8).float()",
     )
 ]  # fmt: skip
 RANDOM = [

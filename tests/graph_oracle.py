@@ -88,6 +88,10 @@ class Refused(Exception):
     """The library refused the forward."""
 
 
+class Unusable(Exception):
+    """PyTorch itself does not run the forward."""
+
+
 @dataclass
 class Compared:
     """How much a check compared."""
@@ -252,7 +256,7 @@ class Oracle:
         self.neurons = neurons
         self.uses.clear()
         with in_double():
-            result: Tensor = self.ann(*self.inputs)
+            result: Tensor = self.ann(*(x.clone() for x in self.inputs))
         return result
 
     def _layer(self, name: str) -> str:
@@ -343,7 +347,7 @@ def check(graph: Graph, stored_at: Path | None = None) -> Compared:
         stored_at: the network is also saved there and loaded again.
 
     Raises:
-        Fault: something is wrong. Refused: the library refused it, as it may.
+        Fault: something is wrong. Refused: the library refused it, as it may. Unusable: it is no forward.
     """
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
@@ -352,6 +356,10 @@ def check(graph: Graph, stored_at: Path | None = None) -> Compared:
 
 def _checked(graph: Graph, stored_at: Path | None) -> Compared:
     model, inputs = settle(built(graph.source), graph.seed), arguments(graph)
+    try:
+        model(*(x.clone() for x in inputs))  # a forward may change its inputs in place
+    except Exception as error:
+        raise Unusable(str(error)) from error
     try:
         ann = casc_core.prepare(model, q=graph.q, **graph.options).eval()
     except CascError as error:

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # the tests' folders are named like the packages tha
 
 import torch
 from graph_grammar import Script, Writer
-from graph_oracle import Compared, Fault, Graph, Input, Refused, built, check
+from graph_oracle import Compared, Fault, Graph, Input, Refused, Unusable, built, check
 from torch import fx, nn
 
 # Forwards tried to make one smaller.
@@ -68,8 +68,7 @@ def smaller(script: Script) -> Iterator[Script]:
                 yield replace(script, statements=rest, inputs=(begun, *script.inputs)).needed()
         if script.result not in statement.targets:
             yield replace(script, result=statement.targets[0]).needed()
-        options = _simpler(statement.piece.layers)
-        for layers in options:
+        for layers in _simpler(statement.piece.layers):
             piece = replace(statement.piece, layers=layers)
             changed = (*script.statements[:index], replace(statement, piece=piece), *script.statements[index + 1 :])
             yield replace(script, statements=changed)
@@ -85,6 +84,9 @@ def smaller(script: Script) -> Iterator[Script]:
 
 def _simpler(layers: dict[str, str]) -> Iterator[dict[str, str]]:
     for name, code in layers.items():
+        plain = re.sub(r"(CQReLU\(\d+), (?:torch.tensor\(\[[^]]*\]\)|[\d.]+)", r"\1, 1.0", code)
+        if plain != code:
+            yield layers | {name: plain}
         for option in re.findall(r", \w+=(?:\([^()]*\)|[^,()]+)", code):
             if not option.startswith((", eps", ", q=", ", batch_first")):
                 yield layers | {name: code.replace(option, "", 1)}
@@ -103,7 +105,7 @@ def fault_of(graph: Graph) -> Fault | None:
         check(graph)
     except Fault as fault:
         return fault
-    except Exception:  # refused, or no forward at all
+    except (Refused, Unusable):
         return None
     return None
 
@@ -133,12 +135,13 @@ class Tally:
     layers: int = 0
     neurons: int = 0
     steps: int = 0
+    unusable: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     calls: Counter[Any] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
-        for name in ("graphs", "exact", "layers", "neurons", "steps"):
+        for name in ("graphs", "exact", "layers", "neurons", "steps", "unusable"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("refused", "faults", "calls"):
             getattr(self, name).update(getattr(other, name))
@@ -158,7 +161,7 @@ def _without_names(message: str) -> str:
     return re.sub(r"'[^']*'|\b\w*\d+\w*\b", "*", message.splitlines()[0])[:160]
 
 
-def try_out(seed: int) -> tuple[Script, Compared | Fault | Refused]:
+def try_out(seed: int) -> tuple[Script, Compared | Fault | Refused | Unusable]:
     """Write the forward of this seed and check it."""
     script = Writer(seed).write()
     try:
@@ -166,7 +169,7 @@ def try_out(seed: int) -> tuple[Script, Compared | Fault | Refused]:
             return script, check(script.graph())
         with tempfile.TemporaryDirectory() as folder:
             return script, check(script.graph(), Path(folder) / "network")
-    except (Fault, Refused) as found:
+    except (Fault, Refused, Unusable) as found:
         return script, found
 
 
@@ -181,6 +184,9 @@ def run(seeds: Iterator[int], seconds: float, small: int) -> Tally:
             shown = now
             print(f"# {now - began:.0f} s: {str(tally).splitlines()[0]}", flush=True)
         script, found = try_out(seed)
+        if isinstance(found, Unusable):
+            tally.unusable += 1
+            continue
         tally.graphs += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
