@@ -23,7 +23,7 @@ from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
 from casc_core.tracing import arguments_of
-from casc_core.values import Channels, Form, InputValue, Mapped, PartsValue, SignalValue, Unreadable
+from casc_core.values import Form, InputValue, PartsValue, SignalValue, Table, Unreadable
 
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
@@ -123,12 +123,6 @@ class Lowering:
         self.model, self.rules, self.numerics, self.pool = model, rules, numerics, pool
         self.steps: list[Step] = []
         self.layers: list[str] = []
-        # Tables looked up so far, by the name of what they give: a linear map of a table is again a table.
-        self.tables: dict[str, tuple[Tensor, InputValue, str]] = {}
-        # Normalised signals by name: a linear map of one folds the normalisation into its weights.
-        self.channels: dict[str, Channels] = {}
-        # Convolved signals by name: a normalisation of one is folded into its weights.
-        self.maps: dict[str, Mapped] = {}
         # What is called for its complaints alone, by name.
         self.checks: list[str] = []
         self.node: fx.Node | None = None
@@ -151,11 +145,10 @@ class Lowering:
             return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
 
-    def look_up(self, tokens: InputValue, table: Tensor, name: str, multiplies: int = 0, biases: int = 0) -> Ref:
-        """Rows of `table` by token id; `name` is the embedding that an error names, the rest what `Embed` counts."""
-        ref = self.emit(Embed(name=name, table=stored(table), multiplies=multiplies, biases=biases), tokens)
-        self.tables[ref.name] = (table, tokens, name)
-        return ref
+    def look_up(self, table: Table, form: Form, multiplies: int = 0, biases: int = 0) -> SignalValue:
+        """Rows of `table` by token id, a signal of this form; the rest is what `Embed` counts."""
+        op = Embed(name=table.embedding, table=stored(table.rows), multiplies=multiplies, biases=biases)
+        return SignalValue(self.emit(op, table.tokens), form, table)
 
     def constant(self, value: Any) -> Tensor | None:
         """The tensor behind `value` if it is a parameter or buffer as it stands, else None."""
@@ -164,6 +157,14 @@ class Lowering:
         step = next((step for step in self.steps if step.result == value.ref.name), None)
         op = None if step is None else self.pool.ops[step.op]
         return op.value if isinstance(op, Constant) else None
+
+    def check(self, function: Callable[..., Any], *args: Any) -> InputValue:
+        """Call `function` whenever the network runs, for its complaints alone."""
+        name = name_of(function, False)
+        assert name is not None
+        ref = self.emit(Call(name), *args)
+        self.checks.append(ref.name)
+        return InputValue(ref)
 
     def layer_name(self, name: str) -> str:
         """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""
@@ -230,7 +231,7 @@ class Lowering:
             )
         form = output.form
         exponent = min(e for e in (form.exponent, form.drive_exponent) if e is not None)
-        return Program(tuple(inputs), tuple(self.steps), output.ref, form.scale, exponent).pruned(self.checks)
+        return Program(tuple(inputs), tuple(self.steps), output.ref, form.factor, exponent).pruned(self.checks)
 
     def _placeholder(self, node: fx.Node, inputs: list[str]) -> Any:
         name = str(node.target)
@@ -264,10 +265,9 @@ class Lowering:
             if known is not None:
                 return InputValue(self.emit(Constant(known))) if isinstance(known, Tensor) else known
             if name is not None or node.target is getattr:
-                ref = self.emit(Call(name or "getattr"), *args, **kwargs)
                 if node.target is expect:
-                    self.checks.append(ref.name)
-                return InputValue(ref)
+                    return self.check(expect, *args)
+                return InputValue(self.emit(Call(name or "getattr"), *args, **kwargs))
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)

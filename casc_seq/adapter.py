@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from torch import nn
@@ -47,7 +48,7 @@ def _cell(
     recurrent = weight_hh.detach().double() * rnn.threshold
     exponent = own = low.numerics.weight_exponent(recurrent)
     if x.form.exponent is not None:
-        arriving = weight_ih.detach().double() * x.form.scale
+        arriving = weight_ih.detach().double() * x.form.factor
         exponent = max(exponent, x.form.exponent + low.numerics.weight_exponent(arriving))
     threshold, exponent = grid_threshold(low, rnn.threshold, exponent)
     current = linear_map(low, x, weight_ih, bias, name, exponent)
@@ -61,7 +62,9 @@ def _cell(
         batch_first=rnn.batch_first,
         charge=half_step(low, threshold, exponent) if rnn.half_step else None,
     )
-    return SignalValue(low.emit(op, current, hx, row, lengths), Form(scale=rnn.threshold, exponent=0))
+    return SignalValue(
+        low.emit(op, current, hx, row, lengths), Form(scale=Fraction(rnn.threshold), exponent=0, is_exact=True)
+    )
 
 
 def _prepared(module: nn.Module, q: int, threshold: float) -> RNN:

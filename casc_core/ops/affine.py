@@ -172,9 +172,7 @@ class Shift(Op):
         super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "offset": offset})
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        factor, offset = (_by_channel(value, signal.shape) for value in (self.factor, self.offset))
-        assert factor is not None
-        assert offset is not None
+        factor, offset = (by_channel(value, signal.shape) for value in (self.factor, self.offset))
         drive = signal.drive
         flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
         if drive is not None:
@@ -199,9 +197,8 @@ class Scale(Op):
         self.largest = float(factor.abs().max())
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        factor, fine, shift = (_by_channel(value, signal.shape) for value in (self.factor, self.fine, self.shift))
-        assert factor is not None
-        assert fine is not None
+        factor, fine = (by_channel(value, signal.shape) for value in (self.factor, self.fine))
+        shift = None if self.shift is None else by_channel(self.shift, signal.shape)
         train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
@@ -214,9 +211,9 @@ class Scale(Op):
         return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
 
 
-def _by_channel(value: Tensor | None, shape: torch.Size) -> Tensor | None:
+def by_channel(value: Tensor, shape: torch.Size) -> Tensor:
     """A number, or one for each channel, shaped to be multiplied with a tensor of this shape."""
-    if value is None or value.dim() == 0:
+    if value.dim() == 0:
         return value
     if len(shape) < 2 or shape[1] != len(value):
         raise InputError(

@@ -58,8 +58,8 @@ class Encode(Op):
     def __init__(self, exponent: int) -> None:
         super().__init__({"exponent": exponent})
 
-    def forward(self, run: Run, value: Tensor) -> Signal:
-        drive = run.numerics.snap(value, self.settings["exponent"])
+    def forward(self, run: Run, value: Tensor | float) -> Signal:
+        drive = run.numerics.snap(torch.as_tensor(value), self.settings["exponent"])
         reach = largest(drive)
         if not reach < INPUT_REACH:
             raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from casc_core import kernels
 from casc_core.currents import Currents
 from casc_core.numerics import Exact
+from casc_core.ops.affine import by_channel
 from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal, inverse, memory_order, without_repeats
@@ -20,17 +21,28 @@ class Fire(Op):
     """A population of spiking neurons, one for each element of its input.
 
     `charge` is what their potential begins with, `bias` flows besides while awake; both broadcast against the population,
-    in the unit of the threshold.
+    in the unit of the threshold. `thresholds` `[channels]` are those of each channel (dimension 1), where they differ; then
+    a charge is `[channels]` too.
     """
 
     is_layer = True
     charge: Tensor | None
     bias: Tensor | None
+    thresholds: Tensor | None
 
     def __init__(
-        self, name: str, threshold: float, exponent: int, charge: Tensor | None = None, bias: Tensor | None = None
+        self,
+        name: str,
+        threshold: float,
+        exponent: int,
+        charge: Tensor | None = None,
+        bias: Tensor | None = None,
+        thresholds: Tensor | None = None,
     ) -> None:
-        super().__init__({"name": name, "threshold": threshold, "exponent": exponent}, {"charge": charge, "bias": bias})
+        super().__init__(
+            {"name": name, "threshold": threshold, "exponent": exponent},
+            {"charge": charge, "bias": bias, "thresholds": thresholds},
+        )
         # Steps that the last runs took, by where they were cut.
         self.steps: dict[int, int] = {}
 
@@ -46,8 +58,10 @@ class Fire(Op):
         return spikes
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
-        exponent, threshold = self.settings["exponent"], self.settings["threshold"]
-        drive, divisor = signal.drive, signal.divisor
+        exponent, drive, divisor = self.settings["exponent"], signal.drive, signal.divisor
+        threshold: float | Tensor = self.settings["threshold"]
+        if self.thresholds is not None:
+            threshold = by_channel(self.thresholds, signal.shape)
         if self.bias is not None:
             flowing = (self.bias if divisor is None else self.bias * divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing
@@ -58,6 +72,8 @@ class Fire(Op):
         if isinstance(scaled, Tensor) and scaled.dim() == 0:
             scaled = float(scaled)
         charge = self.charge
+        if charge is not None and self.thresholds is not None and charge.dim() == 1:
+            charge = by_channel(charge, signal.shape)
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)

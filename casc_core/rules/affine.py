@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,13 +16,17 @@ from casc_core.lowering import Lowering
 from casc_core.numerics import binade, stored
 from casc_core.ops import Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
-from casc_core.values import Form, InputValue, SignalValue
+from casc_core.values import Channels, Form, InputValue, SignalValue, Table
 
 # Real-valued tables and currents keep this many bits; their products then fit float64 with room to spare.
 TABLE_BITS = 22
 DRIVE_BITS = 26
 # Biases are up to this many bits finer than the weights beside them.
 BIAS_BITS = 6
+# What must not be rounded may take this many bits: those of a float32, and a few for the number of entries of a mean.
+EXACT_BITS = 28
+# Signals of several scales are brought to a common one by whole factors no larger than this.
+LARGEST_DENOMINATOR = 2**12
 
 
 def linear_map(
@@ -30,19 +37,19 @@ def linear_map(
     `exponent` asks for a result no finer than this grid; by default the weights' own bits decide.
     """
     weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
-    channels, centre = low.channels.get(x.ref.name), None
-    if channels is not None and len(channels.factor) == weight.shape[1]:
-        bias = weight @ channels.offset + (0.0 if bias is None else bias)
-        weight, centre = weight * channels.factor, channels.centre
-        x = SignalValue(low.emit(RequireFeatures(name=name), channels.signal), channels.signal.form)
+    origin, centre = x.origin, None
+    if isinstance(origin, Channels) and len(origin.factor) == weight.shape[1]:
+        bias = weight @ origin.offset + (0.0 if bias is None else bias)
+        weight, centre = weight * origin.factor, origin.centre
+        x = SignalValue(low.emit(RequireFeatures(name=name), origin.signal), origin.signal.form)
     snapped = snapped_map(low, x.form, weight, weight, bias, exponent, centre)
-    if x.ref.name in low.tables and snapped.fine is not None:
-        table, tokens, embedding = low.tables[x.ref.name]
-        table = exact_product(low.numerics, table, snapped.fine, snapped.input_exponent, snapped.fine_exponent, name)
+    if isinstance(origin, Table) and snapped.fine is not None:
+        exponents = snapped.input_exponent, snapped.fine_exponent
+        table = exact_product(low.numerics, origin.rows, snapped.fine, *exponents, name)
         table = low.numerics.snap(table, snapped.drive_exponent)
         table = table if snapped.bias is None else table + snapped.bias
         biases = 0 if snapped.bias is None else len(snapped.bias)
-        return SignalValue(low.look_up(tokens, table, embedding, weight.numel(), biases), snapped.form)
+        return low.look_up(replace(origin, rows=table), snapped.form, weight.numel(), biases)
     return SignalValue(low.emit(Linear(name=name, **snapped.arguments()), x), snapped.form)
 
 
@@ -87,7 +94,7 @@ def snapped_map(
         centre: of the inputs; rounding of the weights is to leave it where it is.
     """
     numerics = low.numerics
-    weight, real = weight * form.scale, real * form.scale
+    weight, real = weight * form.factor, real * form.factor
     snapped = fine = None
     out_exponent, fine_exponent, drive_exponent = None, 0, exponent
     drive_reach = 0.0
@@ -104,17 +111,20 @@ def snapped_map(
     if centre is not None and bias is not None:
         # Of the snapped weights, so that what snapping moved is multiplied by x - centre, and not by x.
         used = next(w for w in (snapped, fine) if w is not None)
-        bias = bias - used @ (centre / form.scale)
+        bias = bias - used @ (centre / form.factor)
     if bias is not None:
         drive_reach += float(bias.abs().max())
     if drive_exponent is None:
         drive_exponent = binade(max(drive_reach, 1e-30)) - DRIVE_BITS
         if out_exponent is not None:  # much finer than what it is added to would only cost range
             drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
+    unrounded = snapped is None or torch.equal(snapped, weight)
     if bias is not None:
-        bias = numerics.snap(bias, drive_exponent)
+        rounded = numerics.snap(bias, drive_exponent)
+        unrounded, bias = unrounded and torch.equal(rounded, bias), rounded
     driven = bias is not None or fine is not None
-    result = Form(1.0, out_exponent, drive_exponent if driven else None, drive_reach)
+    is_exact = form.is_exact and unrounded and fine is None
+    result = Form(Fraction(1), out_exponent, drive_exponent if driven else None, drive_reach, is_exact)
     return SnappedMap(snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, result)
 
 
@@ -139,21 +149,42 @@ def embed(low: Lowering, tokens: InputValue, table: Tensor) -> SignalValue:
     table = table.detach().double()
     exponent = low.numerics.weight_exponent(table, bits=TABLE_BITS)
     snapped = low.numerics.snap(table, exponent)
-    ref = low.look_up(tokens, snapped, low.node_name)
-    return SignalValue(ref, Form(drive_exponent=exponent, drive_reach=float(table.abs().max())))
+    form = Form(drive_exponent=exponent, drive_reach=float(table.abs().max()))
+    return low.look_up(Table(snapped, tokens, low.node_name), form)
 
 
-def rescaled(low: Lowering, x: SignalValue, target: float) -> SignalValue:
-    """`x` with its scale changed to `target`: its numbers times one snapped factor."""
-    factor = torch.tensor(x.form.scale / target, dtype=torch.float64)
-    return x if float(factor) == 1.0 else scaled(low, x, factor, None, target)
+def rescaled(low: Lowering, x: SignalValue, target: Fraction = Fraction(1), bits: int | None = None) -> SignalValue:
+    """`x` with its scale changed to `target`: its numbers times one factor, snapped to so many bits."""
+    ratio = x.form.scale / target
+    factor = torch.tensor(float(ratio), dtype=torch.float64)
+    return x if ratio == 1 else scaled(low, x, factor, None, target, bits)
 
 
-def scaled(low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: float) -> SignalValue:
-    """`x` times `factor` plus `shift`, each one number or one for each channel; the result has this scale."""
+def common_denominator(scales: Iterable[Fraction]) -> int:
+    """The least odd whole number that makes each scale a whole number of some power of two; 1 where that is too large.
+
+    >>> common_denominator([Fraction(2, 9), Fraction(3, 4)]), common_denominator([Fraction(0.1)])
+    (9, 1)
+    """
+    least = 1
+    for scale in scales:
+        odd = scale.denominator
+        while odd % 2 == 0:
+            odd //= 2
+        least = math.lcm(least, odd)
+    return least if least <= LARGEST_DENOMINATOR else 1
+
+
+def scaled(
+    low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None
+) -> SignalValue:
+    """`x` times `factor` plus `shift`, each one number or one for each channel; the result has this scale.
+
+    `bits` are those of a factor of the train; None: those of a weight.
+    """
     shift = shift if shift is not None and bool(shift.any()) else None
     form, numerics = x.form, low.numerics
-    coarse, exponent = _snapped_factor(low, factor, None)
+    coarse, exponent = _snapped_factor(low, factor, bits)
     fine, fine_exponent = _snapped_factor(low, factor, 24)
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
     if shift is not None:
@@ -165,7 +196,8 @@ def scaled(low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, 
     shift = None if shift is None else numerics.snap(shift, drive_exponent or 0)
     ref = low.emit(Scale(factor=coarse, fine=fine, shift=shift, drive_exponent=drive_exponent or 0), x)
     out_exponent = None if form.exponent is None else form.exponent + exponent
-    return SignalValue(ref, Form(scale, out_exponent, drive_exponent, reach))
+    unrounded = form.is_exact and torch.equal(coarse, factor) and form.drive_exponent is None and shift is None
+    return SignalValue(ref, Form(scale, out_exponent, drive_exponent, reach, unrounded))
 
 
 def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Tensor, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -16,22 +16,26 @@ from casc_core.ops import (
     DividedByInput,
     TimesInput,
 )
-from casc_core.rules.affine import rescaled
+from casc_core.rules.affine import common_denominator, rescaled
 from casc_core.rules.normalisation import offset
 from casc_core.rules.table import RULES
 from casc_core.values import Form, SignalValue
 
 
 def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:
-    """The signals brought to one scale: their own if they share it, else 1."""
+    """The signals brought to one scale: their own if they share it, else 1, or a part of 1 that no division rounds."""
     scales = {signal.form.scale for signal in signals}
-    return signals if len(scales) == 1 else [rescaled(low, signal, 1.0) for signal in signals]
+    if len(scales) == 1:
+        return signals
+    common = Fraction(1, common_denominator(scales))
+    return [rescaled(low, signal, common) for signal in signals]
 
 
 def joint_form(forms: list[Form], reach: float) -> Form:
     exponents = [form.exponent for form in forms if form.exponent is not None]
     drives = [form.drive_exponent for form in forms if form.drive_exponent is not None]
-    return Form(forms[0].scale, min(exponents, default=None), min(drives, default=None), reach)
+    is_exact = all(form.is_exact for form in forms)
+    return Form(forms[0].scale, min(exponents, default=None), min(drives, default=None), reach, is_exact)
 
 
 @RULES.function(operator.add, operator.iadd, torch.add, "add", "add_")
@@ -56,10 +60,13 @@ def _sub(low: Lowering, a: Any, b: Any, *, alpha: float = 1) -> SignalValue:
 
 
 def _scaled(low: Lowering, x: Any, factor: float) -> SignalValue:
+    return low.signal(x).times(_fraction(low, factor))
+
+
+def _fraction(low: Lowering, factor: float) -> Fraction:
     if factor == 0 or not math.isfinite(factor):
         raise low.refuse(f"it is scaled by {factor!r}")
-    x = low.signal(x)
-    return SignalValue(x.ref, replace(x.form, scale=x.form.scale * float(factor)))
+    return Fraction(factor if isinstance(factor, int) else float(factor))
 
 
 @RULES.function(operator.neg, torch.neg, "neg")
@@ -90,7 +97,7 @@ def _div(low: Lowering, a: Any, b: Any) -> SignalValue:
         raise low.refuse("it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths")
     b = _number(low, b)
     if isinstance(b, (int, float)):
-        return _scaled(low, a, 1.0 / b)
+        return low.signal(a).times(1 / _fraction(low, b))
     _refuse_real(low, b, "divided")
     return SignalValue(low.emit(DividedByInput(), a, b), a.form)
 

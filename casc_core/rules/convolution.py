@@ -14,7 +14,7 @@ from casc_core.ops import Convolution, Layout
 from casc_core.rules.affine import parameters, snapped_map
 from casc_core.rules.normalisation import shifted
 from casc_core.rules.table import RULES
-from casc_core.values import Mapped, SignalValue
+from casc_core.values import Channels, Mapped, SignalValue
 from casc_core.windows import per_dimension
 
 
@@ -37,19 +37,19 @@ def convolution(
     do not have.
     """
     weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
-    source, spiking, channels = x, weight, low.channels.get(x.ref.name)
-    if channels is not None:
-        factor = channels.factor.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
+    source, spiking = x, weight
+    if isinstance(x.origin, Channels):
+        factor = x.origin.factor.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
         spiking = weight * factor.reshape(len(weight), -1, 1, 1)
-        source = shifted(low, channels)
+        source = shifted(low, x.origin)
     snapped = snapped_map(low, source.form, spiking, weight, bias)
     op = Convolution(
         name=name, dims=dims, stride=stride, padding=padding, dilation=dilation, groups=groups, **snapped.arguments()
     )
-    result = SignalValue(low.emit(op, source), snapped.form)
     given: dict[str, Any] = {"dims": dims, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    low.maps[result.ref.name] = Mapped(weight, bias, lambda w, b: convolution(low, x, w, b, name, **given))
-    return result
+    before = weight.new_zeros(len(weight)) if bias is None else bias
+    origin = Mapped(weight, before, lambda w, b: convolution(low, x, w, b, name, **given))
+    return SignalValue(low.emit(op, source), snapped.form, origin)
 
 
 @RULES.module(nn.Conv1d)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from casc_core.numerics import binade
 from casc_core.ops import Shift
 from casc_core.rules.affine import DRIVE_BITS, scaled
 from casc_core.rules.table import RULES
-from casc_core.values import Channels, SignalValue
+from casc_core.values import Channels, Mapped, SignalValue
 
 
 @RULES.module(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -63,18 +64,26 @@ def normalised(low: Lowering, x: SignalValue, factor: Tensor, centre: Tensor, of
 
     A convolution before takes it into its weights; so does a linear map or a convolution that follows.
     """
-    mapped = low.maps.get(x.ref.name)
-    if mapped is not None and len(mapped.weight) != len(factor):
-        raise low.refuse(
-            f"it is for {len(factor)} channels, and what it reads has {len(mapped.weight)}; make them equal"
-        )
-    if mapped is not None and x.form.scale == 1.0:
-        before = torch.zeros_like(factor) if mapped.bias is None else mapped.bias
-        return mapped.again(mapped.weight * factor.reshape(-1, 1, 1, 1), (before - centre) * factor + offset)
-    result = scaled(low, x, factor * x.form.scale, offset - factor * centre, 1.0)
-    # What follows may take it into its weights; then nothing reads the scaled signal, and it is dropped.
-    low.channels[result.ref.name] = Channels(x, factor, centre, offset)
-    return result
+    origin = x.origin
+    if isinstance(origin, Mapped):
+        if len(origin.weight) != len(factor):
+            raise low.refuse(
+                f"it is for {len(factor)} channels, and what it reads has {len(origin.weight)}; make them equal"
+            )
+        return origin.again(origin.weight * factor.reshape(-1, 1, 1, 1), (origin.bias - centre) * factor + offset)
+    if isinstance(origin, Channels) and len(origin.factor) == len(factor):
+        return by_channel(low, origin.normalised(factor, centre, offset))
+    return by_channel(low, Channels(x, factor, centre, offset))
+
+
+def by_channel(low: Lowering, channels: Channels, bits: int | None = None) -> SignalValue:
+    """The signal that is so normalised, its factors snapped to so many bits (None: those of a weight).
+
+    What follows may take it into its weights; then nothing reads the scaled signal, and it is dropped.
+    """
+    x, factor = channels.signal, channels.factor
+    result = scaled(low, x, factor * x.form.factor, channels.offset - factor * channels.centre, Fraction(1), bits)
+    return replace(result, origin=channels)
 
 
 def shifted(low: Lowering, channels: Channels) -> SignalValue:
@@ -83,20 +92,19 @@ def shifted(low: Lowering, channels: Channels) -> SignalValue:
     if x.form.drive_exponent is None and not bool(offset.any()):
         return x
     # In the units of the train, as the drive is.
-    return _shifted(low, x, channels.factor, offset / x.form.scale)
+    return _shifted(low, x, channels.factor, offset / x.form.factor)
 
 
 def offset(low: Lowering, x: SignalValue, amount: float) -> SignalValue:
     """`x` plus a constant, which flows while awake."""
-    mapped = low.maps.get(x.ref.name)
     if amount == 0.0:
         return x
-    if mapped is not None and x.form.scale == 1.0:
-        return mapped.again(
-            mapped.weight, amount + (torch.zeros(len(mapped.weight)).double() if mapped.bias is None else mapped.bias)
-        )
+    if isinstance(x.origin, Mapped):
+        return x.origin.again(x.origin.weight, x.origin.bias + amount)
+    if isinstance(x.origin, Channels):
+        return by_channel(low, replace(x.origin, offset=x.origin.offset + amount))
     one = torch.ones((), dtype=torch.float64)
-    return _shifted(low, x, one, one * (amount / x.form.scale))
+    return _shifted(low, x, one, one * (amount / x.form.factor))
 
 
 def _shifted(low: Lowering, x: SignalValue, factor: Tensor, offset: Tensor) -> SignalValue:
@@ -107,4 +115,6 @@ def _shifted(low: Lowering, x: SignalValue, factor: Tensor, offset: Tensor) -> S
     op = Shift(
         factor=numerics.snap(factor, fine_exponent), offset=numerics.snap(offset, exponent), drive_exponent=exponent
     )
-    return SignalValue(low.emit(op, x), replace(x.form, drive_exponent=exponent, drive_reach=reach))
+    unrounded = x.form.is_exact and x.form.drive_exponent is None and torch.equal(op.offset, offset)
+    form = replace(x.form, drive_exponent=exponent, drive_reach=reach, is_exact=unrounded)
+    return SignalValue(low.emit(op, x), form)

@@ -51,7 +51,7 @@ def _max_pool(
     if indices:
         raise low.refuse(INDICES)
     own, around, apart = low.signal(input), per_dimension(padding, dims), per_dimension(dilation, dims)
-    channels = _increasing(low, own)
+    channels = _increasing(own)
     x = _positive(low, own if channels is None else channels.signal)
     if _is_read(kernel, stride):
         return _normalised(low, _pool_at(low, x, True, kernel, stride, around, apart, bool(ceil_mode)), channels)
@@ -88,10 +88,10 @@ def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
     return kernel if stride is None or stride == [] else per_dimension(stride, dims)
 
 
-def _increasing(low: Lowering, x: SignalValue) -> Channels | None:
+def _increasing(x: SignalValue) -> Channels | None:
     """How `x` is normalised, if its maxima are those of what is normalised: then spikes stay spikes for longer."""
-    channels = low.channels.get(x.ref.name)
-    return channels if channels is not None and x.form.scale == 1.0 and bool((channels.factor > 0).all()) else None
+    origin = x.origin
+    return origin if isinstance(origin, Channels) and bool((origin.factor > 0).all()) else None
 
 
 def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> SignalValue:
@@ -99,7 +99,7 @@ def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> Sig
 
 
 def _positive(low: Lowering, x: SignalValue) -> SignalValue:
-    return rescaled(low, x, 1.0) if x.form.scale < 0 else x
+    return rescaled(low, x) if x.form.scale < 0 else x
 
 
 def _pooled(low: Lowering, op: Op, x: SignalValue) -> SignalValue:
@@ -109,7 +109,7 @@ def _pooled(low: Lowering, op: Op, x: SignalValue) -> SignalValue:
 
 def _pooled_form(x: SignalValue) -> Form:
     exponents = [exponent for exponent in (x.form.exponent, x.form.drive_exponent) if exponent is not None]
-    return Form(x.form.scale, min(exponents), None, 0.0)
+    return Form(x.form.scale, min(exponents), None, 0.0, x.form.is_exact)
 
 
 @RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
@@ -132,7 +132,7 @@ def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indice
     if indices:
         raise low.refuse(INDICES)
     own, outputs = low.signal(input), _outputs(output_size, dims)
-    channels = _increasing(low, own)
+    channels = _increasing(own)
     x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
         return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)

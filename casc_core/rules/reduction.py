@@ -15,6 +15,7 @@ from casc_core.ops import (
     Sum,
 )
 from casc_core.rules.affine import rescaled
+from casc_core.rules.casts import require_floating_type
 from casc_core.rules.table import RULES
 from casc_core.values import Form, InputValue, SignalValue, Unreadable
 
@@ -30,11 +31,13 @@ def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalV
 
 @RULES.function(torch.sum, "sum")
 def _sum(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, False, dim, keepdim)
 
 
 @RULES.function(torch.mean, "mean")
 def _mean(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, True, dim, keepdim)
 
 
@@ -50,10 +53,12 @@ class MaxResult(NamedTuple):
 
 def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
-        x = rescaled(low, x, 1.0)
+        x = rescaled(low, x)
     form = x.form
     exponents = [exponent for exponent in (form.exponent, form.drive_exponent) if exponent is not None]
-    return SignalValue(low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0))
+    return SignalValue(
+        low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0, form.is_exact)
+    )
 
 
 @RULES.function(torch.amax, "amax")
@@ -77,7 +82,7 @@ def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> Sig
     if not isinstance(value, (int, float)) or math.isnan(value) or value > 0:
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
     if input.form.scale < 0:
-        input = rescaled(low, input, 1.0)
+        input = rescaled(low, input)
     # Any number far below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
     fill = 0.0 if value == 0 else -math.inf
     if fill and value > -1e4:
