@@ -21,6 +21,8 @@ _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channe
 class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
 
+    takes_fills = True
+
     def __init__(self, function: str) -> None:
         super().__init__({"function": function})
         self.function = FUNCTIONS[function]
@@ -46,6 +48,8 @@ def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) ->
 class Pick(Op):
     """One element of a tuple of signals."""
 
+    takes_fills = True
+
     def __init__(self, index: int) -> None:
         super().__init__({"index": index})
 
@@ -56,6 +60,8 @@ class Pick(Op):
 
 class Join(Op):
     """Concatenation (`torch.cat`) or `torch.stack` of signals of one scale."""
+
+    takes_fills = True
 
     def __init__(self, stack: bool) -> None:
         super().__init__({"stack": stack})

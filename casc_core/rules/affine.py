@@ -135,17 +135,25 @@ def _linear_module(low: Lowering, module: nn.Linear, input: Any) -> SignalValue:
 
 @RULES.module(nn.Embedding)
 def _embedding(low: Lowering, module: nn.Embedding, input: Any) -> SignalValue:
-    if module.max_norm is not None:
+    return _embedded(low, input, module.weight, module.max_norm)
+
+
+@RULES.function(F.embedding)
+def _embedding_call(
+    low: Lowering, input: Any, weight: Any, padding_idx: int | None = None, max_norm: float | None = None,
+    norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
+) -> SignalValue:  # fmt: skip
+    return _embedded(low, input, parameters(low, weight, None)[0], max_norm)
+
+
+def _embedded(low: Lowering, tokens: Any, table: Tensor, max_norm: float | None) -> SignalValue:
+    """Rows of `table`, on a fine grid."""
+    if max_norm is not None:
         raise low.refuse(
             "max_norm rescales the table while it runs; renormalise the weights once and set max_norm=None"
         )
-    if not isinstance(input, InputValue):
+    if not isinstance(tokens, InputValue):
         raise low.refuse("its token ids come from spiking neurons; an embedding can only read the input")
-    return embed(low, input, module.weight)
-
-
-def embed(low: Lowering, tokens: InputValue, table: Tensor) -> SignalValue:
-    """Rows of `table`, on a fine grid."""
     table = table.detach().double()
     exponent = low.numerics.weight_exponent(table, bits=TABLE_BITS)
     snapped = low.numerics.snap(table, exponent)

@@ -102,9 +102,9 @@ def _positive(low: Lowering, x: SignalValue) -> SignalValue:
     return rescaled(low, x) if x.form.scale < 0 else x
 
 
-def _pooled(low: Lowering, op: Op, x: SignalValue) -> SignalValue:
+def _pooled(low: Lowering, op: Op, x: SignalValue, *sizes: Any) -> SignalValue:
     """A maximum of `x`: a train, whatever was in its drive."""
-    return SignalValue(low.emit(op, x), _pooled_form(x))
+    return SignalValue(low.emit(op, x, *sizes), _pooled_form(x))
 
 
 def _pooled_form(x: SignalValue) -> Form:
@@ -136,10 +136,19 @@ def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indice
     x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
         return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)
-    return _normalised(low, _pooled(low, AdaptiveMaxPool(name=low.node_name, outputs=outputs), x), channels)
+    op = AdaptiveMaxPool(name=low.node_name, outputs=outputs or [None] * dims)
+    return _normalised(low, _pooled(low, op, x, *_given(output_size)), channels)
+
+
+def _given(output_size: Any) -> tuple[Any, ...]:
+    """Sizes to give with the call: those that are computed from the inputs."""
+    return (output_size,) if _is_read(output_size) else ()
 
 
 def _outputs(output_size: Any, dims: int) -> list[int | None]:
+    """The sizes of a pool's output, one for each dimension; none where the inputs decide them."""
+    if _is_read(output_size):
+        return []
     sizes = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size] * dims
     return sizes * dims if len(sizes) == 1 else sizes
 
@@ -216,4 +225,5 @@ def _adaptive_average(low: Lowering, input: Any, output_size: Any, dims: int) ->
     x, outputs = low.signal(input), _outputs(output_size, dims)
     if outputs == [1] * dims:
         return total(low, x, True, tuple(range(-dims, 0)), True)
-    return SignalValue(low.emit(AdaptiveAveragePool(name=low.node_name, outputs=outputs), x), x.form)
+    op = AdaptiveAveragePool(name=low.node_name, outputs=outputs or [None] * dims)
+    return SignalValue(low.emit(op, x, *_given(output_size)), x.form)

@@ -21,6 +21,8 @@ from casc_core.values import Form, InputValue, SignalValue, Unreadable
 
 # Sums over tokens are expected to stay below this many; only the choice of bits depends on it.
 EXPECTED_TOKENS = 2.0**8
+# Fills of less than this magnitude are no minus infinity.
+SMALLEST_FILL = 1e4
 
 
 def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalValue:
@@ -83,9 +85,11 @@ def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> Sig
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
     if input.form.scale < 0:
         input = rescaled(low, input)
-    # Any number far below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
-    fill = 0.0 if value == 0 else -math.inf
-    if fill and value > -1e4:
+    if value > -SMALLEST_FILL and value != 0:
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with float('-inf') on the way to a maximum")
-    form = input.form if fill == 0.0 else replace(input.form, drive_exponent=input.form.drive_exponent or 0)
-    return SignalValue(low.emit(MaskedFill(value=fill), input, mask), form)
+    # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
+    if value == 0:
+        return SignalValue(low.emit(MaskedFill(value=0.0), input, mask), input.form)
+    below = None if value == -math.inf else -value / input.form.factor
+    form = replace(input.form, drive_exponent=input.form.drive_exponent or 0, is_filled=True)
+    return SignalValue(low.emit(MaskedFill(value=-math.inf, below=below), input, mask), form)

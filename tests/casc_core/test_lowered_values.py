@@ -81,6 +81,10 @@ FORWARDS = {
     "each, most": lambda s, x: s.answer(s.most(s.each(s.c(x)))),
     "each, pool, other": lambda s, x: s.answer(s.other(F.avg_pool2d(s.each(s.c(x)), 3, 1, 1))),
     "each + most, two": lambda s, x: s.answer(s.two(s.each(s.c(x)) + s.most(s.d(x)))),
+    "pools of read sizes": lambda s, x: s.answer(
+        s.a(F.adaptive_avg_pool2d(y := s.a(s.c(x)), x[:, :, ::2, 1:].shape[2:]))
+        + F.adaptive_max_pool2d(y, (x.shape[2] // 2 + 1, y.shape[3] - 1))
+    ),
     "maximum, each": lambda s, x: s.answer(s.each(F.max_pool2d(s.most(s.c(x)), 2, 1))),
     "to float": lambda s, x: s.answer(s.a(s.d(s.a(s.c(x)).to(torch.float64).float().to(x.dtype)).type_as(x))),
     "to a device": lambda s, x: s.answer(s.a(s.d(-s.bn(s.a(s.c(x))).to(x.device))).to("cpu", x.dtype)),
@@ -181,3 +185,47 @@ def test_a_sum_that_meets_a_threshold_to_the_last_bit_reaches_it(parts, above):
         share = Fraction(one) / 2 / Fraction(second.item())
         levels = [min(Q, int(share * count)) for count in pairs.flatten().tolist()]
         assert counts["2"].flatten().tolist() == levels
+
+
+class Filled(nn.Module):
+    """Fills part of its features; the forward is given."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.c, self.a, self.fc, self.inner = nn.Linear(4, 8), CQReLU(Q), nn.Linear(8, 2), forward
+
+    def forward(self, x, mask):
+        return self.inner(self, x, mask)
+
+
+FILLS = {
+    "the output": lambda s, x, mask: s.fc(s.a(s.c(x))).masked_fill(mask[:, :2], -1e9),
+    "a sum": lambda s, x, mask: s.fc(s.a(s.c(x).masked_fill(mask, -1e9) + 1)),
+    "an activation": lambda s, x, mask: s.fc(s.a(s.c(x).masked_fill(mask, float("-inf")))),
+    "a linear map": lambda s, x, mask: s.fc(s.a(s.c(x)).masked_fill(mask, -1e9)),
+    "a factor": lambda s, x, mask: (s.fc(s.a(s.c(x))).masked_fill(mask[:, :2], -1e9) * mask[:, 2:4].float()).amax(1),
+}
+
+
+@pytest.mark.parametrize("forward", FILLS.values(), ids=FILLS)
+def test_only_a_maximum_reads_minus_infinity(forward):
+    with pytest.raises(casc_core.ConversionError, match="only a maximum may read"):
+        casc_core.convert(Filled(forward), adapter="cnn")
+
+
+def test_a_finite_fill_lies_below_every_sum():
+    torch.manual_seed(0)
+    model = Filled(lambda s, x, mask: s.fc(s.a(s.c(x))).masked_fill(mask[:, :2], -2e4).amax(1, keepdim=True))
+    mask = torch.zeros(3, 8, dtype=torch.bool)
+    mask[1, 0] = mask[2, 1] = True
+    snn, x = casc_core.convert(model, adapter="cnn"), torch.randn(3, 4)
+    torch.testing.assert_close(snn(x, mask), model(x, mask).detach(), atol=1e-3, rtol=1e-3)
+    model.fc.weight.data *= 1e5
+    with pytest.raises(casc_core.InputError, match=r"fill with float\('-inf'\)"):
+        casc_core.convert(model, adapter="cnn")(x, mask)
+
+
+def test_a_size_that_must_be_known_is_not_read_from_an_input():
+    model, _ = made(lambda s, x: s.answer(s.a(F.conv2d(s.a(s.c(x)), s.d.weight, padding=x.shape[2] // 7))))
+    with pytest.raises(casc_core.ConversionError, match=r"computed from the inputs, where a number is needed"):
+        casc_core.convert(model, adapter="cnn")
