@@ -96,6 +96,7 @@ class Script:
         return Graph(
             source, self.inputs, self.q, self.seed, self.options,
             any(piece.rough for piece in pieces), any(piece.random for piece in pieces),
+            len(self.needed().statements) < len(self.statements),
         )  # fmt: skip
 
 
@@ -106,6 +107,7 @@ class Value:
     Attributes:
         spikes: it depends on neurons, and on nothing else but constants.
         maps, factors: how many lie between it and neurons or the input.
+        memory: what shares its memory has the same.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Value:
     spikes: bool = False
     maps: int = 0
     factors: int = 0
+    memory: str = ""
     used: bool = False
 
     @property
@@ -130,6 +133,8 @@ class Writer:
         self.statements: list[Statement] = []
         self.model = nn.Module().eval()
         self.numbers = 0
+        # Linear maps in a row, without neurons between them.
+        self.depth = self.pick(1, 1, 1, 1, 2)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.q = self.pick(2, 4, 4, 8, 16) if self.rng.random() < 0.7 else self.pick(1, 3, 5, 6, 7, 12)
 
@@ -180,7 +185,7 @@ class Writer:
         for each, tensor in zip(inputs, arguments(Graph("", inputs, self.q, self.seed)), strict=True):
             wide = tensor.double() if tensor.is_floating_point() else tensor
             if each.kind == "real":
-                self.values.append(Value(each.name, wide))
+                self.values.append(Value(each.name, wide, memory=each.name))
             self.given[each.name] = wide
         if kind == "tokens":
             self._must(lambda: self._try(self.rng.choice(BEGINNINGS)(self, inputs)))
@@ -255,12 +260,12 @@ class Writer:
         maps = max((value.maps for value in read), default=0) + piece.maps
         factors = max((value.factors for value in read), default=0) + piece.factors
         spikes = piece.fires or (bool(read) and all(value.spikes for value in read))
-        if not piece.fires and (maps > 2 + more or factors > 4 + more):
+        if piece.maps and maps > self.depth + more or not piece.fires and factors > 4 + more:
             return False
         targets = tuple(self.fresh("v") for _ in range(piece.results))
         statement = Statement(targets, piece)
         try:
-            found, changed = self._run(statement)
+            found, memory, changed = self._run(statement)
         except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError):
             return False
         for tensor in found:
@@ -275,15 +280,15 @@ class Writer:
             value.used = True
         # What is changed in place must not be read again; now and then it is, which is to be refused.
         if self.rng.random() > 0.02:
-            self.values = [value for value in self.values if value.name not in changed]
-        for name, tensor in zip(targets, found, strict=True):
+            self.values = [value for value in self.values if value.memory not in changed]
+        for name, tensor, shared in zip(targets, found, memory, strict=True):
             cost = (0, 0) if piece.fires else (maps, factors)
-            self.values.append(Value(name, tensor, spikes, *cost))
+            self.values.append(Value(name, tensor, spikes, *cost, memory=shared))
             self.shapes[name] = tuple(tensor.shape)
         return True
 
-    def _run(self, statement: Statement) -> tuple[list[Tensor], set[str]]:
-        """What the statement gives, and the names of what it changes in place."""
+    def _run(self, statement: Statement) -> tuple[list[Tensor], list[str], set[str]]:
+        """What the statement gives, whose memory each part of it shares, and whose memory is changed in place."""
         fresh = nn.Module().eval()
         space: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "casc_core": casc_core, "casc_seq": casc_seq}
         for name, code in statement.piece.layers.items():
@@ -300,8 +305,14 @@ class Writer:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings(), in_double():
             warnings.simplefilter("ignore")
             exec(statement.text(), space)
-        changed = {v.name for v in self.values if not _same(given[v.name], v.tensor)}
-        return [_detached(space[name]) for name in statement.targets], changed
+        changed = {value.memory for value in self.values if given[value.name]._version}
+        owners = {given[value.name].untyped_storage().data_ptr(): value.memory for value in self.values}
+        found = [_detached(space[name]) for name in statement.targets]
+        memory = [
+            owners.get(each.untyped_storage().data_ptr() if isinstance(each, Tensor) else 0, name)
+            for each, name in zip(found, statement.targets, strict=True)
+        ]
+        return found, memory, changed
 
     def _head(self) -> str:
         """Read out some of what spikes."""
@@ -330,10 +341,6 @@ class Writer:
 
 def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)
 
 
 # The grammar.
@@ -460,7 +467,7 @@ def batch_norm_call(w: Writer, x: Value) -> Piece:
         factor, more = w.buffer("factor", channels)
         bias, again = w.buffer("bias", channels)
         layers, affine = layers | more | again, w.pick(f", {factor}, {bias}", f", weight={factor}, bias={bias}")
-    training = w.pick("", ", training=False", ", training=self.training")
+    training = w.pick(*[""] * 8, ", training=False", ", training=self.training")
     return Piece(f"F.batch_norm({{0}}, {mean}, {variance}{affine}{training}, eps=0.0625)", (x.name,), layers, factors=1)
 
 
@@ -568,7 +575,7 @@ ACTIVATIONS += [quantised, quantised, quantised, quantised]
 
 def _pool(dims: int) -> Row:
     def draw(w: Writer, x: Value) -> Piece:
-        kernel = w.pick(2, 2, 2, 4, 3, 1) if dims == 1 else w.pick(2, 2, 2, (2, 1), (1, 2), 3, 1)
+        kernel = w.pick(2, 2, 2, 4, 3, *[1] * (w.rng.random() < 0.2)) if dims == 1 else w.pick(2, 2, 2, 2, (2, 1), (1, 2), 3, 3, *[1] * (w.rng.random() < 0.2))
         largest = w.rng.random() < 0.5
         choices: dict[str, tuple[Any, ...]] = {
             "stride": (None, 1, 2), "padding": (0, 0, 1), "ceil_mode": (False, False, True),
@@ -611,7 +618,7 @@ POOLS += [
 POOLS += [
     say("F.avg_pool2d({0}, {0}.size()[2:])", 4), say("F.max_pool2d({0}, {0}.shape[2:])", 4),
     say("F.avg_pool2d({0}, ({0}.shape[2], 1))", 4), say("F.max_pool1d({0}, {0}.size(2))", 3),
-    module("nn.MaxPool2d(1, stride=2)", 4), module("nn.MaxPool2d(1)", 4),
+    module("nn.MaxPool2d(1, stride=2)", 4),
 ]  # fmt: skip
 
 # Sums and factors.

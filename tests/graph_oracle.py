@@ -17,7 +17,7 @@ import tempfile
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +60,7 @@ class Graph:
         options: of `prepare`.
         rough: it holds numbers off every power-of-two grid, so that snapping moves them.
         random: no two runs of the forward agree, so it must be refused.
+        idle: some of it is computed and never read.
     """
 
     source: str
@@ -69,10 +70,11 @@ class Graph:
     options: dict[str, Any] = field(default_factory=dict)
     rough: bool = False
     random: bool = False
+    idle: bool = False
 
     def __str__(self) -> str:
         shown = ", ".join(f"{each!r}" for each in self.inputs)
-        more = "".join(f", {name}=True" for name in ("rough", "random") if getattr(self, name))
+        more = "".join(f", {name}=True" for name in ("rough", "random", "idle") if getattr(self, name))
         return f'SOURCE = """\n{self.source}"""\nGraph(SOURCE, ({shown},), {self.q}, {self.seed}, {self.options}{more})'
 
 
@@ -184,18 +186,19 @@ class Levels:
     So each layer is judged by itself, and the first that differs is the one at fault.
     """
 
-    def __init__(self, q: int, found: dict[str, Tensor], rough: bool) -> None:
-        self.q, self.found, self.rough = q, found, rough
+    def __init__(self, q: int, found: dict[str, Tensor], rough: bool, idle: bool) -> None:
+        self.q, self.found, self.rough, self.idle = q, found, rough, idle
         self.seen: set[str] = set()
-        self.is_exact = q & (q - 1) == 0 and not rough
 
     def fire(self, layer: str, place: tuple[Any, ...], x: Tensor, theta: Any, half: bool, real: Any) -> Tensor:
-        self.seen.add(layer)
-        if layer not in self.found:
-            raise Fault("a layer is missing", f"{layer!r} is not among {list(self.found)}")
-        found = self.found[layer][place].double()
         levels = near(self.q * x / theta + 0.5 * half)
         expected = levels.floor().clamp(0, self.q) * real
+        if layer not in self.found:
+            if self.idle:  # nothing reads it
+                return theta * expected / self.q
+            raise Fault("a layer is missing", f"{layer!r} is not among {list(self.found)}")
+        self.seen.add(layer)
+        found = self.found[layer][place].double()
         if found.shape != expected.shape:
             raise Fault("levels have another shape", f"{layer!r}: {list(found.shape)} for {list(expected.shape)}")
         wrong = found != expected
@@ -205,7 +208,7 @@ class Levels:
         if bool(wrong.any()):
             at = tuple(wrong.nonzero()[0].tolist())
             raise Fault(
-                "levels differ",
+                "levels differ at edges" if bool(((levels - levels.round()).abs()[wrong] < ROUGH_EDGE).all()) else "levels differ",
                 f"{layer!r}: {int(wrong.sum())} of {wrong.numel()}, first at {at}: {found[at]:g} for {expected[at]:g} "
                 f"(q x / theta = {levels[at]:.6f})",
             )
@@ -215,8 +218,8 @@ class Levels:
 class Steps:
     """Activations in spikes, one step for each forward: CIF neurons under wake-sleep of q wake steps."""
 
-    def __init__(self, q: int) -> None:
-        self.q, self.step, self.awake = q, 0, 0
+    def __init__(self, q: int, layers: Iterable[str]) -> None:
+        self.q, self.layers, self.step, self.awake = q, layers, 0, 0
         self.counts: dict[tuple[str, str], Tensor] = {}
         self.spiked = False
 
@@ -231,7 +234,7 @@ class Steps:
         up = (potential >= 1) & (count < self.awake)
         down = (potential < 0) & (count > 0) & ~up
         spikes = (up.double() - down.double()) * real
-        self.spiked |= bool(spikes.any())
+        self.spiked |= layer in self.layers and bool(spikes.any())
         self.counts[key] = count + spikes
         return theta * self.counts[key] / self.awake
 
@@ -271,8 +274,6 @@ class Oracle:
                 theta = theta.detach()
                 theta = theta.reshape(-1, *[1] * (x.dim() - 2)) if theta.dim() else float(theta)
             result: Tensor = self.neurons.fire(self._layer(name), (), x, theta, module.half_step, 1.0)
-            if getattr(self.neurons, "is_exact", False) and not torch.equal(result, output):
-                raise Fault("CQReLU is not its definition", name)
             return result
 
         return hook
@@ -280,10 +281,7 @@ class Oracle:
     def _recurrence(self, name: str) -> Callable[..., tuple[Tensor, Tensor]]:
         def hook(rnn: casc_seq.RNN, args: Any, kwargs: Any, output: Any) -> tuple[Tensor, Tensor]:
             given = dict(zip(("input", "hx", "lengths"), args, strict=False)) | kwargs
-            result = self._recur(name, rnn, given["input"], given.get("hx"), given.get("lengths"))
-            if getattr(self.neurons, "is_exact", False) and not all(map(torch.equal, result, output)):
-                raise Fault("RNN is not its definition", name)
-            return result
+            return self._recur(name, rnn, given["input"], given.get("hx"), given.get("lengths"))
 
         return hook
 
@@ -373,12 +371,12 @@ def _checked(graph: Graph, stored_at: Path | None) -> Compared:
     with _named("the reference"):
         logits, counts = snn.reference_counts(inputs, {})
     oracle = Oracle(ann, inputs)
-    levels = Levels(graph.q, counts, graph.rough)
+    levels = Levels(graph.q, counts, graph.rough, graph.idle)
     with _named("the oracle"):
         expected = oracle(levels)
     if set(counts) != levels.seen:
         raise Fault("a layer too many", f"{sorted(counts)} for {sorted(levels.seen)}")
-    _same_logits("logits differ", logits, expected, levels.is_exact, graph.rough)
+    _same_logits("logits differ", logits, expected, graph.rough)
     recorder = Recorder(keep_counts=True)
     with _named("the simulation"):
         simulation = snn.simulate_recorded(inputs, {}, None, recorder)
@@ -389,7 +387,7 @@ def _checked(graph: Graph, stored_at: Path | None) -> Compared:
     for what, found in (("the last readout", simulation.logits[-1]), ("a call", called), ("the reference", reference)):
         if not torch.equal(found, logits):
             raise Fault(f"{what} is not the reference", f"by {float((found - logits).abs().max()):g}")
-    _step_by_step(oracle, graph, levels.is_exact, simulation)
+    _step_by_step(oracle, graph, simulation)
     cut = 1 + graph.seed % (graph.q + 1)
     with _named("a simulation cut short"):
         short = snn.simulate(*inputs, T=cut)
@@ -409,32 +407,27 @@ def _checked(graph: Graph, stored_at: Path | None) -> Compared:
     return Compared(len(counts), sum(each.numel() for each in counts.values()), simulation.T)
 
 
-def _same_logits(kind: str, found: Tensor, expected: Tensor, exactly: bool, rough: bool) -> None:
+def _same_logits(kind: str, found: Tensor, expected: Tensor, rough: bool) -> None:
+    """The one is the other rounded once to float32; float64 may have rounded a little before, as at a division."""
     if found.shape != expected.shape:
         raise Fault(kind, f"shape {list(found.shape)} for {list(expected.shape)}")
-    narrow = expected.float()
-    # One rounding to float32; where q is no power of two, float64 may have rounded before.
-    tolerance = (1e-2, 1e-2) if rough else (2.0**-22, 1e-10)
-    same = torch.equal(found, narrow) if exactly else torch.allclose(found, narrow, *tolerance)
-    if not same:
-        raise Fault(kind, f"by up to {float((found.double() - expected).abs().max()):g}")
+    slack = (1e-2 if rough else 1e-12) * (1.0 + float(expected.abs().max()))
+    if not bool((((expected - slack).float() <= found) & (found <= (expected + slack).float())).all()):
+        by = float((found.double() - expected).abs().max())
+        raise Fault(kind if by > 2.0**-8 else f"{kind} a little", f"by up to {by:g}")
 
 
-def _step_by_step(oracle: Oracle, graph: Graph, exactly: bool, simulation: Any) -> None:
+def _step_by_step(oracle: Oracle, graph: Graph, simulation: Any) -> None:
     if graph.rough:
         return
-    steps, last = Steps(graph.q), 0
+    steps, last = Steps(graph.q, simulation.spikes), 0
     for t in range(1, simulation.T + 2):
         steps.begin()
         with _named("the oracle's simulation"):
             readout = oracle(steps)
         last = t if steps.spiked else last
         if t <= simulation.T:
-            # A division by the wake steps so far rounds, unless they are a power of two.
-            _same_logits(
-                "readouts before silence differ", simulation.logits[t - 1], readout,
-                exactly and steps.awake & (steps.awake - 1) == 0, False,
-            )  # fmt: skip
+            _same_logits("readouts before silence differ", simulation.logits[t - 1], readout, False)
     if last != int(simulation.silent_at.max()):
         raise Fault("silent at another step", f"{int(simulation.silent_at.max())} for {last}")
 

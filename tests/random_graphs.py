@@ -63,9 +63,9 @@ def smaller(script: Script) -> Iterator[Script]:
             names = [each.name for each in script.inputs if each.kind == "real"]
             for operand in dict.fromkeys((*statement.piece.operands, *names)):
                 yield _renamed(replace(script, statements=rest), target, operand)
-            if index and not target.startswith("x"):
-                begun = Input(target, "real", script.shapes[target])
-                yield replace(script, statements=rest, inputs=(begun, *script.inputs)).needed()
+            if index:
+                begun = Input(f"given_{target}", "real", script.shapes[target])
+                yield _renamed(replace(script, statements=rest, inputs=(begun, *script.inputs)), target, begun.name)
         if script.result not in statement.targets:
             yield replace(script, result=statement.targets[0]).needed()
         for layers in _simpler(statement.piece.layers):
