@@ -1,364 +1,25 @@
-"""Random forwards: a grammar of every way to spell an operation, and the writer that draws from it.
-
-A forward is written statement by statement, each tried out on real numbers as it is drawn: what PyTorch refuses is not
-written. So a row of the grammar says only how an operation is spelled, and nothing of shapes.
-"""
+"""The grammar of random forwards: every way to spell an operation."""
 
 from __future__ import annotations
 
-import random
+import itertools
+import math
 import re
-import textwrap
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from graph_oracle import Graph, Input, arguments, in_double, settle
-from torch import Tensor, nn
-
-import casc_core
-import casc_seq
-
-BATCH = 3
-# A value may be so large, and a tensor have so many entries.
-REACH, ENTRIES = 2.0**9, 3 * 1500
-
-
-@dataclass(frozen=True)
-class Piece:
-    """An operation as spelled: `{0}`, `{1}` are its operands, `{t}` what it gives where that stands in the code itself.
-
-    Attributes:
-        layers: what it needs of `self`, by name.
-        cost: how many linear maps, and how many factors, it puts between neurons.
-        fires: it ends in spikes.
-        results: how many values it gives.
-    """
-
-    code: str
-    operands: tuple[str, ...]
-    layers: dict[str, str] = field(default_factory=dict)
-    maps: int = 0
-    factors: int = 0
-    fires: bool = False
-    results: int = 1
-    rough: bool = False
-    random: bool = False
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A piece of a forward, and the names of what it gives."""
-
-    targets: tuple[str, ...]
-    piece: Piece
-
-    def text(self) -> str:
-        code = self.piece.code.format(*self.piece.operands, t=", ".join(self.targets))
-        return code if "{t}" in self.piece.code else f"{', '.join(self.targets)} = {code}"
-
-
-@dataclass(frozen=True)
-class Script:
-    """A forward as a list of statements: what a graph is made from, and what is made smaller when one is at fault."""
-
-    inputs: tuple[Input, ...]
-    statements: tuple[Statement, ...]
-    result: str
-    q: int
-    seed: int
-    options: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]
-
-    def needed(self) -> Script:
-        """Without what nothing reads."""
-        wanted, kept = {self.result}, []
-        for statement in reversed(self.statements):
-            if wanted & set(statement.targets):
-                kept.append(statement)
-                wanted |= set(statement.piece.operands)
-        inputs = tuple(each for each in self.inputs if each.name in wanted)
-        return replace(self, inputs=inputs or self.inputs[:1], statements=tuple(reversed(kept)))
-
-    def graph(self) -> Graph:
-        layers: dict[str, str] = {}
-        for statement in self.statements:
-            layers |= statement.piece.layers
-        body = [line for statement in self.statements for line in statement.text().splitlines()]
-        source = "class Model(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-        source += "".join(textwrap.indent(layer, " " * 8) + "\n" for layer in layers.values())
-        source += f"\n    def forward(self, {', '.join(each.name for each in self.inputs)}):\n"
-        source += textwrap.indent("\n".join([*body, f"return {self.result}"]), " " * 8) + "\n"
-        pieces = [statement.piece for statement in self.statements]
-        return Graph(
-            source, self.inputs, self.q, self.seed, self.options,
-            any(piece.rough for piece in pieces), any(piece.random for piece in pieces),
-            len(self.needed().statements) < len(self.statements),
-        )  # fmt: skip
-
-
-@dataclass
-class Value:
-    """A tensor of the forward that is being written.
-
-    Attributes:
-        spikes: it depends on neurons, and on nothing else but constants.
-        maps, factors: how many lie between it and neurons or the input.
-        memory: what shares its memory has the same.
-    """
-
-    name: str
-    tensor: Tensor
-    spikes: bool = False
-    maps: int = 0
-    factors: int = 0
-    memory: str = ""
-    used: bool = False
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.tensor.shape
-
-
-class Writer:
-    """Draws one forward."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.rng = seed, random.Random(seed)
-        self.values: list[Value] = []
-        self.given: dict[str, Tensor] = {}
-        self.statements: list[Statement] = []
-        self.model = nn.Module().eval()
-        self.numbers = 0
-        # Linear maps in a row, without neurons between them.
-        self.depth = self.pick(1, 1, 1, 1, 2)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.q = self.pick(2, 4, 4, 8, 16) if self.rng.random() < 0.7 else self.pick(1, 3, 5, 6, 7, 12)
-
-    # What rows of the grammar use.
-
-    def pick(self, *choices: Any) -> Any:
-        return self.rng.choice(choices)
-
-    def number(self, low: int, high: int) -> int:
-        return self.rng.randint(low, high)
-
-    def fresh(self, word: str) -> str:
-        self.numbers += 1
-        return f"{word}{self.numbers}"
-
-    def layer(self, word: str, constructor: str) -> tuple[str, dict[str, str]]:
-        """`self.name` and what defines it."""
-        name = self.fresh(word)
-        return f"self.{name}", {name: f"self.{name} = {constructor}"}
-
-    def buffer(self, word: str, shape: Sequence[int] | str, parameter: bool | None = None) -> tuple[str, dict[str, str]]:
-        """A parameter or a buffer of this shape."""
-        name = self.fresh("p") + f"_{word}"
-        made = f"torch.zeros({', '.join(map(str, shape)) if not isinstance(shape, str) else shape})"
-        if len(shape) == 0:
-            made = "torch.zeros(())"
-        if parameter if parameter is not None else self.rng.random() < 0.5:
-            return f"self.{name}", {name: f"self.{name} = nn.Parameter({made})"}
-        return f"self.{name}", {name: f'self.register_buffer("{name}", {made})'}
-
-    def options(self, **choices: Sequence[Any]) -> str:
-        """Some of these keyword arguments, each with one of its choices; the first is the default."""
-        chosen = {name: self.rng.choice(values) for name, values in choices.items()}
-        shown = [f"{n}={v!r}" for n, v in chosen.items() if v != choices[n][0] or self.rng.random() < 0.2]
-        return "".join(f", {each}" for each in shown)
-
-    def other(self, like: Value, shape: Sequence[int] | None = None) -> Value | None:
-        """Another value of the same shape."""
-        wanted = like.shape if shape is None else torch.Size(shape)
-        found = [value for value in self.values if value is not like and value.shape == wanted]
-        return self.rng.choice(found) if found else None
-
-    # Writing.
-
-    def write(self) -> Script:
-        kind = self.rng.choices(("image", "series", "flat", "tokens"), (40, 15, 15, 30))[0]
-        inputs = self._inputs(kind)
-        for each, tensor in zip(inputs, arguments(Graph("", inputs, self.q, self.seed)), strict=True):
-            wide = tensor.double() if tensor.is_floating_point() else tensor
-            if each.kind == "real":
-                self.values.append(Value(each.name, wide, memory=each.name))
-            self.given[each.name] = wide
-        if kind == "tokens":
-            self._must(lambda: self._try(self.rng.choice(BEGINNINGS)(self, inputs)))
-        for _ in range(self.number(3, 16)):
-            self._add()
-        while not any(value.spikes for value in self.values):
-            self._add(ACTIVATIONS)
-        result = self._head()
-        options: dict[str, Any] = {}
-        if self.rng.random() < 0.1:
-            options["threshold"] = self.pick(0.5, 2.0, 0.75, 3.0)
-        if self.rng.random() < 0.1:
-            options["half_step"] = True
-        if self.rng.random() < 0.1 and kind != "tokens":
-            options["trainable_threshold"] = True
-        script = Script(inputs, tuple(self.statements), result, self.q, self.seed, options, self.shapes)
-        return script if self.rng.random() < 0.03 else script.needed()
-
-    def _inputs(self, kind: str) -> tuple[Input, ...]:
-        if kind == "tokens":
-            length = self.number(2, 5)
-            more = [Input("lengths", "lengths", (BATCH, length)), Input("mask", "mask", (BATCH, length))]
-            return Input("tokens", "tokens", (BATCH, length)), *(m for m in more if self.rng.random() < 0.6)
-        channels = self.pick(1, 2, 3, 4)
-        size = {"image": (self.number(4, 6), self.number(4, 6)), "series": (self.number(4, 8),), "flat": ()}[kind]
-        shape = (BATCH, channels if size else self.number(2, 8), *size)
-        if self.rng.random() < 0.15:
-            return Input("x", "real", shape), Input("z", "real", shape)
-        return (Input("x", "real", shape),)
-
-    def _must(self, attempt: Callable[[], bool]) -> None:
-        for _ in range(500):
-            if attempt():
-                return
-        raise RuntimeError(f"seed {self.seed}: nothing can be written")
-
-    def _add(self, rows: Sequence[Row] | None = None) -> None:
-        def attempt() -> bool:
-            value = self.values[-1] if self.rng.random() < 0.75 else self.rng.choice(self.values)
-            if rows is None and self.statements and self.rng.random() < 0.06:
-                return self._again(value)
-            group = GROUPS[self.rng.choices(range(len(GROUPS)), WEIGHTS)[0]] if rows is None else rows
-            row = self.rng.choice(group)
-            if value.tensor.dim() not in row.dims:
-                return False
-            piece = row.draw(self, value)
-            return piece is not None and self._try(piece)
-
-        self._must(attempt)
-
-    def _again(self, value: Value) -> bool:
-        """A module that is there already, used once more on something else of its shape."""
-        statement = self.rng.choice(self.statements)
-        piece = statement.piece
-        known = {each.name: each for each in self.values}
-        if not piece.layers or piece.operands[0] not in known or "{t}" in piece.code:
-            return False
-        if known[piece.operands[0]].shape != value.shape:
-            return False
-        return self._try(replace(piece, operands=(value.name, *piece.operands[1:])))
-
-    def _try(self, piece: Piece | None, more: int = 0) -> bool:
-        """Write it if PyTorch runs it and the numbers stay as small as a proof of exactness needs.
-
-        Args:
-            more: maps and factors that are allowed beyond the usual, at the end.
-        """
-        if piece is None:
-            return False
-        known = {value.name: value for value in self.values}
-        read = [known[name] for name in piece.operands if name in known]
-        maps = max((value.maps for value in read), default=0) + piece.maps
-        factors = max((value.factors for value in read), default=0) + piece.factors
-        spikes = piece.fires or (bool(read) and all(value.spikes for value in read))
-        if piece.maps and maps > self.depth + more or not piece.fires and factors > 4 + more:
-            return False
-        targets = tuple(self.fresh("v") for _ in range(piece.results))
-        statement = Statement(targets, piece)
-        try:
-            found, memory, changed = self._run(statement)
-        except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError):
-            return False
-        for tensor in found:
-            if not isinstance(tensor, Tensor) or tensor.dim() < 2 or len(tensor) != BATCH or not tensor.numel():
-                return False
-            if not tensor.is_floating_point() or tensor.numel() > ENTRIES or bool(tensor.isnan().any()):
-                return False
-            if float(tensor.abs().max()) > REACH * 64.0**more:
-                return False
-        self.statements.append(statement)
-        for value in read:
-            value.used = True
-        # What is changed in place must not be read again; now and then it is, which is to be refused.
-        if self.rng.random() > 0.02:
-            self.values = [value for value in self.values if value.memory not in changed]
-        for name, tensor, shared in zip(targets, found, memory, strict=True):
-            cost = (0, 0) if piece.fires else (maps, factors)
-            self.values.append(Value(name, tensor, spikes, *cost, memory=shared))
-            self.shapes[name] = tuple(tensor.shape)
-        return True
-
-    def _run(self, statement: Statement) -> tuple[list[Tensor], list[str], set[str]]:
-        """What the statement gives, whose memory each part of it shares, and whose memory is changed in place."""
-        fresh = nn.Module().eval()
-        space: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "casc_core": casc_core, "casc_seq": casc_seq}
-        for name, code in statement.piece.layers.items():
-            if not hasattr(self.model, name):
-                exec(code, space | {"self": fresh})
-        settle(fresh, self.seed)
-        for name, module in fresh.named_children():
-            setattr(self.model, name, module.double().eval())
-        for name, tensor in (*fresh.named_parameters(recurse=False), *fresh.named_buffers(recurse=False)):
-            held = tensor.double() if tensor.is_floating_point() else tensor
-            setattr(self.model, name, nn.Parameter(held.detach()) if isinstance(tensor, nn.Parameter) else held)
-        given = {value.name: value.tensor.clone() for value in self.values}
-        space |= {"self": self.model, **self.given, **given}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings(), in_double():
-            warnings.simplefilter("ignore")
-            exec(statement.text(), space)
-        changed = {value.memory for value in self.values if given[value.name]._version}
-        owners = {given[value.name].untyped_storage().data_ptr(): value.memory for value in self.values}
-        found = [_detached(space[name]) for name in statement.targets]
-        memory = [
-            owners.get(each.untyped_storage().data_ptr() if isinstance(each, Tensor) else 0, name)
-            for each, name in zip(found, statement.targets, strict=True)
-        ]
-        return found, memory, changed
-
-    def _head(self) -> str:
-        """Read out some of what spikes."""
-        chosen = [value for value in self.values if value.spikes and not value.used][-3:]
-        chosen = chosen or [value for value in self.values if value.spikes][-1:]
-        parts: list[Value] = []
-        for value in chosen:
-            if bool(value.tensor.isinf().any()):
-                continue
-            self._must(lambda value=value: self._try(self.rng.choice(FLATTENED)(self, value), 1))  # type: ignore[misc]
-            parts.append(self.values[-1])
-        if not parts:
-            self._add(ACTIVATIONS)
-            return self._head()
-        if self.rng.random() < 0.08 and parts[0].tensor.dim() >= 2:
-            return parts[0].name
-        if len(parts) > 1:
-            code = f"torch.cat([{', '.join('{%d}' % i for i in range(len(parts)))}], 1)"
-            self._must(lambda: self._try(Piece(code, tuple(part.name for part in parts)), 1))
-        last = self.values[-1]
-        name, layers = self.layer("fc", f"nn.Linear({last.shape[1]}, {self.pick(1, 2, 3)})")
-        if not self._try(Piece(f"{name}({{0}})", (last.name,), layers, maps=1), 1):
-            raise RuntimeError(f"seed {self.seed}: no head")
-        return self.values[-1].name
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-# The grammar.
-
-
-@dataclass(frozen=True)
-class Row:
-    """How some operations are spelled, on tensors of these many dimensions."""
-
-    draw: Callable[[Writer, Value], Piece | None]
-    dims: tuple[int, ...]
-
+from graph_oracle import Input
+from graph_writer import Grammar, Piece, Row, Script, Value, Writer
 
 ANY = (2, 3, 4, 5)
 
 
 def say(code: str, *dims: int, **cost: Any) -> Row:
     """An operation with no layer of its own; `C`, `H`, `D` stand for sizes of its operand."""
+
+    given = [name for name in ("tokens", "lengths") if name in code]
 
     def draw(w: Writer, x: Value) -> Piece | None:
         operands = [x.name]
@@ -367,7 +28,7 @@ def say(code: str, *dims: int, **cost: Any) -> Row:
             if y is None:
                 return None
             operands.append(y.name)
-        return Piece(_sizes(code, x), tuple(operands), **cost)
+        return Piece(_sizes(code, x), (*operands, *given), **cost)
 
     return Row(draw, dims or ANY)
 
@@ -391,58 +52,54 @@ def _sizes(code: str, x: Value) -> str:
 
 
 def drawn(*dims: int) -> Callable[[Callable[[Writer, Value], Piece | None]], Row]:
-    return lambda draw: Row(draw, dims or ANY)
+    return lambda draw: Row(draw, dims or ANY, 2)
 
 
 # Linear maps.
 
 
-@drawn(4)
-def convolution2d(w: Writer, x: Value) -> Piece:
-    channels = int(x.shape[1])
-    groups = w.pick(*[g for g in (1, 1, 2, channels) if channels % g == 0])
-    outputs = groups * w.pick(1, 2, 3) if groups > 1 else w.pick(1, 2, 3, 4, 6)
-    kernel = w.pick((1, 1), (2, 2), (3, 3), (3, 1), (1, 3))
-    geometry = w.options(stride=(1, 1, 2, (2, 1)), padding=(0, 1, (0, 1), "same", "valid"), dilation=(1, 1, 1, 2))
-    if w.rng.random() < 0.6:
-        more = geometry + w.options(
-            groups=(groups,), bias=(True, True, False), padding_mode=("zeros",) * 4 + ("reflect", "replicate", "circular")
-        )
-        more = more if "groups" in more or groups == 1 else f"{more}, groups={groups}"
-        size = kernel[0] if kernel[0] == kernel[1] else kernel
-        name, layers = w.layer("conv", f"nn.Conv2d({channels}, {outputs}, {size}{more})")
+def convolution(spelling: str, dims: int) -> Row:
+    """A convolution of so many spatial dimensions, as a module or as a call."""
+
+    def draw(w: Writer, x: Value) -> Piece:
+        channels = int(x.shape[1])
+        groups = w.pick(*[g for g in (1, 1, 2, channels) if channels % g == 0])
+        outputs = groups * w.pick(1, 2, 3) if groups > 1 else w.pick(1, 2, 3, 4)
+        kernel = w.pick(*[(1,) * dims, (2,) * dims, (3,) * dims, (1,) * (dims - 1) + (3,), (3,) + (1,) * (dims - 1)])
+        choices: dict[str, tuple[Any, ...]] = {
+            "stride": (1, 1, 2, (2,) + (1,) * (dims - 1)), "padding": (0, 1, (0,) * (dims - 1) + (1,), "same", "valid"),
+            "dilation": (1, 1, 1, 2),
+        }  # fmt: skip
+        if "ranspose" in spelling:
+            choices |= {"padding": (0, 0, 1), "output_padding": (0, 0, 1)}
+        if groups > 1:
+            choices["groups"] = (1, groups, groups, groups)
+        if not spelling.startswith("nn."):
+            shape = (outputs, channels // groups, *kernel)
+            if "ranspose" in spelling:
+                shape = (channels, outputs // groups, *kernel)
+            return _called(w, x, spelling, shape, w.options(**choices))
+        modes = () if "ranspose" in spelling else ("reflect", "replicate", "circular")
+        options = w.options(**choices, bias=(True, True, False), padding_mode=("zeros",) * 4 + modes)
+        size = kernel[0] if len(set(kernel)) == 1 else kernel
+        name, layers = w.layer("conv", f"{spelling}({channels}, {outputs}, {size}{options})")
         return Piece(f"{name}({{0}})", (x.name,), layers, maps=1)
-    return _called(w, x, w.pick("F.conv2d", "torch.conv2d"), (outputs, channels // groups, *kernel), geometry, groups)
+
+    return Row(draw, (dims + 2,), 2)
 
 
-@drawn(3)
-def convolution1d(w: Writer, x: Value) -> Piece:
-    channels = int(x.shape[1])
-    groups = w.pick(*[g for g in (1, 1, 2, channels) if channels % g == 0])
-    outputs = groups * w.pick(1, 2) if groups > 1 else w.pick(1, 2, 4)
-    kernel = w.pick(1, 2, 3)
-    geometry = w.options(stride=(1, 1, 2), padding=(0, 1, "same", "valid"), dilation=(1, 1, 2))
-    if w.rng.random() < 0.6:
-        more = geometry + w.options(bias=(True, False), padding_mode=("zeros", "zeros", "reflect", "circular", "replicate"))
-        more = more if groups == 1 else f"{more}, groups={groups}"
-        name, layers = w.layer("conv", f"nn.Conv1d({channels}, {outputs}, {kernel}{more})")
-        return Piece(f"{name}({{0}})", (x.name,), layers, maps=1)
-    return _called(w, x, w.pick("F.conv1d", "torch.conv1d"), (outputs, channels // groups, kernel), geometry, groups)
-
-
-def _called(w: Writer, x: Value, call: str, shape: tuple[int, ...], geometry: str, groups: int) -> Piece:
+def _called(w: Writer, x: Value, call: str, shape: tuple[int, ...], geometry: str) -> Piece:
     weight, layers = w.buffer("weight", shape, parameter=w.rng.random() < 0.8)
     bias = ""
     if w.rng.random() < 0.6:
         bias, more = w.buffer("bias", shape[:1])
         layers, bias = layers | more, w.pick(f", {bias}", f", bias={bias}")
-    grouped = "" if groups == 1 else f", groups={groups}"
-    return Piece(f"{call}({{0}}, {weight}{bias}{geometry}{grouped})", (x.name,), layers, maps=1)
+    return Piece(f"{call}({{0}}, {weight}{bias}{geometry})", (x.name,), layers, maps=1)
 
 
 @drawn()
 def linear_call(w: Writer, x: Value) -> Piece:
-    return _called(w, x, "F.linear", (w.pick(2, 3, 5), int(x.shape[-1])), "", 1)
+    return _called(w, x, "F.linear", (w.pick(2, 3, 5), int(x.shape[-1])), "")
 
 
 NORMS = [
@@ -494,7 +151,9 @@ def recurrent(w: Writer, x: Value) -> Piece | None:
 def _recurrent(w: Writer, name: str, width: int, lengths: str | None, start: str | None) -> Piece:
     hidden, layers, both = w.pick(2, 3, 4), w.pick(1, 1, 2), w.rng.random() < 0.3
     own = w.rng.random() < 0.5 or lengths is not None
-    options = f", num_layers={layers}" * (layers > 1) + ", bidirectional=True" * both + w.options(bias=(True, True, False))
+    options = (
+        f", num_layers={layers}" * (layers > 1) + ", bidirectional=True" * both + w.options(bias=(True, True, False))
+    )
     first = w.rng.random() < 0.75
     options += ", batch_first=True" * first
     if own:
@@ -519,6 +178,9 @@ def text(w: Writer, inputs: Sequence[Input]) -> Piece:
     names = [each.name for each in inputs]
     emb, layers = w.layer("emb", f"nn.Embedding(11, {width}{w.pick('', ', padding_idx=0')})")
     embedded = f"{emb}(tokens)"
+    if w.rng.random() < 0.3:
+        table, layers = w.buffer("weight", (11, width))
+        embedded = f"F.embedding(tokens, {table})"
     embedded += w.pick("", "", "", " * 0.5", " * 2", " * (tokens != 0).unsqueeze(-1).float()")
     lengths = "lengths" if "lengths" in names and w.rng.random() < 0.7 else None
     start = w.pick(None, None, None, "torch.zeros({0}, tokens.size(0), {1})")
@@ -530,9 +192,12 @@ def text(w: Writer, inputs: Sequence[Input]) -> Piece:
     return replace(piece, code=piece.code.replace("{0}", f"({embedded})"), operands=operands, layers=layers)
 
 
-BEGINNINGS = [text]
 MAPS = [
-    convolution2d, convolution2d, convolution1d, convolution1d, linear_call, recurrent,
+    *[convolution(f"{space}{name}{dims}d", dims)
+      for dims in (1, 2, 2, 3)
+      for space, name in (("nn.Conv", ""), ("nn.Conv", ""), ("F.conv", ""), ("torch.conv", ""))],
+    *[convolution(f"{name}{dims}d", dims) for dims in (1, 2) for name in ("nn.ConvTranspose", "F.conv_transpose")],
+    linear_call, recurrent,
     module("nn.Linear(<D>, 3)", maps=1),
     module("nn.Linear(<D>, 4, bias=False)", maps=1),
     module("nn.Linear(<C>, <C>)", 4, call="{m}({0}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)", maps=1),
@@ -553,6 +218,9 @@ ACTIVATIONS += [
         "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "F.relu_({0})", "torch.relu_({0})", "{0}.relu_()",
         "F.relu({0}, inplace=True)", "F.hardtanh_({0})", "F.relu(input={0})", "F.hardtanh({0}, max_val=0.5)",
         "torch.relu({0}.transpose(0, 1)).transpose(0, 1)",
+        "{0}.clamp(0, 1)", "torch.clamp({0}, 0, 1)", "{0}.clip(0, 1)", "torch.clip({0}, 0.0, 2.0)", "{0}.clamp(min=0, max=0.5)",
+        "F.threshold({0}, 0, 0)", "{0}.clamp_min(0)", "{0}.clamp(min=0)", "torch.maximum({0}, torch.zeros(()))",
+        "torch.clamp_min({0}, 0)", "torch.clamp({0}, max=1.0, min=0.0)",
     )
 ]  # fmt: skip
 
@@ -573,13 +241,17 @@ ACTIVATIONS += [quantised, quantised, quantised, quantised]
 # Pools.
 
 
-def _pool(dims: int) -> Row:
+def pool(spelling: str, dims: int) -> Row:
+    """A pool over windows of so many dimensions, as a module or as a call."""
+
     def draw(w: Writer, x: Value) -> Piece:
-        kernel = w.pick(2, 2, 2, 4, 3, *[1] * (w.rng.random() < 0.2)) if dims == 1 else w.pick(2, 2, 2, 2, (2, 1), (1, 2), 3, 3, *[1] * (w.rng.random() < 0.2))
-        largest = w.rng.random() < 0.5
+        kernel = w.pick(
+            2, 2, 2, 2, 3, *[4] * (dims == 1), *[(2, 1), (1, 2)] * (dims == 2), *[1] * (w.rng.random() < 0.2)
+        )
         choices: dict[str, tuple[Any, ...]] = {
             "stride": (None, 1, 2), "padding": (0, 0, 1), "ceil_mode": (False, False, True),
         }  # fmt: skip
+        largest = "max" in spelling.lower()
         if largest:
             choices["dilation"] = (1, 1, 2)
         else:
@@ -587,22 +259,23 @@ def _pool(dims: int) -> Row:
             if dims == 2:
                 choices["divisor_override"] = (None, None, 2, 4)
         options = w.options(**choices)
-        kind = "max" if largest else "avg"
-        entries = 1
-        for size in kernel if isinstance(kernel, tuple) else [kernel] * dims:
-            entries *= size
+        entries = math.prod(kernel if isinstance(kernel, tuple) else [kernel] * dims)
         # A window of three is divided by later weights, which snapping moves.
         rough = not largest and entries & (entries - 1) != 0 and "divisor_override" not in options
-        if w.rng.random() < 0.5:
-            name, layers = w.layer("pool", f"nn.{kind.title()}Pool{dims}d({kernel}{options})")
-            return Piece(f"{name}({{0}})", (x.name,), layers, factors=1, rough=rough)
-        call = w.pick(f"F.{kind}_pool{dims}d", f"torch.max_pool{dims}d" if largest else f"F.avg_pool{dims}d")
-        return Piece(f"{call}({{0}}, {kernel}{options})", (x.name,), factors=1, rough=rough)
+        if not spelling.startswith("nn."):
+            return Piece(f"{spelling}({{0}}, {kernel}{options})", (x.name,), factors=1, rough=rough)
+        name, layers = w.layer("pool", f"{spelling}({kernel}{options})")
+        return Piece(f"{name}({{0}})", (x.name,), layers, factors=1, rough=rough)
 
-    return Row(draw, (dims + 2,))
+    return Row(draw, (dims + 2,), 2)
 
 
-POOLS = [_pool(1), _pool(2), _pool(2)]
+POOLS = [
+    pool(spelling, dims)
+    for dims in (1, 2, 2)
+    for spelling in (f"nn.MaxPool{dims}d", f"F.max_pool{dims}d", f"torch.max_pool{dims}d", f"nn.AvgPool{dims}d",
+                     f"F.avg_pool{dims}d")
+] + [pool("torch.avg_pool1d", 1)]  # fmt: skip
 POOLS += [module(f"nn.Adaptive{kind}Pool1d({size})", 3) for kind in ("Max", "Avg") for size in (1, 2)]
 POOLS += [
     module(f"nn.Adaptive{kind}Pool2d({size})", 4)
@@ -656,12 +329,21 @@ def constant(w: Writer, x: Value) -> Piece:
     add = w.rng.random() < 0.5
     own, layers = w.buffer("bias" if add else "factor", shape)
     if w.rng.random() < 0.2:
-        own = w.pick(f"torch.relu({own})", f"F.relu({own})", f"{own}.relu()", f"{own}.abs()", f"({own} * 2)", f"(-{own})")
+        own = w.pick(
+            f"torch.relu({own})", f"F.relu({own})", f"{own}.relu()", f"{own}.abs()", f"({own} * 2)", f"(-{own})"
+        )
     if w.rng.random() < 0.15:
         own = f"{own}.view({', '.join(map(str, (1, x.shape[1], *[1] * (dims - 2))))})"
     codes = ("{{0}} + {}", "{} + {{0}}", "{{0}} - {}", "{{0}}.add({})", "torch.add({{0}}, {})", "{} - {{0}}")
     if not add:
-        codes = ("{{0}} * {}", "{} * {{0}}", "{{0}}.mul({})", "torch.mul({{0}}, {})", "torch.mul({}, {{0}})", "{{0}}.mul_({})")
+        codes = (
+            "{{0}} * {}",
+            "{} * {{0}}",
+            "{{0}}.mul({})",
+            "torch.mul({{0}}, {})",
+            "torch.mul({}, {{0}})",
+            "{{0}}.mul_({})",
+        )
     return Piece(w.pick(*codes).format(own), (x.name,), layers, factors=1)
 
 
@@ -677,6 +359,20 @@ def fused(w: Writer, x: Value) -> Piece | None:
     return Piece(code, (x.name, y.name), layers, factors=1)
 
 
+# Whole numbers computed from tokens.
+OF_TOKENS = [
+    "tokens.eq(0).logical_not()", "tokens.ne(0) & (tokens > 2)", "torch.ge(tokens, 1)", "tokens % 2 == 0", "tokens.remainder(3)",
+    "tokens // 2 > 1", "tokens.clamp(max=1)", "tokens.clamp_max(1)", "tokens.clamp_min(2)", "tokens.cumsum(1) > 3",
+    "torch.cumsum(tokens != 0, 1) <= 2", "tokens.le(4).logical_or(tokens.ge(9))", "torch.logical_and(tokens > 1, tokens.lt(8))",
+    "torch.where(tokens > 3, 1, 0)", "tokens.bool()", "torch.ones_like(tokens)", "(tokens == tokens.amax(1, keepdim=True))",
+    "(tokens > tokens.float().mean(1, keepdim=True))", "tokens.bitwise_and(tokens)", "tokens.abs()", "(tokens > 2) | (tokens == 0)",
+    "(tokens != 0).any(1, keepdim=True).expand(-1, {0}.size(1))", "torch.full_like(tokens, 2)", "tokens.pow(2) > 9",
+    "torch.remainder(tokens, 2)", "tokens.sort(1)[0] > 2", "(tokens.argsort(1) == 0)", "tokens.new_ones(tokens.shape)",
+    "torch.floor_divide(tokens, 3)", "tokens.masked_fill(tokens > 3, 0)", "torch.eq(tokens, 3).logical_not()", "tokens.neg().add(3)",
+    "torch.stack([tokens, tokens]).amax(0)", "torch.cat([tokens, tokens], 1)[:, :{0}.size(1)]", "(tokens.min(1, keepdim=True)[0] < tokens)",
+]  # fmt: skip
+
+
 @drawn()
 def masked(w: Writer, x: Value) -> Piece | None:
     """A mask computed from an input, which shuts out some entries."""
@@ -684,12 +380,23 @@ def masked(w: Writer, x: Value) -> Piece | None:
     first = [x.shape[i] for i in range(x.tensor.dim())]
     for name, tensor in w.given.items():
         if name in ("x", "z") and tensor.shape == x.shape:
-            masks += [f"({name} > 0.5)", f"({name} <= 0)", f"({name} != 0)", f"{name}.gt(0.25)", f"torch.lt({name}, 0.5)"]
+            masks += [
+                f"({name} > 0.5)",
+                f"({name} <= 0)",
+                f"({name} != 0)",
+                f"{name}.gt(0.25)",
+                f"torch.lt({name}, 0.5)",
+            ]
         if name in ("x", "z"):
             dims = tuple(range(1, tensor.dim()))
             shape = f"-1, {', '.join('1' for _ in first[1:])}"
             masks.append(f"({name}.sum({dims}) > 0).view({shape})")
             masks.append(f"({name}.amax({dims}) > 1).reshape({shape})")
+        if name == "tokens" and x.tensor.dim() >= 3 and first[1] == tensor.shape[1]:
+            masks += [
+                f"({each}).view({', '.join(map(str, (-1, *tensor.shape[1:], *[1] * (x.tensor.dim() - 2))))})"
+                for each in OF_TOKENS
+            ]
         if name in ("tokens", "mask") and x.tensor.dim() >= 3 and first[1] == tensor.shape[1]:
             ends = ".unsqueeze(-1)" * (x.tensor.dim() - 2)
             masks += [f"(tokens != 0){ends}" if name == "tokens" else f"mask{ends}", f"({name} > 0){ends}"]
@@ -702,7 +409,12 @@ def masked(w: Writer, x: Value) -> Piece | None:
     mask = w.pick(*masks)
     if w.rng.random() < 0.6:
         cast = w.pick("", ".float()", ".long()", ".int()", ".to({0}.dtype)", ".type_as({0})")
-        code = w.pick(f"{{0}} * {mask}{cast}", f"{mask}{cast} * {{0}}", f"{{0}}.mul({mask}{cast})", f"torch.mul({{0}}, {mask}{cast})")
+        code = w.pick(
+            f"{{0}} * {mask}{cast}",
+            f"{mask}{cast} * {{0}}",
+            f"{{0}}.mul({mask}{cast})",
+            f"torch.mul({{0}}, {mask}{cast})",
+        )
     else:
         turned = w.pick(f"~{mask}", mask, f"{mask}.logical_not()")
         code = w.pick(
@@ -720,7 +432,14 @@ def pooled_text(w: Writer, x: Value) -> Piece | None:
     if "tokens" not in w.given or x.shape[1] != w.given["tokens"].shape[1]:
         return None
     real = "(torch.arange({0}.size(1))[None, :] < lengths[:, None]).unsqueeze(-1)"
-    codes = ["{0}[:, -1]", "{0}.mean(1)", "{0}.sum(1)", "{0}.max(1).values", "torch.max({0}, 1)[0]", "{0}.sum(1) / {0}.size(1)"]
+    codes = [
+        "{0}[:, -1]",
+        "{0}.mean(1)",
+        "{0}.sum(1)",
+        "{0}.max(1).values",
+        "torch.max({0}, 1)[0]",
+        "{0}.sum(1) / {0}.size(1)",
+    ]
     codes += ["({0} * (tokens != 0).unsqueeze(-1)).sum(1) / (tokens != 0).sum(1, keepdim=True).clamp(min=1)"]
     if "lengths" in w.given:
         codes += [
@@ -768,7 +487,7 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "{0}.flip(-1)", "{0}.roll(1, 1)", "torch.roll({0}, 1, -1)", "{0}.narrow(1, 0, 1)", "torch.narrow({0}, 1, 0, 1)",
         "{0}[:, :1]", "{0}[:, ::2]", "{0}[:, -1:]", "{0}[..., -1:]", "{0}[:, [0]]", "{0}[:, None]", "{0}[:, 1:]",
         "{0}[:, torch.arange({0}.shape[1])]", "{0}.chunk(2, 1)[0]", "torch.chunk({0}, 2, -1)[-1]", "{0}.split(1, 1)[0]",
-        "torch.split({0}, 1, 1)[0]", "{0}.repeat(1, 2, *[1] * ({0}.dim() - 2))", "torch.cat([{0}, {0}], 1)",
+        "torch.split({0}, 1, 1)[0]", "{0}.flatten(1, {0}.dim() - 1)", "torch.cat([{0}, {0}], 1)",
         "torch.cat(({0}, {1}), dim=1)", "torch.concat([{0}, {1}], 1)", "torch.concatenate([{0}, {1}], -1)",
         "torch.stack([{0}, {1}], 1)", "torch.stack([{0}, {1}], -1)", "{0}.unflatten(1, (1, <C>))",
         "torch.unflatten({0}, 1, (<C>, 1))", "{0}.index_select(1, torch.tensor([0]))",
@@ -777,7 +496,7 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "torch.cat([{0}, torch.zeros_like({0})], 1)", "{0} + torch.zeros_like({0})",
     )),
     ((2,), (
-        "{0}.t().t()", "{0}.T.T", "torch.t({0}).t()", "{0}.tile((1, 2))", "torch.tile({0}, (1, 2))",
+        "{0}.t().t()", "{0}.T.T", "torch.t({0}).t()", "{0}.tile((1, 2))", "torch.tile({0}, (1, 2))", "{0}.repeat(1, 2)",
         "{0}.unsqueeze(2).expand(-1, -1, 2)", "{0}[:, :, None]", "torch.cat([{0}, torch.zeros({0}.shape[0], 2)], 1)",
         "torch.cat([{0}, {0}.new_zeros({0}.shape[0], 1)], 1)", "F.pad({0}, (1, 0))", "F.pad({0}, (0, 2))",
         "{0}.gather(1, torch.zeros({0}.shape[0], 2).long())", "{0}.mT.mT",
@@ -790,12 +509,12 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "{0}[:, :, 1:]", "{0}[:, :, :-1]",
     )),
     ((3,), (
-        "{0}.permute(0, 2, 1)", "torch.permute({0}, (0, 2, 1))", "{0}.tile((1, 1, 2))", "F.pad({0}, (1, 0))",
+        "{0}.permute(0, 2, 1)", "torch.permute({0}, (0, 2, 1))", "{0}.tile((1, 1, 2))", "F.pad({0}, (1, 0))", "{0}.repeat(1, 2, 1)",
         "F.pad({0}, (0, 1), 'reflect')", "F.pad({0}, (2, 1))", "F.interpolate({0}, scale_factor=2)",
         "F.interpolate({0}, size=6, mode='nearest')", "{0}.expand(-1, -1, -1)", "F.pad({0}, (1, 1), mode='replicate')",
         "{0}.unsqueeze(2).expand(-1, -1, 2, -1)",
-        "{0}.gather(1, torch.zeros({0}.shape[0], 1, {0}.shape[2]).long())",
-        "torch.gather({0}, 2, torch.ones({0}.shape[0], {0}.shape[1], 1).long())",
+        "{0}.gather(1, (tokens[:, :1] % 2).view(-1, 1, 1).expand(-1, 1, {0}.size(2)))",
+        "torch.gather({0}, 1, (tokens[:, :1] % 2).view(-1, 1, 1).expand(-1, 1, {0}.shape[2]))",
         "{0}.permute(1, 0, 2).reshape({0}.shape[1], -1).view({0}.shape[1], {0}.shape[0], -1).permute(1, 0, 2)",
     )),
     ((4,), (
@@ -830,7 +549,11 @@ def parts(w: Writer, x: Value) -> Piece | None:
     size, dim = int(x.shape[1]), 1
     if size < 2 or size > 4:
         return None
-    codes = [f"{{0}}.chunk({size}, {dim})", f"torch.split({{0}}, 1, {dim})", f"{{0}}.split([{', '.join('1' * size)}], dim={dim})"]
+    codes = [
+        f"{{0}}.chunk({size}, {dim})",
+        f"torch.split({{0}}, 1, {dim})",
+        f"{{0}}.split([{', '.join('1' * size)}], dim={dim})",
+    ]
     if x.tensor.dim() > 2:
         codes += [f"{{0}}.unbind({dim})", f"torch.unbind({{0}}, {dim})"]
     return Piece(w.pick(*codes), (x.name,), results=size)
@@ -866,10 +589,11 @@ CASTS = [
     )
 ]  # fmt: skip
 RANDOM = [
-    say(each, random=True) for each in ("F.dropout({0}, 0.5)", "F.dropout({0}, p=0.25)", "torch.dropout({0}, 0.5, True)")
+    say(each, random=True)
+    for each in ("F.dropout({0}, 0.5)", "F.dropout({0}, p=0.25)", "torch.dropout({0}, 0.5, True)")
 ]
 
-FLATTENED: list[Callable[[Writer, Value], Piece]] = [
+ENDINGS: list[Callable[[Writer, Value], Piece]] = [
     lambda w, x: Piece("{0}.flatten(1)", (x.name,)),
     lambda w, x: Piece("torch.flatten({0}, 1)", (x.name,)),
     lambda w, x: Piece("{0}.reshape({0}.shape[0], -1)", (x.name,)),
@@ -878,8 +602,26 @@ FLATTENED: list[Callable[[Writer, Value], Piece]] = [
     lambda w, x: Piece("{0}.flatten(2).sum(-1)" if x.tensor.dim() > 2 else "{0}", (x.name,)),
 ]
 
-GROUPS: list[list[Row]] = [
-    MAPS, NORMS, ACTIVATIONS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], [masked], [pooled_text], REDUCTIONS, LAYOUTS,
-    SAME, CASTS, RANDOM,
-]  # fmt: skip
-WEIGHTS = [22, 10, 24, 12, 9, 7, 4, 2, 3, 4, 4, 14, 4, 0.7, 0.3]
+GRAMMAR = Grammar(
+    groups=(
+        MAPS, NORMS, ACTIVATIONS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], [masked], [pooled_text], REDUCTIONS,
+        LAYOUTS, SAME, CASTS, RANDOM,
+    ),
+    weights=(22, 10, 24, 12, 9, 7, 4, 2, 3, 4, 4, 14, 4, 0.7, 0.3),
+    beginnings=[text], activations=ACTIVATIONS, endings=ENDINGS,
+)  # fmt: skip
+ROWS = list(dict.fromkeys(row for group in GRAMMAR.groups for row in group))
+
+
+def written(seed: int) -> Script:
+    """The forward of this seed."""
+    return Writer(seed, GRAMMAR).write()
+
+
+def singles(row: Row) -> Iterator[Script]:
+    """A row of the grammar alone, between neurons and behind the input, at every number of dimensions it is for."""
+    for face, dims, spiking in itertools.product(range(row.faces), row.dims, (True, False)):
+        seed = zlib.crc32(f"{ROWS.index(row)} {face} {dims} {spiking}".encode())
+        script = Writer(seed, GRAMMAR).single(row, dims, spiking)
+        if script is not None:
+            yield script

@@ -1,7 +1,7 @@
 """A random forward held against the user's own network, evaluated by PyTorch in float64: nothing may differ.
 
-The oracle knows nothing of lowering. It runs the prepared network itself, its weights dyadic so that float64 does not round,
-and only looks at (and stands in for) the activations:
+The oracle knows nothing of lowering. It runs the prepared network itself, its weights dyadic so that float64 does not
+round, and only looks at (and stands in for) the activations:
 
 - in levels, an activation is its definition: `clip(floor(q x / theta), 0, q)`;
 - in spikes, one forward is run for each step t, in which every activation gives `theta N_t / w`, w the wake steps so far.
@@ -78,7 +78,7 @@ class Graph:
         return f'SOURCE = """\n{self.source}"""\nGraph(SOURCE, ({shown},), {self.q}, {self.seed}, {self.options}{more})'
 
 
-class Fault(AssertionError):
+class FaultError(AssertionError):
     """What was found wrong: of which kind, and the details."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
@@ -86,11 +86,11 @@ class Fault(AssertionError):
         self.kind = kind
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The library refused the forward."""
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """PyTorch itself does not run the forward."""
 
 
@@ -196,19 +196,21 @@ class Levels:
         if layer not in self.found:
             if self.idle:  # nothing reads it
                 return theta * expected / self.q
-            raise Fault("a layer is missing", f"{layer!r} is not among {list(self.found)}")
+            raise FaultError("a layer is missing", f"{layer!r} is not among {list(self.found)}")
         self.seen.add(layer)
         found = self.found[layer][place].double()
         if found.shape != expected.shape:
-            raise Fault("levels have another shape", f"{layer!r}: {list(found.shape)} for {list(expected.shape)}")
+            raise FaultError("levels have another shape", f"{layer!r}: {list(found.shape)} for {list(expected.shape)}")
         wrong = found != expected
         if self.rough:
             edge = torch.where(found > expected, expected + 1, expected)
             wrong &= ((levels - edge).abs() > ROUGH_EDGE) | ((found - expected).abs() > 1)
         if bool(wrong.any()):
             at = tuple(wrong.nonzero()[0].tolist())
-            raise Fault(
-                "levels differ at edges" if bool(((levels - levels.round()).abs()[wrong] < ROUGH_EDGE).all()) else "levels differ",
+            raise FaultError(
+                "levels differ at edges"
+                if bool(((levels - levels.round()).abs()[wrong] < ROUGH_EDGE).all())
+                else "levels differ",
                 f"{layer!r}: {int(wrong.sum())} of {wrong.numel()}, first at {at}: {found[at]:g} for {expected[at]:g} "
                 f"(q x / theta = {levels[at]:.6f})",
             )
@@ -331,11 +333,11 @@ def _named(stage: str) -> Iterator[None]:
     """Any exception but a fault becomes one: nothing may go wrong here."""
     try:
         yield
-    except Fault:
+    except FaultError:
         raise
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise Fault(f"{type(error).__name__} in {stage}", first[:300]) from error
+        raise FaultError(f"{type(error).__name__} in {stage}", first[:300]) from error
 
 
 def check(graph: Graph, stored_at: Path | None = None) -> Compared:
@@ -345,7 +347,7 @@ def check(graph: Graph, stored_at: Path | None = None) -> Compared:
         stored_at: the network is also saved there and loaded again.
 
     Raises:
-        Fault: something is wrong. Refused: the library refused it, as it may. Unusable: it is no forward.
+        FaultError: something is wrong. RefusedError: the library refused it, as it may. UnusableError: it is no forward.
     """
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
@@ -357,17 +359,17 @@ def _checked(graph: Graph, stored_at: Path | None) -> Compared:
     try:
         model(*(x.clone() for x in inputs))  # a forward may change its inputs in place
     except Exception as error:
-        raise Unusable(str(error)) from error
+        raise UnusableError(str(error)) from error
     try:
         ann = casc_core.prepare(model, q=graph.q, **graph.options).eval()
     except CascError as error:
-        raise Refused(str(error)) from error
+        raise RefusedError(str(error)) from error
     except Exception as error:
-        raise Fault(f"{type(error).__name__} in prepare", str(error)[:300]) from error
+        raise FaultError(f"{type(error).__name__} in prepare", str(error)[:300]) from error
     with _named("convert"):
         snn = casc_core.convert(ann)
     if graph.random:
-        raise Fault("what is random is converted")
+        raise FaultError("what is random is converted")
     with _named("the reference"):
         logits, counts = snn.reference_counts(inputs, {})
     oracle = Oracle(ann, inputs)
@@ -375,7 +377,7 @@ def _checked(graph: Graph, stored_at: Path | None) -> Compared:
     with _named("the oracle"):
         expected = oracle(levels)
     if set(counts) != levels.seen:
-        raise Fault("a layer too many", f"{sorted(counts)} for {sorted(levels.seen)}")
+        raise FaultError("a layer too many", f"{sorted(counts)} for {sorted(levels.seen)}")
     _same_logits("logits differ", logits, expected, graph.rough)
     recorder = Recorder(keep_counts=True)
     with _named("the simulation"):
@@ -383,38 +385,41 @@ def _checked(graph: Graph, stored_at: Path | None) -> Compared:
         called, reference = snn(*inputs), snn.reference(*inputs)
     for name, found in recorder.counts.items():
         if not torch.equal(found.double(), counts[name].double()):
-            raise Fault("spike counts are not the levels", name)
+            raise FaultError("spike counts are not the levels", name)
     for what, found in (("the last readout", simulation.logits[-1]), ("a call", called), ("the reference", reference)):
         if not torch.equal(found, logits):
-            raise Fault(f"{what} is not the reference", f"by {float((found - logits).abs().max()):g}")
+            raise FaultError(f"{what} is not the reference", f"by {float((found - logits).abs().max()):g}")
     _step_by_step(oracle, graph, simulation)
     cut = 1 + graph.seed % (graph.q + 1)
     with _named("a simulation cut short"):
         short = snn.simulate(*inputs, T=cut)
     if not torch.equal(short.logits[: simulation.T], simulation.logits[:cut]):
-        raise Fault("a simulation cut short is not the beginning of the whole", f"T={cut}")
+        raise FaultError("a simulation cut short is not the beginning of the whole", f"T={cut}")
     _alone(snn, graph, inputs, logits, simulation.silent_at)
-    with _named("verify"):
-        report = casc_core.verify(snn, *inputs)
-    if not report.exact:
-        raise Fault("verify finds it not exact", str(report))
     if stored_at is not None:
         with _named("saving and loading"):
             snn.save(stored_at)
             again = casc_core.load(stored_at)(*inputs)
         if not torch.equal(again, logits):
-            raise Fault("what was saved answers differently")
+            raise FaultError("what was saved answers differently")
+    given = [x.clone() for x in inputs]
+    with _named("verify"):
+        report = casc_core.verify(snn, *given)
+    if not all(map(torch.equal, given, inputs)):
+        raise FaultError("verify changes its inputs")
+    if not report.exact:
+        raise FaultError("verify finds it not exact", str(report))
     return Compared(len(counts), sum(each.numel() for each in counts.values()), simulation.T)
 
 
 def _same_logits(kind: str, found: Tensor, expected: Tensor, rough: bool) -> None:
     """The one is the other rounded once to float32; float64 may have rounded a little before, as at a division."""
     if found.shape != expected.shape:
-        raise Fault(kind, f"shape {list(found.shape)} for {list(expected.shape)}")
+        raise FaultError(kind, f"shape {list(found.shape)} for {list(expected.shape)}")
     slack = (1e-2 if rough else 1e-12) * (1.0 + float(expected.abs().max()))
     if not bool((((expected - slack).float() <= found) & (found <= (expected + slack).float())).all()):
         by = float((found.double() - expected).abs().max())
-        raise Fault(kind if by > 2.0**-8 else f"{kind} a little", f"by up to {by:g}")
+        raise FaultError(kind if by > 2.0**-8 else f"{kind} a little", f"by up to {by:g}")
 
 
 def _step_by_step(oracle: Oracle, graph: Graph, simulation: Any) -> None:
@@ -429,7 +434,7 @@ def _step_by_step(oracle: Oracle, graph: Graph, simulation: Any) -> None:
         if t <= simulation.T:
             _same_logits("readouts before silence differ", simulation.logits[t - 1], readout, False)
     if last != int(simulation.silent_at.max()):
-        raise Fault("silent at another step", f"{int(simulation.silent_at.max())} for {last}")
+        raise FaultError("silent at another step", f"{int(simulation.silent_at.max())} for {last}")
 
 
 def _alone(snn: Any, graph: Graph, inputs: tuple[Tensor, ...], logits: Tensor, silent_at: Tensor) -> None:
@@ -438,9 +443,9 @@ def _alone(snn: Any, graph: Graph, inputs: tuple[Tensor, ...], logits: Tensor, s
         with _named("a sample alone"):
             own = snn.simulate(*(x.narrow(axis, sample, 1) for x, axis in zip(inputs, axes, strict=True)))
         if not torch.equal(own.logits[-1], logits[sample : sample + 1]):
-            raise Fault("a sample alone answers differently", f"sample {sample}")
+            raise FaultError("a sample alone answers differently", f"sample {sample}")
         if own.silent_at.tolist() != [int(silent_at[sample])]:
-            raise Fault(
+            raise FaultError(
                 "silent_at of a sample depends on its batch",
                 f"{silent_at.tolist()} and {own.silent_at.tolist()} for sample {sample} alone",
             )
