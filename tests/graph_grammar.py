@@ -373,57 +373,58 @@ OF_TOKENS = [
 ]  # fmt: skip
 
 
-@drawn()
-def masked(w: Writer, x: Value) -> Piece | None:
-    """A mask computed from an input, which shuts out some entries."""
-    masks = []
-    first = [x.shape[i] for i in range(x.tensor.dim())]
+def masks_for(w: Writer, x: Value) -> list[str]:
+    """Tensors of whole numbers computed from the inputs, which broadcast against `x`."""
+    masks: list[str] = []
+    dims, ends = x.tensor.dim(), ", 1" * (x.tensor.dim() - 1)
     for name, tensor in w.given.items():
-        if name in ("x", "z") and tensor.shape == x.shape:
-            masks += [
-                f"({name} > 0.5)",
-                f"({name} <= 0)",
-                f"({name} != 0)",
-                f"{name}.gt(0.25)",
-                f"torch.lt({name}, 0.5)",
-            ]
         if name in ("x", "z"):
-            dims = tuple(range(1, tensor.dim()))
-            shape = f"-1, {', '.join('1' for _ in first[1:])}"
-            masks.append(f"({name}.sum({dims}) > 0).view({shape})")
-            masks.append(f"({name}.amax({dims}) > 1).reshape({shape})")
-        if name == "tokens" and x.tensor.dim() >= 3 and first[1] == tensor.shape[1]:
-            masks += [
-                f"({each}).view({', '.join(map(str, (-1, *tensor.shape[1:], *[1] * (x.tensor.dim() - 2))))})"
-                for each in OF_TOKENS
-            ]
-        if name in ("tokens", "mask") and x.tensor.dim() >= 3 and first[1] == tensor.shape[1]:
-            ends = ".unsqueeze(-1)" * (x.tensor.dim() - 2)
-            masks += [f"(tokens != 0){ends}" if name == "tokens" else f"mask{ends}", f"({name} > 0){ends}"]
-        if name == "lengths" and x.tensor.dim() == 3:
-            masks.append("(torch.arange({0}.shape[1])[None, :] < lengths[:, None]).unsqueeze(-1)")
-        if name == "lengths" and x.tensor.dim() == 2:
-            masks.append("(lengths > 1).unsqueeze(1)")
-    if not masks:
-        return None
-    mask = w.pick(*masks)
-    if w.rng.random() < 0.6:
-        cast = w.pick("", ".float()", ".long()", ".int()", ".to({0}.dtype)", ".type_as({0})")
-        code = w.pick(
-            f"{{0}} * {mask}{cast}",
-            f"{mask}{cast} * {{0}}",
-            f"{{0}}.mul({mask}{cast})",
-            f"torch.mul({{0}}, {mask}{cast})",
-        )
-    else:
-        turned = w.pick(f"~{mask}", mask, f"{mask}.logical_not()")
-        code = w.pick(
-            f"{{0}}.masked_fill({turned}, 0)", f"torch.masked_fill({{0}}, {turned}, 0.0)", f"{{0}}.masked_fill_({turned}, 0)",
-            f"{{0}}.masked_fill({turned}, value=0)", f"torch.where({turned}, 0.0, {{0}})",
-            f"torch.where({turned}, {{0}}, torch.zeros_like({{0}}))",
-        )  # fmt: skip
-    names = tuple(name for name in w.given if re.search(rf"\b{name}\b", code) and name != x.name)
-    return Piece(code, (x.name, *names))
+            every = tuple(range(1, tensor.dim()))
+            masks += [f"({name}.sum({every}) > 0).view(-1{ends})", f"({name}.amax({every}) > 1).reshape(-1{ends})"]
+            if tensor.shape == x.shape:
+                masks += [
+                    f"({name} > 0.5)",
+                    f"({name} <= 0)",
+                    f"({name} != 0)",
+                    f"{name}.gt(0.25)",
+                    f"torch.lt({name}, 0.5)",
+                ]
+        elif dims >= 3 and name != "lengths" and x.shape[1] == tensor.shape[1]:
+            masks += [f"({name} > 0)" + ".unsqueeze(-1)" * (dims - 2)]
+            if name == "tokens":
+                shape = ", ".join(map(str, (-1, tensor.shape[1], *[1] * (dims - 2))))
+                masks += [f"({each}).view({shape})" for each in OF_TOKENS]
+        elif name == "lengths":
+            masks.append(f"(lengths > 1).view(-1{ends})")
+            if dims == 3:
+                masks.append("(torch.arange({0}.shape[1])[None, :] < lengths[:, None]).unsqueeze(-1)")
+    return masks
+
+
+def masking(code: str) -> Row:
+    """A mask computed from an input, `<m>`, which shuts out some entries."""
+
+    def draw(w: Writer, x: Value) -> Piece | None:
+        masks = masks_for(w, x)
+        if not masks:
+            return None
+        cast = w.pick("", ".float()", ".long()", ".int()", ".to({0}.dtype)", ".type_as({0})", ".bool()")
+        written = code.replace("<m>", w.pick(*masks)).replace("<cast>", cast)
+        names = tuple(name for name in w.given if re.search(rf"\b{name}\b", written) and name != x.name)
+        return Piece(written, (x.name, *names))
+
+    return Row(draw, ANY)
+
+
+MASKINGS = [
+    masking(code)
+    for code in (
+        "{0} * <m><cast>", "<m><cast> * {0}", "{0}.mul(<m><cast>)", "torch.mul({0}, <m><cast>)", "{0} * (<m>).float()",
+        "{0}.masked_fill(~<m>.bool(), 0)", "torch.masked_fill({0}, <m>.bool(), 0.0)", "{0}.masked_fill_(<m> == 0, 0)",
+        "{0}.masked_fill(<m>.logical_not(), value=0)", "torch.where(<m>.bool(), 0.0, {0})",
+        "torch.where(<m> != 0, {0}, torch.zeros_like({0}))", "{0}.mul_(<m>.float())",
+    )
+]  # fmt: skip
 
 
 @drawn(3)
@@ -604,7 +605,7 @@ ENDINGS: list[Callable[[Writer, Value], Piece]] = [
 
 GRAMMAR = Grammar(
     groups=(
-        MAPS, NORMS, ACTIVATIONS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], [masked], [pooled_text], REDUCTIONS,
+        MAPS, NORMS, ACTIVATIONS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], MASKINGS, [pooled_text], REDUCTIONS,
         LAYOUTS, SAME, CASTS, RANDOM,
     ),
     weights=(22, 10, 24, 12, 9, 7, 4, 2, 3, 4, 4, 14, 4, 0.7, 0.3),

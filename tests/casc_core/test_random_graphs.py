@@ -48,7 +48,7 @@ def drawn() -> Counter[Any]:
     """How often what is called by the rows of the grammar and by some forwards."""
     calls: Counter[Any] = Counter()
     for row in ROWS:
-        for script in itertools.islice(singles(row), 2 * row.faces):
+        for script in itertools.islice(singles(row), row.faces):
             calls += spelled(script.graph())
     for seed in range(60):
         calls += spelled(written(seed).graph())
