@@ -204,6 +204,9 @@ MAPS = [
     module("nn.Linear(<C>, <C>)", 3, call="{m}({0}.transpose(1, 2)).transpose(1, 2)", maps=1),
     module("nn.Linear(<D>, <D>)", 3, call="{m}({0}.transpose(0, 1)).transpose(0, 1)", maps=1),
     block,
+    module("Residual(nn.Sequential(nn.Conv2d(<C>, <C>, 3, padding=1), nn.BatchNorm2d(<C>, eps=0.25)))", 4, fires=True),
+    module("Residual(nn.Sequential(nn.Linear(<D>, 3), nn.ReLU(), nn.Linear(3, <D>)))", fires=True),
+    module("Residual(nn.Conv1d(<C>, <C>, 1))", 3, fires=True),
 ]  # fmt: skip
 NORMS += [batch_norm_call]
 
@@ -218,7 +221,8 @@ ACTIVATIONS += [
         "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "F.relu_({0})", "torch.relu_({0})", "{0}.relu_()",
         "F.relu({0}, inplace=True)", "F.hardtanh_({0})", "F.relu(input={0})", "F.hardtanh({0}, max_val=0.5)",
         "torch.relu({0}.transpose(0, 1)).transpose(0, 1)",
-        "{0}.clamp(0, 1)", "torch.clamp({0}, 0, 1)", "{0}.clip(0, 1)", "torch.clip({0}, 0.0, 2.0)", "{0}.clamp(min=0, max=0.5)",
+        "{0}.clamp(0, 1)", "torch.clamp({0}, 0, 1)", "{0}.clip(0, 1)", "torch.clip({0}, 0.0, 2.0)",
+        "{0}.clamp(min=0, max=0.5)",
         "F.threshold({0}, 0, 0)", "{0}.clamp_min(0)", "{0}.clamp(min=0)", "torch.maximum({0}, torch.zeros(()))",
         "torch.clamp_min({0}, 0)", "torch.clamp({0}, max=1.0, min=0.0)",
     )
@@ -310,7 +314,8 @@ ARITHMETIC = [
 FACTORS = [
     say(each, factors=1)
     for each in (
-        "2 * {0}", "{0} * 0.5", "{0} / 4", "{0} / 2", "-{0}", "{0}.neg()", "torch.neg({0})", "{0}.mul(2)", "{0}.mul(-0.5)",
+        "2 * {0}", "{0} * 0.5", "{0} / 4", "{0} / 2", "-{0}", "{0}.neg()", "torch.neg({0})", "{0}.mul(2)",
+        "{0}.mul(-0.5)",
         "torch.mul({0}, 0.75)", "{0} * 3", "{0}.div(2)", "torch.div({0}, 0.5)", "torch.true_divide({0}, 2)",
         "{0}.true_divide(4)", "{0}.mul_(2)", "{0}.div_(2)", "{t} = {0}\n{t} *= 2", "{t} = {0}\n{t} /= 2",
         "torch.mul(0.5, {0})", "{0} * 1", "{0}.neg_()", "torch.negative({0})", "torch.multiply({0}, 2)",
@@ -361,15 +366,21 @@ def fused(w: Writer, x: Value) -> Piece | None:
 
 # Whole numbers computed from tokens.
 OF_TOKENS = [
-    "tokens.eq(0).logical_not()", "tokens.ne(0) & (tokens > 2)", "torch.ge(tokens, 1)", "tokens % 2 == 0", "tokens.remainder(3)",
+    "tokens.eq(0).logical_not()", "tokens.ne(0) & (tokens > 2)", "torch.ge(tokens, 1)", "tokens % 2 == 0",
+    "tokens.remainder(3)",
     "tokens // 2 > 1", "tokens.clamp(max=1)", "tokens.clamp_max(1)", "tokens.clamp_min(2)", "tokens.cumsum(1) > 3",
-    "torch.cumsum(tokens != 0, 1) <= 2", "tokens.le(4).logical_or(tokens.ge(9))", "torch.logical_and(tokens > 1, tokens.lt(8))",
-    "torch.where(tokens > 3, 1, 0)", "tokens.bool()", "torch.ones_like(tokens)", "(tokens == tokens.amax(1, keepdim=True))",
-    "(tokens > tokens.float().mean(1, keepdim=True))", "tokens.bitwise_and(tokens)", "tokens.abs()", "(tokens > 2) | (tokens == 0)",
+    "torch.cumsum(tokens != 0, 1) <= 2", "tokens.le(4).logical_or(tokens.ge(9))",
+    "torch.logical_and(tokens > 1, tokens.lt(8))",
+    "torch.where(tokens > 3, 1, 0)", "tokens.bool()", "torch.ones_like(tokens)",
+    "(tokens == tokens.amax(1, keepdim=True))",
+    "(tokens > tokens.float().mean(1, keepdim=True))", "tokens.bitwise_and(tokens)", "tokens.abs()",
+    "(tokens > 2) | (tokens == 0)",
     "(tokens != 0).any(1, keepdim=True).expand(-1, {0}.size(1))", "torch.full_like(tokens, 2)", "tokens.pow(2) > 9",
     "torch.remainder(tokens, 2)", "tokens.sort(1)[0] > 2", "(tokens.argsort(1) == 0)", "tokens.new_ones(tokens.shape)",
-    "torch.floor_divide(tokens, 3)", "tokens.masked_fill(tokens > 3, 0)", "torch.eq(tokens, 3).logical_not()", "tokens.neg().add(3)",
-    "torch.stack([tokens, tokens]).amax(0)", "torch.cat([tokens, tokens], 1)[:, :{0}.size(1)]", "(tokens.min(1, keepdim=True)[0] < tokens)",
+    "torch.floor_divide(tokens, 3)", "tokens.masked_fill(tokens > 3, 0)", "torch.eq(tokens, 3).logical_not()",
+    "tokens.neg().add(3)",
+    "torch.stack([tokens, tokens]).amax(0)", "torch.cat([tokens, tokens], 1)[:, :{0}.size(1)]",
+    "(tokens.min(1, keepdim=True)[0] < tokens)",
 ]  # fmt: skip
 
 
@@ -463,14 +474,17 @@ REDUCTIONS = [
     for dims, spellings in (
         ((3, 4, 5), (
             "{0}.sum(1)", "{0}.mean(1)", "{0}.sum(-1)", "{0}.mean(-1)", "{0}.amax(-1)", "torch.sum({0}, 1)",
-            "torch.mean({0}, -1)", "torch.amax({0}, -1)", "{0}.max(-1)[0]", "{0}.max(dim=1).values", "torch.max({0}, 2)[0]",
+            "torch.mean({0}, -1)", "torch.amax({0}, -1)", "{0}.max(-1)[0]", "{0}.max(dim=1).values",
+            "torch.max({0}, 2)[0]",
             "{0}.sum(dim=-1, keepdim=True)", "{0}.mean(2, keepdim=True)", "torch.mean({0}, dim=1, keepdim=True)",
-            "{0}.sum(2, dtype=torch.float64).float()", "{0}.mean(-1, dtype=torch.float32)", "{0}.amax((1,), keepdim=True)",
+            "{0}.sum(2, dtype=torch.float64).float()", "{0}.mean(-1, dtype=torch.float32)",
+            "{0}.amax((1,), keepdim=True)",
             "torch.amax({0}, dim=2)", "{0}.max(2, keepdim=True).values", "{0}.sum(1, True)",
         )),
         ((4,), (
             "{0}.mean((2, 3))", "{0}.mean([2, 3])", "{0}.sum((-2, -1))", "torch.mean({0}, (2, 3), keepdim=True)",
-            "{0}.amax((2, 3))", "{0}.mean(dim=(-2, -1), keepdim=True)", "{0}.flatten(2).mean(-1)", "{0}.mean(3).mean(2)",
+            "{0}.amax((2, 3))", "{0}.mean(dim=(-2, -1), keepdim=True)", "{0}.flatten(2).mean(-1)",
+            "{0}.mean(3).mean(2)",
             "torch.sum({0}, dim=[2, 3], keepdim=True)",
         )),
         ((2,), ("{0}.sum(1, keepdim=True)", "{0}.amax(1, keepdim=True)", "{0}.mean(-1, keepdim=True)")),
@@ -492,7 +506,8 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "torch.cat(({0}, {1}), dim=1)", "torch.concat([{0}, {1}], 1)", "torch.concatenate([{0}, {1}], -1)",
         "torch.stack([{0}, {1}], 1)", "torch.stack([{0}, {1}], -1)", "{0}.unflatten(1, (1, <C>))",
         "torch.unflatten({0}, 1, (<C>, 1))", "{0}.index_select(1, torch.tensor([0]))",
-        "torch.index_select({0}, 1, torch.arange(1))", "{0}.transpose(0, 1).transpose(0, 1)", "{0}.unsqueeze(0).squeeze(0)",
+        "torch.index_select({0}, 1, torch.arange(1))", "{0}.transpose(0, 1).transpose(0, 1)",
+        "{0}.unsqueeze(0).squeeze(0)",
         "torch.cat([{0}.flatten(1), {0}.flatten(1)], 1)", "torch.cat([{0}], 1)",
         "torch.cat([{0}, torch.zeros_like({0})], 1)", "{0} + torch.zeros_like({0})",
     )),
@@ -505,12 +520,14 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
     ((3, 4, 5), (
         "{0}.transpose(1, 2)", "torch.transpose({0}, 1, 2)", "{0}.swapaxes(1, 2)", "torch.swapaxes({0}, 1, 2)",
         "{0}.movedim(1, 2)", "torch.movedim({0}, -1, 1)", "{0}.select(1, 0)", "torch.select({0}, 1, -1)", "{0}[:, 0]",
-        "{0}[:, -1]", "{0}[..., 0]", "{0}.unbind(1)[0]", "torch.unbind({0}, 1)[-1]", "{0}.squeeze(1)", "torch.squeeze({0}, 2)",
+        "{0}[:, -1]", "{0}[..., 0]", "{0}.unbind(1)[0]", "torch.unbind({0}, 1)[-1]", "{0}.squeeze(1)",
+        "torch.squeeze({0}, 2)",
         "{0}.squeeze(-1)", "{0}.flatten(1, 2)", "torch.flatten({0}, 1, 2)", "{0}.flatten(start_dim=2)", "{0}.mT",
         "{0}[:, :, 1:]", "{0}[:, :, :-1]",
     )),
     ((3,), (
-        "{0}.permute(0, 2, 1)", "torch.permute({0}, (0, 2, 1))", "{0}.tile((1, 1, 2))", "F.pad({0}, (1, 0))", "{0}.repeat(1, 2, 1)",
+        "{0}.permute(0, 2, 1)", "torch.permute({0}, (0, 2, 1))", "{0}.tile((1, 1, 2))", "F.pad({0}, (1, 0))",
+        "{0}.repeat(1, 2, 1)",
         "F.pad({0}, (0, 1), 'reflect')", "F.pad({0}, (2, 1))", "F.interpolate({0}, scale_factor=2)",
         "F.interpolate({0}, size=6, mode='nearest')", "{0}.expand(-1, -1, -1)", "F.pad({0}, (1, 1), mode='replicate')",
         "{0}.unsqueeze(2).expand(-1, -1, 2, -1)",
@@ -519,13 +536,16 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "{0}.permute(1, 0, 2).reshape({0}.shape[1], -1).view({0}.shape[1], {0}.shape[0], -1).permute(1, 0, 2)",
     )),
     ((4,), (
-        "{0}.permute(0, 2, 3, 1)", "torch.permute({0}, (0, 1, 3, 2))", "F.pad({0}, (1, 0, 0, 0))", "F.pad({0}, (0, 0, 1, 0))",
+        "{0}.permute(0, 2, 3, 1)", "torch.permute({0}, (0, 1, 3, 2))", "F.pad({0}, (1, 0, 0, 0))",
+        "F.pad({0}, (0, 0, 1, 0))",
         "F.pad({0}, (0, 1, 0, 1))", "F.pad({0}, (1, 1, 1, 1), mode='reflect')", "F.pad({0}, (1, 1, 1, 1), 'circular')",
         "F.pad({0}, [1, 0, 1, 0], 'constant', 0)", "F.pad({0}, (-1, 0, 0, 0))", "F.pad({0}, (0, 0, 0, 0, 1, 0))",
         "F.interpolate({0}, scale_factor=2, mode='nearest')", "F.interpolate({0}, size=(4, 4))",
         "F.interpolate({0}, scale_factor=2.0, mode='nearest-exact')", "F.interpolate({0}, {0}.shape[2:])",
-        "F.pixel_shuffle({0}, 2)", "torch.pixel_shuffle({0}, 2)", "F.pixel_unshuffle({0}, 2)", "torch.pixel_unshuffle({0}, 2)",
-        "F.channel_shuffle({0}, 2)", "torch.channel_shuffle({0}, 2)", "{0}.reshape(-1, <C>, {0}.shape[2] * {0}.shape[3])",
+        "F.pixel_shuffle({0}, 2)", "torch.pixel_shuffle({0}, 2)", "F.pixel_unshuffle({0}, 2)",
+        "torch.pixel_unshuffle({0}, 2)",
+        "F.channel_shuffle({0}, 2)", "torch.channel_shuffle({0}, 2)",
+        "{0}.reshape(-1, <C>, {0}.shape[2] * {0}.shape[3])",
         "{0}.view({0}.shape[0], <C>, -1)", "torch.cat([{0}[:, :, ::2], {0}[:, :, ::2]], 1)",
         "{0}.reshape(-1, {0}.shape[2], {0}.shape[3]).view({0}.shape)", "{0}.flatten(0, 1).unflatten(0, (-1, <C>))",
         "F.max_pool2d(F.pad({0}, (1, 0, 1, 0), value=float('-inf')), 2)",
@@ -574,18 +594,24 @@ SAME = [
 SAME += [
     say(each)
     for each in (
-        "F.dropout({0}, 0.5, self.training)", "F.dropout({0}, p=0.5, training=self.training)", "{0}.float()", "{0}.double().float()",
-        "F.dropout2d({0}, 0.5, self.training)", "F.dropout1d({0}, 0.2, training=self.training)", "{0}.to(torch.float32)",
+        "F.dropout({0}, 0.5, self.training)", "F.dropout({0}, p=0.5, training=self.training)", "{0}.float()",
+        "{0}.double().float()",
+        "F.dropout2d({0}, 0.5, self.training)", "F.dropout1d({0}, 0.2, training=self.training)",
+        "{0}.to(torch.float32)",
         "torch.dropout({0}, 0.5, self.training)", "{0}.to({0}.device)", "{0}.type_as({0})", "{0}.to({0}.dtype)",
-        "{0}.type(torch.float32)", "{0}.requires_grad_()", "{0}.to(torch.float64).float()", "{0}.to({0})", "{0}.to(dtype=torch.float32)",
+        "{0}.type(torch.float32)", "{0}.requires_grad_()", "{0}.to(torch.float64).float()", "{0}.to({0})",
+        "{0}.to(dtype=torch.float32)",
     )
 ]  # fmt: skip
 CASTS = [
     say(each)
     for each in (
-        "{0}.int().float()", "{0}.to(torch.int64).float()", "{0}.long().float()", "{0}.sum(-1, dtype=torch.int32).float()",
-        "{0}.bool().float()", "{0}.type(torch.int32).to(torch.float32)", "{0}.sum(-1, keepdim=True, dtype=torch.long).float()",
-        "{0}.mean(-1, keepdim=True).to(torch.int64) * 0.5", "torch.sum({0}, 1, keepdim=True, dtype=torch.int64).float()",
+        "{0}.int().float()", "{0}.to(torch.int64).float()", "{0}.long().float()",
+        "{0}.sum(-1, dtype=torch.int32).float()",
+        "{0}.bool().float()", "{0}.type(torch.int32).to(torch.float32)",
+        "{0}.sum(-1, keepdim=True, dtype=torch.long).float()",
+        "{0}.mean(-1, keepdim=True).to(torch.int64) * 0.5",
+        "torch.sum({0}, 1, keepdim=True, dtype=torch.int64).float()",
         "{0}.to(dtype=torch.int32).float()", "{0}.short().float()", "{0}.to(torch.uint8).float()",
     )
 ]  # fmt: skip

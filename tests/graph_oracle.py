@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 import casc_core
 import casc_seq
 from casc_core import CQReLU
-from casc_core.errors import CascError
+from casc_core.errors import CascError, ExactnessError
 from casc_core.recorder import Recorder
 
 # Two numbers of levels that are nearer than this are equal: true ones lie on a power-of-two grid that is far coarser, and
@@ -103,14 +103,31 @@ class Compared:
     steps: int = 0
 
 
+class Residual(nn.Module):
+    """A block as users write them: a body beside a shortcut, then an activation called as a function."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
 def built(source: str) -> nn.Module:
     """The model of this source, whose lines are found by whoever looks for them."""
     file = str(Path(tempfile.gettempdir()) / f"graph_{zlib.crc32(source.encode()):08x}.py")
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    space: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "casc_core": casc_core, "casc_seq": casc_seq}
+    space = dict(NAMES)
     exec(compile(source, file, "exec"), space)
     model: nn.Module = space["Model"]()
     return model.eval()
+
+
+NAMES: dict[str, Any] = {
+    "torch": torch, "nn": nn, "F": F, "casc_core": casc_core, "casc_seq": casc_seq, "Residual": Residual,
+}  # fmt: skip
+"""What the source of a graph may name."""
 
 
 def settle(model: nn.Module, seed: int) -> nn.Module:
@@ -351,7 +368,12 @@ def check(graph: Graph, stored_at: Path | None = None) -> Compared:
     """
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        return _checked(graph, stored_at)
+        try:
+            return _checked(graph, stored_at)
+        except FaultError as fault:
+            if graph.rough and isinstance(fault.__cause__, ExactnessError):  # its numbers take all the bits there are
+                raise RefusedError(str(fault.__cause__)) from fault
+            raise
 
 
 def _checked(graph: Graph, stored_at: Path | None) -> Compared:
@@ -438,6 +460,13 @@ def _step_by_step(oracle: Oracle, graph: Graph, simulation: Any) -> None:
 
 
 def _alone(snn: Any, graph: Graph, inputs: tuple[Tensor, ...], logits: Tensor, silent_at: Tensor) -> None:
+    """Each sample by itself, and the batch in parts as a small memory limit makes them."""
+    usual, snn.memory_limit = snn.memory_limit, 1
+    with _named("a batch in parts"):
+        in_parts = snn(*inputs)
+    snn.memory_limit = usual
+    if not torch.equal(in_parts, logits):
+        raise FaultError("a batch in parts answers differently")
     for sample in range(len(logits)):
         axes = [int(each.kind == "state") for each in graph.inputs]
         with _named("a sample alone"):

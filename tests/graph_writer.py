@@ -14,12 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from graph_oracle import Graph, Input, arguments, in_double, settle
+from graph_oracle import NAMES, Graph, Input, arguments, in_double, settle
 from torch import Tensor, nn
-
-import casc_core
-import casc_seq
 
 BATCH = 3
 # A value may be so large, and a tensor have so many entries.
@@ -125,7 +121,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """How some operations are spelled, on tensors of these many dimensions; `faces`: one draw of several shows one of many."""
+    """How some operations are spelled, on tensors of so many dimensions; a draw shows one of its `faces`."""
 
     draw: Callable[[Writer, Value], Piece | None]
     dims: tuple[int, ...]
@@ -348,7 +344,7 @@ class Writer:
     def _run(self, statement: Statement) -> tuple[list[Tensor], list[str], set[str]]:
         """What the statement gives, whose memory each part of it shares, and whose memory is changed in place."""
         fresh = nn.Module().eval()
-        space: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "casc_core": casc_core, "casc_seq": casc_seq}
+        space = dict(NAMES)
         for name, code in statement.piece.layers.items():
             if not hasattr(self.model, name):
                 exec(code, space | {"self": fresh})
