@@ -51,8 +51,8 @@ def _sizes(code: str, x: Value) -> str:
     return code
 
 
-def drawn(*dims: int) -> Callable[[Callable[[Writer, Value], Piece | None]], Row]:
-    return lambda draw: Row(draw, dims or ANY, 2)
+def drawn(*dims: int, faces: int = 2) -> Callable[[Callable[[Writer, Value], Piece | None]], Row]:
+    return lambda draw: Row(draw, dims or ANY, faces)
 
 
 # Linear maps.
@@ -102,12 +102,68 @@ def linear_call(w: Writer, x: Value) -> Piece:
     return _called(w, x, "F.linear", (w.pick(2, 3, 5), int(x.shape[-1])), "")
 
 
+def product(code: str, *dims: int) -> Row:
+    """A product with a constant: `<w:D,3>` is one of these sizes, `b` for an addend and `f` for a factor in place of `w`."""
+
+    def draw(w: Writer, x: Value) -> Piece:
+        layers: dict[str, str] = {}
+
+        def held(found: re.Match[str]) -> str:
+            sizes = {"C": int(x.shape[1]), "D": int(x.shape[-1])}
+            shape = [sizes.get(size) or int(size) for size in found[2].split(",") if size]
+            name, own = w.buffer({"w": "weight", "b": "bias", "f": "factor"}[found[1]], shape)
+            layers.update(own)
+            return name
+
+        written = re.sub(r"<(\w):([^>]*)>", held, code)
+        y = w.other(x) if "{1}" in code else None
+        return Piece(written, (x.name, (y or x).name) if "{1}" in code else (x.name,), layers, maps=1)
+
+    return Row(draw, dims or ANY)
+
+
+PRODUCTS = [
+    product(code, *dims)
+    for dims, codes in (
+        (ANY, ("{0} @ <w:D,3>", "torch.matmul({0}, <w:D,2>)", "{0}.matmul(<w:D,3>)",
+        "torch.matmul(input={0}, other=<w:D,2>)")),
+        ((2,), (
+            "torch.mm({0}, <w:D,3>)", "{0}.mm(<w:D,2>)", "torch.addmm(<b:3>, {0}, <w:D,3>)",
+            "<b:2>.addmm({0}, <w:D,2>)",
+            "torch.addmm(<b:3>, {0}, <w:D,3>, beta=2, alpha=0.5)", "{0}.addmm_({1}, <w:D,D>)",
+            "torch.mv({0}, <w:D>).unsqueeze(1)",
+            "{0}.mv(<w:D>).unsqueeze(1)", "torch.addmv(<b:1>, {0}, <w:D>).unsqueeze(1)",
+            "<b:1>.addmv({0}, <w:D>).unsqueeze(1)",
+            "{0}.sum(1).addmv_({0}, <w:D>).unsqueeze(1)", "torch.einsum('bd,de->be', {0}, <w:D,3>)",
+            "torch.einsum('bd,ed->be', [{0}, <w:2,D>])",
+        )),
+        ((3,), (
+            "torch.bmm({0}, <w:3,D,2>)", "{0}.bmm(<w:3,D,2>)", "torch.baddbmm(<b:1>, {0}, <w:3,D,2>)",
+            "<b:1>.baddbmm({0}, <w:3,D,2>)",
+            "torch.matmul(<w:4,C>, {0})", "<w:2,C> @ {0}", "torch.einsum('bcl,oc->bol', {0}, <w:3,C>)",
+            "torch.einsum('bcl->bc', {0})", "torch.einsum('bcl,c->bcl', {0}, <f:C>)", "torch.einsum('bcl->blc', {0})",
+        )),
+        ((4,), ("torch.einsum('bchw,oc->bohw', {0}, <w:3,C>)", "torch.einsum('bchw,w->bch', {0}, <w:D>)")),
+    )
+    for code in codes
+]  # fmt: skip
+PRODUCTS += [
+    product(code)
+    for code in (
+        "torch.addcmul({0}, {1}, <f:>)", "{0}.addcmul({1}, <f:D>, value=0.5)", "{0}.addcmul_({1}, <f:1>)",
+        "torch.addcdiv({0}, {1}, torch.tensor(2.0), value=0.5)", "{0}.addcdiv({1}, torch.tensor(4.0))",
+        "{0}.addcdiv_({1}, torch.tensor([0.5]))", "torch.lerp({0}, {1}, 0.25)", "{0}.lerp({1}, 0.5)",
+        "{0}.lerp_({1}, 0.5)",
+        "torch.lerp({0}, {1}, <f:D>)",
+    )
+]  # fmt: skip
 NORMS = [
     module("nn.BatchNorm1d(<C>, eps=0.25)", 2, 3, factors=1),
     module("nn.BatchNorm1d(<C>, eps=0.25, affine=False)", 2, 3, factors=1),
     module("nn.BatchNorm2d(<C>, eps=0.25)", 4, factors=1),
     module("nn.BatchNorm2d(<C>, eps=0.25)", 4, factors=1),
     module("nn.BatchNorm2d(<C>, eps=0.25, affine=False)", 4, factors=1),
+    module("nn.BatchNorm3d(<C>, eps=0.25)", 5, factors=1),
     module("nn.SyncBatchNorm(<C>, eps=0.25)", 2, 3, 4, factors=1),
     module("casc_seq.classifier.Standardise(<C>, eps=0.25)", 2, factors=1),
 ]
@@ -224,7 +280,10 @@ ACTIVATIONS += [
         "{0}.clamp(0, 1)", "torch.clamp({0}, 0, 1)", "{0}.clip(0, 1)", "torch.clip({0}, 0.0, 2.0)",
         "{0}.clamp(min=0, max=0.5)",
         "F.threshold({0}, 0, 0)", "{0}.clamp_min(0)", "{0}.clamp(min=0)", "torch.maximum({0}, torch.zeros(()))",
-        "torch.clamp_min({0}, 0)", "torch.clamp({0}, max=1.0, min=0.0)",
+        "torch.clamp_min({0}, 0)", "torch.clamp({0}, max=1.0, min=0.0)", "{0}.clamp_(0, 1)", "torch.clamp_({0}, 0, 1)",
+        "{0}.clip_(0, 1)", "torch.clip_({0}, 0, 1)", "{0}.clamp_min_(0)", "torch.clamp_min_({0}, 0)",
+        "torch.threshold({0}, 0, 0)",
+        "torch.threshold_({0}, 0, 0)", "F.threshold_({0}, 0, 0)",
     )
 ]  # fmt: skip
 
@@ -240,6 +299,7 @@ def quantised(w: Writer, x: Value) -> Piece:
     return Piece(f"{name}({{0}})", (x.name,), layers, fires=True)
 
 
+ACTIVATIONS += [module("nn.Threshold(0, 0)", fires=True)]
 ACTIVATIONS += [quantised, quantised, quantised, quantised]
 
 # Pools.
@@ -280,6 +340,12 @@ POOLS = [
     for spelling in (f"nn.MaxPool{dims}d", f"F.max_pool{dims}d", f"torch.max_pool{dims}d", f"nn.AvgPool{dims}d",
                      f"F.avg_pool{dims}d")
 ] + [pool("torch.avg_pool1d", 1)]  # fmt: skip
+POOLS += [
+    pool(spelling, 3)
+    for spelling in ("nn.MaxPool3d", "F.max_pool3d", "torch.max_pool3d", "nn.AvgPool3d", "F.avg_pool3d")
+]
+POOLS += [module(f"nn.Adaptive{kind}Pool3d({size})", 5) for kind in ("Max", "Avg") for size in ("1", "(1, 2, 2)")]
+POOLS += [say(f"F.adaptive_{kind}_pool3d({{0}}, 1)", 5) for kind in ("max", "avg")]
 POOLS += [module(f"nn.Adaptive{kind}Pool1d({size})", 3) for kind in ("Max", "Avg") for size in (1, 2)]
 POOLS += [
     module(f"nn.Adaptive{kind}Pool2d({size})", 4)
@@ -308,7 +374,7 @@ ARITHMETIC = [
         "{0}.add_({1})", "{0}.sub_({1})", "{t} = {0}\n{t} += {1}", "{t} = {0}\n{t} -= {1}", "sum([{0}, {1}])",
         "sum([{0}, {1}, {0}])", "torch.stack([{0}, {1}], 1).sum(1)", "torch.stack([{0}, {1}]).mean(0)",
         "torch.stack([{0}, {1}], dim=1).amax(1)", "torch.stack([{0}, {1}], 1).max(1)[0]",
-        "torch.add(input={0}, other={1})", "torch.subtract({0}, {1})", "torch.maximum({0}, {1})",
+        "torch.add(input={0}, other={1})", "torch.subtract({0}, {1})", "{0}.subtract({1})", "torch.maximum({0}, {1})",
     )
 ]  # fmt: skip
 FACTORS = [
@@ -318,7 +384,11 @@ FACTORS = [
         "{0}.mul(-0.5)",
         "torch.mul({0}, 0.75)", "{0} * 3", "{0}.div(2)", "torch.div({0}, 0.5)", "torch.true_divide({0}, 2)",
         "{0}.true_divide(4)", "{0}.mul_(2)", "{0}.div_(2)", "{t} = {0}\n{t} *= 2", "{t} = {0}\n{t} /= 2",
-        "torch.mul(0.5, {0})", "{0} * 1", "{0}.neg_()", "torch.negative({0})", "torch.multiply({0}, 2)",
+        "torch.mul(0.5, {0})", "{0} * 1", "{0}.neg_()", "torch.negative({0})", "{0}.negative()", "{0}.multiply(2)",
+        "{0}.divide(2)", "torch.divide({0}, 4)", "{0}.clamp_max(64)", "torch.clamp_max({0}, 64)", "{0}.clamp_max_(64)",
+        "torch.clamp_max_({0}, 64)", "{0} + {0}.new_full((1,), 0.5)", "{0} - {0}.new_ones(1)",
+        "{0} * torch.full_like({0}, 2.0)",
+        "{0} + torch.ones_like({0})", "torch.multiply({0}, 2)",
         "torch.rsub({0}, 0.5)", "0.5 - {0}", "1 - {0}", "{0} + 0.5", "{0} - 0.25", "0.25 + {0}", "{0}.add(0.5)",
         "torch.add({0}, 0.5, alpha=2)", "{0}.sub(0.5)", "torch.sub({0}, 1)", "{0}.add_(0.25)", "{t} = {0}\n{t} += 0.5",
         "{0}.add(1, alpha=-0.5)", "torch.sub(1, {0})",
@@ -433,7 +503,8 @@ MASKINGS = [
         "{0} * <m><cast>", "<m><cast> * {0}", "{0}.mul(<m><cast>)", "torch.mul({0}, <m><cast>)", "{0} * (<m>).float()",
         "{0}.masked_fill(~<m>.bool(), 0)", "torch.masked_fill({0}, <m>.bool(), 0.0)", "{0}.masked_fill_(<m> == 0, 0)",
         "{0}.masked_fill(<m>.logical_not(), value=0)", "torch.where(<m>.bool(), 0.0, {0})",
-        "torch.where(<m> != 0, {0}, torch.zeros_like({0}))", "{0}.mul_(<m>.float())",
+        "torch.where(<m> != 0, {0}, torch.zeros_like({0}))", "{0}.where(<m> != 0, torch.zeros_like({0}))",
+        "{0}.mul_(<m>.float())",
     )
 ]  # fmt: skip
 
@@ -529,7 +600,9 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "{0}.permute(0, 2, 1)", "torch.permute({0}, (0, 2, 1))", "{0}.tile((1, 1, 2))", "F.pad({0}, (1, 0))",
         "{0}.repeat(1, 2, 1)",
         "F.pad({0}, (0, 1), 'reflect')", "F.pad({0}, (2, 1))", "F.interpolate({0}, scale_factor=2)",
-        "F.interpolate({0}, size=6, mode='nearest')", "{0}.expand(-1, -1, -1)", "F.pad({0}, (1, 1), mode='replicate')",
+        "F.interpolate({0}, size=6, mode='nearest')", "F.upsample({0}, scale_factor=2)",
+        "F.interpolate({0}, scale_factor=2, mode='linear')", "{0}.expand(-1, -1, -1)",
+        "F.pad({0}, (1, 1), mode='replicate')",
         "{0}.unsqueeze(2).expand(-1, -1, 2, -1)",
         "{0}.gather(1, (tokens[:, :1] % 2).view(-1, 1, 1).expand(-1, 1, {0}.size(2)))",
         "torch.gather({0}, 1, (tokens[:, :1] % 2).view(-1, 1, 1).expand(-1, 1, {0}.shape[2]))",
@@ -541,6 +614,7 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "F.pad({0}, (0, 1, 0, 1))", "F.pad({0}, (1, 1, 1, 1), mode='reflect')", "F.pad({0}, (1, 1, 1, 1), 'circular')",
         "F.pad({0}, [1, 0, 1, 0], 'constant', 0)", "F.pad({0}, (-1, 0, 0, 0))", "F.pad({0}, (0, 0, 0, 0, 1, 0))",
         "F.interpolate({0}, scale_factor=2, mode='nearest')", "F.interpolate({0}, size=(4, 4))",
+        "F.interpolate({0}, scale_factor=2, mode='bilinear', align_corners=False)",
         "F.interpolate({0}, scale_factor=2.0, mode='nearest-exact')", "F.interpolate({0}, {0}.shape[2:])",
         "F.pixel_shuffle({0}, 2)", "torch.pixel_shuffle({0}, 2)", "F.pixel_unshuffle({0}, 2)",
         "torch.pixel_unshuffle({0}, 2)",
@@ -564,7 +638,7 @@ _MODULES: list[tuple[str, tuple[int, ...]]] = [
 LAYOUTS += [module(constructor, *dims) for constructor, dims in _MODULES]
 
 
-@drawn()
+@drawn(*ANY, faces=8)
 def parts(w: Writer, x: Value) -> Piece | None:
     """Several values at once, as they are unpacked."""
     size, dim = int(x.shape[1]), 1
@@ -575,6 +649,8 @@ def parts(w: Writer, x: Value) -> Piece | None:
         f"torch.split({{0}}, 1, {dim})",
         f"{{0}}.split([{', '.join('1' * size)}], dim={dim})",
     ]
+    sizes = ", ".join("1" * size)
+    codes += [f"{{0}}.split_with_sizes([{sizes}], {dim})", f"torch.split_with_sizes({{0}}, [{sizes}], {dim})"]
     if x.tensor.dim() > 2:
         codes += [f"{{0}}.unbind({dim})", f"torch.unbind({{0}}, {dim})"]
     return Piece(w.pick(*codes), (x.name,), results=size)
@@ -588,7 +664,7 @@ SAME = [
     module(each)
     for each in (
         "nn.Dropout(0.5)", "nn.Dropout1d(0.5)", "nn.Dropout2d(0.5)", "nn.AlphaDropout(0.5)", "nn.Identity()",
-        "nn.Dropout(0.3, inplace=True)",
+        "nn.Dropout(0.3, inplace=True)", "nn.Dropout3d(0.5)", "nn.FeatureAlphaDropout(0.5)",
     )
 ]  # fmt: skip
 SAME += [
@@ -598,7 +674,13 @@ SAME += [
         "{0}.double().float()",
         "F.dropout2d({0}, 0.5, self.training)", "F.dropout1d({0}, 0.2, training=self.training)",
         "{0}.to(torch.float32)",
-        "torch.dropout({0}, 0.5, self.training)", "{0}.to({0}.device)", "{0}.type_as({0})", "{0}.to({0}.dtype)",
+        "torch.dropout({0}, 0.5, self.training)", "F.dropout3d({0}, 0.5, self.training)",
+        "F.alpha_dropout({0}, 0.5, self.training)", "F.feature_alpha_dropout({0}, 0.5, self.training)",
+        "torch.alpha_dropout({0}, 0.5, False)", "torch.feature_dropout({0}, 0.5, False)",
+        "torch.dropout_({0}, 0.5, False)",
+        "torch.feature_alpha_dropout({0}, 0.5, False)", "torch.alpha_dropout_({0}, 0.5, False)",
+        "torch.feature_dropout_({0}, 0.5, False)", "torch.feature_alpha_dropout_({0}, 0.5, False)",
+        "{0}.to({0}.device)", "{0}.type_as({0})", "{0}.to({0}.dtype)",
         "{0}.type(torch.float32)", "{0}.requires_grad_()", "{0}.to(torch.float64).float()", "{0}.to({0})",
         "{0}.to(dtype=torch.float32)",
     )
@@ -631,10 +713,10 @@ ENDINGS: list[Callable[[Writer, Value], Piece]] = [
 
 GRAMMAR = Grammar(
     groups=(
-        MAPS, NORMS, ACTIVATIONS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], MASKINGS, [pooled_text], REDUCTIONS,
+        MAPS, PRODUCTS, NORMS, ACTIVATIONS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], MASKINGS, [pooled_text], REDUCTIONS,
         LAYOUTS, SAME, CASTS, RANDOM,
     ),
-    weights=(22, 10, 24, 12, 9, 7, 4, 2, 3, 4, 4, 14, 4, 0.7, 0.3),
+    weights=(21, 3, 10, 24, 12, 9, 7, 4, 2, 3, 4, 4, 14, 4, 0.7, 0.3),
     beginnings=[text], activations=ACTIVATIONS, endings=ENDINGS,
 )  # fmt: skip
 ROWS = list(dict.fromkeys(row for group in GRAMMAR.groups for row in group))

@@ -205,7 +205,7 @@ class Writer:
     # Writing.
 
     def write(self) -> Script:
-        kind = self.rng.choices(("image", "series", "flat", "tokens"), (40, 15, 15, 30))[0]
+        kind = self.rng.choices(("image", "series", "flat", "tokens", "volume"), (40, 15, 15, 27, 3))[0]
         inputs = self._inputs(kind)
         self._take(inputs)
         if kind == "tokens":
@@ -264,7 +264,10 @@ class Writer:
             more = [Input("lengths", "lengths", (BATCH, length)), Input("mask", "mask", (BATCH, length))]
             return Input("tokens", "tokens", (BATCH, length)), *(m for m in more if self.rng.random() < 0.6)
         channels = self.pick(1, 2, 3, 4)
-        size = {"image": (self.number(4, 6), self.number(4, 6)), "series": (self.number(4, 8),), "flat": ()}[kind]
+        size = {
+            "image": (self.number(4, 6), self.number(4, 6)), "series": (self.number(4, 8),), "flat": (),
+            "volume": (2, 3, 4),
+        }[kind]  # fmt: skip
         shape = (BATCH, channels if size else self.number(2, 8), *size)
         if self.rng.random() < 0.15:
             return Input("x", "real", shape), Input("z", "real", shape)
