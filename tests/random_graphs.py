@@ -42,7 +42,9 @@ def spelled(graph: Graph) -> Counter[Any]:
     tracer = _Reader(autowrap_modules=(), param_shapes_constant=True)
     calls: Counter[Any] = Counter()
     try:
-        nodes = tracer.trace(model).nodes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nodes = tracer.trace(model).nodes
     except (TypeError, fx.proxy.TraceError):  # a size that is no number yet, where a number must stand
         return calls
     for node in nodes:
@@ -183,9 +185,7 @@ def run(scripts: Iterable[Script], seconds: float, small: int) -> Tally:
             tally.unusable += 1
             continue
         tally.graphs += 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tally.calls += spelled(script.graph())
+        tally.calls += spelled(script.graph())
         if isinstance(found, Compared):
             tally.exact += 1
             tally.layers, tally.neurons = tally.layers + found.layers, tally.neurons + found.neurons
