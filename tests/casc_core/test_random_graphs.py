@@ -118,12 +118,14 @@ def test_a_weight_that_is_changed_is_found(monkeypatch: pytest.MonkeyPatch, weig
 def test_neurons_that_cannot_take_a_spike_back_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     convert = casc_core.convert
     monkeypatch.setattr(casc_core, "convert", lambda ann: convert(ann, neuron=casc_core.IF()))
-    source = SMALL.replace("self.fc2(F", "self.fc3(F.relu(self.fc2(F").replace("(x)))", "(x))))")
-    source = source.replace("(4, 2)", "(4, 4)").replace(
-        "super().__init__()", "super().__init__()\n        self.fc3 = nn.Linear(4, 2)"
+    source = (
+        SMALL.replace("self.fc2(", "self.fc3(F.relu(self.fc2(")
+        .replace("fc1(x)))", "fc1(x)))))")
+        .replace("(4, 2)", "(4, 4)")
     )
+    source = source.replace("super().__init__()", "super().__init__()\n        self.fc3 = nn.Linear(4, 2)")
     with pytest.raises(FaultError, match="spike counts are not the levels"):
-        check(Graph(source, GRAPH.inputs, 8, 1))
+        check(Graph(source, GRAPH.inputs, 8, 2))
 
 
 def test_what_is_random_must_be_refused() -> None:
