@@ -18,6 +18,7 @@ from random_graphs import shrunk, spelled, try_out
 import casc_core
 import casc_core.prepare
 from casc_core.functions import LAYOUT, name_of
+from casc_core.randomness import DROPOUTS
 from casc_core.rules import RULES
 from casc_seq.adapter import RULES as SEQUENCES
 
@@ -70,7 +71,7 @@ def test_every_rule_is_drawn(drawn: Counter[Any]) -> None:
         *table.modules,
         *preparing.ACTIVATIONS,
         *preparing.ACTIVATION_CALLS,
-        *preparing.DROPOUT_CALLS,
+        *DROPOUTS,
     }
     # What stands in the library itself is written by its tracer.
     missing = {t for t in known if not drawn[t] and not getattr(t, "__module__", "").startswith("casc_core.conditions")}
