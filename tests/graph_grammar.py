@@ -103,7 +103,7 @@ def linear_call(w: Writer, x: Value) -> Piece:
 
 
 def product(code: str, *dims: int) -> Row:
-    """A product with a constant: `<w:D,3>` is one of these sizes, `b` for an addend and `f` for a factor in place of `w`."""
+    """A product with a constant: `<w:D,3>` is one of these sizes, `<b:3>` an addend, `<f:>` a factor."""
 
     def draw(w: Writer, x: Value) -> Piece:
         layers: dict[str, str] = {}
@@ -277,6 +277,14 @@ ACTIVATIONS += [
         "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "F.relu_({0})", "torch.relu_({0})", "{0}.relu_()",
         "F.relu({0}, inplace=True)", "F.hardtanh_({0})", "F.relu(input={0})", "F.hardtanh({0}, max_val=0.5)",
         "torch.relu({0}.transpose(0, 1)).transpose(0, 1)",
+    )
+]  # fmt: skip
+
+
+# Of an input these are computed as they stand, so what they give need not spike.
+CLIPPINGS = [
+    say(each)
+    for each in (
         "{0}.clamp(0, 1)", "torch.clamp({0}, 0, 1)", "{0}.clip(0, 1)", "torch.clip({0}, 0.0, 2.0)",
         "{0}.clamp(min=0, max=0.5)",
         "F.threshold({0}, 0, 0)", "{0}.clamp_min(0)", "{0}.clamp(min=0)", "torch.maximum({0}, torch.zeros(()))",
@@ -285,7 +293,7 @@ ACTIVATIONS += [
         "torch.threshold({0}, 0, 0)",
         "torch.threshold_({0}, 0, 0)", "F.threshold_({0}, 0, 0)",
     )
-]  # fmt: skip
+] + [module("nn.Threshold(0, 0)")]  # fmt: skip
 
 
 @drawn()
@@ -299,7 +307,6 @@ def quantised(w: Writer, x: Value) -> Piece:
     return Piece(f"{name}({{0}})", (x.name,), layers, fires=True)
 
 
-ACTIVATIONS += [module("nn.Threshold(0, 0)", fires=True)]
 ACTIVATIONS += [quantised, quantised, quantised, quantised]
 
 # Pools.
@@ -713,10 +720,10 @@ ENDINGS: list[Callable[[Writer, Value], Piece]] = [
 
 GRAMMAR = Grammar(
     groups=(
-        MAPS, PRODUCTS, NORMS, ACTIVATIONS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], MASKINGS, [pooled_text], REDUCTIONS,
-        LAYOUTS, SAME, CASTS, RANDOM,
+        MAPS, PRODUCTS, NORMS, ACTIVATIONS, CLIPPINGS, POOLS, ARITHMETIC, FACTORS, [constant], [fused], MASKINGS,
+        [pooled_text], REDUCTIONS, LAYOUTS, SAME, CASTS, RANDOM,
     ),
-    weights=(21, 3, 10, 24, 12, 9, 7, 4, 2, 3, 4, 4, 14, 4, 0.7, 0.3),
+    weights=(21, 3, 10, 22, 2, 12, 9, 7, 4, 2, 3, 4, 4, 14, 4, 0.7, 0.3),
     beginnings=[text], activations=ACTIVATIONS, endings=ENDINGS,
 )  # fmt: skip
 ROWS = list(dict.fromkeys(row for group in GRAMMAR.groups for row in group))
