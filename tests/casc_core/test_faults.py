@@ -498,3 +498,11 @@ def test_a_batch_beyond_the_memory_limit_is_verified_in_parts(monkeypatch):
         assert layer.first is None or layer.first.at == other.first.at
     assert parts.grid == whole.grid
     assert whole.lowering.first_fault.first.at[0] == 60
+
+
+def test_a_forward_that_changes_its_input_in_place_changes_no_input():
+    model = cnn(lambda self, x: self.head(self.act(self.first(x.mul_(2)))), first=conv(), act=nn.ReLU(), head=Head())
+    snn = casc_core.convert(casc_core.prepare(model, q=4).eval())
+    given = IMAGES.clone()
+    assert casc_core.verify(snn, given).exact
+    assert torch.equal(given, IMAGES)
