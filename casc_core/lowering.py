@@ -219,6 +219,11 @@ class Lowering:
         assert self.node is not None
         return str(self.node.target) if self.node.op == "call_module" else self.node.name
 
+    @property
+    def line(self) -> str:
+        """The user's line of the current operation."""
+        return "?" if self.node is None else str(self.node.meta.get("line", "?"))
+
     def refuse(self, why: str) -> ConversionError:
         """The error for the current operation: where it stands, what it is, why it is refused."""
         assert self.node is not None
@@ -227,9 +232,7 @@ class Lowering:
         else:
             around = [path for path, _ in self.node.meta.get("nn_module_stack", {}).values() if path]
             where = f"forward of module {around[-1]!r}" if around else "forward"
-        return ConversionError(
-            f"{where}: {self._operation()} cannot be converted exactly: {why}\n  at {self.node.meta.get('line', '?')}"
-        )
+        return ConversionError(f"{where}: {self._operation()} cannot be converted exactly: {why}\n  at {self.line}")
 
     # The pass itself.
 

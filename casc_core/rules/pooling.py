@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from casc_core.conditions import expect
 from casc_core.lowering import Lowering
-from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
+from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, Attribute, AveragePool, Call, MaxPool, PoolAt
 from casc_core.ops.op import Op
 from casc_core.rules.affine import rescaled
 from casc_core.rules.normalisation import normalised
@@ -65,7 +66,7 @@ def _max_pool(
     if indices:
         raise low.refuse(INDICES)
     own, around, apart = low.signal(input), per_dimension(padding, dims), per_dimension(dilation, dims)
-    channels = _increasing(own, dims)
+    channels = _increasing(low, own, dims)
     x = _positive(low, own if channels is None else channels.signal)
     if _is_read(kernel, stride):
         return _normalised(low, _pool_at(low, x, True, kernel, stride, around, apart, bool(ceil_mode)), channels)
@@ -105,7 +106,7 @@ def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
     return kernel if stride is None or stride == [] else per_dimension(stride, dims)
 
 
-def _increasing(x: SignalValue, dims: int) -> Channels | None:
+def _increasing(low: Lowering, x: SignalValue, dims: int) -> Channels | None:
     """How `x` is normalised, if its maxima over the last `dims` dimensions are those of what is normalised.
 
     Then spikes stay spikes for longer.
@@ -113,7 +114,13 @@ def _increasing(x: SignalValue, dims: int) -> Channels | None:
     origin = x.origin
     if not isinstance(origin, Channels) or origin.along(-dims - 1, dims + 2) is None:
         return None
-    return origin if bool((origin.factor > 0).all()) else None
+    if not bool((origin.factor > 0).all()):
+        return None
+    if origin.axis is not None and origin.rank is None:  # without a batch, dimension 1 would be among those pooled
+        rank = InputValue(low.emit(Attribute(name="ndim"), origin.signal))
+        has_batch = InputValue(low.emit(Call(function="operator.eq"), rank, dims + 2))
+        low.check(expect, True, has_batch, low.line)
+    return origin
 
 
 def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> SignalValue:
@@ -157,7 +164,7 @@ def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indice
     if indices:
         raise low.refuse(INDICES)
     own, outputs = low.signal(input), _outputs(output_size, dims)
-    channels = _increasing(own, dims)
+    channels = _increasing(low, own, dims)
     x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
         return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)
