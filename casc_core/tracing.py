@@ -81,7 +81,7 @@ class Tracer(fx.Tracer):
         raise ConversionError(f"{m} cannot be converted exactly: use nn.Linear, and einops.rearrange around it")
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _StandIn(node, self)
+        return Proxy(node, self)
 
     def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
         """The parts of what `x.chunk(3)` and the like give, which the network checks to be so many whenever it runs."""
@@ -107,7 +107,7 @@ class Tracer(fx.Tracer):
         return outcome
 
 
-class _StandIn(fx.Proxy):
+class Proxy(fx.Proxy):
     """The stand-in for a tensor while a forward is traced."""
 
     def __iter__(self) -> Iterator[fx.Proxy]:

@@ -121,7 +121,7 @@ def multiplied(low: Lowering, x: SignalValue, factor: Tensor) -> SignalValue:
 def divided(low: Lowering, x: SignalValue, divisor: Tensor) -> SignalValue:
     """`x` over constants, float64; what no binary fraction divides is left to the scale."""
     if not bool(divisor.all()):
-        raise low.refuse("it divides by 0")
+        raise low.refuse("it divides by 0.0")
     number = single(divisor)
     if number is not None:
         return x.times(1 / number)

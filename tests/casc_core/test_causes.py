@@ -116,7 +116,7 @@ def by_numpy(self, x):
 
 
 def makes_a_tensor(self, x):
-    return self.fc(self.h(x) * torch.tensor([x.shape[0]]))
+    return self.fc(self.h(x) * torch.as_tensor([x.shape[0]]))
 
 
 def checks_the_type(self, x):
@@ -201,7 +201,7 @@ def as_maximum(self, x):
 
 
 def as_parts(self, x):
-    return self.fc(self.h(x)).chunk(2, 1)
+    return self.fc(self.h(x)).unbind(1)
 
 
 def as_nothing(self, x):
@@ -380,9 +380,9 @@ def number_of_spikes(self, x):
 MISTAKES = {
     divided_by_zero: ("truediv()", "it divides by 0"),
     divided_by_zero_point_zero: ("truediv()", "it divides by 0.0"),
-    times_infinity: ("mul()", "scaled by inf"),
-    by_infinity: ("truediv()", "scaled by inf"),
-    times_nan: ("mul()", "scaled by nan"),
+    times_infinity: ("mul()", "it computes with the constant inf"),
+    by_infinity: ("truediv()", "it computes with the constant inf"),
+    times_nan: ("mul()", "it computes with the constant nan"),
     times_text: ("mul()", "multiplies by 'two'"),
     times_complex: ("mul()", "multiplies by 1j"),
     field_of_a_maximum: ("getattr()", "reads the field 'foo' of a maximum, whose fields are values and indices"),
