@@ -169,15 +169,16 @@ def test_copies(many, copied):
     assert_same(copied(snn).simulate(many), expected)
 
 
-def test_weights_that_change_after_a_run_are_packed_anew(many):
-    """What the kernels keep of weights is made of these weights."""
+def test_weights_that_change_after_a_run_are_noticed(many):
+    """What the kernels keep of weights is made of the weights as they were converted."""
     snn = converted(settled(nn.Sequential(conv(), nn.ReLU(), conv(6), nn.ReLU(), Head())))
     snn(many)
     with torch.no_grad():
         for tensor in snn.state_dict().values():
             tensor.mul_(0.5)
-    report = casc_core.verify(snn, many)
-    assert report.exact, str(report)
+    for use in (snn, lambda x: casc_core.verify(snn, x)):
+        with pytest.raises(casc_core.ConfigError, match="has been edited"):
+            use(many)
 
 
 def test_one_convolution_that_two_populations_read_counts_operations_for_both():
