@@ -243,7 +243,7 @@ class _Total:
                 simulation.readout_ann_multiplications,
             )
         )
-        return len(reference)
+        return len(simulation.silent_at)
 
     def label(self, samples: int, labels: Tensor | None) -> None:
         """The labels of the part added last."""
@@ -256,7 +256,7 @@ class _Total:
         if not self.logits:
             raise InputError("there is no batch to analyse")
         length = max(len(squared) for squared in self.squared)
-        samples = sum(map(len, self.logits))
+        samples = sum(map(len, self.silent))
         layers = {name: self._layer(layer, length, samples) for name, layer in self.layers.items()}
         readouts = list(zip(*self.readout, strict=True))
         acs = _total(readouts[0], length) / samples

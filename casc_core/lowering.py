@@ -133,7 +133,8 @@ class Lowering:
         """Append a call of `op`; static values among the arguments become references."""
         result = f"v{len(self.steps)}"
         args, kwargs = (map_leaves(value, _as_ref) for value in (args, kwargs))
-        self.steps.append(Step(self.pool.add(op), args, kwargs, result))
+        line = None if self.node is None else self.node.meta.get("line")
+        self.steps.append(Step(self.pool.add(op), args, kwargs, result, line))
         return Ref(result)
 
     def signal(self, value: Any) -> SignalValue:

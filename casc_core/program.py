@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from casc_core.leaves import map_leaves
 from casc_core.ops import Op
 from casc_core.recorder import Recorder
 from casc_core.run import Run
@@ -27,12 +28,16 @@ class Ref:
 
 @dataclass(frozen=True)
 class Step:
-    """One call: operation number `op`, its arguments (with `Ref`s inside) and the name of its result."""
+    """One call: operation number `op`, its arguments (with `Ref`s inside) and the name of its result.
+
+    `line` is the user's line that it comes from, for messages; a saved network does not have it.
+    """
 
     op: int
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     result: str
+    line: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,7 @@ class Program:
     def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> Any:
         """The output's value; each intermediate is dropped after its last use."""
         values = dict(inputs)
-        last_use = {
-            name: index for index, step in enumerate(self.steps) for name in refs((step.args, dict(step.kwargs)))
-        }
+        last_use = last_uses(self)
         noted: dict[str, frozenset[str]] = {}
         for index, step in enumerate(self.steps):
             op = ops[step.op]
@@ -113,23 +116,17 @@ class Program:
         return behind
 
 
+def last_uses(program: Program) -> dict[str, int]:
+    """By value, the number of the last step that reads it."""
+    return {name: index for index, step in enumerate(program.steps) for name in refs((step.args, dict(step.kwargs)))}
+
+
 def _bytes(values: Iterable[Any]) -> int:
     """What these signals take, and the operation that made the last of them beside it."""
     signals = [value for value in values if isinstance(value, Signal)]
     # An operation may hold its input and its result in a wider type for a while.
     working = max((signal.flow.numel() for signal in signals if isinstance(signal.flow, Tensor)), default=0)
     return working * _WORKING_BYTES + sum(signal.nbytes for signal in signals)
-
-
-def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
-    """`value` with `function` applied to each leaf of its tuples, lists, dicts and slices."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_leaves(item, function) for item in value)
-    if isinstance(value, dict):
-        return {key: map_leaves(item, function) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(*(map_leaves(part, function) for part in (value.start, value.stop, value.step)))
-    return function(value)
 
 
 def substitute(value: Any, values: Mapping[str, Any]) -> Any:

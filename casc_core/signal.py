@@ -39,28 +39,6 @@ class Deferred(Protocol):
         """The train; computed once."""
 
 
-class _Once:
-    """An owner that is computed once: what follows a concatenation would ask for it again and again.
-
-    Where each entry of dimension 0 is of one sample, one number is kept for it.
-    """
-
-    def __init__(self, compute: Callable[[], Tensor]) -> None:
-        self._compute: Callable[[], Tensor] | None = compute
-        self._owner: Tensor | None = None
-
-    def __call__(self) -> Tensor:
-        if self._compute is not None:
-            owner, self._compute = self._compute(), None
-            if owner.dim() > 1 and owner.numel():
-                first = owner[(slice(None), *[slice(1)] * (owner.dim() - 1))]
-                if bool((owner == first).all()):
-                    owner = first.clone().expand(owner.shape)
-            self._owner = owner
-        assert self._owner is not None
-        return self._owner
-
-
 @dataclass(frozen=True)
 class Signal:
     """A tensor of the user's network as a run sees it.
@@ -75,7 +53,6 @@ class Signal:
         divisor: positive integers that broadcast against `shape` (a mean over each text's own length), or None for 1.
             It is carried along, never divided by before a threshold.
         bound: largest magnitude of `train` per unit of spike count.
-        owner: gives `[*shape]`, the sample to which each element belongs; computed only where it is asked for.
         is_raw: no linear map lies between it and the populations or inputs that it comes from.
         merged: gives `[steps, *shape]`, how many spikes were put together in each entry of the train, of either sign; None:
             each entry is the spikes of one neuron. Computed only where operations are counted.
@@ -86,14 +63,9 @@ class Signal:
     source: Tensor | TableRows | None
     divisor: Tensor | None
     bound: float
-    owner: Callable[[], Tensor]
     is_raw: bool = True
     merged: Callable[[], Tensor] | None = None
     per_step: Callable[[], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.owner, _Once):
-            object.__setattr__(self, "owner", _Once(self.owner))
 
     @property
     def train(self) -> Tensor:
@@ -113,7 +85,7 @@ class Signal:
     @property
     def nbytes(self) -> int:
         """Bytes of the train and the drive."""
-        return self.flow.nbytes + (self.source.nbytes if isinstance(self.source, Tensor) else 0)
+        return self.flow.nbytes + (without_repeats(self.source).nbytes if isinstance(self.source, Tensor) else 0)
 
     @property
     def drive(self) -> Tensor | None:
@@ -141,7 +113,7 @@ class Signal:
         Args:
             by_sample: it treats each entry of dimension 0 alike.
         """
-        divisor, drive, owner, merged = self.divisor, self.drive, self.owner, self.merged
+        divisor, drive, merged = self.divisor, self.drive, self.merged
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
         return Signal(
@@ -149,7 +121,6 @@ class Signal:
             None if drive is None else function(drive),
             divisor,
             self.bound,
-            lambda: function(owner()),
             self.is_raw,
             None if merged is None else lambda: over_steps(function, merged(), by_sample),
         )

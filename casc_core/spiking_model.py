@@ -25,10 +25,7 @@ from casc_core.run import LevelRun, Run, SpikingRun
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
-from casc_core.splitting import DEFAULT_LIMIT, Splitter
-
-# More bytes than a run takes for each entry of its inputs, unit of its widest layer, and step.
-_PRIOR_BYTES = 16
+from casc_core.splitting import DEFAULT_LIMIT, Parts, Splitter
 
 
 @dataclass(frozen=True)
@@ -120,11 +117,11 @@ class SpikingModel(nn.Module):
             InputError: an empty batch, a token out of range, a length of zero.
             ConfigError: the schedule never sleeps; use `simulate(..., T=...)`.
         """
-        return self._logits_of("spikes", lambda: self._spiking_run(None, None), inputs, named)
+        return self._logits_of(lambda: self._spiking_run(None, None), inputs, named)
 
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
-        return self._logits_of("levels", lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
+        return self._logits_of(lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
 
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
@@ -137,7 +134,8 @@ class SpikingModel(nn.Module):
             InputError: as for a call.
         """
         self.check_steps(T)
-        return joined([self.simulate_recorded((), part, T, Recorder()) for part in self.parts(inputs, named, T)])
+        parts = self.parts(inputs, named, T)
+        return joined([self.simulate_recorded((), part, T, Recorder()) for part in parts], parts.join)
 
     def check_steps(self, T: int | None) -> None:
         """Complain about a number of steps that cannot be simulated.
@@ -172,8 +170,8 @@ class SpikingModel(nn.Module):
     ) -> Simulation:
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
-        output = self._evaluate(("activity", steps), run, program, values)
-        silent = torch.zeros(run.samples, dtype=torch.int64)
+        output = self._evaluate(run, program, values)
+        silent = torch.zeros(recorder.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
@@ -181,24 +179,17 @@ class SpikingModel(nn.Module):
         at_readout = worked(recorder.work.get(READOUT, Work()), awake, length)
         return Simulation(readouts, silent, activity(recorder, awake, length), *at_readout)
 
-    def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Iterator[dict[str, Any]]:
+    def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
         """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each."""
         program, values = self._bound(inputs, named)
-
-        def tried(some: Mapping[str, Any]) -> tuple[Tensor, int]:
-            simulation = self._simulated(program, some, T, Recorder())
-            return simulation.logits[-1], len(simulation.silent_at)
-
-        splitter = self._splitter(program)
-        for part in splitter.parts(("activity", T), values, self.memory_limit, self._prior(T), tried):
-            yield dict(part)
+        return self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
 
     def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The reference's logits, and every neuron's level by layer, of the whole batch at once."""
         recorder = Recorder(keep_counts=True)
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
         program, values = self._bound(inputs, named)
-        output = self._evaluate("levels", run, program, values)
+        output = self._evaluate(run, program, values)
         return self._readout(output, run.total, program), recorder.counts
 
     def operations(self) -> list[Op]:
@@ -232,7 +223,7 @@ class SpikingModel(nn.Module):
     def evaluated(self, run: Run, inputs: tuple[Any, ...]) -> Signal:
         """The output of a run of one's own over the whole batch."""
         program, values = self._bound(inputs, {})
-        return self._evaluate("own", run, program, values)
+        return self._evaluate(run, program, values)
 
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
@@ -260,39 +251,23 @@ class SpikingModel(nn.Module):
         settings = self.settings
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
-    def _logits_of(
-        self, kind: str, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]
-    ) -> Tensor:
-        def one(values: Mapping[str, Any]) -> tuple[Tensor, int]:
+    def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+        def one(values: Mapping[str, Any]) -> Tensor:
             run = new_run()
-            output = self._evaluate(kind, run, program, values)
-            return self._readout(output, run.total, program), run.samples
+            return self._readout(self._evaluate(run, program, values), run.total, program)
 
         program, values = self._bound(inputs, named)
-        prior = self._prior(1 if kind == "levels" else None)
-        parts = self._splitter(program).parts(kind, values, self.memory_limit, prior, one)
-        return one(parts[0])[0] if len(parts) == 1 else torch.cat([one(part)[0] for part in parts])
+        parts = self._splitter(program).parts(values, new_run(), self.memory_limit)
+        return parts.join([one(part) for part in parts])
 
     def _splitter(self, program: Program) -> Splitter:
-        return self._splitters.setdefault(frozenset(program.inputs), Splitter())
-
-    def _prior(self, steps: int | None) -> float:
-        """More bytes than a run of so many steps should take for each entry of its inputs."""
-        usual = 2 * self.settings.levels + 8
-        if self.settings.schedule.last_wake is not None:  # the network sleeps, and trains are cut where they end
-            steps = min(steps or usual, usual)
-        tensors = [t for op in self.operations() for t in op.tensors().values() if t.dim()]
-        filters = [t for t in tensors if t.dim() == 4]
-        # An image is wide where it is first convolved; behind that, what channels gain positions lose.
-        widths = [t.shape[0] / t.shape[1] for t in filters] or [float(t.shape[-1]) for t in tensors]
-        return _PRIOR_BYTES * max(widths, default=1.0) * (steps or usual)
+        return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
 
     @torch.no_grad()
-    def _evaluate(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
-        tensors = [value for value in values.values() if isinstance(value, Tensor)]
-        if any(tensor.numel() == 0 for tensor in tensors):
-            raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
-        run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+    def _evaluate(self, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
+        if run.recorder is not None:
+            whole = self._splitter(program).followed(values, run)
+            run.recorder.samples, run.recorder.whose = whole.samples, whole.layers
         with _exact_products():
             output = program.run(self.operations(), run, values)
         assert isinstance(output, Signal)
@@ -300,7 +275,6 @@ class SpikingModel(nn.Module):
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         reach = run.total * (output.bound + output.drive_reach)
         run.numerics.dtype(reach, program.exponent, "the readout")
-        self._splitter(program).learn(kind, values, run.bytes)
         return output
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, dict[str, Any]]:
@@ -317,6 +291,8 @@ class SpikingModel(nn.Module):
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}")
+        if any(value.numel() == 0 for value in values.values()):
+            raise InputError(f"the batch is empty: inputs of shape {[list(value.shape) for value in values.values()]}")
         program = self.programs.get(frozenset(values))
         if program is None:
             ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.function_rules import followed
+from casc_core.function_rules import joined as joined_samples
 from casc_core.functions import FUNCTIONS
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower
 from casc_core.signal import Signal, add_trains, joined, padded
 
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
@@ -34,6 +37,9 @@ class Layout(Op):
             return signal.map(call, by_sample=self.settings["function"] in _BY_SAMPLE)
         return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
 
+    def follow(self, follower: Follower, signal: Abstract, *args: Any, **kwargs: Any) -> Any:
+        return followed(follower, self.settings["function"], (signal, *args), kwargs)
+
     @property
     def _splits(self) -> bool:
         return self.settings["function"].rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
@@ -52,6 +58,9 @@ class Pick(Op):
     def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
         part: Signal = values[self.settings["index"]]
         return part
+
+    def follow(self, follower: Follower, values: Sequence[Abstract]) -> Abstract:
+        return values[self.settings["index"]]
 
 
 class Join(Op):
@@ -81,8 +90,6 @@ class Join(Op):
                 ],
                 dim,
             )
-        owners = [signal.owner for signal in signals]
-
         def per_step() -> Tensor:
             total = spikes_per_step(signals[0], run.peak > 1)
             for signal in signals[1:]:
@@ -97,8 +104,17 @@ class Join(Op):
             drive,
             divisor,
             max(signal.bound for signal in common),
-            lambda: self.join([owner() for owner in owners], dim),
             all(signal.is_raw for signal in signals),
             None if all(signal.merged is None for signal in signals) else merged,
             per_step,
         )
+
+    def follow(self, follower: Follower, signals: Sequence[Abstract], dim: int = 0) -> Abstract:
+        shape = torch.stack([each.like for each in signals], dim) if self.settings["stack"] else torch.cat([each.like for each in signals], dim)
+        samples = joined_samples(follower, signals, dim % shape.dim(), self.settings["stack"])
+        trains = [each.train for each in signals if each.train is not None]
+        steps, unit = max(train.steps for train in trains), max(train.unit for train in trains)
+        return follower.signal(shape.shape, samples, steps, unit, any(train.real for train in trains))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return super().working(follower, signals) // 4  # its parts, made equally long

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from casc_core.samples import Abstract, Follower
 
 class Op(nn.Module):
     """One operation: called as `op(run, *values)`.
@@ -22,6 +23,21 @@ class Op(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Op.kinds[cls.__name__] = cls
+
+    def follow(self, follower: Follower, *args: Any, **kwargs: Any) -> Any:
+        """What is known of its result before a run: shape, type, room, and where the samples are (`casc_core.samples`).
+
+        Called as `forward`, with what is known of the values. An operation that does not say counts as one that mixes
+        the samples: a batch is never split, and a spike behind it counts for every sample.
+
+        Raises:
+            Unprovable: nothing is known.
+        """
+        raise follower.unprovable("does not say where the samples are")
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        """Bytes that it takes beside what it reads and gives: an entry of its largest train in the widest type."""
+        return 8 * max(entries(each) for each in signals)
 
     def __init__(self, settings: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> None:
         super().__init__()
@@ -41,3 +57,8 @@ class Op(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name."""
         return {name: buffer for name, buffer in self.named_buffers(recurse=False) if buffer is not None}
+
+
+def entries(x: Abstract) -> int:
+    """How many there are in a train, or in what has none."""
+    return x.like.numel() * max(1, x.train.steps if x.train is not None else 1)

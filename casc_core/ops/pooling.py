@@ -13,8 +13,9 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 from casc_core.ops.op import Op
-from casc_core.ops.reduction import running_maximum
+from casc_core.ops.reduction import follow_maximum, running_maximum
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train, abstracts
 from casc_core.signal import Signal
 from casc_core.windows import Window, adaptive, maxima, per_dimension, sums
 
@@ -65,6 +66,10 @@ class MaxPool(Op):
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         return running_maximum(run, signal, lambda x: maxima(x, self.windows))
 
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        size = [window.outputs(each) for window, each in zip(self.windows, signal.shape[2:], strict=True)]
+        return _follow_maximum(follower, signal, size)
+
 
 class AdaptiveMaxPool(Op):
     """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is."""
@@ -81,6 +86,16 @@ class AdaptiveMaxPool(Op):
             return _parts(x, outputs, lambda part, dim: part.amax(dim, keepdim=True))
 
         return running_maximum(run, signal, largest)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        size = [count or each for count, each in zip(self.settings["outputs"], signal.shape[2:], strict=True)]
+        return _follow_maximum(follower, signal, size)
+
+
+def _follow_maximum(follower: Follower, signal: Abstract, size: Sequence[int]) -> Abstract:
+    """What is known of maxima over windows of all dimensions but the first two."""
+    samples = follower.apart(signal, range(2, len(signal.shape)))
+    return follow_maximum(follower, signal, torch.Size([*signal.shape[:2], *size]), samples)
 
 
 def _parts(x: Tensor, outputs: Sequence[int | None], reduced: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -119,9 +134,6 @@ class Average(Op):
             factor = factor.to(signal.device)
             summed = summed * factor.to(kind)
             summed_drive = None if summed_drive is None else summed_drive * factor
-        owner, shape = signal.owner, summed.shape[1:]
-        first = (slice(None), slice(None), *[slice(1)] * dims)
-
         def merged() -> Tensor:
             traffic = signal.traffic().to(torch.int32)
             counted: Tensor = self.sums(traffic.flatten(0, 1)).unflatten(0, traffic.shape[:2])
@@ -132,10 +144,15 @@ class Average(Op):
             summed_drive,
             divisor,
             signal.bound * most,
-            lambda: owner()[first].expand(shape),
             signal.is_raw,
             merged,
         )
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        size = self.counts(tuple(signal.shape[2:])).shape
+        samples = follower.apart(signal, range(2, len(signal.shape)))
+        return follower.signal([*signal.shape[:2], *size], samples, train.steps, 8, train.real)
 
     dims: int
     divides: bool
@@ -220,17 +237,24 @@ class PoolAt(Op):
         )  # fmt: skip
 
     def forward(self, run: Run, signal: Signal, kernel: Any, stride: Any = None) -> Signal:
+        result: Signal = self._pool(kernel, stride)(run, signal)
+        return result
+
+    def follow(self, follower: Follower, signal: Abstract, kernel: Any, stride: Any = None) -> Abstract:
+        if abstracts((kernel, stride)):
+            raise follower.unprovable("has windows whose size is read from values")
+        follower.note(kernel, stride)
+        result: Abstract = self._pool(kernel, stride).follow(follower, signal)
+        return result
+
+    def _pool(self, kernel: Any, stride: Any) -> Op:
         settings, dims = self.settings, len(self.settings["padding"])
         kernel = per_dimension(kernel, dims)
         around = {name: settings[name] for name in ("name", "padding", "ceil_mode")}
         around |= {"kernel": kernel, "stride": kernel if stride in (None, []) else per_dimension(stride, dims)}
-        pool: Op
         if settings["maximum"]:
-            pool = MaxPool(dilation=settings["dilation"], **around)
-        else:
-            pool = AveragePool(count_include_pad=settings["count_include_pad"], divides=True, **around)
-        result: Signal = pool(run, signal)
-        return result
+            return MaxPool(dilation=settings["dilation"], **around)
+        return AveragePool(count_include_pad=settings["count_include_pad"], divides=True, **around)
 
 
 def _outer(factors: Sequence[Tensor]) -> Tensor:

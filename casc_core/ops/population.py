@@ -12,8 +12,9 @@ from casc_core import kernels
 from casc_core.currents import Currents
 from casc_core.numerics import Exact
 from casc_core.ops.affine import by_channel
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, inverse, memory_order, without_repeats
 
 
@@ -52,10 +53,26 @@ class Fire(Op):
             if self.bias is not None and signal.source is None:  # else it is part of the bias that flows already
                 run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         train = corrected(self, run, len(signal.shape) != 4, None, lambda: self._spikes(run, signal))
-        spikes = Signal(train, None, None, 1.0, signal.owner)
+        spikes = Signal(train, None, None, 1.0)
         if run.recorder is not None:
-            spikes = run.recorder.spikes(self.settings["name"], spikes, run.samples)
+            spikes = run.recorder.spikes(self.settings["name"], spikes)
         return spikes
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        own, thresholds, charge = [self.bias], self.thresholds, self.charge
+        if thresholds is not None:
+            own.append(by_channel(thresholds, signal.shape))
+            charge = by_channel(charge, signal.shape) if charge is not None and charge.dim() == 1 else charge
+        shape, samples = follower.together(signal, *(each for each in (*own, charge) if each is not None))
+        if shape != signal.shape:
+            raise follower.unprovable("has neurons of other shapes")
+        steps = (signal.train or Train()).steps
+        return follower.signal(shape, samples, follower.run.longest(steps))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        compiled = follower.compiled and all(each.train is None or each.train.held is not None for each in signals[:-1])
+        # Behind convolutions, the kernel reads spikes and writes spikes; room for these is made in pieces.
+        return (2 if compiled else 8) * max(entries(each) for each in signals)
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
         exponent, drive, divisor = self.settings["exponent"], signal.drive, signal.divisor

@@ -44,9 +44,9 @@ def runs_of(snn, monkeypatch):
     sizes = []
     evaluate = type(snn)._evaluate
 
-    def watched(self, kind, run, program, values):
-        result = evaluate(self, kind, run, program, values)
-        sizes.append(run.samples)
+    def watched(self, run, program, values):
+        result = evaluate(self, run, program, values)
+        sizes.append(self._splitter(program).followed(values, run).samples)
         return result
 
     monkeypatch.setattr(type(snn), "_evaluate", watched)
