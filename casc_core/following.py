@@ -12,9 +12,9 @@ from torch import Tensor
 from casc_core.errors import CascError
 from casc_core.leaves import leaves
 from casc_core.ops import Op
+from casc_core.places import Axis, Mixed, Samples
 from casc_core.program import Program, Step, last_uses, substitute
 from casc_core.run import Run
-from casc_core.places import Axis, Mixed, Samples
 from casc_core.samples import Abstract, Follower, Unknown, Unprovable, meta
 
 Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]

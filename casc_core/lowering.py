@@ -19,9 +19,10 @@ from torch import Tensor, fx, nn
 from casc_core.conditions import expect
 from casc_core.errors import ConversionError
 from casc_core.functions import LAYOUT, name_of
+from casc_core.leaves import map_leaves
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
-from casc_core.program import Program, Ref, Step, map_leaves
+from casc_core.program import Program, Ref, Step
 from casc_core.tracing import arguments_of
 from casc_core.values import Form, InputValue, PartsValue, SignalValue, Table, Unreadable
 

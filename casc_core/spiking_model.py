@@ -25,7 +25,7 @@ from casc_core.run import LevelRun, Run, SpikingRun
 from casc_core.schedule import Schedule
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
-from casc_core.splitting import DEFAULT_LIMIT, Parts, Splitter
+from casc_core.splitting import DEFAULT_LIMIT, Inputs, Parts, Splitter
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,7 @@ class SpikingModel(nn.Module):
         program, values = self._bound(inputs, named)
         return self._simulated(program, values, steps, recorder)
 
-    def _simulated(
-        self, program: Program, values: Mapping[str, Any], steps: int | None, recorder: Recorder
-    ) -> Simulation:
+    def _simulated(self, program: Program, values: Inputs, steps: int | None, recorder: Recorder) -> Simulation:
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
         output = self._evaluate(run, program, values)
@@ -252,7 +250,7 @@ class SpikingModel(nn.Module):
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
     def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
-        def one(values: Mapping[str, Any]) -> Tensor:
+        def one(values: Inputs) -> Tensor:
             run = new_run()
             return self._readout(self._evaluate(run, program, values), run.total, program)
 
@@ -264,7 +262,7 @@ class SpikingModel(nn.Module):
         return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
 
     @torch.no_grad()
-    def _evaluate(self, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
+    def _evaluate(self, run: Run, program: Program, values: Inputs) -> Signal:
         if run.recorder is not None:
             whole = self._splitter(program).followed(values, run)
             run.recorder.samples, run.recorder.whose = whole.samples, whole.layers
@@ -277,7 +275,7 @@ class SpikingModel(nn.Module):
         run.numerics.dtype(reach, program.exponent, "the readout")
         return output
 
-    def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, dict[str, Any]]:
+    def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
         """The program for this way of calling the model, and its inputs by name."""
         arguments = self.settings.arguments
         if len(inputs) > len(arguments):
@@ -297,7 +295,7 @@ class SpikingModel(nn.Module):
         if program is None:
             ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
             raise InputError(f"the network takes {ways}; got {tuple(values)}")
-        return program, values
+        return program, Inputs(values, named.dims if isinstance(named, Inputs) else None)
 
     def _readout(self, output: Signal, wake_steps: int, program: Program) -> Tensor:
         total = output.train.sum(0, dtype=torch.float64)

@@ -23,7 +23,17 @@ DEFAULT_LIMIT = 2 * 2**30
 # So many abstract runs are kept: of batches of the same shapes, the next is followed no more.
 _KEPT = 64
 
-Inputs = Mapping[str, Any]
+
+class Inputs(dict[str, Any]):
+    """Inputs by name; in a part of a batch, the dimensions that count its samples are those of the whole batch.
+
+    Attributes:
+        dims: these dimensions; None: they are not settled.
+    """
+
+    def __init__(self, values: Mapping[str, Any], dims: Dims | None = None) -> None:
+        super().__init__(values)
+        self.dims = dims
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Parts:
             for name, value in self.values.items():
                 dim = self.whole.dims[name]
                 part[name] = value if dim is None else value.narrow(dim, start, size)
-            yield part
+            yield Inputs(part, self.whole.dims)
             start += size
 
     def join(self, outputs: Sequence[Tensor], ahead: int = 0) -> Tensor:
@@ -65,9 +75,7 @@ class Parts:
             return outputs[0]
         axis = self.whole.axis
         dim = axis.dim + ahead
-        each = [
-            output.unflatten(dim, (-1, size, axis.inner)) for output, size in zip(outputs, self.sizes, strict=True)
-        ]
+        each = [output.unflatten(dim, (-1, size, axis.inner)) for output, size in zip(outputs, self.sizes, strict=True)]
         return torch.cat(each, dim + 1).flatten(dim, dim + 2)
 
 
@@ -91,7 +99,8 @@ class Splitter:
         Raises:
             InputError: no input has a dimension that could count samples.
         """
-        key = (_shapes(values), run.kind, kernels.instructions())
+        settled = None if values.dims is None else tuple(values.dims.items())
+        key = (_shapes(values), settled, run.kind, kernels.instructions())
         found = self._kept.get(key)
         if found is None:
             found = self._kept[key] = self._most_apart(values, run)
@@ -133,23 +142,26 @@ class Splitter:
 
     def _most_apart(self, values: Inputs, run: Run) -> Followed:
         """The abstract run for the dimensions that keep the samples apart, or as far as possible."""
-        best: Followed | None = None
-        shapes = _resized(values, {}, 0)
-        for dims in _candidates(values):
-            found = follow(self.program, self.ops, shapes, dims, run)
-            if found.why_not is None:
-                return found
-            if best is None or _apart(found) > _apart(best):
-                best = found
-        if best is None:
+        found: list[tuple[int, Followed]] = []
+        for dims in _candidates(values) if values.dims is None else [values.dims]:
+            telling, whole = self._on(values, dims, run)
+            if telling.why_not is None:
+                return whole
+            found.append((sum(isinstance(where, Axis) for where in telling.layers.values()), whole))
+        if not found:
             raise InputError(
                 f"no input has a dimension that counts samples: {_described(values)}; give a batch, of one sample if need be"
             )
-        return best
+        return max(found, key=lambda each: each[0])[1]
 
-
-def _apart(found: Followed) -> int:
-    return sum(isinstance(where, Axis) for where in found.layers.values())
+    def _on(self, values: Inputs, dims: Dims, run: Run) -> tuple[Followed, Followed]:
+        """The abstract run with the samples along these dimensions, behind one that tells where they are: the same, or, as
+        a single sample might be anywhere, that of two."""
+        size = next(values[name].shape[dim] for name, dim in dims.items() if dim is not None)
+        telling = follow(self.program, self.ops, _resized(values, dims, max(2, size)), dims, run)
+        if size > 1:
+            return telling, telling
+        return telling, follow(self.program, self.ops, _resized(values, dims, 1), dims, run, telling)
 
 
 def _shapes(values: Inputs) -> tuple[Any, ...]:
@@ -167,19 +179,24 @@ def _resized(values: Inputs, dims: Dims, samples: int) -> dict[str, tuple[torch.
     return shapes
 
 
-def _candidates(values: Inputs) -> Iterator[dict[str, int | None]]:
-    """Dimensions that may count the samples: the first of each input, or that which is as large; then the second."""
+def _candidates(values: Inputs) -> list[dict[str, int | None]]:
+    """Dimensions that may count the samples: the first of each input, or that which is as large; then the second.
+
+    Those in which an input has none, and all samples share it, come last.
+    """
+    found = []
     for first in (0, 1):
         size = next((value.shape[first] for value in values.values() if value.dim() > first), None)
         if size is None:
             continue
         choices: list[list[int | None]] = [
-            [dim for dim in (first, 1 - first) if value.dim() > dim and value.shape[dim] == size] + [None]
+            [dim for dim in (first, 1 - first) if value.dim() > dim and value.shape[dim] == size] or [None]
             for value in values.values()
         ]
         for chosen in itertools.islice(itertools.product(*choices), 16):
             if any(dim is not None for dim in chosen):
-                yield dict(zip(values, chosen, strict=True))
+                found.append(dict(zip(values, chosen, strict=True)))
+    return sorted(found, key=lambda dims: sum(dim is None for dim in dims.values()))
 
 
 def _described(values: Inputs) -> str:

@@ -14,10 +14,10 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 from casc_core.ops.op import Op
+from casc_core.places import Samples
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
-from casc_core.places import Samples
 from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal
 

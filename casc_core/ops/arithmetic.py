@@ -101,7 +101,9 @@ class Add(Op):
         steps, real = max(one.steps, other.steps), one.real or other.real
         held = None
         if a.shape == b.shape and None in (one.held, other.held) != (None, None):
-            held = sum(each.nbytes if each.train is None or each.train.held is None else each.train.held for each in (a, b))
+            held = sum(
+                each.nbytes if each.train is None or each.train.held is None else each.train.held for each in (a, b)
+            )
         return follower.signal(shape, samples, steps, 8, real, held)
 
 

@@ -12,8 +12,8 @@ from casc_core.function_rules import followed
 from casc_core.functions import ATTRIBUTES, FUNCTIONS
 from casc_core.numerics import INPUT_REACH, largest
 from casc_core.ops.op import Op
-from casc_core.run import Run
 from casc_core.places import Samples
+from casc_core.run import Run
 from casc_core.samples import Abstract, Follower
 from casc_core.signal import Signal, TableRows
 

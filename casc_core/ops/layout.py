@@ -90,6 +90,7 @@ class Join(Op):
                 ],
                 dim,
             )
+
         def per_step() -> Tensor:
             total = spikes_per_step(signals[0], run.peak > 1)
             for signal in signals[1:]:
@@ -110,7 +111,11 @@ class Join(Op):
         )
 
     def follow(self, follower: Follower, signals: Sequence[Abstract], dim: int = 0) -> Abstract:
-        shape = torch.stack([each.like for each in signals], dim) if self.settings["stack"] else torch.cat([each.like for each in signals], dim)
+        shape = (
+            torch.stack([each.like for each in signals], dim)
+            if self.settings["stack"]
+            else torch.cat([each.like for each in signals], dim)
+        )
         samples = joined_samples(follower, signals, dim % shape.dim(), self.settings["stack"])
         trains = [each.train for each in signals if each.train is not None]
         steps, unit = max(train.steps for train in trains), max(train.unit for train in trains)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from casc_core.samples import Abstract, Follower
 
+
 class Op(nn.Module):
     """One operation: called as `op(run, *values)`.
 

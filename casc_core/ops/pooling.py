@@ -134,6 +134,7 @@ class Average(Op):
             factor = factor.to(signal.device)
             summed = summed * factor.to(kind)
             summed_drive = None if summed_drive is None else summed_drive * factor
+
         def merged() -> Tensor:
             traffic = signal.traffic().to(torch.int32)
             counted: Tensor = self.sums(traffic.flatten(0, 1)).unflatten(0, traffic.shape[:2])

@@ -13,9 +13,9 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 from casc_core.ops.op import Op
+from casc_core.places import Samples
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
-from casc_core.places import Samples
 from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, inverse, memory_order, stacked
 
@@ -169,4 +169,6 @@ class MaskedFill(Op):
         if shape != signal.shape:
             raise follower.unprovable("has a mask of more entries than there are to fill")
         train = signal.train or Train()
-        return follower.signal(shape, samples, train.steps, train.unit, train.real or float(self.settings["value"]) != 0.0)
+        return follower.signal(
+            shape, samples, train.steps, train.unit, train.real or float(self.settings["value"]) != 0.0
+        )
