@@ -105,6 +105,8 @@ def follow(
         for name in [name for name in there if uses.get(name) == index and name != program.output.name]:
             del there[name]
     output = values[program.output.name]
+    if isinstance(output, Abstract) and output.train is not None:  # its total, step after step
+        most = max(most, output.nbytes + 24 * output.like.numel() * max(output.train.steps, follower.awake))
     unread = {name: None if isinstance(value, Tensor) else value for name, value in values.items()}
     return Followed(batch, dict(dims), output, layers, most, tuple(doubts), unread, follower.notes)
 

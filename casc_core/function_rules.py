@@ -12,7 +12,8 @@ from torch import Tensor
 from casc_core.functions import FUNCTIONS
 from casc_core.leaves import map_leaves
 from casc_core.places import Axis, Mixed, Samples
-from casc_core.samples import Abstract, Follower, abstracts, as_meta, meta
+from casc_core.samples import Abstract, Follower, abstracts, as_single, meta
+from casc_core.signal import broadcast
 
 Rule = Callable[..., Any]
 
@@ -50,11 +51,11 @@ def _rule(names: str) -> Callable[[Rule], Rule]:
     "neg clamp clamp_min clamp_max abs remainder floor_divide pow sqrt where masked_fill"
 )
 def _by_entry(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Abstract:
-    result = function(*as_meta(args), **as_meta(kwargs))
+    result = function(*as_single(args), **as_single(kwargs))
     shape, samples = follower.together(*args, *kwargs.values())
-    if not isinstance(result, Tensor) or result.shape != shape:
+    if not isinstance(result, Tensor) or result.shape != (1,) * len(shape):
         raise follower.unprovable("gives what is no tensor of its arguments' shape")
-    return Abstract(result, samples)
+    return Abstract(meta(shape, result.dtype), samples)
 
 
 @_rule("float double long int bool to type type_as cpu contiguous clone detach requires_grad_")
@@ -65,10 +66,10 @@ def _same_entries(follower: Follower, function: Any, x: Any, *args: Any, **kwarg
     def ours(value: Any) -> Any:
         return "cpu" if isinstance(value, torch.device) else small(value)
 
-    given, named = (map_leaves(as_meta(value), ours) for value in (args, kwargs))
+    given, named = (map_leaves(as_single(value), ours) for value in (args, kwargs))
     like = x.like if isinstance(x, Abstract) else x
     dtype = function(torch.empty(0, dtype=like.dtype), *given, **named).dtype
-    return replace(x, like=like.to(dtype)) if isinstance(x, Abstract) else x.to(dtype)
+    return replace(x, like=meta(like.shape, dtype)) if isinstance(x, Abstract) else x.to(dtype)
 
 
 def _dims(x: Any, dim: Any) -> list[int]:
@@ -83,20 +84,20 @@ def _reduction(follower: Follower, function: Any, x: Any, dim: Any = None, *args
         return _by_entry(follower, function, x, dim, *args, **kwargs)
     _require(follower, x, dim, args, kwargs)
     dim = None if dim == () else dim
-    result = function(x.like, *(() if dim is None else (dim,)), *args, **kwargs)
+    result = function(as_single(x), *(() if dim is None else (dim,)), *args, **kwargs)
     dims = range(len(x.shape)) if dim is None else [dim] if isinstance(dim, int) else dim
     follower.note(args, kwargs)
     kept = kwargs.get("keepdim", args[0] if args else False) is True
-    samples = follower.reduced(x, dims, kept)
-    return map_leaves(result, lambda part: Abstract(part, samples))
+    shape, samples = follower.reduced(x, dims, kept)
+    return map_leaves(result, lambda part: Abstract(meta(shape, part.dtype), samples))
 
 
 @_rule("cumsum argsort sort")
 def _along(follower: Follower, function: Any, x: Any, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, dim, args, kwargs)
     follower.note(dim % len(x.shape), args, kwargs)
-    samples = follower.apart(x, [dim])
-    return map_leaves(function(x.like, dim, *args, **kwargs), lambda part: Abstract(part, samples))
+    samples, result = follower.apart(x, [dim]), function(as_single(x), dim, *args, **kwargs)
+    return map_leaves(result, lambda part: Abstract(meta(x.shape, part.dtype), samples))
 
 
 def _require(follower: Follower, x: Any, *others: Any) -> None:
@@ -129,39 +130,41 @@ def _reshape(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: An
 @_rule("repeat tile")
 def _repeat(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
-    result = function(x.like, *args, **kwargs)
-    samples = x.samples
+    times = function(as_single(x), *args, **kwargs).shape
+    ahead, samples = len(times) - len(x.shape), x.samples
     if isinstance(samples, Axis):  # whole runs through the samples, one behind the other
-        samples = Axis(samples.dim + len(result.shape) - len(x.shape), samples.inner)
-    return replace(x, like=result, samples=samples)
+        samples = Axis(samples.dim + ahead, samples.inner)
+    sizes = [by * size for by, size in zip(times, [*[1] * ahead, *x.shape], strict=True)]
+    return replace(x, like=meta(sizes, x.like.dtype), samples=samples)
 
 
 @_rule("flip roll")
 def _turn(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
-    result = function(x.like, *args, **kwargs)
+    function(as_single(x), *args, **kwargs)
     follower.note(args, kwargs)
     rolls = function in (FUNCTIONS["torch.roll"], FUNCTIONS["Tensor.roll"])
     given = args[1:] if rolls and "shifts" not in kwargs else args
     dims = kwargs.get("dims", given[0] if len(given) == 1 else given)
     named = [dims] if isinstance(dims, int) else list(dims) or range(len(x.shape))
-    return replace(x, like=result, samples=follower.apart(x, named, "moves entries from one sample to another"))
+    return replace(x, samples=follower.apart(x, named, "moves entries from one sample to another"))
 
 
 @_rule("gather")
 def _gather(follower: Follower, function: Any, x: Any, dim: int, index: Any) -> Abstract:
     if not isinstance(x, Abstract):
         raise follower.unprovable("reads a constant at places that the inputs name")
-    result = function(x.like, dim, as_meta(index))
-    dim %= len(result.shape)
+    if len(index.shape) != len(x.shape):
+        raise follower.unprovable("has an index of other dimensions")
+    dim %= len(x.shape)
     follower.note(dim)
     taken = follower.apart(x, [dim], "takes entries from samples that its index names")
     if isinstance(taken, Axis) and index.shape[taken.dim] != x.shape[taken.dim]:
         taken = follower.mixed("takes some of the samples")
     # Along the other dimensions, an entry is taken from where its index stands.
     sizes = [1 if each == dim else size for each, size in enumerate(index.shape)]
-    shape, samples = follower.together(Abstract(meta(sizes), taken), index)
-    return replace(x, like=result, samples=samples)
+    _, samples = follower.together(Abstract(meta(sizes), taken), index)
+    return replace(x, like=meta(index.shape, x.like.dtype), samples=samples)
 
 
 @_rule("index_select")
@@ -204,18 +207,21 @@ def _indexed(follower: Follower, x: Abstract, places: tuple[Any, ...]) -> Abstra
     _require(follower, x, sliced)
     viewed = follower.viewed(x, lambda like: like[sliced])
     tensors = {dim: place for dim, place in enumerate(places) if isinstance(place, (Abstract, Tensor))}
-    if any(place.dtype == torch.bool for place in as_meta(list(tensors.values()))):
+    if any(place.dtype == torch.bool for place in as_single(list(tensors.values()))):
         raise follower.unprovable("reads places that a mask names")
-    result = viewed.like[tuple(as_meta(place) if dim in tensors else slice(None) for dim, place in enumerate(places))]
-    follower.note(sorted(tensors))
-    return replace(viewed, like=result, samples=_named_places(follower, viewed, tensors))
+    dims, shape = sorted(tensors), broadcast(*(place.shape for place in tensors.values()))
+    follower.note(dims)
+    first = dims[0] if dims[-1] - dims[0] == len(dims) - 1 else 0
+    others = [size for dim, size in enumerate(viewed.shape) if dim not in tensors]
+    like = meta([*others[:first], *shape, *others[first:]], x.like.dtype)
+    return replace(viewed, like=like, samples=_named_places(follower, viewed, tensors))
 
 
 def _named_places(follower: Follower, x: Abstract, tensors: dict[int, Any]) -> Samples:
     axis, named, dims = x.samples, dict(tensors), sorted(tensors)
     if isinstance(axis, Mixed):
         return axis
-    shape = torch.broadcast_shapes(*(place.shape for place in tensors.values()))
+    shape = broadcast(*(place.shape for place in tensors.values()))
     neighbours = dims[-1] - dims[0] == len(dims) - 1
     first = dims[0] if neighbours else 0
     if axis is not None and axis.dim in tensors:
@@ -249,12 +255,19 @@ def _counts(index: Tensor, size: int, shape: torch.Size) -> int | None:
 
 @_rule("cat stack")
 def _join(follower: Follower, function: Any, tensors: Any, dim: int = 0) -> Abstract:
-    result = function(as_meta(tensors), dim)
-    return Abstract(result, joined(follower, tensors, dim % len(result.shape), function is torch.stack))
+    shape, samples = follow_join(follower, tensors, dim, function is torch.stack)
+    return Abstract(meta(shape, function(as_single(tensors), dim).dtype), samples)
 
 
-def joined(follower: Follower, tensors: Sequence[Any], dim: int, stack: bool) -> Samples:
-    """The samples of tensors put one behind another along a dimension of the result, which `stack` adds."""
+def follow_join(follower: Follower, tensors: Sequence[Any], dim: int, stack: bool) -> tuple[list[int], Samples]:
+    """Shape and samples of tensors put one behind another along a dimension of the result, which `stack` adds."""
+    shape = list(tensors[0].shape)
+    dim %= len(shape) + stack
+    shape[dim : dim + (not stack)] = [len(tensors) if stack else sum(each.shape[dim] for each in tensors)]
+    return shape, _samples_of_join(follower, tensors, dim, stack)
+
+
+def _samples_of_join(follower: Follower, tensors: Sequence[Any], dim: int, stack: bool) -> Samples:
     follower.note(dim)
     there, known = abstracts(tensors), [each for each in tensors if isinstance(each, Tensor)]
     axes = [each.samples for each in there]
@@ -263,7 +276,7 @@ def joined(follower: Follower, tensors: Sequence[Any], dim: int, stack: bool) ->
             return axes[0]  # one whole run through the samples behind another
         return follower.mixed("puts what is no sample's own among the samples")
     # Along the dimension that grows each has entries of its own; along the others they lie side by side.
-    beside = there if stack else [replace(each, like=each.like.narrow(dim, 0, 1)) for each in there]
+    beside = there if stack else [_resized(each, dim, 1) for each in there]
     _, samples = follower.together(*beside)
     for each in known:
         row = follower.row_of(each, samples, each.dim()) if isinstance(samples, Axis) else each
@@ -273,13 +286,19 @@ def joined(follower: Follower, tensors: Sequence[Any], dim: int, stack: bool) ->
     return Axis(samples.dim + (stack and samples.dim >= dim), samples.inner) if isinstance(samples, Axis) else samples
 
 
+def _resized(x: Abstract, dim: int, size: int) -> Abstract:
+    return replace(x, like=meta([*x.shape[:dim], size, *x.shape[dim + 1 :]], x.like.dtype))
+
+
 @_rule("pad")
 def _pad(follower: Follower, function: Any, x: Any, pad: Any, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, pad, args, kwargs)
     follower.note(list(pad), args, kwargs)
-    result = function(x.like, pad, *args, **kwargs)
-    padded = [len(x.shape) - 1 - at // 2 for at, size in enumerate(pad) if size]
-    return replace(x, like=result, samples=follower.apart(x, padded, "pads along the samples"))
+    sizes, padded = list(x.shape), set()
+    for at, size in enumerate(pad):
+        sizes[len(sizes) - 1 - at // 2] += size
+        padded |= {len(sizes) - 1 - at // 2} if size else set()
+    return replace(x, like=meta(sizes, x.like.dtype), samples=follower.apart(x, padded, "pads along the samples"))
 
 
 @_rule("interpolate pixel_shuffle pixel_unshuffle channel_shuffle")
@@ -287,7 +306,8 @@ def _image(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any)
     _require(follower, x, args, kwargs)
     follower.note(args, kwargs)
     samples = follower.apart(x, range(1, len(x.shape)), "moves entries from one sample to another")
-    return replace(x, like=function(x.like, *args, **kwargs), samples=samples)
+    one = function(torch.empty([1, *x.shape[1:]]), *args, **kwargs)
+    return replace(x, like=meta([x.shape[0], *one.shape[1:]], x.like.dtype), samples=samples)
 
 
 @_rule("getattr")

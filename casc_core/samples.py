@@ -23,6 +23,7 @@ from casc_core.leaves import leaves, map_leaves
 from casc_core.numerics import Exact
 from casc_core.places import Axis, Mixed, Samples
 from casc_core.run import Run
+from casc_core.signal import broadcast
 
 # In the strides that label dimensions, that of the one that counts samples: no size of a new dimension.
 _LABEL = 3
@@ -89,13 +90,13 @@ def meta(shape: Iterable[int], dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
-def as_meta(value: Any) -> Any:
-    """`value` with the tensors in it, abstract or known, as empty ones."""
+def as_single(value: Any) -> Any:
+    """`value` with a single entry, along each dimension, in the place of each tensor: what a function makes of them tells
+    the type of its result, and costs nothing. (On tensors without memory, torch would load half of its compiler.)"""
 
     def leaf(each: Any) -> Any:
-        if isinstance(each, Abstract):
-            return each.like
-        return meta(each.shape, each.dtype) if isinstance(each, Tensor) else each
+        like = each.like if isinstance(each, Abstract) else each
+        return torch.ones([1] * like.dim(), dtype=like.dtype) if isinstance(like, Tensor) else like
 
     return map_leaves(value, leaf)
 
@@ -189,7 +190,7 @@ class Follower:
         """Shape and samples of an operation entry by entry on operands that broadcast; the numbers among them are noted."""
         tensors = [each for each in operands if isinstance(each, (Abstract, Tensor))]
         self.note(*(each for each in operands if not isinstance(each, (Abstract, Tensor))))
-        shape = torch.broadcast_shapes(*(each.shape for each in tensors))
+        shape = broadcast(*(each.shape for each in tensors))
         there = abstracts(tensors)
         mixed = next((each.samples for each in there if isinstance(each.samples, Mixed)), None)
         if mixed is not None:
@@ -216,16 +217,17 @@ class Follower:
                 return shape, self.mixed("puts entries of different samples together")
         return shape, axis if shape[axis.dim] == size else self.mixed("repeats samples")
 
-    def reduced(self, x: Abstract, dims: Iterable[int], keepdim: bool) -> Samples:
-        """The samples of a result that has `dims` no more, or with `keepdim` of size 1, entries along them put together."""
+    def reduced(self, x: Abstract, dims: Iterable[int], keepdim: bool) -> tuple[list[int], Samples]:
+        """Shape and samples of a result that has `dims` no more, or of size 1, entries along them put together."""
         gone = sorted({dim % max(len(x.shape), 1) for dim in dims})
         self.note(gone, keepdim)
+        shape = [1 if dim in gone else size for dim, size in enumerate(x.shape) if keepdim or dim not in gone]
         if not isinstance(x.samples, Axis):
-            return x.samples
+            return shape, x.samples
         if x.samples.dim in gone:
-            return self.mixed("puts all samples together")
+            return shape, self.mixed("puts all samples together")
         before = 0 if keepdim else sum(dim < x.samples.dim for dim in gone)
-        return Axis(x.samples.dim - before, x.samples.inner)
+        return shape, Axis(x.samples.dim - before, x.samples.inner)
 
     def reshaped(self, x: Abstract, shape: Sequence[int]) -> Samples:
         """The samples of a result of this shape that has the entries of `x` in their order."""

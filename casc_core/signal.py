@@ -239,10 +239,22 @@ def add_trains(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
-    """The shape to which both broadcast."""
-    shape: torch.Size = torch.broadcast_shapes(a, b)
-    return shape
+def broadcast(*shapes: torch.Size) -> torch.Size:
+    """The shape to which all broadcast. (`torch.broadcast_shapes` loads a computer algebra system for it.)
+
+    Raises:
+        InputError: there is none.
+
+    >>> broadcast(torch.Size([3, 1]), torch.Size([2, 1, 4]))
+    torch.Size([2, 3, 4])
+    """
+    sizes = [1] * max(map(len, shapes))
+    for shape in shapes:
+        for dim, size in enumerate(shape, len(sizes) - len(shape)):
+            if size != 1 and sizes[dim] not in (1, size):
+                raise InputError(f"shapes do not broadcast: {', '.join(str(list(each)) for each in shapes)}")
+            sizes[dim] = size if size != 1 else sizes[dim]
+    return torch.Size(sizes)
 
 
 def padded(train: Tensor, steps: int) -> Tensor:

@@ -80,10 +80,7 @@ class Parts:
 
 
 class Splitter:
-    """What is known before a run of the batches of one program, and how they are split.
-
-    Nothing is learnt from runs: the same batch is always split alike.
-    """
+    """What is known before a run of the batches of one program, and how they are split."""
 
     def __init__(self, program: Program, ops: Sequence[Op]) -> None:
         self.program, self.ops = program, ops
@@ -100,7 +97,7 @@ class Splitter:
             InputError: no input has a dimension that could count samples.
         """
         settled = None if values.dims is None else tuple(values.dims.items())
-        key = (_shapes(values), settled, run.kind, kernels.instructions())
+        key = (_shapes(values), settled, run.kind, kernels.instructions(), tuple(op.seen for op in self.ops))
         found = self._kept.get(key)
         if found is None:
             found = self._kept[key] = self._most_apart(values, run)

@@ -22,6 +22,9 @@ from casc_core.samples import Abstract, Follower, Train, meta
 from casc_core.signal import Signal, TableRows
 from casc_seq.rnn import check_lengths, time_order
 
+# Steps that a train may go on beyond what one position could need.
+_SPARE = 16
+
 
 class Recurrence(Op):
     """One direction of one recurrent layer: `I_i[t] = current_i[t] + W_h s_{i-1}[t]`, then the neurons of position i.
@@ -143,16 +146,24 @@ class Recurrence(Op):
         train = current.train or Train()
         return follower.signal(current.shape, samples, self._longest(follower.run, train.steps, length))
 
-    @staticmethod
-    def _longest(run: Run, arriving: int, length: int) -> int:
-        """How long the train of so many positions may be."""
+    def _longest(self, run: Run, arriving: int, length: int) -> int:
+        """How long the train of so many positions may be: each may go on for as many steps as it has spikes to give or to
+        take back after that before it, which none does; twice as long as any has been is taken for the most."""
+        most = arriving
         for _ in range(length):
-            arriving = run.longest(arriving)
-        return arriving
+            most = run.longest(most)
+        usual = max(arriving, len(run.wake_weights())) + 3 * run.total + _SPARE
+        return min(most, max(usual, 2 * self.seen))
+
+    @property
+    def seen(self) -> int:
+        """The longest train so far, rounded up to a power of two."""
+        longest = max(self.steps.values(), default=0)
+        return 1 << (longest - 1).bit_length() if longest else 0
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         *read, spikes = (entries(each) for each in signals)
-        return 8 * max(read) + spikes  # currents in the widest type; room for spikes is made in pieces
+        return 8 * max(read) + 2 * spikes  # currents in the widest type; room for spikes is made in pieces
 
     def _note(
         self,
@@ -363,7 +374,7 @@ class LastState(Op):
     def follow(self, follower: Follower, output: Abstract, lengths: Abstract | Tensor | None = None) -> Abstract:
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, width = output.shape[batch_axis], output.shape[2]
-        samples = follower.reduced(output, [1 - batch_axis], keepdim=False)
+        _, samples = follower.reduced(output, [1 - batch_axis], keepdim=False)
         if lengths is not None and not self.settings["reverse"]:
             rows = Abstract(meta([batch, 1]), samples)
             _, samples = follower.together(rows, _column(lengths))
@@ -372,4 +383,4 @@ class LastState(Op):
 
 def _column(lengths: Abstract | Tensor) -> Abstract | Tensor:
     """`[B]` as `[B, 1]`."""
-    return lengths[:, None] if isinstance(lengths, Tensor) else replace(lengths, like=lengths.like[:, None])
+    return lengths[:, None] if isinstance(lengths, Tensor) else replace(lengths, like=meta([*lengths.shape, 1]))

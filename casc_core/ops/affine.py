@@ -13,7 +13,7 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.places import Samples
 from casc_core.product import Product
 from casc_core.recorder import Recorder
@@ -121,6 +121,9 @@ class Linear(AffineMap):
         samples = follower.apart(signal, [-1])
         steps = 0 if self.weight is None else train.steps
         return follower.signal([*signal.shape[:-1], width], samples, steps, 8, real=self.fine is not None)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return 8 * sum(entries(each) for each in signals)
 
 
 def exact_product(

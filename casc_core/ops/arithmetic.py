@@ -11,7 +11,7 @@ from torch import Tensor
 from casc_core.currents import Currents
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.run import Run
 from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, add_trains, broadcast, without_repeats
@@ -105,6 +105,12 @@ class Add(Op):
                 each.nbytes if each.train is None or each.train.held is None else each.train.held for each in (a, b)
             )
         return follower.signal(shape, samples, steps, 8, real, held)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        train = signals[-1].train
+        if train is not None and train.held is not None:
+            return 0
+        return 16 * max(entries(each) for each in signals)
 
 
 def _sum(a: Signal, b: Signal, peak: int) -> Tensor | Currents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from casc_core.currents import Currents, Filter, Term
 from casc_core.errors import InputError
-from casc_core.geometry import Geometry, convolve
+from casc_core.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.kept import Kept
 from casc_core.ops.affine import AffineMap
 from casc_core.recorder import arrivals
@@ -97,6 +98,13 @@ class Convolution(AffineMap):
             return follower.signal([batch, outputs, *out[2 - dims :]], samples, real=train.real)
         held = signal.nbytes if train.held is None else 8 * train.steps * signal.like.numel()
         return follower.signal([batch, outputs, *out[2 - dims :]], samples, train.steps, 8, train.real, held)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        read, given = signals[0], signals[-1]
+        if read.train is None or not read.train.real:
+            return 0  # a population behind it does the work
+        patches = 8 * read.like.numel() * math.prod(self.geometry.kernel)
+        return 8 * read.like.numel() + 24 * given.like.numel() + min(patches, PATCH_BYTES)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples

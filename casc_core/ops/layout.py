@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.function_rules import followed
-from casc_core.function_rules import joined as joined_samples
+from casc_core.function_rules import follow_join, followed
 from casc_core.functions import FUNCTIONS
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
@@ -39,6 +38,9 @@ class Layout(Op):
 
     def follow(self, follower: Follower, signal: Abstract, *args: Any, **kwargs: Any) -> Any:
         return followed(follower, self.settings["function"], (signal, *args), kwargs)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return max(each.nbytes for each in signals)
 
     @property
     def _splits(self) -> bool:
@@ -111,15 +113,10 @@ class Join(Op):
         )
 
     def follow(self, follower: Follower, signals: Sequence[Abstract], dim: int = 0) -> Abstract:
-        shape = (
-            torch.stack([each.like for each in signals], dim)
-            if self.settings["stack"]
-            else torch.cat([each.like for each in signals], dim)
-        )
-        samples = joined_samples(follower, signals, dim % shape.dim(), self.settings["stack"])
+        shape, samples = follow_join(follower, signals, dim, self.settings["stack"])
         trains = [each.train for each in signals if each.train is not None]
         steps, unit = max(train.steps for train in trains), max(train.unit for train in trains)
-        return follower.signal(shape.shape, samples, steps, unit, any(train.real for train in trains))
+        return follower.signal(shape, samples, steps, unit, any(train.real for train in trains))
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return super().working(follower, signals) // 4  # its parts, made equally long
+        return signals[-1].nbytes  # its parts, made equally long

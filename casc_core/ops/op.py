@@ -36,8 +36,16 @@ class Op(nn.Module):
         """
         raise follower.unprovable("does not say where the samples are")
 
+    @property
+    def seen(self) -> int:
+        """What its runs have shown about how long trains are, if it goes by that."""
+        return 0
+
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        """Bytes that it takes beside what it reads and gives: an entry of its largest train in the widest type."""
+        """Bytes that it takes beside what it reads and gives, which `signals` are, its result last.
+
+        Unless an operation says otherwise: its largest train once more, in the widest type.
+        """
         return 8 * max(entries(each) for each in signals)
 
     def __init__(self, settings: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> None:

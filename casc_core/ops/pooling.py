@@ -13,7 +13,7 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 from casc_core.ops.op import Op
-from casc_core.ops.reduction import follow_maximum, running_maximum
+from casc_core.ops.reduction import follow_maximum, room_for_maximum, running_maximum
 from casc_core.run import Run
 from casc_core.samples import Abstract, Follower, Train, abstracts
 from casc_core.signal import Signal
@@ -71,6 +71,10 @@ class MaxPool(Op):
         return _follow_maximum(follower, signal, size)
 
 
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
+
+
 class AdaptiveMaxPool(Op):
     """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is."""
 
@@ -91,11 +95,14 @@ class AdaptiveMaxPool(Op):
         size = [count or each for count, each in zip(self.settings["outputs"], signal.shape[2:], strict=True)]
         return _follow_maximum(follower, signal, size)
 
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
+
 
 def _follow_maximum(follower: Follower, signal: Abstract, size: Sequence[int]) -> Abstract:
     """What is known of maxima over windows of all dimensions but the first two."""
     samples = follower.apart(signal, range(2, len(signal.shape)))
-    return follow_maximum(follower, signal, torch.Size([*signal.shape[:2], *size]), samples)
+    return follow_maximum(follower, signal, [*signal.shape[:2], *size], samples)
 
 
 def _parts(x: Tensor, outputs: Sequence[int | None], reduced: Callable[[Tensor, int], Tensor]) -> Tensor:

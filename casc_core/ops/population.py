@@ -70,9 +70,13 @@ class Fire(Op):
         return follower.signal(shape, samples, follower.run.longest(steps))
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        compiled = follower.compiled and all(each.train is None or each.train.held is not None for each in signals[:-1])
-        # Behind convolutions, the kernel reads spikes and writes spikes; room for these is made in pieces.
-        return (2 if compiled else 8) * max(entries(each) for each in signals)
+        currents, spikes = signals[0], signals[-1]
+        drives = 24 * currents.like.numel() if currents.train is not None and currents.train.real else 0
+        held = None if currents.train is None else currents.train.held
+        # Room for spikes is made in pieces, and they are counted.
+        if held is not None and follower.compiled:  # the kernel reads spikes, closely packed
+            return held + 2 * entries(spikes) + drives
+        return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
         exponent, drive, divisor = self.settings["exponent"], signal.drive, signal.divisor

@@ -12,7 +12,7 @@ from torch import Tensor
 from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.places import Samples
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
@@ -58,10 +58,8 @@ class Sum(Op):
     def follow(
         self, follower: Follower, signal: Abstract, dim: int | Sequence[int] | None = None, keepdim: bool = False
     ) -> Abstract:
-        dims = dims_of(signal.shape, dim)
-        shape = signal.like.sum(dims, keepdim=keepdim).shape if dims else signal.shape
         train = signal.train or Train()
-        samples = follower.reduced(signal, dims, keepdim)
+        shape, samples = follower.reduced(signal, dims_of(signal.shape, dim), keepdim)
         return follower.signal(shape, samples, train.steps, 8, train.real)
 
 
@@ -82,6 +80,10 @@ def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -
     return train.sum(dims, keepdim=keepdim, dtype=kind)
 
 
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return max(entries(each) for each in signals)
+
+
 class Max(Op):
     """Maximum over dimensions."""
 
@@ -94,9 +96,10 @@ class Max(Op):
     def follow(
         self, follower: Follower, signal: Abstract, dim: int | Sequence[int] | None = None, keepdim: bool = False
     ) -> Abstract:
-        dims = dims_of(signal.shape, dim)
-        shape = signal.like.amax(dims, keepdim=keepdim).shape
-        return follow_maximum(follower, signal, shape, follower.reduced(signal, dims, keepdim))
+        return follow_maximum(follower, signal, *follower.reduced(signal, dims_of(signal.shape, dim), keepdim))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
 
 
 def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) -> Signal:
@@ -138,11 +141,16 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     return Signal(train, None, divisor, bound, signal.is_raw)
 
 
-def follow_maximum(follower: Follower, signal: Abstract, shape: torch.Size, samples: Samples) -> Abstract:
+def follow_maximum(follower: Follower, signal: Abstract, shape: Sequence[int], samples: Samples) -> Abstract:
     """What is known of a running maximum of this shape."""
     train = signal.train or Train()
     steps = max(train.steps, follower.awake if train.real else 0)
     return follower.signal(shape, samples, steps, 8 if train.real else train.unit)
+
+
+def room_for_maximum(signals: Sequence[Abstract]) -> int:
+    """Bytes that a running maximum takes: the total so far, and each step of the result before they are put together."""
+    return max(16 * each.like.numel() for each in signals) + 3 * max(2 * entries(signals[-1]), signals[-1].nbytes)
 
 
 class MaskedFill(Op):
