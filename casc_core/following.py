@@ -15,7 +15,7 @@ from casc_core.ops import Op
 from casc_core.places import Axis, Mixed, Samples
 from casc_core.program import Program, Step, last_uses, substitute
 from casc_core.run import Run
-from casc_core.samples import Abstract, Follower, Unknown, Unprovable, meta
+from casc_core.samples import Abstract, Follower, Unknown, UnprovableError, meta
 
 Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
 Dims = Mapping[str, "int | None"]
@@ -46,7 +46,7 @@ class Followed:
 
     @property
     def why_not(self) -> str | None:
-        """Why samples may influence one another, or have no rows of their own in the output; None: they do not, and have."""
+        """Why samples may influence one another, or have no rows of their own in the output; None: they are apart."""
         if self.doubts:
             return self.doubts[0]
         if isinstance(self.output, Unknown):
@@ -88,8 +88,10 @@ def follow(
         name: Abstract(meta(*shapes[name]), None if dims[name] is None else Axis(dims[name] or 0)) for name in shapes
     }
     device = next((tensor.device for op in ops for tensor in op.tensors().values()), torch.device("cpu"))
-    follower = Follower(batch, device, run, None if before is None else before.values)
-    uses, there, doubts = last_uses(program), {}, []
+    follower = Follower(batch, device, run, None if before is None else dict(before.values))
+    uses = last_uses(program)
+    there: dict[str, Any] = {}
+    doubts: list[str] = []
     layers: dict[str, Samples] = {}
     most = 0
     for index, step in enumerate(program.steps):
@@ -115,7 +117,7 @@ def _followed(follower: Follower, op: Op, args: Any, kwargs: Any, doubts: list[s
     """What is known of one operation's result. Whatever goes wrong, goes wrong again, and is told, in the run itself."""
     try:
         return op.follow(follower, *args, **kwargs)
-    except Unprovable as error:
+    except UnprovableError as error:
         why = str(error)
     except (CascError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         why = f"{follower.at} cannot be followed ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

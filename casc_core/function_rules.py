@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.functions import FUNCTIONS
+from casc_core.functions import ATTRIBUTES, FUNCTIONS
 from casc_core.leaves import map_leaves
 from casc_core.places import Axis, Mixed, Samples
 from casc_core.samples import Abstract, Follower, abstracts, as_single, meta
@@ -25,7 +24,7 @@ def followed(follower: Follower, name: str, args: Sequence[Any], kwargs: dict[st
     """What is known before a run of the result of the function of this name.
 
     Raises:
-        Unprovable: nothing is.
+        UnprovableError: nothing is.
     """
     function = FUNCTIONS[name]
     if not abstracts((args, kwargs)):
@@ -119,7 +118,7 @@ def _view(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) 
 
 
 @_rule("view reshape flatten unflatten")
-def _reshape(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract:
+def _reshape(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     result = function(x.like, *args, **kwargs)
     if result.dtype != x.like.dtype:
@@ -128,7 +127,7 @@ def _reshape(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: An
 
 
 @_rule("repeat tile")
-def _repeat(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract:
+def _repeat(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     times = function(as_single(x), *args, **kwargs).shape
     ahead, samples = len(times) - len(x.shape), x.samples
@@ -139,7 +138,7 @@ def _repeat(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any
 
 
 @_rule("flip roll")
-def _turn(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract:
+def _turn(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     function(as_single(x), *args, **kwargs)
     follower.note(args, kwargs)
@@ -151,7 +150,7 @@ def _turn(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) 
 
 
 @_rule("gather")
-def _gather(follower: Follower, function: Any, x: Any, dim: int, index: Any) -> Abstract:
+def _gather(follower: Follower, function: Any, x: Abstract, dim: int, index: Any) -> Abstract:
     if not isinstance(x, Abstract):
         raise follower.unprovable("reads a constant at places that the inputs name")
     if len(index.shape) != len(x.shape):
@@ -291,7 +290,7 @@ def _resized(x: Abstract, dim: int, size: int) -> Abstract:
 
 
 @_rule("pad")
-def _pad(follower: Follower, function: Any, x: Any, pad: Any, *args: Any, **kwargs: Any) -> Abstract:
+def _pad(follower: Follower, function: Any, x: Abstract, pad: Any, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, pad, args, kwargs)
     follower.note(list(pad), args, kwargs)
     sizes, padded = list(x.shape), set()
@@ -302,7 +301,7 @@ def _pad(follower: Follower, function: Any, x: Any, pad: Any, *args: Any, **kwar
 
 
 @_rule("interpolate pixel_shuffle pixel_unshuffle channel_shuffle")
-def _image(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract:
+def _image(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     follower.note(args, kwargs)
     samples = follower.apart(x, range(1, len(x.shape)), "moves entries from one sample to another")
@@ -318,6 +317,8 @@ def _attribute(follower: Follower, function: Any, x: Any, name: str) -> Any:
         return follower.device
     if name in ("T", "mT"):
         return follower.viewed(x, lambda like: getattr(like, name))
+    if name not in ATTRIBUTES:
+        raise follower.unprovable(f"reads {name!r} of a tensor")
     return getattr(x.like, name)
 
 

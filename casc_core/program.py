@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from casc_core.leaves import map_leaves
 from casc_core.ops import Op
 from casc_core.recorder import Recorder
 from casc_core.run import Run
-from casc_core.signal import Signal
 
 READOUT = "the readout"
-_WORKING_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,6 @@ class Program:
             if run.recorder is not None:
                 run.recorder.at = step.result
             values[step.result] = op(run, *args, **kwargs)
-            run.bytes = max(run.bytes, _bytes(values.values()))
             if run.recorder is not None:
                 noted[step.result] = self._noted_behind(step, op, noted, run.recorder)
             for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
@@ -119,14 +115,6 @@ class Program:
 def last_uses(program: Program) -> dict[str, int]:
     """By value, the number of the last step that reads it."""
     return {name: index for index, step in enumerate(program.steps) for name in refs((step.args, dict(step.kwargs)))}
-
-
-def _bytes(values: Iterable[Any]) -> int:
-    """What these signals take, and the operation that made the last of them beside it."""
-    signals = [value for value in values if isinstance(value, Signal)]
-    # An operation may hold its input and its result in a wider type for a while.
-    working = max((signal.flow.numel() for signal in signals if isinstance(signal.flow, Tensor)), default=0)
-    return working * _WORKING_BYTES + sum(signal.nbytes for signal in signals)
 
 
 def substitute(value: Any, values: Mapping[str, Any]) -> Any:

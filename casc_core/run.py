@@ -34,7 +34,6 @@ class Run(ABC):
         peak: largest change of a spike count within one step.
         restarts_after: the step after which populations begin anew, and all that counts spikes with them; or None.
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
-        bytes: the most memory that its signals took at one time.
     """
 
     total: int
@@ -44,7 +43,6 @@ class Run(ABC):
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
-        self.bytes = 0
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:

@@ -2,7 +2,7 @@
 
 A tensor whose numbers are known before a run (a buffer, `torch.arange(x.shape[1])`) is followed as itself, one that comes
 from the inputs as an `Abstract`: a shape, a type, and where its samples are. Whatever a rule does not understand, it says
-is `Mixed`, or raises `Unprovable`; no rule guesses.
+is `Mixed`, or raises `UnprovableError`; no rule guesses.
 
 That the samples of a batch of n do not influence one another is no fact about n alone: `x / x.shape[0]` mixes none, and
 differs for each size. So a `Follower` notes, beside where the samples are, all that one sample undergoes: sizes without
@@ -29,7 +29,7 @@ from casc_core.signal import broadcast
 _LABEL = 3
 
 
-class Unprovable(Exception):
+class UnprovableError(Exception):
     """A shape or a number is not known before a run; the message says why."""
 
 
@@ -105,12 +105,12 @@ def abstracts(value: Any) -> list[Abstract]:
     """The abstract tensors among the leaves of `value`.
 
     Raises:
-        Unprovable: a leaf is not known at all.
+        UnprovableError: a leaf is not known at all.
     """
     found = leaves(value)
     unknown = next((each for each in found if isinstance(each, Unknown)), None)
     if unknown is not None:
-        raise Unprovable(unknown.why)
+        raise UnprovableError(unknown.why)
     return [each for each in found if isinstance(each, Abstract)]
 
 
@@ -155,9 +155,9 @@ class Follower:
         """The samples of this step's result are mixed, because it does `what`."""
         return Mixed(f"{self.at} {what}")
 
-    def unprovable(self, why: str) -> Unprovable:
+    def unprovable(self, why: str) -> UnprovableError:
         """The error that says that this step cannot be followed."""
-        return Unprovable(f"{self.at} {why}")
+        return UnprovableError(f"{self.at} {why}")
 
     def signal(
         self, shape: Iterable[int], samples: Samples, steps: int = 0, unit: int = 1, real: bool = False,
@@ -280,7 +280,7 @@ class Follower:
         return map_leaves(result, followed)
 
     def _moved(self, axis: Axis, out: Tensor, block: int) -> Samples:
-        """Where the dimension labelled `_LABEL` has gone, if it is all there, or some whole runs through the samples are."""
+        """Where the dimension labelled `_LABEL` has gone, if all of it is there, or whole runs through the samples."""
         period = axis.inner * self.batch
         found = [
             Axis(dim, axis.inner)

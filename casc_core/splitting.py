@@ -90,8 +90,8 @@ class Splitter:
     def followed(self, values: Inputs, run: Run) -> Followed:
         """The abstract run of a whole batch.
 
-        The first dimension of the inputs counts the samples; or the second, as `torch.nn.RNN` takes `[L, B, ...]`, where the
-        program keeps the samples apart along that one and not along the first.
+        The first dimension of the inputs counts the samples; or the second, as `torch.nn.RNN` takes `[L, B, ...]`, where
+        the program keeps the samples apart along that one and not along the first.
 
         Raises:
             InputError: no input has a dimension that could count samples.
@@ -114,7 +114,7 @@ class Splitter:
         if why is not None and why not in self._warned:
             self._warned.add(why)
             warnings.warn(
-                f"this batch may take more than the memory limit of {limit / 2**20:,.0f} MiB, and it cannot be split, since "
+                f"this batch may take more than the memory limit of {limit / 2**20:,.0f} MiB, and it cannot be split, as "
                 f"its samples may influence one another: {why}",
                 stacklevel=4,
             )
@@ -147,7 +147,7 @@ class Splitter:
             found.append((sum(isinstance(where, Axis) for where in telling.layers.values()), whole))
         if not found:
             raise InputError(
-                f"no input has a dimension that counts samples: {_described(values)}; give a batch, of one sample if need be"
+                f"no input has a dimension that counts samples: {_described(values)}; give a batch, if only of one sample"
             )
         return max(found, key=lambda each: each[0])[1]
 

@@ -62,7 +62,8 @@ class Pick(Op):
         return part
 
     def follow(self, follower: Follower, values: Sequence[Abstract]) -> Abstract:
-        return values[self.settings["index"]]
+        part: Abstract = values[self.settings["index"]]
+        return part
 
 
 class Join(Op):

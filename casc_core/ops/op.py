@@ -32,7 +32,7 @@ class Op(nn.Module):
         the samples: a batch is never split, and a spike behind it counts for every sample.
 
         Raises:
-            Unprovable: nothing is known.
+            UnprovableError: nothing is known.
         """
         raise follower.unprovable("does not say where the samples are")
 

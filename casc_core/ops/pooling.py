@@ -70,7 +70,6 @@ class MaxPool(Op):
         size = [window.outputs(each) for window, each in zip(self.windows, signal.shape[2:], strict=True)]
         return _follow_maximum(follower, signal, size)
 
-
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         return room_for_maximum(signals)
 

@@ -62,6 +62,9 @@ class Sum(Op):
         shape, samples = follower.reduced(signal, dims_of(signal.shape, dim), keepdim)
         return follower.signal(shape, samples, train.steps, 8, train.real)
 
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return max(entries(each) for each in signals)
+
 
 def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:
     """Sum of every step over `dims`, in a type that holds numbers up to `reach`."""
@@ -78,10 +81,6 @@ def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -
             result = result.permute(inverse(order))
             return result if keepdim else result.squeeze(dims)
     return train.sum(dims, keepdim=keepdim, dtype=kind)
-
-
-    def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return max(entries(each) for each in signals)
 
 
 class Max(Op):

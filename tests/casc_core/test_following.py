@@ -245,7 +245,8 @@ def divided(rng, h):
 def last(rng, h):
     return rng.choice(
         [
-            lambda m, h, x, n: h[torch.arange(h.shape[0]), n - 1], lambda m, h, x, n: h[:, n - 1], lambda m, h, x, n: h[n - 1],
+            lambda m, h, x, n: h[torch.arange(h.shape[0]), n - 1], lambda m, h, x, n: h[:, n - 1],
+            lambda m, h, x, n: h[n - 1],
             lambda m, h, x, n: h[torch.arange(x.shape[0]), -1], lambda m, h, x, n: h[torch.arange(x.shape[0]).flip(0), 0],
             lambda m, h, x, n: h[:, torch.arange(x.shape[0])], lambda m, h, x, n: h[torch.arange(x.shape[0])],
             lambda m, h, x, n: h[:, [0, 1]], lambda m, h, x, n: h[[0, 1]],
