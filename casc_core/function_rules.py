@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -204,7 +205,7 @@ def _indexed(follower: Follower, x: Abstract, places: tuple[Any, ...]) -> Abstra
     # What a slice takes is a view; then only tensors and whole dimensions are left.
     sliced = tuple(slice(None) if isinstance(place, (Abstract, Tensor)) else place for place in places)
     _require(follower, x, sliced)
-    viewed = follower.viewed(x, lambda like: like[sliced])
+    viewed: Abstract = follower.viewed(x, lambda like: like[sliced])
     tensors = {dim: place for dim, place in enumerate(places) if isinstance(place, (Abstract, Tensor))}
     if any(place.dtype == torch.bool for place in as_single(list(tensors.values()))):
         raise follower.unprovable("reads places that a mask names")
@@ -326,6 +327,11 @@ def _attribute(follower: Follower, function: Any, x: Any, name: str) -> Any:
 def _size(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, args, kwargs)
     return function(x.like, *args, **kwargs)
+
+
+@_rule("require_floating")
+def _require_floating(follower: Follower, function: Any, target: Any) -> None:
+    function(as_single(target))
 
 
 @_rule("zeros_like ones_like full_like")

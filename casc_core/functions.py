@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.conditions import expect
+from casc_core.errors import InputError
 
 # Rearranging elements: linear with coefficients 0 and 1, so allowed on signals as well.
 _LAYOUT_METHODS = (
@@ -41,6 +42,8 @@ _INPUT_FUNCTIONS = (
 ).split()
 _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ invert neg getitem pow".split()
 _MATH = ("ceil", "floor", "sqrt")
+FLOATING = (torch.float32, torch.float64)
+"""Types to which a cast of spike counts rounds nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,20 @@ class _ByValue:
         return moved.to(x.dtype)
 
 
+def require_floating(target: Any) -> None:
+    """Raise `InputError` if a cast to this type, or to the type of this tensor, would round; a device is no type.
+
+    >>> require_floating(torch.zeros(1)), require_floating(torch.device("cpu"))
+    (None, None)
+    """
+    kind = target.dtype if isinstance(target, Tensor) else target
+    if isinstance(kind, torch.dtype) and kind not in FLOATING:
+        raise InputError(
+            f"the network casts a spiking tensor to the type of an input, {kind}, which rounds it; give that input as "
+            "torch.float32, or leave the cast out"
+        )
+
+
 def _named() -> dict[str, Callable[..., Any]]:
     table: dict[str, Callable[..., Any]] = {"getattr": getattr}
     for name in _LAYOUT_OF_IMAGES:
@@ -77,7 +94,7 @@ def _named() -> dict[str, Callable[..., Any]]:
         table[f"operator.{name}"] = getattr(operator, name)
     for name in _MATH:
         table[f"math.{name}"] = getattr(math, name)
-    table["expect"] = expect
+    table["expect"], table["require_floating"] = expect, require_floating
     return table
 
 

@@ -26,6 +26,10 @@ from casc_core.program import Program, Ref, Step
 from casc_core.tracing import arguments_of
 from casc_core.values import Form, InputValue, PartsValue, SignalValue, Table, Unreadable
 
+FILLED = (
+    "entries that were filled with a large negative number stand for minus infinity, which only a maximum may read; fill "
+    "with 0, or mask the converted network's output"
+)
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
@@ -132,7 +136,9 @@ class Lowering:
 
     def emit(self, op: Op, *args: Any, **kwargs: Any) -> Ref:
         """Append a call of `op`; static values among the arguments become references."""
-        result = f"v{len(self.steps)}"
+        if not op.takes_fills and _any_leaf((args, kwargs), _is_filled):
+            raise self.refuse(FILLED)
+        result = f"%{len(self.steps)}"  # no argument of a forward can be called so
         args, kwargs = (map_leaves(value, _as_ref) for value in (args, kwargs))
         line = None if self.node is None else self.node.meta.get("line")
         self.steps.append(Step(self.pool.add(op), args, kwargs, result, line))
@@ -159,6 +165,14 @@ class Lowering:
         step = next((step for step in self.steps if step.result == value.ref.name), None)
         op = None if step is None else self.pool.ops[step.op]
         return op.value if isinstance(op, Constant) else None
+
+    def check(self, function: Callable[..., Any], *args: Any) -> InputValue:
+        """Call `function` whenever the network runs, for its complaints alone."""
+        name = name_of(function, False)
+        assert name is not None
+        ref = self.emit(Call(name), *args)
+        self.checks.append(ref.name)
+        return InputValue(ref)
 
     def layer_name(self, name: str) -> str:
         """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""
@@ -218,6 +232,8 @@ class Lowering:
                 f"the forward of {type(self.model).__name__} must return one tensor computed by the network, its logits; "
                 f"it returns {_describe(output)}. Return the logits alone, without softmax, states or dictionaries"
             )
+        if output.form.is_filled:
+            raise ConversionError(f"the output of {type(self.model).__name__} cannot be converted exactly: {FILLED}")
         if not self.layers:
             raise ConversionError(
                 f"{type(self.model).__name__} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between "
@@ -249,20 +265,24 @@ class Lowering:
         if unreadable is not None:
             raise self.refuse(unreadable.why)
         method = node.op == "call_method"
-        signals = _any_leaf((args, kwargs), (SignalValue, PartsValue))
+        signals = _any_leaf((args, kwargs), lambda leaf: isinstance(leaf, (SignalValue, PartsValue)))
         name = name_of(node.target, method)
         if not signals:
             of_numbers = name is None or name.startswith(("operator.", "math."))
-            if not _any_leaf((args, kwargs), InputValue) and not method and of_numbers and callable(node.target):
+            if (
+                not _any_leaf((args, kwargs), lambda leaf: isinstance(leaf, InputValue))
+                and not method
+                and of_numbers
+                and callable(node.target)
+            ):
                 return node.target(*args, **kwargs)
             known = self._constant_result(node, args, kwargs)
             if known is not None:
                 return InputValue(self.emit(Constant(known))) if isinstance(known, Tensor) else known
             if name is not None or node.target is getattr:
-                ref = self.emit(Call(name or "getattr"), *args, **kwargs)
                 if node.target is expect:
-                    self.checks.append(ref.name)
-                return InputValue(ref)
+                    return self.check(expect, *args)
+                return InputValue(self.emit(Call(name or "getattr"), *args, **kwargs))
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)
@@ -316,7 +336,14 @@ class Lowering:
             bound = inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
-        return rule(*bound.args, **bound.kwargs)
+        try:
+            return rule(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            if _any_leaf((bound.args, bound.kwargs), lambda leaf: isinstance(leaf, InputValue)):
+                raise self.refuse(
+                    "one of its arguments is computed from the inputs, where a number is needed that is known before"
+                ) from error
+            raise
 
     def _operation(self) -> str:
         assert self.node is not None
@@ -330,14 +357,14 @@ def _as_ref(value: Any) -> Any:
     return value.ref if isinstance(value, (SignalValue, PartsValue, InputValue)) else value
 
 
-def _any_leaf(value: Any, kind: type | tuple[type, ...]) -> bool:
+def _any_leaf(value: Any, holds: Callable[[Any], bool]) -> bool:
     found = []
-
-    def visit(leaf: Any) -> None:
-        found.append(isinstance(leaf, kind))
-
-    map_leaves(value, visit)
+    map_leaves(value, lambda leaf: found.append(holds(leaf)))
     return any(found)
+
+
+def _is_filled(leaf: Any) -> bool:
+    return isinstance(leaf, (SignalValue, PartsValue)) and leaf.form.is_filled
 
 
 def _plain(value: Any) -> Any:

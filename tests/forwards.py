@@ -418,6 +418,13 @@ def linear_on_embedding_relu(self, tokens):
 
 
 @case()
+def embedding_call(self, tokens):
+    return self.fc(
+        self.states(tokens)[:, -1] + self.h2(self.act(F.pad(F.embedding(tokens, self.emb.weight), (0, 1)).sum(1)))
+    )
+
+
+@case()
 def param_add(self, tokens):
     return self.fc(self.act(self.h(self.states(tokens)[:, -1]) + self.gain))
 

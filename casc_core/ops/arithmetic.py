@@ -48,6 +48,8 @@ class TimesInput(Op):
 class DividedByInput(Op):
     """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor."""
 
+    takes_fills = True
+
     def forward(self, run: Run, signal: Signal, divisor: Tensor) -> Signal:
         divisor = as_integers(divisor, "divided", signal)
         if not bool((divisor > 0).all()):

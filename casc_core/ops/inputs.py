@@ -70,8 +70,8 @@ class Encode(Op):
     def __init__(self, exponent: int) -> None:
         super().__init__({"exponent": exponent})
 
-    def forward(self, run: Run, value: Tensor) -> Signal:
-        drive = run.numerics.snap(value, self.settings["exponent"])
+    def forward(self, run: Run, value: Tensor | float) -> Signal:
+        drive = run.numerics.snap(torch.as_tensor(value), self.settings["exponent"])
         reach = largest(drive)
         if not reach < INPUT_REACH:
             raise InputError(
@@ -80,7 +80,8 @@ class Encode(Op):
             )
         return driven(drive, drive.shape, drive.device)
 
-    def follow(self, follower: Follower, value: Abstract | Tensor) -> Abstract:
+    def follow(self, follower: Follower, value: Abstract | Tensor | float) -> Abstract:
+        value = value if isinstance(value, Abstract) else torch.as_tensor(value)
         return follower.signal(value.shape, _samples(follower, value), real=True)
 
 

@@ -20,6 +20,8 @@ class Op(nn.Module):
     kinds: ClassVar[dict[str, type[Op]]] = {}
     is_layer: ClassVar[bool] = False
     """Whether it is a population of neurons."""
+    takes_fills: ClassVar[bool] = False
+    """Whether it may read a signal of which some entries stand for minus infinity: a maximum, or what moves entries."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -39,6 +39,8 @@ def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> 
 class MaxPool(Op):
     """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
 
+    takes_fills = True
+
     def __init__(
         self,
         name: str,
@@ -75,13 +77,18 @@ class MaxPool(Op):
 
 
 class AdaptiveMaxPool(Op):
-    """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is."""
+    """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is.
+
+    Sizes that the inputs decide come with the call.
+    """
+
+    takes_fills = True
 
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
         super().__init__({"name": name, "outputs": list(outputs)})
 
-    def forward(self, run: Run, signal: Signal) -> Signal:
-        outputs = self.settings["outputs"]
+    def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
+        outputs = self.settings["outputs"] if outputs is None else per_dimension(outputs, len(self.settings["outputs"]))
         _require_dims(self.settings["name"], signal, len(outputs))
         signal = signal.with_uniform_divisor(tuple(range(-len(outputs), 0)))
 
@@ -90,8 +97,12 @@ class AdaptiveMaxPool(Op):
 
         return running_maximum(run, signal, largest)
 
-    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
-        size = [count or each for count, each in zip(self.settings["outputs"], signal.shape[2:], strict=True)]
+    def follow(self, follower: Follower, signal: Abstract, outputs: Any = None) -> Abstract:
+        if abstracts(outputs):
+            raise follower.unprovable("has parts whose number is read from values")
+        outputs = self.settings["outputs"] if outputs is None else per_dimension(outputs, len(self.settings["outputs"]))
+        follower.note(outputs)
+        size = [count or each for count, each in zip(outputs, signal.shape[2:], strict=True)]
         return _follow_maximum(follower, signal, size)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
@@ -208,13 +219,31 @@ class AveragePool(Average):
 
 
 class AdaptiveAveragePool(Average):
-    """As `torch.nn.AdaptiveAvgPool2d` cuts the input; a size of None is left as it is."""
+    """As `torch.nn.AdaptiveAvgPool2d` cuts the input; a size of None is left as it is.
+
+    Sizes that the inputs decide come with the call.
+    """
 
     divides = True
 
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
         super().__init__({"name": name, "outputs": list(outputs)})
         self.dims = len(outputs)
+
+    def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
+        if outputs is None:
+            return super().forward(run, signal)
+        given = AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
+        result: Signal = given(run, signal)
+        return result
+
+    def follow(self, follower: Follower, signal: Abstract, outputs: Any = None) -> Abstract:
+        if abstracts(outputs):
+            raise follower.unprovable("has parts whose number is read from values")
+        if outputs is None:
+            return super().follow(follower, signal)
+        follower.note(per_dimension(outputs, self.dims))
+        return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims)).follow(follower, signal)
 
     def counts(self, size: tuple[int, ...]) -> Tensor:
         spans = [adaptive(each, count or each) for each, count in zip(size, self.settings["outputs"], strict=True)]

@@ -86,6 +86,8 @@ def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -
 class Max(Op):
     """Maximum over dimensions."""
 
+    takes_fills = True
+
     def forward(
         self, run: Run, signal: Signal, dim: int | Sequence[int] | None = None, keepdim: bool = False
     ) -> Signal:
@@ -118,9 +120,7 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     total = torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
     wake = [] if drive is None else run.wake_weights()
     bound, pooled = signal.bound, []
-    if drive is not None:
-        finite = drive[torch.isfinite(drive)]
-        bound += float(finite.abs().max()) if finite.numel() else 0.0
+    bound += finite_reach(drive)
     for step in range(max(signal.steps, len(wake))):
         if step == run.restarts_after:
             total.zero_()
@@ -152,17 +152,37 @@ def room_for_maximum(signals: Sequence[Abstract]) -> int:
     return max(16 * each.like.numel() for each in signals) + 3 * max(2 * entries(signals[-1]), signals[-1].nbytes)
 
 
-class MaskedFill(Op):
-    """`masked_fill` with a constant (minus infinity only on the way to a maximum)."""
+def finite_reach(drive: Tensor | None) -> float:
+    """Largest magnitude of a drive, but for minus infinities."""
+    finite = None if drive is None else drive[torch.isfinite(drive)]
+    return float(finite.abs().max()) if finite is not None and finite.numel() else 0.0
 
-    def __init__(self, value: float) -> None:
-        super().__init__({"value": "-inf" if value == -math.inf else value})
+
+class MaskedFill(Op):
+    """`masked_fill` with a constant: zero, or on the way to a maximum minus infinity.
+
+    Args:
+        below: what stands for minus infinity is the number `-below`, in the signal's numbers, which every other entry must
+            exceed; None: minus infinity itself.
+    """
+
+    takes_fills = True
+
+    def __init__(self, value: float, below: float | None = None) -> None:
+        super().__init__({"value": "-inf" if value == -math.inf else value, "below": below})
 
     def forward(self, run: Run, signal: Signal, mask: Tensor) -> Signal:
         value = float(self.settings["value"])
         filled = replace(signal.map(lambda x: x.masked_fill(mask, 0)))
         if value == 0.0:
             return filled
+        below = self.settings["below"]
+        reach = run.total * (filled.bound + finite_reach(filled.drive)) / sum(run.wake_weights())
+        if below is not None and not reach < below:
+            raise InputError(
+                f"masked_fill() with a finite number: other entries may reach {-reach:.3g} and so lie below it; fill with "
+                "float('-inf')"
+            )
         drive = filled.drive
         if drive is None:
             drive = torch.zeros(signal.shape, dtype=torch.float64, device=mask.device)

@@ -3,6 +3,7 @@
 from casc_core.rules import (
     affine,
     arithmetic,
+    casts,
     convolution,
     layout,
     normalisation,
@@ -18,7 +19,7 @@ from casc_core.rules.population import grid_threshold, half_step, neurons
 from casc_core.rules.refusals import UNPREPARED
 from casc_core.rules.table import RULES
 
-ROWS = (affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, refusals)
+ROWS = (affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, casts, refusals)
 """The modules whose import fills the table."""
 
 __all__ = ["ROWS", "RULES", "UNPREPARED", "batch_norm", "grid_threshold", "half_step", "join", "linear_map", "neurons"]

@@ -28,6 +28,8 @@ from casc_core.values import InputValue, PartsValue, SignalValue
 @RULES.function("layout")
 def _layout(low: Lowering, function: str, x: SignalValue, *args: Any, **kwargs: Any) -> SignalValue | PartsValue:
     """The user's own rearrangement, applied at every step."""
+    if any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values())):
+        raise low.refuse("it reads the bits of numbers as those of another type; leave it out")
     if function == "Tensor.view":  # where a view is possible the two are one, but strides differ here
         function = "Tensor.reshape"
     ref = low.emit(Layout(function=function), x, *args, **kwargs)
@@ -88,13 +90,6 @@ def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
     return SignalValue(low.emit(Join(stack=stack), signals, dim=dim), form)
 
 
-@RULES.function("float", "double", "to", "type", "type_as", "contiguous", "clone", "detach", "requires_grad_")
-def _same(low: Lowering, x: Any, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(x, InputValue):  # cast to the type of a spiking tensor
-        return InputValue(low.emit(Call(function="Tensor.float"), x))
-    return x
-
-
 @RULES.module(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 def _identity(low: Lowering, module: nn.Module, input: Any) -> Any:
     return input
@@ -148,7 +143,8 @@ def _interpolate(
 
 @RULES.module(nn.Upsample, nn.UpsamplingNearest2d)
 def _upsample(low: Lowering, module: nn.Upsample, input: Any) -> Any:
-    return _interpolate(low, input, module.size, module.scale_factor, module.mode)
+    again = module.recompute_scale_factor
+    return _interpolate(low, input, module.size, module.scale_factor, module.mode, recompute_scale_factor=again)
 
 
 @RULES.function(F.pixel_shuffle, torch.pixel_shuffle)

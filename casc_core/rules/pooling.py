@@ -15,9 +15,9 @@ from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, Max
 from casc_core.ops.op import Op
 from casc_core.rules.affine import rescaled
 from casc_core.rules.normalisation import normalised
-from casc_core.rules.reduction import EXPECTED_TOKENS, INDICES, maximum, total
+from casc_core.rules.reduction import EXPECTED_TOKENS, INDICES, maximum, maximum_form, total
 from casc_core.rules.table import RULES
-from casc_core.values import Channels, Form, InputValue, SignalValue
+from casc_core.values import Channels, InputValue, SignalValue
 from casc_core.windows import per_dimension
 
 
@@ -80,7 +80,10 @@ def _pool_at(
         name=low.node_name, maximum=maximum, padding=padding, dilation=dilation, ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
     )  # fmt: skip
-    form = _pooled_form(x) if maximum else replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS)
+    if maximum:
+        form = maximum_form(x.form)
+    else:
+        form = replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS, is_summed=True, is_divided=True)
     return SignalValue(low.emit(op, x, kernel, stride), form)
 
 
@@ -102,14 +105,9 @@ def _positive(low: Lowering, x: SignalValue) -> SignalValue:
     return rescaled(low, x) if x.form.scale < 0 else x
 
 
-def _pooled(low: Lowering, op: Op, x: SignalValue) -> SignalValue:
+def _pooled(low: Lowering, op: Op, x: SignalValue, *sizes: Any) -> SignalValue:
     """A maximum of `x`: a train, whatever was in its drive."""
-    return SignalValue(low.emit(op, x), _pooled_form(x))
-
-
-def _pooled_form(x: SignalValue) -> Form:
-    exponents = [exponent for exponent in (x.form.exponent, x.form.drive_exponent) if exponent is not None]
-    return Form(x.form.scale, min(exponents), None, 0.0, x.form.is_exact)
+    return SignalValue(low.emit(op, x, *sizes), maximum_form(x.form))
 
 
 @RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
@@ -136,10 +134,19 @@ def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indice
     x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
         return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)
-    return _normalised(low, _pooled(low, AdaptiveMaxPool(name=low.node_name, outputs=outputs), x), channels)
+    op = AdaptiveMaxPool(name=low.node_name, outputs=outputs or [None] * dims)
+    return _normalised(low, _pooled(low, op, x, *_given(output_size)), channels)
+
+
+def _given(output_size: Any) -> tuple[Any, ...]:
+    """Sizes to give with the call: those that are computed from the inputs."""
+    return (output_size,) if _is_read(output_size) else ()
 
 
 def _outputs(output_size: Any, dims: int) -> list[int | None]:
+    """The sizes of a pool's output, one for each dimension; none where the inputs decide them."""
+    if _is_read(output_size):
+        return []
     sizes = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size] * dims
     return sizes * dims if len(sizes) == 1 else sizes
 
@@ -191,7 +198,8 @@ def _average_pool(
         count_include_pad=bool(count_include_pad), divides=divides,
     )  # fmt: skip
     scale = x.form.scale if divides else x.form.scale / constant
-    form = replace(x.form, scale=scale, drive_reach=x.form.drive_reach * entries)
+    reach = x.form.drive_reach * entries
+    form = replace(x.form, scale=scale, drive_reach=reach, is_divided=x.form.is_divided or divides)
     return SignalValue(low.emit(op, x), form)
 
 
@@ -216,4 +224,5 @@ def _adaptive_average(low: Lowering, input: Any, output_size: Any, dims: int) ->
     x, outputs = low.signal(input), _outputs(output_size, dims)
     if outputs == [1] * dims:
         return total(low, x, True, tuple(range(-dims, 0)), True)
-    return SignalValue(low.emit(AdaptiveAveragePool(name=low.node_name, outputs=outputs), x), x.form)
+    op = AdaptiveAveragePool(name=low.node_name, outputs=outputs or [None] * dims)
+    return SignalValue(low.emit(op, x, *_given(output_size)), replace(x.form, is_divided=True))

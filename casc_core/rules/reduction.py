@@ -15,26 +15,32 @@ from casc_core.ops import (
     Sum,
 )
 from casc_core.rules.affine import rescaled
+from casc_core.rules.casts import require_floating_type
 from casc_core.rules.table import RULES
 from casc_core.values import Form, InputValue, SignalValue, Unreadable
 
 # Sums over tokens are expected to stay below this many; only the choice of bits depends on it.
 EXPECTED_TOKENS = 2.0**8
+# Fills of less than this magnitude are no minus infinity.
+SMALLEST_FILL = 1e4
 
 
 def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalValue:
     x = low.signal(x)
-    ref = low.emit(Sum(mean=mean), x, dim=dim, keepdim=keepdim)
-    return SignalValue(ref, replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS))
+    ref, form = low.emit(Sum(mean=mean), x, dim=dim, keepdim=keepdim), x.form
+    reach = form.drive_reach if form.is_summed else form.drive_reach * EXPECTED_TOKENS
+    return SignalValue(ref, replace(form, drive_reach=reach, is_summed=True, is_divided=form.is_divided or mean))
 
 
 @RULES.function(torch.sum, "sum")
 def _sum(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, False, dim, keepdim)
 
 
 @RULES.function(torch.mean, "mean")
 def _mean(low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> SignalValue:
+    require_floating_type(low, dtype)
     return total(low, input, True, dim, keepdim)
 
 
@@ -51,10 +57,14 @@ class MaxResult(NamedTuple):
 def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
         x = rescaled(low, x)
-    form = x.form
+    return SignalValue(low.emit(Max(), x, dim=dim, keepdim=keepdim), maximum_form(x.form))
+
+
+def maximum_form(form: Form) -> Form:
+    """What is known of a maximum: it is a train, whatever was in the drive."""
     exponents = [exponent for exponent in (form.exponent, form.drive_exponent) if exponent is not None]
-    return SignalValue(
-        low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0, form.is_exact)
+    return replace(
+        form, exponent=min(exponents), drive_exponent=None, drive_reach=0.0, is_filled=False, is_summed=False
     )
 
 
@@ -80,9 +90,11 @@ def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> Sig
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
     if input.form.scale < 0:
         input = rescaled(low, input)
-    # Any number far below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
-    fill = 0.0 if value == 0 else -math.inf
-    if fill and value > -1e4:
+    if value > -SMALLEST_FILL and value != 0:
         raise low.refuse(f"it fills with {value!r}; fill with 0, or with float('-inf') on the way to a maximum")
-    form = input.form if fill == 0.0 else replace(input.form, drive_exponent=input.form.drive_exponent or 0)
-    return SignalValue(low.emit(MaskedFill(value=fill), input, mask), form)
+    # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
+    if value == 0:
+        return SignalValue(low.emit(MaskedFill(value=0.0), input, mask), input.form)
+    below = None if value == -math.inf else -value / input.form.factor
+    form = replace(input.form, drive_exponent=input.form.drive_exponent or 0, is_filled=True)
+    return SignalValue(low.emit(MaskedFill(value=-math.inf, below=below), input, mask), form)
