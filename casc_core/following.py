@@ -30,6 +30,7 @@ class Followed:
         dims: the dimension of each input that counts them; None: an input that all samples share.
         output: what is known of the program's output.
         layers: where the samples are in each population, by the step that gives it.
+        recurs: a population mixes what was not, as a recurrent layer does that goes along its positions.
         bytes: what the run takes at most.
         doubts: why it is not known what else it does, if it is not.
         values, notes: by step, what is known of its result, and what each sample undergoes.
@@ -39,6 +40,7 @@ class Followed:
     dims: Dims
     output: Any
     layers: Mapping[str, Samples]
+    recurs: bool
     bytes: int
     doubts: tuple[str, ...]
     values: Mapping[str, Any]
@@ -93,7 +95,7 @@ def follow(
     there: dict[str, Any] = {}
     doubts: list[str] = []
     layers: dict[str, Samples] = {}
-    most = 0
+    recurs, most = False, 0
     for index, step in enumerate(program.steps):
         op = ops[step.op]
         follower.step, follower.at = step.result, _described(step, op)
@@ -101,6 +103,8 @@ def follow(
         result = values[step.result] = there[step.result] = _followed(follower, op, args, kwargs, doubts)
         if op.is_layer:
             layers[step.result] = result.samples if isinstance(result, Abstract) else Mixed(result.why)
+            apart = isinstance(args[0], Abstract) and isinstance(args[0].samples, Axis)
+            recurs = recurs or (apart and isinstance(layers[step.result], Mixed))
         signals = [each for each in leaves((args, kwargs, result)) if isinstance(each, Abstract)]
         held = sum(each.nbytes for each in leaves(list(there.values())) if isinstance(each, Abstract))
         most = max(most, held + (op.working(follower, signals) if signals else 0))
@@ -110,12 +114,15 @@ def follow(
     if isinstance(output, Abstract) and output.train is not None:  # its total, step after step
         most = max(most, output.nbytes + 24 * output.like.numel() * max(output.train.steps, follower.awake))
     unread = {name: None if isinstance(value, Tensor) else value for name, value in values.items()}
-    return Followed(batch, dict(dims), output, layers, most, tuple(doubts), unread, follower.notes)
+    return Followed(batch, dict(dims), output, layers, recurs, most, tuple(doubts), unread, follower.notes)
 
 
 def _followed(follower: Follower, op: Op, args: Any, kwargs: Any, doubts: list[str]) -> Any:
     """What is known of one operation's result. Whatever goes wrong, goes wrong again, and is told, in the run itself."""
+    unknown = next((each for each in leaves((args, kwargs)) if isinstance(each, Unknown)), None)
     try:
+        if unknown is not None:
+            raise UnprovableError(unknown.why)
         return op.follow(follower, *args, **kwargs)
     except UnprovableError as error:
         why = str(error)

@@ -102,16 +102,8 @@ def as_single(value: Any) -> Any:
 
 
 def abstracts(value: Any) -> list[Abstract]:
-    """The abstract tensors among the leaves of `value`.
-
-    Raises:
-        UnprovableError: a leaf is not known at all.
-    """
-    found = leaves(value)
-    unknown = next((each for each in found if isinstance(each, Unknown)), None)
-    if unknown is not None:
-        raise UnprovableError(unknown.why)
-    return [each for each in found if isinstance(each, Abstract)]
+    """The abstract tensors among the leaves of `value`."""
+    return [each for each in leaves(value) if isinstance(each, Abstract)]
 
 
 @dataclass

@@ -100,7 +100,7 @@ class Splitter:
         key = (_shapes(values), settled, run.kind, kernels.instructions(), tuple(op.seen for op in self.ops))
         found = self._kept.get(key)
         if found is None:
-            found = self._kept[key] = self._most_apart(values, run)
+            found = self._kept[key] = self._settled(values, run)
             while len(self._kept) > _KEPT:
                 self._kept.pop(next(iter(self._kept)), None)
         return found
@@ -114,7 +114,7 @@ class Splitter:
         if why is not None and why not in self._warned:
             self._warned.add(why)
             warnings.warn(
-                f"this batch may take more than the memory limit of {limit / 2**20:,.0f} MiB, and it cannot be split, as "
+                f"this batch may take more than the memory limit of {limit / 2**20:,.3g} MiB, and it cannot be split, as "
                 f"its samples may influence one another: {why}",
                 stacklevel=4,
             )
@@ -137,19 +137,19 @@ class Splitter:
             if taken <= limit or count == whole.samples:
                 return count, None
 
-    def _most_apart(self, values: Inputs, run: Run) -> Followed:
-        """The abstract run for the dimensions that keep the samples apart, or as far as possible."""
-        found: list[tuple[int, Followed]] = []
+    def _settled(self, values: Inputs, run: Run) -> Followed:
+        """The abstract run with the samples where they are."""
+        found: list[tuple[Followed, Followed]] = []
         for dims in _candidates(values) if values.dims is None else [values.dims]:
-            telling, whole = self._on(values, dims, run)
-            if telling.why_not is None:
-                return whole
-            found.append((sum(isinstance(where, Axis) for where in telling.layers.values()), whole))
+            found.append(self._on(values, dims, run))
+            if _settles(found[0][0], found[-1][0]):
+                return found[-1][1]
         if not found:
             raise InputError(
                 f"no input has a dimension that counts samples: {_described(values)}; give a batch, if only of one sample"
             )
-        return max(found, key=lambda each: each[0])[1]
+        # Where they are mixed, they are still not the positions of a recurrent layer.
+        return next((whole for telling, whole in found if not telling.recurs), found[0][1])
 
     def _on(self, values: Inputs, dims: Dims, run: Run) -> tuple[Followed, Followed]:
         """The abstract run with the samples along these dimensions, behind one that tells where they are: the same, or, as
@@ -159,6 +159,16 @@ class Splitter:
         if size > 1:
             return telling, telling
         return telling, follow(self.program, self.ops, _resized(values, dims, 1), dims, run, telling)
+
+
+def _settles(first: Followed, found: Followed) -> bool:
+    """Whether the samples are where an abstract run has them: they are kept apart, and not where they usually are, in
+    which the first such run had them, because a recurrent layer goes along there, or because the rows of the output are
+    elsewhere."""
+    if found.why_not is not None:
+        return False
+    usual = next(iter(first.dims.values())) == next(iter(found.dims.values()))
+    return usual or first.recurs or found.axis.dim == 0
 
 
 def _shapes(values: Inputs) -> tuple[Any, ...]:
