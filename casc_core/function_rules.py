@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.functions import ATTRIBUTES, FUNCTIONS
-from casc_core.leaves import map_leaves
+from casc_core.leaves import leaves, map_leaves
 from casc_core.places import Axis, Mixed, Samples
 from casc_core.samples import Abstract, Follower, abstracts, as_single, meta
 from casc_core.signal import broadcast
@@ -102,14 +102,8 @@ def _along(follower: Follower, function: Any, x: Any, dim: int = -1, *args: Any,
 
 def _require(follower: Follower, x: Any, *others: Any) -> None:
     """`x` alone is a tensor; all other arguments are numbers."""
-    if not isinstance(x, Abstract) or abstracts(others) or _any_tensor(others):
+    if not isinstance(x, Abstract) or any(isinstance(leaf, (Abstract, Tensor)) for leaf in leaves(others)):
         raise follower.unprovable("takes sizes or dimensions from a tensor's values")
-
-
-def _any_tensor(value: Any) -> bool:
-    found: list[bool] = []
-    map_leaves(value, lambda leaf: found.append(isinstance(leaf, Tensor)))
-    return any(found)
 
 
 @_rule("permute transpose t squeeze unsqueeze expand select narrow chunk split unbind movedim swapaxes")

@@ -15,7 +15,6 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.following import Dims, Followed, follow
 from casc_core.ops import Op
-from casc_core.places import Axis
 from casc_core.program import Program
 from casc_core.run import Run
 
