@@ -64,6 +64,11 @@ class Followed:
         assert isinstance(self.output.samples, Axis)
         return self.output.samples
 
+    @property
+    def in_rows(self) -> bool:
+        """Whether the rows of the output, along its first dimension, are those of one sample after those of another."""
+        return self.axis.dim == 0 and self.output.shape[0] == self.axis.inner * self.samples
+
     def treats_as(self, other: Followed) -> bool:
         """Whether each sample undergoes the same here and there, whatever the size of the batch."""
         if self.why_not is not None or other.why_not is not None or self.dims != other.dims:

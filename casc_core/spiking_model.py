@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from casc_core.adapters import Adapter
 from casc_core.errors import ConfigError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
@@ -70,6 +71,24 @@ def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
     return resolved
 
 
+@dataclass
+class Origin:
+    """What a network was converted from; no part of it.
+
+    Attributes:
+        ann: the network that was converted, its activations CQReLU.
+        adapter: that of the conversion.
+        unrounded: what `casc_core.convert.unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
+    """
+
+    ann: nn.Module
+    adapter: Adapter
+    unrounded: tuple[object, SpikingModel] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"unrounded": None}
+
+
 class SpikingModel(nn.Module):
     """A spiking network that gives the answer of the network it was converted from. Made by `casc_core.convert`.
 
@@ -80,11 +99,12 @@ class SpikingModel(nn.Module):
         settings: how it was converted.
         layers: names of its spiking layers, in order.
         ann: the network it was converted from, if at hand (a loaded one has none unless given).
+        origin: that, and how it was converted.
         memory_limit: bytes that a run may take beside its inputs and results, 2 GiB unless set: of a larger batch, as
             many samples as that allows are run at a time.
     """
 
-    ann: nn.Module | None
+    origin: Origin | None
 
     def __init__(
         self, ops: list[Op], programs: Mapping[frozenset[str], Program], layers: tuple[str, ...], settings: Settings
@@ -93,11 +113,15 @@ class SpikingModel(nn.Module):
         self.ops = nn.ModuleList(ops)
         self.programs = dict(programs)
         self.layers, self.settings = layers, settings
-        # Kept out of the module's parameters: it is the network's origin, not a part of it.
-        object.__setattr__(self, "ann", None)
+        self.origin = None
         self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
         self.eval()
+
+    @property
+    def ann(self) -> nn.Module | None:
+        """The network it was converted from, if at hand."""
+        return None if self.origin is None else self.origin.ann
 
     @property
     def memory_limit(self) -> int:
@@ -134,8 +158,9 @@ class SpikingModel(nn.Module):
             InputError: as for a call.
         """
         self.check_steps(T)
-        parts = self.parts(inputs, named, T)
-        return joined([self.simulate_recorded((), part, T, Recorder()) for part in parts], parts.join)
+        program, values = self._bound(inputs, named)
+        parts = self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
+        return joined([self._simulated(program, part, T, Recorder()) for part in parts], parts.join)
 
     def check_steps(self, T: int | None) -> None:
         """Complain about a number of steps that cannot be simulated.
@@ -178,9 +203,12 @@ class SpikingModel(nn.Module):
         return Simulation(readouts, silent, activity(recorder, awake, length), *at_readout)
 
     def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
-        """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each."""
+        """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each.
+
+        The outputs of the parts, one behind another, are those of the batch.
+        """
         program, values = self._bound(inputs, named)
-        return self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
+        return self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit, in_rows=True)
 
     def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The reference's logits, and every neuron's level by layer, of the whole batch at once."""
@@ -208,7 +236,7 @@ class SpikingModel(nn.Module):
         neuron, schedule = neuron or self.settings.neuron, schedule or self.settings.schedule
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel(self.operations(), self.programs, self.layers, settings)
-        object.__setattr__(other, "ann", self.ann)
+        other.origin = self.origin
         other.memory_limit = self.memory_limit
         return other
 
@@ -320,7 +348,8 @@ class SpikingModel(nn.Module):
             total = total + drive * wake_steps
         if output.divisor is not None:
             total = total / output.divisor
-        return (total * program.scale / wake_steps).float()
+        logits = total * program.scale / wake_steps
+        return logits if self.settings.numerics.is_float64 else logits.float()
 
     def extra_repr(self) -> str:
         settings = self.settings

@@ -104,17 +104,23 @@ class Splitter:
                 self._kept.pop(next(iter(self._kept)), None)
         return found
 
-    def parts(self, values: Inputs, run: Run, limit: int) -> Parts:
-        """The batch in parts whose runs each stay under a limit of so many bytes, or whole if it cannot be split."""
+    def parts(self, values: Inputs, run: Run, limit: int, in_rows: bool = False) -> Parts:
+        """The batch in parts whose runs each stay under a limit of so many bytes, or whole if it cannot be split.
+
+        Args:
+            in_rows: the outputs of the parts, one behind another, are to be the output of the batch.
+        """
         whole = self.followed(values, run)
         if whole.bytes <= limit or whole.samples == 1:
             return Parts(values, whole, 1)
         count, why = self._count(values, run, whole, limit)
+        if in_rows and why is None and not whole.in_rows:
+            count, why = 1, "the rows of the output are not those of one sample after those of another"
         if why is not None and why not in self._warned:
             self._warned.add(why)
             warnings.warn(
-                f"this batch may take more than the memory limit of {limit / 2**20:,.3g} MiB, and it cannot be split, as "
-                f"its samples may influence one another: {why}",
+                f"this batch may take more than the memory limit of {limit / 2**20:,.3g} MiB, and it cannot be split: "
+                f"{why}",
                 stacklevel=4,
             )
         return Parts(values, whole, count)

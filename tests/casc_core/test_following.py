@@ -208,7 +208,7 @@ def stacked(rng, h):
 @step
 def token(rng, h):
     d = rng.choice([0, 1])
-    return lambda m, h, x, n: torch.cat([h, m.token.expand(x.shape[0], 1, WIDTH)], d)
+    return lambda m, h, x, n: torch.cat([h, torch.ones_like(x[:, :1])], d)
 
 
 @step
@@ -285,7 +285,6 @@ class Program(nn.Module):
         super().__init__()
         self.steps, self.act, self.fc = steps, CQReLU(q=3), nn.Linear(WIDTH, WIDTH)
         self.register_buffer("place", torch.tensor([[0.5], [-0.25], [0.75]]))
-        self.register_buffer("token", torch.tensor([[[0.5, 1.0, -0.5, 0.25]]]))
         generator = torch.Generator().manual_seed(len(steps))
         self.fc.weight.data = torch.randint(-4, 5, (WIDTH, WIDTH), generator=generator) / 4
         self.fc.bias.data = torch.randint(-2, 4, (WIDTH,), generator=generator) / 4
@@ -370,7 +369,7 @@ def _check_owners(snn, found, values):
             other[name] = changed
         try:
             moved = snn.reference_counts((), other)[1]
-        except (casc_core.CascError, RuntimeError):
+        except (casc_core.CascError, RuntimeError, IndexError):
             continue
         for name, result in zip(snn.layers, steps, strict=True):
             where = found.layers[result]
@@ -402,10 +401,8 @@ def test_every_function_of_the_table_has_a_rule():
 
 
 def test_every_operation_says_where_the_samples_are():
-    silent = [
-        name for name, kind in Op.kinds.items() if kind.__module__.startswith("casc") and kind.follow is Op.follow
-    ]
-    assert silent == []
+    ours = [kind for kind in Op.kinds.values() if kind.__module__.startswith(("casc_core.ops.", "casc_seq.recurrence"))]
+    assert [kind for kind in ours if kind.forward is not Op.forward and kind.follow is Op.follow] == []
 
 
 class Unsaid(Op):
@@ -456,9 +453,9 @@ def _behind(program, op, added):
         (lambda self, x: self.layers(x).transpose(0, 1), Axis(1)),
         (lambda self, x: self.layers(x.transpose(0, 1).reshape(-1, 4)), Axis(0)),
         (lambda self, x: self.layers(x)[torch.arange(x.shape[0]), x.argmax(1)[:, 0]], Axis(0)),
-        (lambda self, x: self.layers(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)), Axis(0)),
+        (lambda self, x: self.layers(torch.cat([torch.ones_like(x[:, :1]), x], 1)), Axis(0)),
         (lambda self, x: self.layers(F.pad(x, (0, 0, 1, 0)))[:, 0], Axis(0)),
-        (lambda self, x: self.layers(x).amax(0), None),
+        (lambda self, x: self.layers(x).flip(0), None),
         (lambda self, x: self.layers(x)[: x.shape[0] - 1], None),
         (lambda self, x: self.layers(x).reshape(2, -1, 2), None),
         (lambda self, x: self.layers(x) * (x.cumsum(0) > 0).any(-1, keepdim=True), None),
@@ -467,7 +464,6 @@ def _behind(program, op, added):
 def test_where_the_samples_are_in_the_output(forward, output):
     model = type("Model", (nn.Module,), {"forward": forward})()
     model.layers = nn.Sequential(nn.Linear(4, 4), CQReLU(q=3), nn.Linear(4, 2))
-    model.register_buffer("token", torch.ones(1, 1, 4))
     snn = casc_core.convert(model.eval(), adapter="rnn")
     x, (program,) = torch.randn(6, 3, 4), snn.programs.values()
     found = snn._splitter(program).followed(Inputs({"x": x}), snn._spiking_run(None, None))
