@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from casc_core.errors import CascError
-from casc_core.leaves import leaves
+from casc_core.leaves import leaves, map_leaves
 from casc_core.ops import Op
 from casc_core.places import Axis, Mixed, Samples
 from casc_core.program import Program, Step, last_uses, substitute
@@ -124,11 +124,15 @@ def follow(
 
 def _followed(follower: Follower, op: Op, args: Any, kwargs: Any, doubts: list[str]) -> Any:
     """What is known of one operation's result. Whatever goes wrong, goes wrong again, and is told, in the run itself."""
-    unknown = next((each for each in leaves((args, kwargs)) if isinstance(each, Unknown)), None)
+    args, sizes = _without_ends(op, args)
+    given = leaves((args, kwargs))
+    unknown = next((each for each in given if isinstance(each, Unknown)), None)
+    sizes = next((each.at_most for each in given if isinstance(each, Abstract) and each.at_most), sizes)
     try:
         if unknown is not None:
             raise UnprovableError(unknown.why)
-        return op.follow(follower, *args, **kwargs)
+        result = op.follow(follower, *args, **kwargs)
+        return result if sizes is None else map_leaves(_listed(result), lambda each: _at_most(each, sizes))
     except UnprovableError as error:
         why = str(error)
     except (CascError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
@@ -136,6 +140,35 @@ def _followed(follower: Follower, op: Op, args: Any, kwargs: Any, doubts: list[s
     if op.settings.get("function") == "expect":  # nothing reads its result
         doubts.append(why)
     return Unknown(why)
+
+
+def _without_ends(op: Op, args: Any) -> tuple[Any, str | None]:
+    """Arguments without the ends of slices that are read from values, such as `x[:, : lengths.max()]`, and why they are
+    not known: what is taken is no larger than all of it."""
+    if op.settings.get("function") != "operator.getitem" or not isinstance(args[0], Abstract):
+        return args, None
+    why: list[str] = []
+
+    def end(each: Any) -> Any:
+        if not isinstance(each, (Abstract, Unknown)):
+            return each
+        told = each if isinstance(each, Unknown) else each.samples
+        why.append(told.why if isinstance(told, (Unknown, Mixed)) else "a size is read from a tensor's values")
+        return None
+
+    places = args[1] if isinstance(args[1], tuple) else (args[1],)
+    known = tuple(map_leaves(place, end) if isinstance(place, slice) else place for place in places)
+    return ((args[0], known), why[0]) if why else (args, None)
+
+
+def _listed(value: Any) -> Any:
+    """Sizes as a tuple, which may hold anything."""
+    return tuple(value) if isinstance(value, torch.Size) else value
+
+
+def _at_most(value: Any, why: str) -> Any:
+    """What is known of a value, given that sizes are only the largest there may be."""
+    return replace(value, samples=Mixed(why), at_most=why) if isinstance(value, Abstract) else Unknown(why)
 
 
 def _described(step: Step, op: Op) -> str:

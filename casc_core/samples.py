@@ -65,11 +65,13 @@ class Abstract:
         like: an empty tensor of its shape and type, without memory.
         samples: where the samples are.
         train: of a signal; None: a tensor computed from the inputs.
+        at_most: its shape is only the largest that it may have, and why; the samples are then mixed.
     """
 
     like: Tensor
     samples: Samples
     train: Train | None = None
+    at_most: str | None = None
 
     @property
     def shape(self) -> torch.Size:

@@ -138,12 +138,18 @@ def by_the_longest(self, tokens, lengths):
     return self.fc(states[:, : lengths.max().item()].sum(1))
 
 
+def cut_to_the_longest(self, tokens, lengths):
+    states, _ = self.rnn(self.emb(tokens[:, : lengths.max()]), lengths=lengths)
+    return self.fc(states.sum(1))
+
+
 @pytest.mark.parametrize(
     ("forward", "why"),
     [
         (rolled, r"torch\.roll .*torch\.roll\(states\.sum\(1\), 4, 0\).* moves entries from one sample to another"),
         (flagged, r"Tensor\.any .* puts all samples together"), (shared_by_all, "depends on the size of the batch"),
         (by_the_longest, r"Tensor\.max .* puts all samples together|reads a number from a tensor's values"),
+        (cut_to_the_longest, r"Tensor\.max .* puts all samples together"),
     ],
 )  # fmt: skip
 def test_what_mixes_samples_is_never_split_and_named_once(large, forward, why, monkeypatch):
