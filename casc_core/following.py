@@ -90,12 +90,13 @@ def follow(
         dims: the dimension of each input that counts the samples; None: all of them share it.
         before: the run of a larger batch that this one is to be compared with.
     """
+    room = run.room + 1024 * sum(shape.numel() for shape, _ in shapes.values())
     batch = next(shapes[name][0][dim] for name, dim in dims.items() if dim is not None)
     values: dict[str, Any] = {
         name: Abstract(meta(*shapes[name]), None if dims[name] is None else Axis(dims[name] or 0)) for name in shapes
     }
     device = next((tensor.device for op in ops for tensor in op.tensors().values()), torch.device("cpu"))
-    follower = Follower(batch, device, run, None if before is None else dict(before.values))
+    follower = Follower(batch, device, run, room, None if before is None else dict(before.values))
     uses = last_uses(program)
     there: dict[str, Any] = {}
     doubts: list[str] = []

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.functions import ATTRIBUTES, FUNCTIONS
+from casc_core.functions import ATTRIBUTES, FUNCTIONS, call, foreseen
 from casc_core.leaves import leaves, map_leaves
 from casc_core.places import Axis, Mixed, Samples
 from casc_core.samples import Abstract, Follower, abstracts, as_single, meta
@@ -27,10 +27,17 @@ def followed(follower: Follower, name: str, args: Sequence[Any], kwargs: dict[st
     Raises:
         UnprovableError: nothing is.
     """
-    function = FUNCTIONS[name]
-    if not abstracts((args, kwargs)):
-        return function(*args, **kwargs)
-    return _RULES[name.rpartition(".")[2]](follower, function, *args, **kwargs)
+    there = abstracts((args, kwargs))
+    if not there:
+        return call(name, follower.room, tuple(args), kwargs)
+    if there[0] is args[0]:
+        given, named = (map_leaves(value, _like) for value in (tuple(args[1:]), kwargs))
+        foreseen(name, follower.room, there[0].shape, given, named)
+    return _RULES[name.rpartition(".")[2]](follower, FUNCTIONS[name], *args, **kwargs)
+
+
+def _like(value: Any) -> Any:
+    return value.like if isinstance(value, Abstract) else value
 
 
 def has_rule(name: str) -> bool:
@@ -61,14 +68,14 @@ def _by_entry(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> A
 @_rule("float double long int bool to type type_as cpu contiguous clone detach requires_grad_")
 def _same_entries(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract | Tensor:
     def small(value: Any) -> Any:
-        return torch.empty(0, dtype=value.dtype) if isinstance(value, Tensor) else value
+        return torch.empty(0, dtype=value.dtype, device="cpu") if isinstance(value, Tensor) else value
 
     def ours(value: Any) -> Any:
         return "cpu" if isinstance(value, torch.device) else small(value)
 
     given, named = (map_leaves(as_single(value), ours) for value in (args, kwargs))
     like = x.like if isinstance(x, Abstract) else x
-    dtype = function(torch.empty(0, dtype=like.dtype), *given, **named).dtype
+    dtype = function(torch.empty(0, dtype=like.dtype, device="cpu"), *given, **named).dtype
     return replace(x, like=meta(like.shape, dtype)) if isinstance(x, Abstract) else x.to(dtype)
 
 
@@ -182,7 +189,9 @@ def _getitem(follower: Follower, function: Any, x: Any, index: Any) -> Any:
     if not any(isinstance(place, (Abstract, Tensor, list)) for place in places):
         _require(follower, x, places)
         return follower.viewed(x, lambda like: like[index])
-    return _indexed(follower, x, tuple(torch.tensor(place) if isinstance(place, list) else place for place in places))
+    return _indexed(
+        follower, x, tuple(torch.tensor(place, device="cpu") if isinstance(place, list) else place for place in places)
+    )
 
 
 def _indexed(follower: Follower, x: Abstract, places: tuple[Any, ...]) -> Abstract:
@@ -195,7 +204,7 @@ def _indexed(follower: Follower, x: Abstract, places: tuple[Any, ...]) -> Abstra
         missing = len(x.shape) - len(places) + 1
         places = (*places[:at], *[slice(None)] * missing, *places[at + 1 :])
     places = (*places, *[slice(None)] * (len(x.shape) - len(places)))
-    places = tuple(torch.tensor(place) if isinstance(place, int) else place for place in places)
+    places = tuple(torch.tensor(place, device="cpu") if isinstance(place, int) else place for place in places)
     # What a slice takes is a view; then only tensors and whole dimensions are left.
     sliced = tuple(slice(None) if isinstance(place, (Abstract, Tensor)) else place for place in places)
     _require(follower, x, sliced)
@@ -242,7 +251,7 @@ def _named_places(follower: Follower, x: Abstract, tensors: dict[int, Any]) -> S
 def _counts(index: Tensor, size: int, shape: torch.Size) -> int | None:
     """The dimension of `shape` along which an index that broadcasts to it counts 0, 1, ... up to a size; None: none."""
     dims = [dim for dim, each in enumerate(index.shape) if each == size and index.numel() == size]
-    if not dims or not torch.equal(index.flatten().cpu(), torch.arange(size)):
+    if not dims or not torch.equal(index.flatten().cpu(), torch.arange(size, device="cpu")):
         return None
     return dims[0] + len(shape) - index.dim()
 
@@ -300,7 +309,7 @@ def _image(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs:
     _require(follower, x, args, kwargs)
     follower.note(args, kwargs)
     samples = follower.apart(x, range(1, len(x.shape)), "moves entries from one sample to another")
-    one = function(torch.empty([1, *x.shape[1:]]), *args, **kwargs)
+    one = function(torch.empty([1, *x.shape[1:]], device="cpu"), *args, **kwargs)
     return replace(x, like=meta([x.shape[0], *one.shape[1:]], x.like.dtype), samples=samples)
 
 
@@ -332,7 +341,7 @@ def _require_floating(follower: Follower, function: Any, target: Any) -> None:
 def _filled_like(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Tensor:
     _require(follower, x, args, kwargs)
     given = kwargs if kwargs.get("device") is not None else {**kwargs, "device": follower.device}
-    one: Tensor = function(torch.empty([1] * len(x.shape), dtype=x.like.dtype), *args, **given)
+    one: Tensor = function(torch.empty([1] * len(x.shape), dtype=x.like.dtype, device="cpu"), *args, **given)
     return one.expand(x.shape)
 
 

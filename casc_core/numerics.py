@@ -106,7 +106,10 @@ class Exact:
 
     def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
         """The cheapest type in which sums of magnitude up to `bound` on the grid `2**exponent` never round."""
-        units = math.ldexp(bound, -exponent)
+        try:
+            units = math.ldexp(bound, -exponent)
+        except OverflowError:
+            units = math.inf
         if units < FLOAT32_UNITS:
             return torch.float32
         if units < FLOAT64_UNITS:
@@ -158,6 +161,6 @@ def as_numerics(numerics: Numerics | str) -> Numerics:
     if isinstance(numerics, (Exact, Float)):
         return numerics
     named: dict[str, Numerics] = {"exact": Exact(), "float": Float()}
-    if numerics not in named:
+    if not isinstance(numerics, str) or numerics not in named:
         raise ConfigError(f"numerics must be 'exact', 'float', casc_core.Exact(...) or Float(); got {numerics!r}")
     return named[numerics]

@@ -6,6 +6,7 @@ collapsed to a single step whose drive weighs as much as all wake steps together
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -19,11 +20,13 @@ from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.recorder import Recorder
 from casc_core.scan import scan
-from casc_core.schedule import Schedule
+from casc_core.schedule import LARGEST_STEPS, Schedule
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
+# What every narrow type of a run rests on: a count, and the sum of any neuron's spikes, fits int16; a step's spikes int8.
 LARGEST_TOTAL = 2**15 - 1
+LEAST_ROOM = 2**24
 
 
 class Run(ABC):
@@ -34,6 +37,7 @@ class Run(ABC):
         peak: largest change of a spike count within one step.
         restarts_after: the step after which populations begin anew, and all that counts spikes with them; or None.
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
+        room: numbers that one operation may make more than it is given, where its weights do not say how many.
     """
 
     total: int
@@ -43,6 +47,7 @@ class Run(ABC):
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
+        self.room = LEAST_ROOM
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -93,12 +98,29 @@ class Run(ABC):
 
 
 def checked_total(total: int) -> int:
-    """`total`, if the counts of a run, int16, can reach it."""
+    """`total`, if the counts of a run, int16, can reach it.
+
+    Raises:
+        ConfigError: they cannot.
+    """
     if total > LARGEST_TOTAL:
         raise ConfigError(
             f"a neuron may spike {total:,} times; more than {LARGEST_TOTAL:,} levels or wake steps cannot be run"
         )
     return total
+
+
+def checked_steps(steps: int) -> int:
+    """`steps`, if a run can take so many.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if steps > LARGEST_STEPS:
+        raise ConfigError(
+            f"{steps:,} time steps cannot be run; at most {LARGEST_STEPS:,} can: lower T, or the schedule"
+        )
+    return steps
 
 
 class LevelRun(Run):
@@ -168,9 +190,14 @@ class SpikingRun(Run):
         last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)
         if last_wake is None:
             raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
+        checked_steps(max(last_wake, steps or 0))
+        if self.peak > kernels.LARGEST_COUNT:
+            raise ConfigError(
+                f"{neuron} may spike {self.peak:,} times in one step; a train, in bytes, holds {kernels.LARGEST_COUNT}"
+            )
         self.awake = schedule.awake(last_wake)
-        self.total = checked_total(neuron.share * sum(self.awake))
-        self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
+        self.caps = list(itertools.accumulate(int(step) for step in self.awake))
+        self.total = checked_total(neuron.share * self.caps[-1])
         self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -216,7 +243,7 @@ class SpikingRun(Run):
             current = train[step] if step < train.shape[0] else nothing
             if drive is not None and step < len(self.awake) and self.awake[step]:
                 current = current + drive if step < train.shape[0] else drive
-            fired = population.step(current, self.caps[step] if step < len(self.caps) else self.total)
+            fired = population.step(current, self.caps[min(step, len(self.caps) - 1)])
             if step >= arriving and step >= len(self.awake) and not fired.any():
                 break
             spikes.append(fired)

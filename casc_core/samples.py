@@ -98,7 +98,7 @@ def as_single(value: Any) -> Any:
 
     def leaf(each: Any) -> Any:
         like = each.like if isinstance(each, Abstract) else each
-        return torch.ones([1] * like.dim(), dtype=like.dtype) if isinstance(like, Tensor) else like
+        return torch.ones([1] * like.dim(), dtype=like.dtype, device="cpu") if isinstance(like, Tensor) else like
 
     return map_leaves(value, leaf)
 
@@ -115,7 +115,7 @@ class Follower:
     Attributes:
         batch: how many samples there are.
         device: where the network is.
-        run: what kind of a run it is.
+        run: what kind of a run it is. room: numbers that one operation may make.
         before: values by step of an abstract run over a larger batch, which this one is to be compared with; a batch of one
             sample alone does not tell where it is.
         at: what stands for the current step in messages. step: its name.
@@ -125,6 +125,7 @@ class Follower:
     batch: int
     device: torch.device
     run: Run
+    room: int
     before: dict[str, Any] | None = None
     at: str = ""
     step: str = ""

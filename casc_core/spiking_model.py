@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.adapters import Adapter
-from casc_core.errors import ConfigError, InputError
+from casc_core.arguments import checked_input
+from casc_core.capture import captured, uncaptured
+from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.ops import Op
+from casc_core.precision import undisturbed
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
-from casc_core.run import LevelRun, Run, SpikingRun
-from casc_core.schedule import Schedule
+from casc_core.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
+from casc_core.schedule import Schedule, check_steps
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
 from casc_core.splitting import DEFAULT_LIMIT, Inputs, Parts, Splitter
+from casc_core.tracing import held_arguments, required_arguments
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,12 @@ def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
     """`schedule` for a network trained with `q` levels; warns where it computes with another number of them.
 
     Raises:
-        ConfigError: it is no schedule.
+        ConfigError: it is no schedule, or has more levels than neurons can count.
     """
     if not isinstance(schedule, Schedule):
         raise ConfigError(f"schedule must be WakeSleep(...) or Continuous(), an instance; got {schedule!r}")
     resolved = schedule.resolved(q)
+    checked_total(resolved.levels or q)
     if resolved.levels not in (None, q):
         warnings.warn(
             f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={q}: the reference is "
@@ -111,11 +114,15 @@ class SpikingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops)
+        for op in ops:
+            op.seal()
         self.programs = dict(programs)
         self.layers, self.settings = layers, settings
         self.origin = None
         self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
+        # Whether ways of calling it can be added: not where populations have been changed since.
+        self._lowers = True
         self.eval()
 
     @property
@@ -134,19 +141,24 @@ class SpikingModel(nn.Module):
             raise ConfigError(f"memory_limit, in bytes, must be an integer of at least 1; got {limit!r}")
         self._memory_limit = limit
 
+    @uncaptured
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]`, in spikes until silent.
 
         Raises:
             InputError: an empty batch, a token out of range, a length of zero.
-            ConfigError: the schedule never sleeps; use `simulate(..., T=...)`.
+            ConfigError: the schedule never sleeps; use `simulate(..., T=...)`; or something would record the run
+                (`torch.jit`, `torch.fx`, `torch.export`) or transform it (`torch.func`). Under `torch.compile` it runs as
+                it does without.
         """
         return self._logits_of(lambda: self._spiking_run(None, None), inputs, named)
 
+    @uncaptured
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
         return self._logits_of(lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
 
+    @uncaptured
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
 
@@ -222,6 +234,15 @@ class SpikingModel(nn.Module):
         """The operations that its programs call, by number."""
         return [op for op in self.ops if isinstance(op, Op)]
 
+    def require_unchanged(self) -> None:
+        """Complain if anything has been edited since it was converted; each run looks too, less thoroughly.
+
+        Raises:
+            ConfigError: a weight or a setting of an operation is not what it was.
+        """
+        for op in self.operations():
+            op.require_unchanged(thorough=True)
+
     def under(self, neuron: Neuron | None = None, schedule: Schedule | None = None) -> SpikingModel:
         """The same network, weights shared, simulated with another neuron or schedule (None: its own).
 
@@ -233,7 +254,8 @@ class SpikingModel(nn.Module):
         """
         if neuron is not None and not isinstance(neuron, Neuron):
             raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
-        neuron, schedule = neuron or self.settings.neuron, schedule or self.settings.schedule
+        neuron = self.settings.neuron if neuron is None else neuron
+        schedule = self.settings.schedule if schedule is None else schedule
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel(self.operations(), self.programs, self.layers, settings)
         other.origin = self.origin
@@ -243,6 +265,7 @@ class SpikingModel(nn.Module):
     def with_own_layers(self) -> SpikingModel:
         """The same network, whose populations can be changed without changing this one; other weights are shared."""
         other = self.under()
+        other._lowers = False
         other.ops = nn.ModuleList([copy.deepcopy(op) if op.is_layer else op for op in self.operations()])
         return other
 
@@ -259,21 +282,14 @@ class SpikingModel(nn.Module):
         """
         from casc_core.storage import save
 
+        self.require_unchanged()
         save(self, folder)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
-        """Moves to a device; casts (`half()`, `bfloat16()`) leave the numbers as they are, since they would round them."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            result: Tensor = fn(tensor)
-            return result if result.dtype == tensor.dtype else tensor.to(result.device)
-
-        result: SpikingModel = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch's own
-        return result
+    def __prepare_scriptable__(self) -> SpikingModel:
+        raise captured("torch.jit.script")
 
     def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {steps!r}")
+        check_steps(steps)
         settings = self.settings
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
@@ -289,14 +305,28 @@ class SpikingModel(nn.Module):
     def _splitter(self, program: Program) -> Splitter:
         return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
 
-    @torch.no_grad()
     def _evaluate(self, run: Run, program: Program, values: Inputs) -> Signal:
+        return undisturbed(lambda: self._evaluated(run, program, values))
+
+    def _evaluated(self, run: Run, program: Program, values: Inputs) -> Signal:
+        # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
+        run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(value.numel() for value in values.values())
         if run.recorder is not None:
             whole = self._splitter(program).followed(values, run)
             run.recorder.samples, run.recorder.whose = whole.samples, whole.layers
-        with _exact_products():
-            output = program.run(self.operations(), run, values)
-        assert isinstance(output, Signal)
+        operations = self.operations()
+        for op in operations:
+            op.require_unchanged()
+        try:
+            output = program.run(operations, run, values)
+        except (CascError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in values.items())
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(f"inputs of shape {shapes} do not go through the network: {why}") from error
+        if not isinstance(output, Signal):
+            raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         reach = run.total * (output.bound + output.drive_reach)
@@ -313,17 +343,54 @@ class SpikingModel(nn.Module):
             if name not in arguments or name in values:
                 raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
             values[name] = value
+        held = {} if self.ann is None else held_arguments(self.ann)
+        for name in [name for name in values if name in held]:
+            if not _is_same(values.pop(name), held[name]):
+                raise InputError(
+                    f"argument {name!r} was held at its default, {held[name]!r}, when the network was converted; got "
+                    "another value. Leave it out, or convert a model with that default"
+                )
         values = {name: value for name, value in values.items() if value is not None}
+        device = next((tensor.device for op in self.operations() for tensor in op.tensors().values()), None)
         for name, value in values.items():
-            if not isinstance(value, Tensor):
-                raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}")
+            if not isinstance(value, Tensor) and not any(name in each.inputs for each in self.programs.values()):
+                raise InputError(
+                    f"argument {name!r} was held at its default when the network was converted: leave it out"
+                )
+            checked_input(name, value, device)
         if any(value.numel() == 0 for value in values.values()):
             raise InputError(f"the batch is empty: inputs of shape {[list(value.shape) for value in values.values()]}")
-        program = self.programs.get(frozenset(values))
-        if program is None:
-            ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
-            raise InputError(f"the network takes {ways}; got {tuple(values)}")
+        program = self.program_for(frozenset(values), tuple(values))
         return program, Inputs(values, named.dims if isinstance(named, Inputs) else None)
+
+    def program_for(self, given: frozenset[str], shown: tuple[str, ...] = ()) -> Program:
+        """The program for a call that gives these arguments; where the ANN is at hand, it is lowered when first asked for.
+
+        Raises:
+            InputError: there is none. The message shows `shown`.
+        """
+        if given not in self.programs:
+            why = ""
+            if self.ann is not None and self._lowers and given >= required_arguments(self.ann):
+                from casc_core.convert import lower_way
+
+                try:
+                    lower_way(self, given)
+                    return self.programs[given]
+                except ConversionError as error:
+                    why = f". Called like this it cannot be converted: {error}"
+            ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
+            raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
+        return self.programs[given]
+
+    def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
+        """Add the program for another way of calling the model, which also calls these further operations."""
+        tensors = [tensor for op in self.operations() for tensor in op.tensors().values()]
+        for op in ops:
+            op.to(tensors[0].device if tensors else "cpu").seal()
+        self.ops.extend(ops)
+        self.layers += tuple(name for name in layers if name not in self.layers)
+        self.programs[frozenset(program.inputs)] = program
 
     def _readout(self, output: Signal, wake_steps: int, program: Program) -> Tensor:
         total = output.train.sum(0, dtype=torch.float64)
@@ -359,31 +426,7 @@ class SpikingModel(nn.Module):
         )
 
 
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Float32 products in all their bits: TF32, bfloat16 and autocast would round what the proof says is exact."""
-    with _HIGHEST, torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
-
-
-class _HighestPrecision:
-    """The process-wide precision of float32 products, highest while any thread is inside; then as it was before."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.before = threading.Lock(), 0, ""
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision("highest")
-            self.inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                torch.set_float32_matmul_precision(self.before)
-
-
-_HIGHEST = _HighestPrecision()
+def _is_same(value: Any, default: Any) -> bool:
+    return value is default or (
+        type(value) is type(default) and not isinstance(value, Tensor) and bool(value == default)
+    )

@@ -6,9 +6,10 @@ import ctypes
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from ctypes import c_int64, c_void_p
 from functools import cache
 from typing import Any
@@ -18,18 +19,20 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError
 
-VERSION = 6
+VERSION = 7
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement")
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
 OUT_OF_RANGE = -2
+_UNFIT = -3
 _NO_MEMORY = -1
 # Chunks of work for each thread: texts differ in length, so equal chunks take unequal time.
 _CHUNKS = 4
 # Below this many entries to write, threads cost more than they save.
 _WORTH_THREADS = 50_000
 _LARGE = 4 * 2**20
+_LOADED_BY = os.getpid()
 
 _ARGUMENTS: dict[str, list[Any]] = {
     "version": [],
@@ -50,7 +53,8 @@ def structure(name: str, *fields: tuple[Any, str]) -> type[ctypes.Structure]:
 _Shared = structure(
     "Shared", (c_int64, "isa kernel type"), (c_void_p, "task"), (c_int64, "items chunks next most least")
 )
-_forced: list[str | None] = []
+# What `using` asks for in this thread: nothing, or one choice.
+_forced: ContextVar[tuple[str | None, ...]] = ContextVar("forced", default=())
 
 
 @cache
@@ -80,7 +84,8 @@ def all_instructions() -> list[str | None]:
 
 def enabled() -> bool:
     """Whether kernels of any kind are wanted."""
-    return _forced[-1] is not None if _forced else os.environ.get("CASC_KERNELS") != "none"
+    forced = _forced.get()
+    return forced[0] is not None if forced else os.environ.get("CASC_KERNELS") != "none"
 
 
 @cache
@@ -100,23 +105,24 @@ def _usual() -> str | None:
 
 def instructions() -> str | None:
     """The instructions in use: "plain", "avx2", "avx512"; None where torch does the kernels' work."""
-    return _forced[-1] if _forced else _usual()
+    forced = _forced.get()
+    return forced[0] if forced else _usual()
 
 
 @contextmanager
 def using(choice: str | None) -> Iterator[None]:
-    """Use these instructions, or with None no compiled kernel; results are the same bit for bit.
+    """Use these instructions in this thread, or with None no compiled kernel; results are the same bit for bit.
 
     Raises:
         ValueError: this machine does not have them.
     """
     if choice not in all_instructions():
         raise ValueError(f"instructions {choice!r} are not to be had here; these are: {all_instructions()}")
-    _forced.append(choice)
+    before = _forced.set((choice,))
     try:
         yield
     finally:
-        _forced.pop()
+        _forced.reset(before)
 
 
 def ready(*tensors: Tensor | None) -> bool:
@@ -143,7 +149,7 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
         work: entries to write; torch's number of threads is used where there are many.
         kind: of numbers, one of TYPES.
     """
-    threads = torch.get_num_threads() if work >= _WORTH_THREADS else 1
+    threads = torch.get_num_threads() if work >= _WORTH_THREADS and not forked() else 1
     chunks = min(items, threads * _CHUNKS) if threads > 1 else 1
     shared = _Shared(isa(), KERNELS.index(kernel), kind, ctypes.addressof(task), items, chunks)
     pointer = ctypes.addressof(shared)
@@ -155,7 +161,14 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
         list(_pool(threads, os.getpid()).map(lambda _: call("work", pointer), range(threads)))
     if shared.least == _NO_MEMORY:
         raise MemoryError("no memory for a thread's own working space")
+    require(shared.least != _UNFIT, f"the sizes of a task of {kernel!r}")
     return int(shared.least if shared.least < 0 else shared.most)
+
+
+def forked() -> bool:
+    """Whether this process was forked from one that had loaded this module: OpenMP's threads, torch's and ours, stayed
+    behind, and it would wait for them for ever."""
+    return os.getpid() != _LOADED_BY
 
 
 @cache
@@ -174,6 +187,28 @@ def _openmp() -> int | None:
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """A process's own threads, which a fork does not inherit."""
     return ThreadPoolExecutor(threads, thread_name_prefix="casc")
+
+
+def checked(tensor: Tensor, what: str, dtype: torch.dtype, shape: Sequence[int], packed: bool = True) -> Tensor:
+    """`tensor`, if a kernel may read it as this: on the CPU, of this type and shape, and, if `packed`, without gaps.
+
+    Raises:
+        ValueError: it may not; the kernel would read past its end.
+    """
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != torch.Size(shape):
+        raise ValueError(
+            f"{what} must be {dtype} of shape {list(shape)} on the CPU; got {tensor.dtype} of shape "
+            f"{list(tensor.shape)} on {tensor.device}"
+        )
+    if packed and not tensor.is_contiguous():
+        raise ValueError(f"{what} must lie in memory without gaps; its strides are {tensor.stride()}")
+    return tensor
+
+
+def require(fits: bool, what: str) -> None:
+    """Raise `ValueError`, saying what must be, unless it fits."""
+    if not fits:
+        raise ValueError(f"a compiled kernel is called with what does not fit: {what}")
 
 
 def address(tensor: Tensor | None) -> int | None:
