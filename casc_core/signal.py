@@ -116,6 +116,7 @@ class Signal:
         divisor, drive, merged = self.divisor, self.drive, self.merged
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
+            divisor = torch.where(divisor == 0, 1.0, divisor)  # entries that the function adds or fills are not divided
         return Signal(
             over_steps(function, self.train, by_sample),
             None if drive is None else function(drive),

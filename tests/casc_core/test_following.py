@@ -469,3 +469,28 @@ def test_where_the_samples_are_in_the_output(forward, output):
     found = snn._splitter(program).followed(Inputs({"x": x}), snn._spiking_run(None, None))
     assert found.samples == 6
     assert (found.axis if found.why_not is None else None) == output
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x, n: self.layers(F.pad(self.first(x) / n[:, None, None], (0, 0, 1, 0))),
+        lambda self, x, n: self.layers((self.first(x) / n[:, None, None]).masked_fill(x > 0, 0.0)),
+        lambda self, x, n: (self.first(x) / n[:, None, None]).masked_fill(x > 0, 0.0),
+    ],
+)
+def test_what_is_added_or_filled_is_not_divided(forward):
+    model = type("Model", (nn.Module,), {"forward": forward})()
+    model.first = nn.Sequential(nn.Linear(4, 4), CQReLU(q=3))
+    model.layers = nn.Sequential(CQReLU(q=3), nn.Linear(4, 2))
+    model.first[0].weight.data = torch.eye(4) / 2
+    model.first[0].bias.data.fill_(0.25)
+    x, n = (
+        torch.randint(-4, 5, (5, 3, 4), generator=torch.Generator().manual_seed(0)) / 4,
+        torch.tensor([1, 2, 3, 1, 2]),
+    )
+    snn = casc_core.convert(model.eval(), adapter="rnn")
+    report = casc_core.verify(snn, x, n)
+    assert report.exact
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x, n), model(x, n))
