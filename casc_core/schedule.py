@@ -80,8 +80,8 @@ class WakeSleep:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"WakeSleep: {name} must be an integer of at least {least}; got {value!r}")
-            if value > MOST_STEPS:
-                raise ConfigError(f"WakeSleep: {name} must be at most {MOST_STEPS:,}; got {value!r}")
+            if value > LARGEST_STEPS:
+                raise ConfigError(f"WakeSleep: {name} is {value:,}; more than {LARGEST_STEPS:,} steps cannot be run")
         if self.wake is not None and self.sleep is not None and self.last_wake > LARGEST_STEPS:
             raise ConfigError(
                 f"WakeSleep: it would wake until step {self.last_wake:,}; more than {LARGEST_STEPS:,} steps cannot be run: "

@@ -166,7 +166,7 @@ class SpikingModel(nn.Module):
             A `Simulation`: readout after each step, steps to silence, spikes of each layer.
 
         Raises:
-            ConfigError: `T < 1`, or None under a schedule that never sleeps.
+            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
             InputError: as for a call.
         """
         self.check_steps(T)
@@ -178,7 +178,7 @@ class SpikingModel(nn.Module):
         """Complain about a number of steps that cannot be simulated.
 
         Raises:
-            ConfigError: `T < 1`, or None under a schedule that never sleeps.
+            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
         """
         self._spiking_run(T, None)
 

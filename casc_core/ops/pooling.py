@@ -52,15 +52,16 @@ def _check_windows(op: Op, *names: str) -> None:
 
 def _check_padded(name: str, run: Run, signal: Signal, windows: Sequence[Window]) -> None:
     """Complain about padding that takes far more than what is padded."""
-    sizes = signal.shape[2:]
+    outer, sizes = signal.shape[: -len(windows)], signal.shape[-len(windows) :]
     padded = math.prod(size + 2 * window.padding for window, size in zip(windows, sizes, strict=True))
-    check_room(name, math.prod(signal.shape[:2]) * padded, run.room + signal.shape.numel())
+    check_room(name, math.prod(outer) * padded, run.room + signal.shape.numel())
 
 
 def _check_outputs(name: str, run: Run, signal: Signal, outputs: Sequence[int | None]) -> None:
     """Complain about parts that are far more than what is parted."""
-    parts = math.prod(count or size for count, size in zip(outputs, signal.shape[2:], strict=True))
-    check_room(name, math.prod(signal.shape[:2]) * parts, run.room + signal.shape.numel())
+    outer, sizes = signal.shape[: -len(outputs)], signal.shape[-len(outputs) :]
+    parts = math.prod(count or size for count, size in zip(outputs, sizes, strict=True))
+    check_room(name, math.prod(outer) * parts, run.room + signal.shape.numel())
 
 
 class MaxPool(Op):
