@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,10 +15,12 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 from casc_core.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
+from casc_core.places import Samples
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, broadcast
 
 
@@ -143,9 +145,17 @@ class Linear(AffineMap):
         if run.recorder is not None:
             pairs = float(train.shape[1:].numel() * width)
             self.note(run.recorder, pairs, signal, train.shape[1:])
-        shape, owner = train.shape[1:], signal.owner
-        drive = None if drive is None else drive.expand(shape)
-        return Signal(train, drive, signal.divisor, bound, lambda: owner()[..., :1].expand(shape), is_raw=False)
+        drive = None if drive is None else drive.expand(train.shape[1:])
+        return Signal(train, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        width, train = next(w.shape[0] for w in (self.weight, self.fine) if w is not None), signal.train or Train()
+        samples = follower.apart(signal, [-1])
+        steps = 0 if self.weight is None else train.steps
+        return follower.signal([*signal.shape[:-1], width], samples, steps, 8, real=self.fine is not None)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return 8 * sum(entries(each) for each in signals)
 
 
 def exact_product(
@@ -212,6 +222,9 @@ class RequireFeatures(Op):
             )
         return signal
 
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        return signal
+
 
 class Shift(Op):
     """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `placed`."""
@@ -236,6 +249,11 @@ class Shift(Op):
         if run.recorder is not None:
             run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         return replace(signal, source=flowing)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.offset)
+        return follower.signal(shape, samples, train.steps, train.unit, real=True)
 
 
 class Scale(Op):
@@ -278,6 +296,32 @@ class Scale(Op):
         passes = (factor != 0).to(torch.int8)  # nothing arrives where the factor is zero
         return replace(scaled, merged=lambda: signal.traffic() * passes, per_step=None)
 
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.fine, self.shift)
+        return follower.signal(shape, samples, train.steps, 8, train.real or self.shift is not None)
+
+
+def _met(shape: torch.Size, values: Sequence[Tensor]) -> torch.Size:
+    """The shape in which a tensor of this one meets numbers that broadcast against it."""
+    try:
+        return broadcast(shape, *(value.shape for value in values))
+    except (RuntimeError, InputError) as error:
+        shapes = " and ".join(dict.fromkeys(str(list(value.shape)) for value in values if value.dim()))
+        raise InputError(
+            f"constants of shape {shapes} meet a tensor of shape {list(shape)}, and they do not broadcast"
+        ) from error
+
+
+def _followed(
+    follower: Follower, signal: Abstract, axis: int | None, *values: Tensor | None
+) -> tuple[torch.Size, Samples]:
+    """Shape and samples of a signal that meets numbers, shaped as by `placed`."""
+    given = [each for each in values if each is not None]
+    if axis is None:
+        _met(signal.shape, given)
+    return follower.together(signal, *(given if axis is None else (by_channel(each, signal.shape) for each in given)))
+
 
 def placed(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, tuple[Tensor, ...]]:
     """Numbers shaped to meet a signal, and the signal in the shape that comes of it.
@@ -286,13 +330,7 @@ def placed(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, t
     """
     if axis is not None:
         return signal, tuple(by_channel(value, signal.shape) for value in values)
-    try:
-        shape = broadcast(signal.shape, torch.broadcast_shapes(*(value.shape for value in values)))
-    except RuntimeError as error:
-        shapes = " and ".join(dict.fromkeys(str(list(value.shape)) for value in values if value.dim()))
-        raise InputError(
-            f"constants of shape {shapes} meet a tensor of shape {list(signal.shape)}, and they do not broadcast"
-        ) from error
+    shape = _met(signal.shape, values)
     if shape != signal.shape:
         signal = signal.map(lambda x: x.expand(shape))
     return signal, values

@@ -13,12 +13,13 @@ from torch import Tensor
 from casc_core.currents import Currents, Filter, Term
 from casc_core.errors import InputError
 from casc_core.functions import check_room
-from casc_core.geometry import Geometry, convolve
+from casc_core.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.kept import Kept
 from casc_core.ops.affine import AffineMap, affine_tensors
 from casc_core.ops.declared import PADDING, OneOf, Several, Whole, settings
 from casc_core.recorder import arrivals
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal
 
 _MOVE = Whole(1, 2**16)
@@ -88,11 +89,8 @@ class Convolution(AffineMap):
             raise InputError(f"{name}: expected an input [batch, {self.channels}, {sizes}]; got {list(signal.shape)}")
         signal = signal.with_uniform_divisor(tuple(range(-dims - 1, 0)))
         batch, *size = signal.shape[0], *signal.shape[2:]
+        height, width = self._spread_size(signal.shape)
         try:
-            height, width = (
-                (each - 1) * by + 1
-                for each, by in zip([1, *size] if dims == 1 else size, self.settings["spread"], strict=True)
-            )
             out = self.geometry.output_size(height, width)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
@@ -102,7 +100,6 @@ class Convolution(AffineMap):
         padded = (width + left + right) * (height + top + bottom)
         room = run.room + batch * max(outputs, self.channels) * math.prod(size)
         check_room(name, batch * max(outputs * math.prod(out), self.channels * max(padded, height * width)), room)
-        owner = signal.owner
         if self.is_spread:
             signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
         drive = self.drive(run, signal, self._convolve, -1 - dims)
@@ -122,7 +119,32 @@ class Convolution(AffineMap):
             fan_out = float(self.geometry.fan_out(height, width)[::down, ::across].sum())
             pairs = batch * self.channels * (outputs // self.geometry.groups) * fan_out
             self.note(run.recorder, pairs, signal, shape)
-        return Signal(flow, drive, signal.divisor, bound, lambda: _spread(owner(), shape), is_raw=False)
+        return Signal(flow, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        size = self.geometry.output_size(*self._spread_size(signal.shape))
+        shape = [signal.shape[0], outputs, *size[2 - self.settings["dims"] :]]
+        samples = follower.apart(signal, range(1, len(signal.shape)))
+        if self.weight is None:
+            return follower.signal(shape, samples, real=train.real)
+        held = signal.nbytes if train.held is None else 8 * train.steps * signal.like.numel()
+        return follower.signal(shape, samples, train.steps, 8, train.real, held * math.prod(self.settings["spread"]))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        read, given = signals[0], signals[-1]
+        if read.train is None or not read.train.real:
+            return 0  # a population behind it does the work
+        apart: int = 8 * read.like.numel() * math.prod(self.settings["spread"])
+        patches = apart * math.prod(self.geometry.kernel)
+        return apart + 24 * given.like.numel() + min(patches, PATCH_BYTES)
+
+    def _spread_size(self, shape: torch.Size) -> tuple[int, int]:
+        """Height and width of an input of this shape, zeros between its entries."""
+        size = [1, *shape[2:]] if self.settings["dims"] == 1 else shape[2:]
+        height, width = ((each - 1) * by + 1 for each, by in zip(size, self.settings["spread"], strict=True))
+        return height, width
 
     def _spread(self, x: Tensor) -> Tensor:
         """`x` with zeros between its entries, and where any are cut off, padded as well."""
@@ -246,8 +268,20 @@ class Convolution3d(AffineMap):
                     run.recorder.multiplied_by_step((signal.train != 0).sum(2) * reached, each)
         if run.recorder is not None:
             self.note(run.recorder, batch * self.channels * each * float(fan_out.sum()), signal, shape)
-        owner = signal.owner
-        return Signal(train, drive, signal.divisor, bound, lambda: _spread(owner(), shape), is_raw=False)
+        return Signal(train, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        depth, *plane = signal.shape[2:]
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        shape = [signal.shape[0], outputs, self.depth.output_size(depth, 1)[0], *self.plane.output_size(*plane)]
+        steps = 0 if self.weight is None else train.steps
+        return follower.signal(shape, follower.apart(signal, range(1, 5)), steps, 8, train.real)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        read, given = signals[0], signals[-1]
+        steps = max(each.train.steps if each.train else 0 for each in signals) + 1
+        return 8 * steps * (2 * read.like.numel() + 2 * given.like.numel()) + PATCH_BYTES
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The sum over the taps in depth, each a convolution of the slices that it reads."""
@@ -263,8 +297,3 @@ class Convolution3d(AffineMap):
         assert result is not None
         summed: Tensor = result.unflatten(0, (len(x), slices)).transpose(1, 2)
         return summed
-
-
-def _spread(owner: Tensor, shape: torch.Size) -> Tensor:
-    """The samples of a population `[batch, channels, ...]`, from those of its input."""
-    return owner.reshape(owner.shape[0], -1)[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)

@@ -17,6 +17,7 @@ from casc_core.numerics import whole_type
 from casc_core.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.ops.op import Op
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal
 from casc_core.windows import per_dimension
 
@@ -115,17 +116,22 @@ class Interpolate(Op):
             by = torch.tensor(most, dtype=torch.float64, device=signal.device)
             divisor = by if divisor is None else divisor * by
         summed = _along(lines, train.to(kind))
-        owner, shape, reading = signal.owner, summed.shape[1:], [each.reading() for each in lines]
-        first = (slice(None), slice(None), *[slice(1)] * dims)
+        reading = [each.reading() for each in lines]
         return Signal(
             summed,
             None if drive is None else _along(lines, drive),
             divisor,
             signal.bound * most,
-            lambda: owner()[first].expand(shape),
             signal.is_raw,
             lambda: _along(reading, signal.traffic().to(torch.int32)),
         )
+
+    def follow(self, follower: Follower, signal: Abstract, size: Any = None) -> Abstract:
+        dims, train = self.settings["dims"], signal.train or Train()
+        outputs = self._outputs(signal.shape[2:], size)
+        follower.note(outputs)
+        samples = follower.apart(signal, range(-dims, 0))
+        return follower.signal([*signal.shape[:2], *outputs], samples, train.steps, 8, train.real)
 
     @property
     def _divides(self) -> bool:
