@@ -15,7 +15,7 @@ from casc_core.ops import Fire
 from casc_core.rules.affine import EXACT_BITS, common_denominator, rescaled
 from casc_core.rules.normalisation import by_channel, normalised
 from casc_core.rules.table import RULES
-from casc_core.values import Channels, Form, SignalValue
+from casc_core.values import Channels, Form, Mapped, SignalValue
 
 # A threshold spans at least 2**THRESHOLD_BITS grid units, so that rounding a real-valued current to it is harmless.
 THRESHOLD_BITS = 14
@@ -31,11 +31,12 @@ def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
     thresholds = check_thresholds(threshold.detach()).double()
     nothing = torch.zeros_like(thresholds)
     x = unrounded(low, x)
-    if x.form.is_exact:
-        spikes = neurons(low, x, thresholds, name, module.half_step)
-    else:  # divided into the currents, and so into the weights that they come from
+    if isinstance(x.origin, (Mapped, Channels)) and not x.form.is_exact:
+        # Divided into the currents, and so into the weights that they come from.
         x = normalised(low, x, 1.0 / thresholds, nothing, nothing)
         spikes = neurons(low, x, 1.0, name, module.half_step)
+    else:
+        spikes = neurons(low, x, thresholds, name, module.half_step)
     return normalised(low, spikes, thresholds, nothing, nothing)
 
 
@@ -43,7 +44,7 @@ def neurons(low: Lowering, x: SignalValue, threshold: float | Tensor, name: str,
     """A population of neurons that reads `x`; its spikes are worth `threshold` each, or 1 where each channel has its own.
 
     Args:
-        threshold: a number; or float64 `[channels]`, for a signal of which nothing has been rounded.
+        threshold: a number; or float64 `[channels]`, one for each channel.
         rounds: to the nearest level instead of down.
     """
     x = unrounded(low, x)
@@ -52,7 +53,7 @@ def neurons(low: Lowering, x: SignalValue, threshold: float | Tensor, name: str,
     if isinstance(threshold, Tensor):
         x = _on_binary_scale(low, x, Fraction(1))
         each = threshold / x.form.factor
-        grids = [grid_threshold(low, float(one), x.form.exponent, True, rounds)[1] for one in each]
+        grids = [grid_threshold(low, float(one), x.form.exponent, x.form.is_exact, rounds)[1] for one in each]
         each = low.numerics.snap(each, min(grids))
         half = low.numerics.snap(each / 2, min(grids)) if rounds else None
         op = Fire(name=name, threshold=float(each.max()), exponent=min(grids), charge=half, thresholds=each)

@@ -85,6 +85,8 @@ FORWARDS = {
         s.a(F.adaptive_avg_pool2d(y := s.a(s.c(x)), x[:, :, ::2, 1:].shape[2:]))
         + F.adaptive_max_pool2d(y, (x.shape[2] // 2 + 1, y.shape[3] - 1))
     ),
+    "each of an input": lambda s, x: s.answer(s.a(s.d(s.each(x) + s.other(x * 2)))),
+    "each of a sum": lambda s, x: s.answer(s.each(s.c(x) + s.most(s.d(x)))),
     "maximum, each": lambda s, x: s.answer(s.each(F.max_pool2d(s.most(s.c(x)), 2, 1))),
     "to float": lambda s, x: s.answer(s.a(s.d(s.a(s.c(x)).to(torch.float64).float().to(x.dtype)).type_as(x))),
     "to a device": lambda s, x: s.answer(s.a(s.d(-s.bn(s.a(s.c(x))).to(x.device))).to("cpu", x.dtype)),
