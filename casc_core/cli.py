@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+from casc_core import __version__
 from casc_core.errors import CascError
 
 GROUP = "casc.commands"
@@ -44,6 +45,7 @@ def commands() -> dict[str, Command]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     line = argparse.ArgumentParser(prog="casc", description="Exact spiking networks: compare, verify, classify.")
+    line.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parts = line.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in commands().items():
         part = parts.add_parser(
