@@ -26,7 +26,7 @@ slow: $(VENV)/.dev
 
 # A warning is an error; the two packages are imported for the names that they make public.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
