@@ -137,7 +137,7 @@ class Lowering:
         """Append a call of `op`; static values among the arguments become references."""
         if not op.takes_fills and _any_leaf((args, kwargs), _is_filled):
             raise self.refuse(FILLED)
-        result = f"v{len(self.steps)}"
+        result = f"%{len(self.steps)}"  # no argument of a forward can be called so
         args, kwargs = (map_leaves(value, _as_ref) for value in (args, kwargs))
         self.steps.append(Step(self.pool.add(op), args, kwargs, result))
         return Ref(result)

@@ -164,17 +164,20 @@ class Signal:
         for divisor in (self.divisor, other.divisor):
             if divisor is not None:
                 common = divisor if common is None else common * divisor
-        return self._times(other.divisor, common), other._times(self.divisor, common)
+        one, two = (
+            signal if by is None else signal.times(by) for signal, by in ((self, other.divisor), (other, self.divisor))
+        )
+        return replace(one, divisor=common), replace(two, divisor=common)
 
-    def _times(self, factor: Tensor | None, divisor: Tensor | None) -> Signal:
-        if factor is None:
-            return replace(self, divisor=divisor)
+    def times(self, factor: Tensor) -> Signal:
+        """Its numbers multiplied by positive integers that broadcast against its shape."""
         drive = self.drive
+        if bool((factor == 1).all()):
+            return self
         return replace(
             self,
             flow=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
             source=None if drive is None else drive * factor,
-            divisor=divisor,
             bound=self.bound * float(factor.max()),
             merged=self.traffic,
         )
@@ -196,14 +199,14 @@ class Signal:
         return replace(self, divisor=divisor)
 
 
-def without_repeats(x: Tensor) -> Tensor:
-    """`x` with size 1 along each dimension that only repeats one entry, as `expand` leaves it.
+def without_repeats(x: Tensor, only: int | None = None) -> Tensor:
+    """`x` with size 1 along each dimension (or `only` that one) that only repeats one entry, as `expand` leaves it.
 
     >>> without_repeats(torch.zeros(3, 1).expand(3, 1000)).shape
     torch.Size([3, 1])
     """
     for dim, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
-        if size > 1 and stride == 0:
+        if size > 1 and stride == 0 and only in (None, dim, dim - x.dim()):
             x = x.narrow(dim, 0, 1)
     return x
 

@@ -24,6 +24,8 @@ class Form:
         is_exact: no number between the populations and this signal has been rounded to a grid, so that sums which meet a
             threshold exactly are the rule: it must not be rounded either.
         is_filled: some of its entries stand for minus infinity, on the way to a maximum.
+        is_summed: a sum over a dimension of unknown size is counted in `drive_reach`.
+        is_divided: it may carry a divisor.
     """
 
     scale: Fraction = Fraction(1)
@@ -32,6 +34,8 @@ class Form:
     drive_reach: float = 0.0
     is_exact: bool = False
     is_filled: bool = False
+    is_summed: bool = False
+    is_divided: bool = False
 
     @property
     def factor(self) -> float:

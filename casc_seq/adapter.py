@@ -46,10 +46,16 @@ def _cell(
 ) -> SignalValue:
     weight_ih, weight_hh, bias = rnn.cell_parameters(suffix)
     recurrent = weight_hh.detach().double() * rnn.threshold
+    if x.form.is_divided and x.form.exponent is not None:
+        raise low.refuse(
+            "its input is a mean over spikes, whose divisor only a run knows; divide after the recurrence, or multiply a "
+            "sum by a constant"
+        )
     exponent = own = low.numerics.weight_exponent(recurrent)
     if x.form.exponent is not None:
-        arriving = weight_ih.detach().double() * x.form.factor
-        exponent = max(exponent, x.form.exponent + low.numerics.weight_exponent(arriving))
+        arriving = x.form.exponent + low.numerics.weight_exponent(weight_ih.detach().double() * x.form.factor)
+        # Weights that read whole spikes may give up the bits that the recurrence has not; those on a finer grid may not.
+        exponent = max(exponent, arriving) if x.form.exponent >= 0 else min(exponent, arriving)
     threshold, exponent = grid_threshold(low, rnn.threshold, exponent)
     current = linear_map(low, x, weight_ih, bias, name, exponent)
     op = Recurrence(

@@ -73,10 +73,7 @@ class Recurrence(Op):
         name = self.settings["name"]
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
-        if current.divisor is not None:
-            raise InputError(
-                f"{name}: its input is divided by numbers that differ by sample; divide after the recurrence"
-            )
+        current = _divided(current, run, self.settings["exponent"], name)
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         if run.samples != batch and run.recorder is not None and run.recorder.last_spike:
@@ -282,6 +279,15 @@ class Recurrence(Op):
         exponent = self.settings["exponent"]
         run.numerics.dtype(float(state.abs().max()) * self.reach, exponent + INPUT_EXPONENT, self.settings["name"])
         return run.numerics.snap(F.linear(state, self.weight.double()), exponent)
+
+
+def _divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
+    """A real-valued current divided by what it carries and rounded once, for every step and for the reference."""
+    if current.divisor is None:
+        return current
+    if current.steps or current.drive is None:
+        raise InputError(f"{name}: its input is a mean over spikes; divide after the recurrence")
+    return replace(current, source=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
 
 
 class Order:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from casc_core.functions import FUNCTIONS
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
-from casc_core.signal import Signal, add_trains, joined, padded
+from casc_core.signal import Signal, add_trains, joined, padded, without_repeats
 
+# Signals are multiplied to a common divisor no larger than this.
+LARGEST_COMMON_DIVISOR = 2**20
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
 
 
@@ -68,14 +70,8 @@ class Join(Op):
         self.join: Callable[..., Tensor] = torch.stack if stack else joined
 
     def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
-        common = list(signals)
-        for index in range(1, len(common)):
-            common[0], common[index] = common[0].with_common_divisor(common[index])
-        common = [signal.with_common_divisor(common[0])[0] for signal in common]
-        dim = dim - len(common[0].shape) - self.settings["stack"] if dim >= 0 else dim
-        divisor = common[0].divisor
-        if divisor is not None and divisor.dim() > 0:
-            divisor = self.join([divisor.expand(signal.shape) for signal in common], dim)
+        dim = dim - len(signals[0].shape) - self.settings["stack"] if dim >= 0 else dim
+        common, divisor = self._over_one_divisor(signals, dim)
         steps = max(signal.steps for signal in common)
         drives = [signal.drive for signal in common]
         drive = None
@@ -108,3 +104,26 @@ class Join(Op):
             None if all(signal.merged is None for signal in signals) else merged,
             per_step,
         )
+
+    def _over_one_divisor(self, signals: Sequence[Signal], dim: int) -> tuple[Sequence[Signal], Tensor | None]:
+        """The signals multiplied so that all have one divisor along the dimension that joins them, and the joint divisor.
+
+        That is what a sum along it needs. Where the least such number is large (texts of many lengths, one behind the
+        other), each keeps its own: there, no sum along it could be exact.
+        """
+        first = signals[0].divisor
+        if all(signal.divisor is first for signal in signals) and (first is None or first.dim() == 0):
+            return signals, first
+        own = [_ones_or(signal.divisor).expand(signal.shape).long() for signal in signals]
+        along = [divisor.unsqueeze(dim) for divisor in own] if self.settings["stack"] else own
+        least = [reduce(torch.lcm, without_repeats(divisor, dim).unbind(dim)) for divisor in along]
+        common = reduce(torch.lcm, least)
+        if int(common.max()) <= LARGEST_COMMON_DIVISOR and bool((common > 0).all()):
+            whole = common if self.settings["stack"] else common.unsqueeze(dim)
+            signals = [signal.times(whole // divisor) for signal, divisor in zip(signals, own, strict=True)]
+            own = [whole.expand(signal.shape) for signal in signals]
+        return signals, self.join([divisor.double() for divisor in own], dim)
+
+
+def _ones_or(divisor: Tensor | None) -> Tensor:
+    return torch.ones((), dtype=torch.float64) if divisor is None else divisor

@@ -103,7 +103,7 @@ def snapped_map(
         if exponent is not None:
             own = max(own, exponent - form.exponent)
         snapped = numerics.snap(weight, own)
-        out_exponent = form.exponent + own
+        out_exponent = form.exponent + own if centre is not None else _coarsest(snapped, bias, form, own)
     if form.drive_exponent is not None:
         drive_reach += form.drive_reach * float(real.abs().flatten(1).sum(1).max())
         fine_exponent = numerics.weight_exponent(real, bits=24)
@@ -124,7 +124,8 @@ def snapped_map(
         unrounded, bias = unrounded and torch.equal(rounded, bias), rounded
     driven = bias is not None or fine is not None
     is_exact = form.is_exact and unrounded and fine is None
-    result = Form(Fraction(1), out_exponent, drive_exponent if driven else None, drive_reach, is_exact)
+    driven_on = drive_exponent if driven else None
+    result = Form(Fraction(1), out_exponent, driven_on, drive_reach, is_exact, is_divided=form.is_divided)
     return SnappedMap(snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, result)
 
 
@@ -205,14 +206,36 @@ def scaled(
     ref = low.emit(Scale(factor=coarse, fine=fine, shift=shift, drive_exponent=drive_exponent or 0), x)
     out_exponent = None if form.exponent is None else form.exponent + exponent
     unrounded = form.is_exact and torch.equal(coarse, factor) and form.drive_exponent is None and shift is None
-    return SignalValue(ref, Form(scale, out_exponent, drive_exponent, reach, unrounded))
+    result = Form(
+        scale, out_exponent, drive_exponent, reach, unrounded, form.is_filled, form.is_summed, form.is_divided
+    )
+    return SignalValue(ref, result)
+
+
+def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) -> int:
+    """The grid of what `weight`, on the grid of `exponent`, makes of a signal of this form: as coarse as it really is.
+
+    Maps in a row then take no more bits than their weights have. Where anything is rounded, or a bias would be, the grid
+    stays as fine as the bits of a weight allow.
+    """
+    result = (form.exponent or 0) + exponent
+    if form.drive_exponent is not None or not form.is_exact:
+        return result
+    while bool(weight.any()) and _is_on(weight, exponent + 1) and (bias is None or _is_on(bias, result + 1)):
+        exponent, result = exponent + 1, result + 1
+    return result
+
+
+def _is_on(x: Tensor, exponent: int) -> bool:
+    """Whether every entry is a multiple of `2**exponent`."""
+    return bool((x * 2.0**-exponent % 1 == 0).all())
 
 
 def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Tensor, int]:
     """`factor` on a grid, and the coarsest such grid: a half takes one bit, a third takes them all."""
     exponent = low.numerics.weight_exponent(factor, bits=bits)
     snapped = low.numerics.snap(factor, exponent)
-    while bool(snapped.any()) and bool((snapped * 2.0 ** -(exponent + 1) % 1 == 0).all()):
+    while bool(snapped.any()) and _is_on(snapped, exponent + 1):
         exponent += 1
     return snapped, exponent
 

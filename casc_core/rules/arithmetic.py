@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -34,8 +35,16 @@ def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]
 def joint_form(forms: list[Form], reach: float) -> Form:
     exponents = [form.exponent for form in forms if form.exponent is not None]
     drives = [form.drive_exponent for form in forms if form.drive_exponent is not None]
-    is_exact = all(form.is_exact for form in forms)
-    return Form(forms[0].scale, min(exponents, default=None), min(drives, default=None), reach, is_exact)
+    return Form(
+        forms[0].scale,
+        min(exponents, default=None),
+        min(drives, default=None),
+        reach,
+        is_exact=all(form.is_exact for form in forms),
+        is_filled=any(form.is_filled for form in forms),
+        is_summed=any(form.is_summed for form in forms),
+        is_divided=any(form.is_divided for form in forms),
+    )
 
 
 @RULES.function(operator.add, operator.iadd, torch.add, "add", "add_")
@@ -99,7 +108,7 @@ def _div(low: Lowering, a: Any, b: Any) -> SignalValue:
     if isinstance(b, (int, float)):
         return low.signal(a).times(1 / _fraction(low, b))
     _refuse_real(low, b, "divided")
-    return SignalValue(low.emit(DividedByInput(), a, b), a.form)
+    return SignalValue(low.emit(DividedByInput(), a, b), replace(a.form, is_divided=True))
 
 
 def _number(low: Lowering, factor: Any) -> Any:

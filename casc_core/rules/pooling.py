@@ -15,9 +15,9 @@ from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, Max
 from casc_core.ops.op import Op
 from casc_core.rules.affine import rescaled
 from casc_core.rules.normalisation import normalised
-from casc_core.rules.reduction import EXPECTED_TOKENS, INDICES, maximum, total
+from casc_core.rules.reduction import EXPECTED_TOKENS, INDICES, maximum, maximum_form, total
 from casc_core.rules.table import RULES
-from casc_core.values import Channels, Form, InputValue, SignalValue
+from casc_core.values import Channels, InputValue, SignalValue
 from casc_core.windows import per_dimension
 
 
@@ -80,7 +80,10 @@ def _pool_at(
         name=low.node_name, maximum=maximum, padding=padding, dilation=dilation, ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
     )  # fmt: skip
-    form = _pooled_form(x) if maximum else replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS)
+    if maximum:
+        form = maximum_form(x.form)
+    else:
+        form = replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS, is_summed=True, is_divided=True)
     return SignalValue(low.emit(op, x, kernel, stride), form)
 
 
@@ -104,12 +107,7 @@ def _positive(low: Lowering, x: SignalValue) -> SignalValue:
 
 def _pooled(low: Lowering, op: Op, x: SignalValue, *sizes: Any) -> SignalValue:
     """A maximum of `x`: a train, whatever was in its drive."""
-    return SignalValue(low.emit(op, x, *sizes), _pooled_form(x))
-
-
-def _pooled_form(x: SignalValue) -> Form:
-    exponents = [exponent for exponent in (x.form.exponent, x.form.drive_exponent) if exponent is not None]
-    return Form(x.form.scale, min(exponents), None, 0.0, x.form.is_exact)
+    return SignalValue(low.emit(op, x, *sizes), maximum_form(x.form))
 
 
 @RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
@@ -200,7 +198,8 @@ def _average_pool(
         count_include_pad=bool(count_include_pad), divides=divides,
     )  # fmt: skip
     scale = x.form.scale if divides else x.form.scale / constant
-    form = replace(x.form, scale=scale, drive_reach=x.form.drive_reach * entries)
+    reach = x.form.drive_reach * entries
+    form = replace(x.form, scale=scale, drive_reach=reach, is_divided=x.form.is_divided or divides)
     return SignalValue(low.emit(op, x), form)
 
 
@@ -226,4 +225,4 @@ def _adaptive_average(low: Lowering, input: Any, output_size: Any, dims: int) ->
     if outputs == [1] * dims:
         return total(low, x, True, tuple(range(-dims, 0)), True)
     op = AdaptiveAveragePool(name=low.node_name, outputs=outputs or [None] * dims)
-    return SignalValue(low.emit(op, x, *_given(output_size)), x.form)
+    return SignalValue(low.emit(op, x, *_given(output_size)), replace(x.form, is_divided=True))

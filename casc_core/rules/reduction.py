@@ -27,8 +27,9 @@ SMALLEST_FILL = 1e4
 
 def total(low: Lowering, x: Any, mean: bool, dim: Any, keepdim: bool) -> SignalValue:
     x = low.signal(x)
-    ref = low.emit(Sum(mean=mean), x, dim=dim, keepdim=keepdim)
-    return SignalValue(ref, replace(x.form, drive_reach=x.form.drive_reach * EXPECTED_TOKENS))
+    ref, form = low.emit(Sum(mean=mean), x, dim=dim, keepdim=keepdim), x.form
+    reach = form.drive_reach if form.is_summed else form.drive_reach * EXPECTED_TOKENS
+    return SignalValue(ref, replace(form, drive_reach=reach, is_summed=True, is_divided=form.is_divided or mean))
 
 
 @RULES.function(torch.sum, "sum")
@@ -56,10 +57,14 @@ class MaxResult(NamedTuple):
 def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
         x = rescaled(low, x)
-    form = x.form
+    return SignalValue(low.emit(Max(), x, dim=dim, keepdim=keepdim), maximum_form(x.form))
+
+
+def maximum_form(form: Form) -> Form:
+    """What is known of a maximum: it is a train, whatever was in the drive."""
     exponents = [exponent for exponent in (form.exponent, form.drive_exponent) if exponent is not None]
-    return SignalValue(
-        low.emit(Max(), x, dim=dim, keepdim=keepdim), Form(form.scale, min(exponents), None, 0.0, form.is_exact)
+    return replace(
+        form, exponent=min(exponents), drive_exponent=None, drive_reach=0.0, is_filled=False, is_summed=False
     )
 
 

@@ -89,6 +89,7 @@ FORWARDS = {
     "to float": lambda s, x: s.answer(s.a(s.d(s.a(s.c(x)).to(torch.float64).float().to(x.dtype)).type_as(x))),
     "to a device": lambda s, x: s.answer(s.a(s.d(-s.bn(s.a(s.c(x))).to(x.device))).to("cpu", x.dtype)),
     "sum in double": lambda s, x: s.fc(s.a(s.c(x)).sum((2, 3), dtype=torch.float64).type(x.dtype) / 8),
+    "maps in a row": lambda s, x: s.answer(s.p(s.p(s.p(s.p(s.a(s.c(x))))))),
     "stretched": lambda s, x: s.answer(s.a(s.up(s.a(s.c(x))))),
 }
 
@@ -229,3 +230,52 @@ def test_a_size_that_must_be_known_is_not_read_from_an_input():
     model, _ = made(lambda s, x: s.answer(s.a(F.conv2d(s.a(s.c(x)), s.d.weight, padding=x.shape[2] // 7))))
     with pytest.raises(casc_core.ConversionError, match=r"computed from the inputs, where a number is needed"):
         casc_core.convert(model, adapter="cnn")
+
+
+class Joined(nn.Module):
+    """Joins means over different numbers of entries with what is no mean."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.a, self.b, self.fc, self.small, self.inner = (
+            CQReLU(Q),
+            CQReLU(Q),
+            nn.Linear(6, 2),
+            nn.Linear(2, 2),
+            forward,
+        )
+        for parameter in self.parameters():
+            parameter.data = (parameter.data * 8).round() / 8
+
+    def forward(self, v2, x):
+        return self.inner(self, v2, x)
+
+
+def _means(s, z, x):
+    return [s.a(x).flatten(2).mean(2), z, s.b(x)[:, :, :3].flatten(2).mean(2)]
+
+
+JOINS = {
+    "the output": lambda s, z, x: torch.cat(_means(s, z, x), 1),
+    "before a map": lambda s, z, x: s.fc(torch.cat(_means(s, z, x), 1)),
+    "spikes between": lambda s, z, x: s.fc(
+        torch.cat([x := s.a(x), s.b(x)], 2).transpose(1, 2).flatten(2).mean(2)[:, :6]
+    ),
+    "stacked": lambda s, z, x: s.small(torch.stack([*_means(s, s.b(z), x), s.a(z)], 1).sum(1)),
+    "by sample": lambda s, z, x: s.fc(
+        torch.cat([s.a(x).sum((2, 3)) / (z[:, :1] > 0.25).add(2), s.b(x).mean((2, 3)), s.a(x).amax((2, 3))], 1)
+    ),
+    "in the batch": lambda s, z, x: s.small(torch.cat([s.a(x).mean((2, 3)), s.b(x)[:, :, :4].mean((2, 3))], 0)),
+}
+
+
+@pytest.mark.parametrize("forward", JOINS.values(), ids=JOINS)
+def test_joined_means_keep_their_divisors(forward):
+    torch.manual_seed(1)
+    model = Joined(forward).eval()
+    z, x = torch.randint(0, 64, (3, 2)) / 128, torch.randint(-128, 256, (3, 2, 6, 5)) / 128
+    snn = casc_core.convert(model, adapter="cnn")
+    with torch.no_grad():
+        expected = copy.deepcopy(model).double()(z.double(), x.double())
+    torch.testing.assert_close(snn.reference(z, x).double(), expected, rtol=1e-6, atol=1e-6)
+    assert casc_core.verify(snn, z, x).exact
