@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import array_api_compat
@@ -111,7 +111,8 @@ _SMALLEST = 1e-4
 class Quantised(nn.Module):
     """A module whose activations are CQReLU with these levels and this threshold; conversion finds them by this type.
 
-    With `half_step` they are rounded to the nearest level instead of down.
+    With `half_step` they are rounded to the nearest level instead of down. A module that says which `populations` it
+    becomes, and can be `observed`, is held against its lowering neuron by neuron by `casc_core.verify`.
 
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
@@ -122,6 +123,20 @@ class Quantised(nn.Module):
         self.q = check_levels(q)
         self.threshold: float | Tensor = check_threshold(threshold)
         self.half_step = False
+
+    def populations(self) -> tuple[str, ...]:
+        """The layers that it becomes: what follows the module's name in theirs. None: it does not say."""
+        return ()
+
+    def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
+        """Its output, and for each population the activations before rounding, in levels: `q x / theta (+ 1/2)`.
+
+        Args:
+            levels: for each population, the levels that it is to give in the place of its own, or None; those of another
+                shape are left out.
+            inputs, named: what `forward` takes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names populations and does not observe them")
 
 
 class CQReLU(Quantised):
@@ -172,14 +187,30 @@ class CQReLU(Quantised):
             self.threshold = check_threshold(threshold)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(self.threshold, Tensor):
-            x = x + self.threshold / (2 * self.q) if self.half_step else x
-            return _straight_through(x, self.q, self.threshold)
-        threshold = self.threshold.to(x.dtype).clamp_min(_SMALLEST)
-        if threshold.dim():
-            threshold = threshold.reshape(-1, *[1] * (x.dim() - 2))
-        x = x + threshold / (2 * self.q) if self.half_step else x
-        return _learned_threshold(x, self.q, threshold)
+        x, threshold = self._read(x)
+        if isinstance(threshold, Tensor):
+            return _learned_threshold(x, self.q, threshold)
+        return _straight_through(x, self.q, threshold)
+
+    def populations(self) -> tuple[str, ...]:
+        return ("",)
+
+    def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
+        x, threshold = self._read(*inputs, **named)
+        z = x * self.q / threshold
+        (given,) = levels
+        if given is None or given.shape != z.shape:
+            given = z.floor().clamp_(0.0, float(self.q))
+        return given.to(z.dtype) * threshold / self.q, [z]
+
+    def _read(self, x: Tensor) -> tuple[Tensor, float | Tensor]:
+        """The input with the half step, and the threshold as it stands beside it."""
+        threshold = self.threshold
+        if isinstance(threshold, Tensor):
+            threshold = threshold.to(x.dtype).clamp_min(_SMALLEST)
+            if threshold.dim():
+                threshold = threshold.reshape(-1, *[1] * (x.dim() - 2))
+        return (x + threshold / (2 * self.q) if self.half_step else x), threshold
 
     def extra_repr(self) -> str:
         more = ", half_step=True" if self.half_step else ""

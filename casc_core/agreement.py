@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from casc_core import kernels
+from casc_core.errors import ConfigError
 from casc_core.signal import memory_order
 
 
@@ -65,8 +66,17 @@ class Agreement:
     positions: dict[str, PositionAgreement] = field(default_factory=dict)
 
     def layer(self, name: str, train: Tensor) -> None:
-        """Compare a layer's train `[steps, *shape]`."""
+        """Compare a layer's train `[steps, *shape]`.
+
+        Raises:
+            ConfigError: the levels are those of another layer.
+        """
         levels = self.levels[name]
+        if train.shape[1:] != levels.shape:
+            raise ConfigError(
+                f"layer {name!r} of shape {list(train.shape[1:])} cannot be compared with levels of another, "
+                f"{list(levels.shape)}"
+            )
         order = memory_order(train) or tuple(range(train.dim()))
         if order[0] == 0:
             train, levels = train.permute(order), levels.permute([dim - 1 for dim in order[1:]])
@@ -88,7 +98,8 @@ class Agreement:
         counted = train[first:]
         fast = counted.is_contiguous() and counted.dtype == torch.int8 and kernels.ready(counted)
         count = kernels.sum_middle(counted, 0) if fast else counted.sum(0, dtype=torch.int32)
-        off = (count * self.q - levels.int() * self.awake[-1]).abs() >= self.q
+        whole = _whole(train, levels, self.q, self.awake[-1])
+        off = (count.to(whole) * self.q - levels.to(whole) * self.awake[-1]).abs() >= self.q
         step = torch.arange(1, len(train) + 1, device=train.device).reshape(-1, 1, 1)
         last = ((spiking != 0) * step).amax(0) if len(train) else torch.zeros(texts, length, device=train.device)
         reached = torch.full((length,), float(texts), dtype=torch.float64)
@@ -107,6 +118,12 @@ def _last_change(awake: Sequence[int]) -> int:
     return steps
 
 
+def _whole(train: Tensor, levels: Tensor, q: int, awake: int) -> torch.dtype:
+    """The cheapest type that holds `count * q - level * awake`, whatever is in a train and in levels of these types."""
+    reach = (torch.iinfo(train.dtype).max + 1) * len(train) * q + (torch.iinfo(levels.dtype).max + 1) * awake
+    return torch.int32 if reach < kernels.INT32_UNITS else torch.int64
+
+
 def agreement(
     train: Tensor, levels: Tensor, q: int, awake: Sequence[int], restarts_after: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,10 +138,11 @@ def agreement(
     >>> more.tolist(), fewer.tolist(), error.tolist()
     ([0, 1, 1], [0, 1, 1], [2, 4, 4])
     """
-    if train.dtype == torch.int8 and kernels.ready(train, levels):
+    if train.dtype == torch.int8 and levels.dtype in (torch.int8, torch.int16) and kernels.ready(train, levels):
         return kernels.agreement(train, levels, q, awake, restarts_after)
     more, fewer, error = torch.zeros((3, len(awake)), dtype=torch.int64)
-    count, wanted = torch.zeros_like(levels, dtype=torch.int32), levels.int()
+    whole = _whole(train, levels, q, max(awake))
+    count, wanted = torch.zeros_like(levels, dtype=whole), levels.to(whole)
     for step, wake in enumerate(awake):
         if step == restarts_after:
             count.zero_()

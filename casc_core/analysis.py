@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from casc_core.agreement import Agreement, LayerAgreement, PositionAgreement
-from casc_core.batches import parted
+from casc_core.batches import each, parted
 from casc_core.columns import aligned
 from casc_core.energy import EnergyTable
 from casc_core.errors import ConfigError, InputError
+from casc_core.predictions import any_of_sample, labels_of, reading
 from casc_core.recorder import Recorder
 from casc_core.simulation import LayerSpikes, Simulation, equal_from, fitted
 from casc_core.spiking_model import SpikingModel
@@ -72,8 +73,10 @@ class Analysis:
         samples: how many.
         T: steps simulated.
         mse: `[T]`, mean squared error of the readout against the reference's logits (the paper's Figure 4 d).
-        accuracy: `[T]`, percent of samples whose class is right (Figure 4 e); None without labels.
-        mismatches: `[T]` int64, samples whose predicted class is not the reference's.
+        accuracy: `[T]`, percent of classes that are right (Figure 4 e): one for each sample, or for each of its places
+            (`casc_core.predictions`); None without labels, or where these are numbers.
+        error: `[T]`, mean squared error of the readout against labels that are numbers; else None.
+        mismatches: `[T]` int64, samples of which a predicted class (or number) is not the reference's.
         silent_at: `[samples]` int64, the last step at which anything spiked.
         exact_at: `[samples]` int64, the first step from which on the logits are the reference's, bit for bit; 0: never.
         logits: `[samples, classes]`, the last readout.
@@ -86,6 +89,7 @@ class Analysis:
     T: int
     mse: Tensor
     accuracy: Tensor | None
+    error: Tensor | None
     mismatches: Tensor
     silent_at: Tensor
     exact_at: Tensor
@@ -114,6 +118,7 @@ class Analysis:
             silent = f"{int(layer.silent_at.median())}, {int(layer.silent_at.max())}"
             rows.append([name, f"{off:.3g}", f"{100 * float(layer.relative_error[-1]):.3g}", silent])
         right = "" if self.accuracy is None else f", accuracy {float(self.accuracy[-1]):.2f}%"
+        right = right if self.error is None else f", mean squared error {float(self.error[-1]):.4g}"
         spent, ann = float(self.energy()[-1]) / 1e3, self.ann_energy() / 1e3
         said = (
             f"{self.samples:,} samples, {self.T} steps: {int(self.mismatches[-1]):,} predictions differ from the "
@@ -147,7 +152,8 @@ def analyse(
     Args:
         snn: the converted network, under any neuron and schedule.
         batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs; the first thing that
-            a tuple holds beyond them is the labels `[batch]`.
+            a tuple holds beyond them is the labels: whole numbers are classes, one for each sample (or place);
+            floating-point ones are what the outputs should be, in their shape.
         T: steps to simulate; None: until silent.
         against: the network whose reference it is compared with; None: itself. For a network of the same layers that a
             method has changed (`casc_core.methods`).
@@ -155,7 +161,8 @@ def analyse(
             differ.
 
     Raises:
-        ConfigError: as `snn.simulate`. InputError: no batches, labels for some batches only, or not one for each sample.
+        ConfigError: as `snn.simulate`; `against` is no network of the same layers. InputError: no batches, labels for some
+            batches only, or of another shape than the outputs ask for, or that are no classes of the network.
 
     >>> from torch import nn
     >>> import casc_core
@@ -166,18 +173,30 @@ def analyse(
     """
     if not isinstance(snn, SpikingModel):
         raise ConfigError(f"analyse takes the converted network first; got {type(snn).__name__}")
-    if isinstance(batches, Tensor):
-        raise InputError("batches must be a list of batches; got a tensor: put it into a list")
+    against = snn if against is None else against
+    if not isinstance(against, SpikingModel) or against.layers != snn.layers:
+        raise ConfigError(
+            f"a network is analysed against one of its own layers, {', '.join(snn.layers)}; got {type(against).__name__}"
+            f" with {', '.join(getattr(against, 'layers', ())) or 'none'}"
+        )
     snn.check_steps(T)
     total = _Total()
     takes = len(snn.settings.arguments)
-    for batch in batches:
-        inputs, labels = parted(batch, takes)
-        start = 0
+    for batch in each(batches, "analyse"):
+        inputs, given = parted(batch, takes)
+        labels, start = labels_of(given), 0
         for part in snn.parts(inputs, {}, T):
-            samples = total.add(*_one(snn, against or snn, own_levels, part, T))
-            total.label(samples, None if labels is None else torch.as_tensor(labels)[start : start + samples])
-            start += samples
+            simulation, agreement, reference = _one(snn, against, own_levels, part, T)
+            if simulation.logits.shape[1:] != reference.shape:
+                raise ConfigError(
+                    f"outputs {list(simulation.logits.shape[1:])} cannot be compared with those of the network that it is "
+                    f"analysed against, {list(reference.shape)}"
+                )
+            end = start + len(reference)
+            total.add(simulation, agreement, reference, None if labels is None else labels[start:end])
+            start = end
+        if labels is not None and len(labels) != start:
+            raise InputError(f"labels of shape {list(labels.shape)} for {start} samples")
     return total.analysis()
 
 
@@ -210,16 +229,16 @@ class _Total:
     layers: dict[str, _Layer] = field(default_factory=dict)
     awake: list[int] = field(default_factory=list)
     squared: list[Tensor] = field(default_factory=list)
-    classes: list[Tensor] = field(default_factory=list)
-    expected: list[Tensor] = field(default_factory=list)
-    labels: list[Tensor | None] = field(default_factory=list)
+    mismatches: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor | None] = field(default_factory=list)
+    numbers: set[bool] = field(default_factory=set)
     silent: list[Tensor] = field(default_factory=list)
     exact: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     readout: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
 
-    def add(self, simulation: Simulation, agreement: Agreement, reference: Tensor) -> int:
-        """Add a part; returns its samples."""
+    def add(self, simulation: Simulation, agreement: Agreement, reference: Tensor, labels: Tensor | None) -> None:
+        """Add a part."""
         readouts, reference = simulation.logits.cpu(), reference.cpu()
         for name, spikes in simulation.spikes.items():
             layer = self.layers.setdefault(name, _Layer())
@@ -231,8 +250,15 @@ class _Total:
             self.awake = list(agreement.awake)
         off = (readouts.double() - reference.double()).square()
         self.squared.append(off.flatten(1).sum(1) / off[0, 0].numel())
-        self.classes.append(readouts.argmax(-1) if readouts.dim() == 3 else readouts.flatten(2).argmax(-1))
-        self.expected.append(reference.flatten(1).argmax(-1))
+        how = reading(reference.shape, labels)
+        classes = how.classes_by_step(readouts)
+        differs = (classes != how.classes(reference)).flatten(0, 1)
+        self.mismatches.append(any_of_sample(differs).unflatten(0, readouts.shape[:2]).sum(1))
+        self.numbers.add(how.numbers)
+        # Of all places of a sample together, so that samples weigh alike.
+        self.scores.append(
+            None if labels is None else how.score(classes, how.checked(labels.cpu(), reference.shape)) * len(reference)
+        )
         self.exact.append(equal_from(readouts, reference))
         self.silent.append(simulation.silent_at.cpu())
         self.logits.append(readouts[-1])
@@ -243,32 +269,24 @@ class _Total:
                 simulation.readout_ann_multiplications,
             )
         )
-        return len(reference)
-
-    def label(self, samples: int, labels: Tensor | None) -> None:
-        """The labels of the part added last."""
-        if labels is not None and labels.shape != (samples,):
-            raise InputError(f"labels of shape {list(labels.shape)} for {samples} samples; give one class for each")
-        self.labels.append(None if labels is None else labels.cpu())
 
     def analysis(self) -> Analysis:
         """All of it, means over the samples."""
-        if not self.logits:
-            raise InputError("there is no batch to analyse")
         length = max(len(squared) for squared in self.squared)
         samples = sum(map(len, self.logits))
         layers = {name: self._layer(layer, length, samples) for name, layer in self.layers.items()}
         readouts = list(zip(*self.readout, strict=True))
         acs = _total(readouts[0], length) / samples
         macs = _total(readouts[1], length) / samples
-        classes = torch.cat([_held(each, length) for each in self.classes], 1)
+        score = self._score(length, samples)
         return Analysis(
             layers=layers,
             samples=samples,
             T=length,
             mse=sum((_held(each, length) for each in self.squared), torch.zeros(length).double()) / samples,
-            accuracy=self._accuracy(classes),
-            mismatches=(classes != torch.cat(self.expected)).sum(1),
+            accuracy=None if score is None or True in self.numbers else 100.0 * score,
+            error=score if True in self.numbers else None,
+            mismatches=torch.stack([_held(each, length) for each in self.mismatches]).sum(0),
             silent_at=torch.cat(self.silent),
             exact_at=torch.cat(self.exact),
             logits=torch.cat(self.logits),
@@ -278,13 +296,16 @@ class _Total:
             + sum(layer.ann_multiply_accumulates for layer in layers.values()),
         )
 
-    def _accuracy(self, classes: Tensor) -> Tensor | None:
-        known = [labels for labels in self.labels if labels is not None]
+    def _score(self, length: int, samples: int) -> Tensor | None:
+        """`[T]`: how well labels are met, on average."""
+        known = [score for score in self.scores if score is not None]
         if not known:
             return None
-        if len(known) < len(self.labels):
+        if len(known) < len(self.scores):
             raise InputError("some batches have labels and some have none")
-        return 100.0 * (classes == torch.cat(known)).double().mean(1)
+        if len(self.numbers) > 1:
+            raise InputError("the labels of some batches are classes and of some numbers")
+        return torch.stack([_held(score, length) for score in known]).sum(0) / samples
 
     def _layer(self, layer: _Layer, length: int, samples: int) -> LayerAnalysis:
         neurons = sum(spikes.neurons for spikes in layer.spikes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, Quantised
 from casc_core.adapters import Adapter
-from casc_core.batches import parted
+from casc_core.batches import answered, each, parted
 from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
+from casc_core.predictions import differing
 from casc_core.prepare import prepare
 from casc_core.tracing import arguments_of
 
@@ -95,14 +97,11 @@ def calibrate(
     >>> calibration.model[1].threshold == float(calibration.thresholds["1"])
     True
     """
-    if not 0.0 < percentile <= 100.0:
-        raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
-    if isinstance(batches, Tensor):
-        raise InputError("batches must be a list of batches; got a tensor: put it into a list")
+    _check_percentile(percentile)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"calibrate takes a torch.nn.Module; got {type(model).__name__}")
     takes = len(arguments_of(model))
-    kept = [parted(batch, takes)[0] for batch in batches]
-    if not kept:
-        raise InputError("there is no batch to calibrate on")
+    kept = [parted(batch, takes)[0] for batch in each(batches, "calibrate on")]
     prepared = prepare(model, adapter, q=q).eval()
     names = [name for name, module in prepared.named_modules() if isinstance(module, CQReLU)]
     for name, module in prepared.named_modules():
@@ -129,10 +128,9 @@ def percentiles(
     """The percentile of the positive values that each of the named modules gives over some batches.
 
     Raises:
-        ConfigError: `percentile` out of range.
+        ConfigError: `percentile` out of range. InputError: no batches, or what the network does not take.
     """
-    if not 0.0 < percentile <= 100.0:
-        raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
+    _check_percentile(percentile)
     histograms = {name: _Histogram(per_channel=False) for name in names}
 
     def see(name: str, value: Any) -> None:
@@ -140,6 +138,12 @@ def percentiles(
 
     _watched(model, names, batches, see)
     return {name: float(histogram.percentile(percentile)) for name, histogram in histograms.items()}
+
+
+def _check_percentile(percentile: float) -> None:
+    number = isinstance(percentile, (int, float)) and not isinstance(percentile, bool)
+    if not number or not 0.0 < percentile <= 100.0:
+        raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
 
 
 def _compared(
@@ -155,7 +159,7 @@ def _compared(
             errors[name][1] += float(own.abs().sum(dtype=torch.float64))
         logits_error[0] += float((logits - other).abs().sum(dtype=torch.float64))
         logits_error[1] += float(logits.abs().sum(dtype=torch.float64))
-        moved += int((logits.argmax(-1) != other.argmax(-1)).sum())
+        moved += int(differing(logits, other).sum())
         samples += len(logits)
     relative = {name: part / max(whole, 1e-30) for name, (part, whole) in errors.items()}
     return Calibration(prepared, thresholds, relative, samples, moved, logits_error[0] / max(logits_error[1], 1e-30))
@@ -189,7 +193,7 @@ def _watched(
 
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
-        return [model(*batch) for batch in batches]
+        return [answered(model, batch) for batch in batches]
     finally:
         for handle in handles:
             handle.remove()
@@ -203,12 +207,27 @@ class _Histogram:
         self.counts = torch.zeros(0, _BINS, dtype=torch.int64)
 
     def add(self, values: Tensor) -> None:
-        """Count `values` `[batch, channels, ...]`."""
+        """Count `values` `[batch, channels, ...]`.
+
+        Raises:
+            InputError: there are none, or some are not finite. ConfigError: they have no channels, or other ones.
+        """
+        if not values.numel():
+            raise InputError(f"an activation of shape {list(values.shape)} is empty: leave empty batches out")
+        if self.per_channel and values.dim() < 2:
+            raise ConfigError(f"an activation of shape {list(values.shape)} has no channels: use per_channel=False")
         rows = values.transpose(0, 1).flatten(1) if self.per_channel else values.reshape(1, -1)
         rows = rows.cpu().double()
         if not len(self.counts):
             self.counts = torch.zeros(len(rows), _BINS, dtype=torch.int64)
+        if len(rows) != len(self.counts):
+            raise ConfigError(
+                f"an activation is called with {len(self.counts)} and with {len(rows)} channels: use per_channel=False, or "
+                "a module for each place"
+            )
         largest = float(rows.max())
+        if not math.isfinite(largest):
+            raise InputError("the network's activations are NaN or infinite: check inputs and weights")
         if self.reach == 0.0:
             self.reach = largest
         while largest > self.reach:  # two bins become one

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,15 +14,16 @@ from torch import nn
 from casc_core.adapters import Adapter, choose_adapter
 from casc_core.calibrate import Calibration
 from casc_core.errors import ConfigError, ConversionError
+from casc_core.float64 import in_float64
 from casc_core.lowering import Lowering, OpPool
 from casc_core.neuron import CIF, Neuron
-from casc_core.numerics import Numerics, as_numerics
+from casc_core.numerics import Numerics, Unrounded, as_numerics
 from casc_core.ops import Op
 from casc_core.prepare import levels_of, refuse_modules, require_prepared
 from casc_core.program import Program
 from casc_core.rules import RULES
 from casc_core.schedule import Schedule, WakeSleep
-from casc_core.spiking_model import Settings, SpikingModel, resolved_schedule
+from casc_core.spiking_model import Origin, Settings, SpikingModel, resolved_schedule
 from casc_core.tracing import arguments_of, call_variants, trace
 
 
@@ -81,8 +84,26 @@ def convert(
     refuse_modules(ann, chosen.rules, prepared=True)
     settings = Settings(chosen.name, trained, neuron or CIF(), resolved, settled, arguments_of(ann))
     snn = _lowered(ann, chosen, settings)
-    object.__setattr__(snn, "ann", ann)
+    snn.origin = Origin(ann, chosen)
     return snn
+
+
+def unrounded(snn: SpikingModel) -> SpikingModel:
+    """`snn` lowered again without grids, in float64, from the network that it was converted from; kept in its origin.
+
+    Raises:
+        ConfigError: that network is not at hand. ConversionError: it cannot be lowered in float64.
+    """
+    origin = snn.origin
+    if origin is None:
+        raise ConfigError("the network that was converted is not at hand: load(folder, model=...) brings it back")
+    settings = replace(snn.settings, numerics=Unrounded())
+    tensors = [*origin.ann.parameters(), *origin.ann.buffers()]
+    state = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+    if origin.unrounded is None or origin.unrounded[0] != state:
+        origin.unrounded = state, _lowered(copy.deepcopy(origin.ann).double(), origin.adapter, settings)
+    kept = origin.unrounded[1]
+    return SpikingModel(kept.operations(), kept.programs, kept.layers, settings)
 
 
 def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
@@ -95,7 +116,9 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
         for fixed in call_variants(ann):
             try:
                 lowering = Lowering(ann, rules, settings.numerics, pool)
-                program = lowering.lower(trace(ann, rules.is_leaf, fixed))
+                with in_float64() if settings.numerics.is_float64 else nullcontext():
+                    graph = trace(ann, rules.is_leaf, fixed)
+                program = lowering.lower(graph)
             except ConversionError as error:
                 refusals.append(error)
                 continue

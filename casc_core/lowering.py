@@ -10,6 +10,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from casc_core.conditions import expect
 from casc_core.errors import ConversionError
+from casc_core.float64 import in_float64
 from casc_core.functions import LAYOUT, name_of
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
@@ -315,8 +317,9 @@ class Lowering:
         results = []
         for _ in range(2):
             given, named = copy.deepcopy(known)  # the operation may be one in place
-            function: Any = getattr(given[0], str(node.target)) if node.op == "call_method" else node.target
-            results.append(function(*(given[1:] if node.op == "call_method" else given), **named))
+            with in_float64() if self.numerics.is_float64 else nullcontext():
+                function: Any = getattr(given[0], str(node.target)) if node.op == "call_method" else node.target
+                results.append(function(*(given[1:] if node.op == "call_method" else given), **named))
         first, second = results
         if isinstance(first, Tensor):
             return first.clone() if torch.equal(first, second) else None

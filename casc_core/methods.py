@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from casc_core.activation import CQReLU, Quantised
-from casc_core.batches import parted
+from casc_core.batches import each, parted
 from casc_core.calibrate import percentiles
 from casc_core.convert import convert
 from casc_core.errors import ConfigError
@@ -59,7 +59,7 @@ class Method:
         >>> Method(neuron=IF(), schedule=Continuous()).network(convert(model), []).settings.neuron
         IF()
         """
-        return snn.under(self.neuron, self.schedule)
+        return _converted(snn).under(self.neuron, self.schedule)
 
     @property
     def config(self) -> str:
@@ -93,11 +93,11 @@ class PercentileReLU(Method):
     own_levels = reads_data = True
 
     def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
-        if snn.ann is None:
+        ann = copy.deepcopy(_converted(snn).ann)
+        if ann is None:
             raise ConfigError("percentiles are those of the network as trained: load(folder, model=...) brings it back")
-        ann = copy.deepcopy(snn.ann)
         names = [name for name, module in ann.named_modules() if isinstance(module, Quantised)]
-        inputs = [parted(batch, len(snn.settings.arguments))[0] for batch in batches]
+        inputs = [parted(batch, len(snn.settings.arguments))[0] for batch in each(batches, "take percentiles of")]
         for name, threshold in percentiles(ann, names, inputs, self.percentile).items():
             module = ann.get_submodule(name)
             if isinstance(module, CQReLU):
@@ -132,6 +132,9 @@ class Calibrated(Method):
     def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
         """As `Method.network`; all of the first batch is used at once.
 
+        Raises:
+            InputError: there is no batch.
+
         >>> from torch import nn
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(4, 8), CQReLU(q=4), nn.Linear(8, 2))
@@ -143,12 +146,23 @@ class Calibrated(Method):
         >>> error(after) < error(before)
         True
         """
-        calibrated = snn.under(self.neuron, self.schedule).with_own_layers()
-        inputs, _ = parted(next(iter(batches)), len(snn.settings.arguments))
+        calibrated = _converted(snn).under(self.neuron, self.schedule).with_own_layers()
+        inputs, _ = parted(next(each(batches, "calibrate on")), len(snn.settings.arguments))
         _, levels = snn.reference_counts(inputs, {})
         rates = {name: level.double() / snn.settings.levels for name, level in levels.items()}
         calibrated.evaluated(CalibrationRun(calibrated, self.steps, rates), inputs)
         return calibrated
+
+
+def _converted(snn: SpikingModel) -> SpikingModel:
+    """`snn`, if it is a converted network.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(snn, SpikingModel):
+        raise ConfigError(f"a method simulates a converted network; got {type(snn).__name__}")
+    return snn
 
 
 class CalibrationRun(SpikingRun):
@@ -259,7 +273,7 @@ def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Me
         T: steps of the comparison, for which ACP is calibrated.
         trained: the network was trained with these activations; False: it has only been calibrated.
     """
-    half = any(getattr(op, "charge", None) is not None for op in snn.operations() if op.is_layer)
+    half = any(getattr(op, "charge", None) is not None for op in _converted(snn).operations() if op.is_layer)
     acp = RIVALS["ACP"]
     assert isinstance(acp, Calibrated)
     methods = FOUR | RIVALS | {"ACP": replace(acp, steps=T)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -81,6 +82,9 @@ class Exact:
 
     weight_bits: int = 16
 
+    is_float64: ClassVar[bool] = False
+    """Whether what is computed from the inputs alone, and the readout, are float64 instead of float32."""
+
     def __post_init__(self) -> None:
         if isinstance(self.weight_bits, bool) or not isinstance(self.weight_bits, int):
             raise ConfigError(f"weight_bits must be an integer; got {self.weight_bits!r}")
@@ -117,6 +121,8 @@ class Exact:
 class Float:
     """Weights as they are, float32 sums that round: a neuron on the edge of a level may fall to another side."""
 
+    is_float64: ClassVar[bool] = False
+
     def weight_exponent(self, weight: Tensor, bits: int | None = None) -> int:
         """No grid: 0."""
         return 0
@@ -128,6 +134,20 @@ class Float:
     def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
         """float32."""
         return torch.float32
+
+
+@dataclass(frozen=True)
+class Unrounded(Float):
+    """No grid, and everything in float64: what a lowering computes before it is put on its grids.
+
+    For `casc_core.verify`, which holds it against the network that was converted.
+    """
+
+    is_float64: ClassVar[bool] = True
+
+    def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
+        """float64."""
+        return torch.float64
 
 
 Numerics = Exact | Float

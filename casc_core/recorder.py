@@ -100,12 +100,17 @@ class Recorder:
         if self.keep_activity:
             self._activity(name, spikes, samples, tallied)
         if self.keep_counts:
-            self.counts[name] = spikes.train.sum(0, dtype=torch.int16)
+            self.counts[name] = spikes.train.sum(0, dtype=self._count_type(spikes.train))
         if self.keep_trains:
             self.trains[name] = spikes.train
         if not self.keep_activity:
             return spikes
         return replace(spikes, per_step=lambda: self.positive[name] + self.negative[name])
+
+    def _count_type(self, train: Tensor) -> torch.dtype:
+        """int16 if that holds the spikes of a whole train: a level is one entry, and no larger."""
+        most = len(train) * (torch.iinfo(train.dtype).max if self.bursts else 1)
+        return torch.int16 if most <= torch.iinfo(torch.int16).max else torch.int32
 
     def _activity(self, name: str, spikes: Signal, samples: int, tallied: tuple[Tensor, Tensor] | None) -> None:
         train, owner = spikes.train, spikes.owner()

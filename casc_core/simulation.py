@@ -137,6 +137,6 @@ def equal_from(readouts: Tensor, expected: Tensor) -> Tensor:
     >>> equal_from(torch.tensor([[[1.0], [0.0]], [[2.0], [2.0]], [[2.0], [5.0]]]), torch.tensor([[2.0], [2.0]]))
     tensor([2, 0])
     """
-    differs = (readouts != expected).flatten(2).any(-1)
+    differs = (readouts != expected).reshape(*readouts.shape[:2], -1).any(-1)
     after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
     return torch.where(after_last > len(readouts), 0, after_last)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from casc_core.adapters import Adapter
 from casc_core.errors import ConfigError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
@@ -73,6 +74,24 @@ def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
     return resolved
 
 
+@dataclass
+class Origin:
+    """What a network was converted from; no part of it.
+
+    Attributes:
+        ann: the network that was converted, its activations CQReLU.
+        adapter: that of the conversion.
+        unrounded: what `casc_core.convert.unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
+    """
+
+    ann: nn.Module
+    adapter: Adapter
+    unrounded: tuple[object, SpikingModel] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"unrounded": None}
+
+
 class SpikingModel(nn.Module):
     """A spiking network that gives the answer of the network it was converted from. Made by `casc_core.convert`.
 
@@ -83,11 +102,12 @@ class SpikingModel(nn.Module):
         settings: how it was converted.
         layers: names of its spiking layers, in order.
         ann: the network it was converted from, if at hand (a loaded one has none unless given).
+        origin: that, and how it was converted.
         memory_limit: bytes that a run may take beside its inputs and results, 2 GiB unless set: of a larger batch, as
             many samples as that allows are run at a time.
     """
 
-    ann: nn.Module | None
+    origin: Origin | None
 
     def __init__(
         self, ops: list[Op], programs: Mapping[frozenset[str], Program], layers: tuple[str, ...], settings: Settings
@@ -96,11 +116,15 @@ class SpikingModel(nn.Module):
         self.ops = nn.ModuleList(ops)
         self.programs = dict(programs)
         self.layers, self.settings = layers, settings
-        # Kept out of the module's parameters: it is the network's origin, not a part of it.
-        object.__setattr__(self, "ann", None)
+        self.origin = None
         self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
         self.eval()
+
+    @property
+    def ann(self) -> nn.Module | None:
+        """The network it was converted from, if at hand."""
+        return None if self.origin is None else self.origin.ann
 
     @property
     def memory_limit(self) -> int:
@@ -219,7 +243,7 @@ class SpikingModel(nn.Module):
         neuron, schedule = neuron or self.settings.neuron, schedule or self.settings.schedule
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel(self.operations(), self.programs, self.layers, settings)
-        object.__setattr__(other, "ann", self.ann)
+        other.origin = self.origin
         other.memory_limit = self.memory_limit
         return other
 
@@ -346,7 +370,8 @@ class SpikingModel(nn.Module):
             total = total + drive * wake_steps
         if output.divisor is not None:
             total = total / output.divisor
-        return (total * program.scale / wake_steps).float()
+        logits = total * program.scale / wake_steps
+        return logits if self.settings.numerics.is_float64 else logits.float()
 
     def extra_repr(self) -> str:
         settings = self.settings

@@ -175,4 +175,4 @@ def _attach(snn: SpikingModel, model: nn.Module, path: Path) -> None:
         same = same and torch.equal(tensor.cpu(), _tensors(snn)[name].cpu())
     if not same:
         raise StorageError(f"{path} was converted from another network than the {type(model).__name__} given as model")
-    object.__setattr__(snn, "ann", again.ann)
+    snn.origin = again.origin

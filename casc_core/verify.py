@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from casc_core import faults
+from casc_core import moved as moves
 from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
+from casc_core.faults import LoweringReport, lowered_in_float64, lowering_report
+from casc_core.moved import Moved, largest_difference, moved
 from casc_core.neuron import CIF
-from casc_core.numerics import Exact
+from casc_core.numerics import Exact, Numerics
+from casc_core.origin import Evaluated, evaluated
+from casc_core.predictions import differing
 from casc_core.recorder import Recorder
 from casc_core.schedule import Continuous
 from casc_core.simulation import LayerSpikes
 from casc_core.spiking_model import SpikingModel
 
+PartT = TypeVar("PartT")
 # Under a schedule without sleep, as many steps per level are simulated where T is not given.
 CONTINUOUS_STEPS_PER_LEVEL = 4
 
@@ -61,9 +68,14 @@ class EquivalenceReport:
         T: steps simulated.
         promised: whether exactness is promised for this neuron, schedule and arithmetic.
         note: why it is not, if it is not.
-        ann_predictions_moved: samples whose class differs between the reference and the ANN as trained, which is what
-            snapping its weights moved; None if the ANN is not at hand.
+        ann_predictions_moved: samples whose class differs between the reference and the ANN as trained, in its own types;
+            None if the ANN is not at hand, or computes with another number of levels.
         ann_max_logit_difference: likewise for logits.
+        lowering: the network that was converted, in float64, beside its lowering before it is put on any grid: whatever
+            differs there is a fault of the lowering; None if that network is not at hand.
+        grid: what the grid of the numbers (or, with `Float()`, their rounding) moved, from that lowering to the reference.
+        float32: what the types of the network as trained move, from its evaluation in float64 to its own.
+        numerics: the arithmetic of the conversion.
     """
 
     layers: dict[str, LayerEquivalence]
@@ -76,11 +88,28 @@ class EquivalenceReport:
     note: str
     ann_predictions_moved: int | None
     ann_max_logit_difference: float | None
+    lowering: LoweringReport | None
+    grid: Moved | None
+    float32: Moved | None
+    numerics: Numerics
 
     @property
     def exact(self) -> bool:
-        """Every count of every neuron and every logit equal."""
+        """Every count of every neuron and every logit equal to the reference's, and no fault in the lowering."""
+        return self.spikes_exact and (self.lowering is None or self.lowering.exact)
+
+    @property
+    def spikes_exact(self) -> bool:
+        """Every count of every neuron and every logit equal to the reference's."""
         return self.logits_equal and all(layer.exact for layer in self.layers.values())
+
+    def after(self, samples: int) -> EquivalenceReport:
+        """The report on a part of a batch, so many of whose samples come before it."""
+        layers = {
+            name: replace(layer, first=None if layer.first is None else (layer.first[0] + samples, *layer.first[1:]))
+            for name, layer in self.layers.items()
+        }
+        return replace(self, layers=layers, lowering=None if self.lowering is None else self.lowering.after(samples))
 
     @property
     def first_divergence(self) -> LayerEquivalence | None:
@@ -95,26 +124,37 @@ class EquivalenceReport:
             rows.append((layer.name, f"{layer.neurons:,}", f"{layer.mismatches:,}", f"{layer.largest:g}", silent))
         lines = [aligned(rows)]
         samples = len(self.silent_at)
-        verdict = f"{'EXACT' if self.exact else 'NOT EXACT'} against the quantised ANN"
+        verdict = f"{'EXACT' if self.spikes_exact else 'NOT EXACT'} against the quantised ANN"
+        if self.spikes_exact and not self.exact:
+            verdict = "NOT EXACT: the quantised ANN that it equals is not your network"
         logits = "equal bit for bit" if self.logits_equal else f"differ by up to {self.max_logit_difference:.3g}"
         lines.append(f"{verdict}: {samples} samples, {self.T} steps, logits {logits}")
-        if not self.exact:
+        if not self.spikes_exact:
             lines.append(f"predictions that differ: {self.prediction_mismatches} of {samples}")
         first = self.first_divergence
         if first is not None:
             lines.append(f"first divergence: layer {first.name!r}, neuron {first.first}")
         if self.note:
             lines.append(self.note)
-        if self.ann_predictions_moved is not None:
+        if self.lowering is None or self.grid is None or self.float32 is None:
             lines.append(
-                f"against the ANN as trained: {self.ann_predictions_moved} of {samples} predictions moved by snapping, "
-                f"logits by up to {self.ann_max_logit_difference:.3g}"
+                "lowering: not compared, since the network that was converted is not at hand (load(..., model=...))"
             )
+            return "\n".join(lines)
+        grid = (
+            f"the grid of {self.numerics}" if isinstance(self.numerics, Exact) else f"the rounding of {self.numerics}"
+        )
+        lines += [str(self.lowering), self.grid.said(grid, samples), self.float32.said("float32 itself", samples)]
         return "\n".join(lines)
 
 
 def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) -> EquivalenceReport:
-    """Compare a simulation in spikes with `snn.reference`: every count of every neuron, and the logits bit for bit.
+    """Compare a simulation in spikes with `snn.reference`, and the reference with the network that was converted.
+
+    Every count of every neuron, and the logits, must be the reference's bit for bit. What lies between the reference and
+    the network is told in three parts: a fault of the lowering, which is never exact (both in float64, layer by layer),
+    what the grid of the numbers moved, and what float32 itself moves. That takes four more passes of the network. A batch
+    whose simulation would exceed `snn.memory_limit` is verified in parts.
 
     Args:
         snn: the converted network.
@@ -122,36 +162,72 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
         T: steps to simulate; None: until silent (under `Continuous`, 4 steps for each level).
 
     Raises:
-        ConfigError, InputError: as `snn.simulate`.
+        ConfigError, InputError: as `snn.simulate`. ExactnessError: the network that was converted cannot be evaluated
+            beside its conversion.
+
+    >>> from torch import nn
+    >>> import casc_core
+    >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
+    >>> report = verify(casc_core.convert(model), torch.randn(16, 4))
+    >>> report.exact, report.lowering.layers["1"].wrong, report.grid.predictions
+    (True, 0, 0)
     """
     if not isinstance(snn, SpikingModel):
         raise ConfigError(f"verify takes the converted network first, then its inputs; got {type(snn).__name__}")
-    settings = snn.settings
-    endless = isinstance(settings.schedule, Continuous)
-    steps = settings.levels * CONTINUOUS_STEPS_PER_LEVEL if T is None and endless else T
-    recorder = Recorder(keep_counts=True)
-    simulation = snn.simulate_recorded(inputs, named, steps, recorder)
+    endless = isinstance(snn.settings.schedule, Continuous)
+    steps = snn.settings.levels * CONTINUOUS_STEPS_PER_LEVEL if T is None and endless else T
+    snn.check_steps(steps)
+    note, reports, before = _why_not_promised(snn, T), [], 0
+    for part in snn.parts(inputs, named, steps):
+        report = _verified(snn, part, steps, note)
+        reports.append(report.after(before) if before else report)
+        before += len(report.silent_at)
+    return reports[0] if len(reports) == 1 else joined(reports)
+
+
+def _verified(snn: SpikingModel, values: dict[str, Any], steps: int | None, note: str) -> EquivalenceReport:
+    """The report on one part of a batch."""
+    settings, recorder = snn.settings, Recorder(keep_counts=True)
+    simulation = snn.simulate_recorded((), values, steps, recorder)
     counts = recorder.counts
-    expected_logits, expected = snn.reference_counts(inputs, named)
+    expected_logits, expected = snn.reference_counts((), values)
     logits = simulation.logits[-1]
     awake = sum(settings.schedule.awake(simulation.T))
     layers = {
         name: _compared(name, counts[name], expected[name], awake, settings.levels, simulation.spikes[name])
         for name in counts
     }
-    note = _why_not_promised(snn, T)
-    moved, largest = _against_ann(snn, expected_logits, inputs, named)
     return EquivalenceReport(
         layers,
         torch.equal(logits, expected_logits),
-        float((logits - expected_logits).abs().max()),
-        _differing_classes(logits, expected_logits),
+        largest_difference(logits, expected_logits),
+        int(differing(logits, expected_logits).sum()),
         simulation.silent_at,
         simulation.T,
         not note,
         note,
-        moved,
-        largest,
+        *_against_ann(snn, Evaluated(expected_logits, expected), values),
+        settings.numerics,
+    )
+
+
+def _against_ann(
+    snn: SpikingModel, reference: Evaluated, values: dict[str, Any]
+) -> tuple[int | None, float | None, LoweringReport | None, Moved | None, Moved | None]:
+    """The last fields of a report: the reference beside the ANN, and what lowering, grid and float32 have in that."""
+    if snn.ann is None:
+        return None, None, None, None, None
+    levels = snn.settings.levels
+    lowered = lowered_in_float64(snn, (), values)
+    lowering = lowering_report(snn, lowered, (), values)
+    ideal, own = (evaluated(snn.ann, levels, (), values, float64) for float64 in (True, False))
+    trained = moved(own, reference) if levels == snn.settings.q else None
+    return (
+        None if trained is None else trained.predictions,
+        None if trained is None else trained.max_logit_difference,
+        lowering,
+        moved(lowered, reference),
+        moved(ideal, own),
     )
 
 
@@ -174,7 +250,7 @@ def joined(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
             next((layer.first for layer in own if layer.first is not None), None),
             torch.cat([layer.silent_at for layer in own]),
         )
-    moved = [report.ann_predictions_moved for report in reports]
+    predictions = [report.ann_predictions_moved for report in reports]
     furthest = [report.ann_max_logit_difference for report in reports]
     return EquivalenceReport(
         layers,
@@ -185,16 +261,27 @@ def joined(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
         max(report.T for report in reports),
         all(report.promised for report in reports),
         reports[0].note,
-        None if None in moved else sum(count for count in moved if count is not None),
+        None if None in predictions else sum(count for count in predictions if count is not None),
         None if None in furthest else max(value for value in furthest if value is not None),
+        _joined([report.lowering for report in reports], faults.joined),
+        _joined([report.grid for report in reports], moves.joined),
+        _joined([report.float32 for report in reports], moves.joined),
+        reports[0].numerics,
     )
+
+
+def _joined(parts: Sequence[PartT | None], join: Callable[[Sequence[PartT]], PartT]) -> PartT | None:
+    there = [part for part in parts if part is not None]
+    return join(there) if len(there) == len(parts) else None
 
 
 def _compared(
     name: str, counts: Tensor, expected: Tensor, awake: int, levels: int, spikes: LayerSpikes
 ) -> LayerEquivalence:
     """Counts over `awake` steps against levels out of `levels`: as rates where the two are not the same."""
-    difference = (counts.int() * levels - expected.int() * awake).abs()
+    # Neither a count of int16 nor a number of levels or wake steps exceeds 2**15, so int32 holds their products.
+    whole = torch.int32 if counts.dtype == torch.int16 else torch.int64
+    difference = (counts.to(whole) * levels - expected.to(whole) * awake).abs()
     differing = difference.nonzero()
     first = tuple(int(index) for index in differing[0]) if len(differing) else None
     largest = float(difference.max()) / awake if difference.numel() else 0.0
@@ -213,20 +300,3 @@ def _why_not_promised(snn: SpikingModel, steps: int | None) -> str:
     if steps is not None and not reasons:
         reasons.append(f"T={steps} may end before the network is silent")
     return f"exactness is not promised: {'; '.join(reasons)}" if reasons else ""
-
-
-def _against_ann(
-    snn: SpikingModel, reference: Tensor, inputs: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[int | None, float | None]:
-    if snn.ann is None or snn.settings.levels != snn.settings.q:
-        return None, None
-    with torch.no_grad():
-        logits = snn.ann(*inputs, **named)
-    return _differing_classes(reference, logits), float((reference - logits).abs().max())
-
-
-def _differing_classes(a: Tensor, b: Tensor) -> int:
-    if a.dim() < 2 or a.shape[-1] == 1:  # one output: the class is its sign
-        return int(((a > 0) != (b > 0)).sum())
-    classes = 1 if a.dim() == 4 else -1  # an image of logits is [batch, classes, height, width]
-    return int((a.argmax(classes) != b.argmax(classes)).sum())

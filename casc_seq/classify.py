@@ -15,6 +15,7 @@ import casc_core
 from casc_core.cli import Command
 from casc_core.errors import ConfigError, InputError, StorageError
 from casc_core.files import read_whole, require_writable, write_whole
+from casc_core.predictions import reading
 from casc_core.recorder import Recorder
 from casc_seq.experiment import TextPipeline, Tokenizer
 from casc_seq.raster import raster_page
@@ -56,7 +57,7 @@ class Reading:
     @property
     def answer(self) -> int:
         """The class with the largest probability at the end."""
-        return int(self.probabilities[-1].argmax())
+        return int(reading(self.probabilities.shape).classes(self.probabilities)[-1])
 
 
 def read_text(folder: Path, text: str, T: int | None = None) -> Reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,73 @@ class _Recurrence(torch.autograd.Function):
 
 
 _recurrence: Callable[[Tensor, Tensor, Tensor, list[tuple[int, int, int]], int], Tensor] = _Recurrence.apply
+
+
+class _Visit(NamedTuple):
+    """What the recurrence of one direction of one layer reads, in levels: as `_levels` takes it."""
+
+    drive: Tensor
+    start: Tensor
+    weight: Tensor
+    order: list[tuple[int, int, int]]
+    q: int
+
+
+class _Rows:
+    """How a batch of sequences becomes rows, position by position and the longest texts first, and back.
+
+    Attributes:
+        sizes: how many sequences have position 0, 1, ...
+        packed: the batch packed, where its lengths are given.
+    """
+
+    def __init__(self, length: int, batch: int, lengths: Tensor | None, batch_first: bool) -> None:
+        self.length, self.batch, self.batch_first = length, batch, batch_first
+        self.lengths = None if lengths is None else check_lengths(lengths, batch, length)
+        self.sizes = [batch] * length
+        self.packed: PackedSequence | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Sequences and positions, in the order in which the user has them."""
+        return (self.batch, self.length) if self.batch_first else (self.length, self.batch)
+
+    def of(self, sequences: Tensor) -> Tensor:
+        """The rows `[rows, features]` of sequences as the user has them."""
+        positions_first = sequences.transpose(0, 1) if self.batch_first else sequences
+        if self.lengths is None:
+            return positions_first.reshape(self.length * self.batch, -1)
+        self.packed = pack_padded_sequence(positions_first, self.lengths, enforce_sorted=False)
+        self.sizes = self.packed.batch_sizes.tolist()
+        return self.packed.data
+
+    def back(self, rows: Tensor) -> Tensor:
+        """The sequences of such rows, zero behind each one's end."""
+        if self.packed is None:
+            sequences = rows.reshape(self.length, self.batch, -1)
+        else:
+            packed = self.packed
+            again = PackedSequence(rows, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+            sequences, _ = pad_packed_sequence(again, total_length=self.length)
+        return sequences.transpose(0, 1) if self.batch_first else sequences
+
+
+_Recur = Callable[[_Visit, _Rows], Tensor]
+
+
+def _own(visit: _Visit, rows: _Rows) -> Tensor:
+    """The levels that a recurrence itself comes to."""
+    return _recurrence(*visit) if torch.is_grad_enabled() else _levels(*visit)[0]
+
+
+def _previous(levels: Tensor, visit: _Visit) -> Tensor:
+    """The levels before those of each row, where all are known."""
+    previous, last = torch.empty_like(levels), 0
+    for row, size, known in visit.order:
+        previous[row : row + known] = levels[last : last + known]
+        previous[row + known : row + size] = visit.start[known:size]
+        last = row
+    return previous
 
 
 class RNN(Quantised):
@@ -202,39 +269,57 @@ class RNN(Quantised):
             raise InputError("casc_seq.RNN takes no PackedSequence; pass the padded tensor and lengths=... instead")
         if input.dim() == 2:
             output, h_n = self._batched(
-                input.unsqueeze(0 if self.batch_first else 1), None if hx is None else hx.unsqueeze(1), lengths
+                input.unsqueeze(0 if self.batch_first else 1), None if hx is None else hx.unsqueeze(1), lengths, _own
             )
             return output.squeeze(0 if self.batch_first else 1), h_n.squeeze(1)
-        return self._batched(input, hx, lengths)
+        return self._batched(input, hx, lengths, _own)
 
-    def _batched(self, input: Tensor, hx: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    def populations(self) -> tuple[str, ...]:
+        cells = self.cells()
+        return ("",) if len(cells) == 1 else tuple(f".{suffix}" for _, _, suffix in cells)
+
+    def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
+        seen: list[Tensor] = []
+
+        def recurrence(visit: _Visit, rows: _Rows) -> Tensor:
+            given = levels[len(seen)]
+            if given is None or given.shape != (*rows.shape, self.hidden_size):
+                own, z, _ = _levels(*visit)
+            else:
+                own = rows.of(given.to(visit.drive.dtype))
+                z = visit.drive + _previous(own, visit) @ visit.weight.t()
+            seen.append(rows.back(z))
+            return own
+
+        return self._observed(recurrence, *inputs, **named), seen
+
+    def _observed(
+        self, recurrence: _Recur, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._batched(input, hx, lengths, recurrence)
+
+    def _batched(
+        self, input: Tensor, hx: Tensor | None, lengths: Tensor | None, recurrence: _Recur
+    ) -> tuple[Tensor, Tensor]:
         if input.dim() != 3 or input.shape[-1] != self.input_size or 0 in input.shape:
             raise InputError(
                 f"expected a non-empty input whose last of 3 dimensions is {self.input_size}; got {list(input.shape)}"
             )
-        positions_first = input.transpose(0, 1) if self.batch_first else input
-        length, batch = positions_first.shape[:2]
+        length, batch = (input.shape[1], input.shape[0]) if self.batch_first else input.shape[:2]
         expected = (self.num_layers * self.directions, batch, self.hidden_size)
         if hx is not None and tuple(hx.shape) != expected:
             raise InputError(f"expected hx of shape {list(expected)}; got {list(hx.shape)}")
-        if lengths is None:
-            x, sizes = positions_first.reshape(length * batch, -1), [batch] * length
-            packed = None
-        else:
-            packed = pack_padded_sequence(positions_first, check_lengths(lengths, batch, length), enforce_sorted=False)
-            x, sizes = packed.data, packed.batch_sizes.tolist()
-            if hx is not None:
-                hx = hx[:, packed.sorted_indices]
-        output, h_n = self._packed(x, hx, sizes)
-        if packed is None:
-            output = output.reshape(length, batch, -1)
-        else:
-            packed = PackedSequence(output, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
-            output, _ = pad_packed_sequence(packed, total_length=length)
-            h_n = h_n[:, packed.unsorted_indices]
-        return (output.transpose(0, 1) if self.batch_first else output), h_n
+        rows = _Rows(length, batch, lengths, self.batch_first)
+        x = rows.of(input)
+        if hx is not None and rows.packed is not None:
+            hx = hx[:, rows.packed.sorted_indices]
+        output, h_n = self._packed(x, hx, rows, recurrence)
+        if rows.packed is not None:
+            h_n = h_n[:, rows.packed.unsorted_indices]
+        return rows.back(output), h_n
 
-    def _packed(self, x: Tensor, hx: Tensor | None, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    def _packed(self, x: Tensor, hx: Tensor | None, rows: _Rows, recurrence: _Recur) -> tuple[Tensor, Tensor]:
+        sizes = rows.sizes
         scale, last_rows = self.q / self.threshold, torch.as_tensor(_last_rows(sizes), device=x.device)
         final: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -246,10 +331,8 @@ class RNN(Quantised):
             drive = F.linear(x, weight_ih, bias) * scale
             drive = drive + 0.5 if self.half_step else drive
             start = drive.new_zeros(sizes[0], self.hidden_size) if hx is None else hx[index] * scale
-            order = time_order(sizes, reverse=bool(direction))
-            arguments = drive, start, weight_hh, order, self.q
-            levels = _recurrence(*arguments) if torch.is_grad_enabled() else _levels(*arguments)[0]
-            outputs.append(levels / scale)
+            visit = _Visit(drive, start, weight_hh, time_order(sizes, reverse=bool(direction)), self.q)
+            outputs.append(recurrence(visit, rows) / scale)
             final.append(outputs[-1][: sizes[0]] if direction else outputs[-1][last_rows])
         return torch.cat(outputs, dim=1), torch.stack(final)
 

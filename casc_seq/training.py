@@ -20,8 +20,10 @@ from casc_core.errors import ConfigError, InputError
 from casc_core.experiment import training
 from casc_core.experiment.checkpoint import save_checkpoint
 from casc_core.experiment.distributed import Share, device_of
+from casc_core.experiment.evaluation import accuracy
 from casc_core.experiment.task import Epoch, Validation, learning_rate_share
 from casc_core.experiment.training import EpochResult, TrainingResult
+from casc_core.predictions import reading
 from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
 from casc_seq.text import PAD, UNKNOWN
 
@@ -142,8 +144,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], progress: bool = False)
         raise InputError("there are no texts to evaluate")
     order = torch.argsort(torch.cat(index))
     answers, expected = torch.cat(logits)[order], torch.cat(labels)[order]
-    accuracy = 100.0 * (answers.argmax(1) == expected).double().mean().item()
-    return Evaluation(answers, accuracy, F.cross_entropy(answers.double(), expected).item())
+    return Evaluation(answers, accuracy(answers, expected), F.cross_entropy(answers.double(), expected).item())
 
 
 def split_validation(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -287,7 +288,7 @@ class _TextTask:
         labels = batch.labels.to(self.device)
         logits = network(tokens, batch.lengths.to(self.device))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        return loss, (logits.argmax(1) == labels).sum()
+        return loss, (reading(logits.shape).classes(logits) == labels).sum()
 
     def validate(self, model: nn.Module) -> Validation | None:
         if self.validation is None:

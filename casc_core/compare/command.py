@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import sys
@@ -158,6 +159,7 @@ def _as_json(found: Subject, report: EquivalenceReport) -> dict[str, Any]:
         "title": found.title,
         "data": found.source,
         "exact": report.exact,
+        "spikes_exact": report.spikes_exact,
         "samples": len(report.silent_at),
         "T": report.T,
         "logits_equal": report.logits_equal,
@@ -178,6 +180,9 @@ def _as_json(found: Subject, report: EquivalenceReport) -> dict[str, Any]:
             for layer in report.layers.values()
         ],
         "note": report.note,
+        "lowering": None if report.lowering is None else dataclasses.asdict(report.lowering),
+        "grid": None if report.grid is None else dataclasses.asdict(report.grid),
+        "float32": None if report.float32 is None else dataclasses.asdict(report.float32),
     }
 
 
@@ -190,7 +195,8 @@ command = Command(
 )
 verification = Command(
     "compare a converted network with its quantised ANN, neuron by neuron",
-    "Simulates the test set in spikes and compares every count of every neuron, and every logit, with the quantised ANN. "
+    "Simulates the test set in spikes and compares every count of every neuron, and every logit, with the quantised ANN; "
+    "and that, before its numbers are put on a grid, with the network that was converted, in float64. "
     "Exit status 0: all are equal; 1: some differ; 2: a mistake.",
     _verify_options,
     _verify,

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.analysis import Analysis, LayerAnalysis, analyse
+from casc_core.batches import answered, each, parted
 from casc_core.compare.findings import findings
 from casc_core.energy import EnergyTable
+from casc_core.errors import ConfigError
 from casc_core.experiment.evaluation import powers_of_two
 from casc_core.experiment.results import steps_to_silence
+from casc_core.faults import LoweringReport, joined, lowered_in_float64, lowering_report
 from casc_core.kernels import instructions
 from casc_core.methods import FOUR, OURS, Method, methods_for
+from casc_core.predictions import differing, labels_of, reading
 from casc_core.spiking_model import SpikingModel
 
 FORMAT = "casc comparison 1"
@@ -69,6 +73,10 @@ def compare(
         command: what reproduces this.
         announce: told what is about to run.
 
+    Raises:
+        ConfigError: no such number of steps, or `OURS` is not among the methods. InputError: batches that the network does
+            not take, or none.
+
     Returns:
         The figures, all for one sample on average where not said otherwise: lists of numbers by step have length T.
 
@@ -82,9 +90,13 @@ def compare(
     """
     started = time.perf_counter()
     table, snn = table or EnergyTable(), subject.snn
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {T!r}")
     methods = methods_for(snn, T, subject.trained is None) if methods is None else methods
+    if OURS not in methods:
+        raise ConfigError(f"{OURS!r} must be among the methods that are compared; got {', '.join(methods) or 'none'}")
     announce("ANN")
-    trained = _against_trained(subject)
+    trained = _against_trained(subject, T)
     done: list[dict[str, Any]] = []
     analyses: dict[str, Analysis] = {}
     for name, method in methods.items():
@@ -123,7 +135,7 @@ def compare(
         "ann": {"macs": ours.ann_multiply_accumulates, "energy_nj": energy / 1e3},
         "energy_table": {"name": table.name, "mac_pj": table.mac, "ac_pj": table.ac, "source": table.source},
         "methods": done,
-        "equivalence": _equivalence(ours),
+        "equivalence": _equivalence(ours, trained["lowering"]),
         "configuration": dict(subject.configuration),
         "environment": environment(),
         "findings": findings({name: analyses[name] for name in FOUR if name in analyses}, T, table),
@@ -132,36 +144,59 @@ def compare(
 
 
 @torch.no_grad()
-def _against_trained(subject: Subject) -> dict[str, Any]:
-    """The chain of networks: as trained, calibrated if it had to be, on the grid; accuracy, and what each step moved."""
+def _against_trained(subject: Subject, T: int) -> dict[str, Any]:
+    """The chain of networks: as trained, calibrated if it had to be, on the grid; how well each meets the labels, what each
+    step moved, and whether the lowering is at fault in that."""
     snn = subject.snn
     takes = len(snn.settings.arguments)
     networks: list[Callable[..., Tensor]] = [net for net in (subject.trained, snn.ann) if net is not None]
     networks.append(snn.reference)
-    right, moved, largest = [0] * len(networks), [0] * len(networks), [0.0] * len(networks)
-    samples, labelled = 0, True
-    for batch in subject.batches():
-        logits = [network(*batch[:takes]).cpu() for network in networks]
+    score, moved, largest = [0.0] * len(networks), [0] * len(networks), [0.0] * len(networks)
+    samples, labelled, numbers = 0, True, False
+    lowerings: list[LoweringReport] = []
+    for batch in each(subject.batches(), "compare on"):
+        inputs, given = parted(batch, takes)
+        logits = [answered(network, inputs).cpu() for network in networks]
         samples += len(logits[-1])
-        labelled = labelled and len(batch) > takes
+        if snn.ann is not None:
+            for part in snn.parts(inputs, {}, None if snn.settings.schedule.last_wake else T):
+                lowerings.append(lowering_report(snn, lowered_in_float64(snn, (), part), (), part))
+        labels = labels_of(given)
+        labelled = labelled and labels is not None
         for index, own in enumerate(logits):
-            if labelled:
-                right[index] += int((own.argmax(-1) == torch.as_tensor(batch[takes]).cpu()).sum())
+            if labels is not None:
+                how = reading(own.shape, labels)
+                numbers = how.numbers
+                met = how.score(how.classes(own), how.checked(labels.cpu(), own.shape))
+                score[index] += float(met) * len(own)
             if index:
-                moved[index] += int((own.argmax(-1) != logits[index - 1].argmax(-1)).sum())
+                moved[index] += int(differing(own, logits[index - 1]).sum())
                 largest[index] = max(largest[index], float((own - logits[index - 1]).abs().max()))
     known = labelled and samples > 0
-    percent = [round(100.0 * count / samples, 4) if known else None for count in right]
+    percent = [round(100.0 * one / samples, 4) if known and not numbers else None for one in score]
+    error = [float(f"{one / samples:.7g}") if known and numbers else None for one in score]
     calibrated = None
     if subject.trained is not None and snn.ann is not None:
-        calibrated = {"trained_accuracy": percent[0], "predictions_moved": moved[1], "max_logit_difference": largest[1]}
+        calibrated = {"trained_accuracy": percent[0], "trained_error": error[0]}
+        calibrated |= {"predictions_moved": moved[1], "max_logit_difference": largest[1]}
     return {
         "ann_accuracy": percent[-2] if len(percent) > 1 else percent[-1],
         "reference_accuracy": percent[-1],
+        "ann_error": error[-2] if len(error) > 1 else error[-1],
+        "reference_error": error[-1],
         "ann_predictions_moved": moved[-1],
         "ann_max_logit_difference": largest[-1],
         "calibrated": calibrated,
+        "lowering": _lowering(lowerings),
     }
+
+
+def _lowering(reports: Sequence[LoweringReport]) -> dict[str, Any] | None:
+    """What was found of the lowering, if the network that was converted is at hand."""
+    if not reports:
+        return None
+    report = joined(reports)
+    return {"exact": report.exact, "said": str(report)}
 
 
 def _method(name: str, method: Method, analysis: Analysis, T: int, table: EnergyTable, sleeps: bool) -> dict[str, Any]:
@@ -179,6 +214,7 @@ def _method(name: str, method: Method, analysis: Analysis, T: int, table: Energy
         "exact": analysis.exact and not method.own_levels,
         "exact_at": exact_at,
         "accuracy": None if accuracy is None else _listed(_held(accuracy, T), 4),
+        "error": None if analysis.error is None else _listed(_held(analysis.error, T)),
         "mismatches": [int(count) for count in _held(analysis.mismatches, T)],
         "mse": _listed(_held(analysis.mse, T)),
         "spikes": _listed(_ended(analysis.spikes, T).cumsum(0)),
@@ -213,7 +249,7 @@ def _layer(name: str, layer: LayerAnalysis, T: int, sleeps: bool) -> dict[str, A
     }
 
 
-def _equivalence(ours: Analysis) -> dict[str, Any]:
+def _equivalence(ours: Analysis, lowering: Mapping[str, Any] | None) -> dict[str, Any]:
     layers = []
     for name, layer in ours.layers.items():
         differing = round(float(layer.more[-1] + layer.fewer[-1]) * layer.neurons * ours.samples)
@@ -228,7 +264,7 @@ def _equivalence(ours: Analysis) -> dict[str, Any]:
             }
         )
     return {
-        "exact": ours.exact,
+        "exact": ours.exact and (lowering is None or lowering["exact"]),
         "samples": ours.samples,
         "logits_equal": bool((ours.exact_at > 0).all()),
         "layers": layers,

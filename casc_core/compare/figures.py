@@ -100,22 +100,33 @@ def _readout(every: Numbered, comparison: Comparison) -> str:
             _over("predictions that differ over T", differ, T, "predictions", logarithmic(values_of(differ))),
         ),
     ]
+    if comparison["ann_error"] is not None:
+        off = series(every, lambda m: m["error"])
+        up = logarithmic([*values_of(off), comparison["ann_error"]])
+        title = "mean squared error against the labels over T"
+        level = (comparison["ann_error"], "ANN")
+        charts.append(("Mean squared error against the labels", _over(title, off, T, "MSE", up, level)))
     if comparison["ann_accuracy"] is not None:
         right = series(every, lambda m: m["accuracy"])
         charts.append(
-            ("Accuracy (Figure 4 e)", _over("accuracy over T", right, T, "%", accuracy_axis(comparison), comparison))
+            (
+                "Accuracy (Figure 4 e)",
+                _over("accuracy over T", right, T, "%", accuracy_axis(comparison), (comparison["ann_accuracy"], "ANN")),
+            )
         )
     return group(
         "How fast they vanish",
-        "The readout after T steps against the quantised ANN's logits, its classes against the ANN's, and its accuracy. On "
-        "logarithmic axes zero has a dotted line of its own at the bottom; an error of zero is equality to the last bit.",
+        "The readout after T steps against the quantised ANN's logits, its classes against the ANN's, and how well it "
+        "meets the labels. On logarithmic axes zero has a dotted line of its own at the bottom; an error of zero is "
+        "equality to the last bit.",
         methods_key(every),
         grid(charts),
     )
 
 
-def _over(title: str, own: Sequence[Series], T: int, unit: str, up: Axis, ann: Comparison | None = None) -> str:
-    level = None if ann is None else (ann["ann_accuracy"], "ANN")
+def _over(
+    title: str, own: Sequence[Series], T: int, unit: str, up: Axis, level: tuple[float, str] | None = None
+) -> str:
     return lines(title, own, _steps(T), time(T), ("T", unit), up, level=level)
 
 

@@ -10,7 +10,7 @@ from casc_core.compare.tables import Comparison, joules
 
 
 def energy(every: Numbered, comparison: Comparison) -> str:
-    """Energy over time, and accuracy for energy; nothing where the ANN's is unknown."""
+    """Energy over time, and how well labels are met for energy; nothing where the ANN's is unknown."""
     ann, T = comparison["ann"]["energy_nj"], comparison["T"]
     if ann <= 0.0:
         return ""
@@ -18,15 +18,15 @@ def energy(every: Numbered, comparison: Comparison) -> str:
     up, level = logarithmic([*values_of(spent), 1.0]), (1.0, "ANN")
     svg = lines("energy over T", spent, range(1, T + 1), time(T), ("T", "× ANN"), up, level=level)
     charts = [("Energy up to step T", svg)]
-    quality: tuple[str, str, Axis | None] = ("predictions that differ", "mismatches", None)
-    if comparison["ann_accuracy"] is not None:
-        quality = ("accuracy", "accuracy", accuracy_axis(comparison))
-    words, key, up_axis = quality
+    kind, words, key, unit = tables.measure(comparison), "predictions that differ", "mismatches", "predictions"
+    up_axis: Axis | None = None
+    if kind is not None:
+        words, key, unit = kind.name, kind.key, kind.unit
+        up_axis = accuracy_axis(comparison) if key == "accuracy" else None
     along = [Series(m["label"], m[key], n, m["ours"], [value / ann for value in m["energy_nj"]]) for n, m in every]
     used = logarithmic([value / ann for _, m in every for value in m["energy_nj"]])
     title = f"{words.capitalize()} for the energy spent"
-    unit = "%" if up_axis else "predictions"
-    mark = (comparison["ann_accuracy"], "ANN") if up_axis else None
+    mark = None if kind is None else (comparison[f"ann_{key}"], "ANN")
     charts.append((title, lines(title, along, [1.0], used, ("energy (× ANN)", unit), up_axis, level=mark)))
     table = comparison["energy_table"]
     return group(

@@ -27,6 +27,7 @@ from casc_core.experiment.distributed import ALL, choose_device, device_of
 from casc_core.experiment.report import Experiment
 from casc_core.files import read_whole
 from casc_core.numerics import Exact
+from casc_core.predictions import reading
 from casc_core.prepare import levels_of
 from casc_core.spiking_model import SpikingModel
 from casc_core.storage import load
@@ -251,7 +252,7 @@ def _checked(batches: Iterable[Any], device: torch.device, takes: int, where: st
     """Batches as tuples of tensors: inputs, and labels if there are any.
 
     Raises, when gone through:
-        InputError: one is something else, or its labels are not one class for each sample.
+        InputError: one is something else.
     """
 
     def of() -> Iterator[tuple[Tensor, ...]]:
@@ -265,13 +266,6 @@ def _checked(batches: Iterable[Any], device: torch.device, takes: int, where: st
                         f"{type(part).__name__}"
                     )
                 tensors.append(torch.as_tensor(part).to(device))
-            if labels is not None:
-                labels = tensors[-1]
-                if labels.shape != (len(tensors[0]),) or labels.dtype.is_floating_point:
-                    raise InputError(
-                        f"{where}: labels must be one class number for each of {len(tensors[0])} samples; got "
-                        f"{labels.dtype} of shape {list(labels.shape)}"
-                    )
             yield tuple(tensors)
 
     return of
@@ -291,15 +285,12 @@ def _try(model: nn.Module, batch: tuple[Tensor, ...] | None, takes: int, where: 
         raise InputError(
             f"{where}: the network gives NaN or infinite values on its first batch; check inputs and weights"
         )
-    if (
-        len(batch) > takes
-        and isinstance(logits, Tensor)
-        and not 0 <= int(batch[takes].min()) <= int(batch[takes].max()) < logits.shape[-1]
-    ):
-        raise InputError(
-            f"{where}: labels run from {int(batch[takes].min())} to {int(batch[takes].max())}, but the network has "
-            f"{logits.shape[-1]} classes, from 0"
-        )
+    if len(batch) > takes and isinstance(logits, Tensor) and logits.dim():
+        labels = batch[takes]
+        try:
+            reading(logits.shape, labels).checked(labels, logits.shape)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
 
 def _limited(batches: Batches, limit: int | None) -> Batches:

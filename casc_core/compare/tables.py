@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Comparison = Mapping[str, Any]
@@ -32,26 +33,61 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, st
     )
 
 
+@dataclass(frozen=True)
+class Measure:
+    """How well networks meet the labels.
+
+    Attributes:
+        key: of the figures of a method, and behind "ann_" and "reference_" of the networks that know no time.
+        name, unit: as tables say it. caption: of a table over time.
+        digits: how a figure is written.
+    """
+
+    key: str
+    name: str
+    unit: str
+    caption: str
+    digits: str
+
+    def cell(self, method: Mapping[str, Any], step: int) -> str:
+        """The figure of a method at a step, from 0."""
+        return self.shown(method[self.key][step])
+
+    def shown(self, value: float) -> str:
+        """A figure as it is written."""
+        return f"{value:{self.digits}}"
+
+
+_MEASURES = (
+    Measure("accuracy", "accuracy", "%", "Accuracy in percent after T steps, on the same trained network.", ".2f"),
+    Measure(
+        "error", "mean squared error", "MSE", "Mean squared error against the labels after T steps, on the same trained "
+        "network.", ".4g",
+    ),
+)  # fmt: skip
+
+
+def measure(comparison: Comparison) -> Measure | None:
+    """Accuracy where labels are classes, the mean squared error where they are numbers; None without labels."""
+    return next((one for one in _MEASURES if comparison[f"ann_{one.key}"] is not None), None)
+
+
 def chain(comparison: Comparison) -> dict[str, float]:
-    """Accuracy of the network as trained, calibrated if it was, and on the grid; nothing where there are no labels."""
-    if comparison["ann_accuracy"] is None:
+    """How well the network as trained meets the labels, calibrated if it was, and on the grid; nothing without labels."""
+    kind = measure(comparison)
+    if kind is None:
         return {}
     calibrated = comparison.get("calibrated")
-    first = {} if calibrated is None else {"network as trained": calibrated["trained_accuracy"]}
+    first = {} if calibrated is None else {"network as trained": calibrated[f"trained_{kind.key}"]}
     ann = "ANN as trained" if calibrated is None else "ANN, calibrated"
-    return first | {ann: comparison["ann_accuracy"], "ANN on the grid": comparison["reference_accuracy"]}
+    return first | {ann: comparison[f"ann_{kind.key}"], "ANN on the grid": comparison[f"reference_{kind.key}"]}
 
 
 def over_time(comparison: Comparison) -> str:
-    """Accuracy and predictions that differ, by method and step."""
-    samples, ann, made = comparison["data"]["samples"], comparison["ann_accuracy"], ""
-    if ann is not None:
-        made = _by_step(
-            comparison,
-            "Accuracy in percent after T steps, on the same trained network.",
-            accuracy_cell,
-            levels(comparison),
-        )
+    """How well labels are met, and predictions that differ, by method and step."""
+    samples, kind, made = comparison["data"]["samples"], measure(comparison), ""
+    if kind is not None:
+        made = _by_step(comparison, kind.caption, kind.cell, levels(comparison))
     differ = _by_step(
         comparison,
         f"Predictions that differ from the quantised ANN's after T steps, of {samples:,}.",
@@ -116,19 +152,15 @@ def rows_by_step(
     return [[corner, *(f"T={step}" for step in columns)], *rows]
 
 
-def accuracy_cell(method: Mapping[str, Any], step: int) -> str:
-    """Accuracy in percent."""
-    return f"{method['accuracy'][step]:.2f}"
-
-
 def mismatch_cell(method: Mapping[str, Any], step: int) -> str:
     """Predictions that differ."""
     return f"{method['mismatches'][step]:,}"
 
 
 def levels(comparison: Comparison) -> dict[str, str]:
-    """The accuracy of networks that know no time."""
-    return {name: f"{value:.2f}" for name, value in chain(comparison).items()}
+    """How well networks that know no time meet the labels."""
+    kind = measure(comparison)
+    return {} if kind is None else {name: kind.shown(value) for name, value in chain(comparison).items()}
 
 
 def operations(comparison: Comparison) -> str:

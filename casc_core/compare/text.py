@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from casc_core.compare.tables import accuracy_cell, levels, mismatch_cell, rows_by_step, times
+from casc_core.compare.tables import levels, measure, mismatch_cell, rows_by_step, times
 from casc_core.compare.verdict import moved
 from casc_core.experiment.results import markdown
 
 
 def summary(comparison: Mapping[str, Any]) -> str:
-    """Accuracy over time, and exactness, spikes and energy of each method."""
+    """Accuracy (or the error) over time, and exactness, spikes and energy of each method."""
     tables = []
-    if comparison["ann_accuracy"] is not None:
-        rows = rows_by_step(comparison, "name", "accuracy (%)", accuracy_cell, levels(comparison))
+    kind = measure(comparison)
+    if kind is not None:
+        rows = rows_by_step(comparison, "name", f"{kind.name} ({kind.unit})", kind.cell, levels(comparison))
         tables.append(markdown(rows))
     tables.append(markdown(rows_by_step(comparison, "name", "predictions that differ", mismatch_cell)))
     last = comparison["T"]

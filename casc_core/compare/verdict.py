@@ -6,17 +6,19 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from casc_core.compare.tables import Comparison, chain, joules, ours, times
+from casc_core.compare.tables import Comparison, chain, joules, measure, ours, times
 
 
 def verdict(comparison: Comparison) -> str:
     """Whether our method is exact, from when, at what cost; the nearest other method; what the weights' grid moved."""
     (number,) = ours(comparison)
     own = comparison["methods"][number]
-    head = f"Exact from T = {own['exact_at']}" if own["exact"] else "Not exact"
+    lowering = comparison["lowering"]
+    faulty = lowering is not None and not lowering["exact"]
+    head = f"Exact from T = {own['exact_at']}" if own["exact"] and not faulty else "Not exact"
     said = " ".join(filter(None, [_ours(comparison, own), _silence(own), _cost(comparison, own), _nearest(comparison)]))
     return (
-        f'<section class="verdict{"" if own["exact"] else " bad"}"><strong>{html.escape(head)}</strong>'
+        f'<section class="verdict{"" if own["exact"] and not faulty else " bad"}"><strong>{html.escape(head)}</strong>'
         f"<p>{html.escape(said)}</p><p>{html.escape(moved(comparison))}</p></section>"
     )
 
@@ -76,5 +78,12 @@ def moved(comparison: Comparison) -> str:
         f"{comparison['ann_predictions_moved']:,} of {samples:,} predictions of the {name}, logits by up to "
         f"{comparison['ann_max_logit_difference']:.2g}."
     )
-    accuracies = ", ".join(f"{name} {value:.2f}%" for name, value in chain(comparison).items())
-    return f"{said} Accuracy: {accuracies}." if accuracies else said
+    if comparison["lowering"] is not None:
+        told = comparison["lowering"]["said"]
+        said = f"{told[0].upper()}{told[1:]}. {said}"
+    kind = measure(comparison)
+    if kind is None:
+        return said
+    unit = "%" if kind.unit == "%" else ""
+    met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in chain(comparison).items())
+    return f"{said} {kind.name.capitalize()}: {met}."

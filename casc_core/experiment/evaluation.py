@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from casc_core.errors import InputError
+from casc_core.errors import ConfigError, InputError
 from casc_core.experiment.distributed import Share, gather, share
 from casc_core.methods import FOUR, OURS, Method
+from casc_core.predictions import Reading, any_of_sample, differing, reading
 from casc_core.simulation import equal_from
 from casc_core.spiking_model import SpikingModel
 
@@ -53,7 +54,7 @@ class MethodResult:
         accuracy: percent after T steps, and (key "silent") once nothing spikes any more; None if that never comes.
         mismatches: samples whose predicted class differs from the reference's, by the same keys.
         logits: `[samples, classes]` of the last readout.
-        predictions: `[samples, steps]` predicted class after each step, until all are silent if they ever are.
+        predictions: `[samples, steps, ...]` predicted class after each step, until all are silent if they ever are.
         silent_at: `[samples]` steps to silence.
         exact_at: `[samples]` first step from which on the logits equal the reference's, bit for bit; 0 if none.
         seconds: wall time.
@@ -95,12 +96,18 @@ def _order(index: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Percent of samples whose largest logit is at the label.
+    """Percent of samples (or of their places) whose predicted class is the label.
+
+    Raises:
+        InputError: labels that are no classes of the network, or of another shape than its outputs ask for.
 
     >>> accuracy(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
     50.0
     """
-    return 100.0 * float((logits.argmax(-1) == labels).double().mean())
+    how = reading(logits.shape, labels)
+    if how.numbers:
+        raise InputError("an evaluation counts classes, and these labels are numbers; use casc_core.analyse")
+    return 100.0 * float(how.score(how.classes(logits), how.checked(labels, logits.shape)))
 
 
 def evaluate_method(
@@ -110,27 +117,28 @@ def evaluate_method(
 
     Args:
         reference: `[samples, classes]` the reference's logits.
-        labels: `[samples]`.
+        labels: `[samples]`, or in the shape of the classes.
     """
     started = time.perf_counter()
     sleeps = snn.settings.schedule.last_wake is not None
-    result = _simulated(snn, batches, None if sleeps else max(steps), reference)
+    how = reading(reference.shape, labels)
+    result = _simulated(snn, batches, None if sleeps else max(steps), reference, how)
     last = result.predictions.shape[1] - 1
     # Once silent nothing changes, so one run until silence answers for every later step too.
     answers = {str(step): result.predictions[:, min(step - 1, last)] for step in steps}
-    expected = reference.argmax(-1)
+    expected = how.classes(reference)
     if sleeps:
         answers["silent"] = result.predictions[:, last]
     for key, answer in answers.items():
-        result.accuracy[key] = round(100.0 * float((answer == labels).double().mean()), 4)
-        result.mismatches[key] = int((answer != expected).sum())
+        result.accuracy[key] = round(100.0 * float(how.score(answer, labels)), 4)
+        result.mismatches[key] = int(any_of_sample(answer != expected).sum())
     if not sleeps:
         result.accuracy["silent"] = result.mismatches["silent"] = None
     result.seconds = time.perf_counter() - started
     return result
 
 
-def _simulated(snn: SpikingModel, batches: Batches, T: int | None, reference: Tensor) -> MethodResult:
+def _simulated(snn: SpikingModel, batches: Batches, T: int | None, reference: Tensor, how: Reading) -> MethodResult:
     """The runs of all samples, in the order of the data set."""
     logits, silent, exact, runs, index = [], [], [], [], []
     for batch in batches(share()):
@@ -139,11 +147,11 @@ def _simulated(snn: SpikingModel, batches: Batches, T: int | None, reference: Te
         logits.append(readouts[-1])
         silent.append(simulation.silent_at.cpu())
         exact.append(equal_from(readouts, reference[batch.index]))
-        runs.append(readouts.argmax(-1).T)
+        runs.append(how.classes_by_step(readouts).transpose(0, 1))
         index.append(batch.index)
     longest = int(gather([torch.tensor([max((run.shape[1] for run in runs), default=0)])]).max())
     # A batch that is silent early keeps its answer.
-    runs = [torch.cat([run, run[:, -1:].expand(-1, longest - run.shape[1])], dim=1) for run in runs]
+    runs = [torch.cat([run, run[:, -1:].repeat_interleave(longest - run.shape[1], 1)], dim=1) for run in runs]
     order = _order(gather(index))
     return MethodResult(
         logits=gather(logits)[order],
@@ -201,9 +209,17 @@ def evaluate(
         steps: time steps at which to read out.
         methods: by name, on the weights as they are; `OURS` must be among them.
         announce: told what is about to run.
+
+    Raises:
+        ConfigError: no steps, or `OURS` is not among the methods. InputError: no samples, or labels that are no classes.
     """
+    if not steps or OURS not in methods:
+        raise ConfigError(
+            f"an evaluation needs steps and the method {OURS!r}; got {list(steps)} and {', '.join(methods)}"
+        )
     announce("ANN")
     trained, labels = logits_of(ann.eval(), batches)
+    labels = reading(trained.shape, labels).checked(labels, trained.shape)
     announce("reference")
     reference, _ = logits_of(snn.reference, batches)
     results = {}
@@ -215,9 +231,9 @@ def evaluate(
         ann_accuracy=round(accuracy(trained, labels), 4),
         reference_accuracy=round(accuracy(reference, labels), 4),
         methods=results,
-        prediction_mismatches=int((exact.logits.argmax(-1) != reference.argmax(-1)).sum()),
+        prediction_mismatches=int(differing(exact.logits, reference).sum()),
         max_logit_difference=float((exact.logits - reference).abs().max()),
-        ann_prediction_mismatches=int((trained.argmax(-1) != reference.argmax(-1)).sum()),
+        ann_prediction_mismatches=int(differing(trained, reference).sum()),
         ann_max_logit_difference=float((trained - reference).abs().max()),
         silent_at=exact.silent_at,
         labels=labels,

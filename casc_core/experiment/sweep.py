@@ -47,9 +47,9 @@ class Row:
 def row(q: Levels, evaluation: Evaluation) -> Row:
     """What a sweep shows of an evaluation."""
     exact = evaluation.methods[OURS]
-    right = (exact.predictions == evaluation.labels[:, None]).sum(0)
-    best = int(right.argmax())  # the first of equals
-    percent = [round(100.0 * int(right[step]) / len(evaluation.labels), 4) for step in (best, -1)]
+    right = (exact.predictions == evaluation.labels.unsqueeze(1)).transpose(0, 1).flatten(1)
+    best = int(right.sum(1).argmax())  # the first of equals
+    percent = [round(100.0 * int(right[step].sum()) / right.shape[1], 4) for step in (best, -1)]
     silent_at = int(exact.silent_at.max())
     return Row(q, evaluation.ann_accuracy, percent[0], best + 1, percent[1], silent_at, evaluation.exact_at)
 

@@ -135,12 +135,12 @@ typedef struct {
 
 /* `train` [arriving, neurons] int8 against `levels` [neurons] out of `q`, after each of `steps`, of which `awake` [steps] so many
    were wake steps; counts begin anew before step `restart`. `out` [blocks of 16384 neurons, steps, 3]: neurons with at least
-   one spike too many, too few, and the sum of |count * q - level * awake|. */
+   one spike too many, too few, and the sum of |count * q - level * awake|. `narrow`: int32 holds that sum over 1024 neurons. */
 typedef struct {
     const int8_t *train;
     const int16_t *levels;
-    const int32_t *awake;
-    int64_t neurons, arriving, steps, q, restart;
+    const int64_t *awake;
+    int64_t neurons, arriving, steps, q, restart, narrow;
     int64_t *out;
 } AgreementTask;
 

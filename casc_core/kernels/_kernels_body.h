@@ -595,31 +595,39 @@ static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
 }
 
 /* Blocks of neurons against their levels, part by part, so that counts stay in the nearest cache. */
-static int64_t NAME(agreement)(const AgreementTask *task, int64_t first, int64_t last) {
-    enum { BLOCK = 16384, PART = 1024 };
-    for (int64_t block = first; block < last; block++) {
-        const int64_t end = (block + 1) * BLOCK < task->neurons ? (block + 1) * BLOCK : task->neurons;
-        int64_t *out = task->out + block * task->steps * 3;
-        for (int64_t start = block * BLOCK; start < end; start += PART) {
-            const int64_t n = end - start < PART ? end - start : PART;
-            const int32_t q = (int32_t)task->q;
-            int32_t count[PART] = {0};
-            for (int64_t step = 0; step < task->steps; step++, out += 3) {
-                const int32_t awake = task->awake[step];
-                int32_t more = 0, fewer = 0, error = 0;
-                if (step == task->restart) memset(count, 0, sizeof count);
-                if (step < task->arriving) {
-                    const int8_t *spikes = task->train + step * task->neurons + start;
-                    for (int64_t k = 0; k < n; k++) count[k] += spikes[k];
-                }
-                for (int64_t k = 0; k < n; k++) {
-                    const int32_t off = count[k] * q - (int32_t)task->levels[start + k] * awake;
-                    more += off >= q, fewer += off <= -q, error += off < 0 ? -off : off;
-                }
-                out[0] += more, out[1] += fewer, out[2] += error;
-            }
-            out -= 3 * task->steps;
-        }
+#define DEFINE_AGREEMENT(WHOLE)                                                                                       \
+    static int64_t NAME(agreement_##WHOLE)(const AgreementTask *task, int64_t first, int64_t last) {                  \
+        enum { BLOCK = 16384, PART = 1024 };                                                                          \
+        for (int64_t block = first; block < last; block++) {                                                          \
+            const int64_t end = (block + 1) * BLOCK < task->neurons ? (block + 1) * BLOCK : task->neurons;            \
+            int64_t *out = task->out + block * task->steps * 3;                                                       \
+            for (int64_t start = block * BLOCK; start < end; start += PART) {                                         \
+                const int64_t n = end - start < PART ? end - start : PART;                                            \
+                const WHOLE q = (WHOLE)task->q;                                                                       \
+                WHOLE count[PART] = {0};                                                                              \
+                for (int64_t step = 0; step < task->steps; step++, out += 3) {                                        \
+                    const WHOLE awake = (WHOLE)task->awake[step];                                                     \
+                    WHOLE more = 0, fewer = 0, error = 0;                                                             \
+                    if (step == task->restart) memset(count, 0, sizeof count);                                        \
+                    if (step < task->arriving) {                                                                      \
+                        const int8_t *spikes = task->train + step * task->neurons + start;                            \
+                        for (int64_t k = 0; k < n; k++) count[k] += spikes[k];                                        \
+                    }                                                                                                 \
+                    for (int64_t k = 0; k < n; k++) {                                                                 \
+                        const WHOLE off = count[k] * q - (WHOLE)task->levels[start + k] * awake;                      \
+                        more += off >= q, fewer += off <= -q, error += off < 0 ? -off : off;                          \
+                    }                                                                                                 \
+                    out[0] += more, out[1] += fewer, out[2] += error;                                                 \
+                }                                                                                                     \
+                out -= 3 * task->steps;                                                                               \
+            }                                                                                                         \
+        }                                                                                                             \
+        return 0;                                                                                                     \
     }
-    return 0;
+DEFINE_AGREEMENT(int32_t)
+DEFINE_AGREEMENT(int64_t)
+#undef DEFINE_AGREEMENT
+
+static int64_t NAME(agreement)(const AgreementTask *task, int64_t first, int64_t last) {
+    return task->narrow ? NAME(agreement_int32_t)(task, first, last) : NAME(agreement_int64_t)(task, first, last);
 }

@@ -13,9 +13,13 @@ from casc_core.kernels.library import run, structure
 
 _SumTask = structure("SumTask", (c_void_p, "source"), (c_int64, "middle inner"), (c_void_p, "to"))
 _AgreementTask = structure(
-    "AgreementTask", (c_void_p, "train levels awake"), (c_int64, "neurons arriving steps q restart"), (c_void_p, "out")
+    "AgreementTask",
+    (c_void_p, "train levels awake"),
+    (c_int64, "neurons arriving steps q restart narrow"),
+    (c_void_p, "out"),
 )
-_AGREEMENT_BLOCK = 16_384
+# Neurons of a block, which a thread takes, and of a part, over which the kernel sums before it widens.
+_AGREEMENT_BLOCK, _AGREEMENT_PART = 16_384, 1_024
 _TallyTask = structure("TallyTask", (c_void_p, "source"), (c_int64, "inner"), (c_void_p, "positive negative"))
 
 
@@ -47,16 +51,30 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
 def agreement(
     train: Tensor, levels: Tensor, q: int, awake: Sequence[int], restarts_after: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`casc_core.agreement.agreement` of an int8 train."""
+    """`casc_core.agreement.agreement` of an int8 train, and int16 levels."""
     train, levels = train.contiguous(), levels.to(torch.int16).contiguous()
     neurons, steps = train.shape[1], len(awake)
     blocks = -(-neurons // _AGREEMENT_BLOCK)
     out = torch.zeros((blocks, steps, 3), dtype=torch.int64, device="cpu")
-    counts = torch.tensor(awake, dtype=torch.int32, device="cpu")
+    counts = torch.tensor(awake, dtype=torch.int64, device="cpu")
     restart = -1 if restarts_after is None else restarts_after
+    narrow = _sums_fit_int32(train, levels, q, max(awake))
     task = _AgreementTask(
-        train.data_ptr(), levels.data_ptr(), counts.data_ptr(), neurons, len(train), steps, q, restart, out.data_ptr()
-    )
+        train.data_ptr(), levels.data_ptr(), counts.data_ptr(), neurons, len(train), steps, q, restart, narrow,
+        out.data_ptr(),
+    )  # fmt: skip
     run("agreement", task, blocks, neurons * steps)
     more, fewer, error = out.sum(0).T
     return more, fewer, error
+
+
+def _sums_fit_int32(train: Tensor, levels: Tensor, q: int, awake: int) -> bool:
+    """Whether int32 holds `|count * q - level * awake|`, summed over a part of the neurons."""
+    if not levels.numel():
+        return True
+    most = 2**31 // _AGREEMENT_PART
+    wanted = max(abs(int(end)) for end in torch.aminmax(levels)) * awake
+    if 2**7 * len(train) * q + wanted < most:  # whatever is in the train
+        return True
+    peak = max(abs(int(end)) for end in torch.aminmax(train)) if train.numel() else 0
+    return peak * len(train) * q + wanted < most

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from casc_core.errors import ConversionError, InputError
+from casc_core.float64 import in_float64
 from casc_core.functions import ATTRIBUTES, FUNCTIONS
 from casc_core.numerics import INPUT_REACH, largest
 from casc_core.ops.op import Op
@@ -24,7 +26,8 @@ class Call(Op):
         self.function = FUNCTIONS[function]
 
     def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
+        with in_float64() if run.numerics.is_float64 else nullcontext():
+            return self.function(*args, **kwargs)
 
 
 class Constant(Op):

@@ -19,6 +19,7 @@ from casc_core.experiment.distributed import Share, device_of
 from casc_core.experiment.seeds import digest
 from casc_core.experiment.task import Epoch, Part, Validation, learning_rate_share
 from casc_core.experiment.training import TrainingResult
+from casc_core.predictions import reading
 from cnn.augment import normalise
 
 OPTIMIZERS = {"adamw": 0.01, "sgd": 0.1}
@@ -189,4 +190,4 @@ class _ImageTask:
         pixels = normalise(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
         logits = network(pixels)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
-        return loss, (logits.argmax(1) == labels).sum()
+        return loss, (reading(logits.shape).classes(logits) == labels).sum()

@@ -245,8 +245,8 @@ def test_verify_tells_by_its_exit_status(module, capsys):
         (["verify", "own_model_for_casc:load_relu"], "has no CQReLU: give --q"),
         (["verify", "own_model_for_casc:load_sigmoid"], "Sigmoid"),
         (["verify", "own_model_for_casc:load_dicts"], "it holds dict"),
-        (["verify", "own_model_for_casc:load_one_hot"], "labels must be one class number for each of 20 samples"),
-        (["verify", "own_model_for_casc:load_few_labels"], "labels must be one class number for each of 20 samples"),
+        (["verify", "own_model_for_casc:load_one_hot"], "labels of shape [20, 3] for 20 samples"),
+        (["verify", "own_model_for_casc:load_few_labels"], "labels of shape [5] for 20 samples"),
         (["verify", "own_model_for_casc:load_other_labels"], "labels run from 7 to 9, but the network has 3 classes"),
         (
             ["verify", "own_model_for_casc:load_other_shape"],
