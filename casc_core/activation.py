@@ -11,18 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError
+from casc_core.schedule import MOST_STEPS
 
 
 def check_levels(q: int) -> int:
     """Return `q` if it can be a number of levels (an integer of at least 1), else raise `ConfigError`."""
     if isinstance(q, bool) or not isinstance(q, int) or q < 1:
         raise ConfigError(f"q, the number of levels, must be an integer of at least 1; got {q!r}")
+    if q > MOST_STEPS:
+        raise ConfigError(f"q, the number of levels, must be at most {MOST_STEPS:,}; got {q!r}")
     return q
 
 
 def check_threshold(threshold: float) -> float:
     """Return `threshold` as a float if it is positive and finite, else raise `ConfigError`."""
-    value = math.nan if isinstance(threshold, (str, bool)) else float(threshold)
+    try:
+        value = math.nan if isinstance(threshold, (str, bytes, bool)) else float(threshold)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        value = math.nan
     if not 0.0 < value < math.inf:
         raise ConfigError(f"threshold must be positive and finite; got {threshold!r}")
     return value

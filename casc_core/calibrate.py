@@ -17,7 +17,7 @@ from casc_core.batches import answered, each, parted
 from casc_core.columns import aligned
 from casc_core.errors import ConfigError, InputError
 from casc_core.predictions import differing
-from casc_core.prepare import prepare
+from casc_core.prepare import prepare, require_module
 from casc_core.tracing import arguments_of
 
 _BINS = 4096
@@ -97,12 +97,11 @@ def calibrate(
     >>> calibration.model[1].threshold == float(calibration.thresholds["1"])
     True
     """
+    require_module(model, "calibrate takes a")
     _check_percentile(percentile)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"calibrate takes a torch.nn.Module; got {type(model).__name__}")
-    takes = len(arguments_of(model))
-    kept = [parted(batch, takes)[0] for batch in each(batches, "calibrate on")]
     prepared = prepare(model, adapter, q=q).eval()
+    takes = len(arguments_of(prepared))
+    kept = [parted(batch, takes)[0] for batch in each(batches, "calibrate on")]
     names = [name for name, module in prepared.named_modules() if isinstance(module, CQReLU)]
     for name, module in prepared.named_modules():
         if isinstance(module, Quantised) and name not in names:

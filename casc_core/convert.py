@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from casc_core.adapters import Adapter, choose_adapter
-from casc_core.calibrate import Calibration
-from casc_core.errors import ConfigError, ConversionError
+from casc_core.errors import ConfigError
 from casc_core.float64 import in_float64
-from casc_core.lowering import Lowering, OpPool
+from casc_core.lowering import Lowering, OpPool, lower_each
 from casc_core.neuron import CIF, Neuron
 from casc_core.numerics import Numerics, Unrounded, as_numerics
 from casc_core.ops import Op
-from casc_core.prepare import levels_of, refuse_modules, require_prepared
+from casc_core.prepare import levels_of, refuse_module_uses, require_module, require_prepared
 from casc_core.program import Program
 from casc_core.rules import RULES
 from casc_core.schedule import Schedule, WakeSleep
 from casc_core.spiking_model import Origin, Settings, SpikingModel, resolved_schedule
-from casc_core.tracing import arguments_of, call_variants, trace
+from casc_core.tracing import arguments_of, each_way, trace, way
+from casc_core.wrappers import bare
 
 
 def convert(
@@ -39,7 +40,10 @@ def convert(
     """The spiking network of `model`; under CIF and WakeSleep it equals its quantised ANN bit for bit.
 
     The model's forward is traced, each operation is lowered by its rule, and each path from neuron to neuron becomes a
-    linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded. `model` is left alone.
+    linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded. `model` is left alone. Of a
+    model that `torch.compile`, `DataParallel`, `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken.
+    Where the forward has optional arguments, each way of calling it is lowered: those that can be at once, or when it is
+    first asked for.
 
     Args:
         model: a module with CQReLU activations (see `prepare`). An unprepared one is prepared first, with a warning.
@@ -62,9 +66,8 @@ def convert(
     >>> torch.equal(snn(x), snn.reference(x))
     True
     """
-    if isinstance(model, SpikingModel) or not isinstance(model, nn.Module):
-        hint = "; take its .model" if isinstance(model, Calibration) else ""
-        raise ConfigError(f"convert takes the trained torch.nn.Module; got {type(model).__name__}{hint}")
+    require_module(model, "convert takes the trained")
+    model = bare(model)
     chosen = choose_adapter(model, adapter)
     settled = as_numerics(numerics)
     ann, was_prepared = require_prepared(model, chosen, q)
@@ -79,9 +82,7 @@ def convert(
     resolved = resolved_schedule(WakeSleep() if schedule is None else schedule, trained)
     if neuron is not None and not isinstance(neuron, Neuron):
         raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
-    ann = copy.deepcopy(ann).eval()
-    _refuse_bad_weights(ann)
-    refuse_modules(ann, chosen.rules, prepared=True)
+    ann = ann.eval()
     settings = Settings(chosen.name, trained, neuron or CIF(), resolved, settled, arguments_of(ann))
     snn = _lowered(ann, chosen, settings)
     snn.origin = Origin(ann, chosen)
@@ -101,34 +102,60 @@ def unrounded(snn: SpikingModel) -> SpikingModel:
     tensors = [*origin.ann.parameters(), *origin.ann.buffers()]
     state = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
     if origin.unrounded is None or origin.unrounded[0] != state:
-        origin.unrounded = state, _lowered(copy.deepcopy(origin.ann).double(), origin.adapter, settings)
+        wide = Origin(copy.deepcopy(origin.ann).double(), origin.adapter)
+        network = _lowered(wide.ann, wide.adapter, settings)
+        network.origin = wide
+        origin.unrounded = state, network
     kept = origin.unrounded[1]
+    for given in snn.programs:  # ways of calling it that were added since
+        kept.program_for(given)
     return SpikingModel(kept.operations(), kept.programs, kept.layers, settings)
 
 
 def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
     """The network, with a program for each way to call the model that can be lowered."""
     rules, pool = RULES.merged(adapter.rules), OpPool()
+    with _traced_for(settings.numerics):
+        ways = each_way(ann, rules.is_leaf)
+    refuse_module_uses(ann, rules, ways, prepared=True)
     programs: dict[frozenset[str], Program] = {}
     layers: list[str] = []
-    refusals: list[ConversionError] = []
-    with torch.no_grad():
-        for fixed in call_variants(ann):
-            try:
-                lowering = Lowering(ann, rules, settings.numerics, pool)
-                with in_float64() if settings.numerics.is_float64 else nullcontext():
-                    graph = trace(ann, rules.is_leaf, fixed)
-                program = lowering.lower(graph)
-            except ConversionError as error:
-                refusals.append(error)
-                continue
-            programs[frozenset(program.inputs)] = program
-            layers += [name for name in lowering.layers if name not in layers]
-    if not programs:
-        raise refusals[0]
+    for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
+        programs[frozenset(program.inputs)] = program
+        layers += [name for name in names if name not in layers]
     ops, programs = _used(pool.ops, programs)
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     return SpikingModel(ops, programs, tuple(layers), settings).to(device)
+
+
+def _traced_for(numerics: Numerics) -> AbstractContextManager[None]:
+    return in_float64() if numerics.is_float64 else nullcontext()
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def lower_way(snn: SpikingModel, given: frozenset[str]) -> None:
+    """Add to `snn` the program for a way of calling its ANN; the operations that it has already are shared.
+
+    Args:
+        given: the arguments that are given.
+
+    Raises:
+        ConversionError: this way cannot be converted.
+    """
+    assert snn.origin is not None
+    ann, rules, numerics = snn.origin.ann, RULES.merged(snn.origin.adapter.rules), snn.settings.numerics
+    with _ONE_AT_A_TIME, torch.no_grad():
+        there = snn.operations()
+        with _traced_for(numerics):
+            graph = trace(ann, rules.is_leaf, way(ann, given))
+        lowering = Lowering(ann, rules, numerics, OpPool(there))
+        program = lowering.lower(graph)
+        further = sorted({step.op for step in program.steps if step.op >= len(there)})
+        number = {index: index for index in range(len(there))}
+        number |= {old: len(there) + new for new, old in enumerate(further)}
+        snn.extend([lowering.pool.ops[index] for index in further], program.renumbered(number), lowering.layers)
 
 
 def _used(ops: list[Op], programs: Mapping[frozenset[str], Program]) -> tuple[list[Op], dict[frozenset[str], Program]]:
@@ -136,13 +163,3 @@ def _used(ops: list[Op], programs: Mapping[frozenset[str], Program]) -> tuple[li
     kept = sorted({step.op for program in programs.values() for step in program.steps})
     number = {old: new for new, old in enumerate(kept)}
     return [ops[index] for index in kept], {key: program.renumbered(number) for key, program in programs.items()}
-
-
-def _refuse_bad_weights(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = tensor.detach()[~torch.isfinite(tensor)][0]
-            raise ConversionError(
-                f"{name} holds {float(bad)}: weights must be finite. The training has diverged; lower the learning "
-                "rate or clip the gradients"
-            )

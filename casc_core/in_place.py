@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import operator
 
-import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from casc_core.errors import ConversionError
 from casc_core.functions import LAYOUT, name_of
+from casc_core.randomness import DROPOUTS
 
 
 def refuse_changes_in_place(model: nn.Module, graph: fx.Graph) -> None:
@@ -43,7 +43,6 @@ def _in_place(model: nn.Module, node: fx.Node) -> bool:
     return bool(node.meta.get("augmented")) and node.target in _OPERATORS
 
 
-_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
 _OPERATORS = {operator.add, operator.sub, operator.mul, operator.truediv, operator.pow}
 
 
@@ -69,7 +68,7 @@ def _is_view(model: nn.Module, node: fx.Node) -> bool:
         return isinstance(
             model.get_submodule(str(node.target)), (nn.Identity, nn.Flatten, nn.modules.dropout._DropoutNd)
         )
-    if node.target in _DROPOUTS:  # in evaluation it returns its input itself
+    if node.target in DROPOUTS:  # in evaluation it returns its input itself
         return True
     if node.target is getattr:
         return node.args[1] in ("T", "mT", "values", "data")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,13 +18,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from casc_core.activation import Quantised
+from casc_core.causes import wrapper
 from casc_core.conditions import expect
-from casc_core.errors import ConversionError
+from casc_core.dataflow import reading_inputs
+from casc_core.errors import CascError, ConversionError
 from casc_core.float64 import in_float64
 from casc_core.functions import LAYOUT, name_of
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
+from casc_core.randomness import RANDOM, NothingRandom
 from casc_core.tracing import arguments_of
 from casc_core.values import Form, InputValue, PartsValue, SignalValue, Table, Unreadable
 
@@ -34,6 +39,9 @@ FILLED = (
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
+
+# Of what a maximum and a sort return.
+FIELDS = ("values", "indices")
 
 LOOKED_INTO: tuple[type[nn.Module], ...] = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d,
@@ -105,21 +113,25 @@ class RuleTable:
 class OpPool:
     """The operations of a network; one that is already there is shared."""
 
-    def __init__(self) -> None:
-        self.ops: list[Op] = []
-        self._known: dict[str, int] = {}
+    def __init__(self, ops: Iterable[Op] = ()) -> None:
+        self.ops: list[Op] = list(ops)
+        self._known = {self._digest(op): index for index, op in enumerate(self.ops)}
 
     def add(self, op: Op) -> int:
         """Index of `op`, or of an equal one."""
-        digest = hashlib.sha256(repr((type(op).__name__, sorted(op.settings.items()))).encode())
-        for name, tensor in sorted(op.tensors().items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        key = digest.hexdigest()
+        key = self._digest(op)
         if key not in self._known:
             self._known[key] = len(self.ops)
             self.ops.append(op)
         return self._known[key]
+
+    @staticmethod
+    def _digest(op: Op) -> str:
+        digest = hashlib.sha256(repr((type(op).__name__, sorted(op.settings.items()))).encode())
+        for name, tensor in sorted(op.tensors().items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 class Lowering:
@@ -132,6 +144,11 @@ class Lowering:
         # What is called for its complaints alone, by name.
         self.checks: list[str] = []
         self.node: fx.Node | None = None
+        # The operations that follow from the inputs; and what the others are.
+        self.reading: set[fx.Node] = set()
+        self.evaluated: dict[fx.Node, Any] = {}
+        # How many operations have not been lowered yet.
+        self.left = 0
 
     # What rules use.
 
@@ -210,27 +227,40 @@ class Lowering:
             ConversionError: an operation is refused.
         """
         values: dict[fx.Node, Any] = {}
+        self.reading, self.left = reading_inputs(graph, arguments_of(self.model)), len(graph.nodes)
         inputs: list[str] = []
         output: Any = None
         for node in graph.nodes:
-            self.node = node
+            self.node, self.left = node, self.left - 1
             if node.op == "placeholder":
                 values[node] = self._placeholder(node, inputs)
                 continue
             args, kwargs = (_plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
             if node.op == "output":
                 output = args[0]
-            else:
+                continue
+            try:
                 values[node] = self._operation_value(node, args, kwargs)
+            except CascError:
+                raise
+            except Exception as error:  # what the user's arguments make of a rule, or of an operation of constants
+                raise self.refuse(f"it fails on its arguments ({type(error).__name__}: {error})") from error
         return inputs, output
 
     def lower(self, graph: fx.Graph) -> Program:
         """The program of `graph`."""
-        inputs, output = self.read(graph)
+        record = _record(graph)
+        inputs, output = self.read(graph) if record is None else ([], record)
         if not isinstance(output, SignalValue):
+            name, part, arguments = type(self.model).__name__, _logits_in(output), arguments_of(self.model)
+            wrapped = f", or wrap it:\n{wrapper(name, arguments, inputs or arguments, part)}" if part else ""
             raise ConversionError(
-                f"the forward of {type(self.model).__name__} must return one tensor computed by the network, its logits; "
-                f"it returns {_describe(output)}. Return the logits alone, without softmax, states or dictionaries"
+                f"the forward of {name} must return one tensor computed by the network, its logits; it returns "
+                f"{_describe(output)}. Return the logits alone, without softmax, states or dictionaries{wrapped}"
+            )
+        if not inputs:
+            raise ConversionError(
+                f"the forward of {type(self.model).__name__} reads no input, so there is nothing to convert"
             )
         if output.form.is_filled:
             raise ConversionError(f"the output of {type(self.model).__name__} cannot be converted exactly: {FILLED}")
@@ -253,10 +283,8 @@ class Lowering:
 
     def _operation_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "get_attr":
-            value: Any = self.model
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            return InputValue(self.emit(Constant(value.detach().clone()))) if isinstance(value, Tensor) else value
+            value = self._evaluated(node)
+            return InputValue(self.emit(Constant(value.clone()))) if isinstance(value, Tensor) else value
         if "_assert" in getattr(node.target, "__name__", ""):
             return None
         if node.op == "call_module":
@@ -276,9 +304,10 @@ class Lowering:
                 and callable(node.target)
             ):
                 return node.target(*args, **kwargs)
-            known = self._constant_result(node, args, kwargs)
-            if known is not None:
-                return InputValue(self.emit(Constant(known))) if isinstance(known, Tensor) else known
+            if node not in self.reading and (known := self._as_constants(self._evaluated(node))) is not None:
+                return known
+            if node.target is getattr and not hasattr(Tensor, args[1]) and args[1] not in FIELDS:
+                raise self.refuse(f"it reads the attribute {args[1]!r}, which a tensor does not have")
             if name is not None or node.target is getattr:
                 if node.target is expect:
                     return self.check(expect, *args)
@@ -286,6 +315,8 @@ class Lowering:
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)
+        if node not in self.reading and (known := self._as_constants(self._evaluated(node))) is not None:
+            return known
         if name in LAYOUT and isinstance(args[0], SignalValue):
             return self._apply(self.rules.functions["layout"], (name, *args), kwargs)
         raise self.refuse(
@@ -298,36 +329,54 @@ class Lowering:
             )
         )
 
-    def _constant_result(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """The tensor, number or shape that an operation makes of parameters and buffers alone.
+    def _evaluated(self, node: fx.Node) -> Any:
+        """What an operation makes of parameters and buffers alone, computed as the model computes it.
 
-        None if it reads anything else, gives anything else, or is random.
+        Raises:
+            ConversionError: it is random.
         """
-        tensors: list[Tensor | None] = []
+        if node not in self.evaluated:
+            self.evaluated[node] = self._evaluate(node)
+        return self.evaluated[node]
 
-        def tensor_of(leaf: Any) -> Any:
-            if not isinstance(leaf, InputValue):
-                return leaf
-            tensors.append(self.constant(leaf))
-            return tensors[-1]
-
-        known = map_leaves((args, kwargs), tensor_of)
-        if not tensors or any(tensor is None for tensor in tensors):
+    def _evaluate(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":  # of an argument that is not given
             return None
-        results = []
-        for _ in range(2):
-            given, named = copy.deepcopy(known)  # the operation may be one in place
-            with in_float64() if self.numerics.is_float64 else nullcontext():
-                function: Any = getattr(given[0], str(node.target)) if node.op == "call_method" else node.target
-                results.append(function(*(given[1:] if node.op == "call_method" else given), **named))
-        first, second = results
-        if isinstance(first, Tensor):
-            return first.clone() if torch.equal(first, second) else None
-        return first if isinstance(first, (int, float, torch.Size)) and first == second else None
+        if node.op == "get_attr":
+            value: Any = self.model
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            return value.detach() if isinstance(value, Tensor) else value
+        args, kwargs = copy.deepcopy(  # it may be an operation in place
+            tuple(_plain(fx.node.map_arg(value, self._evaluated)) for value in (node.args, node.kwargs))
+        )
+        wide = in_float64() if self.numerics.is_float64 else nullcontext()
+        with wide, NothingRandom(lambda _: self.refuse(RANDOM)):
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            module = node.op == "call_module"
+            function: Any = self.model.get_submodule(str(node.target)) if module else node.target
+            return function(*args, **kwargs)
+
+    def _as_constants(self, value: Any) -> Any:
+        """`value`, its tensors constants of the program; None if there is anything else in it than they and numbers."""
+        if isinstance(value, Tensor):
+            undefined = value.is_floating_point() and bool(value.isnan().any())
+            return None if undefined else InputValue(self.emit(Constant(value.detach().clone())))
+        if isinstance(value, (int, float, torch.Size)):
+            return value
+        if not isinstance(value, (tuple, list)):
+            return None
+        items = [self._as_constants(item) for item in value]
+        return None if any(item is None for item in items) else tuple(items)
 
     def _module_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self.model.get_submodule(str(node.target))
         why, rule = self.rules.refusal(module), self.rules.find_module(module)
+        if node not in self.reading and (rule is None or why is not None or isinstance(module, Quantised)):
+            known = self._as_constants(self._evaluated(node))
+            if known is not None:
+                return known
         if rule is None or why is not None:
             raise self.refuse(why or "no rule is known for it; replace it, or write an adapter with a rule for it")
         return self._apply(rule, (module, *args), kwargs)
@@ -352,6 +401,35 @@ class Lowering:
             return type(self.model.get_submodule(str(self.node.target))).__name__
         name = self.node.target if isinstance(self.node.target, str) else getattr(self.node.target, "__name__", "?")
         return f"{name}()"
+
+
+def lower_each(
+    model: nn.Module,
+    ways: Iterable[fx.Graph | ConversionError],
+    rules: RuleTable,
+    numerics: Numerics,
+    pool: OpPool,
+) -> list[tuple[Program, list[str]]]:
+    """The programs of those ways of calling the model that can be lowered, each with the names of its populations.
+
+    Raises:
+        ConversionError: none can; the error is that of the way that got furthest.
+    """
+    done: list[tuple[Program, list[str]]] = []
+    refusals: list[tuple[float, ConversionError]] = []
+    with torch.no_grad():
+        for way in ways:
+            if isinstance(way, ConversionError):
+                refusals.append((math.inf, way))
+                continue
+            lowering = Lowering(model, rules, numerics, pool)
+            try:
+                done.append((lowering.lower(way), lowering.layers))
+            except ConversionError as error:
+                refusals.append((lowering.left, error))
+    if not done:
+        raise min(refusals, key=lambda refusal: refusal[0])[1]
+    return done
 
 
 def _as_ref(value: Any) -> Any:
@@ -379,7 +457,37 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What a forward returns that fx knows only by its type: a dataclass, or a named tuple."""
+
+    kind: str
+    fields: tuple[str, ...]
+
+
+def _record(graph: fx.Graph) -> _Record | None:
+    (returned,) = graph.output_node().args
+    if not isinstance(returned, fx.Node) or not isinstance(returned.target, type):
+        return None
+    return _Record(returned.target.__name__, tuple(returned.kwargs) or getattr(returned.target, "_fields", ()))
+
+
 def _describe(value: Any) -> str:
-    if isinstance(value, (tuple, list, dict)):
+    if isinstance(value, _Record):
+        return f"a {value.kind} of {', '.join(value.fields)}"
+    if isinstance(value, dict):
+        return f"a dict of {len(value)} ({', '.join(map(repr, value))})"
+    if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, PartsValue):
+        return "a tuple of parts"
     return "a function of its inputs alone" if isinstance(value, InputValue) else repr(value)
+
+
+def _logits_in(value: Any) -> str:
+    """How the logits are read out of what a forward returns: the entry of that name, or the first; "" if there is none."""
+    if isinstance(value, _Record) and value.fields:
+        return f".{'logits' if 'logits' in value.fields else value.fields[0]}"
+    if isinstance(value, dict) and value:
+        return f"[{('logits' if 'logits' in value else next(iter(value)))!r}]"
+    return "[0]" if isinstance(value, (tuple, list, PartsValue)) and value else ""

@@ -158,6 +158,6 @@ def as_numerics(numerics: Numerics | str) -> Numerics:
     if isinstance(numerics, (Exact, Float)):
         return numerics
     named: dict[str, Numerics] = {"exact": Exact(), "float": Float()}
-    if numerics not in named:
+    if not isinstance(numerics, str) or numerics not in named:
         raise ConfigError(f"numerics must be 'exact', 'float', casc_core.Exact(...) or Float(); got {numerics!r}")
     return named[numerics]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
 from casc_core.adapters import Adapter, choose_adapter
+from casc_core.dataflow import called_on, reading_inputs
 from casc_core.errors import ConfigError, ConversionError
-from casc_core.lowering import Lowering, OpPool, RuleTable
+from casc_core.lowering import OpPool, RuleTable, lower_each
 from casc_core.numerics import Float
+from casc_core.randomness import DROPOUTS, rate
 from casc_core.rules import RULES, UNPREPARED
-from casc_core.tracing import call_variants, trace
+from casc_core.spiking_model import SpikingModel
+from casc_core.tracing import arguments_of, each_way
+from casc_core.wrappers import bare
 
 Replacement = Callable[[nn.Module, int, float], nn.Module]
 
@@ -33,11 +37,6 @@ ACTIVATION_CALLS = {
     F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh,
     F.hardtanh_,
 }  # fmt: skip
-DROPOUT_CALLS: dict[Any, Callable[[float], nn.Module]] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-}
 
 
 def prepare(
@@ -51,10 +50,11 @@ def prepare(
 ) -> nn.Module:
     """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
 
-    Weights carry over, recurrent layers become CQReLU recurrent layers of the same parameter names, and the copy trains
-    like any module. Where an activation is called as a function (`F.relu(x)`), the copy is a `torch.fx.GraphModule`;
-    otherwise it keeps the class of `model`. A forward with both such calls and optional arguments is refused: write the
-    activations as modules.
+    Activations of parameters and buffers alone stay what they are. Of a model that `torch.compile`, `DataParallel`,
+    `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken. Weights carry over, recurrent layers become
+    CQReLU recurrent layers of the same parameter names, and the copy trains like any module. Where an activation is called
+    as a function (`F.relu(x)`), the copy is a `torch.fx.GraphModule`; otherwise it keeps the class of `model`. A forward
+    with both such calls and optional arguments is refused: write the activations as modules.
 
     Args:
         model: any module that the adapter can convert.
@@ -69,70 +69,83 @@ def prepare(
 
     Raises:
         ConfigError: `q` or `threshold` out of range, or no such adapter.
-        ConversionError: the model holds what cannot be converted, a hook, or no activation at all.
+        ConversionError: the model holds what cannot be converted, a hook, or no activation at all: whatever `convert`
+            would refuse is refused here, before the training.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> prepare(model, adapter="rnn", q=4)[1]
     CQReLU(q=4, threshold=1)
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"prepare takes a torch.nn.Module; got {type(model).__name__}")
+    require_module(model, "prepare takes a")
     check_levels(q)
     if threshold is not None:
         check_threshold(threshold)
-    chosen = choose_adapter(model, adapter)
-    refuse_modules(model, chosen.rules, prepared=False)
-    prepared = copy.deepcopy(model)
+    prepared = bare(model)
+    chosen = choose_adapter(prepared, adapter)
+    rules = RULES.merged(chosen.rules)
     replacements: Mapping[type[nn.Module], Replacement] = {**ACTIVATIONS, **chosen.replacements}
-    if type(prepared) in replacements:
-        prepared = replacements[type(prepared)](prepared, q, _reach(prepared, threshold))
+    replacement = _replacement(prepared, replacements)
+    if replacement is not None:  # the model is an activation
+        refuse_modules(prepared, rules, prepared=False)
+        prepared = replacement(prepared, q, _reach(prepared, threshold))
     else:
         # In evaluation, as it is converted; and before activations in place become others that are not.
-        rules = RULES.merged(chosen.rules)
-        _first_traceable(
-            copy.deepcopy(prepared).eval(),
-            lambda module: rules.is_leaf(module) or type(module) in replacements,
-            call_variants(prepared),
-        )
-        _replace_modules(prepared, replacements, q, threshold)
+        def is_replaced(module: nn.Module) -> bool:
+            return _replacement(module, replacements) is not None
+
+        evaluated = copy.deepcopy(prepared).eval()
+        ways = each_way(evaluated, lambda module: rules.is_leaf(module) or is_replaced(module))
+        apart = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
+        _replace_modules(prepared, replacements, q, threshold, apart)
         prepared = _without_functional_activations(prepared, chosen, q, threshold)
-    if levels_of(prepared) is None:
-        raise ConversionError(
-            f"{type(model).__name__} has no activation to convert: no nn.ReLU, nn.Tanh or nn.RNN among its modules and no "
-            "relu() or tanh() call in its forward"
-        )
     if trainable_threshold:
         _train_thresholds(prepared)
     for module in prepared.modules():
         if half_step and isinstance(module, Quantised):
             module.half_step = True
-    if type(model) not in replacements:
-        _require_rules(prepared, RULES.merged(chosen.rules))
+    if replacement is None:
+        _require_rules(prepared, rules)
     return prepared
+
+
+def require_module(model: Any, wanted: str) -> None:
+    """Raise `ConfigError` unless `model` is a module that is no converted network."""
+    if isinstance(model, nn.Module) and not isinstance(model, SpikingModel):
+        return
+    hint = "; take its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+    hint = f", the class; make one: {model.__name__}(...)" if isinstance(model, type) else hint
+    raise ConfigError(f"{wanted} torch.nn.Module; got {getattr(model, '__name__', type(model).__name__)}{hint}")
 
 
 def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
     """Refuse what a conversion would refuse: better now than after the training."""
     model = copy.deepcopy(prepared).eval()
-    refusals = []
-    with torch.no_grad():
-        for fixed in call_variants(model):
-            try:
-                Lowering(model, rules, Float(), OpPool()).read(trace(model, rules.is_leaf, fixed))
-                return
-            except ConversionError as error:
-                refusals.append(error)
-    raise refusals[0]
+    ways = each_way(model, rules.is_leaf)
+    refuse_module_uses(model, rules, ways, prepared=True)
+    lower_each(model, ways, rules, Float(), OpPool())
 
 
 def _replace_modules(
-    model: nn.Module, replacements: Mapping[type[nn.Module], Replacement], q: int, threshold: float | None
+    model: nn.Module,
+    replacements: Mapping[type[nn.Module], Replacement],
+    q: int,
+    threshold: float | None,
+    apart: Collection[str],
 ) -> None:
     made: dict[nn.Module, nn.Module] = {}  # a module used at several places stays one module
+    kept = {model.get_submodule(name) for name in apart}
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if type(module) in replacements:
+        if module in kept:
+            continue
+        replacement = _replacement(module, replacements)
+        if replacement is not None:
             if module not in made:
-                made[module] = replacements[type(module)](module, q, _reach(module, threshold)).train(module.training)
+                if parametrize.is_parametrized(module):
+                    raise ConversionError(
+                        f"module {name!r}: {type(module).__name__} has parametrizations, which its CQReLU counterpart "
+                        "would not have; make them permanent with torch.nn.utils.parametrize.remove_parametrizations"
+                    )
+                made[module] = replacement(module, q, _reach(module, threshold)).train(module.training)
             _set_module(model, name, made[module])
         elif isinstance(module, Quantised):
             module.q = q
@@ -140,6 +153,12 @@ def _replace_modules(
                 module.set_threshold(threshold)
             elif threshold is not None:
                 module.threshold = threshold
+
+
+def _replacement(module: nn.Module, replacements: Mapping[type[nn.Module], Replacement]) -> Replacement | None:
+    """What takes the place of a module, by its type or by the parent whose forward it has."""
+    kind: Any = next((kind for kind in type(module).__mro__ if kind in replacements), None)
+    return replacements[kind] if kind is not None and type(module).forward is kind.forward else None
 
 
 def _reach(activation: Any, threshold: float | None) -> float:
@@ -172,23 +191,62 @@ def levels_of(model: nn.Module) -> int | None:
     return next(iter(found.values()), None)
 
 
-def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool) -> None:
-    """Raise `ConversionError` for the first module that no rule will ever take, before any work is done.
+def refuse_module_uses(
+    model: nn.Module,
+    rules: RuleTable,
+    ways: Sequence[fx.Graph | ConversionError],
+    prepared: bool,
+    is_replaced: Callable[[nn.Module], bool] = lambda module: False,
+) -> set[str]:
+    """Raise `ConversionError` for the first module that cannot be converted where it is used.
+
+    Args:
+        rules: the whole table.
+        ways: the model traced.
+        prepared: whether an unprepared activation is refused too.
+        is_replaced: whether a preparation replaces a module.
+
+    Returns:
+        Paths of the modules that are called on parameters and buffers alone: they are evaluated as they are.
+    """
+    graphs = [way for way in ways if isinstance(way, fx.Graph)]
+    of_inputs, of_constants = called_on(graphs, arguments_of(model))
+    refuse_modules(model, rules, prepared, of_inputs if graphs else None)
+    if not graphs:
+        raise next(way for way in ways if isinstance(way, ConversionError))
+    for name in sorted(of_inputs & of_constants):
+        module = model.get_submodule(name)
+        if is_replaced(module):
+            raise ConversionError(
+                f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it "
+                "is, and on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
+            )
+    return of_constants - of_inputs
+
+
+def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, called: Collection[str] | None = None) -> None:
+    """Raise `ConversionError` for the first module that no rule will ever take.
 
     An unprepared activation is refused only where the model counts as `prepared`.
+
+    Args:
+        called: paths of the modules that matter; None: all of them.
     """
-    table = RULES.merged(rules)
     for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        where = f"module {name or '(the model)'!r}"
+        if (module is model or rules.is_leaf(module)) and _is_called_otherwise(module):
             raise ConversionError(
-                f"module {name or '(the model)'!r} has a forward hook, which a conversion would leave out: remove it (for "
-                "weight normalisation use torch.nn.utils.parametrizations), or do what it does in a forward"
+                f"{where} is called by what stands outside the forward of its class (a forward set on the instance, or a "
+                "__call__ of its own), which a conversion would leave out: write it into the forward of a class"
             )
-        why = table.refusal(module)
+        why = rules.refusal(module) if called is None or name in called else None
         if why is not None and (prepared or why != UNPREPARED):
-            raise ConversionError(
-                f"module {name or '(the model)'!r}: {type(module).__name__} cannot be converted exactly: {why}"
-            )
+            raise ConversionError(f"{where}: {type(module).__name__} cannot be converted exactly: {why}")
+
+
+def _is_called_otherwise(module: nn.Module) -> bool:
+    calls = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
+    return calls or "forward" in vars(module)
 
 
 def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -197,28 +255,35 @@ def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, threshold: float | None) -> nn.Module:
-    """`model`, or, where its forward calls activations as functions, a GraphModule in which they are modules."""
-    rules = RULES.merged(adapter.rules)
-    variants = call_variants(model)
-    graph = _first_traceable(model, rules.is_leaf, variants)
-    if not any(_is_activation(node) for node in graph.nodes):
+    """`model`, or, where its forward calls activations of its inputs as functions, a GraphModule with modules for them."""
+    rules, inputs = RULES.merged(adapter.rules), arguments_of(model)
+    ways = _in_mode(model, False, rules)
+    graphs = [way for way in ways if isinstance(way, fx.Graph)]
+    if not any(_activations(graph, inputs) for graph in graphs):
         return model
-    _require_one_forward(model, rules, variants)
-    if len(variants) > 1:
+    if len(ways) > 1:
         raise ConversionError(
             f"the forward of {type(model).__name__} has optional arguments and calls an activation as a function; use "
             "nn.ReLU() modules, so that every way of calling it can be kept"
         )
+    (graph,) = graphs
+    (trained,) = _in_mode(model, True, rules)
+    if not isinstance(trained, fx.Graph) or [*map(_signature, trained.nodes)] != [*map(_signature, graph.nodes)]:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
+            "nn.ReLU() modules, so that both branches survive, nn.Dropout in place of the branch, or a model without what "
+            "only training uses (auxiliary classifiers: aux_logits=False)"
+        )
+    activations = _activations(graph, inputs)
     result = fx.GraphModule(model, graph, class_name=type(model).__name__)
-    for node in list(result.graph.nodes):
+    for node, counterpart in zip(list(result.graph.nodes), trained.nodes, strict=True):
         node.type = None  # annotations kept as strings could not be pickled with it
         module: nn.Module | None = None
-        if _is_activation(node):
+        if node in activations:
             module = CQReLU(q, _reach(_called(node), threshold))
-        elif node.op == "call_function" and node.target in DROPOUT_CALLS:
+        elif node.target in DROPOUTS and _rate(node) == 0 and _rate(counterpart) != 0:
             # A trace fixes `training=self.training`; a module keeps following train() and eval().
-            given = dict(zip(("input", "p", "training"), node.args, strict=False)) | dict(node.kwargs)
-            module = DROPOUT_CALLS[node.target](float(given.get("p", 0.5)))
+            module = DROPOUTS[node.target](float(_rate(counterpart)))
         if module is None:
             continue
         name = _free_name(result, node.name)
@@ -232,43 +297,30 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
     return result.train(model.training)
 
 
-def _first_traceable(
-    model: nn.Module, is_leaf: Callable[[nn.Module], bool], variants: list[dict[str, Any]]
-) -> fx.Graph:
-    """The graph of the first way of calling the model that can be traced."""
-    for fixed in variants[:-1]:
-        with contextlib.suppress(ConversionError):
-            return trace(model, is_leaf, fixed)
-    return trace(model, is_leaf, variants[-1])
-
-
-def _require_one_forward(model: nn.Module, rules: RuleTable, variants: list[dict[str, Any]]) -> None:
-    """Raise `ConversionError` if the forward differs between training and evaluation, but for dropout.
-
-    A trace keeps one of the two, so a GraphModule would train, or answer, by the wrong one.
-    """
+def _in_mode(model: nn.Module, training: bool, rules: RuleTable) -> list[fx.Graph | ConversionError]:
+    """The model traced in training or in evaluation; its own modes are left as they were."""
     modes = {module: module.training for module in model.modules()}
-    seen = []
     try:
-        for mode in (True, False):
-            graph = _first_traceable(model.train(mode), rules.is_leaf, variants)
-            seen.append([_signature(node) for node in graph.nodes])
+        return each_way(model.train(training), rules.is_leaf)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    if seen[0] != seen[1]:
-        raise ConversionError(
-            f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
-            "nn.ReLU() modules, so that both branches survive, nn.Dropout in place of the branch, or a model without what "
-            "only training uses (auxiliary classifiers: aux_logits=False)"
-        )
 
 
 def _signature(node: fx.Node) -> tuple[str, ...]:
     """What a node does, but for whether a dropout is active."""
-    if node.target in DROPOUT_CALLS:
+    if node.target in DROPOUTS:
         return node.op, str(node.target), str(node.args[:1])
     return node.op, str(node.target), str(node.args), str(node.kwargs)
+
+
+def _rate(node: fx.Node) -> Any:
+    return rate(node.target, node.args, node.kwargs)
+
+
+def _activations(graph: fx.Graph, inputs: tuple[str, ...]) -> set[fx.Node]:
+    """The calls of activations as functions, of what follows from the inputs."""
+    return {node for node in reading_inputs(graph, inputs) if _is_activation(node)}
 
 
 def _is_activation(node: fx.Node) -> bool:
@@ -300,7 +352,7 @@ def require_prepared(model: nn.Module, adapter: Adapter, q: int | None) -> tuple
     trained = levels_of(model)
     if trained is None:
         if q is None:
-            refuse_modules(model, adapter.rules, prepared=False)
+            prepare(model, adapter, q=1)  # what cannot be converted is said first
             raise ConfigError(
                 f"{type(model).__name__} has no CQReLU activation, so its number of levels is not known: call "
                 "casc_core.prepare(model, q=...) and train it, or pass q=... to convert it untrained"

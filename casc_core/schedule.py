@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 from casc_core.errors import ConfigError
 
+# A float32 counts no further.
+MOST_STEPS = 2**24
+
+
+def check_steps(T: int | None) -> None:
+    """Raise `ConfigError` unless `T` is None or a number of steps, between 1 and `MOST_STEPS`."""
+    if T is None:
+        return
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {T!r}")
+    if T > MOST_STEPS:
+        raise ConfigError(f"T, the number of time steps, must be at most {MOST_STEPS:,}; got {T!r}")
+
 
 @dataclass(frozen=True)
 class Continuous:
@@ -65,6 +78,8 @@ class WakeSleep:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"WakeSleep: {name} must be an integer of at least {least}; got {value!r}")
+            if value > MOST_STEPS:
+                raise ConfigError(f"WakeSleep: {name} must be at most {MOST_STEPS:,}; got {value!r}")
 
     def resolved(self, q: int) -> WakeSleep:
         """The schedule for a network trained with `q` levels: its open lengths filled in."""

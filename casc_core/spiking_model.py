@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.adapters import Adapter
-from casc_core.errors import ConfigError, InputError
+from casc_core.capture import captured, uncaptured
+from casc_core.errors import ConfigError, ConversionError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
@@ -23,10 +24,11 @@ from casc_core.ops import Op
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
 from casc_core.run import LevelRun, Run, SpikingRun
-from casc_core.schedule import Schedule
+from casc_core.schedule import Schedule, check_steps
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
 from casc_core.splitting import DEFAULT_LIMIT, Splitter
+from casc_core.tracing import held_arguments, required_arguments
 
 # More bytes than a run takes for each entry of its inputs, unit of its widest layer, and step.
 _PRIOR_BYTES = 16
@@ -119,6 +121,8 @@ class SpikingModel(nn.Module):
         self.origin = None
         self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
+        # Whether ways of calling it can be added: not where populations have been changed since.
+        self._lowers = True
         self.eval()
 
     @property
@@ -137,19 +141,24 @@ class SpikingModel(nn.Module):
             raise ConfigError(f"memory_limit, in bytes, must be an integer of at least 1; got {limit!r}")
         self._memory_limit = limit
 
+    @uncaptured
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]`, in spikes until silent.
 
         Raises:
             InputError: an empty batch, a token out of range, a length of zero.
-            ConfigError: the schedule never sleeps; use `simulate(..., T=...)`.
+            ConfigError: the schedule never sleeps; use `simulate(..., T=...)`; or something would record the run
+                (`torch.jit`, `torch.fx`, `torch.export`) or transform it (`torch.func`). Under `torch.compile` it runs as
+                it does without.
         """
         return self._logits_of("spikes", lambda: self._spiking_run(None, None), inputs, named)
 
+    @uncaptured
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
         return self._logits_of("levels", lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
 
+    @uncaptured
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
 
@@ -240,7 +249,8 @@ class SpikingModel(nn.Module):
         """
         if neuron is not None and not isinstance(neuron, Neuron):
             raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
-        neuron, schedule = neuron or self.settings.neuron, schedule or self.settings.schedule
+        neuron = self.settings.neuron if neuron is None else neuron
+        schedule = self.settings.schedule if schedule is None else schedule
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
         other = SpikingModel(self.operations(), self.programs, self.layers, settings)
         other.origin = self.origin
@@ -250,6 +260,7 @@ class SpikingModel(nn.Module):
     def with_own_layers(self) -> SpikingModel:
         """The same network, whose populations can be changed without changing this one; other weights are shared."""
         other = self.under()
+        other._lowers = False
         other.ops = nn.ModuleList([copy.deepcopy(op) if op.is_layer else op for op in self.operations()])
         return other
 
@@ -278,9 +289,11 @@ class SpikingModel(nn.Module):
         result: SpikingModel = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch's own
         return result
 
+    def __prepare_scriptable__(self) -> SpikingModel:
+        raise captured("torch.jit.script")
+
     def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {steps!r}")
+        check_steps(steps)
         settings = self.settings
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
@@ -337,15 +350,49 @@ class SpikingModel(nn.Module):
             if name not in arguments or name in values:
                 raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
             values[name] = value
+        held = {} if self.ann is None else held_arguments(self.ann)
+        for name in [name for name in values if name in held]:
+            if not _is_same(values.pop(name), held[name]):
+                raise InputError(
+                    f"argument {name!r} was held at its default, {held[name]!r}, when the network was converted; got "
+                    "another value. Leave it out, or convert a model with that default"
+                )
         values = {name: value for name, value in values.items() if value is not None}
         for name, value in values.items():
             if not isinstance(value, Tensor):
+                if not any(name in program.inputs for program in self.programs.values()):
+                    raise InputError(
+                        f"argument {name!r} was held at its default when the network was converted: leave it out"
+                    )
                 raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}")
-        program = self.programs.get(frozenset(values))
-        if program is None:
+        return self.program_for(frozenset(values), tuple(values)), values
+
+    def program_for(self, given: frozenset[str], shown: tuple[str, ...] = ()) -> Program:
+        """The program for a call that gives these arguments; where the ANN is at hand, it is lowered when first asked for.
+
+        Raises:
+            InputError: there is none. The message shows `shown`.
+        """
+        if given not in self.programs:
+            why = ""
+            if self.ann is not None and self._lowers and given >= required_arguments(self.ann):
+                from casc_core.convert import lower_way
+
+                try:
+                    lower_way(self, given)
+                    return self.programs[given]
+                except ConversionError as error:
+                    why = f". Called like this it cannot be converted: {error}"
             ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
-            raise InputError(f"the network takes {ways}; got {tuple(values)}")
-        return program, values
+            raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
+        return self.programs[given]
+
+    def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
+        """Add the program for another way of calling the model, which also calls these further operations."""
+        tensors = [tensor for op in self.operations() for tensor in op.tensors().values()]
+        self.ops.extend([op.to(tensors[0].device) if tensors else op for op in ops])
+        self.layers += tuple(name for name in layers if name not in self.layers)
+        self.programs[frozenset(program.inputs)] = program
 
     def _readout(self, output: Signal, wake_steps: int, program: Program) -> Tensor:
         total = output.train.sum(0, dtype=torch.float64)
@@ -379,6 +426,12 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    return value is default or (
+        type(value) is type(default) and not isinstance(value, Tensor) and bool(value == default)
+    )
 
 
 @contextmanager

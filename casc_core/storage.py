@@ -170,6 +170,8 @@ def _attach(snn: SpikingModel, model: nn.Module, path: Path) -> None:
     again = convert(
         model, settings.adapter, neuron=settings.neuron, schedule=settings.schedule, numerics=settings.numerics
     )
+    for given in snn.programs:  # ways of calling it that were added after the conversion
+        again.program_for(given)
     same = _description(again) == _description(snn)
     for name, tensor in _tensors(again).items() if same else ():
         same = same and torch.equal(tensor.cpu(), _tensors(snn)[name].cpu())

@@ -8,7 +8,7 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from casc_core.causes import explained, wrapper
 from casc_core.conditions import expect, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 from casc_core.in_place import refuse_changes_in_place
+from casc_core.randomness import RANDOM, NothingRandom, other_generators
 
 _LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
@@ -92,20 +94,21 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     Raises:
         ConversionError: the forward cannot be traced; the message quotes the line at which tracing stopped.
     """
-    tracer = Tracer(is_leaf)
+    tracer, others = Tracer(is_leaf), other_generators()
     try:
-        with _as_before(model):
+        with _as_before(model), NothingRandom(_random):
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
         for tensor, name in tracer.tensor_attrs.items():
             if name.startswith("_tensor_constant"):  # fx keeps tensors there that the graph reads
                 setattr(model, name, tensor)
+    except ConversionError:
+        raise
     except Exception as error:
-        line = _line_of(error)
+        raise explained(error, type(model).__name__, _frames_of(error)) from error
+    if other_generators() != others:
         raise ConversionError(
-            f"the forward of {type(model).__name__} cannot be traced: {_first_sentence(error)}\n  at {line}\n"
-            "  The operations must not depend on the values of the input: use masks in place of `if` and loops over a "
-            "tensor's values, x.shape[0] in place of len(x), and module attributes for sizes"
-        ) from error
+            f"the forward of {type(model).__name__} draws a number with Python's or NumPy's generator: {RANDOM}"
+        )
     if isinstance(model, fx.GraphModule):
         _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
@@ -133,20 +136,21 @@ def _as_before(model: nn.Module) -> Iterator[None]:
             holder.update(before) if isinstance(holder, dict) else holder.extend(before)
 
 
-def _line_of(error: BaseException) -> str:
+def _random(what: str) -> ConversionError:
+    return ConversionError(f"forward: {what} cannot be converted exactly: {RANDOM}\n  at {user_line()}")
+
+
+def _frames_of(error: BaseException) -> list[tuple[str, str]]:
+    """Where an error came from, outermost first: `file:line` and the code there, of frames that are the user's."""
     frames = []
     trace_back = error.__traceback__
     while trace_back is not None:
         file = trace_back.tb_frame.f_code.co_filename
         if not file.startswith(_LIBRARIES):
             code = linecache.getline(file, trace_back.tb_lineno).strip()
-            frames.append(f"{file}:{trace_back.tb_lineno}: {code}")
+            frames.append((f"{file}:{trace_back.tb_lineno}", code))
         trace_back = trace_back.tb_next
-    return frames[-1] if frames else "unknown line"
-
-
-def _first_sentence(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].split(". ")[0] if str(error).strip() else type(error).__name__
+    return frames
 
 
 def arguments_of(model: nn.Module) -> tuple[str, ...]:
@@ -155,24 +159,64 @@ def arguments_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def call_variants(model: nn.Module) -> list[dict[str, Any]]:
-    """The ways to call `model.forward`: for each, the arguments held fixed.
+    """The ways to call `model.forward` that are tried at conversion: for each, the arguments held fixed.
 
-    An argument with default None may be given or not, so each choice is traced on its own; other defaults are fixed.
+    An argument with default None may be given or not, so each choice is a way of its own; where there are more than three
+    of them, none, each alone, and all. Other defaults are fixed.
+
+    Raises:
+        ConversionError: the forward takes `*args` or `**kwargs`.
     """
-    optional: list[str] = []
-    fixed: dict[str, Any] = {}
-    for name, parameter in inspect.signature(model.forward).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ConversionError(
-                f"the forward of {type(model).__name__} takes {parameter}, so its inputs are not known; name its arguments"
-            )
-        if parameter.default is None:
-            optional.append(name)
-        elif parameter.default is not parameter.empty:
-            fixed[name] = parameter.default
-    chosen = range(len(optional) + 1) if len(optional) <= 3 else (0, len(optional))
-    return [
-        fixed | {name: None for name in optional if name not in given}
-        for count in chosen
-        for given in combinations(optional, count)
-    ]
+    optional = optional_arguments(model)
+    chosen = range(len(optional) + 1) if len(optional) <= 3 else (0, 1, len(optional))
+    return [way(model, given) for count in chosen for given in combinations(optional, count)]
+
+
+def optional_arguments(model: nn.Module) -> list[str]:
+    """The arguments with default None, in order."""
+    return [name for name, parameter in _parameters(model).items() if parameter.default is None]
+
+
+def held_arguments(model: nn.Module) -> dict[str, Any]:
+    """The arguments with another default, which a conversion holds there."""
+    return {
+        name: parameter.default
+        for name, parameter in _parameters(model).items()
+        if parameter.default is not None and parameter.default is not parameter.empty
+    }
+
+
+def required_arguments(model: nn.Module) -> set[str]:
+    """The arguments without a default."""
+    return {name for name, parameter in _parameters(model).items() if parameter.default is parameter.empty}
+
+
+def way(model: nn.Module, given: Collection[str]) -> dict[str, Any]:
+    """The arguments held fixed where, of the optional ones, those in `given` are given."""
+    return held_arguments(model) | {name: None for name in optional_arguments(model) if name not in given}
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    parameters = inspect.signature(model.forward).parameters
+    variable = [each for each in parameters.values() if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if variable:
+        name, named = type(model).__name__, [each for each in parameters.values() if each not in variable]
+        given = (
+            [each.name for each in named if each.default is each.empty] or [each.name for each in named[:1]] or ["x"]
+        )
+        raise ConversionError(
+            f"the forward of {name} takes {variable[0]}, so its inputs are not known; name its arguments, or wrap it:\n"
+            f"{wrapper(name, [each.name for each in named] or given, given)}"
+        )
+    return parameters
+
+
+def each_way(model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> list[fx.Graph | ConversionError]:
+    """For each way of calling the model its graph, or why it has none."""
+    found: list[fx.Graph | ConversionError] = []
+    for fixed in call_variants(model):
+        try:
+            found.append(trace(model, is_leaf, fixed))
+        except ConversionError as error:
+            found.append(error)
+    return found

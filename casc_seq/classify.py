@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import casc_core
-from casc_core.cli import Command
-from casc_core.errors import ConfigError, InputError, StorageError
+from casc_core.cli import Command, settle
+from casc_core.errors import InputError, StorageError
 from casc_core.files import read_whole, require_writable, write_whole
 from casc_core.predictions import reading
 from casc_core.recorder import Recorder
@@ -167,8 +167,7 @@ def _options(line: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.T is not None and args.T < 1:
-        raise ConfigError(f"--T must be at least 1; got {args.T}")
+    settle(None, args.T)
     folder = args.network or next((Path(name) for name in FOLDERS if Path(name).is_dir()), Path(FOLDERS[0]))
     if args.out is not None:
         require_writable(args.out.parent)

@@ -13,6 +13,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from casc_core.activation import Quantised
 from casc_core.errors import ConfigError, InputError
 
+# Of layers, units and inputs.
+_MOST = 2**20
+
 
 def time_order(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int, int]]:
     """Rows of a packed sequence in the order a recurrence visits them.
@@ -219,8 +222,9 @@ class RNN(Quantised):
         if nonlinearity not in ("cq_relu", "tanh", "relu"):
             raise ConfigError(f"nonlinearity must be 'cq_relu' (or 'tanh' or 'relu', read as it); got {nonlinearity!r}")
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1; got {value!r}")
+            if not 1 <= value <= _MOST:
+                bound = "at least 1" if value < 1 else f"at most {_MOST:,}"
+                raise ConfigError(f"{name} must be {bound}; got {value!r}")
         if not 0.0 <= dropout <= 1.0:
             raise ConfigError(f"dropout must be a probability in [0, 1]; got {dropout!r}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers

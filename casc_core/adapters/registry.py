@@ -66,8 +66,12 @@ def choose_adapter(model: nn.Module, adapter: str | Adapter | None) -> Adapter:
     """`adapter` itself, the one of that name, or (None) the first installed one that recognises `model`."""
     if isinstance(adapter, Adapter):
         return adapter
-    if adapter is not None:
+    if isinstance(adapter, str):
         return adapter_named(adapter)
+    if adapter is not None:
+        raise ConfigError(
+            f"adapter must be a name ({', '.join(map(repr, adapter_names()))}), an Adapter, or None; got {adapter!r}"
+        )
     for known in sorted(map(adapter_named, adapter_names()), key=lambda known: known.general):
         if known.recognises(model):
             return known

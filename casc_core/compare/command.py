@@ -11,16 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from casc_core.cli import NOT_EXACT, Command
+from casc_core.cli import NOT_EXACT, Command, settle
 from casc_core.compare.comparison import Subject, compare
 from casc_core.compare.page import page
 from casc_core.compare.subjects import Asked, subject
 from casc_core.compare.text import summary
 from casc_core.energy import EnergyTable
-from casc_core.errors import ConfigError
 from casc_core.files import require_writable, write_whole
 from casc_core.methods import FOUR, RIVALS, chosen, methods_for
 from casc_core.verify import EquivalenceReport, joined, verify
@@ -64,12 +62,7 @@ def _verify_options(line: argparse.ArgumentParser) -> None:
 
 
 def _asked(args: argparse.Namespace) -> Asked:
-    if args.threads is not None:
-        if args.threads < 1:
-            raise ConfigError(f"--threads must be at least 1; got {args.threads}")
-        torch.set_num_threads(args.threads)
-    if args.T is not None and args.T < 1:
-        raise ConfigError(f"--T must be at least 1; got {args.T}")
+    settle(args.threads, args.T)
     return Asked(args.subject, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from casc_core.errors import CascError, ConfigError
+from casc_core.cli import Parser, answered, settle
+from casc_core.errors import ConfigError
 from casc_core.experiment.distributed import choose_device, launched, processes
 from casc_core.files import require_writable
 from casc_core.numerics import Exact
@@ -19,7 +20,7 @@ Main = Callable[[argparse.Namespace, torch.device], None]
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An empty command line whose help shows defaults."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 
 def levels(text: str) -> int | None:
@@ -72,17 +73,22 @@ def add_options(
 def run(line: argparse.ArgumentParser, main: Main) -> None:
     """Read the command line, check what can be checked, and run `main(options, device)`.
 
-    A mistake becomes one line on stderr and exit status 1. Under `torchrun` each process comes here.
+    A mistake becomes one line on stderr, and the exit status is that of `casc_core.cli`. Under `torchrun` each process
+    comes here.
     """
     args = line.parse_args()
-    try:
+
+    def run_it() -> int:
         check(args)
         with processes(args.device) as device:
             main(args, device)
-    except CascError as error:
-        sys.exit(f"{_who()}error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to go on where it was")
+        return 0
+
+    who = _who()
+    again = f"{who}interrupted; run the same command again to go on where it was"
+    status = answered(run_it, f"{who}error: ", again)
+    if status:
+        sys.exit(status)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -91,12 +97,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: an option out of its range. StorageError: the output folder cannot be written.
     """
-    if args.T < 1:
-        raise ConfigError(f"--T must be at least 1; got {args.T}")
-    if args.threads is not None:
-        if args.threads < 1:
-            raise ConfigError(f"--threads must be at least 1; got {args.threads}")
-        torch.set_num_threads(args.threads)
+    settle(args.threads, args.T)
     Exact(args.weight_bits)
     require_writable(args.out)
     here = launched()

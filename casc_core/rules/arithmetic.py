@@ -20,7 +20,7 @@ from casc_core.ops import (
 from casc_core.rules.affine import common_denominator, rescaled
 from casc_core.rules.normalisation import offset
 from casc_core.rules.table import RULES
-from casc_core.values import Form, SignalValue
+from casc_core.values import Form, InputValue, SignalValue
 
 
 def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:
@@ -95,6 +95,8 @@ def _mul(low: Lowering, a: Any, b: Any) -> SignalValue:
             "it multiplies two tensors that both depend on spikes (a gate, or attention), and a product of spike trains "
             "is not affine; remove the gate"
         )
+    if not isinstance(b, InputValue):
+        raise low.refuse(f"it multiplies by {b!r}; multiply by a number or a mask")
     # A mask from the inputs: integers, checked when the network runs.
     _refuse_real(low, b, "multiplied")
     return SignalValue(low.emit(TimesInput(), a, b), a.form)
@@ -106,7 +108,11 @@ def _div(low: Lowering, a: Any, b: Any) -> SignalValue:
         raise low.refuse("it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths")
     b = _number(low, b)
     if isinstance(b, (int, float)):
+        if b == 0:
+            raise low.refuse(f"it divides by {b!r}")
         return low.signal(a).times(1 / _fraction(low, b))
+    if not isinstance(b, InputValue):
+        raise low.refuse(f"it divides by {b!r}; divide by a number or by the texts' lengths")
     _refuse_real(low, b, "divided")
     return SignalValue(low.emit(DividedByInput(), a, b), replace(a.form, is_divided=True))
 

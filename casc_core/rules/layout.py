@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from casc_core.functions import ATTRIBUTES
-from casc_core.lowering import Lowering
+from casc_core.lowering import FIELDS, Lowering
 from casc_core.ops import (
     Attribute,
     Call,
@@ -19,6 +19,7 @@ from casc_core.ops import (
     Layout,
     Pick,
 )
+from casc_core.randomness import DROPOUTS, rate
 from casc_core.rules.arithmetic import common_scale, joint_form
 from casc_core.rules.reduction import masked_fill
 from casc_core.rules.table import RULES
@@ -49,7 +50,9 @@ def _getitem(low: Lowering, x: Any, index: Any) -> Any:
 @RULES.function(getattr)
 def _getattr(low: Lowering, x: Any, name: str) -> Any:
     if isinstance(x, tuple):
-        return _getitem(low, x, ("values", "indices").index(name))
+        if name not in FIELDS:
+            raise low.refuse(f"it reads the field {name!r} of a maximum, whose fields are {' and '.join(FIELDS)}")
+        return _getitem(low, x, FIELDS.index(name))
     if name in ("T", "mT"):
         return _layout(low, "Tensor.transpose", x, -2, -1) if name == "mT" else _layout(low, "Tensor.t", x)
     if name not in ATTRIBUTES:
@@ -90,14 +93,22 @@ def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
     return SignalValue(low.emit(Join(stack=stack), signals, dim=dim), form)
 
 
-@RULES.module(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
+@RULES.module(
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity
+)
 def _identity(low: Lowering, module: nn.Module, input: Any) -> Any:
     return input
 
 
-@RULES.function(F.dropout, F.dropout1d, F.dropout2d, torch.dropout)
+@RULES.function(*DROPOUTS)
 def _dropout(low: Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
-    return input
+    assert low.node is not None
+    if rate(low.node.target, (input, *args), kwargs) == 0:
+        return input
+    raise low.refuse(
+        "it is random in evaluation too; pass training=self.training, which F.dropout does not do by itself, or use an "
+        "nn.Dropout module"
+    )
 
 
 @RULES.function(F.pad)

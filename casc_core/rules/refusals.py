@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from casc_core.randomness import RANDOM
 from casc_core.rules.reduction import INDICES
 from casc_core.rules.table import RULES
 
@@ -32,7 +33,9 @@ _PRODUCT = (
     "a product of two spiking tensors (attention) is not affine; use a recurrent layer or a pooling. A product with "
     "weights belongs into an nn.Linear"
 )
-_RANDOM = "it is random, so no two runs would agree; give it as an input, or use torch.zeros"
+_LEAVES = (
+    "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
+)
 _GATED = (
     "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
     "CQReLU RNN"
@@ -65,7 +68,13 @@ RULES.refuse(
     nn.Transformer, F.scaled_dot_product_attention,
 )  # fmt: skip
 RULES.refuse(_PRODUCT, torch.matmul, torch.bmm, torch.mm, operator.matmul, "matmul", "bmm", "mm", torch.einsum)
-RULES.refuse(_RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.bernoulli)
+RULES.refuse(
+    RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.randint_like, torch.randperm,
+    torch.normal, torch.poisson, torch.binomial, torch.multinomial, torch.bernoulli, torch.native_dropout, torch.rrelu,
+    torch.rrelu_, F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d, "bernoulli", "bernoulli_",
+    "multinomial", "normal_", "uniform_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_",
+)  # fmt: skip
+RULES.refuse(_LEAVES, "item", "tolist", "numpy", "__array__")
 RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 RULES.refuse(
     _PROBABILITY, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax,

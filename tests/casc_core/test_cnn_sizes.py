@@ -9,7 +9,7 @@ from torch import nn
 from user_cnns import IMAGES, Head, check, cnn, conv
 
 import casc_core
-from casc_core import ConfigError, ConversionError, CQReLU, InputError
+from casc_core import ConfigError, ConversionError, InputError
 
 
 def average_over_all_by_size(self, x):
@@ -63,7 +63,7 @@ def test_prepare_says_what_convert_would_refuse(layer):
         casc_core.prepare(nn.Sequential(conv(), nn.ReLU(), layer, Head()), adapter="cnn", q=4)
 
 
-def test_prepare_takes_a_part_of_a_network():
+def test_a_part_of_a_network_is_refused_before_its_training():
     class Features(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,7 +73,10 @@ def test_prepare_takes_a_part_of_a_network():
             x = self.relu(self.a(x))
             return x, F.max_pool2d(x, 2)
 
-    assert isinstance(casc_core.prepare(Features(), adapter="cnn", q=4).relu, CQReLU)
+    with pytest.raises(
+        ConversionError, match=r"returns a tuple of 2(.*\n)*.*self\.model\(x\)\[0\](.*\n)*.*your Features"
+    ):
+        casc_core.prepare(Features(), adapter="cnn", q=4)
 
 
 def test_a_loader_with_labels_calibrates():

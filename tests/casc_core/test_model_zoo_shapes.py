@@ -131,7 +131,7 @@ def test_a_condition_on_values_is_refused():
         x = self.relu(self.a(x))
         return self.head(x if x.sum() > x.shape[0] else 2 * x)
 
-    with pytest.raises(ConversionError, match="cannot be traced: symbolically traced"):
+    with pytest.raises(ConversionError, match="its control flow depends on the values"):
         converted(with_condition(forward))
 
 

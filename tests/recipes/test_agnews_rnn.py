@@ -132,7 +132,7 @@ def test_torchtext_is_one_option(corpus: Path, tmp_path: Path):
 )
 def test_a_mistake_is_one_clear_line_and_no_traceback(arguments: list[str], message: str, tmp_path: Path):
     done = run(*(["--out", tmp_path] if "--out" not in arguments else []), *arguments, *TINY)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -169,14 +169,17 @@ def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pyte
     ],
 )
 def test_a_mistake_is_one_clear_line(
-    arguments: list[str], message: str, data: Path, tmp_path: Path, recipe: Recipe
+    arguments: list[str], message: str, data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [] if "--data" in arguments else ["--data", data]
     with pytest.raises(SystemExit) as stopped:
         recipe(tmp_path, *given, *arguments)
-    assert str(stopped.value).startswith("error: ")
-    assert message in str(stopped.value)
-    assert "\n" not in str(stopped.value)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    *_, last = said.splitlines()
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -50,46 +50,73 @@ def test_defaults_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         (["--T", "0"], "error: --T must be at least 1; got 0"),
         (["--threads", "0"], "error: --threads must be at least 1; got 0"),
+        (["--T", str(10**30)], "error: --T must be at most 16,777,216; got 1000"),
+        (["--threads", "100000"], "error: --threads must be at most 1,024; got 100000"),
+        (["--T", "many"], "error: argument --T: invalid int value: 'many'"),
+        (["--no-such-option"], "error: unrecognized arguments: --no-such-option"),
         (["--weight-bits", "1"], "error: weight_bits"),
         (["--device", "gpu"], "error: no device is called 'gpu'"),
         (["--out", "/dev/null/out"], "error: cannot write /dev/null/out"),
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         ran(tmp_path, monkeypatch, *arguments)
-    assert str(stopped.value).startswith(words)
-    assert "\n" not in str(stopped.value)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
 
 
-def test_errors_and_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (DataError("no such file"), 2, "error: no such file\n"),
+        (MemoryError("1 TB"), 2, "error: a size is too large for this machine: 1 TB\n"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't\nallocate memory"),
+            2,
+            "error: a size is too large for this machine: Default",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on where it was\n"),
+        (ZeroDivisionError("a fault of ours"), 3, "a fault of ours\nerror: this should not have happened; see above\n"),
+    ],
+)
+def test_errors_and_interruptions(
+    error: BaseException,
+    status: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr(sys, "argv", ["recipe"])
 
-    def fails(error: BaseException) -> str:
-        def main(args: argparse.Namespace, device: torch.device) -> None:
-            raise error
+    def main(args: argparse.Namespace, device: torch.device) -> None:
+        raise error
 
-        with pytest.raises(SystemExit) as stopped:
-            command.run(line(tmp_path), main)
-        return str(stopped.value)
-
-    assert fails(DataError("no such file")) == "error: no such file"
-    assert fails(KeyboardInterrupt()) == "interrupted; run the same command again to go on where it was"
-
-    def divide(args: argparse.Namespace, device: torch.device) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        command.run(line(tmp_path), divide)
+    with pytest.raises(SystemExit) as stopped:
+        command.run(line(tmp_path), main)
+    assert stopped.value.code == status
+    said = capsys.readouterr().err
+    assert words in said
+    assert ("Traceback" in said) == (status == 3)
 
 
-def test_half_an_environment_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_an_environment_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(SystemExit) as stopped:
         ran(tmp_path, monkeypatch)
-    assert str(stopped.value).startswith("error: RANK is set but not WORLD_SIZE")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: RANK is set but not WORLD_SIZE")
 
 
 @pytest.mark.parametrize(("text", "found"), [("8", [8]), ("none,64,8", [None, 64, 8]), ("None", [None])])

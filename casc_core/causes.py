@@ -1,0 +1,133 @@
+"""Why a forward cannot be traced: the cause in a sentence of its own, and the remedy for that cause."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch.fx.proxy import TraceError
+
+from casc_core.errors import ConversionError
+
+
+def wrapper(name: str, arguments: Sequence[str], given: Sequence[str], part: str = "") -> str:
+    """The lines that make a model of class `name` one of named tensors to one tensor.
+
+    Args:
+        name: the model's class.
+        arguments: those of its forward.
+        given: those of them that are given.
+        part: of what the forward returns.
+
+    >>> print(wrapper("Classifier", ["tokens", "mask"], ["tokens"], ".logits"))
+      class Wrapped(torch.nn.Module):
+          def __init__(self, model): super().__init__(); self.model = model
+          def forward(self, tokens): return self.model(tokens).logits
+      and hand over Wrapped(model), model being your Classifier
+    """
+    in_order = list(given) == list(arguments[: len(given)])
+    call = ", ".join(each if in_order else f"{each}={each}" for each in given)
+    return (
+        "  class Wrapped(torch.nn.Module):\n"
+        "      def __init__(self, model): super().__init__(); self.model = model\n"
+        f"      def forward(self, {', '.join(given)}): return self.model({call}){part}\n"
+        f"  and hand over Wrapped(model), model being your {name}"
+    )
+
+
+class Cause(NamedTuple):
+    """A cause and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+_CONTROL = Cause(
+    "its control flow depends on the values of an input",
+    "Give a flag a default, at which it is then kept; of tensors, use masks in place of `if`",
+)
+_ITERATED = Cause(
+    "it iterates over a tensor, or a shape, of a length that is known only when the network runs",
+    "Take it apart into a known number (a, b = x.shape[:2]; x[:, 0], x[:, 1]), or work on the whole tensor",
+)
+_LENGTH = Cause("it takes the len() of a tensor", "Write x.shape[0] in place of len(x)")
+_NUMBER = Cause(
+    "it wants a plain number (for range(), int(), float(), an index, a format) that is known only when the network runs",
+    "Leave x.shape[0] as it is where torch takes it, hold fixed sizes as attributes of the module, and replace loops over "
+    "a tensor's values by operations on the whole tensor",
+)
+_ARRAY = Cause(
+    "it makes a tensor, or a NumPy array, of what is known only when the network runs",
+    "Use torch's operations on the tensor itself: torch.sqrt(x), x.new_zeros(...)",
+)
+_FACTORY = Cause(
+    "it makes a tensor whose size or value is known only when the network runs",
+    "Make it of a tensor that has it: x.new_zeros(...), torch.zeros_like(...)",
+)
+_COMPILED = Cause(
+    "it calls a function compiled by torch.jit.script or torch.compile, which takes real tensors alone",
+    "Call the Python function that was compiled",
+)
+_SUBMODULE = Cause(
+    "it calls a module that the model does not hold as its own",
+    "Hold modules as attributes, in an nn.ModuleList or an nn.ModuleDict, not in a plain list or dict",
+)
+_RAISED = Cause(
+    "it raises an error itself, since while it is traced its inputs are stand-ins (torch.fx.Proxy), not tensors",
+    "Leave out checks of types and values; a check of sizes alone is understood",
+)
+_STAND_IN = Cause(
+    "it hands an input to what takes real tensors alone; while it is traced its inputs are stand-ins (torch.fx.Proxy)",
+    "Use torch's operations, or move that call in front of the model and give its result as an input",
+)
+_OBJECT = Cause(
+    "it returns, or hands to an operation, an object that is neither a tensor nor a plain value",
+    "Return one tensor, the logits, and hand tensors, numbers and tuples of them to operations",
+)
+_OWN = Cause(
+    "it fails by itself", "Call the model on a batch of its data, where it should fail in the same way, and mend that"
+)
+
+_BY_TEXT = (
+    ("not installed as a submodule", _SUBMODULE),
+    ("used as inputs to control flow", _CONTROL),
+    ("cannot be iterated", _ITERATED),
+    ("Expected a value of type|dynamo-optimized", _COMPILED),
+    ("argument of type", _OBJECT),
+    (r"interpreted as an integer|indices must be|\w+\(\) argument must be|must be real number|Proxy\.__format__", _NUMBER),
+    (r"ndarray|__\w*array\w*__", _ARRAY),
+    (r"^(zeros|ones|full|empty|eye|arange|linspace|tensor|as_tensor)\(\)", _FACTORY),
+)  # fmt: skip
+
+
+def explained(error: Exception, name: str, frames: Sequence[tuple[str, str]]) -> ConversionError:
+    """The error for a forward of class `name` that could not be traced.
+
+    Args:
+        error: what tracing ended with.
+        name: the model's class.
+        frames: where it came from, outermost first: `file:line` and the code there.
+    """
+    place, code = frames[-1] if frames else ("unknown line", "")
+    what, remedy = _cause(error, code)
+    said = str(error).strip()
+    first = said.splitlines()[0].split(". ")[0] if said else ""
+    return ConversionError(
+        f"the forward of {name} cannot be traced: {what} ({type(error).__name__}: {first})\n  at {place}: {code}\n"
+        f"  {remedy}"
+    )
+
+
+def _cause(error: Exception, code: str) -> Cause:
+    said = str(error)
+    if re.match(r"(raise|assert)\b|.*[:;]\s*raise\b", code):
+        return _RAISED
+    if "'len' is not supported" in said:
+        return _LENGTH if re.search(r"\blen\(", code) else _ARRAY
+    if isinstance(error, KeyError) and "Proxy" in said:
+        return _NUMBER
+    for pattern, cause in _BY_TEXT:
+        if re.search(pattern, said):
+            return cause
+    return _STAND_IN if isinstance(error, TraceError) or "Proxy" in said else _OWN
