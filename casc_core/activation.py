@@ -110,8 +110,8 @@ class _LearnedThreshold(torch.autograd.Function):
 
 _straight_through: Callable[[Tensor, int, float], Tensor] = _StraightThrough.apply
 _learned_threshold: Callable[[Tensor, int, Tensor], Tensor] = _LearnedThreshold.apply
-# A threshold that training has driven to zero or below is held here.
-_SMALLEST = 1e-4
+# A threshold that training has driven to zero or below is held here: a power of two, the same number in every type.
+SMALLEST_THRESHOLD = 2.0**-14
 
 
 class Quantised(nn.Module):
@@ -129,6 +129,18 @@ class Quantised(nn.Module):
         self.q = check_levels(q)
         self.threshold: float | Tensor = check_threshold(threshold)
         self.half_step = False
+
+    @property
+    def effective_threshold(self) -> float | Tensor:
+        """The threshold that it computes with, in training, evaluation and conversion alike.
+
+        A number is taken as it is; of a tensor, which training may have moved, entries below 2**-14 count as 2**-14.
+
+        >>> CQReLU(q=2, threshold=torch.tensor([0.5, 1e-9])).effective_threshold
+        tensor([5.0000e-01, 6.1035e-05])
+        """
+        threshold = self.threshold
+        return threshold.clamp_min(SMALLEST_THRESHOLD) if isinstance(threshold, Tensor) else threshold
 
     def populations(self) -> tuple[str, ...]:
         """The layers that it becomes: what follows the module's name in theirs. None: it does not say."""
@@ -211,9 +223,9 @@ class CQReLU(Quantised):
 
     def _read(self, x: Tensor) -> tuple[Tensor, float | Tensor]:
         """The input with the half step, and the threshold as it stands beside it."""
-        threshold = self.threshold
+        threshold = self.effective_threshold
         if isinstance(threshold, Tensor):
-            threshold = threshold.to(x.dtype).clamp_min(_SMALLEST)
+            threshold = threshold.to(x.dtype)
             if threshold.dim():
                 threshold = threshold.reshape(-1, *[1] * (x.dim() - 2))
         return (x + threshold / (2 * self.q) if self.half_step else x), threshold

@@ -118,6 +118,7 @@ def calibrate(
         module = prepared.get_submodule(name)
         assert isinstance(module, CQReLU)
         module.set_threshold(threshold if threshold.dim() else float(threshold))
+        thresholds[name] = torch.as_tensor(module.effective_threshold)
     return _compared(prepared, plain, thresholds, kept)
 
 

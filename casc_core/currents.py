@@ -169,6 +169,8 @@ class Currents:
             return None
         if any(term.train.dtype != torch.int8 or term.filter.exponent < exponent for term in self.terms):
             return None
+        if any(term.train[:, 0, :, 0].numel() > kernels.INT32_UNITS for term in self.terms):
+            return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
         first = self.terms[0].filter
         outputs, geometry = len(first.weight), first.geometry
         blocks = kernels.Blocks.of(outputs, geometry.groups, first.weight[0].numel())

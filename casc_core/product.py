@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
@@ -34,19 +35,20 @@ WORTH_CHOOSING = 2_000_000
 _LOOKED_AT = 32
 _LIMB = 256
 
-_forced: list[str] = []
+# What `only` asks for in this thread: nothing, or one way.
+_forced: ContextVar[tuple[str, ...]] = ContextVar("forced", default=())
 
 
 @contextmanager
 def only(way: str) -> Iterator[None]:
-    """Take this way wherever it is exact and available, "float" elsewhere; results are the same bit for bit."""
+    """Take this way in this thread wherever it is exact and available, "float" elsewhere; the bits are the same."""
     if way not in WAYS:
         raise ValueError(f"a product is one of {WAYS}; got {way!r}")
-    _forced.append(way)
+    before = _forced.set((way,))
     try:
         yield
     finally:
-        _forced.pop()
+        _forced.reset(before)
 
 
 class Product:
@@ -67,7 +69,7 @@ class Product:
             return F.linear(train.to(dtype), weight.to(dtype))
         largest = math.ceil(peak)
         packed = self.packed(weight, exponent, largest) if kernels.ready(train) else None
-        worth_it = bool(_forced) or train.numel() * weight.shape[0] >= WORTH_CHOOSING
+        worth_it = bool(_forced.get()) or train.numel() * weight.shape[0] >= WORTH_CHOOSING
         fits = train.shape[-1] * largest * _LIMB // 2 <= kernels.INT32_UNITS  # the sums of each limb
         limbs = self._limbs(weight, exponent) if worth_it and fits and _int8_is_exact() else None
         steps, dense = self._plan(train, weight, packed, limbs, dtype)
@@ -85,9 +87,10 @@ class Product:
         train: Tensor, weight: Tensor, packed: PackedWeights | None, limbs: Limbs | None, dtype: torch.dtype
     ) -> tuple[int, str]:
         """How many steps go by a dense product, and which; the sparser steps that follow go by rows."""
-        if _forced:
-            by_rows = _forced[-1] == "rows" and packed is not None
-            return (0 if by_rows else len(train)), _forced[-1]
+        forced = _forced.get()
+        if forced:
+            by_rows = forced[0] == "rows" and packed is not None
+            return (0 if by_rows else len(train)), forced[0]
         operations = train[0].numel() * weight.shape[0]
         if len(train) * operations < WORTH_CHOOSING:
             return (len(train) if packed is None else 0), "float"

@@ -184,7 +184,10 @@ def last_spike(train: Tensor, owner: Tensor, samples: int) -> Tensor:
 
 
 def tally(train: Tensor, bursts: bool = False) -> tuple[Tensor, Tensor]:
-    """Spikes of each sign in each row, the last dimension, of a train; an entry may be several of them if `bursts`."""
+    """Spikes of each sign in each row, the last dimension, of a train; an entry may be several of them if `bursts`.
+
+    int32 holds them for rows of up to 2**24 neurons of 127 spikes each.
+    """
     if bursts:
         summed = (train.clamp(min=0), (-train).clamp_(min=0))
         positive, negative = (each if each.dim() == 1 else each.sum(-1, dtype=torch.int32) for each in summed)

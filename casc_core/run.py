@@ -6,6 +6,7 @@ collapsed to a single step whose drive weighs as much as all wake steps together
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 
 import torch
@@ -22,7 +23,10 @@ from casc_core.schedule import Schedule
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
+# What every narrow type of a run rests on: a count, and the sum of any neuron's spikes, fits int16; a step's spikes int8.
 LARGEST_TOTAL = 2**15 - 1
+# Room for that many wake steps, and for layer after layer to settle behind them.
+LARGEST_STEPS = 2**17
 
 
 class Run(ABC):
@@ -86,12 +90,29 @@ class Run(ABC):
 
 
 def checked_total(total: int) -> int:
-    """`total`, if the counts of a run, int16, can reach it."""
+    """`total`, if the counts of a run, int16, can reach it.
+
+    Raises:
+        ConfigError: they cannot.
+    """
     if total > LARGEST_TOTAL:
         raise ConfigError(
             f"a neuron may spike {total:,} times; more than {LARGEST_TOTAL:,} levels or wake steps cannot be run"
         )
     return total
+
+
+def checked_steps(steps: int) -> int:
+    """`steps`, if a run can take so many.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if steps > LARGEST_STEPS:
+        raise ConfigError(
+            f"{steps:,} time steps cannot be run; at most {LARGEST_STEPS:,} can: lower T, or the schedule"
+        )
+    return steps
 
 
 class LevelRun(Run):
@@ -154,9 +175,14 @@ class SpikingRun(Run):
         last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)
         if last_wake is None:
             raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
+        checked_steps(max(last_wake, steps or 0))
+        if self.peak > kernels.LARGEST_COUNT:
+            raise ConfigError(
+                f"{neuron} may spike {self.peak:,} times in one step; a train, in bytes, holds {kernels.LARGEST_COUNT}"
+            )
         self.awake = schedule.awake(last_wake)
-        self.total = checked_total(neuron.share * sum(self.awake))
-        self.caps: list[int] = [sum(self.awake[: step + 1]) for step in range(last_wake)]
+        self.caps = list(itertools.accumulate(int(step) for step in self.awake))
+        self.total = checked_total(neuron.share * self.caps[-1])
         self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -195,7 +221,7 @@ class SpikingRun(Run):
             current = train[step] if step < train.shape[0] else nothing
             if drive is not None and step < len(self.awake) and self.awake[step]:
                 current = current + drive if step < train.shape[0] else drive
-            fired = population.step(current, self.caps[step] if step < len(self.caps) else self.total)
+            fired = population.step(current, self.caps[min(step, len(self.caps) - 1)])
             if step >= arriving and step >= len(self.awake) and not fired.any():
                 break
             spikes.append(fired)

@@ -46,7 +46,7 @@ class _FusedScan:
             self.v += potential
         elif neuron.initial_potential:
             self.v += neuron.initial_potential * threshold
-        self.count = torch.zeros_like(like, dtype=torch.int16)
+        self.count = torch.zeros_like(like, dtype=torch.int16)  # no cap is larger than `run.LARGEST_TOTAL`
 
     def step(self, current: Tensor, cap: int) -> Tensor:
         self.v += current

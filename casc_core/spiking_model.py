@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.adapters import Adapter
+from casc_core.arguments import checked_input
 from casc_core.capture import captured, uncaptured
-from casc_core.errors import ConfigError, ConversionError, InputError
+from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.ops import Op
+from casc_core.precision import undisturbed
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
-from casc_core.run import LevelRun, Run, SpikingRun
+from casc_core.run import LevelRun, Run, SpikingRun, checked_total
 from casc_core.schedule import Schedule, check_steps
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
@@ -62,11 +62,12 @@ def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
     """`schedule` for a network trained with `q` levels; warns where it computes with another number of them.
 
     Raises:
-        ConfigError: it is no schedule.
+        ConfigError: it is no schedule, or has more levels than neurons can count.
     """
     if not isinstance(schedule, Schedule):
         raise ConfigError(f"schedule must be WakeSleep(...) or Continuous(), an instance; got {schedule!r}")
     resolved = schedule.resolved(q)
+    checked_total(resolved.levels or q)
     if resolved.levels not in (None, q):
         warnings.warn(
             f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={q}: the reference is "
@@ -116,6 +117,8 @@ class SpikingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops)
+        for op in ops:
+            op.seal()
         self.programs = dict(programs)
         self.layers, self.settings = layers, settings
         self.origin = None
@@ -238,6 +241,15 @@ class SpikingModel(nn.Module):
         """The operations that its programs call, by number."""
         return [op for op in self.ops if isinstance(op, Op)]
 
+    def require_unchanged(self) -> None:
+        """Complain if anything has been edited since it was converted; each run looks too, less thoroughly.
+
+        Raises:
+            ConfigError: a weight or a setting of an operation is not what it was.
+        """
+        for op in self.operations():
+            op.require_unchanged(thorough=True)
+
     def under(self, neuron: Neuron | None = None, schedule: Schedule | None = None) -> SpikingModel:
         """The same network, weights shared, simulated with another neuron or schedule (None: its own).
 
@@ -277,17 +289,8 @@ class SpikingModel(nn.Module):
         """
         from casc_core.storage import save
 
+        self.require_unchanged()
         save(self, folder)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SpikingModel:
-        """Moves to a device; casts (`half()`, `bfloat16()`) leave the numbers as they are, since they would round them."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            result: Tensor = fn(tensor)
-            return result if result.dtype == tensor.dtype else tensor.to(result.device)
-
-        result: SpikingModel = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch's own
-        return result
 
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")
@@ -324,14 +327,25 @@ class SpikingModel(nn.Module):
         widths = [t.shape[0] / t.shape[1] for t in filters] or [float(t.shape[-1]) for t in tensors]
         return _PRIOR_BYTES * max(widths, default=1.0) * (steps or usual)
 
-    @torch.no_grad()
     def _evaluate(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
+        return undisturbed(lambda: self._evaluated(kind, run, program, values))
+
+    def _evaluated(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
         tensors = [value for value in values.values() if isinstance(value, Tensor)]
         if any(tensor.numel() == 0 for tensor in tensors):
             raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
         run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
-        with _exact_products():
-            output = program.run(self.operations(), run, values)
+        operations = self.operations()
+        for op in operations:
+            op.require_unchanged()
+        try:
+            output = program.run(operations, run, values)
+        except (CascError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in values.items())
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(f"inputs of shape {shapes} do not go through the network: {why}") from error
         assert isinstance(output, Signal)
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
@@ -358,13 +372,13 @@ class SpikingModel(nn.Module):
                     "another value. Leave it out, or convert a model with that default"
                 )
         values = {name: value for name, value in values.items() if value is not None}
+        device = next((tensor.device for op in self.operations() for tensor in op.tensors().values()), None)
         for name, value in values.items():
-            if not isinstance(value, Tensor):
-                if not any(name in program.inputs for program in self.programs.values()):
-                    raise InputError(
-                        f"argument {name!r} was held at its default when the network was converted: leave it out"
-                    )
-                raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}")
+            if not isinstance(value, Tensor) and not any(name in each.inputs for each in self.programs.values()):
+                raise InputError(
+                    f"argument {name!r} was held at its default when the network was converted: leave it out"
+                )
+            checked_input(name, value, device)
         return self.program_for(frozenset(values), tuple(values)), values
 
     def program_for(self, given: frozenset[str], shown: tuple[str, ...] = ()) -> Program:
@@ -390,7 +404,9 @@ class SpikingModel(nn.Module):
     def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
         tensors = [tensor for op in self.operations() for tensor in op.tensors().values()]
-        self.ops.extend([op.to(tensors[0].device) if tensors else op for op in ops])
+        for op in ops:
+            op.to(tensors[0].device if tensors else "cpu").seal()
+        self.ops.extend(ops)
         self.layers += tuple(name for name in layers if name not in self.layers)
         self.programs[frozenset(program.inputs)] = program
 
@@ -432,33 +448,3 @@ def _is_same(value: Any, default: Any) -> bool:
     return value is default or (
         type(value) is type(default) and not isinstance(value, Tensor) and bool(value == default)
     )
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Float32 products in all their bits: TF32, bfloat16 and autocast would round what the proof says is exact."""
-    with _HIGHEST, torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
-
-
-class _HighestPrecision:
-    """The process-wide precision of float32 products, highest while any thread is inside; then as it was before."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.before = threading.Lock(), 0, ""
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision("highest")
-            self.inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                torch.set_float32_matmul_precision(self.before)
-
-
-_HIGHEST = _HighestPrecision()

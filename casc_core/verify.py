@@ -174,6 +174,7 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     """
     if not isinstance(snn, SpikingModel):
         raise ConfigError(f"verify takes the converted network first, then its inputs; got {type(snn).__name__}")
+    snn.require_unchanged()
     endless = isinstance(snn.settings.schedule, Continuous)
     steps = snn.settings.levels * CONTINUOUS_STEPS_PER_LEVEL if T is None and endless else T
     snn.check_steps(steps)

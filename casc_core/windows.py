@@ -30,17 +30,20 @@ class Window:
         """How many windows there are.
 
         Raises:
-            InputError: not one fits.
+            InputError: not one fits, or torch has no such window.
 
-        >>> Window(3, 2).outputs(8), Window(3, 2, ceil_mode=True).outputs(8)
-        (3, 4)
+        >>> Window(3, 2).outputs(8), Window(3, 2, ceil_mode=True).outputs(8), Window(3, 2, ceil_mode=True).outputs(2)
+        (3, 4, 1)
         """
+        if min(self.kernel, self.stride, self.dilation) < 1 or not 0 <= 2 * self.padding <= self.kernel:
+            raise InputError(f"{self} is no window: sizes are at least 1, and padding is at most half of the kernel")
         free = size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
-        if free < 0:
-            raise InputError(f"a size of {size} is too small for a window of {self.kernel}")
         count = (-(-free // self.stride) if self.ceil_mode else free // self.stride) + 1
         # The last window must begin inside the input or the padding before it.
-        return count - 1 if self.ceil_mode and (count - 1) * self.stride >= size + self.padding else count
+        count -= self.ceil_mode and (count - 1) * self.stride >= size + self.padding
+        if count < 1:
+            raise InputError(f"a size of {size} is too small for a window of {self.kernel}")
+        return count
 
     def counts(self, size: int, with_padding: bool) -> Tensor:
         """`[outputs]` int64: how many entries each window holds, of the input or of the padded input."""

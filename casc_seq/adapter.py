@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from casc_core.activation import check_threshold
 from casc_core.adapters import Adapter
 from casc_core.lowering import Lowering, RuleTable
 from casc_core.numerics import stored
@@ -45,6 +46,7 @@ def _cell(
     low: Lowering, rnn: RNN, x: SignalValue, suffix: str, name: str, reverse: bool, hx: Any, row: int, lengths: Any
 ) -> SignalValue:
     weight_ih, weight_hh, bias = rnn.cell_parameters(suffix)
+    check_threshold(rnn.threshold)
     recurrent = weight_hh.detach().double() * rnn.threshold
     if x.form.is_divided and x.form.exponent is not None:
         raise low.refuse(

@@ -7,7 +7,7 @@ installed (`_kernels.c`) and loaded with ctypes, so that its calls run on severa
 
 from casc_core.kernels.convolution import Blocks, PackedConvolution, convolution, fits_int32, pack_convolution
 from casc_core.kernels.counting import agreement, sum_middle, tally
-from casc_core.kernels.library import all_instructions, instructions, ready, using
+from casc_core.kernels.library import all_instructions, forked, instructions, ready, using
 from casc_core.kernels.population import KernelNeuron, levels, scan, scans
 from casc_core.kernels.recurrence import RecurrentSpikes, Sequences, recurrence
 from casc_core.kernels.sparse import INT32_UNITS, LARGEST_COUNT, PackedWeights, count_rows, pack, rows
@@ -26,6 +26,7 @@ __all__ = [
     "convolution",
     "count_rows",
     "fits_int32",
+    "forked",
     "instructions",
     "levels",
     "pack",

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from ctypes import c_int64, c_void_p
 from functools import cache
 from typing import Any
@@ -30,6 +31,7 @@ _CHUNKS = 4
 # Below this many entries to write, threads cost more than they save.
 _WORTH_THREADS = 50_000
 _LARGE = 4 * 2**20
+_LOADED_BY = os.getpid()
 
 _ARGUMENTS: dict[str, list[Any]] = {
     "version": [],
@@ -50,7 +52,8 @@ def structure(name: str, *fields: tuple[Any, str]) -> type[ctypes.Structure]:
 _Shared = structure(
     "Shared", (c_int64, "isa kernel type"), (c_void_p, "task"), (c_int64, "items chunks next most least")
 )
-_forced: list[str | None] = []
+# What `using` asks for in this thread: nothing, or one choice.
+_forced: ContextVar[tuple[str | None, ...]] = ContextVar("forced", default=())
 
 
 @cache
@@ -80,7 +83,8 @@ def all_instructions() -> list[str | None]:
 
 def enabled() -> bool:
     """Whether kernels of any kind are wanted."""
-    return _forced[-1] is not None if _forced else os.environ.get("CASC_KERNELS") != "none"
+    forced = _forced.get()
+    return forced[0] is not None if forced else os.environ.get("CASC_KERNELS") != "none"
 
 
 @cache
@@ -100,23 +104,24 @@ def _usual() -> str | None:
 
 def instructions() -> str | None:
     """The instructions in use: "plain", "avx2", "avx512"; None where torch does the kernels' work."""
-    return _forced[-1] if _forced else _usual()
+    forced = _forced.get()
+    return forced[0] if forced else _usual()
 
 
 @contextmanager
 def using(choice: str | None) -> Iterator[None]:
-    """Use these instructions, or with None no compiled kernel; results are the same bit for bit.
+    """Use these instructions in this thread, or with None no compiled kernel; results are the same bit for bit.
 
     Raises:
         ValueError: this machine does not have them.
     """
     if choice not in all_instructions():
         raise ValueError(f"instructions {choice!r} are not to be had here; these are: {all_instructions()}")
-    _forced.append(choice)
+    before = _forced.set((choice,))
     try:
         yield
     finally:
-        _forced.pop()
+        _forced.reset(before)
 
 
 def ready(*tensors: Tensor | None) -> bool:
@@ -143,7 +148,7 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
         work: entries to write; torch's number of threads is used where there are many.
         kind: of numbers, one of TYPES.
     """
-    threads = torch.get_num_threads() if work >= _WORTH_THREADS else 1
+    threads = torch.get_num_threads() if work >= _WORTH_THREADS and not forked() else 1
     chunks = min(items, threads * _CHUNKS) if threads > 1 else 1
     shared = _Shared(isa(), KERNELS.index(kernel), kind, ctypes.addressof(task), items, chunks)
     pointer = ctypes.addressof(shared)
@@ -156,6 +161,12 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
     if shared.least == _NO_MEMORY:
         raise MemoryError("no memory for a thread's own working space")
     return int(shared.least if shared.least < 0 else shared.most)
+
+
+def forked() -> bool:
+    """Whether this process was forked from one that had loaded this module: OpenMP's threads, torch's and ours, stayed
+    behind, and it would wait for them for ever."""
+    return os.getpid() != _LOADED_BY
 
 
 @cache

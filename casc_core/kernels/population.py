@@ -57,9 +57,11 @@ class KernelNeuron:
         lower = 0.0 if isinstance(neuron, CIF) else -1.0 if isinstance(neuron, SNM) else None
         flags = torch.tensor(awake, dtype=torch.uint8, device="cpu")
         caps = neuron.share * flags.cumsum(0, dtype=torch.int32)
+        total = neuron.share * sum(awake)
         restart = -1 if neuron.restarts_after is None else neuron.restarts_after
         most = 2**62 if most is None else most
-        return cls(flags, caps, neuron.share * sum(awake), most, lower, False, neuron.peak, restart)
+        # More than `total` at once are never emitted: `burst` thresholds are no larger than what sums are proven to hold.
+        return cls(flags, caps, total, most, lower, False, min(neuron.peak, total), restart)
 
     @classmethod
     def levels(cls, total: int) -> KernelNeuron:

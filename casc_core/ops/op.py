@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn
 
+import torch
 from torch import Tensor, nn
+
+from casc_core.errors import ConfigError
+from casc_core.sealed import Sealed
+
+CONVERT_AGAIN = (
+    "bounds and grids were proven for the weights that it was converted with. Change those of the model, and convert it "
+    "again"
+)
 
 
 class Op(nn.Module):
@@ -27,7 +38,8 @@ class Op(nn.Module):
 
     def __init__(self, settings: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> None:
         super().__init__()
-        self.settings = settings or {}
+        self._seals: dict[str, Sealed] | None = None
+        self.settings: Mapping[str, Any] = settings or {}
         known: set[int] = set()
         for name, tensor in (tensors or {}).items():
             # One tensor under two names would be saved, and listed, once.
@@ -43,3 +55,119 @@ class Op(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name."""
         return {name: buffer for name, buffer in self.named_buffers(recurse=False) if buffer is not None}
+
+    def seal(self) -> None:
+        """Make its tensors and settings its own, not to be changed any more; again, nothing.
+
+        Replacing one is refused; an edit in the tensor's memory, which cannot be, is noticed by `require_unchanged`.
+        """
+        if self._seals is not None:
+            return
+        self.settings = _FrozenSettings(self.settings)
+        self._sealed_settings = json.dumps(self.settings)
+        with torch.inference_mode(False):  # what is made in that mode has no versions
+            for name, tensor in self.tensors().items():
+                self._buffers[name] = tensor.detach().clone()
+        self._seals = {name: Sealed(tensor) for name, tensor in self.tensors().items()}
+
+    def require_unchanged(self, thorough: bool = False) -> None:
+        """Complain about a tensor that is not as it was sealed.
+
+        Args:
+            thorough: look at every entry, and at the settings too.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for name, seal in (self._seals or {}).items():
+            if not seal.holds(self._buffers.get(name), thorough):
+                self._refuse(f"{name!r} has been edited")
+        if thorough and self._seals is not None and json.dumps(self.settings) != self._sealed_settings:
+            self._refuse("settings have been edited")
+
+    def change(self, name: str, value: Tensor) -> None:
+        """Give a population another "charge" or "bias": nothing was proven from these, each run bounds them anew.
+
+        It is the one way to change a sealed operation, and changes all networks that share it.
+        """
+        if not self.is_layer or name not in ("charge", "bias"):
+            self._refuse(f"{name!r} cannot be replaced")
+        own = value.detach().clone()
+        self._buffers[name] = own
+        if self._seals is not None:
+            self._seals[name] = Sealed(own)
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ConfigError(
+            f"{type(self).__name__} {self.settings.get('name', '')!r} of a spiking network: {what}; {CONVERT_AGAIN}"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_seals") is not None and (name in self._buffers or name == "settings"):
+            self._refuse(f"{name!r} cannot be replaced")
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._seals is not None and name in self._buffers:
+            self._refuse(f"{name!r} cannot be deleted")
+        super().__delattr__(name)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Op:
+        """Moves to a device; casts (`half()`, `bfloat16()`) leave the numbers as they are, since they would round them."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result: Tensor = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        self.require_unchanged()
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        self._seal_again(self._seals)
+        return self
+
+    def _seal_again(self, before: Mapping[str, Sealed] | None) -> None:
+        """Elsewhere, but as it was."""
+        if before is not None:
+            self._seals = {name: Sealed(tensor, before.get(name)) for name, tensor in self.tensors().items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.require_unchanged()
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's own
+        self._seal_again(self._seals)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """What is loaded must be what is there already."""
+        own = self.tensors()
+        missing_keys += [prefix + name for name in own if strict and prefix + name not in state_dict]
+        unexpected_keys += [
+            key for key in state_dict if strict and key.startswith(prefix) and key.removeprefix(prefix) not in own
+        ]
+        for name, tensor in own.items():
+            given = state_dict.get(prefix + name, tensor)
+            same = isinstance(given, Tensor) and given.dtype == tensor.dtype and given.shape == tensor.shape
+            if not same or not torch.equal(given.to(tensor.device), tensor):
+                self._refuse(f"load_state_dict would replace {name!r}")
+
+
+class _FrozenSettings(dict[str, Any]):
+    """A dictionary that is read."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ConfigError(f"the settings of a spiking network's operation cannot be edited; {CONVERT_AGAIN}")
+
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = _refuse
+    __ior__ = _refuse
+
+    def __reduce__(self) -> Any:
+        return _FrozenSettings, (dict(self),)

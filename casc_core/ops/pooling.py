@@ -22,9 +22,9 @@ _INT8 = 127
 
 
 def _require_dims(name: str, signal: Signal, dims: int) -> None:
-    if len(signal.shape) != dims + 2:
+    if len(signal.shape) not in (dims + 1, dims + 2):
         wanted = "length" if dims == 1 else "height, width"
-        raise InputError(f"{name}: expected an input [batch, channels, {wanted}]; got {list(signal.shape)}")
+        raise InputError(f"{name}: expected an input [batch, (channels,) {wanted}]; got {list(signal.shape)}")
 
 
 def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> None:
@@ -60,8 +60,9 @@ class MaxPool(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = len(self.windows)
         _require_dims(self.settings["name"], signal, dims)
-        _require_room(self.settings["name"], self.windows, signal.shape[2:])
-        for window, size in zip(self.windows, signal.shape[2:], strict=True):
+        sizes = signal.shape[-dims:]
+        _require_room(self.settings["name"], self.windows, sizes)
+        for window, size in zip(self.windows, sizes, strict=True):
             if not bool(window.counts(size, with_padding=False).all()):
                 raise InputError(f"{self.settings['name']}: a window of its maximum lies in the padding alone")
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
@@ -105,7 +106,7 @@ class Average(Op):
         dims = self.dims
         _require_dims(self.settings["name"], signal, dims)
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
-        size = tuple(signal.shape[2:])
+        size = tuple(signal.shape[-dims:])
         counts = self.counts(size)
         # Windows of unequal size: each sum is multiplied so that one divisor serves all.
         common = math.lcm(*counts.unique().tolist()) if self.divides else 1
@@ -127,10 +128,10 @@ class Average(Op):
             summed = summed * factor.to(kind)
             summed_drive = None if summed_drive is None else summed_drive * factor
         owner, shape = signal.owner, summed.shape[1:]
-        first = (slice(None), slice(None), *[slice(1)] * dims)
+        first: tuple[Any, ...] = (..., *[slice(1)] * dims)
 
         def merged() -> Tensor:
-            traffic = signal.traffic().to(torch.int32)
+            traffic = signal.traffic().to(torch.int32)  # 127 spikes at most of each neuron that a window holds
             counted: Tensor = self.sums(traffic.flatten(0, 1)).unflatten(0, traffic.shape[:2])
             return counted
 

@@ -128,7 +128,7 @@ def corrected(op: Op, run: Run, neurons_last: bool, real: Tensor | None, fire: C
         what, amount = change
         before = getattr(op, what)
         amount = run.numerics.snap(amount * op.settings["threshold"], op.settings["exponent"])
-        setattr(op, what, amount if before is None else before + amount)
+        op.change(what, amount if before is None else before + amount)
     raise AssertionError
 
 

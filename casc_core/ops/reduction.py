@@ -98,26 +98,25 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     kind = whole_type(reach) if whole else torch.float64
     if spikes:
         kind = next((kind for kind in (torch.int8, torch.int16) if reach <= torch.iinfo(kind).max), kind)
-    total = torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
+    nothing = torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
     wake = [] if drive is None else run.wake_weights()
-    bound, pooled = signal.bound, []
-    bound += finite_reach(drive)
+    bound, differences = signal.bound + finite_reach(drive), []
+    # Each total is a tensor of its own: a pool of windows of one entry gives a view of it.
+    total, before = nothing, pool(nothing)
     for step in range(max(signal.steps, len(wake))):
         if step == run.restarts_after:
-            total.zero_()
+            total, before = nothing, pool(nothing)
         if step < signal.steps:
-            total += signal.train[step]
+            total = total + signal.train[step]
         if drive is not None and step < len(wake) and wake[step]:
-            total += drive * wake[step]
-        pooled.append(pool(total))
-    train = stacked(pooled) if pooled else pool(total).unsqueeze(0)[:0]
+            total = total + drive * wake[step]
+        now = pool(total)
+        # A maximum moves by no more than what arrives moves its entries: a difference fits the type of the train.
+        differences.append((now - before).to(torch.int8) if spikes else now - before)
+        before = now
+    train = stacked(differences) if differences else before.unsqueeze(0)[:0]
     if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
         raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
-    for step in range(len(train) - 1, 0, -1):
-        if step != run.restarts_after:
-            train[step] -= train[step - 1]
-    if spikes:
-        train = train.to(torch.int8)
     return Signal(train, None, divisor, bound, lambda: pool(owner()), signal.is_raw)
 
 

@@ -53,7 +53,10 @@ def _by_statistics(
     bias: Tensor | None,
     eps: float,
 ) -> SignalValue:
-    factor, centre = (variance.detach().double() + eps).rsqrt(), mean.detach().double()
+    spread = variance.detach().double() + eps
+    if not bool((spread > 0).all()):
+        raise low.refuse(f"a running variance, {float(variance.min()):g}, plus eps, {eps:g}, is not positive")
+    factor, centre = spread.rsqrt(), mean.detach().double()
     offset = torch.zeros_like(factor) if bias is None else bias.detach().double()
     factor = factor if weight is None else factor * weight.detach().double()
     return normalised(low, x, factor, centre, offset)

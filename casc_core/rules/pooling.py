@@ -188,6 +188,8 @@ def _average_pool(
     x, around = low.signal(input), per_dimension(padding, dims)
     if _is_read(kernel, stride) and divisor is None:
         return _pool_at(low, x, False, kernel, stride, around, [1] * dims, bool(ceil_mode), bool(count_include_pad))
+    if divisor == 0:
+        raise low.refuse("a divisor_override of 0; leave it out for the mean, or give 1 for the sum")
     size = per_dimension(kernel, dims)
     entries = math.prod(size)
     # Where every window holds as many entries, their number is a constant, which later weights take in.

@@ -23,7 +23,7 @@ THRESHOLD_BITS = 14
 
 @RULES.module(CQReLU)
 def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
-    threshold, name, x = module.threshold, low.layer_name(low.node_name), low.signal(x)
+    threshold, name, x = module.effective_threshold, low.layer_name(low.node_name), low.signal(x)
     if not isinstance(threshold, Tensor):
         return neurons(low, x, check_threshold(threshold), name, module.half_step)
     if threshold.dim() == 0:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import casc_core
 from casc_core import CIF, IF, Continuous, CQReLU, WakeSleep
 
-POOLS = (("max", 2, 2, 0), ("max", 3, 1, 1), ("max", 3, 2, 1), ("mean", 2, 2, 0), ("mean", 2, 1, 0))
+POOLS = (("max", 2, 2, 0), ("max", 3, 1, 1), ("max", 3, 2, 1), ("mean", 2, 2, 0), ("mean", 2, 1, 0), ("max", 1, 1, 0),
+         ("max", 1, 2, 0))  # fmt: skip
 PARTLY = ("mean", 3, 1, 1)  # its windows hold 4, 6 or 9 entries
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from user_cnns import IMAGES, SERIES, Head, check, cnn, conv, converted, settled
+from user_cnns import IMAGES, SERIES, Head, check, cnn, conv, settled
 
 import casc_core
 from casc_core import ConfigError, CQReLU
@@ -121,15 +121,6 @@ def test_the_threshold_s_gradient_is_that_of_the_straight_through_surrogate(q, c
     torch.testing.assert_close(x.grad, weight * inside.double())
 
 
-def test_a_threshold_driven_below_zero_is_held_above_it():
-    act = CQReLU(4, 0.5, trainable=True)
-    with torch.no_grad():
-        act.threshold.fill_(-0.3)
-    assert bool(torch.isfinite(act(torch.randn(4, 3))).all())
-    with pytest.raises(ConfigError, match="positive and finite"):
-        converted(nn.Sequential(nn.Conv2d(3, 3, 1), act))
-
-
 @pytest.mark.parametrize(
     "bad", [torch.tensor([0.5, 0.0]), torch.tensor([1.0, float("nan")]), torch.ones(2, 2), 0.0, -1]
 )
@@ -154,3 +145,51 @@ def test_one_dimension_and_rows():
         nn.Linear(6, 3),
     )
     check(settled(model), SERIES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "trained", [0.0, -1.0, 1e-9, 2.0**-15, 2.0**-14, 2.0**-13, [-2.0, 0.0, 5e-5, 2.0**-12, 2.0**-30]], ids=str
+)
+def test_what_training_has_driven_to_nothing_is_held_where_the_network_holds_it(trained, dtype):
+    generator = torch.Generator().manual_seed(0)
+    activation = CQReLU(4, torch.ones(5) if isinstance(trained, list) else 1.0, trainable=True)
+    model = nn.Sequential(nn.Linear(3, 5), activation, nn.Linear(5, 4))
+    with torch.no_grad():
+        activation.threshold.copy_(torch.tensor(trained))
+        for module in (model[0], model[2]):  # on a grid on which nothing is rounded
+            for parameter in module.parameters():
+                parameter.copy_(torch.randint(-8, 9, parameter.shape, generator=generator) / 8)
+        model[0].weight *= 2.0**-14
+        model[0].bias *= 2.0**-14
+        model[2].weight *= 2.0**12
+    x = torch.randint(-8, 9, (50, 3), generator=generator) / 4.0
+    activation.to(dtype)
+    snn = casc_core.convert(model)
+    found = snn(x)
+    assert torch.equal(found, snn.reference(x))
+    model[1] = activation.float()
+    alone = model(x).detach()
+    assert torch.equal(alone.double(), model.double()(x.double()).detach()), "the same number in every type"
+    assert len(alone.unique()) > 20
+    assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_thresholds_that_are_no_numbers_are_refused(bad):
+    model = nn.Sequential(nn.Linear(3, 5), CQReLU(4, torch.ones(5), trainable=True), nn.Linear(5, 4))
+    model[1].threshold.data[2] = bad
+    with pytest.raises(casc_core.CascError, match="threshold"):
+        casc_core.convert(model)
+
+
+def test_calibrated_thresholds_are_those_that_the_network_computes_with():
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    with torch.no_grad():
+        model[0].weight.mul_(torch.tensor([1.0, 1e-6, 0.5]).reshape(3, 1, 1, 1)).abs_()
+        model[0].bias.zero_()
+    images = [torch.rand(16, 1, 2, 2, generator=torch.Generator().manual_seed(0))]
+    calibration = casc_core.calibrate(model, images, q=4, per_channel=True)
+    thresholds = calibration.thresholds["1"]
+    assert thresholds.min() == 2.0**-14
+    assert torch.equal(thresholds, calibration.model[1].effective_threshold)

@@ -11,12 +11,15 @@ from engines import COMPILED
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from casc_core import CIF, IF, ConfigError, Continuous, WakeSleep, kernels
+from casc_core import CIF, IF, SNM, SRP, Burst, ConfigError, Continuous, WakeSleep, kernels
 from casc_core.kernels import KernelNeuron, Sequences, library, population
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 SIZES = st.sampled_from((1, 2, 7, 31, 32, 33, 64, 65, 300, 1023))
 INSTRUCTIONS = st.sampled_from(COMPILED)
+NEURONS = st.sampled_from(
+    (IF(), CIF(), SNM(), Burst(2), Burst(5), Burst(127, clipped=True), SRP(2, initial_potential=0.0))
+)
 SCHEDULES = st.sampled_from(
     (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3), WakeSleep(3, 2, 1), WakeSleep(2, 0, 2), Continuous())
 )
@@ -93,7 +96,7 @@ def test_count_of_rows(seed, instructions, inputs, by):
 @given(
     seed=st.integers(0, 2**32 - 1),
     instructions=INSTRUCTIONS,
-    neuron=st.sampled_from((IF(), CIF())),
+    neuron=NEURONS,
     schedule=SCHEDULES,
     dtypes=st.sampled_from(((torch.float32,) * 2, (torch.float64,) * 2, (torch.float32, torch.float64))),
     neurons=st.sampled_from((1, 5, 513, 1500)),
@@ -112,7 +115,7 @@ def test_scan_is_the_neurons_own_step(
     drive = rng.integers(-20, 30, neurons) / 16.0 if driven else None
     threshold = rng.integers(1, 30, neurons) / 16.0 if own_thresholds else 1.0
     awake = schedule.awake(schedule.last_wake or 6)
-    limit = max(arriving, len(awake)) + sum(awake) + 2 if cut is None else cut
+    limit = max(arriving, len(awake)) + neuron.share * sum(awake) + 2 if cut is None else cut
     received = np.zeros((limit, neurons))
     received[:arriving] += currents[:limit]
     caps = [sum(awake[: step + 1]) for step in range(limit)]
@@ -162,7 +165,7 @@ def test_levels(seed, instructions, total, dtype, parts, own_thresholds):
 def recurrence_by_hand(weight, drive, train, initial, lengths, reverse, threshold, neuron, awake, cut) -> np.ndarray:
     """Spikes `[steps, batch, length, hidden]`: time outermost, one position at a time."""
     arriving, batch, length, hidden = train.shape
-    limit = len(awake) + arriving + (sum(awake) + 1) * (length + 1) if cut is None else cut
+    limit = len(awake) + arriving + (neuron.share * sum(awake) + 1) * (length + 1) if cut is None else cut
     spikes = np.zeros((limit, batch, length, hidden), dtype=np.int64)
     for b in range(batch):
         order = range(lengths[b] - 1, -1, -1) if reverse else range(lengths[b])
@@ -185,7 +188,7 @@ def recurrence_by_hand(weight, drive, train, initial, lengths, reverse, threshol
 @given(
     seed=st.integers(0, 2**32 - 1),
     instructions=INSTRUCTIONS,
-    neuron=st.sampled_from((IF(), CIF())),
+    neuron=NEURONS,
     schedule=SCHEDULES,
     hidden=st.sampled_from((1, 7, 33, 65)),
     batch=st.sampled_from((1, 3)),
@@ -229,15 +232,15 @@ def test_recurrence(
         reverse,
     )
     with kernels.using(instructions):
-        packed = kernels.pack(torch.tensor(weight * 2.0**exponent), exponent, 1)
+        packed = kernels.pack(torch.tensor(weight * 2.0**exponent), exponent, neuron.peak)
         assert packed.exponent == exponent + int(math.log2(coarse))
         result = kernels.recurrence(
             packed, sequences, exponent, threshold, 1e6, KernelNeuron.spiking(neuron, awake, cut),
             positions_first=positions_first, tally=True, guess=guess,
         )  # fmt: skip
     np.testing.assert_array_equal(result.train.numpy(), expected)
-    np.testing.assert_array_equal(result.tallied[0].numpy(), (expected > 0).sum(-1))
-    np.testing.assert_array_equal(result.tallied[1].numpy(), (expected < 0).sum(-1))
+    np.testing.assert_array_equal(result.tallied[0].numpy(), np.maximum(expected, 0).sum(-1))
+    np.testing.assert_array_equal(result.tallied[1].numpy(), np.maximum(-expected, 0).sum(-1))
     assert result.train.transpose(1, 2).is_contiguous() == positions_first or 1 in (batch, length) or not len(expected)
 
 

@@ -10,7 +10,7 @@ from engines import COMPILED
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from casc_core import CIF, IF, Continuous, WakeSleep, kernels
+from casc_core import CIF, IF, SNM, SRP, Burst, Continuous, WakeSleep, kernels
 from casc_core.geometry import Geometry
 from casc_core.kernels import Blocks, KernelNeuron, library
 from casc_core.kernels.sparse import SUMS16, SUMS32, WIDE
@@ -91,7 +91,7 @@ def drives(rng, kind, shape, reach):
 def by_hand(terms, drive, threshold, neuron, awake, cut):
     """Spikes `[steps, *shape]`, one step after the other, until they end."""
     arriving = max(len(term.train) for term in terms)
-    limit = max(arriving, len(awake)) + sum(awake) + 2 if cut is None else cut
+    limit = max(arriving, len(awake)) + neuron.share * sum(awake) + 2 if cut is None else cut
     parts = [term.currents() for term in terms]
     received = np.zeros((limit, *parts[0].shape[1:]))
     for part in parts:
@@ -120,7 +120,9 @@ def population(terms, drive, threshold, neuron, guess):
 @given(
     seed=st.integers(0, 2**32 - 1),
     instructions=st.sampled_from(COMPILED),
-    neuron=st.sampled_from((IF(), CIF())),
+    neuron=st.sampled_from(
+        (IF(), CIF(), SNM(), Burst(2), Burst(5), Burst(127, clipped=True), SRP(2, initial_potential=0.0))
+    ),
     schedule=st.sampled_from(SCHEDULES),
     channels=st.sampled_from(CHANNELS),
     size=st.sampled_from(((1, 1), (1, 7), (5, 1), (3, 4), (9, 2))),
