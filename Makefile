@@ -1,6 +1,7 @@
 # make demo   sets everything up and runs the recipes on embedded data: texts, then images (no download beyond pip)
 # make test   sets everything up, checks style and types, and runs the tests
 # make slow   the tests on real data; CASC_DATA names its folder
+# make sanitize   the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with forged networks (needs gcc)
 # make docs   sets up what the documentation needs and builds it into site/
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 # What an installation is made from: pyproject.toml and the compiled kernels.
 SOURCES := pyproject.toml setup.py $(wildcard casc_core/kernels/_kernels*.[ch])
 
-.PHONY: demo test slow docs clean
+.PHONY: demo test slow docs sanitize clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python recipes/agnews_rnn.py --q 2 --T 8 --data sample --out results/demo $(OPTIONS)
@@ -23,6 +24,21 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests
+
+SANITIZED := build/sanitized
+SANITIZE  := -fsanitize=address,undefined -fno-omit-frame-pointer -g
+# The sanitizers come before everything else that Python loads. Theirs are the copies, found before what is installed.
+RUN_SANITIZED := cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=. $(abspath $(BIN))/python
+
+sanitize: $(VENV)/.dev
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -r casc_core casc_seq recipes tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
+	rm -f $(SANITIZED)/casc_core/kernels/*.so
+	cd $(SANITIZED) && CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(abspath $(BIN))/python setup.py -q build_ext --inplace -f
+	$(RUN_SANITIZED) -m pytest -q tests/casc_core/test_kernels.py tests/casc_core/test_kernels_convolution.py \
+		tests/casc_core/test_kernels_refuse.py
+	$(RUN_SANITIZED) tests/casc_core/test_storage_fuzz.py --seconds 300 --gigabytes 0
 
 # A warning is an error; the two packages are imported for the names that they make public.
 docs: $(VENV)/.docs

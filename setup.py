@@ -1,8 +1,14 @@
-"""Builds the compiled kernels. Without a C compiler the installation goes on, and torch does their work more slowly."""
+"""What pyproject.toml cannot say: the compiled kernels, and recipes that lie in a folder of another name.
 
-from setuptools import Extension, setup
+Without a C compiler the installation goes on, and torch does the kernels' work more slowly.
+"""
+
+from setuptools import Extension, find_packages, setup
 
 setup(
+    # The recipes are scripts, and modules that `casc` finds by the entry point group `casc.recipes`.
+    packages=[*find_packages(include=["casc_core*", "casc_seq*"]), "casc_recipes", "casc_recipes.cnn"],
+    package_dir={"casc_recipes": "recipes"},
     ext_modules=[
         Extension(
             "casc_core.kernels._kernels",
@@ -11,5 +17,5 @@ setup(
             extra_compile_args=["-O3", "-std=c11", "-fno-math-errno"],
             optional=True,
         )
-    ]
+    ],
 )

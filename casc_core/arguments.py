@@ -32,10 +32,6 @@ def checked_input(name: str, value: Any, device: torch.device | None) -> Tensor:
         raise InputError(f"input {name!r} is complex ({value.dtype}); give real numbers")
     if value.is_meta:
         raise InputError(f"input {name!r} is on the device 'meta' and holds no numbers")
-    if torch._C._functorch.is_functorch_wrapped_tensor(value):
-        raise InputError(
-            f"input {name!r} comes from torch.func, which cannot look into a spiking network: give the whole batch"
-        )
     # Lengths may stay on the CPU, as torch's own packing has them.
     elsewhere = device is not None and value.device != device
     if elsewhere and (value.device.type != "cpu" or value.dtype.is_floating_point):

@@ -1,15 +1,33 @@
-"""Files and folders written whole or not at all."""
+"""Files and folders written whole or not at all, and found again where a write was cut short."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from casc_core.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+# What is being written has a hidden name beside the name that it will have, and is locked while it is.
+_UNFINISHED, _REPLACED = "casc-new-", "casc-old-"
+_RANDOM = re.compile(r"[a-z0-9_]{8}")
+_WAS = "was"
+# What is younger than this may not be locked yet.
+_YOUNG_SECONDS = 60.0
+LOCK = ".casc-lock"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -27,8 +45,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        _sweep(path)
+        prefix = f".{path.name}.{_UNFINISHED}"
+        with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=prefix, delete=False) as file:
             temporary = Path(file.name)
+            _lock(file.fileno())
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -48,9 +69,35 @@ def read_whole(path: Path) -> str:
         StorageError: no such file, or it cannot be read as UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise StorageError(f"cannot read {path}: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """What `path` holds.
+
+    Raises:
+        StorageError: no such file, or it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise _cannot_read(path, error) from error
+
+
+def has_file(path: Path) -> bool:
+    """Whether there is a file `path`; a folder of ours that a write was about to put back is put back first.
+
+    Raises:
+        StorageError: it cannot be told: a folder on the way cannot be read, or leads in a circle.
+    """
+    try:
+        if not path.parent.exists():
+            _put_back(path.parent, path.name)
+        return path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cannot_read(path, error) from error
 
 
 @contextlib.contextmanager
@@ -63,8 +110,10 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
     Raises:
         StorageError: the place cannot be written, or holds something else. What was there is left as it was.
     """
-    staging, folder = None, folder.resolve()
+    staging, lock = None, None
     try:
+        folder = Path(os.path.realpath(folder))
+        _put_back(folder, marker)
         if folder.exists() and not folder.is_dir():
             raise StorageError(f"cannot write {folder}: it is a file; choose a folder")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
@@ -72,7 +121,9 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
                 f"cannot write {folder}: it holds other files (no {marker}); choose a new or an empty folder"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        _sweep(folder)
+        staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.{_UNFINISHED}"))
+        lock = _locked(staging)
         yield staging
         staging.chmod(0o755)
         if folder.exists():
@@ -81,27 +132,180 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
                 raise StorageError(
                     f"cannot replace {folder}: it also holds {', '.join(others)}; move them elsewhere first"
                 )
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            try:
-                os.replace(folder, old / "was")
-                os.replace(staging, folder)
-            except OSError:
-                with contextlib.suppress(OSError):  # put what was there back
-                    os.replace(old / "was", folder)
-                with contextlib.suppress(OSError):
-                    old.rmdir()  # never more than an empty folder
-                raise
-            shutil.rmtree(old)
+            _take_the_place(staging, folder)
         else:
             os.replace(staging, folder)
-        staging = None
+            staging = None
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         raise cannot_write(folder, error) from error
     finally:
-        if staging is not None:
+        if lock is not None:
+            os.close(lock)
+        if staging is not None:  # what was not finished, or what it has replaced
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _take_the_place(new: Path, folder: Path) -> None:
+    """Exchange two folders at once; where the system cannot, one after the other, so that `_put_back` can undo it."""
+    if _exchanged(new, folder):
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.{_REPLACED}"))
+    lock = _locked(old)
+    try:
+        os.replace(folder, old / _WAS)
+        os.replace(new, folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.replace(old / _WAS, folder)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the two have taken each other's place, in one step; False: the system cannot do that here."""
+    rename = _renameat2()
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+@cache
+def _renameat2() -> Callable[..., int] | None:
+    """Linux's `renameat2`, if the C library has it."""
+    try:
+        function = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return None
+    function.restype = ctypes.c_int
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    return function
+
+
+def _put_back(folder: Path, marker: str) -> None:
+    """Where a write was killed after it had moved the folder away and before it had moved the new one there: undo it."""
+    if folder.exists() or not folder.parent.is_dir():
+        return
+    for old in _left_behind(folder, _REPLACED):
+        if (old / _WAS / marker).is_file() and not _is_locked(old):
+            with contextlib.suppress(OSError):  # another process was faster
+                os.replace(old / _WAS, folder)
+                old.rmdir()
+            return
+
+
+def _sweep(target: Path) -> None:
+    """Remove what writes of `target` that were killed have left behind; what is being written now is locked."""
+    for part in (_UNFINISHED, *((_REPLACED,) if target.exists() else ())):
+        for left in _left_behind(target, part):
+            if not _is_young(left) and not _is_locked(left):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        left.unlink()
+
+
+def _left_behind(target: Path, part: str) -> list[Path]:
+    prefix = f".{target.name}.{part}"
+    names = [name for name in os.listdir(target.parent) if name.startswith(prefix)]
+    return [target.parent / name for name in sorted(names) if _RANDOM.fullmatch(name[len(prefix) :])]
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file or folder until it is closed, by whomever; False: another process has, or the system cannot."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _locked(folder: Path) -> int | None:
+    """A folder, opened and locked; None: the system cannot."""
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    _lock(file)
+    return file
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process is writing there; where that cannot be told, one is."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        return not _lock(file)
+    finally:
+        os.close(file)
+
+
+def _is_young(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < _YOUNG_SECONDS
+    except OSError:
+        return True
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Within the block, no other process uses the folder so.
+
+    Raises:
+        StorageError: one does; the message says which. Or the folder cannot be written.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with sole_use(folder):
+    ...     sorted(path.name for path in folder.iterdir())
+    ['.casc-lock']
+    >>> list(folder.iterdir())
+    []
+    """
+    path = folder / LOCK
+    file = _opened_lock(path)
+    try:
+        yield
+    finally:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            os.close(file)
+
+
+def _opened_lock(path: Path) -> int | None:
+    """The lock file, opened, locked and signed; None: the system has no locks."""
+    while fcntl is not None:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            who = os.read(file, 200).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise StorageError(
+                f"{path.parent} is in use by {who}: wait until it has ended, or choose another folder"
+            ) from error
+        except OSError:  # a file system without locks
+            os.close(file)
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):  # else it was removed by whoever had it before
+                os.truncate(file, 0)
+                os.write(file, f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}".encode())
+                return file
+        os.close(file)
+    return None
 
 
 def require_writable(folder: Path) -> None:
@@ -116,6 +320,10 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def _cannot_read(path: Path, error: Exception) -> StorageError:
+    return StorageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def cannot_write(path: Path, error: OSError) -> StorageError:

@@ -24,7 +24,7 @@ from casc_core.conditions import expect
 from casc_core.dataflow import reading_inputs
 from casc_core.errors import CascError, ConversionError
 from casc_core.float64 import in_float64
-from casc_core.functions import LAYOUT, name_of
+from casc_core.functions import LAYOUT, may_read, name_of
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
 from casc_core.program import Program, Ref, Step, map_leaves
@@ -127,7 +127,7 @@ class OpPool:
 
     @staticmethod
     def _digest(op: Op) -> str:
-        digest = hashlib.sha256(repr((type(op).__name__, sorted(op.settings.items()))).encode())
+        digest = hashlib.sha256(repr((op.kind, sorted(op.settings.items()))).encode())
         for name, tensor in sorted(op.tensors().items()):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -308,10 +308,12 @@ class Lowering:
                 return known
             if node.target is getattr and not hasattr(Tensor, args[1]) and args[1] not in FIELDS:
                 raise self.refuse(f"it reads the attribute {args[1]!r}, which a tensor does not have")
-            if name is not None or node.target is getattr:
+            if node.target is getattr and not may_read(str(args[1])):
+                raise self.refuse(f"it reads the attribute {args[1]!r}; read shapes, types and devices alone")
+            if name is not None:
                 if node.target is expect:
                     return self.check(expect, *args)
-                return InputValue(self.emit(Call(name or "getattr"), *args, **kwargs))
+                return InputValue(self.emit(Call(name), *args, **kwargs))
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)

@@ -198,6 +198,8 @@ class Burst(Neuron):
         super().__post_init__()
         if isinstance(self.gamma, bool) or not isinstance(self.gamma, int) or not 1 <= self.gamma <= 127:
             raise ConfigError(f"Burst: gamma must be an integer from 1 to 127; got {self.gamma!r}")
+        if not isinstance(self.clipped, bool):
+            raise ConfigError(f"Burst: clipped must be True or False; got {self.clipped!r}")
 
     @property
     def peak(self) -> int:
@@ -243,7 +245,7 @@ class SRP(Neuron):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.tau, bool) or not isinstance(self.tau, int) or self.tau < 1:
+        if isinstance(self.tau, bool) or not isinstance(self.tau, int) or not 1 <= self.tau <= 2**31:
             raise ConfigError(f"SRP: tau must be an integer of at least 1; got {self.tau!r}")
 
     @property

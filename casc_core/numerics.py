@@ -106,7 +106,10 @@ class Exact:
 
     def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
         """The cheapest type in which sums of magnitude up to `bound` on the grid `2**exponent` never round."""
-        units = math.ldexp(bound, -exponent)
+        try:
+            units = math.ldexp(bound, -exponent)
+        except OverflowError:
+            units = math.inf
         if units < FLOAT32_UNITS:
             return torch.float32
         if units < FLOAT64_UNITS:

@@ -65,6 +65,8 @@ def observed(
     """
     device = next((value.device for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
     network, calls = copy.deepcopy(ann).eval().to(device), Counter[str]()
+    # A forward may change what it is given in place, and others read it too.
+    inputs, named = tuple(map(_cloned, inputs)), {name: _cloned(value) for name, value in named.items()}
     running = ""
 
     def call(name: str, module: Quantised, /, *args: Any, **kwargs: Any) -> Any:
@@ -99,3 +101,7 @@ def observed(
             f"the network that was converted returns a {type(logits).__name__}; it must return its logits"
         )
     return logits
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

@@ -7,6 +7,7 @@ backend and for all of them (`torch.backends.fp32_precision` and the like).
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -97,6 +98,12 @@ class _Precision:
                     _set(setting, value)
                 self.before.clear()
 
+    def begin_anew(self) -> None:
+        """In a forked process, into which no other thread has come along, whatever it was doing in here."""
+        self.lock = threading.Lock()
+        self.inside.clear()
+        self.leave(object())
+
     def _note(self) -> None:
         """Write down all that will be changed; the first is what sets others too."""
         for_all = _get(_ALL_MATMUL)
@@ -139,3 +146,5 @@ def _set(setting: Setting, value: str) -> None:
 
 
 _PRECISION = _Precision()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_PRECISION.begin_anew)

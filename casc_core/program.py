@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.errors import CascError, InputError
 from casc_core.ops import Op
 from casc_core.recorder import Recorder
 from casc_core.run import Run
@@ -66,13 +68,22 @@ class Program:
         """The same program with operation `old` called `number[old]`."""
         return replace(self, steps=tuple(replace(step, op=number[step.op]) for step in self.steps))
 
-    def check(self, ops: int) -> None:
-        """Raise `ValueError` unless every name is defined before it is used and every operation is among `ops`."""
+    def check(self, ops: Sequence[Op]) -> None:
+        """Raise `ValueError` unless every call is one that can be made.
+
+        Every name is defined once, and before it is used; every operation is one of `ops`, and takes as many arguments.
+        """
         known = set(self.inputs)
         for step in self.steps:
             missing = refs((step.args, dict(step.kwargs))) - known
-            if missing or not 0 <= step.op < ops:
+            if missing or not 0 <= step.op < len(ops):
                 raise ValueError(f"step {step.result!r} uses {sorted(missing) or step.op!r}, which is not there")
+            if step.result in known:
+                raise ValueError(f"step {step.result!r} gives a name that is taken")
+            try:
+                inspect.signature(ops[step.op].forward).bind(None, *step.args, **step.kwargs)
+            except TypeError as error:
+                raise ValueError(f"step {step.result!r} does not call a {ops[step.op].kind} as one: {error}") from error
             known.add(step.result)
         if self.output.name not in known:
             raise ValueError(f"no step computes the output {self.output.name!r}")
@@ -89,7 +100,7 @@ class Program:
             args, kwargs = substitute((step.args, dict(step.kwargs)), values)
             if run.recorder is not None:
                 run.recorder.at = step.result
-            values[step.result] = op(run, *args, **kwargs)
+            values[step.result] = _called(op, run, args, kwargs)
             run.bytes = max(run.bytes, _bytes(values.values()))
             if run.recorder is not None:
                 noted[step.result] = self._noted_behind(step, op, noted, run.recorder)
@@ -111,6 +122,38 @@ class Program:
             recorder.credit(op.settings["name"], behind)
             return frozenset()
         return behind
+
+
+# What torch and Python raise of arguments that do not fit; what else there is, is no matter of the input.
+_UNFIT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The result of an operation.
+
+    Raises:
+        InputError: it cannot be applied to what it is given.
+    """
+    try:
+        return op(run, *args, **kwargs)
+    except _UNFIT as error:
+        if isinstance(error, (CascError, torch.OutOfMemoryError)):
+            raise
+        name = op.settings.get("name") or op.settings.get("function") or op.kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{name}: it cannot be applied to what this input gives ({reason:.300}); the network takes inputs of the kind "
+            "and shape that its model takes"
+        ) from error
 
 
 def _bytes(values: Iterable[Any]) -> int:
@@ -147,68 +190,3 @@ def refs(value: Any) -> set[str]:
 
     map_leaves(value, visit)
     return found
-
-
-def to_json(value: Any) -> Any:
-    """An argument as JSON."""
-    if isinstance(value, Ref):
-        return {"ref": value.name}
-    if isinstance(value, tuple):
-        return {"tuple": [to_json(item) for item in value]}
-    if isinstance(value, list):
-        return [to_json(item) for item in value]
-    if isinstance(value, dict):
-        return {"dict": {key: to_json(item) for key, item in value.items()}}
-    if isinstance(value, slice):
-        return {"slice": [to_json(part) for part in (value.start, value.stop, value.step)]}
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if value is Ellipsis:
-        return {"ellipsis": True}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"an argument of type {type(value).__name__} cannot be saved: {value!r}")
-
-
-def from_json(value: Any) -> Any:
-    """The argument that `to_json` wrote."""
-    if isinstance(value, list):
-        return [from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    readers: dict[str, Callable[[Any], Any]] = {
-        "ref": Ref,
-        "tuple": lambda items: tuple(from_json(item) for item in items),
-        "dict": lambda items: {key: from_json(item) for key, item in items.items()},
-        "slice": lambda parts: slice(*(from_json(part) for part in parts)),
-        "dtype": lambda name: getattr(torch, name),
-        "device": torch.device,
-        "ellipsis": lambda _: Ellipsis,
-    }
-    return readers[kind](content)
-
-
-def program_to_json(program: Program) -> dict[str, Any]:
-    """A program as JSON."""
-    return {
-        "inputs": list(program.inputs),
-        "steps": [
-            {"op": step.op, "args": to_json(step.args), "kwargs": to_json(dict(step.kwargs)), "result": step.result}
-            for step in program.steps
-        ],
-        "output": program.output.name,
-        "scale": program.scale,
-        "exponent": program.exponent,
-    }
-
-
-def program_from_json(value: Mapping[str, Any]) -> Program:
-    """The program that `program_to_json` wrote."""
-    steps = tuple(
-        Step(int(step["op"]), from_json(step["args"]), from_json(step["kwargs"]), str(step["result"]))
-        for step in value["steps"]
-    )
-    return Program(tuple(value["inputs"]), steps, Ref(value["output"]), float(value["scale"]), int(value["exponent"]))

@@ -19,14 +19,13 @@ from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.recorder import Recorder
 from casc_core.scan import scan
-from casc_core.schedule import Schedule
+from casc_core.schedule import LARGEST_STEPS, Schedule
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
 # What every narrow type of a run rests on: a count, and the sum of any neuron's spikes, fits int16; a step's spikes int8.
 LARGEST_TOTAL = 2**15 - 1
-# Room for that many wake steps, and for layer after layer to settle behind them.
-LARGEST_STEPS = 2**17
+LEAST_ROOM = 2**24
 
 
 class Run(ABC):
@@ -39,6 +38,7 @@ class Run(ABC):
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
         samples: size of the batch.
         bytes: the most memory that signals took at one time.
+        room: numbers that one operation may make more than it is given, where its weights do not say how many.
     """
 
     total: int
@@ -49,6 +49,7 @@ class Run(ABC):
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
         self.samples = self.bytes = 0
+        self.room = LEAST_ROOM
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:

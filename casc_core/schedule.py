@@ -8,6 +8,8 @@ from casc_core.errors import ConfigError
 
 # A float32 counts no further.
 MOST_STEPS = 2**24
+# Room for as many wake steps as a neuron counts, and for layer after layer to settle behind them.
+LARGEST_STEPS = 2**17
 
 
 def check_steps(T: int | None) -> None:
@@ -78,8 +80,13 @@ class WakeSleep:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"WakeSleep: {name} must be an integer of at least {least}; got {value!r}")
-            if value > MOST_STEPS:
-                raise ConfigError(f"WakeSleep: {name} must be at most {MOST_STEPS:,}; got {value!r}")
+            if value > LARGEST_STEPS:
+                raise ConfigError(f"WakeSleep: {name} is {value:,}; more than {LARGEST_STEPS:,} steps cannot be run")
+        if self.wake is not None and self.sleep is not None and self.last_wake > LARGEST_STEPS:
+            raise ConfigError(
+                f"WakeSleep: it would wake until step {self.last_wake:,}; more than {LARGEST_STEPS:,} steps cannot be run: "
+                f"choose fewer cycles or shorter ones (wake={self.wake}, sleep={self.sleep}, cycles={self.cycles})"
+            )
 
     def resolved(self, q: int) -> WakeSleep:
         """The schedule for a network trained with `q` levels: its open lengths filled in."""

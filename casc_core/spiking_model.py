@@ -23,7 +23,7 @@ from casc_core.ops import Op
 from casc_core.precision import undisturbed
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
-from casc_core.run import LevelRun, Run, SpikingRun, checked_total
+from casc_core.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
 from casc_core.schedule import Schedule, check_steps
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
@@ -169,7 +169,7 @@ class SpikingModel(nn.Module):
             A `Simulation`: readout after each step, steps to silence, spikes of each layer.
 
         Raises:
-            ConfigError: `T < 1`, or None under a schedule that never sleeps.
+            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
             InputError: as for a call.
         """
         self.check_steps(T)
@@ -179,7 +179,7 @@ class SpikingModel(nn.Module):
         """Complain about a number of steps that cannot be simulated.
 
         Raises:
-            ConfigError: `T < 1`, or None under a schedule that never sleeps.
+            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
         """
         self._spiking_run(T, None)
 
@@ -335,6 +335,8 @@ class SpikingModel(nn.Module):
         if any(tensor.numel() == 0 for tensor in tensors):
             raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
         run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+        # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
+        run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(tensor.numel() for tensor in tensors)
         operations = self.operations()
         for op in operations:
             op.require_unchanged()
@@ -346,7 +348,8 @@ class SpikingModel(nn.Module):
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in values.items())
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"inputs of shape {shapes} do not go through the network: {why}") from error
-        assert isinstance(output, Signal)
+        if not isinstance(output, Signal):
+            raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         reach = run.total * (output.bound + output.drive_reach)

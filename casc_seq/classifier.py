@@ -17,6 +17,7 @@ from casc_seq.text import PAD
 POOLINGS = ("mean", "sum", "max", "last", "mean+max")
 
 _EMBEDDING_SCALE = 0.1
+_MOST_LAYERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class ClassifierConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
                 raise ConfigError(f"{name} must be an integer of at least {smallest}; got {value!r}")
+        if self.num_layers > _MOST_LAYERS:
+            raise ConfigError(f"num_layers must be at most {_MOST_LAYERS}; got {self.num_layers}")
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}; got {self.pooling!r}")
         for name in ("bidirectional", "batch_norm"):

@@ -14,9 +14,11 @@ from torch import Tensor
 import casc_core
 from casc_core.cli import Command, settle
 from casc_core.errors import InputError, StorageError
+from casc_core.experiment.store import component, read_description
 from casc_core.files import read_whole, require_writable, write_whole
 from casc_core.predictions import reading
 from casc_core.recorder import Recorder
+from casc_core.strict import of, parsed, strings
 from casc_seq.experiment import TextPipeline, Tokenizer
 from casc_seq.raster import raster_page
 from casc_seq.text import UNKNOWN
@@ -96,11 +98,14 @@ def _network(folder: Path) -> tuple[casc_core.SpikingModel, Tokenizer, list[str]
             f"{folder} is not the output folder of a text recipe: it holds no results.json; name one with --network"
         )
     try:
-        facts = json.loads(read_whole(results))
-        home = folder / facts["classifier"]
-        kind, max_len = facts["options"]["tokenizer"], int(facts["options"]["max_len"])
-        classes = list(json.loads(read_whole(home / "classifier.json"))["classes"])
-    except (KeyError, TypeError, ValueError) as error:
+        facts = of(dict, parsed(read_whole(results), finite=False), "results")
+        options = of(dict, facts["options"], "options")
+        kind, max_len = of(str, options["tokenizer"], "tokenizer"), of(int, options["max_len"], "max_len")
+        home = folder / component(facts["classifier"], results)
+        classes = strings(read_description(home)["classes"], "classes")
+    except StorageError:
+        raise
+    except (LookupError, ValueError) as error:
         raise StorageError(f"{results} is not that of a text recipe ({type(error).__name__}: {error})") from error
     tokenizer: Tokenizer = TextPipeline(kind).tokenizer_type().load(home / "tokenizer")
     return casc_core.load(folder / "network"), tokenizer, classes, max_len

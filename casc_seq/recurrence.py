@@ -14,14 +14,17 @@ from casc_core.errors import InputError
 from casc_core.kernels import RecurrentSpikes, Sequences
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
 from casc_core.ops import Op, batch_owner, corrected
+from casc_core.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
 from casc_core.signal import Signal, TableRows
 from casc_seq.rnn import check_lengths, time_order
 
+_EACH = Numbers(((), ("hidden",)), optional=True)
 
-class Recurrence(Op):
+
+class Recurrence(Op, saved_as="Recurrence"):
     """One direction of one recurrent layer: `I_i[t] = current_i[t] + W_h s_{i-1}[t]`, then the neurons of position i.
 
     The spikes that position i-1 emits at step t reach position i at step t. Each position is simulated over all its
@@ -34,6 +37,10 @@ class Recurrence(Op):
     or None, its row, and lengths `[B]` or None.
     """
 
+    SETTINGS = settings(
+        name=NAME, threshold=Positive(), scale=Positive(), exponent=EXPONENT, reverse=Flag(), batch_first=Flag()
+    )
+    TENSORS = tensors(weight=Numbers((("hidden", "hidden"),), "exponent"), charge=_EACH, bias=_EACH)
     is_layer = True
     weight: Tensor
     charge: Tensor | None
@@ -73,6 +80,10 @@ class Recurrence(Op):
         name = self.settings["name"]
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
+        if current.shape[2] != self.weight.shape[0]:
+            raise InputError(
+                f"{name}: it has {self.weight.shape[0]} units at each position; its input has {current.shape[2]}"
+            )
         current = _divided(current, run, self.settings["exponent"], name)
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
@@ -315,8 +326,10 @@ class Order:
         return cls(rows.to(device), sizes, reverse)
 
 
-class LastState(Op):
+class LastState(Op, saved_as="LastState"):
     """`h_n` of one direction: the output at the last real position, or at the first in reverse."""
+
+    SETTINGS = settings(reverse=Flag(), batch_first=Flag())
 
     def __init__(self, reverse: bool, batch_first: bool) -> None:
         super().__init__({"reverse": reverse, "batch_first": batch_first})

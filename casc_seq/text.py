@@ -183,7 +183,8 @@ class WordTokenizer:
         known = [numbers.get(word) for word in SPECIAL_WORDS] == [PAD, UNKNOWN]
         if not (complete and known and isinstance(tokenizer.model, WordLevel)):
             raise StorageError(f"{path} holds another kind of tokenizer, not one saved by WordTokenizer")
-        return cls(tokenizer)
+        # Only its words are taken from the file: how a text becomes words is not the file's to say.
+        return cls(_pipeline(numbers))
 
 
 def _pipeline(vocabulary: dict[str, int]) -> Tokenizer:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError, InputError, StorageError
 from casc_core.files import read_whole, write_whole
+from casc_core.strict import parsed
 from casc_seq.batches import BucketedBatches
 from casc_seq.text import SPECIAL_WORDS, UNKNOWN, as_strings, check_count, read_vectors, words_of
 
@@ -132,7 +133,7 @@ class TorchtextTokenizer:
         """
         path = Path(folder) / _FILE
         try:
-            saved = json.loads(read_whole(path))
+            saved = parsed(read_whole(path))
         except ValueError as error:
             raise StorageError(f"{path} is damaged: {error}") from error
         words = saved.get("words") if isinstance(saved, dict) and saved.get("format") == _FORMAT else None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -101,7 +100,7 @@ def experiment(
         training=trained.training,
         published=TABLE_6 if args.q == 2 and len(corpus.test) == AG_NEWS_TEST else None,
         calibration=lambda: calibration_batches(corpus, trained, pipeline, device),
-        script=str(Path(__file__).resolve()),
+        recipe="agnews_rnn",
     )
 
 

@@ -12,8 +12,12 @@ the output folder. Without data, it takes the digits that come with scikit-learn
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
+
+if __package__:  # found by its name; a script's own folder is searched anyhow
+    sys.path.insert(0, str(Path(__file__).parent))
 
 import cnn.command
 import torch
@@ -86,7 +90,7 @@ def load(
         ),
         calibration=lambda: (normalise(part.to(device), data.mean, data.std) for part in some.split(args.eval_batch)),
         test_examples=len(data.test), classes=data.classes, mean=data.mean, std=data.std, size=size, stem="small",
-        source=data.source, script=str(Path(__file__).resolve()),
+        source=data.source, recipe="cifar_cnn",
     )  # fmt: skip
     return images, DIGITS if digits else PAPER
 

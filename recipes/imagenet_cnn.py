@@ -12,8 +12,12 @@ The output folder must be one that all machines see.
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
+
+if __package__:  # found by its name; a script's own folder is searched anyhow
+    sys.path.insert(0, str(Path(__file__).parent))
 
 import cnn.command
 import torch
@@ -69,7 +73,7 @@ def load(
             data.train, data.mean, data.std, images=CALIBRATION_IMAGES, batch_size=args.eval_batch, device=device
         ),
         test_examples=len(data.test), classes=data.classes, mean=data.mean, std=data.std, size=args.size,
-        stem=args.stem, source=data.source, script=str(Path(__file__).resolve()),
+        stem=args.stem, source=data.source, recipe="imagenet_cnn",
     )  # fmt: skip
     return images, FINE_TUNING if args.weights else PAPER
 

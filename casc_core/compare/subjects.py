@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,10 @@ from casc_core.predictions import reading
 from casc_core.prepare import levels_of
 from casc_core.spiking_model import SpikingModel
 from casc_core.storage import load
+from casc_core.strict import of, parsed
 from casc_core.tracing import arguments_of
 
+RECIPES = "casc.recipes"
 RESULTS, NETWORK = "results.json", "network"
 CALIBRATION_SAMPLES = 1_000
 # Options that say nothing of the network.
@@ -92,11 +93,8 @@ def recipe_of(folder: Path, data: str | None = None, device: str = "auto") -> tu
         StorageError, DataError: as `subject`.
     """
     results = _results(folder)
-    script = Path(results["script"] or "")
-    if not script.is_file():
-        raise StorageError(f"the recipe that wrote {folder / RESULTS} is no longer at {script}; run the recipe again")
-    recipe = _module_at(script)
-    args = _arguments(recipe.options(), results["options"])
+    recipe = recipe_named(results["recipe"], folder / RESULTS)
+    args = _arguments(recipe.options(), results["options"], folder / RESULTS)
     args.out, args.retrain, args.quiet = folder, False, True
     if data is not None:
         args.data = data
@@ -108,12 +106,12 @@ def _of_recipe(folder: Path, asked: Asked) -> Subject:
         if value is not None:
             raise ConfigError(f"{name} is for a network of your own; {folder} has one already")
     experiment, results = recipe_of(folder, asked.data, asked.device)
-    bits = int(results["options"].get("weight_bits") or Exact().weight_bits)
+    bits = _weight_bits(results["options"])
     if asked.weight_bits in (None, bits):
         snn = load(folder / NETWORK, model=experiment.network)  # the one that was saved, and of this very network
     else:
         snn = convert(experiment.network, experiment.adapter, numerics=Exact(asked.weight_bits or bits))
-    shown = {"recipe": Path(results["script"]).name, "weight bits": asked.weight_bits or bits}
+    shown = {"recipe": results["recipe"], "weight bits": asked.weight_bits or bits}
     shown |= {"training examples": experiment.train_examples}
     shown |= {name: value for name, value in results["options"].items() if _worth_showing(name, value)}
     return Subject(
@@ -127,6 +125,12 @@ def _of_recipe(folder: Path, asked: Asked) -> Subject:
     )
 
 
+def _weight_bits(options: dict[str, Any]) -> int:
+    """Bits of a weight with which the recipe converted."""
+    bits = options.get("weight_bits") or Exact().weight_bits
+    return Exact(bits).weight_bits
+
+
 def _worth_showing(name: str, value: Any) -> bool:
     return value is not None and name not in _OF_THE_RUN
 
@@ -137,34 +141,64 @@ def _results(folder: Path) -> dict[str, Any]:
         hint = "; take the folder that it lies in" if (folder / "network.json").is_file() else ""
         raise StorageError(f"{folder} is not the output folder of a recipe: it holds no {RESULTS}{hint}")
     try:
-        results = dict(json.loads(read_whole(path)))
-        options = dict(results["options"])
-    except (ValueError, KeyError, TypeError) as error:
+        results = of(dict, parsed(read_whole(path), finite=False), "results")
+        options = of(dict, results["options"], "options")
+    except (ValueError, KeyError) as error:
         raise StorageError(f"{path} is damaged, or was not written by a recipe: {error}") from error
-    if not isinstance(results.get("script"), str):
+    # Results of before recipes had names say where the recipe was; what it was called is all that is read of it.
+    name = results.get("recipe") or Path(str(results.get("script") or "")).stem
+    if not isinstance(name, str) or not name:
         raise StorageError(f"{path} does not say which recipe wrote it; run the recipe again, it finds its network")
-    return results | {"options": options}
+    return results | {"options": options, "recipe": name}
 
 
-def _module_at(script: Path) -> ModuleType:
-    if str(script.parent) not in sys.path:
-        sys.path.insert(0, str(script.parent))  # recipes import what lies beside them
-    spec = importlib.util.spec_from_file_location(f"casc_recipe_{script.stem}", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def recipe_named(name: str, where: Path) -> Any:
+    """The installed recipe of this name: a module with `options` and `experiment`.
+
+    Args:
+        where: what says so.
+
+    Raises:
+        StorageError: none is called so.
+    """
+    installed = {entry.name: entry for entry in entry_points(group=RECIPES)}
+    if name not in installed:
+        raise StorageError(
+            f"{where}: no installed recipe is called {name!r:.80}; there are: {', '.join(sorted(installed)) or 'none'}. "
+            f"Recipes are found by the entry point group {RECIPES}: install the package that has it, or run it again"
+        )
+    return installed[name].load()
 
 
-def _arguments(line: argparse.ArgumentParser, options: dict[str, Any]) -> argparse.Namespace:
+def _arguments(line: argparse.ArgumentParser, options: dict[str, Any], where: Path) -> argparse.Namespace:
     """The recipe's command line with these options; those it no longer has are left out."""
     args = line.parse_args([])
     for action in line._actions:
-        value = options.get(action.dest)
         if action.dest in options:
-            setattr(args, action.dest, Path(value) if action.type is Path and value is not None else value)
+            try:
+                value = _option(action, options[action.dest])
+            except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+                raise StorageError(
+                    f"{where}: the option {action.dest!r} cannot be {options[action.dest]!r:.80}; run the recipe again"
+                ) from error
+            setattr(args, action.dest, value)
     return args
+
+
+def _option(action: argparse.Action, value: Any) -> Any:
+    """What the command line would have made of a value."""
+    if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
+        return of(bool, value, action.dest)
+    if value is None and action.default is None:
+        return None
+    text = ",".join("none" if each is None else str(each) for each in value) if isinstance(value, list) else str(value)
+    if isinstance(value, (bool, dict)):
+        raise ValueError("neither a flag nor a table")
+    kind = action.type if callable(action.type) else str
+    read = kind("none" if value is None else text)
+    if action.choices is not None and read not in action.choices:
+        raise ValueError("none of its choices")
+    return read
 
 
 def _of_function(module: str, function: str, asked: Asked) -> Subject:

@@ -74,7 +74,7 @@ def moved(comparison: Comparison) -> str:
             f"logits by up to {calibrated['max_logit_difference']:.2g}. "
         )
     said += (
-        f"Putting the weights on their grid ({comparison['network']['weights']}) moved "
+        f"Putting the weights on their grid ({comparison['network']['weights']}), and summing without rounding, moved "
         f"{comparison['ann_predictions_moved']:,} of {samples:,} predictions of the {name}, logits by up to "
         f"{comparison['ann_max_logit_difference']:.2g}."
     )

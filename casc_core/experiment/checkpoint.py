@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from casc_core.errors import StorageError
-from casc_core.files import write_whole
+from casc_core.files import read_bytes, write_whole
+from casc_core.seal import OPEN, is_whole, sealed
+from casc_core.strict import of, parsed
 
-FORMAT = "casc training checkpoint 1"
+FORMAT, UNSEALED = "casc training checkpoint 2", "casc training checkpoint 1"
 
 
 def save_checkpoint(path: Path, owner: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -30,12 +31,8 @@ def save_checkpoint(path: Path, owner: str, facts: dict[str, Any], tensors: dict
         StorageError: it cannot be written; the one before is left as it was.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "owner": owner, "facts": json.dumps(facts)}
-    write_whole(path, safetensors.torch.save(content, metadata))
-    # A killed process may have left a part behind under another name.
-    for leftover in path.parent.glob(f".{path.name}.*"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
+    metadata = {"format": FORMAT, "owner": owner, "facts": json.dumps(facts), "sha256": OPEN}
+    write_whole(path, sealed(safetensors.torch.save(content, metadata)))
 
 
 def load_checkpoint(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -55,18 +52,20 @@ def load_checkpoint(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, T
     try:
         if not path.exists():
             return None
+        data = read_bytes(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in (FORMAT, UNSEALED):
                 raise StorageError(f"{path} is not a training checkpoint; choose another place for the checkpoint")
             if metadata.get("owner") != owner:
                 raise StorageError(
                     f"{path} belongs to a training with other options, sizes or data; "
                     "delete it to start anew, or choose another place for the checkpoint"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return json.loads(metadata["facts"]), tensors
+        if metadata["format"] == FORMAT and not is_whole(data):
+            raise ValueError("its checksum is not the one that it was saved with")
+        return of(dict, parsed(metadata["facts"], finite=False), "the facts"), safetensors.torch.load(data)
     except StorageError:
         raise
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise StorageError(f"{path} cannot be read as a checkpoint ({error}); delete it to start anew") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ import torch
 
 from casc_core.cli import Parser, answered, settle
 from casc_core.errors import ConfigError
-from casc_core.experiment.distributed import choose_device, launched, processes
-from casc_core.files import require_writable
+from casc_core.experiment.distributed import choose_device, from_main, launched, processes
+from casc_core.files import require_writable, sole_use
 from casc_core.numerics import Exact
 
 Main = Callable[[argparse.Namespace, torch.device], None]
@@ -80,7 +81,9 @@ def run(line: argparse.ArgumentParser, main: Main) -> None:
 
     def run_it() -> int:
         check(args)
-        with processes(args.device) as device:
+        with processes(args.device) as device, contextlib.ExitStack() as held:
+            # All processes of a run share its output folder; the first of them keeps other runs out.
+            from_main(lambda: held.enter_context(sole_use(args.out)))
             main(args, device)
         return 0
 

@@ -169,8 +169,8 @@ class Evaluation:
         ann_accuracy, reference_accuracy: percent.
         methods: by name.
         prediction_mismatches, max_logit_difference: CIF with WakeSleep, once silent, against the reference.
-        ann_prediction_mismatches, ann_max_logit_difference: the reference against the ANN as trained; what snapping
-            moved.
+        ann_prediction_mismatches, ann_max_logit_difference: the reference against the ANN as trained, in its own types:
+            what the grid, and summing without rounding, moved.
         silent_at: `[samples]` steps to silence of CIF with WakeSleep.
         labels: `[samples]`.
     """

@@ -38,7 +38,7 @@ class Experiment:
         trained: the network as trained, where that is not `network`.
         published: the paper's figures, if it has some.
         calibration: gives some batches of training data, for the methods that look at data.
-        script: the recipe, whose `experiment` brings all this back.
+        recipe: its name among the entry points `casc.recipes`, whose `experiment` brings all this back.
     """
 
     network: nn.Module
@@ -54,7 +54,7 @@ class Experiment:
     trained: nn.Module | None = None
     published: Published | None = None
     calibration: Callable[[], Iterable[tuple[Tensor, ...]]] | None = None
-    script: str | None = None
+    recipe: str | None = None
 
 
 def report(
@@ -89,7 +89,7 @@ def report(
         extra = {
             "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,
             "data": experiment.data, "q": experiment.q, "T": T, "classifier": experiment.classifier,
-            "script": experiment.script,
+            "recipe": experiment.recipe,
             "training": dict(experiment.training), "seconds": seconds,
             "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
             "machine": {

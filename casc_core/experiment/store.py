@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from casc_core.errors import StorageError
+from casc_core.errors import CascError, StorageError
 from casc_core.experiment import distributed
 from casc_core.experiment.training import TrainingResult
-from casc_core.files import read_whole, whole_folder, write_whole
+from casc_core.files import read_bytes, whole_folder, write_whole
+from casc_core.seal import OPEN, is_whole, sealed
+from casc_core.strict import of, parsed
 
 DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
+_UNREADABLE = (
+    ArithmeticError, AssertionError, AttributeError, CascError, LookupError, RuntimeError, SafetensorError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 class Store:
@@ -56,17 +64,30 @@ class Store:
                 + (f" (it holds {', '.join(there)}); was the data the same? Name it with --data" if there else "")
             )
 
-    def read(self, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, dict[str, Any]]:
+    def read(
+        self,
+        build: Callable[[dict[str, Any]], nn.Module],
+        outline: Callable[[dict[str, Any]], nn.Module] | None = None,
+    ) -> tuple[nn.Module, dict[str, Any]]:
         """The trained network, which `build` makes from its description before its weights are filled in.
+
+        Args:
+            build: makes it.
+            outline: makes one with the same weights, or some of them, where `build` cannot be called on torch's device
+                "meta"; it is to show that sizes fit before `build` takes memory for them.
 
         Raises:
             StorageError: it cannot be read.
         """
         try:
-            description = dict(json.loads(read_whole(self.home / DESCRIPTION)))
+            description = read_description(self.home)
+            weights = safetensors.torch.load(read_bytes(self.home / WEIGHTS))
+            with torch.device("meta"):  # where sizes that are not those of the weights cost nothing
+                _check_weights(weights, (outline or build)(description).state_dict())
             model = build(description)
-            model.load_state_dict(safetensors.torch.load((self.home / WEIGHTS).read_bytes()))
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            _check_weights(weights, model.state_dict())
+            model.load_state_dict(weights)
+        except _UNREADABLE as error:
             reason = " ".join(str(error).split())
             raise StorageError(
                 f"the classifier in {self.home} cannot be read ({reason}); delete the folder, or retrain"
@@ -90,9 +111,70 @@ class Store:
                 more(staging)
                 weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
                 write_whole(staging / WEIGHTS, safetensors.torch.save(weights))
-                write_whole(staging / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+                beside = sorted(path for path in staging.rglob("*") if path.is_file())
+                files = {path.relative_to(staging).as_posix(): _digest(path) for path in beside}
+                text = json.dumps({"sha256": OPEN, "files": files, **description}, indent=2) + "\n"
+                write_whole(staging / DESCRIPTION, sealed(text.encode()))
             self.checkpoint.unlink(missing_ok=True)
         distributed.barrier()
+
+
+def read_description(home: Path) -> dict[str, Any]:
+    """What is said of the trained network in a folder, once nothing there is known to be damaged.
+
+    Raises:
+        StorageError: something is, or the folder is not one of a trained network.
+    """
+    where = home / DESCRIPTION
+    text = read_bytes(where)
+    try:
+        description = of(dict, parsed(text.decode(), finite=False), "a trained network")
+        # Those trained before there were checksums have none.
+        if "sha256" in description and not is_whole(text):
+            raise ValueError("its checksum is not the one that it was saved with")
+        for name, digest in of(dict, description.pop("files", {}), "files").items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{name!r:.80} does not lie beside it")
+            if digest != _digest(home / name):
+                raise ValueError(f"the checksum of {name} beside it is not the one that it was saved with")
+    except ValueError as error:
+        raise StorageError(f"{where} is damaged: {error}") from error
+    description.pop("sha256", None)
+    return description
+
+
+def component(name: Any, where: Path) -> str:
+    """`name`, if it names something that lies in a folder, and nothing elsewhere.
+
+    Args:
+        where: what says so.
+
+    Raises:
+        StorageError: it does not.
+
+    >>> component("classifier-0123abcd", Path("results.json"))
+    'classifier-0123abcd'
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or not set(name).isdisjoint("/\\:\0"):
+        raise StorageError(f"{where}: expected the name of a folder beside it; got {name!r:.80}")
+    return name
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def _check_weights(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Complain about weights that are not those that a network has.
+
+    Raises:
+        ValueError: one is missing, or of another shape or type.
+    """
+    for name, value in wanted.items():
+        found = weights.get(name)
+        if found is None or (found.shape, found.dtype) != (value.shape, value.dtype):
+            there = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
+            raise ValueError(f"{name} should be {value.dtype} {list(value.shape)}, and is {there}")
 
 
 def training_facts(model: nn.Module, result: TrainingResult) -> dict[str, Any]:

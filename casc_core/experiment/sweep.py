@@ -17,6 +17,7 @@ from casc_core.experiment.evaluation import Evaluation
 from casc_core.experiment.results import markdown
 from casc_core.files import read_whole, write_whole
 from casc_core.methods import OURS
+from casc_core.strict import of, parsed
 
 Levels = int | None
 
@@ -130,9 +131,9 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         return {}
     try:
-        kept: dict[str, dict[str, Any]] = json.loads(read_whole(file))["kept"]
+        kept: dict[str, dict[str, Any]] = of(dict, parsed(read_whole(file), finite=False), "a sweep")["kept"]
         for values in kept.values():
-            Row(**values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            table([Row(**values)])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise StorageError(f"{file} is not a sweep ({error}); move it elsewhere") from error
     return kept

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from casc_core.errors import ConfigError
+from casc_core.errors import ConfigError, StorageError
 from casc_core.experiment import distributed
 from casc_core.experiment.checkpoint import load_checkpoint, save_checkpoint
 from casc_core.experiment.distributed import device_of
@@ -97,7 +97,13 @@ def train(
         if checkpoint is not None:
             saved = distributed.from_main(lambda: load_checkpoint(checkpoint, task.owner))
             if saved is not None:
-                run.restore(*saved)
+                try:
+                    run.restore(*saved)
+                except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                    reason = " ".join(str(error).split())
+                    raise StorageError(
+                        f"{checkpoint} is not the state of this training ({reason:.300}); delete it to start anew"
+                    ) from error
         run.go_on(checkpoint, save, save_seconds, save_steps, progress and distributed.is_main())
     model.eval()
     return run.result()

@@ -24,7 +24,7 @@
 enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
 enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
 enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
-enum { NO_MEMORY = -1, OUT_OF_RANGE = -2 };
+enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
 /* More spikes than any cap allows. */
 enum { SILENCED = 1 << 24 };
 
@@ -251,7 +251,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 6; }
+EXPORT int64_t casc_version(void) { return 7; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -275,8 +275,41 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
 
 enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT };
 
+/* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
+static int laid_out(const Weights *weights) {
+    return weights->values && weights->rows >= 0 && weights->rows <= weights->rows_padded &&
+           weights->rows_padded % 64 == 0 && weights->stride >= 0 && weights->stride % 32 == 0;
+}
+
+/* Whether the sizes of a task are ones that a kernel can go over; which pointers they belong to, the caller has checked. */
+static int fits(int64_t kernel, const void *task) {
+    if (kernel == ROWS) {
+        const RowsTask *rows = (const RowsTask *)task;
+        return laid_out(&rows->weights) && rows->steps >= 0 && rows->outputs >= 0 && rows->outputs <= rows->weights.stride;
+    }
+    if (kernel == RECURRENCE) {
+        const RecurrenceTask *recurrence = (const RecurrenceTask *)task;
+        return laid_out(&recurrence->weights) && recurrence->weights.rows <= recurrence->weights.stride &&
+               recurrence->length >= 0 && recurrence->arriving >= 0 && recurrence->capacity >= 0 &&
+               recurrence->threshold > 0 && recurrence->shift >= 0 && recurrence->shift < 31;
+    }
+    if (kernel == CONVOLUTION) {
+        const ConvolutionTask *convolution = (const ConvolutionTask *)task;
+        int good = convolution->width > 0 && convolution->width % 32 == 0 && convolution->terms > 0 &&
+                   convolution->bands > 0 && convolution->samples > 0 && convolution->capacity >= 0 &&
+                   convolution->threshold > 0;
+        for (int64_t t = 0; good && t < convolution->terms; t++) {
+            const ConvolutionTerm *term = convolution->term + t;
+            good = term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31;
+        }
+        return good;
+    }
+    return 1;
+}
+
 /* The items first..last-1 of a task. Returns what its kernel does: steps needed, or an error. */
 static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task, int64_t first, int64_t last) {
+    if (!fits(kernel, task)) return UNFIT;
     switch (kernel) {
         case ROWS: return DISPATCH(rows, task, first, last);
         case SCAN:

@@ -105,7 +105,8 @@ INLINE void NAME(gather)(const NAME(Window) *window, int64_t windows, int64_t at
 #if VECTOR == 512
             _mm512_storeu_si512(row + k, _mm512_add_epi32(_mm512_loadu_si512(entry + k), _mm512_set1_epi32(base)));
 #else
-            for (int64_t i = k; i < k + 16; i++) row[i] = entry[i] + base;
+            /* Unsigned, because what lies beyond the end may be any number. */
+            for (int64_t i = k; i < k + 16; i++) row[i] = (int32_t)((uint32_t)entry[i] + (uint32_t)base);
 #endif
             memcpy(factor + k, spike + k, 32);
         }

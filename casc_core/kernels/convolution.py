@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from casc_core.geometry import Geometry
-from casc_core.kernels.library import address, empty, run, structure, with_room
+from casc_core.kernels.library import address, checked, empty, require, run, structure, with_room
 from casc_core.kernels.population import KernelNeuron
 from casc_core.kernels.sparse import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of
 
@@ -160,6 +160,7 @@ def convolution(
         potential: before the first step, as the drive; or None.
     """
     samples, channels, height, width = shape
+    _check(terms, blocks, shape, drive, potential, exponent, threshold)
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
     structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
@@ -180,6 +181,38 @@ def convolution(
     arriving = max(len(train) for train in trains)
     out, needed = with_room(neuron.room(arriving, guess), attempt)
     return out[:needed].permute(0, 1, 4, 2, 3)
+
+
+def _check(
+    terms: Sequence[tuple[PackedConvolution, Tensor]],
+    blocks: Blocks,
+    shape: tuple[int, int, int, int],
+    drive: Tensor | None,
+    potential: Tensor | None,
+    exponent: int,
+    threshold: int,
+) -> None:
+    """That all sizes fit each other."""
+    samples, channels, height, width = shape
+    require(bool(terms) and 0 not in shape and 0 < threshold < 2**31, f"{len(terms)} terms, a threshold of {threshold}")
+    ends = blocks.low + blocks.count
+    inside = int(blocks.low.min()) >= 0 and int(blocks.count.min()) >= 1 and int(ends.max()) <= channels
+    require(inside and int(blocks.count.max()) <= blocks.width, f"blocks of {channels} channels")
+    for packed, train in terms:
+        checked(train, "a train", torch.int8, (len(train), samples, *train.shape[2:]), packed=False)
+        require(
+            train.dim() == 5 and int((packed.low + packed.count).max()) <= train.shape[2], f"{train.shape[2]} channels"
+        )
+        size = packed.geometry.output_size(*train.shape[3:])
+        require(size == (height, width), f"an output of {list(size)} for a population of {[height, width]}")
+        taps = math.prod(packed.geometry.kernel) * int(packed.count.max()) * blocks.width
+        require(
+            packed.values.shape == (len(blocks.low), taps), f"weights packed for other blocks: {packed.values.shape}"
+        )
+        require(0 <= packed.exponent - exponent <= 30, f"a shift of {packed.exponent - exponent}")
+    for values in (drive, potential):
+        if values is not None:
+            checked(values, "a drive or a potential", torch.int32, shape, packed=False)
 
 
 def fits_int32(reach: float, exponent: int) -> bool:

@@ -9,7 +9,7 @@ from ctypes import c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import run, structure
+from casc_core.kernels.library import checked, require, run, structure
 
 _SumTask = structure("SumTask", (c_void_p, "source"), (c_int64, "middle inner"), (c_void_p, "to"))
 _AgreementTask = structure(
@@ -29,6 +29,8 @@ def sum_middle(train: Tensor, dim: int) -> Tensor:
     >>> sum_middle(torch.tensor([[1, 2], [-3, 4]], dtype=torch.int8), 0)
     tensor([-2,  6], dtype=torch.int32)
     """
+    require(0 <= dim < train.dim(), f"dimension {dim} of {list(train.shape)}")
+    checked(train, "the train", torch.int8, train.shape)
     outer, middle, inner = math.prod(train.shape[:dim]), train.shape[dim], math.prod(train.shape[dim + 1 :])
     out = torch.empty((*train.shape[:dim], *train.shape[dim + 1 :]), dtype=torch.int32, device="cpu")
     run("sum_middle", _SumTask(train.data_ptr(), middle, inner, out.data_ptr()), outer, train.numel())
@@ -41,7 +43,7 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
     >>> tally(torch.tensor([[1, 0, 1], [-1, 1, 0]], dtype=torch.int8))
     (tensor([2, 1], dtype=torch.int32), tensor([0, 1], dtype=torch.int32))
     """
-    train = train.contiguous()
+    train = checked(train.contiguous(), "the train", torch.int8, train.shape)
     positive, negative = (torch.empty(train.shape[:-1], dtype=torch.int32, device="cpu") for _ in range(2))
     task = _TallyTask(train.data_ptr(), train.shape[-1], positive.data_ptr(), negative.data_ptr())
     run("tally", task, positive.numel(), train.numel())
@@ -52,7 +54,9 @@ def agreement(
     train: Tensor, levels: Tensor, q: int, awake: Sequence[int], restarts_after: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`casc_core.agreement.agreement` of an int8 train, and int16 levels."""
-    train, levels = train.contiguous(), levels.to(torch.int16).contiguous()
+    require(train.dim() == 2, f"a train {list(train.shape)} of {levels.numel()} neurons")
+    train = checked(train.contiguous(), "the train", torch.int8, train.shape)
+    levels = checked(levels.to(torch.int16).contiguous(), "the levels", torch.int16, train.shape[1:])
     neurons, steps = train.shape[1], len(awake)
     blocks = -(-neurons // _AGREEMENT_BLOCK)
     out = torch.zeros((blocks, steps, 3), dtype=torch.int64, device="cpu")

@@ -6,7 +6,7 @@ import ctypes
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError
 
-VERSION = 6
+VERSION = 7
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement")
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
 OUT_OF_RANGE = -2
+_UNFIT = -3
 _NO_MEMORY = -1
 # Chunks of work for each thread: texts differ in length, so equal chunks take unequal time.
 _CHUNKS = 4
@@ -160,6 +161,7 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
         list(_pool(threads, os.getpid()).map(lambda _: call("work", pointer), range(threads)))
     if shared.least == _NO_MEMORY:
         raise MemoryError("no memory for a thread's own working space")
+    require(shared.least != _UNFIT, f"the sizes of a task of {kernel!r}")
     return int(shared.least if shared.least < 0 else shared.most)
 
 
@@ -185,6 +187,28 @@ def _openmp() -> int | None:
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """A process's own threads, which a fork does not inherit."""
     return ThreadPoolExecutor(threads, thread_name_prefix="casc")
+
+
+def checked(tensor: Tensor, what: str, dtype: torch.dtype, shape: Sequence[int], packed: bool = True) -> Tensor:
+    """`tensor`, if a kernel may read it as this: on the CPU, of this type and shape, and, if `packed`, without gaps.
+
+    Raises:
+        ValueError: it may not; the kernel would read past its end.
+    """
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != torch.Size(shape):
+        raise ValueError(
+            f"{what} must be {dtype} of shape {list(shape)} on the CPU; got {tensor.dtype} of shape "
+            f"{list(tensor.shape)} on {tensor.device}"
+        )
+    if packed and not tensor.is_contiguous():
+        raise ValueError(f"{what} must lie in memory without gaps; its strides are {tensor.stride()}")
+    return tensor
+
+
+def require(fits: bool, what: str) -> None:
+    """Raise `ValueError`, saying what must be, unless it fits."""
+    if not fits:
+        raise ValueError(f"a compiled kernel is called with what does not fit: {what}")
 
 
 def address(tensor: Tensor | None) -> int | None:

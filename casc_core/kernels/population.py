@@ -10,7 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import MIXED, TYPES, address, empty, enabled, ready, run, structure, with_room
+from casc_core.kernels.library import (
+    MIXED,
+    TYPES,
+    address,
+    checked,
+    empty,
+    enabled,
+    ready,
+    require,
+    run,
+    structure,
+    with_room,
+)
 from casc_core.kernels.scan_triton import available, scan_triton
 from casc_core.neuron import CIF, NEURONS, SNM, Neuron
 
@@ -48,6 +60,12 @@ class KernelNeuron:
     in_levels: bool
     burst: int = 1
     restart: int = -1
+
+    def __post_init__(self) -> None:
+        checked(self.awake, "the wake steps", torch.uint8, (len(self.awake),))
+        checked(self.caps, "the caps", torch.int32, (len(self.awake),))
+        require(0 <= self.total < 2**31 and self.most >= 0, f"{self.total} spikes in {self.most} steps")
+        require(1 <= self.burst <= 127 and self.restart >= -1, f"bursts of {self.burst}, a restart at {self.restart}")
 
     @classmethod
     def spiking(cls, neuron: Neuron, awake: Sequence[bool], most: int | None) -> KernelNeuron | None:
@@ -120,7 +138,8 @@ def scan(
             currents = torch.cat([first.unsqueeze(0), currents[1:]])
         return _scan_on_gpu(currents, drive, threshold, neuron, guess)
     neurons = math.prod(shape)
-    currents = currents.contiguous()
+    require(guess >= 0, f"about {guess} steps")
+    currents = checked(currents.contiguous(), "the currents", torch.float32 if kind == MIXED else dtype, currents.shape)
     drive, thresholds, number = _shaped(shape, drive, threshold, dtype)
     potential = None if potential is None else potential.to(dtype).expand(shape).contiguous()
     lower = -math.inf if neuron.lower is None else neuron.lower
@@ -159,6 +178,9 @@ def levels(current: Tensor | None, drive: Tensor | None, threshold: Tensor | flo
     """
     like = current if current is not None else drive
     assert like is not None
+    require(like.dtype in TYPES and 0 <= total <= 127, f"{total} levels of {like.dtype}")
+    if drive is not None:
+        drive = drive.to(like.dtype)
     currents = None if current is None else current.contiguous()
     drive, thresholds, number = _shaped(like.shape, drive, threshold, like.dtype)
     out = empty(like.shape, torch.int8)

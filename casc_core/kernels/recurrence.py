@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import OUT_OF_RANGE, TYPES, address, empty, run, structure, with_room
+from casc_core.kernels.library import OUT_OF_RANGE, TYPES, address, checked, empty, require, run, structure, with_room
 from casc_core.kernels.population import KernelNeuron
 from casc_core.kernels.sparse import PackedWeights, Weights
 
@@ -91,6 +91,7 @@ def recurrence(
         None if the drive exceeds its limit.
     """
     drive, index, train = inputs.drive, inputs.index, inputs.train
+    _check(packed, inputs, packed.exponent - exponent, threshold)
     batch, length, hidden = train.shape[1:]
     drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
     train = train if train.stride(-1) == 1 else train.contiguous()
@@ -123,3 +124,29 @@ def recurrence(
     if needed == OUT_OF_RANGE:
         return None
     return RecurrentSpikes(out[:needed], None if counts is None else (counts[0][:needed], counts[1][:needed]))
+
+
+def _check(packed: PackedWeights, inputs: Sequences, shift: int, threshold: int) -> None:
+    """That all sizes fit each other, and every index and length what it counts."""
+    drive, index, train, lengths = inputs.drive, inputs.index, inputs.train, inputs.lengths
+    require(train.dim() == 4 and 0 not in train.shape[1:], f"a train {list(train.shape)}")
+    batch, length, hidden = train.shape[1:]
+    require(packed.inputs == packed.outputs == hidden, f"weights {packed.outputs}x{packed.inputs}, {hidden} units")
+    require(0 <= shift <= 30 and 0 < threshold < 2**31, f"a shift of {shift}, a threshold of {threshold}")
+    for values in (train, *(() if drive is None else (drive,))):
+        require(values.dtype in TYPES and values.device.type == "cpu", f"{values.dtype} on {values.device}")
+    if index is not None:
+        assert drive is not None
+        checked(index, "the index", torch.int64, (batch, length), packed=False)
+        require(drive.dim() == 2 and drive.shape[1] == hidden, f"a table {list(drive.shape)} of {hidden} units")
+        low, high = torch.aminmax(index)
+        require(int(low) >= 0 and int(high) < len(drive), f"rows {int(low)}..{int(high)} of a table of {len(drive)}")
+    elif drive is not None:
+        require(drive.shape == train.shape[1:], f"a drive {list(drive.shape)} of a population {list(train.shape[1:])}")
+    if inputs.initial is not None:
+        checked(inputs.initial, "the initial currents", torch.int32, (batch, hidden))
+    if inputs.potential is not None:
+        checked(inputs.potential, "the potentials", torch.int32, (hidden,))
+    if lengths is not None:
+        checked(lengths, "the lengths", torch.int64, (batch,))
+        require(int(lengths.min()) >= 1 and int(lengths.max()) <= length, f"lengths beyond 1..{length}")

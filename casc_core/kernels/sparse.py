@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.kernels.library import TYPES, call, empty, isa, run, structure
+from casc_core.kernels.library import TYPES, call, checked, empty, isa, require, run, structure
 
 INT32_UNITS = 2.0**31 - 1
 INT16_UNITS = 2.0**15 - 1
@@ -67,6 +67,7 @@ def pack(weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
     if peak > LARGEST_COUNT or kind is None:
         return None
     outputs, inputs = weight.shape
+    require(peak >= 0, f"a train of magnitude up to {peak}")
     values = torch.zeros(inputs, _padded(outputs, 32), dtype=torch.int32 if kind == WIDE else torch.int16, device="cpu")
     values[:, :outputs] = units.T
     peaks = torch.zeros(_padded(inputs, 64), dtype=torch.int8, device="cpu")
@@ -107,7 +108,7 @@ def rows(packed: PackedWeights, train: Tensor, dtype: torch.dtype) -> Tensor:
     Each vector's product starts from that of the most similar one at hand (silence, all at their peak, the same
     sample's at the step before), and only the rows of weights that make the difference are added.
     """
-    train = train.contiguous()
+    train = _checked(packed, train)
     out = empty((*train.shape[:-1], packed.outputs), dtype)
     if out.numel():
         task = _task(packed, train)
@@ -118,13 +119,21 @@ def rows(packed: PackedWeights, train: Tensor, dtype: torch.dtype) -> Tensor:
 
 def count_rows(packed: PackedWeights, train: Tensor, by: int) -> list[int]:
     """How many rows `rows` would add at each step for every `by`-th sample."""
-    train = train.contiguous()
+    require(by >= 1, f"one of every {by} samples")
+    train = _checked(packed, train)
     counts = torch.zeros(len(train), dtype=torch.int64, device="cpu")
     if train.numel():
         task = _task(packed, train)
         call("count_rows", isa(), ctypes.addressof(task), by, counts.data_ptr())
     numbers: list[int] = counts.tolist()
     return numbers
+
+
+def _checked(packed: PackedWeights, train: Tensor) -> Tensor:
+    require(
+        train.dim() >= 2 and train.shape[-1] == packed.inputs, f"{packed.inputs} inputs, a train {list(train.shape)}"
+    )
+    return checked(train.contiguous(), "the train", torch.int8, train.shape)
 
 
 def _task(packed: PackedWeights, train: Tensor) -> ctypes.Structure:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
+from casc_core.ops.declared import EXPONENT, NAME, Numbers, OrNone, settings, tensors
 from casc_core.ops.op import Op
 from casc_core.product import Product
 from casc_core.recorder import Recorder
@@ -20,13 +21,30 @@ from casc_core.run import Run
 from casc_core.signal import Signal
 
 
-class AffineMap(Op):
+def affine_tensors(*shape: str) -> dict[str, Numbers]:
+    """Those of a map whose weights have this shape, outputs first."""
+    return {
+        "weight": Numbers((shape,), optional=True),
+        "fine": Numbers((shape,), "fine_exponent", optional=True),
+        "bias": Numbers((shape[:1],), "drive_exponent", optional=True),
+    }
+
+
+class AffineMap(Op, abstract=True):
     """A snapped linear map, with a bias that flows while awake.
 
     The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
     the same weights on a finer grid, after which the current is rounded once.
     """
 
+    SETTINGS = settings(
+        name=NAME,
+        exponent=EXPONENT,
+        input_exponent=EXPONENT,
+        fine_exponent=EXPONENT,
+        drive_exponent=EXPONENT,
+        train_exponent=OrNone(EXPONENT),
+    )
     weight: Tensor | None
     fine: Tensor | None
     bias: Tensor | None
@@ -41,6 +59,7 @@ class AffineMap(Op):
         input_exponent: int,
         fine_exponent: int,
         drive_exponent: int,
+        train_exponent: int | None = None,
         **geometry: Any,
     ) -> None:
         super().__init__(
@@ -50,11 +69,21 @@ class AffineMap(Op):
                 "input_exponent": input_exponent,
                 "fine_exponent": fine_exponent,
                 "drive_exponent": drive_exponent,
+                "train_exponent": train_exponent,
                 **geometry,
             },
             {"weight": weight, "fine": fine, "bias": bias},
         )
         self.reach = 0.0 if weight is None else largest_row(weight)
+
+    def check(self) -> None:
+        self.require(self.weight is not None or self.fine is not None, "one of 'weight' and 'fine' must be there")
+
+    def grid(self, name: str) -> int | None:
+        if name != "weight":
+            return super().grid(name)
+        arriving = self.settings["train_exponent"]
+        return None if arriving is None else int(self.settings["exponent"] - arriving)
 
     def drive(
         self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int
@@ -85,6 +114,8 @@ class AffineMap(Op):
 
 class Linear(AffineMap):
     """A snapped linear map of the last dimension."""
+
+    TENSORS = affine_tensors("outputs", "inputs")
 
     @cached_property
     def product(self) -> Product:
@@ -147,8 +178,14 @@ def largest_row(weight: Tensor) -> float:
     return float(weight.double().abs().flatten(1).sum(1).max())
 
 
+BY_CHANNEL = Numbers(((), ("channels",)))
+"""One number for all, or one for each channel."""
+
+
 class RequireFeatures(Op):
     """Passes on a signal `[batch, features]`; its channels have been folded into the linear map that follows."""
+
+    SETTINGS = settings(name=NAME)
 
     def __init__(self, name: str) -> None:
         super().__init__({"name": name})
@@ -165,6 +202,8 @@ class RequireFeatures(Op):
 class Shift(Op):
     """The drive normalised, channel by channel (dimension 1): `factor * drive + offset`; the train as it is."""
 
+    SETTINGS = settings(drive_exponent=EXPONENT)
+    TENSORS = tensors(factor=BY_CHANNEL, offset=replace(BY_CHANNEL, grid="drive_exponent"))
     factor: Tensor
     offset: Tensor
 
@@ -188,6 +227,10 @@ class Scale(Op):
     The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
     """
 
+    SETTINGS = settings(drive_exponent=EXPONENT)
+    TENSORS = tensors(
+        factor=BY_CHANNEL, fine=BY_CHANNEL, shift=replace(BY_CHANNEL, grid="drive_exponent", optional=True)
+    )
     factor: Tensor
     fine: Tensor
     shift: Tensor | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,12 +11,16 @@ from torch import Tensor
 
 from casc_core.currents import Currents, Filter, Term
 from casc_core.errors import InputError
+from casc_core.functions import check_room
 from casc_core.geometry import Geometry, convolve
 from casc_core.kept import Kept
-from casc_core.ops.affine import AffineMap
+from casc_core.ops.affine import AffineMap, affine_tensors
+from casc_core.ops.declared import PADDING, OneOf, Several, Whole, settings
 from casc_core.recorder import arrivals
 from casc_core.run import Run
 from casc_core.signal import Signal
+
+_MOVE = Whole(1, 2**16)
 
 
 class Convolution(AffineMap):
@@ -24,6 +29,12 @@ class Convolution(AffineMap):
     Its currents are left as the terms of a sum, so that the population they reach may read them from the spikes. Weights
     are `[O, C/groups, kh, kw]`; a convolution in one dimension has height 1.
     """
+
+    SETTINGS = settings(
+        **AffineMap.SETTINGS, dims=OneOf((1, 2)), stride=Several(_MOVE, 2, 2), padding=Several(PADDING, 4, 4),
+        dilation=Several(_MOVE, 2, 2), groups=Whole(1, 2**20),
+    )  # fmt: skip
+    TENSORS = affine_tensors("outputs", "inputs", "height", "width")
 
     def __init__(
         self,
@@ -40,9 +51,10 @@ class Convolution(AffineMap):
         padding: Sequence[int],
         dilation: Sequence[int],
         groups: int,
+        train_exponent: int | None = None,
     ) -> None:
         super().__init__(
-            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent,
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent,
             dims=dims, stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
         )  # fmt: skip
         kernel = next(w for w in (weight, fine) if w is not None).shape
@@ -53,6 +65,13 @@ class Convolution(AffineMap):
             (dilation[0], dilation[1]), groups,
         )  # fmt: skip
         self.kept = Kept()
+
+    def check(self) -> None:
+        super().check()
+        given, kernel = self.settings, next(w for w in (self.weight, self.fine) if w is not None).shape
+        self.require(kernel[0] % given["groups"] == 0, f"its groups must divide its {kernel[0]} outputs")
+        flat = given["dims"] == 2 or (kernel[2] == given["stride"][0] == 1 and given["padding"][:2] == [0, 0])
+        self.require(flat, "in one dimension its height is 1, and nothing moves over it")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims, name = self.settings["dims"], self.settings["name"]
@@ -67,6 +86,10 @@ class Convolution(AffineMap):
             raise InputError(f"{name}: {error}") from error
         outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
         shape = torch.Size([batch, outputs, *out[2 - dims :]])
+        top, bottom, left, right = self.geometry.padding
+        padded = (size[-1] + left + right) * (1 if dims == 1 else size[0] + top + bottom)
+        room = run.room + batch * max(outputs, self.channels) * math.prod(size)
+        check_room(name, batch * max(outputs * math.prod(out), self.channels * padded), room)
         drive = self.drive(run, signal, self._convolve, -1 - dims)
         drive = None if drive is None else drive.expand(shape)
         flow: Tensor | Currents

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.errors import ConversionError, InputError
+from casc_core.errors import InputError
 from casc_core.float64 import in_float64
-from casc_core.functions import ATTRIBUTES, FUNCTIONS
+from casc_core.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call
 from casc_core.numerics import INPUT_REACH, largest
+from casc_core.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
 from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal, TableRows
@@ -21,18 +22,20 @@ from casc_core.signal import Signal, TableRows
 class Call(Op):
     """A function of the inputs alone (tokens, lengths, masks, shapes), executed as it is."""
 
+    SETTINGS = settings(function=OneOf(FUNCTIONS))
+
     def __init__(self, function: str) -> None:
         super().__init__({"function": function})
-        self.function = FUNCTIONS[function]
 
     def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
         with in_float64() if run.numerics.is_float64 else nullcontext():
-            return self.function(*args, **kwargs)
+            return call(self.settings["function"], run.room, args, kwargs)
 
 
 class Constant(Op):
     """A parameter or buffer that the model's forward reads directly."""
 
+    TENSORS = tensors(value=Numbers(types=frozenset(DTYPES.values()), finite=False))
     value: Tensor
 
     def __init__(self, value: Tensor) -> None:
@@ -45,10 +48,10 @@ class Constant(Op):
 class Attribute(Op):
     """Shape, device or number of dimensions of a signal."""
 
+    SETTINGS = settings(name=OneOf(ATTRIBUTES))
+
     def __init__(self, name: str) -> None:
         super().__init__({"name": name})
-        if name not in ATTRIBUTES:
-            raise ConversionError(f"attribute {name!r} of a spiking tensor is not known at conversion")
 
     def forward(self, run: Run, signal: Signal) -> Any:
         known = {"shape": signal.shape, "device": signal.device, "ndim": len(signal.shape)}
@@ -57,6 +60,8 @@ class Attribute(Op):
 
 class Encode(Op):
     """A real-valued input becomes a drive, rounded once to a fixed grid."""
+
+    SETTINGS = settings(exponent=EXPONENT)
 
     def __init__(self, exponent: int) -> None:
         super().__init__({"exponent": exponent})
@@ -78,6 +83,8 @@ class Embed(Op):
     `multiplies` and `biases` count what it spares for each row: those of the linear map that has been folded into it.
     """
 
+    SETTINGS = settings(name=NAME, multiplies=Whole(0, 2**53), biases=Whole(0, 2**53))
+    TENSORS = tensors(table=Numbers((("rows", "width"),)))
     table: Tensor
 
     def __init__(self, name: str, table: Tensor, multiplies: int = 0, biases: int = 0) -> None:

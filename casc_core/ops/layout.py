@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.functions import FUNCTIONS
+from casc_core.functions import FUNCTIONS, LAYOUT, foreseen
+from casc_core.ops.declared import Flag, OneOf, Whole, settings
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
@@ -23,6 +24,7 @@ _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channe
 class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
 
+    SETTINGS = settings(function=OneOf(LAYOUT))
     takes_fills = True
 
     def __init__(self, function: str) -> None:
@@ -30,6 +32,8 @@ class Layout(Op):
         self.function = FUNCTIONS[function]
 
     def forward(self, run: Run, signal: Signal, *args: Any, **kwargs: Any) -> Any:
+        foreseen(self.settings["function"], run.room, signal.shape, args, kwargs)
+
         def call(x: Tensor) -> Any:
             return self.function(x, *args, **kwargs)
 
@@ -50,6 +54,7 @@ def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) ->
 class Pick(Op):
     """One element of a tuple of signals."""
 
+    SETTINGS = settings(index=Whole(-(2**16), 2**16))
     takes_fills = True
 
     def __init__(self, index: int) -> None:
@@ -63,6 +68,7 @@ class Pick(Op):
 class Join(Op):
     """Concatenation (`torch.cat`) or `torch.stack` of signals of one scale."""
 
+    SETTINGS = settings(stack=Flag())
     takes_fills = True
 
     def __init__(self, stack: bool) -> None:

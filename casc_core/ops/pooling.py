@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.functions import check_room
 from casc_core.numerics import whole_type
+from casc_core.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.ops.op import Op
 from casc_core.ops.reduction import running_maximum
 from casc_core.run import Run
@@ -35,9 +37,38 @@ def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> 
             raise InputError(f"{name}: {error}") from error
 
 
+_WINDOWS, _AROUND = Several(WINDOW, 1, 2), Several(PADDING, 1, 2)
+_OUTPUTS = Several(OrNone(WINDOW), 1, 2)
+
+
+def _check_windows(op: Op, *names: str) -> None:
+    """As torch has it: one size for each dimension, and padding of half a window at most."""
+    sizes = [op.settings[name] for name in names]
+    op.require(len({len(size) for size in sizes}) == 1, f"{', '.join(names)} must be of the same dimensions")
+    halves = zip(op.settings["kernel"], op.settings["padding"], strict=True)
+    op.require(all(2 * around <= kernel for kernel, around in halves), "padding must be at most half of kernel")
+
+
+def _check_padded(name: str, run: Run, signal: Signal, windows: Sequence[Window]) -> None:
+    """Complain about padding that takes far more than what is padded."""
+    outer, sizes = signal.shape[: -len(windows)], signal.shape[-len(windows) :]
+    padded = math.prod(size + 2 * window.padding for window, size in zip(windows, sizes, strict=True))
+    check_room(name, math.prod(outer) * padded, run.room + signal.shape.numel())
+
+
+def _check_outputs(name: str, run: Run, signal: Signal, outputs: Sequence[int | None]) -> None:
+    """Complain about parts that are far more than what is parted."""
+    outer, sizes = signal.shape[: -len(outputs)], signal.shape[-len(outputs) :]
+    parts = math.prod(count or size for count, size in zip(outputs, sizes, strict=True))
+    check_room(name, math.prod(outer) * parts, run.room + signal.shape.numel())
+
+
 class MaxPool(Op):
     """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
 
+    SETTINGS = settings(
+        name=NAME, kernel=_WINDOWS, stride=_WINDOWS, padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag()
+    )
     takes_fills = True
 
     def __init__(
@@ -57,10 +88,14 @@ class MaxPool(Op):
         )  # fmt: skip
         self.windows = tuple(Window(*sizes, ceil_mode) for sizes in zip(kernel, stride, padding, dilation, strict=True))
 
+    def check(self) -> None:
+        _check_windows(self, "kernel", "stride", "padding", "dilation")
+
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = len(self.windows)
         _require_dims(self.settings["name"], signal, dims)
         sizes = signal.shape[-dims:]
+        _check_padded(self.settings["name"], run, signal, self.windows)
         _require_room(self.settings["name"], self.windows, sizes)
         for window, size in zip(self.windows, sizes, strict=True):
             if not bool(window.counts(size, with_padding=False).all()):
@@ -77,12 +112,19 @@ class AdaptiveMaxPool(Op):
 
     takes_fills = True
 
+    SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
+
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
         super().__init__({"name": name, "outputs": list(outputs)})
 
     def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
-        outputs = self.settings["outputs"] if outputs is None else per_dimension(outputs, len(self.settings["outputs"]))
+        if outputs is not None:
+            given = AdaptiveMaxPool(self.settings["name"], per_dimension(outputs, len(self.settings["outputs"])))
+            result: Signal = given(run, signal)
+            return result
+        outputs = self.settings["outputs"]
         _require_dims(self.settings["name"], signal, len(outputs))
+        _check_outputs(self.settings["name"], run, signal, outputs)
         signal = signal.with_uniform_divisor(tuple(range(-len(outputs), 0)))
 
         def largest(x: Tensor) -> Tensor:
@@ -99,12 +141,13 @@ def _parts(x: Tensor, outputs: Sequence[int | None], reduced: Callable[[Tensor, 
     return x
 
 
-class Average(Op):
+class Average(Op, abstract=True):
     """Sums over windows; their mean is that over the number of entries, which becomes the divisor where it differs."""
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         dims = self.dims
         _require_dims(self.settings["name"], signal, dims)
+        self.check_room(run, signal)
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         size = tuple(signal.shape[-dims:])
         counts = self.counts(size)
@@ -150,6 +193,10 @@ class Average(Op):
     """Whether it divides by the number of entries itself; if not, a constant does."""
 
     @abstractmethod
+    def check_room(self, run: Run, signal: Signal) -> None:
+        """Complain about windows that take far more than what they slide over."""
+
+    @abstractmethod
     def counts(self, size: tuple[int, ...]) -> Tensor:
         """`[*outputs]`: how many entries each window averages over, for an input of this size."""
 
@@ -160,6 +207,16 @@ class Average(Op):
 
 class AveragePool(Average):
     """As `torch.nn.AvgPool1d` and `AvgPool2d` slide it; without `divides` it gives the sums."""
+
+    SETTINGS = settings(
+        name=NAME,
+        kernel=_WINDOWS,
+        stride=_WINDOWS,
+        padding=_AROUND,
+        ceil_mode=Flag(),
+        count_include_pad=Flag(),
+        divides=Flag(),
+    )
 
     def __init__(
         self,
@@ -182,6 +239,12 @@ class AveragePool(Average):
             Window(size, by, around, 1, ceil_mode) for size, by, around in zip(kernel, stride, padding, strict=True)
         )
 
+    def check(self) -> None:
+        _check_windows(self, "kernel", "stride", "padding")
+
+    def check_room(self, run: Run, signal: Signal) -> None:
+        _check_padded(self.settings["name"], run, signal, self.windows)
+
     def counts(self, size: tuple[int, ...]) -> Tensor:
         _require_room(self.settings["name"], self.windows, size)
         with_padding = self.settings["count_include_pad"]
@@ -197,6 +260,7 @@ class AdaptiveAveragePool(Average):
     Sizes that the inputs decide come with the call.
     """
 
+    SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
     divides = True
 
     def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
@@ -210,6 +274,9 @@ class AdaptiveAveragePool(Average):
         result: Signal = given(run, signal)
         return result
 
+    def check_room(self, run: Run, signal: Signal) -> None:
+        _check_outputs(self.settings["name"], run, signal, self.settings["outputs"])
+
     def counts(self, size: tuple[int, ...]) -> Tensor:
         spans = [adaptive(each, count or each) for each, count in zip(size, self.settings["outputs"], strict=True)]
         return _outer([torch.tensor([last - first for first, last in each]) for each in spans])
@@ -220,6 +287,10 @@ class AdaptiveAveragePool(Average):
 
 class PoolAt(Op):
     """A pool whose window the inputs decide, as in `F.avg_pool2d(x, x.size()[2:])`: a maximum, or an average."""
+
+    SETTINGS = settings(
+        name=NAME, maximum=Flag(), padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag(), count_include_pad=Flag()
+    )
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from casc_core import kernels
 from casc_core.currents import Currents
 from casc_core.numerics import Exact
 from casc_core.ops.affine import by_channel
+from casc_core.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
 from casc_core.ops.op import Op
 from casc_core.run import Run
 from casc_core.signal import Signal, inverse, memory_order, without_repeats
@@ -25,6 +26,12 @@ class Fire(Op):
     a charge is `[channels]` too.
     """
 
+    SETTINGS = settings(name=NAME, threshold=Positive(), exponent=EXPONENT)
+    TENSORS = tensors(
+        charge=Numbers(optional=True),
+        bias=Numbers(optional=True),
+        thresholds=Numbers((("channels",),), "exponent", optional=True),
+    )
     is_layer = True
     charge: Tensor | None
     bias: Tensor | None
@@ -45,6 +52,9 @@ class Fire(Op):
         )
         # Steps that the last runs took, by where they were cut.
         self.steps: dict[int, int] = {}
+
+    def check(self) -> None:
+        self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         if run.recorder is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
+from casc_core.ops.declared import Flag, OneOf, OrNone, Positive, settings
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
@@ -26,6 +27,8 @@ def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ..
 
 class Sum(Op):
     """Sum or mean over dimensions; a mean's count becomes the divisor."""
+
+    SETTINGS = settings(mean=Flag())
 
     def __init__(self, mean: bool) -> None:
         super().__init__({"mean": mean})
@@ -134,6 +137,7 @@ class MaskedFill(Op):
             exceed; None: minus infinity itself.
     """
 
+    SETTINGS = settings(value=OneOf((0.0, "-inf")), below=OrNone(Positive()))
     takes_fills = True
 
     def __init__(self, value: float, below: float | None = None) -> None:

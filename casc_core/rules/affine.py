@@ -63,6 +63,7 @@ class SnappedMap:
     input_exponent: int
     fine_exponent: int
     drive_exponent: int
+    train_exponent: int
     form: Form
 
     def arguments(self) -> dict[str, Any]:
@@ -72,6 +73,7 @@ class SnappedMap:
             "fine": None if self.fine is None else stored(self.fine),
             "bias": self.bias,
             "exponent": self.form.exponent or 0,
+            "train_exponent": self.train_exponent,
             "input_exponent": self.input_exponent,
             "fine_exponent": self.fine_exponent,
             "drive_exponent": self.drive_exponent,
@@ -126,7 +128,9 @@ def snapped_map(
     is_exact = form.is_exact and unrounded and fine is None
     driven_on = drive_exponent if driven else None
     result = Form(Fraction(1), out_exponent, driven_on, drive_reach, is_exact, is_divided=form.is_divided)
-    return SnappedMap(snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, result)
+    return SnappedMap(
+        snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result
+    )
 
 
 @RULES.module(nn.Linear)

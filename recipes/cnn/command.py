@@ -83,7 +83,7 @@ class Images:
         size: height and width of the images.
         stem: form of the network for images of that size.
         source: one line on what this is.
-        script: the recipe.
+        recipe: its name.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Images:
     size: int
     stem: str
     source: str
-    script: str
+    recipe: str
 
 
 Load = Callable[[argparse.Namespace, torch.device, dict[str, float]], tuple[Images, TrainingConfig]]
@@ -215,5 +215,5 @@ def experiment(
         network=converted, adapter="cnn", batches=images.test, title=title, data=images.source,
         train_examples=len(images.train), test_examples=images.test_examples, q=q, classifier=trained.folder,
         training=facts, trained=trained.model, published=paper.over_time(images.name, args.model, q),
-        calibration=lambda: ((some,) for some in images.calibration()), script=images.script,
+        calibration=lambda: ((some,) for some in images.calibration()), recipe=images.recipe,
     )  # fmt: skip

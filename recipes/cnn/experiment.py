@@ -127,7 +127,7 @@ def train_or_find(
     settings = [dataclasses.asdict(network), dataclasses.asdict(training), about, precision, sync_batch_norm, start]
     store = Store(folder, digest(settings, images.digest)[:12], retrain, find_only)
     if store.found:
-        model, description = store.read(lambda found: network.quantised(network.plain()))
+        model, description = store.read(lambda found: network.quantised(network.plain()), lambda found: network.plain())
         return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)
     torch.manual_seed(training.seed)
     model = network.plain()

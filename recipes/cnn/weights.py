@@ -63,6 +63,8 @@ def file_digest(file: Path) -> str:
     Raises:
         DataError: it cannot be read.
     """
+    if file.exists() and not file.is_file():  # a folder, or a device that never ends
+        raise DataError(f"cannot read {file}: it is no file")
     try:
         with file.open("rb") as content:
             digest = hashlib.sha256()

@@ -94,12 +94,6 @@ def test_a_batch_that_does_not_fit_beside_another_input():
     assert snn(torch.cat([x] * 3), torch.cat([*more] * 3)).shape == (6, 3)
 
 
-def test_inside_a_transform():
-    snn, x, _ = NETWORKS["features"]
-    with pytest.raises(InputError, match=r"comes from torch\.func"):
-        torch.vmap(lambda row: snn(row[None]))(x)
-
-
 def test_on_another_device():
     snn = casc_core.convert(nn.Sequential(nn.Linear(4, 8), CQReLU(4), nn.Linear(8, 3))).to("meta")
     with pytest.raises(InputError, match=r"input 'input' is on cpu, the network on meta: move one of them"):

@@ -84,9 +84,9 @@ def test_it_is_torchs(case, seed):
     [
         (nn.MaxPool2d(4), "a size of 3 is too small for a window of 4"),
         (nn.AvgPool2d(5, ceil_mode=True, stride=1), "a size of 3 is too small for a window of 5"),
-        (partial(F.max_pool2d, kernel_size=2, stride=2, padding=2), "padding is at most half of the kernel"),
-        (partial(F.avg_pool2d, kernel_size=2, padding=-1), "no window"),
-        (partial(F.max_pool2d, kernel_size=2, stride=(0, 1)), "no window: sizes are at least 1"),
+        (partial(F.max_pool2d, kernel_size=2, stride=2, padding=2), "padding must be at most half of kernel"),
+        (partial(F.avg_pool2d, kernel_size=2, padding=-1), "integer in 0"),
+        (partial(F.max_pool2d, kernel_size=2, stride=(0, 1)), "integer in 1"),
         (partial(F.avg_pool2d, kernel_size=2, divisor_override=0), "divisor_override of 0"),
     ],
 )

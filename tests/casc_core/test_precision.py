@@ -145,6 +145,21 @@ def test_threads_see_exact_products_and_the_last_one_puts_them_back():
     assert raw() == before
 
 
+@NEW
+def test_a_forked_process_leaves_behind_what_other_threads_were_doing():
+    torch.set_float32_matmul_precision("medium")
+    before, state = raw(), precision._Precision()
+    state.enter(object())
+    assert raw() != before
+    state.lock.acquire()
+    state.begin_anew()
+    assert raw() == before
+    token = object()
+    state.enter(token)
+    state.leave(token)
+    assert raw() == before
+
+
 # Python looks at interrupts after calls, so never between the end of such a block and the release of its lock.
 LOCKED = {
     number

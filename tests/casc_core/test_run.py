@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, IF, ConfigError, Continuous, Exact, Neuron, WakeSleep, kernels
 from casc_core.neuron import SNM, SRP, Burst
-from casc_core.run import LARGEST_STEPS, LARGEST_TOTAL, LevelRun, SpikingRun
+from casc_core.run import LARGEST_TOTAL, LevelRun, SpikingRun
+from casc_core.schedule import LARGEST_STEPS
 
 NEURONS = st.one_of(
     st.sampled_from((IF, CIF, SNM)).flatmap(lambda kind: st.builds(kind, initial_potential=st.sampled_from(
@@ -103,5 +104,5 @@ def test_what_a_run_cannot_count_is_refused():
 def test_more_steps_than_there_is_room_for_are_refused_at_once(schedule, steps):
     with pytest.raises(ConfigError, match=f"{steps:,} time steps cannot be run; at most 131,072"):
         SpikingRun(Exact(), CIF(), schedule, steps)
-    with pytest.raises(ConfigError, match="time steps cannot be run"):
+    with pytest.raises(ConfigError, match="steps cannot be run"):
         SpikingRun(Exact(), CIF(), WakeSleep(1, steps, 2), None)

@@ -46,3 +46,12 @@ def test_continuous_never_sleeps():
 def test_counts_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name} must be an integer of at least"):
         WakeSleep(**{name: value})
+
+
+@pytest.mark.parametrize("lengths", [(10**12, 0, 1), (1, 10**12, 2), (2, 2, 10**12), (2**16, 2**16, 2)])
+def test_a_schedule_longer_than_anything_that_runs(lengths):
+    with pytest.raises(ConfigError, match="more than 131,072 steps cannot be run"):
+        WakeSleep(*lengths)
+    assert WakeSleep(2**17, 0, 1).last_wake == 2**17
+    with pytest.raises(ConfigError, match="more than 131,072 steps cannot be run"):
+        WakeSleep(cycles=10**12).resolved(2)

@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from casc_core.cli import main
+from casc_core.compare import subjects
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {
@@ -55,7 +57,7 @@ def test_compare(folders, name, capsys):
     compared = json.loads((folder / "comparison.json").read_text())
     recipe = json.loads((folder / "results.json").read_text())
     assert compared["title"].split(":")[0] in (folder / "report.html").read_text()
-    assert compared["configuration"]["recipe"] == f"{name}.py"
+    assert compared["configuration"]["recipe"] == name
     assert compared["data"]["samples"] == 40
     if recipe["test_examples"] == 40:  # the same network on the same data gives the recipe's own figures
         assert compared["ann_accuracy"] == recipe["ann_accuracy"]
@@ -90,6 +92,55 @@ def test_the_saved_network_is_the_one_that_is_verified(folders, tmp_path, capsys
     assert "take the folder that it lies in" in capsys.readouterr().err
     assert main(["verify", str(folder), "--q", "4"]) == 2
     assert "--q is for a network of your own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_folder_that_was_moved(folders, name, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "elsewhere" / "moved"
+    shutil.copytree(folders[name], folder)
+    results = (folder / "results.json").read_text()
+    assert json.loads(results)["recipe"] == name
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "elsewhere/moved", "--quiet", "--limit", "10"]) == 0
+    capsys.readouterr()
+
+
+def test_nothing_that_a_folder_names_is_run(folders, tmp_path, capsys):
+    folder, ran = tmp_path / "copy", tmp_path / "ran"
+    shutil.copytree(folders["agnews_rnn"], folder)
+    code = folder / "agnews_rnn_2.py"
+    code.write_text(f"open({str(ran)!r}, 'w')")
+    results = json.loads((folder / "results.json").read_text())
+    for recipe in (
+        {"recipe": str(code)},
+        {"recipe": None, "script": str(code)},
+        {"recipe": "os"},
+        {"recipe": "casc_core.cli:main"},
+    ):
+        (folder / "results.json").write_text(json.dumps(results | recipe))
+        for command in ("verify", "compare"):
+            assert main([command, str(folder)]) == 2
+            assert "no installed recipe is called" in capsys.readouterr().err
+    for classifier in ("../copy", "/etc", "..", 3):
+        (folder / "results.json").write_text(json.dumps(results | {"classifier": classifier}))
+        assert main(["classify", "text", "--network", str(folder)]) == 2
+        assert "expected the name of a folder beside it" in capsys.readouterr().err
+    assert not ran.exists()
+
+
+def test_a_recipe_of_someone_else_is_found_by_its_entry_point(folders, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(folders["agnews_rnn"], folder)
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"recipe": "theirs"}))
+    real = subjects.entry_points
+
+    def installed(group):
+        return [*real(group=group), EntryPoint("theirs", "casc_recipes.agnews_rnn", group)]
+
+    monkeypatch.setattr(subjects, "entry_points", installed)
+    assert main(["verify", str(folder), "--quiet", "--limit", "10"]) == 0
+    assert "exact" in capsys.readouterr().out.lower()
 
 
 def test_classify(folders, capsys, tmp_path):

@@ -285,7 +285,15 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys):
 def test_results_of_an_older_recipe_or_damaged_ones(tmp_path, capsys):
     for content, message in (
         ('{"options": {}}', "does not say which recipe wrote it"),
-        ('{"options": {}, "script": "/nowhere/recipe.py"}', "is no longer at /nowhere/recipe.py"),
+        (
+            '{"options": {}, "recipe": "other"}',
+            "no installed recipe is called 'other'; there are: agnews_rnn, cifar_cnn,",
+        ),
+        ('{"options": {}, "script": "/nowhere/recipe.py"}', "no installed recipe is called 'recipe'"),
+        ('{"options": {}, "recipe": 3}', "does not say which recipe wrote it"),
+        ('{"options": {"q": "two"}, "recipe": "agnews_rnn"}', "the option 'q' cannot be 'two'"),
+        ('{"options": {"quiet": "yes"}, "recipe": "agnews_rnn"}', "the option 'quiet' cannot be 'yes'"),
+        ('{"options": {"pooling": "os"}, "recipe": "agnews_rnn"}', "the option 'pooling' cannot be 'os'"),
         ("{", "is damaged, or was not written by a recipe"),
         ("{}", "is damaged, or was not written by a recipe"),
     ):

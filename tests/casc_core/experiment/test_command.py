@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,3 +123,19 @@ def test_half_an_environment_is_one_line(
 @pytest.mark.parametrize(("text", "found"), [("8", [8]), ("none,64,8", [None, 64, 8]), ("None", [None])])
 def test_levels(text: str, found: list[int | None]) -> None:
     assert command.level_list(text) == found
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe"])
+    ran: list[str] = []
+
+    def first(args: argparse.Namespace, device: torch.device) -> None:
+        # A lock of this very process, opened anew, stands for that of another one.
+        with pytest.raises(SystemExit, match=rf"out is in use by process {os.getpid()} on .*choose another folder"):
+            command.run(line(tmp_path), lambda args, device: ran.append("second"))
+        ran.append("first")
+
+    command.run(line(tmp_path), first)
+    command.run(line(tmp_path), lambda args, device: ran.append("third"))
+    assert ran == ["first", "third"]
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,45 @@
+"""A checksum inside the text that it is of: any change of any bit of it, or of what lies beside it, is noticed.
+
+It guards against damage, and not against someone who means harm, and would make it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+# As JSON has it, with a space or, in the header of safetensors, without.
+_SEAL = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
+OPEN = "0" * 64
+"""What stands in the text's field "sha256" before it is sealed."""
+
+
+def sealed(text: bytes, *beside: bytes) -> bytes:
+    """`text`, with the checksum of it and of what lies beside it in the place of `OPEN`.
+
+    >>> text = sealed(b'{"sha256": "%s", "q": 2}' % OPEN.encode(), b"numbers")
+    >>> is_whole(text, b"numbers"), is_whole(text, b"others"), is_whole(text.replace(b"2}", b"3}"), b"numbers")
+    (True, False, False)
+    """
+    found = _SEAL.search(text)
+    if found is None or found.group(1) != OPEN.encode():
+        raise ValueError("there is no open seal in the text")
+    return _with_seal(text, found, _checksum(text, *beside))
+
+
+def is_whole(text: bytes, *beside: bytes) -> bool:
+    """Whether `sealed` gave this text for what lies beside it."""
+    found = _SEAL.search(text)
+    return found is not None and found.group(1) == _checksum(_with_seal(text, found, OPEN.encode()), *beside)
+
+
+def _with_seal(text: bytes, found: re.Match[bytes], seal: bytes) -> bytes:
+    return text[: found.start(1)] + seal + text[found.end(1) :]
+
+
+def _checksum(*parts: bytes) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}\n".encode())
+        digest.update(part)
+    return digest.hexdigest().encode()
