@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError
-from casc_core.schedule import MOST_STEPS
+from casc_core.schedule import LARGEST_STEPS
 
 
 def check_levels(q: int) -> int:
     """Return `q` if it can be a number of levels (an integer of at least 1), else raise `ConfigError`."""
     if isinstance(q, bool) or not isinstance(q, int) or q < 1:
         raise ConfigError(f"q, the number of levels, must be an integer of at least 1; got {q!r}")
-    if q > MOST_STEPS:
-        raise ConfigError(f"q, the number of levels, must be at most {MOST_STEPS:,}; got {q!r}")
+    if q > LARGEST_STEPS:
+        raise ConfigError(f"q, the number of levels, must be at most {LARGEST_STEPS:,}; got {q!r}")
     return q
 
 

@@ -273,17 +273,17 @@ class _Total:
     def analysis(self) -> Analysis:
         """All of it, means over the samples."""
         length = max(len(squared) for squared in self.squared)
-        samples = sum(map(len, self.logits))
+        samples, rows = sum(map(len, self.silent)), sum(map(len, self.logits))
         layers = {name: self._layer(layer, length, samples) for name, layer in self.layers.items()}
         readouts = list(zip(*self.readout, strict=True))
         acs = _total(readouts[0], length) / samples
         macs = _total(readouts[1], length) / samples
-        score = self._score(length, samples)
+        score = self._score(length, rows)
         return Analysis(
             layers=layers,
             samples=samples,
             T=length,
-            mse=sum((_held(each, length) for each in self.squared), torch.zeros(length).double()) / samples,
+            mse=sum((_held(each, length) for each in self.squared), torch.zeros(length).double()) / rows,
             accuracy=None if score is None or True in self.numbers else 100.0 * score,
             error=score if True in self.numbers else None,
             mismatches=torch.stack([_held(each, length) for each in self.mismatches]).sum(0),
@@ -296,7 +296,7 @@ class _Total:
             + sum(layer.ann_multiply_accumulates for layer in layers.values()),
         )
 
-    def _score(self, length: int, samples: int) -> Tensor | None:
+    def _score(self, length: int, rows: int) -> Tensor | None:
         """`[T]`: how well labels are met, on average."""
         known = [score for score in self.scores if score is not None]
         if not known:
@@ -305,7 +305,7 @@ class _Total:
             raise InputError("some batches have labels and some have none")
         if len(self.numbers) > 1:
             raise InputError("the labels of some batches are classes and of some numbers")
-        return torch.stack([_held(score, length) for score in known]).sum(0) / samples
+        return torch.stack([_held(score, length) for score in known]).sum(0) / rows
 
     def _layer(self, layer: _Layer, length: int, samples: int) -> LayerAnalysis:
         neurons = sum(spikes.neurons for spikes in layer.spikes)

@@ -21,7 +21,7 @@ import torch
 
 from casc_core import __version__
 from casc_core.errors import CascError, ConfigError
-from casc_core.schedule import MOST_STEPS
+from casc_core.schedule import LARGEST_STEPS
 
 GROUP = "casc.commands"
 NOT_EXACT, MISTAKE, UNFORESEEN, INTERRUPTED = 1, 2, 3, 130
@@ -51,7 +51,7 @@ def settle(threads: int | None, T: int | None) -> None:
         ConfigError: a number out of its range.
     """
     check_range("--threads", threads, MOST_THREADS)
-    check_range("--T", T, MOST_STEPS)
+    check_range("--T", T, LARGEST_STEPS)
     if threads is not None:
         torch.set_num_threads(threads)
 

@@ -25,7 +25,7 @@ except ImportError:  # Windows, where nothing is locked
 _UNFINISHED, _REPLACED = "casc-new-", "casc-old-"
 _RANDOM = re.compile(r"[a-z0-9_]{8}")
 _WAS = "was"
-# What is younger than this may not be locked yet.
+# What is empty and younger than this may not be locked yet.
 _YOUNG_SECONDS = 60.0
 LOCK = ".casc-lock"
 
@@ -42,14 +42,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     'ready'
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = None
+    temporary, lock = None, None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         prefix = f".{path.name}.{_UNFINISHED}"
         with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=prefix, delete=False) as file:
             temporary = Path(file.name)
-            _lock(file.fileno())
+            lock = os.dup(file.fileno()) if _lock(file.fileno()) else None
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -60,6 +60,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
         raise cannot_write(path, error) from error
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def read_whole(path: Path) -> str:
@@ -202,7 +205,7 @@ def _sweep(target: Path) -> None:
     """Remove what writes of `target` that were killed have left behind; what is being written now is locked."""
     for part in (_UNFINISHED, *((_REPLACED,) if target.exists() else ())):
         for left in _left_behind(target, part):
-            if not _is_young(left) and not _is_locked(left):
+            if not _is_beginning(left) and not _is_locked(left):
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)
                 else:
@@ -249,9 +252,11 @@ def _is_locked(path: Path) -> bool:
         os.close(file)
 
 
-def _is_young(path: Path) -> bool:
+def _is_beginning(path: Path) -> bool:
+    """Whether a write may have made this and not have locked it yet; it locks before it fills."""
     try:
-        return time.time() - path.stat().st_mtime < _YOUNG_SECONDS
+        empty = not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0
+        return empty and time.time() - path.stat().st_mtime < _YOUNG_SECONDS
     except OSError:
         return True
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from casc_core.errors import InputError
 
 # Patches are made for so many bytes at a time.
-_PATCH_BYTES = 32 * 2**20
+PATCH_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     groups, outputs = geometry.groups, len(weight)
     each = weight.reshape(groups, outputs // groups, -1)
     taps = geometry.kernel[0] * geometry.kernel[1]
-    at_once = max(1, _PATCH_BYTES // max(1, height * width * x.shape[1] * taps * x.element_size()))
+    at_once = max(1, PATCH_BYTES // max(1, height * width * x.shape[1] * taps * x.element_size()))
     parts = []
     for some in x.split(at_once):
         read = patches(some, geometry).reshape(-1, groups, x.shape[1] // groups * taps)

@@ -25,9 +25,10 @@ from casc_core.dataflow import reading_inputs
 from casc_core.errors import CascError, ConversionError
 from casc_core.float64 import in_float64
 from casc_core.functions import LAYOUT, may_read, name_of
+from casc_core.leaves import map_leaves
 from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op
-from casc_core.program import Program, Ref, Step, map_leaves
+from casc_core.program import Program, Ref, Step
 from casc_core.randomness import RANDOM, NothingRandom
 from casc_core.tracing import arguments_of
 from casc_core.values import Form, InputValue, PartsValue, SignalValue, Table, Unreadable
@@ -158,7 +159,8 @@ class Lowering:
             raise self.refuse(FILLED)
         result = f"%{len(self.steps)}"  # no argument of a forward can be called so
         args, kwargs = (map_leaves(value, _as_ref) for value in (args, kwargs))
-        self.steps.append(Step(self.pool.add(op), args, kwargs, result))
+        line = None if self.node is None else self.node.meta.get("line")
+        self.steps.append(Step(self.pool.add(op), args, kwargs, result, line))
         return Ref(result)
 
     def signal(self, value: Any) -> SignalValue:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from casc_core.errors import CascError, InputError
+from casc_core.leaves import map_leaves
 from casc_core.ops import Op
 from casc_core.recorder import Recorder
 from casc_core.run import Run
-from casc_core.signal import Signal
 
 READOUT = "the readout"
-_WORKING_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,16 @@ class Ref:
 
 @dataclass(frozen=True)
 class Step:
-    """One call: operation number `op`, its arguments (with `Ref`s inside) and the name of its result."""
+    """One call: operation number `op`, its arguments (with `Ref`s inside) and the name of its result.
+
+    `line` is the user's line that it comes from, for messages; a saved network does not have it.
+    """
 
     op: int
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     result: str
+    line: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,7 @@ class Program:
     def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> Any:
         """The output's value; each intermediate is dropped after its last use."""
         values = dict(inputs)
-        last_use = {
-            name: index for index, step in enumerate(self.steps) for name in refs((step.args, dict(step.kwargs)))
-        }
+        last_use = last_uses(self)
         noted: dict[str, frozenset[str]] = {}
         for index, step in enumerate(self.steps):
             op = ops[step.op]
@@ -101,7 +101,6 @@ class Program:
             if run.recorder is not None:
                 run.recorder.at = step.result
             values[step.result] = _called(op, run, args, kwargs)
-            run.bytes = max(run.bytes, _bytes(values.values()))
             if run.recorder is not None:
                 noted[step.result] = self._noted_behind(step, op, noted, run.recorder)
             for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
@@ -122,6 +121,11 @@ class Program:
             recorder.credit(op.settings["name"], behind)
             return frozenset()
         return behind
+
+
+def last_uses(program: Program) -> dict[str, int]:
+    """By value, the number of the last step that reads it."""
+    return {name: index for index, step in enumerate(program.steps) for name in refs((step.args, dict(step.kwargs)))}
 
 
 # What torch and Python raise of arguments that do not fit; what else there is, is no matter of the input.
@@ -154,25 +158,6 @@ def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             f"{name}: it cannot be applied to what this input gives ({reason:.300}); the network takes inputs of the kind "
             "and shape that its model takes"
         ) from error
-
-
-def _bytes(values: Iterable[Any]) -> int:
-    """What these signals take, and the operation that made the last of them beside it."""
-    signals = [value for value in values if isinstance(value, Signal)]
-    # An operation may hold its input and its result in a wider type for a while.
-    working = max((signal.flow.numel() for signal in signals if isinstance(signal.flow, Tensor)), default=0)
-    return working * _WORKING_BYTES + sum(signal.nbytes for signal in signals)
-
-
-def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
-    """`value` with `function` applied to each leaf of its tuples, lists, dicts and slices."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_leaves(item, function) for item in value)
-    if isinstance(value, dict):
-        return {key: map_leaves(item, function) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(*(map_leaves(part, function) for part in (value.start, value.stop, value.step)))
-    return function(value)
 
 
 def substitute(value: Any, values: Mapping[str, Any]) -> Any:

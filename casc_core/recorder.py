@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from casc_core import kernels
 from casc_core.agreement import Agreement
+from casc_core.places import Axis, Samples
 from casc_core.signal import Signal, add_trains, memory_order
 
 
@@ -54,6 +56,7 @@ class Recorder:
 
     Attributes:
         bursts: neurons may emit several spikes in one step.
+        samples, whose: how many samples there are, and where they are in each layer, by the step that gives it.
         at: the step of the program that runs, under whose name operations are noted until a layer or the readout is
             reached, to which they are credited.
     """
@@ -63,6 +66,8 @@ class Recorder:
     keep_trains: bool = False
     agreement_with: Agreement | None = None
     bursts: bool = False
+    samples: int = 1
+    whose: Mapping[str, Samples] = field(default_factory=dict)
     at: str = ""
     share: float = 1.0
     counts: dict[str, Tensor] = field(default_factory=dict)
@@ -77,7 +82,6 @@ class Recorder:
         self,
         name: str,
         spikes: Signal,
-        samples: int,
         neurons: int | None = None,
         tallied: tuple[Tensor, Tensor] | None = None,
         position_axis: int | None = None,
@@ -98,7 +102,7 @@ class Recorder:
                 spiking = tallied[0] + tallied[1]
                 self.agreement_with.by_position(name, spikes.train, spiking, position_axis, lengths)
         if self.keep_activity:
-            self._activity(name, spikes, samples, tallied)
+            self._activity(name, spikes.train, tallied)
         if self.keep_counts:
             self.counts[name] = spikes.train.sum(0, dtype=self._count_type(spikes.train))
         if self.keep_trains:
@@ -112,18 +116,16 @@ class Recorder:
         most = len(train) * (torch.iinfo(train.dtype).max if self.bursts else 1)
         return torch.int16 if most <= torch.iinfo(torch.int16).max else torch.int32
 
-    def _activity(self, name: str, spikes: Signal, samples: int, tallied: tuple[Tensor, Tensor] | None) -> None:
-        train, owner = spikes.train, spikes.owner()
+    def _activity(self, name: str, train: Tensor, tallied: tuple[Tensor, Tensor] | None) -> None:
+        where = self.whose.get(self.at)
         order = memory_order(train) if tallied is None else None
         if order is not None and order[0] == 0:  # rows of neighbours in memory are counted fastest
-            train, owner = train.permute(order), owner.permute([dim - 1 for dim in order[1:]])
+            train = train.permute(order)
+            where = replace(where, dim=order.index(where.dim + 1) - 1) if isinstance(where, Axis) else where
         positive, negative = tally(train, self.bursts) if tallied is None else tallied
         self.positive[name], self.negative[name] = over_rows(positive).cpu(), over_rows(negative).cpu()
-        if owner.dim() and torch.equal(owner[..., 0], owner[..., -1]):  # a row of the tensor is of one sample
-            spiking, owner = positive + negative, owner[..., 0]
-        else:
-            spiking = train
-        self.last_spike[name] = last_spike(spiking, owner, samples).cpu()
+        in_rows = isinstance(where, Axis) and where.dim == train.dim() - 2  # a row is not of one sample
+        self.last_spike[name] = last_spike(train if in_rows else positive + negative, where, self.samples).cpu()
 
     def arriving(self, signal: Signal, fan_out: int) -> None:
         """Note what the train of a signal causes in a map that takes every entry to so many outputs."""
@@ -172,15 +174,23 @@ class Recorder:
         self.work[self.at] = self.work.get(self.at, Work()).plus(work)
 
 
-def last_spike(train: Tensor, owner: Tensor, samples: int) -> Tensor:
-    """`[samples]`: the last step, from 1, at which any element of each sample is not zero; 0 where there is none."""
-    result = torch.zeros(samples, dtype=torch.int64, device=train.device)
-    if train.numel() == 0:
-        return result
+def last_spike(train: Tensor, where: Samples, samples: int) -> Tensor:
+    """`[samples]`: the last step, from 1, at which any element of each sample is not zero; 0 where there is none.
+
+    Where an element is not known to be of one sample, it is of all.
+
+    >>> last_spike(torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0]]), Axis(0), 3)
+    tensor([1, 0, 2])
+    """
     spiking = train != 0
-    step = torch.arange(1, train.shape[0] + 1, device=train.device).reshape(-1, *[1] * owner.dim())
-    last = (spiking * step).amax(0)
-    return result.scatter_reduce_(0, owner.reshape(-1), last.reshape(-1), "amax")
+    if isinstance(where, Axis):
+        others = [dim for dim in range(1, train.dim()) if dim != where.dim + 1]
+        active = spiking.any(others) if others else spiking
+        active = active.unflatten(1, (-1, samples, where.inner)).any((1, 3))
+    else:
+        active = spiking.flatten(1).any(1, keepdim=True).expand(-1, samples) if train.dim() > 1 else spiking[:, None]
+    step = torch.arange(1, len(train) + 1, device=train.device)[:, None]
+    return (active * step).amax(0) if len(train) else step.new_zeros(samples)
 
 
 def tally(train: Tensor, bursts: bool = False) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,6 @@ class Run(ABC):
         peak: largest change of a spike count within one step.
         restarts_after: the step after which populations begin anew, and all that counts spikes with them; or None.
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
-        samples: size of the batch.
-        bytes: the most memory that signals took at one time.
         room: numbers that one operation may make more than it is given, where its weights do not say how many.
     """
 
@@ -48,12 +47,20 @@ class Run(ABC):
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
-        self.samples = self.bytes = 0
         self.room = LEAST_ROOM
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:
         """How often the drive is received at each of the first `steps` steps (None: up to the last wake step)."""
+
+    @abstractmethod
+    def longest(self, arriving: int) -> int:
+        """The most steps that a population's train has, its input's having so many."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> tuple[Any, ...]:
+        """What decides how long trains may be."""
 
     @abstractmethod
     def fire(
@@ -127,6 +134,13 @@ class LevelRun(Run):
     def wake_weights(self, steps: int | None = None) -> list[int]:
         return [self.total]
 
+    def longest(self, arriving: int) -> int:
+        return 1
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        return ("levels",)
+
     def fire(
         self,
         train: Tensor,
@@ -190,6 +204,15 @@ class SpikingRun(Run):
         awake = [int(step) for step in self.awake]
         return awake if steps is None else (awake + [0] * steps)[:steps]
 
+    def longest(self, arriving: int) -> int:
+        # Once the input has ended, a neuron emits at most `total` further spikes.
+        steps = max(arriving, len(self.awake)) + self.total
+        return steps if self.steps is None else min(steps, self.steps)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        return "spikes", len(self.awake), self.total, self.steps
+
     def initial_potential(self, own: Tensor | None, threshold: Tensor | float, exponent: int) -> Tensor | None:
         share = self.neuron.initial_potential
         if share == 0.0:
@@ -215,10 +238,8 @@ class SpikingRun(Run):
         like = train[0] if train.shape[0] else train.new_zeros(train.shape[1:]) if drive is None else drive
         population = scan(self.neuron, like, threshold, None if potential is None else potential.to(dtype))
         nothing = torch.zeros((), dtype=like.dtype, device=like.device)
-        # Once the input has ended, a neuron emits at most `total` further spikes.
-        limit = max(arriving, len(self.awake)) + self.total
         spikes: list[Tensor] = []
-        for step in range(limit if self.steps is None else min(limit, self.steps)):
+        for step in range(self.longest(arriving)):
             current = train[step] if step < train.shape[0] else nothing
             if drive is not None and step < len(self.awake) and self.awake[step]:
                 current = current + drive if step < train.shape[0] else drive

@@ -6,20 +6,18 @@ from dataclasses import dataclass
 
 from casc_core.errors import ConfigError
 
-# A float32 counts no further.
-MOST_STEPS = 2**24
 # Room for as many wake steps as a neuron counts, and for layer after layer to settle behind them.
 LARGEST_STEPS = 2**17
 
 
 def check_steps(T: int | None) -> None:
-    """Raise `ConfigError` unless `T` is None or a number of steps, between 1 and `MOST_STEPS`."""
+    """Raise `ConfigError` unless `T` is None or a number of steps, between 1 and `LARGEST_STEPS`."""
     if T is None:
         return
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise ConfigError(f"T, the number of time steps, must be an integer of at least 1; got {T!r}")
-    if T > MOST_STEPS:
-        raise ConfigError(f"T, the number of time steps, must be at most {MOST_STEPS:,}; got {T!r}")
+    if T > LARGEST_STEPS:
+        raise ConfigError(f"T, the number of time steps, must be at most {LARGEST_STEPS:,}; got {T!r}")
 
 
 @dataclass(frozen=True)

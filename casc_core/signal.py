@@ -39,28 +39,6 @@ class Deferred(Protocol):
         """The train; computed once."""
 
 
-class _Once:
-    """An owner that is computed once: what follows a concatenation would ask for it again and again.
-
-    Where each entry of dimension 0 is of one sample, one number is kept for it.
-    """
-
-    def __init__(self, compute: Callable[[], Tensor]) -> None:
-        self._compute: Callable[[], Tensor] | None = compute
-        self._owner: Tensor | None = None
-
-    def __call__(self) -> Tensor:
-        if self._compute is not None:
-            owner, self._compute = self._compute(), None
-            if owner.dim() > 1 and owner.numel():
-                first = owner[(slice(None), *[slice(1)] * (owner.dim() - 1))]
-                if bool((owner == first).all()):
-                    owner = first.clone().expand(owner.shape)
-            self._owner = owner
-        assert self._owner is not None
-        return self._owner
-
-
 @dataclass(frozen=True)
 class Signal:
     """A tensor of the user's network as a run sees it.
@@ -75,7 +53,6 @@ class Signal:
         divisor: positive integers that broadcast against `shape` (a mean over each text's own length), or None for 1.
             It is carried along, never divided by before a threshold.
         bound: largest magnitude of `train` per unit of spike count.
-        owner: gives `[*shape]`, the sample to which each element belongs; computed only where it is asked for.
         is_raw: no linear map lies between it and the populations or inputs that it comes from.
         merged: gives `[steps, *shape]`, how many spikes were put together in each entry of the train, of either sign; None:
             each entry is the spikes of one neuron. Computed only where operations are counted.
@@ -86,14 +63,9 @@ class Signal:
     source: Tensor | TableRows | None
     divisor: Tensor | None
     bound: float
-    owner: Callable[[], Tensor]
     is_raw: bool = True
     merged: Callable[[], Tensor] | None = None
     per_step: Callable[[], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.owner, _Once):
-            object.__setattr__(self, "owner", _Once(self.owner))
 
     @property
     def train(self) -> Tensor:
@@ -113,7 +85,7 @@ class Signal:
     @property
     def nbytes(self) -> int:
         """Bytes of the train and the drive."""
-        return self.flow.nbytes + (self.source.nbytes if isinstance(self.source, Tensor) else 0)
+        return self.flow.nbytes + (without_repeats(self.source).nbytes if isinstance(self.source, Tensor) else 0)
 
     @property
     def drive(self) -> Tensor | None:
@@ -141,15 +113,15 @@ class Signal:
         Args:
             by_sample: it treats each entry of dimension 0 alike.
         """
-        divisor, drive, owner, merged = self.divisor, self.drive, self.owner, self.merged
+        divisor, drive, merged = self.divisor, self.drive, self.merged
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
+            divisor = torch.where(divisor == 0, 1.0, divisor)  # entries that the function adds or fills are not divided
         return Signal(
             over_steps(function, self.train, by_sample),
             None if drive is None else function(drive),
             divisor,
             self.bound,
-            lambda: function(owner()),
             self.is_raw,
             None if merged is None else lambda: over_steps(function, merged(), by_sample),
         )
@@ -271,10 +243,22 @@ def add_trains(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
-    """The shape to which both broadcast."""
-    shape: torch.Size = torch.broadcast_shapes(a, b)
-    return shape
+def broadcast(*shapes: torch.Size) -> torch.Size:
+    """The shape to which all broadcast. (`torch.broadcast_shapes` loads a computer algebra system for it.)
+
+    Raises:
+        InputError: there is none.
+
+    >>> broadcast(torch.Size([3, 1]), torch.Size([2, 1, 4]))
+    torch.Size([2, 3, 4])
+    """
+    sizes = [1] * max(map(len, shapes))
+    for shape in shapes:
+        for dim, size in enumerate(shape, len(sizes) - len(shape)):
+            if size != 1 and sizes[dim] not in (1, size):
+                raise InputError(f"shapes do not broadcast: {', '.join(str(list(each)) for each in shapes)}")
+            sizes[dim] = size if size != 1 else sizes[dim]
+    return torch.Size(sizes)
 
 
 def padded(train: Tensor, steps: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +69,12 @@ class Simulation:
         return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
 
 
-def joined(parts: Sequence[Simulation]) -> Simulation:
-    """The simulation of a batch from those of its parts, in order."""
+def joined(parts: Sequence[Simulation], join: Callable[[Sequence[Tensor], int], Tensor]) -> Simulation:
+    """The simulation of a batch from those of its parts, in order.
+
+    Args:
+        join: puts outputs of the parts together, before whose own dimensions stand so many.
+    """
     if len(parts) == 1:
         return parts[0]
     length = max(part.T for part in parts)
@@ -90,7 +94,7 @@ def joined(parts: Sequence[Simulation]) -> Simulation:
             torch.cat([layer.silent_at for layer in own]),
         )
     return Simulation(
-        torch.cat(logits, 1),
+        join(logits, 1),
         torch.cat([part.silent_at for part in parts]),
         layers,
         _summed([part.readout_operations for part in parts], length),

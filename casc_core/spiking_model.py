@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,8 @@ from casc_core.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
 from casc_core.schedule import Schedule, check_steps
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
-from casc_core.splitting import DEFAULT_LIMIT, Splitter
+from casc_core.splitting import DEFAULT_LIMIT, Inputs, Parts, Splitter
 from casc_core.tracing import held_arguments, required_arguments
-
-# More bytes than a run takes for each entry of its inputs, unit of its widest layer, and step.
-_PRIOR_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -154,12 +151,12 @@ class SpikingModel(nn.Module):
                 (`torch.jit`, `torch.fx`, `torch.export`) or transform it (`torch.func`). Under `torch.compile` it runs as
                 it does without.
         """
-        return self._logits_of("spikes", lambda: self._spiking_run(None, None), inputs, named)
+        return self._logits_of(lambda: self._spiking_run(None, None), inputs, named)
 
     @uncaptured
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
         """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
-        return self._logits_of("levels", lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
+        return self._logits_of(lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
 
     @uncaptured
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
@@ -173,7 +170,9 @@ class SpikingModel(nn.Module):
             InputError: as for a call.
         """
         self.check_steps(T)
-        return joined([self.simulate_recorded((), part, T, Recorder()) for part in self.parts(inputs, named, T)])
+        program, values = self._bound(inputs, named)
+        parts = self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
+        return joined([self._simulated(program, part, T, Recorder()) for part in parts], parts.join)
 
     def check_steps(self, T: int | None) -> None:
         """Complain about a number of steps that cannot be simulated.
@@ -203,13 +202,11 @@ class SpikingModel(nn.Module):
         program, values = self._bound(inputs, named)
         return self._simulated(program, values, steps, recorder)
 
-    def _simulated(
-        self, program: Program, values: Mapping[str, Any], steps: int | None, recorder: Recorder
-    ) -> Simulation:
+    def _simulated(self, program: Program, values: Inputs, steps: int | None, recorder: Recorder) -> Simulation:
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
-        output = self._evaluate(("activity", steps), run, program, values)
-        silent = torch.zeros(run.samples, dtype=torch.int64)
+        output = self._evaluate(run, program, values)
+        silent = torch.zeros(recorder.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
@@ -217,24 +214,20 @@ class SpikingModel(nn.Module):
         at_readout = worked(recorder.work.get(READOUT, Work()), awake, length)
         return Simulation(readouts, silent, activity(recorder, awake, length), *at_readout)
 
-    def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Iterator[dict[str, Any]]:
-        """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each."""
+    def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
+        """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each.
+
+        The outputs of the parts, one behind another, are those of the batch.
+        """
         program, values = self._bound(inputs, named)
-
-        def tried(some: Mapping[str, Any]) -> tuple[Tensor, int]:
-            simulation = self._simulated(program, some, T, Recorder())
-            return simulation.logits[-1], len(simulation.silent_at)
-
-        splitter = self._splitter(program)
-        for part in splitter.parts(("activity", T), values, self.memory_limit, self._prior(T), tried):
-            yield dict(part)
+        return self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit, in_rows=True)
 
     def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The reference's logits, and every neuron's level by layer, of the whole batch at once."""
         recorder = Recorder(keep_counts=True)
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
         program, values = self._bound(inputs, named)
-        output = self._evaluate("levels", run, program, values)
+        output = self._evaluate(run, program, values)
         return self._readout(output, run.total, program), recorder.counts
 
     def operations(self) -> list[Op]:
@@ -279,7 +272,7 @@ class SpikingModel(nn.Module):
     def evaluated(self, run: Run, inputs: tuple[Any, ...]) -> Signal:
         """The output of a run of one's own over the whole batch."""
         program, values = self._bound(inputs, {})
-        return self._evaluate("own", run, program, values)
+        return self._evaluate(run, program, values)
 
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
@@ -300,43 +293,27 @@ class SpikingModel(nn.Module):
         settings = self.settings
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
-    def _logits_of(
-        self, kind: str, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]
-    ) -> Tensor:
-        def one(values: Mapping[str, Any]) -> tuple[Tensor, int]:
+    def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+        def one(values: Inputs) -> Tensor:
             run = new_run()
-            output = self._evaluate(kind, run, program, values)
-            return self._readout(output, run.total, program), run.samples
+            return self._readout(self._evaluate(run, program, values), run.total, program)
 
         program, values = self._bound(inputs, named)
-        prior = self._prior(1 if kind == "levels" else None)
-        parts = self._splitter(program).parts(kind, values, self.memory_limit, prior, one)
-        return one(parts[0])[0] if len(parts) == 1 else torch.cat([one(part)[0] for part in parts])
+        parts = self._splitter(program).parts(values, new_run(), self.memory_limit)
+        return parts.join([one(part) for part in parts])
 
     def _splitter(self, program: Program) -> Splitter:
-        return self._splitters.setdefault(frozenset(program.inputs), Splitter())
+        return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
 
-    def _prior(self, steps: int | None) -> float:
-        """More bytes than a run of so many steps should take for each entry of its inputs."""
-        usual = 2 * self.settings.levels + 8
-        if self.settings.schedule.last_wake is not None:  # the network sleeps, and trains are cut where they end
-            steps = min(steps or usual, usual)
-        tensors = [t for op in self.operations() for t in op.tensors().values() if t.dim()]
-        filters = [t for t in tensors if t.dim() == 4]
-        # An image is wide where it is first convolved; behind that, what channels gain positions lose.
-        widths = [t.shape[0] / t.shape[1] for t in filters] or [float(t.shape[-1]) for t in tensors]
-        return _PRIOR_BYTES * max(widths, default=1.0) * (steps or usual)
+    def _evaluate(self, run: Run, program: Program, values: Inputs) -> Signal:
+        return undisturbed(lambda: self._evaluated(run, program, values))
 
-    def _evaluate(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
-        return undisturbed(lambda: self._evaluated(kind, run, program, values))
-
-    def _evaluated(self, kind: object, run: Run, program: Program, values: Mapping[str, Any]) -> Signal:
-        tensors = [value for value in values.values() if isinstance(value, Tensor)]
-        if any(tensor.numel() == 0 for tensor in tensors):
-            raise InputError(f"the batch is empty: inputs of shape {[list(tensor.shape) for tensor in tensors]}")
-        run.samples = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
+    def _evaluated(self, run: Run, program: Program, values: Inputs) -> Signal:
         # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
-        run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(tensor.numel() for tensor in tensors)
+        run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(value.numel() for value in values.values())
+        if run.recorder is not None:
+            whole = self._splitter(program).followed(values, run)
+            run.recorder.samples, run.recorder.whose = whole.samples, whole.layers
         operations = self.operations()
         for op in operations:
             op.require_unchanged()
@@ -354,10 +331,9 @@ class SpikingModel(nn.Module):
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         reach = run.total * (output.bound + output.drive_reach)
         run.numerics.dtype(reach, program.exponent, "the readout")
-        self._splitter(program).learn(kind, values, run.bytes)
         return output
 
-    def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, dict[str, Any]]:
+    def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
         """The program for this way of calling the model, and its inputs by name."""
         arguments = self.settings.arguments
         if len(inputs) > len(arguments):
@@ -382,7 +358,10 @@ class SpikingModel(nn.Module):
                     f"argument {name!r} was held at its default when the network was converted: leave it out"
                 )
             checked_input(name, value, device)
-        return self.program_for(frozenset(values), tuple(values)), values
+        if any(value.numel() == 0 for value in values.values()):
+            raise InputError(f"the batch is empty: inputs of shape {[list(value.shape) for value in values.values()]}")
+        program = self.program_for(frozenset(values), tuple(values))
+        return program, Inputs(values, named.dims if isinstance(named, Inputs) else None)
 
     def program_for(self, given: frozenset[str], shown: tuple[str, ...] = ()) -> Program:
         """The program for a call that gives these arguments; where the ANN is at hand, it is lowered when first asked for.

@@ -13,14 +13,18 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.kernels import RecurrentSpikes, Sequences
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
-from casc_core.ops import Op, batch_owner, corrected
+from casc_core.ops import Op, corrected, entries
 from casc_core.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
+from casc_core.places import Axis
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train, meta
 from casc_core.signal import Signal, TableRows
 from casc_seq.rnn import check_lengths, time_order
 
+# Steps that a train may go on beyond what one position could need.
+_SPARE = 16
 _EACH = Numbers(((), ("hidden",)), optional=True)
 
 
@@ -87,12 +91,6 @@ class Recurrence(Op, saved_as="Recurrence"):
         current = _divided(current, run, self.settings["exponent"], name)
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
-        if run.samples != batch and run.recorder is not None and run.recorder.last_spike:
-            raise InputError(
-                f"{name}: {batch} sequences, but the layers before it saw {run.samples} samples: neurons in front of a "
-                "recurrent layer need the batch as their first dimension; use batch_first=True"
-            )
-        run.samples = batch
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
         initial = self._initial_current(run, start, row, batch)
@@ -122,14 +120,57 @@ class Recurrence(Op, saved_as="Recurrence"):
             train = train.transpose(1, 2)
             tallied = None if tallied is None else (tallied[0].transpose(1, 2), tallied[1].transpose(1, 2))
         shape = train.shape[1:]
-        result = Signal(train, None, None, 1.0, batch_owner(shape, batch_axis, train.device))
+        result = Signal(train, None, None, 1.0)
         if run.recorder is not None:
             positions = batch * length if lengths is None else int(lengths.sum())
             result = run.recorder.spikes(
-                name, result, batch, neurons=positions * shape[-1], tallied=tallied, position_axis=1 - batch_axis,
+                name, result, neurons=positions * shape[-1], tallied=tallied, position_axis=1 - batch_axis,
                 lengths=lengths,
             )  # fmt: skip
         return result
+
+    def follow(
+        self,
+        follower: Follower,
+        current: Abstract,
+        start: Abstract | Tensor | None = None,
+        row: int = 0,
+        lengths: Abstract | Tensor | None = None,
+    ) -> Abstract:
+        batch_axis = 0 if self.settings["batch_first"] else 1
+        batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
+        samples = follower.apart(current, [1 - batch_axis, 2], "goes from one sample to the next")
+        rows = Axis(0, samples.inner) if isinstance(samples, Axis) else samples
+        if lengths is not None:
+            _, rows = follower.together(Abstract(meta([batch]), rows), lengths)
+        if start is not None:
+            rows = Axis(1, rows.inner) if isinstance(rows, Axis) else rows
+            _, rows = follower.together(Abstract(meta([1, batch, 1]), rows), start)
+        if self.charge is not None:
+            follower.note(self.charge)
+        if isinstance(samples, Axis) and not isinstance(rows, Axis):
+            samples = rows
+        train = current.train or Train()
+        return follower.signal(current.shape, samples, self._longest(follower.run, train.steps, length))
+
+    def _longest(self, run: Run, arriving: int, length: int) -> int:
+        """How long the train of so many positions may be: each may go on for as many steps as it has spikes to give or to
+        take back after that before it, which none does; twice as long as any has been is taken for the most."""
+        most = arriving
+        for _ in range(length):
+            most = run.longest(most)
+        usual = max(arriving, len(run.wake_weights())) + 3 * run.total + _SPARE
+        return min(most, max(usual, 2 * self.seen))
+
+    @property
+    def seen(self) -> int:
+        """The longest train so far, rounded up to a power of two."""
+        longest = max(self.steps.values(), default=0)
+        return 1 << (longest - 1).bit_length() if longest else 0
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        *read, spikes = (entries(each) for each in signals)
+        return 8 * max(read) + 2 * spikes  # currents in the widest type; room for spikes is made in pieces
 
     def _note(
         self,
@@ -252,10 +293,7 @@ class Recurrence(Op, saved_as="Recurrence"):
                 else:
                     arriving = recurrent.to(dtype)
                 if run.recorder is not None:
-                    passed_on = Signal(
-                        before[:, :known], None, None, 1.0, batch_owner(torch.Size([known, hidden]), 0, rows.device)
-                    )
-                    run.recorder.arriving(passed_on, hidden)
+                    run.recorder.arriving(Signal(before[:, :known], None, None, 1.0), hidden)
             wake = None if drive is None else drive[rows, position].to(dtype)
             if initial is not None and known < size:
                 wake = torch.zeros((size, hidden), dtype=dtype, device=train.device) if wake is None else wake
@@ -350,3 +388,17 @@ class LastState(Op, saved_as="LastState"):
             return x.gather(positions_axis, index.expand(shape)).squeeze(positions_axis)
 
         return output.map(pick)
+
+    def follow(self, follower: Follower, output: Abstract, lengths: Abstract | Tensor | None = None) -> Abstract:
+        batch_axis = 0 if self.settings["batch_first"] else 1
+        batch, width = output.shape[batch_axis], output.shape[2]
+        _, samples = follower.reduced(output, [1 - batch_axis], keepdim=False)
+        if lengths is not None and not self.settings["reverse"]:
+            rows = Abstract(meta([batch, 1]), samples)
+            _, samples = follower.together(rows, _column(lengths))
+        return replace(output, like=meta([batch, width]), samples=samples)
+
+
+def _column(lengths: Abstract | Tensor) -> Abstract | Tensor:
+    """`[B]` as `[B, 1]`."""
+    return lengths[:, None] if isinstance(lengths, Tensor) else replace(lengths, like=meta([*lengths.shape, 1]))

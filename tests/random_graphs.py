@@ -105,6 +105,7 @@ def _renamed(script: Script, old: str, new: str) -> Script:
 
 
 def fault_of(script: Script) -> FaultError | None:
+    """What is wrong with it, if anything is."""
     found = try_out(script)
     return found if isinstance(found, FaultError) else None
 
@@ -118,7 +119,7 @@ def shrunk(script: Script, kind: str) -> Script:
             tries += 1
             fault = fault_of(candidate)
             if fault is not None and fault.kind == kind and len(candidate.graph().source) <= len(script.graph().source):
-                script, again = candidate, len(str(candidate.graph())) < len(str(script.graph())) or candidate != script
+                script, again = candidate, True
                 break
             if tries >= TRIES:
                 break

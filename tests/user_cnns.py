@@ -66,6 +66,9 @@ def check(model: nn.Module, *inputs: Tensor, q: int = 4) -> SpikingModel:
     spikes = snn.simulate(*inputs).spikes
     assert list(spikes) == list(snn.layers)
     assert all(int(layer.positive.sum()) > 0 for layer in spikes.values()), "a population never spikes"
+    answer, usual, snn.memory_limit = snn(*inputs), snn.memory_limit, 1
+    assert torch.equal(snn(*inputs), answer), "its samples, which are proven to be apart, give another answer alone"
+    snn.memory_limit = usual
     with torch.no_grad():
         expected = ann(*inputs)
     for same in (snn, casc_core.convert(ann, adapter="cnn", numerics="float")):

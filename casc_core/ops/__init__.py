@@ -7,9 +7,9 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 from casc_core.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
 from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
 from casc_core.ops.convolution import Convolution
-from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, batch_owner, driven
+from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, driven
 from casc_core.ops.layout import Join, Layout, Pick
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
 from casc_core.ops.population import Fire, corrected
 from casc_core.ops.reduction import MaskedFill, Max, Sum, dims_of
@@ -43,9 +43,9 @@ __all__ = [
     "Sum",
     "TimesInput",
     "as_integers",
-    "batch_owner",
     "corrected",
     "dims_of",
     "driven",
+    "entries",
     "exact_product",
 ]

@@ -14,10 +14,12 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 from casc_core.ops.declared import EXPONENT, NAME, Numbers, OrNone, settings, tensors
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
+from casc_core.places import Samples
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal
 
 
@@ -142,9 +144,17 @@ class Linear(AffineMap):
         if run.recorder is not None:
             pairs = float(train.shape[1:].numel() * width)
             self.note(run.recorder, pairs, signal, train.shape[1:])
-        shape, owner = train.shape[1:], signal.owner
-        drive = None if drive is None else drive.expand(shape)
-        return Signal(train, drive, signal.divisor, bound, lambda: owner()[..., :1].expand(shape), is_raw=False)
+        drive = None if drive is None else drive.expand(train.shape[1:])
+        return Signal(train, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        width, train = next(w.shape[0] for w in (self.weight, self.fine) if w is not None), signal.train or Train()
+        samples = follower.apart(signal, [-1])
+        steps = 0 if self.weight is None else train.steps
+        return follower.signal([*signal.shape[:-1], width], samples, steps, 8, real=self.fine is not None)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return 8 * sum(entries(each) for each in signals)
 
 
 def exact_product(
@@ -198,6 +208,9 @@ class RequireFeatures(Op):
             )
         return signal
 
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        return signal
+
 
 class Shift(Op):
     """The drive normalised, channel by channel (dimension 1): `factor * drive + offset`; the train as it is."""
@@ -219,6 +232,12 @@ class Shift(Op):
         if run.recorder is not None:
             run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         return replace(signal, source=flowing)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        return replace(
+            signal, samples=_by_channels(follower, signal, self.factor, self.offset), train=replace(train, real=True)
+        )
 
 
 class Scale(Op):
@@ -252,6 +271,17 @@ class Scale(Op):
         if run.recorder is not None and drive is not None:
             run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        samples = _by_channels(follower, signal, self.factor, self.fine, self.shift)
+        return follower.signal(signal.shape, samples, train.steps, 8, train.real or self.shift is not None)
+
+
+def _by_channels(follower: Follower, signal: Abstract, *values: Tensor | None) -> Samples:
+    """The samples of a signal that meets numbers, which may be one for each channel."""
+    _, samples = follower.together(signal, *(by_channel(each, signal.shape) for each in values if each is not None))
+    return samples
 
 
 def by_channel(value: Tensor, shape: torch.Size) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from casc_core.currents import Currents
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, add_trains, broadcast, without_repeats
 
 
@@ -25,7 +26,7 @@ class TimesInput(Op):
         largest = float(factor.abs().max())
         # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
         train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
-        owner, drive, merged = signal.owner, signal.drive, signal.merged
+        drive, merged = signal.drive, signal.merged
         passes = (factor != 0).to(torch.int8)
         return replace(
             signal,
@@ -35,8 +36,13 @@ class TimesInput(Op):
             per_step=None,
             source=None if drive is None else drive * factor,
             bound=signal.bound * largest,
-            owner=lambda: owner().expand(shape),
         )
+
+    def follow(self, follower: Follower, signal: Abstract, factor: Any) -> Abstract:
+        shape, samples = follower.together(signal, factor)
+        train = signal.train or Train()
+        masks = isinstance(factor, Abstract) and factor.like.dtype == torch.bool
+        return follower.signal(shape, samples, train.steps, train.unit if masks else 8, train.real)
 
 
 class DividedByInput(Op):
@@ -52,6 +58,12 @@ class DividedByInput(Op):
         if divisor.dim() > 0:
             divisor = divisor.reshape([1] * (len(signal.shape) - divisor.dim()) + [*divisor.shape])
         return replace(signal, divisor=divisor if signal.divisor is None else signal.divisor * divisor)
+
+    def follow(self, follower: Follower, signal: Abstract, divisor: Any) -> Abstract:
+        shape, samples = follower.together(signal, divisor)
+        if shape != signal.shape:
+            raise follower.unprovable("divides by a tensor of more entries than there are")
+        return replace(signal, samples=samples)
 
 
 NOT_INTEGERS = (
@@ -75,17 +87,32 @@ class Add(Op):
         a, b = a.with_common_divisor(b)
         shape = broadcast(a.shape, b.shape)
         drives = [without_repeats(drive) for drive in (a.drive, b.drive) if drive is not None]
-        owners = (a.owner, b.owner)
-        owner = owners[0] if a.shape == shape else owners[1]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
         raw = a.is_raw and b.is_raw
         if run.recorder is not None and not raw:
             for part in (a, b):
                 run.recorder.passed(part)
         return Signal(
-            _sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound, lambda: owner().expand(shape), raw,
+            _sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound, raw,
             (lambda: add_trains(a.traffic(), b.traffic())) if raw else None,
         )  # fmt: skip
+
+    def follow(self, follower: Follower, a: Abstract, b: Abstract) -> Abstract:
+        shape, samples = follower.together(a, b)
+        one, other = (each.train or Train() for each in (a, b))
+        steps, real = max(one.steps, other.steps), one.real or other.real
+        held = None
+        if a.shape == b.shape and None in (one.held, other.held) != (None, None):
+            held = sum(
+                each.nbytes if each.train is None or each.train.held is None else each.train.held for each in (a, b)
+            )
+        return follower.signal(shape, samples, steps, 8, real, held)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        train = signals[-1].train
+        if train is not None and train.held is not None:
+            return 0
+        return 16 * max(entries(each) for each in signals)
 
 
 def _sum(a: Signal, b: Signal, peak: int) -> Tensor | Currents:

@@ -12,12 +12,13 @@ from torch import Tensor
 from casc_core.currents import Currents, Filter, Term
 from casc_core.errors import InputError
 from casc_core.functions import check_room
-from casc_core.geometry import Geometry, convolve
+from casc_core.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.kept import Kept
 from casc_core.ops.affine import AffineMap, affine_tensors
 from casc_core.ops.declared import PADDING, OneOf, Several, Whole, settings
 from casc_core.recorder import arrivals
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal
 
 _MOVE = Whole(1, 2**16)
@@ -107,8 +108,25 @@ class Convolution(AffineMap):
             fan_out = float(self.geometry.fan_out(height, size[-1]).sum())
             pairs = batch * self.channels * (outputs // self.geometry.groups) * fan_out
             self.note(run.recorder, pairs, signal, shape)
-        owner = signal.owner
-        return Signal(flow, drive, signal.divisor, bound, lambda: _spread(owner(), shape), is_raw=False)
+        return Signal(flow, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        dims, train = self.settings["dims"], signal.train or Train()
+        batch, *size = signal.shape[0], *signal.shape[2:]
+        out = self.geometry.output_size(*([1, *size] if dims == 1 else size))
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        samples = follower.apart(signal, range(1, len(signal.shape)))
+        if self.weight is None:
+            return follower.signal([batch, outputs, *out[2 - dims :]], samples, real=train.real)
+        held = signal.nbytes if train.held is None else 8 * train.steps * signal.like.numel()
+        return follower.signal([batch, outputs, *out[2 - dims :]], samples, train.steps, 8, train.real, held)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        read, given = signals[0], signals[-1]
+        if read.train is None or not read.train.real:
+            return 0  # a population behind it does the work
+        patches = 8 * read.like.numel() * math.prod(self.geometry.kernel)
+        return 8 * read.like.numel() + 24 * given.like.numel() + min(patches, PATCH_BYTES)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples
@@ -133,8 +151,3 @@ class Convolution(AffineMap):
             signal, flow=train.permute(0, 1, 3, 4, 2), merged=None if merged is None else lambda: merged
         )
         recorder.made(arrivals(by_position, recorder.bursts) * fan_out, each)
-
-
-def _spread(owner: Tensor, shape: torch.Size) -> Tensor:
-    """The samples of a population `[batch, channels, ...]`, from those of its input."""
-    return owner.reshape(owner.shape[0], -1)[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)

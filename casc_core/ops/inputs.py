@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,11 +10,14 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.float64 import in_float64
+from casc_core.function_rules import followed
 from casc_core.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call
 from casc_core.numerics import INPUT_REACH, largest
 from casc_core.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
 from casc_core.ops.op import Op
+from casc_core.places import Samples
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower
 from casc_core.signal import Signal, TableRows
 
 
@@ -31,6 +33,9 @@ class Call(Op):
         with in_float64() if run.numerics.is_float64 else nullcontext():
             return call(self.settings["function"], run.room, args, kwargs)
 
+    def follow(self, follower: Follower, *args: Any, **kwargs: Any) -> Any:
+        return followed(follower, self.settings["function"], args, kwargs)
+
 
 class Constant(Op):
     """A parameter or buffer that the model's forward reads directly."""
@@ -44,6 +49,9 @@ class Constant(Op):
     def forward(self, run: Run) -> Any:
         return self.value
 
+    def follow(self, follower: Follower) -> Tensor:
+        return self.value
+
 
 class Attribute(Op):
     """Shape, device or number of dimensions of a signal."""
@@ -55,6 +63,10 @@ class Attribute(Op):
 
     def forward(self, run: Run, signal: Signal) -> Any:
         known = {"shape": signal.shape, "device": signal.device, "ndim": len(signal.shape)}
+        return known.get(self.settings["name"], torch.float32)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Any:
+        known = {"shape": signal.shape, "device": follower.device, "ndim": len(signal.shape)}
         return known.get(self.settings["name"], torch.float32)
 
 
@@ -75,6 +87,10 @@ class Encode(Op):
                 "Scale them, and the first layer's weights the other way"
             )
         return driven(drive, drive.shape, drive.device)
+
+    def follow(self, follower: Follower, value: Abstract | Tensor | float) -> Abstract:
+        value = value if isinstance(value, Abstract) else torch.as_tensor(value)
+        return follower.signal(value.shape, _samples(follower, value), real=True)
 
 
 class Embed(Op):
@@ -108,20 +124,16 @@ class Embed(Op):
         shape = torch.Size([*tokens.shape, table.shape[1]])
         return driven(TableRows(table, tokens.long()), shape, table.device, is_raw=not multiplies)
 
+    def follow(self, follower: Follower, tokens: Abstract | Tensor) -> Abstract:
+        shape = [*tokens.shape, self.table.shape[1]]
+        return follower.signal(shape, _samples(follower, tokens))
+
+
+def _samples(follower: Follower, value: Abstract | Tensor) -> Samples:
+    """Where the samples are in what becomes a signal."""
+    return follower.entry(value) if isinstance(value, Tensor) else value.samples
+
 
 def driven(drive: Tensor | TableRows, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
-    """A signal without spikes, its first dimension the batch."""
-    train = torch.zeros((0, *shape), dtype=torch.int8, device=device)
-    return Signal(train, drive, None, 0.0, batch_owner(shape, 0, device), is_raw)
-
-
-def batch_owner(shape: torch.Size, axis: int, device: torch.device) -> Callable[[], Tensor]:
-    """Owner of a tensor of this shape whose dimension `axis` counts the samples."""
-
-    def owner() -> Tensor:
-        if not shape:
-            return torch.zeros((), dtype=torch.int64, device=device)
-        sample = torch.arange(shape[axis], device=device)
-        return sample.reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
-
-    return owner
+    """A signal of this shape without spikes."""
+    return Signal(torch.zeros((0, *shape), dtype=torch.int8, device=device), drive, None, 0.0, is_raw)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.function_rules import follow_join, followed
 from casc_core.functions import FUNCTIONS, LAYOUT, foreseen
 from casc_core.ops.declared import Flag, OneOf, Whole, settings
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower
 from casc_core.signal import Signal, add_trains, joined, padded, without_repeats
 
 # Signals are multiplied to a common divisor no larger than this.
@@ -42,6 +44,12 @@ class Layout(Op):
             return signal.map(call, by_sample=self.settings["function"] in _BY_SAMPLE)
         return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
 
+    def follow(self, follower: Follower, signal: Abstract, *args: Any, **kwargs: Any) -> Any:
+        return followed(follower, self.settings["function"], (signal, *args), kwargs)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return max(each.nbytes for each in signals)
+
     @property
     def _splits(self) -> bool:
         return self.settings["function"].rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
@@ -62,6 +70,10 @@ class Pick(Op):
 
     def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
         part: Signal = values[self.settings["index"]]
+        return part
+
+    def follow(self, follower: Follower, values: Sequence[Abstract]) -> Abstract:
+        part: Abstract = values[self.settings["index"]]
         return part
 
 
@@ -89,7 +101,6 @@ class Join(Op):
                 ],
                 dim,
             )
-        owners = [signal.owner for signal in signals]
 
         def per_step() -> Tensor:
             total = spikes_per_step(signals[0], run.peak > 1)
@@ -105,11 +116,19 @@ class Join(Op):
             drive,
             divisor,
             max(signal.bound for signal in common),
-            lambda: self.join([owner() for owner in owners], dim),
             all(signal.is_raw for signal in signals),
             None if all(signal.merged is None for signal in signals) else merged,
             per_step,
         )
+
+    def follow(self, follower: Follower, signals: Sequence[Abstract], dim: int = 0) -> Abstract:
+        shape, samples = follow_join(follower, signals, dim, self.settings["stack"])
+        trains = [each.train for each in signals if each.train is not None]
+        steps, unit = max(train.steps for train in trains), max(train.unit for train in trains)
+        return follower.signal(shape, samples, steps, unit, any(train.real for train in trains))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return signals[-1].nbytes  # its parts, made equally long
 
     def _over_one_divisor(self, signals: Sequence[Signal], dim: int) -> tuple[Sequence[Signal], Tensor | None]:
         """The signals multiplied so that all have one divisor along the dimension that joins them, and the joint divisor.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from casc_core.errors import ConfigError
 from casc_core.ops.declared import Kind, Numbers, check_settings, check_tensors, is_on_grid
+from casc_core.samples import Abstract, Follower
 from casc_core.sealed import Sealed
 
 CONVERT_AGAIN = (
@@ -60,6 +61,29 @@ class Op(nn.Module):
                 f"{taken.__module__}.{taken.__qualname__}; save it under another"
             )
         Op.kinds[cls.kind] = cls
+
+    def follow(self, follower: Follower, *args: Any, **kwargs: Any) -> Any:
+        """What is known of its result before a run: shape, type, room, and where the samples are (`casc_core.samples`).
+
+        Called as `forward`, with what is known of the values. An operation that does not say counts as one that mixes
+        the samples: a batch is never split, and a spike behind it counts for every sample.
+
+        Raises:
+            UnprovableError: nothing is known.
+        """
+        raise follower.unprovable("does not say where the samples are")
+
+    @property
+    def seen(self) -> int:
+        """What its runs have shown about how long trains are, if it goes by that."""
+        return 0
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        """Bytes that it takes beside what it reads and gives, which `signals` are, its result last.
+
+        Unless an operation says otherwise: its largest train once more, in the widest type.
+        """
+        return 8 * max(entries(each) for each in signals)
 
     def __init__(self, settings: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> None:
         super().__init__()
@@ -224,3 +248,8 @@ class _FrozenSettings(dict[str, Any]):
 
     def __reduce__(self) -> Any:
         return _FrozenSettings, (dict(self),)
+
+
+def entries(x: Abstract) -> int:
+    """How many there are in a train, or in what has none."""
+    return x.like.numel() * max(1, x.train.steps if x.train is not None else 1)

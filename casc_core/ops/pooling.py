@@ -15,8 +15,9 @@ from casc_core.functions import check_room
 from casc_core.numerics import whole_type
 from casc_core.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.ops.op import Op
-from casc_core.ops.reduction import running_maximum
+from casc_core.ops.reduction import follow_maximum, room_for_maximum, running_maximum
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train, abstracts
 from casc_core.signal import Signal
 from casc_core.windows import Window, adaptive, maxima, per_dimension, sums
 
@@ -103,6 +104,13 @@ class MaxPool(Op):
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         return running_maximum(run, signal, lambda x: maxima(x, self.windows))
 
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        size = [window.outputs(each) for window, each in zip(self.windows, signal.shape[2:], strict=True)]
+        return _follow_maximum(follower, signal, size)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
+
 
 class AdaptiveMaxPool(Op):
     """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is.
@@ -131,6 +139,23 @@ class AdaptiveMaxPool(Op):
             return _parts(x, outputs, lambda part, dim: part.amax(dim, keepdim=True))
 
         return running_maximum(run, signal, largest)
+
+    def follow(self, follower: Follower, signal: Abstract, outputs: Any = None) -> Abstract:
+        if abstracts(outputs):
+            raise follower.unprovable("has parts whose number is read from values")
+        outputs = self.settings["outputs"] if outputs is None else per_dimension(outputs, len(self.settings["outputs"]))
+        follower.note(outputs)
+        size = [count or each for count, each in zip(outputs, signal.shape[2:], strict=True)]
+        return _follow_maximum(follower, signal, size)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
+
+
+def _follow_maximum(follower: Follower, signal: Abstract, size: Sequence[int]) -> Abstract:
+    """What is known of maxima over windows of all dimensions but the first two."""
+    samples = follower.apart(signal, range(2, len(signal.shape)))
+    return follow_maximum(follower, signal, [*signal.shape[:2], *size], samples)
 
 
 def _parts(x: Tensor, outputs: Sequence[int | None], reduced: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -170,8 +195,6 @@ class Average(Op, abstract=True):
             factor = factor.to(signal.device)
             summed = summed * factor.to(kind)
             summed_drive = None if summed_drive is None else summed_drive * factor
-        owner, shape = signal.owner, summed.shape[1:]
-        first: tuple[Any, ...] = (..., *[slice(1)] * dims)
 
         def merged() -> Tensor:
             traffic = signal.traffic().to(torch.int32)  # 127 spikes at most of each neuron that a window holds
@@ -183,10 +206,15 @@ class Average(Op, abstract=True):
             summed_drive,
             divisor,
             signal.bound * most,
-            lambda: owner()[first].expand(shape),
             signal.is_raw,
             merged,
         )
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        size = self.outputs(signal.shape[2:])
+        samples = follower.apart(signal, range(2, len(signal.shape)))
+        return follower.signal([*signal.shape[:2], *size], samples, train.steps, 8, train.real)
 
     dims: int
     divides: bool
@@ -195,6 +223,10 @@ class Average(Op, abstract=True):
     @abstractmethod
     def check_room(self, run: Run, signal: Signal) -> None:
         """Complain about windows that take far more than what they slide over."""
+
+    @abstractmethod
+    def outputs(self, size: Sequence[int]) -> list[int]:
+        """How many windows there are along each dimension, for an input of this size."""
 
     @abstractmethod
     def counts(self, size: tuple[int, ...]) -> Tensor:
@@ -245,6 +277,9 @@ class AveragePool(Average):
     def check_room(self, run: Run, signal: Signal) -> None:
         _check_padded(self.settings["name"], run, signal, self.windows)
 
+    def outputs(self, size: Sequence[int]) -> list[int]:
+        return [window.outputs(each) for window, each in zip(self.windows, size, strict=True)]
+
     def counts(self, size: tuple[int, ...]) -> Tensor:
         _require_room(self.settings["name"], self.windows, size)
         with_padding = self.settings["count_include_pad"]
@@ -274,8 +309,19 @@ class AdaptiveAveragePool(Average):
         result: Signal = given(run, signal)
         return result
 
+    def follow(self, follower: Follower, signal: Abstract, outputs: Any = None) -> Abstract:
+        if abstracts(outputs):
+            raise follower.unprovable("has parts whose number is read from values")
+        if outputs is None:
+            return super().follow(follower, signal)
+        follower.note(per_dimension(outputs, self.dims))
+        return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims)).follow(follower, signal)
+
     def check_room(self, run: Run, signal: Signal) -> None:
         _check_outputs(self.settings["name"], run, signal, self.settings["outputs"])
+
+    def outputs(self, size: Sequence[int]) -> list[int]:
+        return [count or each for count, each in zip(self.settings["outputs"], size, strict=True)]
 
     def counts(self, size: tuple[int, ...]) -> Tensor:
         spans = [adaptive(each, count or each) for each, count in zip(size, self.settings["outputs"], strict=True)]
@@ -309,17 +355,24 @@ class PoolAt(Op):
         )  # fmt: skip
 
     def forward(self, run: Run, signal: Signal, kernel: Any, stride: Any = None) -> Signal:
+        result: Signal = self._pool(kernel, stride)(run, signal)
+        return result
+
+    def follow(self, follower: Follower, signal: Abstract, kernel: Any, stride: Any = None) -> Abstract:
+        if abstracts((kernel, stride)):
+            raise follower.unprovable("has windows whose size is read from values")
+        follower.note(kernel, stride)
+        result: Abstract = self._pool(kernel, stride).follow(follower, signal)
+        return result
+
+    def _pool(self, kernel: Any, stride: Any) -> Op:
         settings, dims = self.settings, len(self.settings["padding"])
         kernel = per_dimension(kernel, dims)
         around = {name: settings[name] for name in ("name", "padding", "ceil_mode")}
         around |= {"kernel": kernel, "stride": kernel if stride in (None, []) else per_dimension(stride, dims)}
-        pool: Op
         if settings["maximum"]:
-            pool = MaxPool(dilation=settings["dilation"], **around)
-        else:
-            pool = AveragePool(count_include_pad=settings["count_include_pad"], divides=True, **around)
-        result: Signal = pool(run, signal)
-        return result
+            return MaxPool(dilation=settings["dilation"], **around)
+        return AveragePool(count_include_pad=settings["count_include_pad"], divides=True, **around)
 
 
 def _outer(factors: Sequence[Tensor]) -> Tensor:

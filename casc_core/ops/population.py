@@ -13,8 +13,9 @@ from casc_core.currents import Currents
 from casc_core.numerics import Exact
 from casc_core.ops.affine import by_channel
 from casc_core.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, inverse, memory_order, without_repeats
 
 
@@ -62,10 +63,30 @@ class Fire(Op):
             if self.bias is not None and signal.source is None:  # else it is part of the bias that flows already
                 run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
         train = corrected(self, run, len(signal.shape) != 4, None, lambda: self._spikes(run, signal))
-        spikes = Signal(train, None, None, 1.0, signal.owner)
+        spikes = Signal(train, None, None, 1.0)
         if run.recorder is not None:
-            spikes = run.recorder.spikes(self.settings["name"], spikes, run.samples)
+            spikes = run.recorder.spikes(self.settings["name"], spikes)
         return spikes
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        own, thresholds, charge = [self.bias], self.thresholds, self.charge
+        if thresholds is not None:
+            own.append(by_channel(thresholds, signal.shape))
+            charge = by_channel(charge, signal.shape) if charge is not None and charge.dim() == 1 else charge
+        shape, samples = follower.together(signal, *(each for each in (*own, charge) if each is not None))
+        if shape != signal.shape:
+            raise follower.unprovable("has neurons of other shapes")
+        steps = (signal.train or Train()).steps
+        return follower.signal(shape, samples, follower.run.longest(steps))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        currents, spikes = signals[0], signals[-1]
+        drives = 24 * currents.like.numel() if currents.train is not None and currents.train.real else 0
+        held = None if currents.train is None else currents.train.held
+        # Room for spikes is made in pieces, and they are counted.
+        if held is not None and follower.compiled:  # the kernel reads spikes, closely packed
+            return held + 2 * entries(spikes) + drives
+        return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
         exponent, drive, divisor = self.settings["exponent"], signal.drive, signal.divisor

@@ -13,9 +13,11 @@ from casc_core import kernels
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 from casc_core.ops.declared import Flag, OneOf, OrNone, Positive, settings
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
+from casc_core.places import Samples
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
+from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, inverse, memory_order, stacked
 
 
@@ -45,17 +47,26 @@ class Sum(Op):
         if self.settings["mean"]:
             count = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
             divisor = count if divisor is None else divisor * count
-        owner, drive, reach = signal.owner, signal.drive, signal.bound * size * run.peak
+        drive, reach = signal.drive, signal.bound * size * run.peak
         return Signal(
             _summed(signal.train, dims, keepdim, reach),
             None if drive is None else drive.sum(dims, keepdim=keepdim),
             divisor,
             signal.bound * size,
-            lambda: owner().amax(dims, keepdim=keepdim),
             signal.is_raw,
             lambda: _summed(signal.traffic(), dims, keepdim, reach),
             lambda: spikes_per_step(signal, run.peak > 1),  # a sum loses none
         )
+
+    def follow(
+        self, follower: Follower, signal: Abstract, dim: int | Sequence[int] | None = None, keepdim: bool = False
+    ) -> Abstract:
+        train = signal.train or Train()
+        shape, samples = follower.reduced(signal, dims_of(signal.shape, dim), keepdim)
+        return follower.signal(shape, samples, train.steps, 8, train.real)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return max(entries(each) for each in signals)
 
 
 def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:
@@ -86,13 +97,21 @@ class Max(Op):
         dims = dims_of(signal.shape, dim)
         return running_maximum(run, signal.with_uniform_divisor(dims), lambda x: x.amax(dims, keepdim=keepdim))
 
+    def follow(
+        self, follower: Follower, signal: Abstract, dim: int | Sequence[int] | None = None, keepdim: bool = False
+    ) -> Abstract:
+        return follow_maximum(follower, signal, *follower.reduced(signal, dims_of(signal.shape, dim), keepdim))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
+
 
 def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) -> Signal:
     """A maximum as a running difference: `pool(S_t) - pool(S_{t-1})`, S the running total of the signal. Exact.
 
     `pool` takes maxima of a tensor of the signal's shape; along what it reduces, the divisor is uniform.
     """
-    divisor, owner, drive = signal.divisor, signal.owner, signal.drive
+    divisor, drive = signal.divisor, signal.drive
     if divisor is not None and divisor.dim() > 0:
         divisor = pool(divisor.expand(signal.shape))
     spikes = signal.train.dtype == torch.int8 and drive is None
@@ -120,7 +139,19 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     train = stacked(differences) if differences else before.unsqueeze(0)[:0]
     if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
         raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
-    return Signal(train, None, divisor, bound, lambda: pool(owner()), signal.is_raw)
+    return Signal(train, None, divisor, bound, signal.is_raw)
+
+
+def follow_maximum(follower: Follower, signal: Abstract, shape: Sequence[int], samples: Samples) -> Abstract:
+    """What is known of a running maximum of this shape."""
+    train = signal.train or Train()
+    steps = max(train.steps, follower.awake if train.real else 0)
+    return follower.signal(shape, samples, steps, 8 if train.real else train.unit)
+
+
+def room_for_maximum(signals: Sequence[Abstract]) -> int:
+    """Bytes that a running maximum takes: the total so far, and each step of the result before they are put together."""
+    return max(16 * each.like.numel() for each in signals) + 3 * max(2 * entries(signals[-1]), signals[-1].nbytes)
 
 
 def finite_reach(drive: Tensor | None) -> float:
@@ -162,3 +193,12 @@ class MaskedFill(Op):
         if signal.divisor is not None:
             scaled = scaled * signal.divisor
         return replace(filled, source=torch.where(mask.expand(signal.shape), scaled, drive))
+
+    def follow(self, follower: Follower, signal: Abstract, mask: Abstract | Tensor) -> Abstract:
+        shape, samples = follower.together(signal, mask)
+        if shape != signal.shape:
+            raise follower.unprovable("has a mask of more entries than there are to fill")
+        train = signal.train or Train()
+        return follower.signal(
+            shape, samples, train.steps, train.unit, train.real or float(self.settings["value"]) != 0.0
+        )

@@ -119,7 +119,8 @@ def _pad(low: Lowering, input: Any, pad: Any, mode: str = "constant", value: flo
         return padded
     if value != -math.inf:
         raise low.refuse(f"it pads with {value!r}; pad with zeros, or with float('-inf') on the way to a maximum")
-    inside = low.emit(Call(function="torch.ones"), _size(low, x), device=_getattr(low, x, "device"))
+    sizes = low.emit(Call(function="operator.getitem"), _size(low, x), slice(-(len(pad) // 2), None))
+    inside = low.emit(Call(function="torch.ones"), sizes, device=_getattr(low, x, "device"))
     everywhere = low.emit(Call(function="F.pad"), inside, list(pad))
     outside = low.emit(Call(function="operator.eq"), everywhere, 0)
     return masked_fill(low, padded, InputValue(outside), value)

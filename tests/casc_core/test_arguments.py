@@ -83,7 +83,7 @@ def test_percentiles(value: Any) -> None:
             r"takes a torch\.nn\.Module; got ReLU, the class; make one: ReLU\(\.\.\.\)",
         ),
         (lambda: casc_core.prepare(casc_core.convert(PREPARED), q=2), "got SpikingModel"),
-        (lambda: casc_core.prepare(mlp(), q=10**30), "q, the number of levels, must be at most 16,777,216"),
+        (lambda: casc_core.prepare(mlp(), q=10**30), "q, the number of levels, must be at most 131,072"),
         (lambda: casc_core.WakeSleep(10**30), "more than 131,072 steps cannot be run"),
         (lambda: casc_core.convert(PREPARED).simulate(X, T=10**30), "T, the number of time steps, must be at most"),
         (

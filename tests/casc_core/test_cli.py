@@ -67,7 +67,7 @@ def test_a_command_line_that_cannot_be_read_is_one_line(
     [
         (["--threads", "100000"], "casc: --threads must be at most 1,024; got 100000\n"),
         (["--threads", "-1"], "casc: --threads must be at least 1; got -1\n"),
-        (["--T", str(10**30)], f"casc: --T must be at most 16,777,216; got {10**30}\n"),
+        (["--T", str(10**30)], f"casc: --T must be at most 131,072; got {10**30}\n"),
     ],
 )
 def test_numbers_out_of_range(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ def test_a_save_that_is_killed_loses_nothing_and_is_cleaned_up_after(tmp_path, s
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert has_file(folder / "mark")
     assert (folder / "mark").read_text() == expected
-    # What is left is swept by a later save, once nobody can still be about to lock it.
+    # What is left is swept by the next save; what is empty, once nobody can still be about to lock it.
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
     with whole_folder(folder, "mark") as staging:
@@ -138,14 +138,17 @@ def test_a_save_that_is_killed_loses_nothing_and_is_cleaned_up_after(tmp_path, s
 
 
 def test_a_file_whose_write_was_killed_is_swept_and_what_is_being_written_is_not(tmp_path):
-    left, foreign, locked = (tmp_path / f".x.{name}" for name in ("casc-new-abcdefgh", "backup", "casc-new-12345678"))
+    names = ("casc-new-abcdefgh", "backup", "casc-new-12345678", "casc-new-beginnin", "casc-new-forgotte")
+    left, foreign, locked, beginning, forgotten = (tmp_path / f".x.{name}" for name in names)
     for path in (left, foreign, locked):
         path.write_text("part")
-        os.utime(path, (0, 0))
+    for path in (beginning, forgotten):
+        path.touch()
+    os.utime(forgotten, (0, 0))
     with locked.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         write_whole(tmp_path / "x", "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([foreign.name, locked.name, "x"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([foreign.name, locked.name, beginning.name, "x"])
 
 
 HOLD = """

@@ -37,7 +37,7 @@ NEVER_SPELLED: dict[Any, str] = {
 """Rows of the tables that no forward can be written for, and why."""
 
 
-@pytest.mark.parametrize("first", range(0, 96, 12))
+@pytest.mark.parametrize("first", range(0, 60, 12))
 def test_nothing_differs(first: int) -> None:
     equal = 0
     for seed in range(first, first + 12):

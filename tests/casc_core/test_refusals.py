@@ -348,16 +348,6 @@ def test_types_stay_types_while_tracing():
     assert casc_core.verify(converted(user_model(forward)), TOKENS).exact
 
 
-def test_neurons_in_front_of_a_time_major_layer():
-    def forward(self, tokens):  # tokens [L, B]
-        e = self.emb(tokens)
-        return self.fc(self.act(self.h(torch.cat([e, e[..., :1]], -1)))[-1] + self.rnn(e)[0][-1])
-
-    snn = converted(user_model(forward, batch_first=False))
-    with pytest.raises(InputError, match="use batch_first=True"):
-        snn.simulate(TOKENS)
-
-
 def test_a_single_number_for_the_batch():
     snn = converted(user_model(lambda self, t: self.fc(self.states(t)).max()))
     with pytest.raises(InputError, match="one row for each sample"):

@@ -32,6 +32,11 @@ def test_rule_is_exact_and_is_the_models_own_answer(name):
     close_to_ann(ann, snn, inputs, tolerance=0.5 if "third" in name else 1e-5)
     assert report.silent_at.shape == (7,)
     assert int((report.silent_at > 0).sum()) >= 3
+    whole = snn.simulate(*inputs)
+    snn.memory_limit = 1  # sample by sample, for each forward is proven to keep them apart
+    apart = snn.simulate(*inputs)
+    assert torch.equal(apart.logits, whole.logits)
+    assert torch.equal(apart.silent_at, whole.silent_at)
 
 
 def test_one_output_predicts_by_its_sign():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -44,9 +47,9 @@ def runs_of(snn, monkeypatch):
     sizes = []
     evaluate = type(snn)._evaluate
 
-    def watched(self, kind, run, program, values):
-        result = evaluate(self, kind, run, program, values)
-        sizes.append(run.samples)
+    def watched(self, run, program, values):
+        result = evaluate(self, run, program, values)
+        sizes.append(self._splitter(program).followed(values, run).samples)
         return result
 
     monkeypatch.setattr(type(snn), "_evaluate", watched)
@@ -99,7 +102,8 @@ def test_samples_in_the_second_dimension_and_initial_states(monkeypatch):
     assert torch.equal(snn(tokens, hx), expected)
     sizes = runs_of(snn, monkeypatch)
     assert torch.equal(snn(tokens, hx), expected)
-    assert sizes[-1] < 50  # the first were to find the dimension out
+    assert max(sizes) < 50
+    assert sum(sizes) == 50  # nothing is run to find the dimension out
 
 
 def test_a_batch_whose_samples_depend_on_one_another_stays_whole(large):
@@ -114,29 +118,69 @@ def test_a_batch_whose_samples_depend_on_one_another_stays_whole(large):
         assert torch.equal(snn(*large), expected)
 
 
-def test_a_batch_that_shows_nothing_teaches_nothing(large):
-    """One sample, or texts of one length, look independent of one another; the next batch is asked anew."""
+def flagged(self, tokens, lengths):
+    states, _ = self.rnn(self.emb(tokens), lengths=lengths)
+    return self.fc(states.sum(1) * (tokens > 9).any())
+
+
+def rolled(self, tokens, lengths):
+    states, _ = self.rnn(self.emb(tokens), lengths=lengths)
+    return self.fc(torch.roll(states.sum(1), 4, 0))
+
+
+def shared_by_all(self, tokens, lengths):
+    states, _ = self.rnn(self.emb(tokens), lengths=lengths)
+    return self.fc(states.sum(1) / tokens.shape[0])
+
+
+def by_the_longest(self, tokens, lengths):
+    states, _ = self.rnn(self.emb(tokens), lengths=lengths)
+    return self.fc(states[:, : lengths.max().item()].sum(1))
+
+
+def cut_to_the_longest(self, tokens, lengths):
+    states, _ = self.rnn(self.emb(tokens[:, : lengths.max()]), lengths=lengths)
+    return self.fc(states.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [
+        (rolled, r"torch\.roll .*torch\.roll\(states\.sum\(1\), 4, 0\).* moves entries from one sample to another"),
+        (flagged, r"Tensor\.any .* puts all samples together"), (shared_by_all, "depends on the size of the batch"),
+        (by_the_longest, r"Tensor\.max .* puts all samples together|reads a number from a tensor's values"),
+        (cut_to_the_longest, r"Tensor\.max .* puts all samples together"),
+    ],
+)  # fmt: skip
+def test_what_mixes_samples_is_never_split_and_named_once(large, forward, why, monkeypatch):
+    snn = converted(forward)
+    expected, silent = snn(*large), snn.simulate(*large).silent_at
+    snn.memory_limit = 4000
+    sizes = runs_of(snn, monkeypatch)
+    with pytest.warns(UserWarning, match=why):
+        assert torch.equal(snn(*large), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(snn(*large), expected)
+        assert torch.equal(snn.simulate(*large).silent_at, silent)
+    assert sizes == [100] * 3
+
+
+def test_what_is_proven_does_not_depend_on_the_batch_at_hand(large):
+    """One sample, or texts of one length, look independent of one another."""
 
     def coupled(self, tokens, lengths):
         states, _ = self.rnn(self.emb(tokens), lengths=lengths)
         return self.fc(states.sum(1) / lengths.max())
-
-    def started(self, tokens, hx):
-        return self.fc(self.rnn(self.emb(tokens), hx)[0].sum(1))
 
     tokens, lengths = large
     snn = converted(coupled)
     expected = snn(*large)
     snn.memory_limit = 300
     snn(tokens[:1], lengths[:1])
-    snn(tokens, torch.full((100,), 6))
     with pytest.warns(UserWarning, match="cannot be split"):
-        assert torch.equal(snn(*large), expected)
-    snn, hx = converted(started), torch.randn(1, 100, 5)
-    expected = snn(tokens, hx)
-    snn.memory_limit = 1000
-    snn(tokens[:1], hx[:, :1])
-    assert torch.equal(snn(tokens, hx), expected)
+        snn(tokens, torch.full((100,), 6))
+    assert torch.equal(snn(*large), expected)
 
 
 def test_one_sample_too_large_is_run_alone(monkeypatch):
@@ -166,19 +210,105 @@ def test_the_limit_passes_on(large):
 
 
 @pytest.mark.parametrize(("length", "batch"), [(3, 3), (1, 33), (7, 3)])
-def test_what_the_run_does_not_count_as_samples_is_not_split(length, batch):
-    """Positions first and no recurrence: a run counts the positions, whatever the output has rows for."""
+def test_samples_where_the_program_keeps_them_apart(length, batch, monkeypatch):
+    """Positions first and no recurrence: the sum over them leaves the second dimension."""
     model = nn.Sequential(nn.Linear(4, 6), casc_core.CQReLU(q=4), nn.Linear(6, 3))
     forward = type("Model", (nn.Module,), {"forward": lambda self, x: self.layers(x).sum(0)})()
     forward.layers = model
     snn = casc_core.convert(forward.eval(), adapter="rnn")
     x = torch.randn(length, batch, 4)
     expected = snn.simulate(x)
+    assert expected.silent_at.shape == (batch,)
     snn.memory_limit = 1
-    with pytest.warns(UserWarning, match="cannot be split"):
-        found = snn.simulate(x)
+    sizes = runs_of(snn, monkeypatch)
+    found = snn.simulate(x)
+    assert sizes == [1] * batch
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.silent_at, expected.silent_at)
+
+
+def folded(self, x):
+    """Time in the batch, and an output that has the samples in its second dimension, three times over."""
+    h = self.act(self.fc(x.reshape(-1, 4))).reshape(x.shape[0], 5, 4)
+    return torch.cat([h[:, 0], h[:, 1], h[:, 2]]).t()
+
+
+def test_an_output_is_joined_where_its_samples_are(monkeypatch):
+    model = type("Model", (nn.Module,), {"forward": folded})()
+    model.fc, model.act = nn.Linear(4, 4), casc_core.CQReLU(q=4)
+    snn, x = casc_core.convert(model.eval(), adapter="rnn"), torch.randn(7, 5, 4)
+    expected, whole, counted = snn(x), snn.simulate(x), casc_core.analyse(snn, [x])
+    assert expected.shape == (4, 21)
+    snn.memory_limit = 2500
+    sizes = runs_of(snn, monkeypatch)
+    assert torch.equal(snn(x), expected)
+    assert torch.equal(snn.reference(x), expected)
+    found = snn.simulate(x)
+    assert max(sizes) < 7
+    assert torch.equal(found.logits, whole.logits)
+    assert torch.equal(found.silent_at, whole.silent_at)
+    with pytest.warns(UserWarning, match="rows of the output are not those of one sample after those of another"):
+        assert casc_core.verify(snn, x).exact
+    assert torch.equal(casc_core.analyse(snn, [x]).silent_at, counted.silent_at)
+
+
+def test_an_input_without_dimensions_has_no_samples():
+    model = type("Model", (nn.Module,), {"forward": lambda self, x: self.layers(x.reshape(1, 1))})()
+    model.layers = nn.Sequential(nn.Linear(1, 6), casc_core.CQReLU(q=4), nn.Linear(6, 3))
+    snn = casc_core.convert(model.eval(), adapter="rnn")
+    for limit in (1, splitting.DEFAULT_LIMIT):
+        snn.memory_limit = limit
+        for call in (snn, snn.reference, snn.simulate):
+            with pytest.raises(casc_core.InputError, match=r"no input has a dimension that counts samples: 'x' \[\]"):
+                call(torch.tensor(0.5))
+
+
+def test_parts_are_cut_when_their_turn_comes(large):
+    snn = converted(mean_pooled)
+    snn.memory_limit = 20_000
+    tokens, lengths = large
+    parts = snn.parts(large, {}, None)
+    assert max(parts.sizes) - min(parts.sizes) <= 1
+    start = 0
+    for part, size in zip(parts, parts.sizes, strict=True):
+        assert part["tokens"].data_ptr() == tokens[start:].data_ptr()
+        assert torch.equal(part["lengths"], lengths[start : start + size])
+        start += size
+    assert start == 100
+
+
+_PEAK = """
+import torch, casc_core
+from torch import nn
+
+def risen(call):
+    before = open("/proc/self/clear_refs", "w").write("5") and peak()
+    call()
+    return peak() - before
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+layers = [nn.Linear(64, 2048), casc_core.CQReLU(q=8), nn.Linear(2048, 2048), casc_core.CQReLU(q=8), nn.Linear(2048, 4)]
+snn = casc_core.convert(nn.Sequential(*layers).eval(), adapter="rnn")
+silent, rows = torch.zeros(512, 64), torch.randn(512, 64) * 4
+snn(rows[:1])
+snn.memory_limit = 24 * 2**20
+snn(silent)
+print(risen(lambda: snn(rows)))
+snn.memory_limit = 2 * 2**30
+print(risen(lambda: snn(rows)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_run_stays_under_its_limit_after_a_silent_one_too():
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    told = subprocess.run([sys.executable, "-c", _PEAK], env=environment, capture_output=True, text=True, check=True)
+    limited, free = map(float, told.stdout.split())
+    assert limited < 24 < 72 < free
 
 
 @pytest.mark.parametrize("limit", [0, -3, 2.5, "1 GiB", None, True])
