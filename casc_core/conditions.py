@@ -35,6 +35,22 @@ def expect(outcome: bool, condition: Any, line: str) -> Any:
     return None
 
 
+def expect_parts(parts: Any, count: int, line: str) -> Any:
+    """`parts`, if there are so many, else raise `InputError`; while tracing, record that they are to be counted.
+
+    >>> expect_parts(("a", "b"), 2, "forward.py:3: a, b = x.chunk(2)")
+    ('a', 'b')
+    """
+    if isinstance(parts, fx.Proxy):
+        return parts.tracer.create_proxy("call_function", expect_parts, (parts, count, line), {})
+    if len(parts) != count:
+        raise InputError(
+            f"the network was converted for inputs of other sizes: what it takes apart into {count} falls into "
+            f"{len(parts)} for this input. Resize the input\n  at {line}"
+        )
+    return parts
+
+
 def is_of_sizes(node: fx.Node) -> bool:
     """Whether the value of `node` follows from shapes and numbers alone."""
     named = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None

@@ -55,7 +55,8 @@ def _rule(names: str) -> Callable[[Rule], Rule]:
 
 @_rule(
     "add sub mul div truediv floordiv mod ne eq lt le gt ge logical_and logical_or logical_not bitwise_and and_ or_ invert "
-    "neg clamp clamp_min clamp_max abs remainder floor_divide pow sqrt where masked_fill"
+    "neg clamp clip clamp_min clamp_max abs remainder floor_divide pow sqrt where masked_fill subtract multiply divide "
+    "true_divide negative rsub addcmul addcdiv lerp maximum minimum fmax fmin"
 )
 def _by_entry(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Abstract:
     result = function(*as_single(args), **as_single(kwargs))
@@ -113,7 +114,9 @@ def _require(follower: Follower, x: Any, *others: Any) -> None:
         raise follower.unprovable("takes sizes or dimensions from a tensor's values")
 
 
-@_rule("permute transpose t squeeze unsqueeze expand select narrow chunk split unbind movedim swapaxes")
+@_rule(
+    "permute transpose t squeeze unsqueeze expand select narrow chunk split split_with_sizes unbind movedim swapaxes"
+)
 def _view(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, args, kwargs)
     return follower.viewed(x, lambda like: function(like, *args, **kwargs))
@@ -345,12 +348,17 @@ def _filled_like(follower: Follower, function: Any, x: Any, *args: Any, **kwargs
     return one.expand(x.shape)
 
 
-@_rule("new_zeros new_ones")
+@_rule("new_zeros new_ones new_full")
 def _filled(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, args, kwargs)
     return function(torch.empty(0, dtype=x.like.dtype, device=follower.device), *args, **kwargs)
 
 
-@_rule("item not_ arange zeros ones full ceil floor expect")
+@_rule("expect_parts")
+def _expect_parts(follower: Follower, function: Any, parts: Sequence[Any], count: int, line: str) -> Any:
+    return function(parts, count, line)
+
+
+@_rule("item not_ arange eye tensor zeros ones full ceil floor expect")
 def _by_value(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Any:
     raise follower.unprovable("reads a number from a tensor's values")

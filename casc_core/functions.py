@@ -18,28 +18,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casc_core.conditions import expect
+from casc_core.conditions import expect, expect_parts
 from casc_core.errors import InputError
 
 # Rearranging elements: linear with coefficients 0 and 1, so allowed on signals as well.
 _LAYOUT_METHODS = (
-    "view reshape flatten permute transpose t squeeze unsqueeze contiguous expand select narrow chunk split unbind "
+    "view reshape flatten permute transpose t squeeze unsqueeze contiguous expand select narrow chunk split "
+    "split_with_sizes unbind "
     "index_select gather flip roll movedim swapaxes clone detach unflatten tile repeat"
 ).split()
 _LAYOUT_FUNCTIONS = (
-    "reshape flatten permute transpose t squeeze unsqueeze select narrow chunk split unbind index_select gather flip "
+    "reshape flatten permute transpose t squeeze unsqueeze select narrow chunk split split_with_sizes unbind "
+    "index_select gather flip "
     "roll movedim swapaxes clone tile unflatten"
 ).split()
 # Rearrangements of images, called through torch.nn.functional.
 _LAYOUT_OF_IMAGES = ("pad", "interpolate", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 _INPUT_METHODS = (
-    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
-    "type type_as clamp clamp_min clamp_max sum amax amin max min any all cumsum masked_fill size dim numel "
-    "new_zeros new_ones item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort"
+    "add sub mul div subtract multiply divide true_divide negative addcmul addcdiv lerp where "
+    "ne eq lt le gt ge logical_and logical_or logical_not bitwise_and float long int bool double to "
+    "type type_as clamp clip clamp_min clamp_max maximum minimum fmax fmin sum amax amin max min any all cumsum "
+    "masked_fill size dim numel "
+    "new_zeros new_ones new_full item abs neg remainder argmax count_nonzero cpu pow sqrt sort argsort"
 ).split()
 _INPUT_FUNCTIONS = (
-    "add sub mul div ne eq lt le gt ge logical_and logical_or logical_not arange zeros ones full zeros_like ones_like "
-    "full_like clamp sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
+    "add sub mul div subtract multiply divide true_divide negative rsub addcmul addcdiv lerp "
+    "ne eq lt le gt ge logical_and logical_or logical_not arange eye tensor zeros ones full "
+    "zeros_like ones_like full_like "
+    "clamp clip clamp_min clamp_max maximum minimum fmax fmin "
+    "sum amax amin max min any all cumsum where cat stack masked_fill abs neg remainder argmax "
     "count_nonzero floor_divide pow sqrt sort argsort"
 ).split()
 _OPERATORS = "add sub mul truediv floordiv mod ne eq lt le gt ge and_ or_ not_ invert neg getitem pow".split()
@@ -48,10 +55,12 @@ FLOATING = (torch.float32, torch.float64)
 """Types to which a cast of spike counts rounds nothing."""
 # These give at most as many elements as they are given; of all others `_SIZES` says how many.
 _NEVER_MORE = frozenset(
-    "view reshape flatten permute transpose t squeeze unsqueeze contiguous select narrow chunk split unbind flip roll "
+    "view reshape flatten permute transpose t squeeze unsqueeze contiguous select narrow chunk split "
+    "split_with_sizes unbind flip roll "
     "movedim swapaxes clone detach unflatten pixel_shuffle pixel_unshuffle channel_shuffle logical_not float long int "
     "bool double to type type_as sum amax amin any all cumsum size dim numel item abs argmax count_nonzero cpu sqrt "
-    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect "
+    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect expect_parts "
+    "tensor negative "
     "require_floating ceil floor".split()
 )
 ATTRIBUTES = ("shape", "device", "dtype", "ndim", "T", "mT")
@@ -148,7 +157,7 @@ def _named() -> dict[str, Callable[..., Any]]:
         table[f"operator.{name}"] = getattr(operator, name)
     for name in _MATH:
         table[f"math.{name}"] = getattr(math, name)
-    table["expect"], table["require_floating"] = expect, require_floating
+    table |= {"expect": expect, "expect_parts": expect_parts, "require_floating": require_floating}
     return table
 
 
@@ -163,6 +172,21 @@ _NAMES = {id(function): name for name, function in FUNCTIONS.items()} | {id(geta
 _NAMES |= {
     id(getattr(operator, f"i{name}")): f"operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv")
 }
+
+
+def filled_with(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+    """The number that every entry of a factory's result is; None: that is no such call, or not known.
+
+    >>> filled_with("torch.zeros", (3,), {}), filled_with("Tensor.new_full", ("x", (3,), 0.5), {})
+    (0.0, 0.5)
+    """
+    kind = name.rsplit(".", 1)[-1].removeprefix("new_").removesuffix("_like")
+    if kind in ("zeros", "ones"):
+        return float(kind == "ones")
+    if kind != "full":
+        return None
+    value = kwargs.get("fill_value", args[-1] if "fill_value" not in kwargs and args else None)
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def name_of(target: Any, is_method: bool) -> str | None:
@@ -277,6 +301,15 @@ def _full(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return math.prod(_whole(_given(args, kwargs, 0, "size")))
 
 
+def _new_full(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return math.prod(_whole(_given(args, kwargs, 1, "size")))
+
+
+def _square(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    rows, columns = _given(args, kwargs, 0, "n"), _given(args, kwargs, 1, "m")
+    return int(rows) * int(rows if columns is None else columns)
+
+
 def _arange(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     bounds = [float(value) for value in args]
     bounds += [float(kwargs[name]) for name in ("start", "end", "step") if kwargs.get(name) is not None]
@@ -341,10 +374,12 @@ def _indexed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 _ELEMENTWISE = (
     "add sub mul div truediv floordiv floor_divide mod remainder pow ne eq lt le gt ge and_ or_ logical_and logical_or "
-    "bitwise_and clamp clamp_min clamp_max min max where masked_fill neg"
+    "bitwise_and clamp clip clamp_min clamp_max min max where masked_fill neg subtract multiply divide true_divide rsub "
+    "addcmul addcdiv lerp maximum minimum fmax fmin"
 ).split()
 _SIZES: dict[str, Callable[[tuple[Any, ...], Mapping[str, Any]], Any]] = dict.fromkeys(_ELEMENTWISE, _broadcast) | {
-    "zeros": _factory, "ones": _factory, "new_zeros": _factory, "new_ones": _factory, "full": _full, "arange": _arange,
+    "zeros": _factory, "ones": _factory, "new_zeros": _factory, "new_ones": _factory, "full": _full, "new_full": _new_full,
+    "eye": _square, "arange": _arange,
     "expand": _expanded, "repeat": _repeated, "tile": _repeated, "gather": _gathered, "index_select": _selected,
     "pad": _padded, "interpolate": _resized, "getitem": _indexed,
 }  # fmt: skip

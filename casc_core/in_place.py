@@ -7,6 +7,7 @@ import operator
 import torch.nn.functional as F
 from torch import fx, nn
 
+from casc_core.conditions import expect_parts
 from casc_core.errors import ConversionError
 from casc_core.functions import LAYOUT, name_of
 from casc_core.randomness import DROPOUTS
@@ -69,6 +70,8 @@ def _is_view(model: nn.Module, node: fx.Node) -> bool:
             model.get_submodule(str(node.target)), (nn.Identity, nn.Flatten, nn.modules.dropout._DropoutNd)
         )
     if node.target in DROPOUTS:  # in evaluation it returns its input itself
+        return True
+    if node.target is expect_parts:
         return True
     if node.target is getattr:
         return node.args[1] in ("T", "mT", "values", "data")

@@ -24,10 +24,10 @@ from casc_core.conditions import expect
 from casc_core.dataflow import reading_inputs
 from casc_core.errors import CascError, ConversionError
 from casc_core.float64 import in_float64
-from casc_core.functions import LAYOUT, may_read, name_of
+from casc_core.functions import LAYOUT, filled_with, may_read, name_of
 from casc_core.leaves import map_leaves
-from casc_core.numerics import EXPECTED_INPUT, INPUT_EXPONENT, Numerics, stored
-from casc_core.ops import Call, Constant, Embed, Encode, Op
+from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, Numerics, snapped, stored
+from casc_core.ops import Call, Constant, Embed, Encode, Op, Silence
 from casc_core.program import Program, Ref, Step
 from casc_core.randomness import RANDOM, NothingRandom
 from casc_core.tracing import arguments_of
@@ -45,8 +45,8 @@ RuleT = TypeVar("RuleT", bound=Rule)
 FIELDS = ("values", "indices")
 
 LOOKED_INTO: tuple[type[nn.Module], ...] = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d,
-    nn.AvgPool2d,
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d,
+    nn.BatchNorm3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
 )  # fmt: skip
 """Modules that can also be written as a function of their parameters: a forward of one's own is traced through."""
 
@@ -164,10 +164,18 @@ class Lowering:
         return Ref(result)
 
     def signal(self, value: Any) -> SignalValue:
-        """`value` as a signal: a real-valued input or parameter is encoded as a drive."""
+        """`value` as a signal: a real-valued input or parameter is encoded as a drive, and zeros as nothing at all."""
         if isinstance(value, SignalValue):
             return value
         if isinstance(value, InputValue):
+            entries = self.entries(value)
+            if entries is not None and not bool(entries.any()):
+                return SignalValue(self.emit(Silence(), value), Form(exponent=0, is_exact=True))
+            if entries is not None:
+                on, exponent = snapped(self.numerics, entries.double(), DRIVE_BITS)
+                reach, is_exact = float(on.abs().max()), torch.equal(on, entries.double())
+                form = Form(drive_exponent=exponent, drive_reach=reach, is_exact=is_exact)
+                return SignalValue(self.emit(Encode(exponent=exponent), value), form)
             form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=EXPECTED_INPUT)
             return SignalValue(self.emit(Encode(exponent=INPUT_EXPONENT), value), form)
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
@@ -184,6 +192,11 @@ class Lowering:
         step = next((step for step in self.steps if step.result == value.ref.name), None)
         op = None if step is None else self.pool.ops[step.op]
         return op.value if isinstance(op, Constant) else None
+
+    def entries(self, value: InputValue) -> Tensor | None:
+        """The numbers among which every entry of `value` is; None: the inputs decide."""
+        constant = self.constant(value)
+        return value.entries if constant is None else constant
 
     def check(self, function: Callable[..., Any], *args: Any) -> InputValue:
         """Call `function` whenever the network runs, for its complaints alone."""
@@ -208,6 +221,11 @@ class Lowering:
         assert self.node is not None
         return str(self.node.target) if self.node.op == "call_module" else self.node.name
 
+    @property
+    def line(self) -> str:
+        """The user's line of the current operation."""
+        return "?" if self.node is None else str(self.node.meta.get("line", "?"))
+
     def refuse(self, why: str) -> ConversionError:
         """The error for the current operation: where it stands, what it is, why it is refused."""
         assert self.node is not None
@@ -216,9 +234,7 @@ class Lowering:
         else:
             around = [path for path, _ in self.node.meta.get("nn_module_stack", {}).values() if path]
             where = f"forward of module {around[-1]!r}" if around else "forward"
-        return ConversionError(
-            f"{where}: {self._operation()} cannot be converted exactly: {why}\n  at {self.node.meta.get('line', '?')}"
-        )
+        return ConversionError(f"{where}: {self._operation()} cannot be converted exactly: {why}\n  at {self.line}")
 
     # The pass itself.
 
@@ -315,7 +331,7 @@ class Lowering:
             if name is not None:
                 if node.target is expect:
                     return self.check(expect, *args)
-                return InputValue(self.emit(Call(name), *args, **kwargs))
+                return self._called(name, args, kwargs)
         rule = self.rules.functions.get(node.target)
         if rule is not None:
             return self._apply(rule, args, kwargs)
@@ -332,6 +348,15 @@ class Lowering:
                 else "compute it once, and hold it as a buffer or give it as an input"
             )
         )
+
+    def _called(self, name: str, args: Any, kwargs: Any) -> InputValue:
+        """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
+        filled, entries = filled_with(name, args, kwargs), None
+        if filled is not None:
+            entries = torch.tensor([filled], dtype=torch.float64)
+        elif name in LAYOUT and isinstance(args[0], InputValue):
+            entries = self.entries(args[0])
+        return InputValue(self.emit(Call(name), *args, **kwargs), entries)
 
     def _evaluated(self, node: fx.Node) -> Any:
         """What an operation makes of parameters and buffers alone, computed as the model computes it.

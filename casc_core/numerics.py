@@ -24,6 +24,8 @@ INPUT_EXPONENT = -16
 INPUT_REACH = 1024.0
 # They are expected to be about as large as this; only the choice of bits depends on it.
 EXPECTED_INPUT = 8.0
+# Real-valued currents keep this many bits; their products then fit float64 with room to spare.
+DRIVE_BITS = 26
 
 
 def binade(magnitude: float) -> int:
@@ -36,6 +38,15 @@ def binade(magnitude: float) -> int:
         return 0
     mantissa, exponent = math.frexp(magnitude)
     return exponent - 1 if mantissa == 0.5 else exponent
+
+
+def drive_grid(reach: float) -> int:
+    """The grid on which a drive of this magnitude keeps `DRIVE_BITS` bits; one that is nothing at all is on any.
+
+    >>> drive_grid(1.0), drive_grid(0.0)
+    (-26, -26)
+    """
+    return binade(reach if reach > 1e-30 else 0.0) - DRIVE_BITS
 
 
 def whole_type(magnitude: float) -> torch.dtype:
@@ -154,6 +165,19 @@ class Unrounded(Float):
 
 
 Numerics = Exact | Float
+
+
+def snapped(numerics: Numerics, x: Tensor, bits: int | None) -> tuple[Tensor, int]:
+    """`x` on a grid of so many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
+
+    >>> snapped(Exact(), torch.tensor([0.5, -3.0]), 16)[1]
+    -1
+    """
+    exponent = numerics.weight_exponent(x, bits=bits)
+    on = numerics.snap(x, exponent)
+    while bool(on.any()) and bool((on * 2.0 ** -(exponent + 1) % 1 == 0).all()):
+        exponent += 1
+    return on, exponent
 
 
 def as_numerics(numerics: Numerics | str) -> Numerics:

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
 from casc_core.adapters import Adapter, choose_adapter
+from casc_core.clipping import clipped, require_clipped
 from casc_core.dataflow import called_on, reading_inputs
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.lowering import OpPool, RuleTable, lower_each
@@ -32,10 +33,10 @@ def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
 
 ACTIVATIONS: dict[type[nn.Module], Replacement] = {
     nn.ReLU: _cq_relu, nn.Tanh: _cq_relu, nn.ReLU6: _cq_relu, nn.Hardtanh: _cq_relu,
+    nn.Threshold: _cq_relu,
 }  # fmt: skip
 ACTIVATION_CALLS = {
-    F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh,
-    F.hardtanh_,
+    F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh",
 }  # fmt: skip
 
 
@@ -163,6 +164,8 @@ def _replacement(module: nn.Module, replacements: Mapping[type[nn.Module], Repla
 
 def _reach(activation: Any, threshold: float | None) -> float:
     """The threshold asked for, or (None) the activation's own upper end, 1 if it has none."""
+    if isinstance(activation, nn.Module):
+        require_clipped(activation)
     if threshold is not None:
         return float(threshold)
     return check_threshold(activation.max_val) if isinstance(activation, (nn.Hardtanh, nn.ReLU6)) else 1.0
@@ -268,7 +271,7 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         )
     (graph,) = graphs
     (trained,) = _in_mode(model, True, rules)
-    if not isinstance(trained, fx.Graph) or [*map(_signature, trained.nodes)] != [*map(_signature, graph.nodes)]:
+    if not isinstance(trained, fx.Graph) or _signatures(trained) != _signatures(graph):
         raise ConversionError(
             f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
             "nn.ReLU() modules, so that both branches survive, nn.Dropout in place of the branch, or a model without what "
@@ -289,7 +292,7 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         name = _free_name(result, node.name)
         result.add_submodule(name, module)
         with result.graph.inserting_after(node):
-            call = result.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+            call = result.graph.call_module(name, (_activated(node),))
             call.meta = node.meta
         node.replace_all_uses_with(call)
         result.graph.erase_node(node)
@@ -307,11 +310,15 @@ def _in_mode(model: nn.Module, training: bool, rules: RuleTable) -> list[fx.Grap
             module.training = mode
 
 
-def _signature(node: fx.Node) -> tuple[str, ...]:
-    """What a node does, but for whether a dropout is active."""
-    if node.target in DROPOUTS:
-        return node.op, str(node.target), str(node.args[:1])
-    return node.op, str(node.target), str(node.args), str(node.kwargs)
+def _signatures(graph: fx.Graph) -> list[tuple[str, ...]]:
+    """What each node does, but for whether a dropout is active, and whatever names a trace gives."""
+    place = {node: f"%{index}" for index, node in enumerate(graph.nodes)}
+    signatures: list[tuple[str, ...]] = []
+    for node in graph.nodes:
+        args, kwargs = (fx.node.map_arg(value, place.__getitem__) for value in (node.args, node.kwargs))
+        what = node.op, str(node.meta.get("constant", node.target))
+        signatures.append((*what, str(args[:1])) if node.target in DROPOUTS else (*what, str(args), str(kwargs)))
+    return signatures
 
 
 def _rate(node: fx.Node) -> Any:
@@ -324,17 +331,20 @@ def _activations(graph: fx.Graph, inputs: tuple[str, ...]) -> set[fx.Node]:
 
 
 def _is_activation(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
+    called = node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
+    return called or clipped(node) is not None
+
+
+def _activated(node: fx.Node) -> Any:
+    """What the call of an activation is given."""
+    found = clipped(node)
+    return found.input if found is not None else node.args[0] if node.args else node.kwargs["input"]
 
 
 def _called(node: fx.Node) -> nn.Module | None:
     """The module that does what a call of a clipped activation does; None: the activation is not clipped."""
-    if node.target is F.relu6:
-        return nn.ReLU6()
-    if node.target in (F.hardtanh, F.hardtanh_):
-        given: dict[str, Any] = dict(zip(("input", "min_val", "max_val"), node.args, strict=False)) | dict(node.kwargs)
-        return nn.Hardtanh(float(given.get("min_val", -1.0)), float(given.get("max_val", 1.0)))
-    return None
+    found = clipped(node)
+    return None if found is None or found.high is None else nn.Hardtanh(0.0, float(found.high))
 
 
 def _free_name(model: nn.Module, name: str) -> str:

@@ -8,7 +8,7 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -19,11 +19,16 @@ import torch
 from torch import fx, nn
 
 from casc_core.causes import explained, wrapper
-from casc_core.conditions import expect, is_asserted, is_of_sizes
+from casc_core.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 from casc_core.in_place import refuse_changes_in_place
+from casc_core.patterns import OPERATIONS, rearrange, reduce
 from casc_core.randomness import RANDOM, NothingRandom, other_generators
 
+# What torch calls with numbers before it looks whether they are stand-ins.
+_FACTORIES = {id(function) for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.tensor)}
+# fx keeps tensors that a forward makes under such names.
+_CONSTANT = "_tensor_constant"
 _LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 
@@ -38,6 +43,12 @@ class Tracer(fx.Tracer):
         self._autowrap_function_ids -= {
             id(value) for value in vars(torch.nn.utils.rnn).values() if isinstance(value, type)
         }
+        self._autowrap_search.append(torch)
+        self._autowrap_function_ids |= _FACTORIES
+        einops = sys.modules.get("einops")  # where it is not loaded, no forward calls it
+        if einops is not None:
+            self._autowrap_search.append(einops)
+            self._autowrap_function_ids |= {id(getattr(einops, name)) for name in OPERATIONS}
         self.is_leaf = is_leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -48,6 +59,44 @@ class Tracer(fx.Tracer):
         node.meta["line"], node.meta["augmented"] = user_line(), _augmented()
         return node
 
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None,
+        proxy_factory_fn: Callable[[fx.Node], fx.Proxy] | None = None,
+    ) -> Any:  # fmt: skip
+        """The stand-in for a result; a tuple of them where it has a known number of parts."""
+        if kind == "call_function" and getattr(target, "__module__", "") == "einops.einops":
+            return OPERATIONS[target.__name__](*args, line=user_line(), **kwargs)
+        proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
+        count = known_parts(target, args, kwargs)
+        return proxy if count is None else self.parts(proxy, count)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if type(m).__module__ != "einops.layers.torch":
+            return super().call_module(m, forward, args, kwargs)
+        layer: Any = m
+        if type(m).__name__ == "Rearrange":
+            return rearrange(args[0], layer.pattern, line=user_line(), **layer.axes_lengths)
+        if type(m).__name__ == "Reduce":
+            return reduce(args[0], layer.pattern, layer.reduction, line=user_line(), **layer.axes_lengths)
+        raise ConversionError(f"{m} cannot be converted exactly: use nn.Linear, and einops.rearrange around it")
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
+    def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
+        """The parts of what `x.chunk(3)` and the like give, which the network checks to be so many whenever it runs."""
+        checked: Any = expect_parts(whole, count, user_line()) if _splits(whole.node.target) else whole
+        return tuple(checked[index] for index in range(count))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        if _splits(obj.node.target):
+            raise ConversionError(
+                f"forward: {_called(obj.node.target)}() is taken apart into as many parts as its input's size makes, which "
+                "is known only when the network runs; unpack it (a, b = x.unbind(1)), or call x.chunk(2) or "
+                f"x.split([sizes, ...])\n  at {user_line()}"
+            )
+        return super().iter(obj)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
         if not is_of_sizes(obj.node):
@@ -56,6 +105,45 @@ class Tracer(fx.Tracer):
         outcome = frame is not None and is_asserted(frame)
         expect(outcome, obj, user_line())
         return outcome
+
+
+class _StandIn(fx.Proxy):
+    """The stand-in for a tensor while a forward is traced."""
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        frame, tracer = sys._getframe(1), self.tracer
+        assert isinstance(tracer, Tracer)
+        at = next((each for each in dis.get_instructions(frame.f_code) if each.offset == frame.f_lasti), None)
+        if at is not None and at.opname == "UNPACK_SEQUENCE":
+            return iter(tracer.parts(self, at.argval))
+        return tracer.iter(self)
+
+
+def known_parts(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """How many parts a call of `chunk(n)` or `split([sizes])` gives, and any split of a parameter; None: not known.
+
+    >>> known_parts("chunk", ("x", 3), {}), known_parts(torch.split, ("x", [1, 2]), {}), known_parts("split", ("x", 2), {})
+    (3, 2, None)
+    """
+    name = _called(target)
+    if not _splits(target) or not args:
+        return None
+    named = ("chunks", "split_size", "split_size_or_sections", "split_sizes")
+    if isinstance(args[0], fx.proxy.ParameterProxy):
+        parameter = args[0].param.detach()
+        return len(getattr(parameter, name)(*args[1:], **kwargs))
+    how = args[1] if len(args) > 1 else next((kwargs[each] for each in named if each in kwargs), None)
+    if name in ("chunk", "unbind"):
+        return how if name == "chunk" and isinstance(how, int) else None
+    return len(how) if isinstance(how, (tuple, list)) else None
+
+
+def _splits(target: Any) -> bool:
+    return _called(target) in ("chunk", "split", "split_with_sizes", "unbind")
+
+
+def _called(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
 
 
 def user_frame() -> FrameType | None:
@@ -99,7 +187,7 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         with _as_before(model), NothingRandom(_random):
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
         for tensor, name in tracer.tensor_attrs.items():
-            if name.startswith("_tensor_constant"):  # fx keeps tensors there that the graph reads
+            if name.startswith(_CONSTANT):  # fx keeps tensors there that the graph reads
                 setattr(model, name, tensor)
     except ConversionError:
         raise
@@ -109,10 +197,26 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         raise ConversionError(
             f"the forward of {type(model).__name__} draws a number with Python's or NumPy's generator: {RANDOM}"
         )
+    for node in graph.nodes:
+        node.meta.pop("is_wrapped", None)  # or the code of a GraphModule would wrap it once more, for every trace
+        if node.op == "get_attr":
+            _remember_value(model, node)
     if isinstance(model, fx.GraphModule):
         _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
     return graph
+
+
+def _remember_value(model: nn.Module, node: fx.Node) -> None:
+    """A tensor of one entry that is not trained is as good as a number; one that a forward makes has no lasting name."""
+    path, _, name = str(node.target).rpartition(".")
+    value = getattr(model.get_submodule(path), name)
+    if not isinstance(value, torch.Tensor) or isinstance(value, nn.Parameter):
+        return
+    if value.shape in ((), (1,)):
+        node.meta["number"] = value.item()
+    if name.startswith(_CONSTANT):
+        node.meta["constant"] = value.tolist()
 
 
 def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:

@@ -5,9 +5,10 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 """
 
 from casc_core.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
-from casc_core.ops.arithmetic import NOT_INTEGERS, Add, DividedByInput, TimesInput, as_integers
-from casc_core.ops.convolution import Convolution
-from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, driven
+from casc_core.ops.arithmetic import Add, DividedByInput, TimesInput, as_integers
+from casc_core.ops.convolution import Convolution, Convolution3d
+from casc_core.ops.inputs import Attribute, Call, Constant, Embed, Encode, Silence, driven
+from casc_core.ops.interpolation import Interpolate, constant_parts
 from casc_core.ops.layout import Join, Layout, Pick
 from casc_core.ops.op import Op, entries
 from casc_core.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
@@ -15,7 +16,6 @@ from casc_core.ops.population import Fire, corrected
 from casc_core.ops.reduction import MaskedFill, Max, Sum, dims_of
 
 __all__ = [
-    "NOT_INTEGERS",
     "AdaptiveAveragePool",
     "AdaptiveMaxPool",
     "Add",
@@ -24,10 +24,12 @@ __all__ = [
     "Call",
     "Constant",
     "Convolution",
+    "Convolution3d",
     "DividedByInput",
     "Embed",
     "Encode",
     "Fire",
+    "Interpolate",
     "Join",
     "Layout",
     "Linear",
@@ -40,9 +42,11 @@ __all__ = [
     "RequireFeatures",
     "Scale",
     "Shift",
+    "Silence",
     "Sum",
     "TimesInput",
     "as_integers",
+    "constant_parts",
     "corrected",
     "dims_of",
     "driven",

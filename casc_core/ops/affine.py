@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
-from casc_core.ops.declared import EXPONENT, NAME, Numbers, OrNone, settings, tensors
+from casc_core.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.ops.op import Op, entries
 from casc_core.places import Samples
 from casc_core.product import Product
 from casc_core.recorder import Recorder
 from casc_core.run import Run
 from casc_core.samples import Abstract, Follower, Train
-from casc_core.signal import Signal
+from casc_core.signal import Signal, broadcast
 
 
 def affine_tensors(*shape: str) -> dict[str, Numbers]:
@@ -188,8 +189,20 @@ def largest_row(weight: Tensor) -> float:
     return float(weight.double().abs().flatten(1).sum(1).max())
 
 
-BY_CHANNEL = Numbers(((), ("channels",)))
-"""One number for all, or one for each channel."""
+AXIS = OrNone(OneOf((1,)))
+PLACED = Numbers()
+"""Numbers that lie along an axis, as `placed` has it."""
+
+
+def check_placed(op: Op) -> None:
+    """Complain about numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
+    shapes = [tensor.shape for tensor in op.tensors().values()]
+    if op.settings["axis"] is None:
+        columns = itertools.zip_longest(*map(reversed, shapes), fillvalue=1)
+        op.require(all(len({*sizes, 1}) <= 2 for sizes in columns), "its tensors must broadcast with each other")
+    else:
+        fits = all(len(shape) <= 1 for shape in shapes) and len({*shapes, torch.Size([])}) <= 2
+        op.require(fits, "its tensors must be one number, or one for each channel")
 
 
 class RequireFeatures(Op):
@@ -203,8 +216,9 @@ class RequireFeatures(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         if len(signal.shape) != 2:
             raise InputError(
-                f"{self.settings['name']}: batch normalisation before it was folded for an input [batch, features]; "
-                f"got {list(signal.shape)}"
+                f"{self.settings['name']}: batch normalisation before it was folded for an input [batch, features], "
+                f"since it has as many channels as there are features; got {list(signal.shape)}. For such inputs write "
+                "x = x.reshape(x.shape) between the two"
             )
         return signal
 
@@ -213,18 +227,21 @@ class RequireFeatures(Op):
 
 
 class Shift(Op):
-    """The drive normalised, channel by channel (dimension 1): `factor * drive + offset`; the train as it is."""
+    """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `placed`."""
 
-    SETTINGS = settings(drive_exponent=EXPONENT)
-    TENSORS = tensors(factor=BY_CHANNEL, offset=replace(BY_CHANNEL, grid="drive_exponent"))
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
+    TENSORS = tensors(factor=PLACED, offset=replace(PLACED, grid="drive_exponent"))
     factor: Tensor
     offset: Tensor
 
-    def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int) -> None:
-        super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "offset": offset})
+    def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int, axis: int | None = 1) -> None:
+        super().__init__({"drive_exponent": drive_exponent, "axis": axis}, {"factor": factor, "offset": offset})
+
+    def check(self) -> None:
+        check_placed(self)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        factor, offset = (by_channel(value, signal.shape) for value in (self.factor, self.offset))
+        signal, (factor, offset) = placed(signal, self.settings["axis"], self.factor, self.offset)
         drive = signal.drive
         flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
         if drive is not None:
@@ -235,53 +252,88 @@ class Shift(Op):
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
-        return replace(
-            signal, samples=_by_channels(follower, signal, self.factor, self.offset), train=replace(train, real=True)
-        )
+        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.offset)
+        return follower.signal(shape, samples, train.steps, train.unit, real=True)
 
 
 class Scale(Op):
-    """Multiplication by snapped numbers, one for all or one for each channel (dimension 1), and a shift while awake.
+    """Multiplication by snapped numbers, and a shift while awake. `axis` as for `placed`.
 
     The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
     """
 
-    SETTINGS = settings(drive_exponent=EXPONENT)
-    TENSORS = tensors(
-        factor=BY_CHANNEL, fine=BY_CHANNEL, shift=replace(BY_CHANNEL, grid="drive_exponent", optional=True)
-    )
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
+    TENSORS = tensors(factor=PLACED, fine=PLACED, shift=replace(PLACED, grid="drive_exponent", optional=True))
     factor: Tensor
     fine: Tensor
     shift: Tensor | None
 
-    def __init__(self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int) -> None:
-        super().__init__({"drive_exponent": drive_exponent}, {"factor": factor, "fine": fine, "shift": shift})
+    def __init__(
+        self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int, axis: int | None = 1
+    ) -> None:
+        settings = {"drive_exponent": drive_exponent, "axis": axis}
+        super().__init__(settings, {"factor": factor, "fine": fine, "shift": shift})
         self.largest = float(factor.abs().max())
 
+    def check(self) -> None:
+        check_placed(self)
+
     def forward(self, run: Run, signal: Signal) -> Signal:
-        factor, fine = (by_channel(value, signal.shape) for value in (self.factor, self.fine))
-        shift = None if self.shift is None else by_channel(self.shift, signal.shape)
+        given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
+        signal, (factor, fine, *shift) = placed(signal, self.settings["axis"], *given)
         train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
             drive = run.numerics.snap(drive * fine, self.settings["drive_exponent"])
-        if shift is not None:
-            flowing = (shift if signal.divisor is None else shift * signal.divisor).expand(signal.shape)
+        for each in shift:
+            flowing = (each if signal.divisor is None else each * signal.divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing
         if run.recorder is not None and drive is not None:
             run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
-        return replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
+        scaled = replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
+        if bool((factor != 0).all()):
+            return scaled
+        passes = (factor != 0).to(torch.int8)  # nothing arrives where the factor is zero
+        return replace(scaled, merged=lambda: signal.traffic() * passes, per_step=None)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
-        samples = _by_channels(follower, signal, self.factor, self.fine, self.shift)
-        return follower.signal(signal.shape, samples, train.steps, 8, train.real or self.shift is not None)
+        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.fine, self.shift)
+        return follower.signal(shape, samples, train.steps, 8, train.real or self.shift is not None)
 
 
-def _by_channels(follower: Follower, signal: Abstract, *values: Tensor | None) -> Samples:
-    """The samples of a signal that meets numbers, which may be one for each channel."""
-    _, samples = follower.together(signal, *(by_channel(each, signal.shape) for each in values if each is not None))
-    return samples
+def _met(shape: torch.Size, values: Sequence[Tensor]) -> torch.Size:
+    """The shape in which a tensor of this one meets numbers that broadcast against it."""
+    try:
+        return broadcast(shape, *(value.shape for value in values))
+    except (RuntimeError, InputError) as error:
+        shapes = " and ".join(dict.fromkeys(str(list(value.shape)) for value in values if value.dim()))
+        raise InputError(
+            f"constants of shape {shapes} meet a tensor of shape {list(shape)}, and they do not broadcast"
+        ) from error
+
+
+def _followed(
+    follower: Follower, signal: Abstract, axis: int | None, *values: Tensor | None
+) -> tuple[torch.Size, Samples]:
+    """Shape and samples of a signal that meets numbers, shaped as by `placed`."""
+    given = [each for each in values if each is not None]
+    if axis is None:
+        _met(signal.shape, given)
+    return follower.together(signal, *(given if axis is None else (by_channel(each, signal.shape) for each in given)))
+
+
+def placed(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, tuple[Tensor, ...]]:
+    """Numbers shaped to meet a signal, and the signal in the shape that comes of it.
+
+    `axis` 1: they are `[channels]` of dimension 1, whatever follows; None: they broadcast as torch's tensors do.
+    """
+    if axis is not None:
+        return signal, tuple(by_channel(value, signal.shape) for value in values)
+    shape = _met(signal.shape, values)
+    if shape != signal.shape:
+        signal = signal.map(lambda x: x.expand(shape))
+    return signal, values
 
 
 def by_channel(value: Tensor, shape: torch.Size) -> Tensor:

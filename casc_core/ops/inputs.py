@@ -93,6 +93,16 @@ class Encode(Op):
         return follower.signal(value.shape, _samples(follower, value), real=True)
 
 
+class Silence(Op):
+    """Zeros become a signal in which nothing flows."""
+
+    def forward(self, run: Run, value: Tensor) -> Signal:
+        return driven(None, value.shape, value.device)
+
+    def follow(self, follower: Follower, value: Abstract | Tensor) -> Abstract:
+        return follower.signal(value.shape, _samples(follower, value))
+
+
 class Embed(Op):
     """A table of real-valued vectors, looked up by token id.
 
@@ -134,6 +144,6 @@ def _samples(follower: Follower, value: Abstract | Tensor) -> Samples:
     return follower.entry(value) if isinstance(value, Tensor) else value.samples
 
 
-def driven(drive: Tensor | TableRows, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
+def driven(drive: Tensor | TableRows | None, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
     """A signal of this shape without spikes."""
     return Signal(torch.zeros((0, *shape), dtype=torch.int8, device=device), drive, None, 0.0, is_raw)

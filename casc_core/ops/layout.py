@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.conditions import expect_parts
 from casc_core.function_rules import follow_join, followed
 from casc_core.functions import FUNCTIONS, LAYOUT, foreseen
-from casc_core.ops.declared import Flag, OneOf, Whole, settings
+from casc_core.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
 from casc_core.run import Run
 from casc_core.samples import Abstract, Follower
 from casc_core.signal import Signal, add_trains, joined, padded, without_repeats
 
+SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
 LARGEST_COMMON_DIVISOR = 2**20
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
@@ -52,7 +54,7 @@ class Layout(Op):
 
     @property
     def _splits(self) -> bool:
-        return self.settings["function"].rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
+        return self.settings["function"].rsplit(".", 1)[-1] in SPLITS
 
 
 def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> Tensor:
@@ -60,16 +62,17 @@ def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) ->
 
 
 class Pick(Op):
-    """One element of a tuple of signals."""
+    """One element of a tuple of signals, which are `count` (None: however many)."""
 
-    SETTINGS = settings(index=Whole(-(2**16), 2**16))
+    SETTINGS = settings(index=Whole(-(2**16), 2**16), count=OrNone(Whole(0, 2**16)), line=Text())
     takes_fills = True
 
-    def __init__(self, index: int) -> None:
-        super().__init__({"index": index})
+    def __init__(self, index: int, count: int | None = None, line: str = "") -> None:
+        super().__init__({"index": index, "count": count, "line": line})
 
     def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
-        part: Signal = values[self.settings["index"]]
+        index, count = self.settings["index"], self.settings["count"]
+        part: Signal = (values if count is None else expect_parts(values, count, self.settings["line"]))[index]
         return part
 
     def follow(self, follower: Follower, values: Sequence[Abstract]) -> Abstract:

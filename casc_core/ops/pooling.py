@@ -26,7 +26,7 @@ _INT8 = 127
 
 def _require_dims(name: str, signal: Signal, dims: int) -> None:
     if len(signal.shape) not in (dims + 1, dims + 2):
-        wanted = "length" if dims == 1 else "height, width"
+        wanted = ("length", "height, width", "depth, height, width")[dims - 1]
         raise InputError(f"{name}: expected an input [batch, (channels,) {wanted}]; got {list(signal.shape)}")
 
 
@@ -38,8 +38,8 @@ def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> 
             raise InputError(f"{name}: {error}") from error
 
 
-_WINDOWS, _AROUND = Several(WINDOW, 1, 2), Several(PADDING, 1, 2)
-_OUTPUTS = Several(OrNone(WINDOW), 1, 2)
+_WINDOWS, _AROUND = Several(WINDOW, 1, 3), Several(PADDING, 1, 3)
+_OUTPUTS = Several(OrNone(WINDOW), 1, 3)
 
 
 def _check_windows(op: Op, *names: str) -> None:
@@ -65,7 +65,7 @@ def _check_outputs(name: str, run: Run, signal: Signal, outputs: Sequence[int | 
 
 
 class MaxPool(Op):
-    """The largest total of each window, as `torch.nn.MaxPool1d` and `MaxPool2d` slide it."""
+    """The largest total of each window, as `torch.nn.MaxPool2d` and its like slide it."""
 
     SETTINGS = settings(
         name=NAME, kernel=_WINDOWS, stride=_WINDOWS, padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag()
@@ -238,7 +238,7 @@ class Average(Op, abstract=True):
 
 
 class AveragePool(Average):
-    """As `torch.nn.AvgPool1d` and `AvgPool2d` slide it; without `divides` it gives the sums."""
+    """As `torch.nn.AvgPool2d` and its like slide it; without `divides` it gives the sums."""
 
     SETTINGS = settings(
         name=NAME,

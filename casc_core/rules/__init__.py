@@ -4,11 +4,15 @@ from casc_core.rules import (
     affine,
     arithmetic,
     casts,
+    clipping,
     convolution,
+    factories,
+    interpolation,
     layout,
     normalisation,
     pooling,
     population,
+    products,
     reduction,
     refusals,
 )
@@ -19,7 +23,10 @@ from casc_core.rules.population import grid_threshold, half_step, neurons
 from casc_core.rules.refusals import UNPREPARED
 from casc_core.rules.table import RULES
 
-ROWS = (affine, normalisation, convolution, arithmetic, population, reduction, pooling, layout, casts, refusals)
+ROWS = (
+    affine, normalisation, convolution, arithmetic, products, population, reduction, pooling, layout, casts, factories,
+    refusals, clipping, interpolation,
+)  # fmt: skip
 """The modules whose import fills the table."""
 
 __all__ = ["ROWS", "RULES", "UNPREPARED", "batch_norm", "grid_threshold", "half_step", "join", "linear_map", "neurons"]

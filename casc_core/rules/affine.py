@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
-from casc_core.numerics import binade, stored
-from casc_core.ops import Linear, RequireFeatures, Scale, exact_product
+from casc_core.numerics import drive_grid, snapped, stored
+from casc_core.ops import Layout, Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
-from casc_core.values import Channels, Form, InputValue, SignalValue, Table
+from casc_core.values import Channels, Form, InputValue, Mapped, SignalValue, Table
 
-# Real-valued tables and currents keep this many bits; their products then fit float64 with room to spare.
+# Real-valued tables keep this many bits.
 TABLE_BITS = 22
-DRIVE_BITS = 26
 # Biases are up to this many bits finer than the weights beside them.
 BIAS_BITS = 6
 # What must not be rounded may take this many bits: those of a float32, and a few for the number of entries of a mean.
@@ -37,11 +36,14 @@ def linear_map(
     `exponent` asks for a result no finer than this grid; by default the weights' own bits decide.
     """
     weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
+    given, own, own_bias = x, weight, weight.new_zeros(len(weight)) if bias is None else bias
     origin, centre = x.origin, None
-    if isinstance(origin, Channels) and len(origin.factor) == weight.shape[1]:
-        bias = weight @ origin.offset + (0.0 if bias is None else bias)
-        weight, centre = weight * origin.factor, origin.centre
-        x = SignalValue(low.emit(RequireFeatures(name=name), origin.signal), origin.signal.form)
+    if isinstance(origin, Channels) and (entries := _features(origin, weight.shape[1])) is not None:
+        factor, centre, offset = (value.expand(weight.shape[1]) for value in entries)
+        bias = weight @ offset + (0.0 if bias is None else bias)
+        weight, x = weight * factor, origin.signal
+        if origin.axis is not None:
+            x = SignalValue(low.emit(RequireFeatures(name=name), x), x.form)
     snapped = snapped_map(low, x.form, weight, weight, bias, exponent, centre)
     if isinstance(origin, Table) and snapped.fine is not None:
         exponents = snapped.input_exponent, snapped.fine_exponent
@@ -50,7 +52,19 @@ def linear_map(
         table = table if snapped.bias is None else table + snapped.bias
         biases = 0 if snapped.bias is None else len(snapped.bias)
         return low.look_up(replace(origin, rows=table), snapped.form, weight.numel(), biases)
-    return SignalValue(low.emit(Linear(name=name, **snapped.arguments()), x), snapped.form)
+    again = Mapped(own, own_bias, lambda w, b: linear_map(low, given, w, some(b), name, exponent), -1, None)
+    return SignalValue(low.emit(Linear(name=name, **snapped.arguments()), x), snapped.form, again)
+
+
+def _features(channels: Channels, features: int) -> list[Tensor] | None:
+    """What normalises the last dimension, of so many features; None: it is not the last alone that is normalised."""
+    entries = channels.along(-1, None if channels.axis is None else 2)
+    return entries if entries is not None and len(entries[0]) in (1, features) else None
+
+
+def some(bias: Tensor) -> Tensor | None:
+    """A bias, or None if it is zero."""
+    return bias if bool(bias.any()) else None
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ def snapped_map(
     if bias is not None:
         drive_reach += float(bias.abs().max())
     if drive_exponent is None:
-        drive_exponent = binade(max(drive_reach, 1e-30)) - DRIVE_BITS
+        drive_exponent = drive_grid(drive_reach)
         if out_exponent is not None:  # much finer than what it is added to would only cost range
             drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
     unrounded = snapped is None or torch.equal(snapped, weight)
@@ -189,31 +203,35 @@ def common_denominator(scales: Iterable[Fraction]) -> int:
 
 
 def scaled(
-    low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None
-) -> SignalValue:
-    """`x` times `factor` plus `shift`, each one number or one for each channel; the result has this scale.
+    low: Lowering, x: SignalValue, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None,
+    axis: int | None = None,
+) -> SignalValue:  # fmt: skip
+    """`x` times `factor` plus `shift`, placed as those of `Channels`; the result has this scale.
 
     `bits` are those of a factor of the train; None: those of a weight.
     """
     shift = shift if shift is not None and bool(shift.any()) else None
     form, numerics = x.form, low.numerics
-    coarse, exponent = _snapped_factor(low, factor, bits)
-    fine, fine_exponent = _snapped_factor(low, factor, 24)
+    coarse, exponent = snapped(numerics, factor, bits)
+    fine, fine_exponent = snapped(numerics, factor, 24)
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
     if shift is not None:
         reach += float(shift.abs().max())
+    unrounded = form.is_exact and torch.equal(coarse, factor)
     if form.drive_exponent is not None or shift is not None:
-        drive_exponent = binade(max(reach, 1e-30)) - DRIVE_BITS
+        drive_exponent = drive_grid(reach)
         if form.drive_exponent is not None:
-            drive_exponent = max(form.drive_exponent + fine_exponent, drive_exponent)
-    shift = None if shift is None else numerics.snap(shift, drive_exponent or 0)
-    ref = low.emit(Scale(factor=coarse, fine=fine, shift=shift, drive_exponent=drive_exponent or 0), x)
+            own = form.drive_exponent + fine_exponent
+            unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
+            drive_exponent = max(own, drive_exponent)
+    flowing = None if shift is None else numerics.snap(shift, drive_exponent or 0)
+    unrounded = unrounded and (flowing is None or shift is None or torch.equal(flowing, shift))
+    op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis)
     out_exponent = None if form.exponent is None else form.exponent + exponent
-    unrounded = form.is_exact and torch.equal(coarse, factor) and form.drive_exponent is None and shift is None
     result = Form(
         scale, out_exponent, drive_exponent, reach, unrounded, form.is_filled, form.is_summed, form.is_divided
     )
-    return SignalValue(ref, result)
+    return SignalValue(low.emit(op, x), result)
 
 
 def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) -> int:
@@ -235,18 +253,13 @@ def _is_on(x: Tensor, exponent: int) -> bool:
     return bool((x * 2.0**-exponent % 1 == 0).all())
 
 
-def _snapped_factor(low: Lowering, factor: Tensor, bits: int | None) -> tuple[Tensor, int]:
-    """`factor` on a grid, and the coarsest such grid: a half takes one bit, a third takes them all."""
-    exponent = low.numerics.weight_exponent(factor, bits=bits)
-    snapped = low.numerics.snap(factor, exponent)
-    while bool(snapped.any()) and _is_on(snapped, exponent + 1):
-        exponent += 1
-    return snapped, exponent
-
-
 @RULES.function(F.linear)
 def _linear_call(low: Lowering, input: Any, weight: Any, bias: Any = None) -> SignalValue:
-    return linear_map(low, low.signal(input), *parameters(low, weight, bias), low.node_name)
+    known, known_bias = parameters(low, weight, bias)
+    if known.dim() == 2:
+        return linear_map(low, low.signal(input), known, known_bias, low.node_name)
+    result = linear_map(low, low.signal(input), known.unsqueeze(0), known_bias, low.node_name)
+    return SignalValue(low.emit(Layout(function="torch.squeeze"), result, -1), result.form)
 
 
 def parameters(low: Lowering, weight: Any, bias: Any) -> tuple[Tensor, Tensor | None]:

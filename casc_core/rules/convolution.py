@@ -1,8 +1,7 @@
-"""Rules of convolutions, as modules and as calls, in one dimension and in two."""
+"""Rules of convolutions, as modules and as calls, in one dimension, two and three, and of transposed ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
-from casc_core.ops import Convolution, Layout
-from casc_core.rules.affine import parameters, snapped_map
+from casc_core.ops import Convolution, Convolution3d, Layout
+from casc_core.rules.affine import parameters, snapped_map, some
 from casc_core.rules.normalisation import shifted
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Mapped, SignalValue
@@ -19,37 +18,30 @@ from casc_core.windows import per_dimension
 
 
 def convolution(
-    low: Lowering,
-    x: SignalValue,
-    weight: Tensor,
-    bias: Tensor | None,
-    name: str,
-    *,
-    dims: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> SignalValue:
-    """`x` convolved with `weight` `[O, C/groups, kh, kw]`; `padding` is (top, bottom, left, right).
+    low: Lowering, x: SignalValue, weight: Tensor, bias: Tensor | None, name: str, *, dims: int, groups: int,
+    **geometry: Any,
+) -> SignalValue:  # fmt: skip
+    """`x` convolved with `weight` `[O, C/groups, kh, kw]`, in three dimensions `[O, C/groups, kd, kh, kw]`.
 
-    What normalises `x` goes into the weights, channel by channel, and its offset into the drive, which the padding's zeros
-    do not have.
+    `geometry` is what the operation takes. What normalises `x` goes into the weights, channel by channel, and its offset
+    into the drive, which the padding's zeros do not have.
     """
     weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
-    source, spiking = x, weight
-    if isinstance(x.origin, Channels):
-        factor = x.origin.factor.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
-        spiking = weight * factor.reshape(len(weight), -1, 1, 1)
+    source, spiking, channels = x, weight, weight.shape[1] * groups
+    entries = x.origin.along(-dims - 1, dims + 2) if isinstance(x.origin, Channels) else None
+    if isinstance(x.origin, Channels) and entries is not None and len(entries[0]) in (1, channels):
+        factor = entries[0].expand(channels).reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
+        spiking = weight * factor.reshape(len(weight), -1, *[1] * (weight.dim() - 2))
         source = shifted(low, x.origin)
     snapped = snapped_map(low, source.form, spiking, weight, bias)
-    op = Convolution(
-        name=name, dims=dims, stride=stride, padding=padding, dilation=dilation, groups=groups, **snapped.arguments()
-    )
-    given: dict[str, Any] = {"dims": dims, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    given: dict[str, Any] = {"name": name, "groups": groups, **snapped.arguments(), **geometry}
+    op = Convolution3d(**given) if dims == 3 else Convolution(dims=dims, **given)
+
+    def again(weight: Tensor, bias: Tensor) -> SignalValue:
+        return convolution(low, x, weight, some(bias), name, dims=dims, groups=groups, **geometry)
+
     before = weight.new_zeros(len(weight)) if bias is None else bias
-    origin = Mapped(weight, before, lambda w, b: convolution(low, x, w, b, name, **given))
-    return SignalValue(low.emit(op, source), snapped.form, origin)
+    return SignalValue(low.emit(op, source), snapped.form, Mapped(weight, before, again, -dims - 1, dims + 2))
 
 
 @RULES.module(nn.Conv1d)
@@ -62,7 +54,12 @@ def _conv2d(low: Lowering, module: nn.Conv2d, input: Any) -> SignalValue:
     return _conv_module(low, module, input, 2)
 
 
-def _conv_module(low: Lowering, module: nn.Conv1d | nn.Conv2d, input: Any, dims: int) -> SignalValue:
+@RULES.module(nn.Conv3d)
+def _conv3d(low: Lowering, module: nn.Conv3d, input: Any) -> SignalValue:
+    return _conv_module(low, module, input, 3)
+
+
+def _conv_module(low: Lowering, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Any, dims: int) -> SignalValue:
     x = low.signal(input)
     padding: Any = module.padding
     if module.padding_mode != "zeros":
@@ -80,6 +77,15 @@ def _conv2d_call(
     return _convolved(low, low.signal(input), known, known_bias, stride, padding, dilation, groups, 2)
 
 
+@RULES.function(F.conv3d, torch.conv3d)
+def _conv3d_call(
+    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> SignalValue:  # fmt: skip
+    known, known_bias = parameters(low, weight, bias)
+    return _convolved(low, low.signal(input), known, known_bias, stride, padding, dilation, groups, 3)
+
+
 @RULES.function(F.conv1d, torch.conv1d)
 def _conv1d_call(
     low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -93,7 +99,7 @@ def _convolved(
     low: Lowering, x: SignalValue, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
     groups: int, dims: int,
 ) -> SignalValue:  # fmt: skip
-    """A convolution as torch describes it, in one dimension or two, as one in two."""
+    """A convolution as torch describes it; in one dimension it is one in two."""
     kernel = weight.shape[2:]
     strides, dilations = per_dimension(stride, dims), per_dimension(dilation, dims)
     around: list[int] = []
@@ -116,3 +122,62 @@ def _convolved(
         dilation=dilations,
         groups=groups,
     )
+
+
+@RULES.module(nn.ConvTranspose1d)
+def _transposed1d(low: Lowering, module: nn.ConvTranspose1d, input: Any, output_size: Any = None) -> SignalValue:
+    return _transposed_module(low, module, input, output_size, 1)
+
+
+@RULES.module(nn.ConvTranspose2d)
+def _transposed2d(low: Lowering, module: nn.ConvTranspose2d, input: Any, output_size: Any = None) -> SignalValue:
+    return _transposed_module(low, module, input, output_size, 2)
+
+
+def _transposed_module(
+    low: Lowering, module: nn.ConvTranspose1d | nn.ConvTranspose2d, input: Any, output_size: Any, dims: int
+) -> SignalValue:
+    if output_size is not None:
+        raise low.refuse("its output_size is read from the inputs; give the module an output_padding in its place")
+    m, x = module, low.signal(input)
+    return _transposed(low, x, m.weight, m.bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation, dims)
+
+
+@RULES.function(F.conv_transpose1d, torch.conv_transpose1d)
+def _transposed1d_call(
+    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> SignalValue:  # fmt: skip
+    known, known_bias = parameters(low, weight, bias)
+    return _transposed(low, low.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 1)
+
+
+@RULES.function(F.conv_transpose2d, torch.conv_transpose2d)
+def _transposed2d_call(
+    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> SignalValue:  # fmt: skip
+    known, known_bias = parameters(low, weight, bias)
+    return _transposed(low, low.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 2)
+
+
+def _transposed(
+    low: Lowering, x: SignalValue, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any,
+    groups: int, dilation: Any, dims: int,
+) -> SignalValue:  # fmt: skip
+    """A convolution of the inputs moved apart by the stride, with the kernel turned around."""
+    inputs, outputs, *kernel = weight.shape  # [C, O/groups, ...]
+    apart, dilations = per_dimension(stride, dims), per_dimension(dilation, dims)
+    around: list[int] = []
+    for size, by, less, more in zip(
+        kernel, dilations, per_dimension(padding, dims), per_dimension(output_padding, dims), strict=True
+    ):
+        around += [by * (size - 1) - less, by * (size - 1) - less + more]
+    grouped = weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2)
+    turned = grouped.flatten(0, 1).flip(tuple(range(-dims, 0)))
+    if dims == 1:
+        turned, apart, dilations, around = turned.unsqueeze(2), [1, *apart], [1, *dilations], [0, 0, *around]
+    return convolution(
+        low, x, turned, bias, low.node_name, dims=dims, stride=[1, 1], padding=around, dilation=dilations, groups=groups,
+        spread=apart,
+    )  # fmt: skip

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from casc_core.conditions import expect_parts
 from casc_core.functions import ATTRIBUTES
 from casc_core.lowering import FIELDS, Lowering
 from casc_core.ops import (
@@ -19,6 +20,7 @@ from casc_core.ops import (
     Layout,
     Pick,
 )
+from casc_core.ops.layout import SPLITS
 from casc_core.randomness import DROPOUTS, rate
 from casc_core.rules.arithmetic import common_scale, joint_form
 from casc_core.rules.reduction import masked_fill
@@ -34,17 +36,22 @@ def _layout(low: Lowering, function: str, x: SignalValue, *args: Any, **kwargs: 
     if function == "Tensor.view":  # where a view is possible the two are one, but strides differ here
         function = "Tensor.reshape"
     ref = low.emit(Layout(function=function), x, *args, **kwargs)
-    splits = function.rsplit(".", 1)[-1] in ("chunk", "split", "unbind")
+    splits = function.rsplit(".", 1)[-1] in SPLITS
     return PartsValue(ref, x.form) if splits else SignalValue(ref, x.form)
 
 
 @RULES.function(operator.getitem)
 def _getitem(low: Lowering, x: Any, index: Any) -> Any:
     if isinstance(x, PartsValue):
-        return SignalValue(low.emit(Pick(index=index), x), x.form)
+        return SignalValue(low.emit(Pick(index=index, count=x.count, line=x.line), x), x.form)
     if isinstance(x, tuple):
         return x[index]
     return _layout(low, "operator.getitem", x, index)
+
+
+@RULES.function(expect_parts)
+def _expect_parts(low: Lowering, x: PartsValue, count: int, line: str) -> PartsValue:
+    return replace(x, count=count, line=line)
 
 
 @RULES.function(getattr)
@@ -85,6 +92,8 @@ def _stack(low: Lowering, tensors: Any, dim: int = 0) -> SignalValue:
 
 def join(low: Lowering, tensors: Any, dim: int, stack: bool) -> SignalValue:
     """Concatenation or stack of signals, brought to one scale."""
+    if isinstance(tensors, PartsValue):
+        return SignalValue(low.emit(Join(stack=stack), tensors, dim=dim), tensors.form)
     signals = common_scale(low, [low.signal(tensor) for tensor in tensors])
     if len(signals) == 1 and not stack:
         return signals[0]
@@ -117,8 +126,6 @@ def _pad(low: Lowering, input: Any, pad: Any, mode: str = "constant", value: flo
     padded = low.signal(_layout(low, "F.pad", x, list(pad), mode))
     if mode != "constant" or value in (None, 0):
         return padded
-    if value != -math.inf:
-        raise low.refuse(f"it pads with {value!r}; pad with zeros, or with float('-inf') on the way to a maximum")
     sizes = low.emit(Call(function="operator.getitem"), _size(low, x), slice(-(len(pad) // 2), None))
     inside = low.emit(Call(function="torch.ones"), sizes, device=_getattr(low, x, "device"))
     everywhere = low.emit(Call(function="F.pad"), inside, list(pad))
@@ -134,28 +141,6 @@ def _pad_module(low: Lowering, module: Any, input: Any) -> Any:
     kinds = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
     mode = next((mode for kind, mode in kinds.items() if type(module).__name__.startswith(kind)), "constant")
     return _pad(low, input, module.padding, mode, getattr(module, "value", None))
-
-
-_NEAREST = ("nearest", "nearest-exact")
-
-
-@RULES.function(F.interpolate)
-def _interpolate(
-    low: Lowering, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any,
-    **kwargs: Any,
-) -> Any:  # fmt: skip
-    if mode not in _NEAREST:
-        raise low.refuse(
-            f"it interpolates ({mode!r}), so that spikes would become fractions; use mode='nearest', or a convolution"
-        )
-    given = {name: value for name, value in kwargs.items() if name == "recompute_scale_factor" and value is not None}
-    return _layout(low, "F.interpolate", low.signal(input), size, scale_factor, mode, **given)
-
-
-@RULES.module(nn.Upsample, nn.UpsamplingNearest2d)
-def _upsample(low: Lowering, module: nn.Upsample, input: Any) -> Any:
-    again = module.recompute_scale_factor
-    return _interpolate(low, input, module.size, module.scale_factor, module.mode, recompute_scale_factor=again)
 
 
 @RULES.function(F.pixel_shuffle, torch.pixel_shuffle)

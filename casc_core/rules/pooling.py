@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from casc_core.conditions import expect
 from casc_core.lowering import Lowering
-from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
+from casc_core.ops import AdaptiveAveragePool, AdaptiveMaxPool, Attribute, AveragePool, Call, MaxPool, PoolAt
 from casc_core.ops.op import Op
 from casc_core.rules.affine import rescaled
 from casc_core.rules.normalisation import normalised
@@ -21,11 +22,17 @@ from casc_core.values import Channels, InputValue, SignalValue
 from casc_core.windows import per_dimension
 
 
-@RULES.module(nn.MaxPool1d, nn.MaxPool2d)
-def _max_pool_module(low: Lowering, module: nn.MaxPool1d | nn.MaxPool2d, input: Any) -> SignalValue:
-    dims = 1 if isinstance(module, nn.MaxPool1d) else 2
+def _dims(module: nn.Module) -> int:
+    """How many dimensions a layer slides over: the number in its name."""
+    return int(next(kind.__name__[-2] for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")))
+
+
+@RULES.module(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+def _max_pool_module(low: Lowering, module: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d, input: Any) -> SignalValue:
     m = module
-    return _max_pool(low, input, dims, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
+    return _max_pool(
+        low, input, _dims(m), m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
+    )
 
 
 @RULES.function(F.max_pool2d, torch.max_pool2d)
@@ -34,6 +41,14 @@ def _max_pool2d(
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> SignalValue:  # fmt: skip
     return _max_pool(low, input, 2, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+@RULES.function(F.max_pool3d, torch.max_pool3d)
+def _max_pool3d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> SignalValue:  # fmt: skip
+    return _max_pool(low, input, 3, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 @RULES.function(F.max_pool1d, torch.max_pool1d)
@@ -51,7 +66,7 @@ def _max_pool(
     if indices:
         raise low.refuse(INDICES)
     own, around, apart = low.signal(input), per_dimension(padding, dims), per_dimension(dilation, dims)
-    channels = _increasing(own)
+    channels = _increasing(low, own, dims)
     x = _positive(low, own if channels is None else channels.signal)
     if _is_read(kernel, stride):
         return _normalised(low, _pool_at(low, x, True, kernel, stride, around, apart, bool(ceil_mode)), channels)
@@ -91,14 +106,27 @@ def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
     return kernel if stride is None or stride == [] else per_dimension(stride, dims)
 
 
-def _increasing(x: SignalValue) -> Channels | None:
-    """How `x` is normalised, if its maxima are those of what is normalised: then spikes stay spikes for longer."""
+def _increasing(low: Lowering, x: SignalValue, dims: int) -> Channels | None:
+    """How `x` is normalised, if its maxima over the last `dims` dimensions are those of what is normalised.
+
+    Then spikes stay spikes for longer.
+    """
     origin = x.origin
-    return origin if isinstance(origin, Channels) and bool((origin.factor > 0).all()) else None
+    if not isinstance(origin, Channels) or origin.along(-dims - 1, dims + 2) is None:
+        return None
+    if not bool((origin.factor > 0).all()):
+        return None
+    if origin.axis is not None and origin.rank is None:  # without a batch, dimension 1 would be among those pooled
+        rank = InputValue(low.emit(Attribute(name="ndim"), origin.signal))
+        has_batch = InputValue(low.emit(Call(function="operator.eq"), rank, dims + 2))
+        low.check(expect, True, has_batch, low.line)
+    return origin
 
 
 def _normalised(low: Lowering, x: SignalValue, channels: Channels | None) -> SignalValue:
-    return x if channels is None else normalised(low, x, channels.factor, channels.centre, channels.offset)
+    if channels is None:
+        return x
+    return normalised(low, x, channels.factor, channels.centre, channels.offset, channels.axis)
 
 
 def _positive(low: Lowering, x: SignalValue) -> SignalValue:
@@ -110,10 +138,11 @@ def _pooled(low: Lowering, op: Op, x: SignalValue, *sizes: Any) -> SignalValue:
     return SignalValue(low.emit(op, x, *sizes), maximum_form(x.form))
 
 
-@RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
-def _adaptive_max_module(low: Lowering, module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d, input: Any) -> SignalValue:
-    dims = 1 if isinstance(module, nn.AdaptiveMaxPool1d) else 2
-    return _adaptive_max(low, input, module.output_size, dims, module.return_indices)
+@RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+def _adaptive_max_module(
+    low: Lowering, module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d, input: Any
+) -> SignalValue:
+    return _adaptive_max(low, input, module.output_size, _dims(module), module.return_indices)
 
 
 @RULES.function(F.adaptive_max_pool1d)
@@ -126,11 +155,16 @@ def _adaptive_max2d(low: Lowering, input: Any, output_size: Any, return_indices:
     return _adaptive_max(low, input, output_size, 2, return_indices)
 
 
+@RULES.function(F.adaptive_max_pool3d)
+def _adaptive_max3d(low: Lowering, input: Any, output_size: Any, return_indices: bool = False) -> SignalValue:
+    return _adaptive_max(low, input, output_size, 3, return_indices)
+
+
 def _adaptive_max(low: Lowering, input: Any, output_size: Any, dims: int, indices: bool) -> SignalValue:
     if indices:
         raise low.refuse(INDICES)
     own, outputs = low.signal(input), _outputs(output_size, dims)
-    channels = _increasing(own)
+    channels = _increasing(low, own, dims)
     x = _positive(low, own if channels is None else channels.signal)
     if outputs == [1] * dims:
         return _normalised(low, maximum(low, x, tuple(range(-dims, 0)), True), channels)
@@ -157,11 +191,11 @@ def _average_pool1d_module(low: Lowering, module: nn.AvgPool1d, input: Any) -> S
     return _average_pool(low, input, 1, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, None)
 
 
-@RULES.module(nn.AvgPool2d)
-def _average_pool2d_module(low: Lowering, module: nn.AvgPool2d, input: Any) -> SignalValue:
+@RULES.module(nn.AvgPool2d, nn.AvgPool3d)
+def _average_pool_module(low: Lowering, module: nn.AvgPool2d | nn.AvgPool3d, input: Any) -> SignalValue:
     m = module
     return _average_pool(
-        low, input, 2, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
+        low, input, _dims(m), m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
     )
 
 
@@ -179,6 +213,14 @@ def _average_pool2d(
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> SignalValue:  # fmt: skip
     return _average_pool(low, input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+@RULES.function(F.avg_pool3d)
+def _average_pool3d(
+    low: Lowering, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> SignalValue:  # fmt: skip
+    return _average_pool(low, input, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def _average_pool(
@@ -205,11 +247,11 @@ def _average_pool(
     return SignalValue(low.emit(op, x), form)
 
 
-@RULES.module(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+@RULES.module(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 def _adaptive_average_module(
-    low: Lowering, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, input: Any
+    low: Lowering, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d, input: Any
 ) -> SignalValue:
-    return _adaptive_average(low, input, module.output_size, 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2)
+    return _adaptive_average(low, input, module.output_size, _dims(module))
 
 
 @RULES.function(F.adaptive_avg_pool1d)
@@ -220,6 +262,11 @@ def _adaptive_average1d(low: Lowering, input: Any, output_size: Any) -> SignalVa
 @RULES.function(F.adaptive_avg_pool2d)
 def _adaptive_average2d(low: Lowering, input: Any, output_size: Any) -> SignalValue:
     return _adaptive_average(low, input, output_size, 2)
+
+
+@RULES.function(F.adaptive_avg_pool3d)
+def _adaptive_average3d(low: Lowering, input: Any, output_size: Any) -> SignalValue:
+    return _adaptive_average(low, input, output_size, 3)
 
 
 def _adaptive_average(low: Lowering, input: Any, output_size: Any, dims: int) -> SignalValue:

@@ -10,11 +10,14 @@ import torch
 
 from casc_core.lowering import Lowering
 from casc_core.ops import (
+    Call,
     MaskedFill,
     Max,
     Sum,
+    TimesInput,
 )
 from casc_core.rules.affine import rescaled
+from casc_core.rules.arithmetic import add, known
 from casc_core.rules.casts import require_floating_type
 from casc_core.rules.table import RULES
 from casc_core.values import Form, InputValue, SignalValue, Unreadable
@@ -54,6 +57,13 @@ class MaxResult(NamedTuple):
     indices: Unreadable = Unreadable(INDICES)
 
 
+_OF_TWO = (
+    "it is an elementwise maximum of two tensors. With zeros it is a ReLU: write torch.relu(x); else take a maximum over a "
+    "dimension of their stack, torch.stack([a, b]).amax(0)"
+)
+RULES.refuse(_OF_TWO, torch.maximum, torch.fmax, "maximum", "fmax")
+
+
 def maximum(low: Lowering, x: SignalValue, dim: Any, keepdim: bool) -> SignalValue:
     if x.form.scale < 0:
         x = rescaled(low, x)
@@ -74,11 +84,13 @@ def _amax(low: Lowering, input: SignalValue, dim: Any = (), keepdim: bool = Fals
 
 
 @RULES.function(torch.max, "max")
-def _max(low: Lowering, input: SignalValue, dim: Any = None, keepdim: bool = False) -> SignalValue | MaxResult:
-    if dim is None:
+def _max(
+    low: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
+) -> SignalValue | MaxResult:
+    if dim is None and other is None:
         return maximum(low, input, None, False)
     if not isinstance(dim, int):
-        raise low.refuse("an elementwise maximum of two tensors; take a maximum over a dimension of their stack")
+        raise low.refuse(_OF_TWO)
     return MaxResult(maximum(low, input, dim, keepdim))
 
 
@@ -86,15 +98,44 @@ def _max(low: Lowering, input: SignalValue, dim: Any = None, keepdim: bool = Fal
 def masked_fill(low: Lowering, input: SignalValue, mask: Any, value: Any) -> SignalValue:
     if not isinstance(mask, InputValue):
         raise low.refuse("its mask depends on spikes; a mask must be computed from the inputs")
-    if not isinstance(value, (int, float)) or math.isnan(value) or value > 0:
-        raise low.refuse(f"it fills with {value!r}; fill with 0, or with a negative number on the way to a maximum")
+    constant = low.constant(value)
+    value = constant.item() if constant is not None and constant.numel() == 1 else value
+    if not isinstance(value, (int, float)) or math.isnan(value) or value == math.inf:
+        raise low.refuse(f"it fills with {value!r}; fill with a number, or with float('-inf') on the way to a maximum")
+    if value > -SMALLEST_FILL and value != 0:
+        return select(low, mask, value, input)
     if input.form.scale < 0:
         input = rescaled(low, input)
-    if value > -SMALLEST_FILL and value != 0:
-        raise low.refuse(f"it fills with {value!r}; fill with 0, or with float('-inf') on the way to a maximum")
     # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
     if value == 0:
         return SignalValue(low.emit(MaskedFill(value=0.0), input, mask), input.form)
     below = None if value == -math.inf else -value / input.form.factor
     form = replace(input.form, drive_exponent=input.form.drive_exponent or 0, is_filled=True)
     return SignalValue(low.emit(MaskedFill(value=-math.inf, below=below), input, mask), form)
+
+
+@RULES.function(torch.where)
+def _where(low: Lowering, condition: Any, input: Any, other: Any) -> SignalValue:
+    return select(low, condition, input, other)
+
+
+@RULES.function("where")
+def _where_method(low: Lowering, input: Any, condition: Any, other: Any) -> SignalValue:
+    return select(low, condition, input, other)
+
+
+def select(low: Lowering, mask: Any, inside: Any, outside: Any) -> SignalValue:
+    """`inside` where the mask holds, else `outside`: both times masks, and added."""
+    if not isinstance(mask, InputValue):
+        raise low.refuse("its mask depends on spikes; a mask must be computed from the inputs")
+    parts = []
+    for value, where in ((inside, mask), (outside, InputValue(low.emit(Call("torch.logical_not"), mask)))):
+        if isinstance(value, (int, float)) and value <= -SMALLEST_FILL:
+            return masked_fill(low, outside if where is mask else inside, where, value)
+        if isinstance(value, SignalValue):
+            parts.append(SignalValue(low.emit(TimesInput(), value, where), value.form))
+            continue
+        constant = known(low, value)
+        if constant is None or constant.dim() > 0 or bool(constant):  # a zero leaves the other side as it is
+            parts.append(low.signal(InputValue(low.emit(Call("operator.mul"), where, value), constant)))
+    return add(low, *parts) if len(parts) == 2 else parts[0]

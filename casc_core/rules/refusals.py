@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,10 +27,6 @@ _NORM = (
     "statistics are fixed after training"
 )
 _ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
-_PRODUCT = (
-    "a product of two spiking tensors (attention) is not affine; use a recurrent layer or a pooling. A product with "
-    "weights belongs into an nn.Linear"
-)
 _LEAVES = (
     "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
 )
@@ -47,8 +41,9 @@ _PACKED = (
 )
 
 RULES.refuse(
-    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.RNN, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
-    torch.tanh, F.tanh, "tanh", F.relu6, F.hardtanh, F.hardtanh_,
+    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.Tanh, nn.RNN, F.relu, F.relu_, torch.relu,
+    torch.relu_, "relu", "relu_",
+    torch.tanh, F.tanh, "tanh",
 )  # fmt: skip
 RULES.refuse(
     _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.Mish, nn.Hardswish, F.gelu, F.silu,
@@ -67,7 +62,6 @@ RULES.refuse(
     _ATTENTION, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer,
     nn.Transformer, F.scaled_dot_product_attention,
 )  # fmt: skip
-RULES.refuse(_PRODUCT, torch.matmul, torch.bmm, torch.mm, operator.matmul, "matmul", "bmm", "mm", torch.einsum)
 RULES.refuse(
     RANDOM, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.randint, torch.randint_like, torch.randperm,
     torch.normal, torch.poisson, torch.binomial, torch.multinomial, torch.bernoulli, torch.native_dropout, torch.rrelu,

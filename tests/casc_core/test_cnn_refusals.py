@@ -28,10 +28,10 @@ MODULES = {
     nn.LocalResponseNorm(2): "use BatchNorm",
     nn.Softmax2d(): "return the logits",
     nn.BatchNorm2d(6, track_running_stats=False): "use track_running_stats=True",
-    nn.Upsample(scale_factor=2, mode="bilinear"): "use mode='nearest'",
-    nn.UpsamplingBilinear2d(scale_factor=2): "use mode='nearest'",
-    nn.ConvTranspose2d(6, 6, 2): "replace it",
-    nn.ConstantPad2d(1, 0.5): "pad with zeros",
+    nn.Upsample(scale_factor=2, mode="bicubic"): "use mode='nearest' or 'bilinear'",
+    nn.UpsamplingBilinear2d(scale_factor=1.5): "scale_factor=1.5 is no whole number",
+    nn.ConvTranspose3d(6, 6, 2): "replace it",
+    nn.ConstantPad2d(1, float("inf")): "it fills with inf",
     nn.LPPool2d(2, 2): "no rule is known",
     nn.FractionalMaxPool2d(2, output_size=3): "no rule is known",
     nn.MaxUnpool2d(2): "no rule is known",
@@ -47,12 +47,6 @@ def test_module_is_refused_by_its_path(part):
     message = str(error.value)
     assert re.search(rf"module '0\.1': {type(part).__name__} cannot be converted exactly: ", message), message
     assert MODULES[part] in message, message
-
-
-def test_three_dimensions_are_refused():
-    model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(ConversionError, match=r"module '0': Conv3d cannot be converted exactly: .*replace it"):
-        converted(model)
 
 
 def silu(self, x):
@@ -82,11 +76,11 @@ def hard_gate(self, x):
     return self.head(x * F.relu6(self.point(F.adaptive_avg_pool2d(x, 1))))
 
 
-def bilinear(self, x):
-    return self.head(F.interpolate(self.relu(self.a(x)), scale_factor=2, mode="bilinear", align_corners=False))
+def smoothed(self, x):
+    return self.head(F.interpolate(self.relu(self.a(x)), scale_factor=2, mode="bilinear", antialias=True))
 
 
-def bilinear_to_a_size(self, x):
+def bicubic_to_a_size(self, x):
     x = self.relu(self.a(x))
     return self.head(self.b(F.interpolate(F.max_pool2d(x, 2), x.shape[-2:], mode="bicubic")))
 
@@ -106,12 +100,12 @@ def adaptive_indices(self, x):
     return self.head(x)
 
 
-def transposed(self, x):
-    return self.head(F.conv_transpose2d(self.relu(self.a(x)), self.b.weight))
+def transposed_to_a_size(self, x):
+    return self.head(self.transposed(self.relu(self.a(x)), output_size=[16, 16]))
 
 
-def constants_padded(self, x):
-    return self.head(self.relu(self.b(F.pad(self.relu(self.a(x)), (1, 1, 1, 1), value=1.0))))
+def transposed_by_computed_weights(self, x):
+    return self.head(F.conv_transpose2d(self.relu(self.a(x)), x.mean() * self.b.weight))
 
 
 def batch_statistics(self, x):
@@ -218,21 +212,21 @@ REFUSED = {
     leaky: ("leaky_relu()", "replace it by nn.ReLU"),
     squeeze_and_excitation: ("sigmoid()", "replace it by nn.ReLU"),
     hard_gate: ("mul()", "remove the gate"),
-    bilinear: ("interpolate()", "use mode='nearest'"),
-    bilinear_to_a_size: ("interpolate()", "use mode='nearest'"),
+    smoothed: ("interpolate()", "leave antialias out"),
+    bicubic_to_a_size: ("interpolate()", "use mode='nearest' or 'bilinear'"),
     indices: ("max_pool2d", "use the values alone"),
     indices_of_a_module: ("MaxPool2d", "use the values alone"),
     adaptive_indices: ("adaptive_max_pool2d", "use the values alone"),
-    transposed: ("conv_transpose2d()", "no rule is known"),
-    constants_padded: ("pad()", "pad with zeros"),
+    transposed_to_a_size: ("ConvTranspose2d", "give the module an output_padding"),
+    transposed_by_computed_weights: ("conv_transpose2d()", "hold the result as a parameter"),
     batch_statistics: ("batch_norm()", "running statistics"),
     batch_statistics_always: ("batch_norm()", "running statistics"),
     statistics_by_hand: ("std()", "no rule is known"),
     functional_layer_norm: ("layer_norm()", "use BatchNorm"),
     functional_group_norm: ("group_norm()", "use BatchNorm"),
     functional_instance_norm: ("instance_norm()", "use BatchNorm"),
-    elementwise_maximum: ("maximum()", "no rule is known"),
-    clamped: ("clamp()", "no rule is known"),
+    elementwise_maximum: ("maximum()", "write torch.relu(x)"),
+    clamped: ("clamp()", "Clip from 0"),
     absolute: ("abs()", "no rule is known"),
     squared: ("pow()", "no rule is known"),
     product_of_branches: ("mul()", "remove the gate"),
@@ -253,6 +247,7 @@ def test_operation_is_refused_with_its_line_and_a_remedy(forward):
     model = cnn(
         forward, a=conv(), b=conv(6), point=conv(6, 6, 1, 0), n=nn.BatchNorm2d(6), relu=nn.ReLU(), head=Head(),
         in_place=nn.ReLU(inplace=True), fc=nn.Linear(6, 6), with_indices=nn.MaxPool2d(2, return_indices=True),
+        transposed=nn.ConvTranspose2d(6, 6, 3, stride=2, padding=1),
     )  # fmt: skip
     with pytest.raises(ConversionError) as error:
         converted(model)

@@ -85,12 +85,8 @@ def packed_by_module(self, tokens, lengths):
     return self.fc(self.rnn(packed)[1][-1])
 
 
-def real_valued_gain(self, tokens):
-    return self.fc(self.states(tokens)[:, 0] * self.gain)
-
-
-def scaled_by_zero(self, tokens):
-    return self.fc(self.states(tokens)[:, 0] * 0.0)
+def scaled_by_infinity(self, tokens):
+    return self.fc(self.states(tokens)[:, 0] * float("inf"))
 
 
 def random_start(self, tokens):
@@ -103,11 +99,11 @@ def argmax_of_maximum(self, tokens):
 
 
 def clamped(self, tokens):
-    return self.fc(self.h(self.states(tokens)[:, 0]).clamp(min=0))
+    return self.fc(self.h(self.states(tokens)[:, 0]).clamp(min=-1))
 
 
 def filled_above(self, tokens):
-    return self.fc(self.states(tokens).masked_fill((tokens == 0).unsqueeze(-1), 1.0).sum(1))
+    return self.fc(self.states(tokens).masked_fill((tokens == 0).unsqueeze(-1), float("inf")).sum(1))
 
 
 def masked_in_place(self, tokens):
@@ -151,12 +147,11 @@ REFUSED = {
     output_of_inputs_alone: ("a function of its inputs alone", "Return the logits"),
     packed_by_name: ("pack_padded_sequence()", "lengths=..."),
     packed_by_module: ("pack_padded_sequence()", "lengths=..."),
-    real_valued_gain: ("mul()", "into a Linear layer"),
-    scaled_by_zero: ("mul()", "scaled by 0.0"),
+    scaled_by_infinity: ("mul()", "the constant inf; only finite numbers"),
     random_start: ("randn()", "use torch.zeros"),
     argmax_of_maximum: ("add()", "use the values alone"),
-    clamped: ("clamp()", "no rule is known"),
-    filled_above: ("masked_fill()", "fill with 0"),
+    clamped: ("clamp()", "it clips to [-1, -]"),
+    filled_above: ("masked_fill()", "it fills with inf; fill with a number"),
     masked_in_place: ("in place", "write x = x * 2"),
     view_changed_in_place: ("in place", "write x = x * 2"),
     alias_changed_in_place: ("in place", "write x = x * 2"),

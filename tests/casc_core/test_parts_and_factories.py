@@ -1,0 +1,190 @@
+"""Tensors taken apart into parts, and tensors made of a shape: the network's own answer, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dyadic import IMAGES, ROWS, agrees, dyadic, network
+from torch import nn
+
+import casc_core
+from casc_core import ConversionError, InputError
+
+CASES: dict[str, tuple] = {}
+
+
+def case(inputs=IMAGES, **held):
+    def register(forward):
+        assert forward.__name__ not in CASES
+        CASES[forward.__name__] = (forward, inputs, held)
+        return forward
+
+    return register
+
+
+def conv(inputs=3, outputs=4, kernel=3, padding=1, **options):
+    return nn.Conv2d(inputs, outputs, kernel, padding=padding, **options)
+
+
+@case(a=conv(), b=conv(2), act=nn.ReLU())
+def chunks_in_every_spelling(self, x):
+    x = self.act(self.a(x))
+    left, right = x.chunk(2, 1)
+    parts = [self.b(part) for part in torch.chunk(x, chunks=2, dim=1)]
+    total = sum(part * (index + 1) for index, part in enumerate(parts))
+    for part in x.chunk(4, dim=1)[1:-1]:
+        total = total + part
+    return self.act(torch.cat([total, left - right, *x.chunk(2, 1)], 1)).sum((2, 3)) + len(x.chunk(2, 1))
+
+
+@case(a=conv(), b=conv(1), c=conv(3), act=nn.ReLU())
+def splits_in_every_spelling(self, x):
+    x = self.act(self.a(x))
+    small, large = x.split([1, 3], dim=1)
+    y = self.b(small) + self.c(large)
+    for part, map_ in zip(torch.split(x, split_size_or_sections=(1, 3), dim=1), (self.b, self.c), strict=True):
+        y = y + map_(part)
+    first, second = x.split(2, 1)  # how many they are is checked when it runs
+    last = [*x.split_with_sizes([3, 1], 1)][-1]
+    return self.act(torch.cat([y, first + second[:, :, :, 1:].sum(-1, keepdim=True), last], 1)).sum((2, 3))
+
+
+@case(a=conv(), act=nn.ReLU())
+def unbound_and_joined_again(self, x):
+    x = self.act(self.a(x))
+    a, b, c, d = x.unbind(1)
+    y = torch.stack([a + b, c - d], 1)
+    z = torch.cat([torch.stack(x.unbind(1), 2).flatten(1, 2), torch.cat(x.split(3, 1), 1).flatten(1, 2)], 2)
+    return self.act(y).sum((2, 3)).repeat(1, 6) - self.act(z).sum(1)
+
+
+@case(a=conv(), b=conv(1), act=nn.ReLU())
+def parts_of_the_input(self, x):
+    total = 0
+    for channel in x.chunk(3, 1):
+        total = total + self.act(self.b(channel))
+    red, green, blue = x.unbind(1)
+    return total.sum((2, 3)) + self.act(self.a(torch.stack((green, red, blue), 1))).sum((2, 3))
+
+
+@case(a=conv(), act=nn.ReLU(), w=dyadic(4, 4), v=dyadic(8))
+def parts_of_parameters(self, x):
+    x = self.act(self.a(x)).sum((2, 3))
+    return self.act(x * self.v.split([4, 4])[1] + 1) @ torch.stack([row * 2 for row in self.w.unbind(0)])
+
+
+@case(
+    ROWS, a=nn.Linear(5, 6), b=nn.Linear(8, 6), act=nn.ReLU(), c=nn.Linear(8, 6),
+    token=dyadic(1, 1, 6, parts=2**20, reach=2**19),
+)  # fmt: skip
+def factories_of_the_batch(self, x):
+    h = self.act(self.a(x) + 1)
+    for index in range(2):
+        zeros = torch.zeros(x.shape[0], 2, device=x.device, dtype=x.dtype) if index else h.new_zeros(x.size(0), 2)
+        h = self.act((self.c if index else self.b)(torch.cat([h, zeros], 1)) + torch.zeros(h.shape) + 0.5)
+    h = h + torch.ones(x.shape[0], 1) - torch.full((x.shape[0], 6), 0.375, device=h.device)
+    tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), h.unsqueeze(1)], 1) + torch.eye(6)[:2]
+    return self.act(tokens * 0.5).sum(1) + torch.arange(6) * h
+
+
+@case(a=conv(), b=conv(4), act=nn.ReLU())
+def factories_like_a_signal(self, x):
+    x = self.act(self.a(x))
+    y = torch.zeros_like(x)
+    for part in (x, self.b(x)):
+        y = y + part
+    y = self.act(y + torch.ones_like(x) - torch.full_like(x, 0.25) + x.new_full((1, 4, 1, 1), 0.125))
+    y = torch.cat([x.new_zeros(x.shape[0], 1, 6, 6), y, x.new_ones(x.size(0), 1, x.shape[2], 6)], 1)
+    return self.act(y + torch.zeros_like(y[:, :1])).sum((2, 3))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_the_networks_own_answer(name, tmp_path):
+    forward, inputs, held = CASES[name]
+    agrees(network(forward, **held), inputs, folder=tmp_path)
+
+
+def test_zeros_drive_nothing_and_ones_flow_while_awake():
+    def forward(self, x):
+        return self.act(torch.cat([self.act(x), self.make(x)], 1))
+
+    drives = {}
+    for make in (torch.zeros_like, torch.ones_like):
+        snn = casc_core.convert(network(forward, act=casc_core.CQReLU(4), make=make), adapter="cnn")
+        drives[make] = snn.simulate(ROWS[:, :3]).spikes["act#2"]
+        assert casc_core.verify(snn, ROWS[:, :3]).exact
+    none, ones = (drives[make] for make in (torch.zeros_like, torch.ones_like))
+    assert float(none.multiplications.sum()) < float(ones.multiplications.sum())
+    assert int(ones.positive.sum()) == int(none.positive.sum()) + 4 * 3 * 4
+
+
+def three_chunks(self, x):
+    return self.act(sum(x[:, :, None].chunk(3, 1))).sum(1)
+
+
+def pairs_by_unpacking(self, x):
+    a, b = self.act(x).split(2, 1)
+    return a + b
+
+
+def two_by_unpacking(self, x):
+    a, b = self.act(x).unbind(1)
+    return torch.stack([a, b], 1)
+
+
+@pytest.mark.parametrize(
+    ("forward", "fits", "fails"),
+    [(three_chunks, 6, 4), (three_chunks, 5, 2), (pairs_by_unpacking, 4, 6), (two_by_unpacking, 2, 3)],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_another_number_of_parts_is_told(forward, fits, fails):
+    """torch gives fewer chunks than asked for where they cannot be equal."""
+    snn = casc_core.convert(network(forward, act=casc_core.CQReLU(2)), adapter="cnn")
+    if fits != 5:
+        snn(dyadic(3, fits))
+    with pytest.raises(InputError, match=r"takes apart into \d falls into \d for this input(.*\n.*)test_parts_and"):
+        snn(dyadic(3, fails))
+
+
+def unbound_in_a_loop(self, x):
+    return self.act(sum(part for part in x.unbind(1)))
+
+
+def split_in_a_loop(self, x):
+    return self.act(sum([*torch.split(self.act(x), 2, 1)]))
+
+
+def too_many_to_unpack(self, x):
+    a, b = self.act(x).chunk(3, 1)
+    return a + b
+
+
+def memory_as_it_was(self, x):
+    return self.act(x + torch.empty(x.shape[0], 5))
+
+
+def memory_like_a_signal(self, x):
+    return self.act(self.act(x) + torch.empty_like(self.act(x)))
+
+
+def filled_with_spikes(self, x):
+    return self.act(x.new_full((3, 1), 0.5) + torch.full_like(self.act(x), self.act(x).sum()))
+
+
+REFUSED = {
+    unbound_in_a_loop: ("unbind()", r"a, b = x\.unbind\(1\)"),
+    split_in_a_loop: ("split()", r"x\.split\(\[sizes, \.\.\.\]\)"),
+    too_many_to_unpack: ("too many values to unpack", ""),
+    memory_as_it_was: ("empty()", r"use torch\.zeros"),
+    memory_like_a_signal: ("empty_like()", r"use torch\.zeros"),
+    filled_with_spikes: ("full_like()", r"expand\(\)"),
+}
+
+
+@pytest.mark.parametrize("forward", REFUSED, ids=lambda forward: forward.__name__)
+def test_what_stays_refused_says_why(forward):
+    what, remedy = REFUSED[forward]
+    with pytest.raises(ConversionError, match=remedy or None) as error:
+        casc_core.prepare(network(forward, act=nn.ReLU()), adapter="cnn", q=4)
+    assert what in str(error.value)
+    assert "test_parts_and_factories.py" in str(error.value)
