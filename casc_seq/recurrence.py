@@ -170,7 +170,7 @@ class Recurrence(Op, saved_as="Recurrence"):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         *read, spikes = (entries(each) for each in signals)
-        return 8 * max(read) + 2 * spikes  # currents in the widest type; room for spikes is made in pieces
+        return 8 * max(read, default=0) + 2 * spikes  # currents in the widest type; room for spikes is made in pieces
 
     def _note(
         self,

@@ -49,9 +49,12 @@ REFUSED = {
     "no samples": (lambda x: x[:0], "the batch is empty"),
     "no entries": (lambda x: x[..., :0], "the batch is empty"),
     "infinite": (lambda x: x.float() / 0, "must be finite|must be integers"),
-    "one number": (lambda x: x.flatten()[0], "expected an input|do not go through|non-empty batch"),
+    "one number": (lambda x: x.flatten()[0], "expected an input|do not go through|counts samples|non-empty batch"),
     "too many dimensions": (lambda x: x.expand(1, 1, 1, *x.shape), "expected"),
-    "unsigned": (lambda x: (-x.int() - 1).to(torch.uint16), "must be finite and below|do not go through the network"),
+    "unsigned": (
+        lambda x: (-x.int() - 1).to(torch.uint16),
+        "must be finite and below|cannot be applied to what this input gives",
+    ),
 }
 TAKEN = {
     "wanting gradients": lambda x: x.detach().clone().requires_grad_() if x.is_floating_point() else x,
@@ -89,7 +92,7 @@ def test_what_can_be_read_is_taken(network, kind):
 
 def test_a_batch_that_does_not_fit_beside_another_input():
     snn, x, more = NETWORKS["texts"]
-    with pytest.raises(InputError, match=r"inputs of shape x \[6, 5\], lengths \[2\] do not go through the network"):
+    with pytest.raises(InputError, match="it cannot be applied to what this input gives"):
         snn(torch.cat([x] * 3), *more)
     assert snn(torch.cat([x] * 3), torch.cat([*more] * 3)).shape == (6, 3)
 
@@ -108,7 +111,7 @@ def test_more_steps_than_can_be_run_are_refused_before_memory_is_asked_for(sched
         snn.under(schedule=schedule).simulate,
         lambda x, T: casc_core.verify(snn.under(schedule=schedule), x, T=T),
     ):
-        with pytest.raises(casc_core.ConfigError, match=f"{T:,} time steps cannot be run"):
+        with pytest.raises(casc_core.ConfigError, match="must be at most 131,072"):
             call(x, T=T)
 
 

@@ -133,10 +133,12 @@ def test_a_second_run_in_the_same_folder_is_refused(
 
     def first(args: argparse.Namespace, device: torch.device) -> None:
         # A lock of this very process, opened anew, stands for that of another one.
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(SystemExit) as refused:
             command.run(line(tmp_path), lambda args, device: ran.append("second"))
-        assert stopped.value.code == 2
-        assert f"out is in use by process {os.getpid()} on" in capsys.readouterr().err
+        assert refused.value.code == 2
+        said = capsys.readouterr().err
+        assert f"out is in use by process {os.getpid()} on " in said
+        assert "choose another folder" in said
         ran.append("first")
 
     command.run(line(tmp_path), first)
