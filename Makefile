@@ -2,6 +2,7 @@
 # make test   sets everything up, checks style and types, and runs the tests
 # make slow   the tests on real data; CASC_DATA names its folder
 # make sanitize   the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with forged networks (needs gcc)
+# make docs   sets up what the documentation needs and builds it into site/
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 # What an installation is made from: pyproject.toml and the compiled kernels.
 SOURCES := pyproject.toml setup.py $(wildcard casc_core/kernels/_kernels*.[ch])
 
-.PHONY: demo test slow sanitize clean
+.PHONY: demo test slow docs sanitize clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python recipes/agnews_rnn.py --q 2 --T 8 --data sample --out results/demo $(OPTIONS)
@@ -39,6 +40,10 @@ sanitize: $(VENV)/.dev
 		tests/casc_core/test_kernels_refuse.py
 	$(RUN_SANITIZED) tests/casc_core/test_storage_fuzz.py --seconds 300 --gigabytes 0
 
+# A warning is an error; the two packages are imported for the names that they make public.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -50,5 +55,9 @@ $(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,digits,torchtext]"
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) results build casc_core/kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) results build site casc_core/kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,8 @@
 True
 """
 
+from importlib.metadata import version
+
 from casc_core import methods
 from casc_core.activation import CQReLU, cq_relu
 from casc_core.adapters import Adapter
@@ -32,6 +34,8 @@ from casc_core.simulation import LayerSpikes, Simulation
 from casc_core.spiking_model import SpikingModel
 from casc_core.storage import load
 from casc_core.verify import EquivalenceReport, LayerEquivalence, verify
+
+__version__ = version("casc")
 
 __all__ = [
     "CIF",
@@ -63,6 +67,7 @@ __all__ = [
     "SpikingModel",
     "StorageError",
     "WakeSleep",
+    "__version__",
     "analyse",
     "calibrate",
     "convert",

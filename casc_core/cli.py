@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import torch
 
+from casc_core import __version__
 from casc_core.errors import CascError, ConfigError
 from casc_core.schedule import LARGEST_STEPS
 
@@ -80,6 +81,7 @@ def commands() -> dict[str, Command]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     line = Parser(prog="casc", description="Exact spiking networks: compare, verify, classify.")
+    line.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parts = line.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in commands().items():
         part = parts.add_parser(

@@ -24,7 +24,7 @@ from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, calibration_batches, evaluation_batches, train_or_find
 from casc_seq.training import SMALL_CORPUS, TrainingConfig, recommended
 
-DATA = "folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: see the README"
+DATA = "folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: docs/experiments.md"
 AG_NEWS_TEST = 7_600
 TABLE_6 = Published(
     "Table 6, AG News, 300 tanh units in one direction turned into CQReLU, q=2",

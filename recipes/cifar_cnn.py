@@ -30,7 +30,7 @@ from casc_core.experiment import command
 from casc_core.experiment.distributed import is_main, say
 from casc_core.experiment.report import phase
 
-DATA = "folder with CIFAR as published or with images by class, hub data set, or 'digits'; unset: see the README"
+DATA = "folder with CIFAR as published or with images by class, hub data set, or 'digits'; unset: docs/experiments.md"
 AUGMENTATIONS = ("auto", "none", "crop", "basic", "paper")
 PAPER = TrainingConfig()
 DIGITS = TrainingConfig(epochs=20, batch_size=64)

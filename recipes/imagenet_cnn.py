@@ -30,7 +30,7 @@ from casc_core.experiment import command
 from casc_core.experiment.distributed import is_main, say
 from casc_core.experiment.report import phase
 
-DATA = "folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or 'hub': imagenet-1k, streamed; unset: see the README"
+DATA = "folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or 'hub': imagenet-1k, streamed; unset: docs/experiments.md"
 PAPER = TrainingConfig(optimizer="sgd")
 FINE_TUNING = TrainingConfig(optimizer="sgd", epochs=30, lr=0.01)
 CALIBRATION_IMAGES = 500
