@@ -45,7 +45,7 @@ def test_nothing_differs(first: int) -> None:
         found = try_out(script)
         assert not isinstance(found, FaultError), f"{found}\n{script.graph()}"
         equal += not isinstance(found, Exception)
-    assert equal >= 3
+    assert equal >= 2
 
 
 @pytest.fixture(scope="module")
