@@ -105,7 +105,7 @@ def linear_call(w: Writer, x: Value) -> Piece:
 def product(code: str, *dims: int) -> Row:
     """A product with a constant: `<w:D,3>` is one of these sizes, `<b:3>` an addend, `<f:>` a factor."""
 
-    def draw(w: Writer, x: Value) -> Piece:
+    def draw(w: Writer, x: Value) -> Piece | None:
         layers: dict[str, str] = {}
 
         def held(found: re.Match[str]) -> str:
@@ -116,8 +116,9 @@ def product(code: str, *dims: int) -> Row:
             return name
 
         written = re.sub(r"<(\w):([^>]*)>", held, code)
-        y = w.other(x) if "{1}" in code else None
-        return Piece(written, (x.name, (y or x).name) if "{1}" in code else (x.name,), layers, maps=1)
+        y = w.other(x) if "{1}" in code else x
+        # Written into while it is read, a tensor may become anything.
+        return None if y is None else Piece(written, (x.name, y.name)[: 1 + ("{1}" in code)], layers, maps=1)
 
     return Row(draw, dims or ANY)
 
