@@ -134,9 +134,12 @@ def _number(value: Any) -> Any:
 
 
 def _is_zero(value: Any, x: fx.Node) -> bool:
-    """Whether `value` is zero and leaves the shape of `x` as it is."""
-    if not isinstance(value, fx.Node) or "number" in value.meta:
-        return bool(_number(value) == 0) and not isinstance(value, bool)
+    """Whether `value` is a tensor of zeros that leaves the shape of `x` as it is. A plain 0 is none: `x.max(0)` names a
+    dimension."""
+    if not isinstance(value, fx.Node):
+        return False
+    if "number" in value.meta:
+        return bool(value.meta["number"] == 0)
     name = value.target if isinstance(value.target, str) else getattr(value.target, "__name__", "")
     if name == "zeros_like":
         return value.args[:1] == (x,)

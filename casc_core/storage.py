@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,15 @@ def save(snn: SpikingModel, folder: str | Path) -> None:
         )
     tensors = tensors_to_bytes({name: tensor.contiguous().cpu() for name, tensor in _tensors(snn).items()})
     text = json.dumps(_description(snn), indent=1, allow_nan=False) + "\n"
-    with whole_folder(Path(folder), DESCRIPTION) as staging:
+    with whole_folder(_path(folder), DESCRIPTION) as staging:
         write_whole(staging / TENSORS, tensors)
         write_whole(staging / DESCRIPTION, sealed(text.encode(), tensors))
+
+
+def _path(folder: str | Path) -> Path:
+    if not isinstance(folder, (str, os.PathLike)):
+        raise StorageError(f"a network is kept in a folder, named by a string or a path; got {folder!r}")
+    return Path(folder)
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
@@ -86,7 +93,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
     ...     torch.equal(casc_core.load(f"{folder}/network")(x), snn(x))
     True
     """
-    path = Path(folder)
+    path = _path(folder)
     if not has_file(path / DESCRIPTION):
         raise StorageError(f"there is no network saved by casc in {path}: it holds no {DESCRIPTION}")
     text, tensors = read_bytes(path / DESCRIPTION), read_bytes(path / TENSORS)

@@ -55,6 +55,26 @@ def test_a_clipped_relu_becomes_neurons(name):
     torch.testing.assert_close(fine(ROWS * 4), model(ROWS * 4), rtol=0, atol=0.1)
 
 
+@pytest.mark.parametrize(
+    "maximum",
+    [
+        lambda x: x.max(0)[0], lambda x: x.max(dim=0).values, lambda x: torch.max(x, 0)[0],
+        lambda x: torch.max(x, dim=0).values,
+        lambda x: x.amax(0), lambda x: x.max(0, True)[0].squeeze(0),
+    ],
+)  # fmt: skip
+def test_a_maximum_over_the_first_dimension_is_no_maximum_with_zero(maximum):
+    def forward(self, x):
+        return self.b(maximum(-self.relu(self.a(x)).transpose(0, 1)))
+
+    model = network(forward, a=nn.Linear(5, 6), b=nn.Linear(6, 3), relu=nn.ReLU())
+    ann = casc_core.prepare(model, adapter="cnn", q=2**12, threshold=64.0)
+    assert len([module for module in ann.modules() if isinstance(module, CQReLU)]) == 1
+    rows = torch.stack([ROWS] * 6, 1)[:, :, :5] * torch.arange(1, 7).reshape(-1, 1)
+    torch.testing.assert_close(ann(rows), model(rows), rtol=0, atol=0.1)
+    assert casc_core.convert(casc_core.prepare(model, adapter="cnn", q=4).eval()).layers == ("relu",)
+
+
 def test_what_goes_below_zero_and_is_clipped_above_becomes_what_hardtanh_becomes():
     def forward(self, x):
         return F.hardtanh(self.a(x), -2, 0.5) + torch.clamp(self.a(x), -2, 0.5) + self.hard(self.a(x))

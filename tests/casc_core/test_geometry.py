@@ -80,7 +80,7 @@ def test_many_samples_are_taken_a_few_at_a_time(monkeypatch):
     x, weight, shape = numbers(0, 7, 4, 6, 5), numbers(1, 6, 2, 3, 3), Geometry((3, 3), padding=(1, 1, 1, 1), groups=2)
     expected = convolve(x, weight, shape)
     for size in (1, 20_000):
-        monkeypatch.setattr(geometry, "_PATCH_BYTES", size)
+        monkeypatch.setattr(geometry, "PATCH_BYTES", size)
         assert torch.equal(convolve(x, weight, shape), expected)
 
 

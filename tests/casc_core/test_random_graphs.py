@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import re
 import sys
 from collections import Counter
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graph_grammar import ROWS, singles, written
-from graph_oracle import FaultError, Graph, Input, RefusedError, check
+from graph_oracle import FaultError, Graph, Input, RefusedError, arguments, built, check, settle
 from random_graphs import shrunk, spelled, try_out
 
 import casc_core
@@ -46,6 +47,29 @@ def test_nothing_differs(first: int) -> None:
         assert not isinstance(found, FaultError), f"{found}\n{script.graph()}"
         equal += not isinstance(found, Exception)
     assert equal >= 2
+
+
+_CLIPPED = re.compile(r"CQReLU|RNN|[tT]anh|[rR]e[lL][uU]6|clamp|clip|[tT]hreshold|[dD]ropout")
+
+
+def test_with_many_levels_a_prepared_network_is_the_network_as_it_was() -> None:
+    """Whatever is no activation stays as it is, however it is spelled."""
+    compared = 0
+    for seed in itertools.count():
+        graph = written(seed).graph()
+        if _CLIPPED.search(graph.source):
+            continue
+        model, inputs = settle(built(graph.source), graph.seed), arguments(graph)
+        try:
+            expected = model(*(each.clone() for each in inputs)).detach()
+            fine = casc_core.prepare(model, q=2**17, threshold=1024.0).eval()
+        except (RuntimeError, IndexError, casc_core.CascError):
+            continue
+        reach = 0.3 + 0.01 * float(expected.abs().max())
+        torch.testing.assert_close(fine(*inputs).detach(), expected, atol=reach, rtol=0.01, msg=graph.source)
+        compared += 1
+        if compared == 25:
+            return
 
 
 @pytest.fixture(scope="module")
