@@ -223,7 +223,8 @@ def scaled(
         if form.drive_exponent is not None:
             own = form.drive_exponent + fine_exponent
             unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
-            drive_exponent = max(own, drive_exponent)
+            if shift is None or _is_on(shift, own):  # what lies on no finer grid needs none
+                drive_exponent = max(own, drive_exponent)
     flowing = None if shift is None else numerics.snap(shift, drive_exponent or 0)
     unrounded = unrounded and (flowing is None or shift is None or torch.equal(flowing, shift))
     op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis)

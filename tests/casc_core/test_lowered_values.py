@@ -281,3 +281,20 @@ def test_joined_means_keep_their_divisors(forward):
         expected = copy.deepcopy(model).double()(z.double(), x.double())
     torch.testing.assert_close(snn.reference(z, x).double(), expected, rtol=1e-6, atol=1e-6)
     assert casc_core.verify(snn, z, x).exact
+
+
+def test_an_offset_is_not_rounded_to_the_grid_of_the_number_that_it_is_added_to():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3, eps=0.25)
+            self.norm.running_var.fill_(0.75)
+            self.norm.bias.data = torch.tensor([0.125, -0.375, 0.5])
+
+        def forward(self, x):
+            spikes = torch.relu(x)
+            return self.norm(spikes + torch.ones_like(spikes))
+
+    ann = casc_core.prepare(Model().eval(), q=Q).eval()
+    x = torch.arange(12.0).reshape(4, 3) / 16
+    assert torch.equal(casc_core.convert(ann)(x), ann(x).detach())
