@@ -227,6 +227,8 @@ def scaled(
                 drive_exponent = max(own, drive_exponent)
     flowing = None if shift is None else numerics.snap(shift, drive_exponent or 0)
     unrounded = unrounded and (flowing is None or shift is None or torch.equal(flowing, shift))
+    if flowing is not None and form.drive_exponent is None:
+        drive_exponent = coarsest(flowing, drive_exponent or 0)
     op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis)
     out_exponent = None if form.exponent is None else form.exponent + exponent
     result = Form(
@@ -247,6 +249,13 @@ def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) ->
     while bool(weight.any()) and _is_on(weight, exponent + 1) and (bias is None or _is_on(bias, result + 1)):
         exponent, result = exponent + 1, result + 1
     return result
+
+
+def coarsest(x: Tensor, exponent: int) -> int:
+    """The coarsest grid that numbers on that of `exponent` are on."""
+    while bool(x.any()) and _is_on(x, exponent + 1):
+        exponent += 1
+    return exponent
 
 
 def _is_on(x: Tensor, exponent: int) -> bool:

@@ -67,5 +67,5 @@ def _filled(
         made = low.emit(Call(function=f"torch.{'ones' if number else 'zeros'}"), *shape, device=where)
     else:
         each = value if number is None else number
-        made = low.emit(Call(function="torch.full"), shape[0] if len(shape) == 1 else shape, each, device=where)
+        made = low.emit(Call(function="torch.full"), shape[0] if size is None else shape, each, device=where)
     return InputValue(made, entries)

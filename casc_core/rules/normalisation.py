@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from casc_core.lowering import Lowering
 from casc_core.numerics import drive_grid
 from casc_core.ops import Shift
-from casc_core.rules.affine import common_denominator, rescaled, scaled
+from casc_core.rules.affine import coarsest, common_denominator, rescaled, scaled
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Mapped, SignalValue, entries_along
 
@@ -153,10 +153,10 @@ def _shifted(low: Lowering, x: SignalValue, factor: Tensor, offset: Tensor, axis
     fine_exponent = numerics.weight_exponent(factor, bits=24)
     reach = x.form.drive_reach * float(factor.abs().max()) + float(offset.abs().max())
     exponent = drive_grid(reach)
-    op = Shift(
-        factor=numerics.snap(factor, fine_exponent), offset=numerics.snap(offset, exponent), drive_exponent=exponent,
-        axis=axis,
-    )  # fmt: skip
-    unrounded = x.form.is_exact and x.form.drive_exponent is None and torch.equal(op.offset, offset)
+    flowing = numerics.snap(offset, exponent)
+    if x.form.drive_exponent is None:
+        exponent = coarsest(flowing, exponent)
+    op = Shift(factor=numerics.snap(factor, fine_exponent), offset=flowing, drive_exponent=exponent, axis=axis)
+    unrounded = x.form.is_exact and x.form.drive_exponent is None and torch.equal(flowing, offset)
     form = replace(x.form, drive_exponent=exponent, drive_reach=reach, is_exact=unrounded)
     return SignalValue(low.emit(op, x), form)

@@ -67,13 +67,14 @@ def neurons(low: Lowering, x: SignalValue, threshold: float | Tensor, name: str,
 
 
 def _on_binary_scale(low: Lowering, x: SignalValue, threshold: Fraction) -> SignalValue:
-    """`x`, if nothing in it has been rounded, on a scale in which the threshold is a binary fraction.
+    """`x`, if no weights have been rounded on its way, on a scale in which the threshold is a binary fraction.
 
     Of spikes that are worth 2/9 it takes 27/8 to reach 3/4; of those that are worth 3/4 it takes 8/3 to reach 2, which no
     binary fraction is, so they are counted in units of 1.
     """
     parts = (threshold / x.form.scale).denominator
-    if not x.form.is_exact or parts & (parts - 1) == 0:
+    is_input = x.form.exponent is None
+    if not (x.form.is_exact or is_input) or parts & (parts - 1) == 0:
         return x
     return rescaled(low, x, Fraction(1, common_denominator([x.form.scale])), EXACT_BITS)
 
