@@ -58,6 +58,12 @@ class Followed:
         return self.output.samples.why if isinstance(self.output.samples, Mixed) else None
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether samples meet anywhere that counts: in a population or in the output."""
+        there = [*self.layers.values(), *([self.output.samples] if isinstance(self.output, Abstract) else [])]
+        return any(isinstance(samples, Mixed) for samples in there)
+
+    @property
     def axis(self) -> Axis:
         """Where the samples are in the output, which is known to have rows for each."""
         assert isinstance(self.output, Abstract)

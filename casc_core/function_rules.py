@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.functions import ATTRIBUTES, FUNCTIONS, call, foreseen
+from casc_core.functions import ATTRIBUTES, FUNCTIONS, call, count_made, foreseen
 from casc_core.leaves import leaves, map_leaves
 from casc_core.places import Axis, Mixed, Samples
 from casc_core.samples import Abstract, Follower, abstracts, as_single, meta
@@ -29,7 +29,9 @@ def followed(follower: Follower, name: str, args: Sequence[Any], kwargs: dict[st
     """
     there = abstracts((args, kwargs))
     if not there:
-        return call(name, follower.room, tuple(args), kwargs)
+        result = call(name, follower.room, tuple(args), kwargs)
+        follower.made = count_made(follower.made, result, follower.room)
+        return result
     if there[0] is args[0]:
         given, named = (map_leaves(value, _like) for value in (tuple(args[1:]), kwargs))
         foreseen(name, follower.room, there[0].shape, given, named)

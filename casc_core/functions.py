@@ -59,7 +59,7 @@ _NEVER_MORE = frozenset(
     "split_with_sizes unbind flip roll "
     "movedim swapaxes clone detach unflatten pixel_shuffle pixel_unshuffle channel_shuffle logical_not float long int "
     "bool double to type type_as sum amax amin any all cumsum size dim numel item abs argmax count_nonzero cpu sqrt "
-    "sort argsort zeros_like ones_like full_like cat stack requires_grad_ not_ invert getattr expect expect_parts "
+    "sort argsort zeros_like ones_like full_like requires_grad_ not_ invert getattr expect expect_parts "
     "tensor negative "
     "require_floating ceil floor".split()
 )
@@ -220,8 +220,21 @@ def call(function: str, room: int, args: tuple[Any, ...], kwargs: Mapping[str, A
     check_keywords(function, kwargs)
     if not any(isinstance(leaf, Tensor) for leaf in given) and function.partition(".")[0] in ("operator", "math"):
         return _of_numbers(function, args)
-    check_room(f"{function}()", _made(function, args, kwargs), room + _elements(given))
+    # Put together again and again, a tensor would double each time.
+    more = 0 if function in _JOINS else _elements(given)
+    check_room(f"{function}()", _made(function, args, kwargs), room + more)
     return FUNCTIONS[function](*args, **kwargs)
+
+
+def count_made(made: int, result: Any, room: int) -> int:
+    """How many numbers calls have made so far, with this result.
+
+    Raises:
+        InputError: they are more than a network makes of its inputs.
+    """
+    made += _elements(_leaves(result))
+    check_room("all that the network computes from its inputs", made, _ROOMS * room)
+    return made
 
 
 def foreseen(function: str, room: int, shape: torch.Size, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -268,6 +281,15 @@ def _made(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> in
     if name not in _SIZES or (owner in ("Tensor", "F") and not (args and isinstance(args[0], Tensor))):
         return 0
     return int(_SIZES[name](args, kwargs))
+
+
+def _joined(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    return _elements(_leaves(_given(args, kwargs, 0, "tensors")))
+
+
+_JOINS = ("torch.cat", "torch.stack")
+# All calls of a run together may make so many times what one may.
+_ROOMS = 8
 
 
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, *names: str) -> Any:
@@ -378,7 +400,8 @@ _ELEMENTWISE = (
     "addcmul addcdiv lerp maximum minimum fmax fmin"
 ).split()
 _SIZES: dict[str, Callable[[tuple[Any, ...], Mapping[str, Any]], Any]] = dict.fromkeys(_ELEMENTWISE, _broadcast) | {
-    "zeros": _factory, "ones": _factory, "new_zeros": _factory, "new_ones": _factory, "full": _full, "new_full": _new_full,
+    "cat": _joined, "stack": _joined, "zeros": _factory, "ones": _factory, "new_zeros": _factory, "new_ones": _factory,
+    "full": _full, "new_full": _new_full,
     "eye": _square, "arange": _arange,
     "expand": _expanded, "repeat": _repeated, "tile": _repeated, "gather": _gathered, "index_select": _selected,
     "pad": _padded, "interpolate": _resized, "getitem": _indexed,

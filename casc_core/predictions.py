@@ -115,8 +115,12 @@ def labels_of(given: Any) -> Tensor | None:
         labels = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"labels must be a tensor, or numbers; got {type(given).__name__}: {error}") from error
+    if labels.layout != torch.strided or labels.is_meta or labels.is_quantized or labels.is_nested:
+        raise InputError(f"labels must be a dense tensor that holds numbers; got {labels.layout} on {labels.device}")
     if labels.dim() == 0 or labels.is_complex():
-        raise InputError(f"labels must be real numbers, at least one for each sample; got {given!r}")
+        raise InputError(
+            f"labels must be real numbers, at least one for each sample; got {labels.dtype} of shape {list(labels.shape)}"
+        )
     return labels
 
 

@@ -38,6 +38,7 @@ class Run(ABC):
         restarts_after: the step after which populations begin anew, and all that counts spikes with them; or None.
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
         room: numbers that one operation may make more than it is given, where its weights do not say how many.
+        made: numbers that functions of the inputs have made so far.
     """
 
     total: int
@@ -48,6 +49,7 @@ class Run(ABC):
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
         self.numerics, self.recorder = numerics, recorder
         self.room = LEAST_ROOM
+        self.made = 0
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:

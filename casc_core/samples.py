@@ -120,6 +120,7 @@ class Follower:
             sample alone does not tell where it is.
         at: what stands for the current step in messages. step: its name.
         notes: by step, what each sample undergoes.
+        made: numbers that functions have made of known tensors so far.
     """
 
     batch: int
@@ -130,6 +131,7 @@ class Follower:
     at: str = ""
     step: str = ""
     notes: dict[str, list[Any]] = field(default_factory=dict)
+    made: int = 0
 
     @property
     def awake(self) -> int:

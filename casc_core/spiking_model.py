@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
 from casc_core.ops import Op
+from casc_core.ops.op import CONVERT_AGAIN
 from casc_core.precision import undisturbed
 from casc_core.program import READOUT, Program
 from casc_core.recorder import Recorder, Work
 from casc_core.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
 from casc_core.schedule import Schedule, check_steps
+from casc_core.sealed import checksum
 from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
 from casc_core.splitting import DEFAULT_LIMIT, Inputs, Parts, Splitter
@@ -82,11 +84,24 @@ class Origin:
         ann: the network that was converted, its activations CQReLU.
         adapter: that of the conversion.
         unrounded: what `casc_core.convert.unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
+        checksum: of the tensors of `ann` when it was converted.
     """
 
     ann: nn.Module
     adapter: Adapter
     unrounded: tuple[object, SpikingModel] | None = None
+    checksum: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.checksum = self._checksum()
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `ann` is another network than it was."""
+        return self._checksum() != self.checksum
+
+    def _checksum(self) -> int:
+        return checksum((*self.ann.parameters(), *self.ann.buffers()))
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"unrounded": None}
@@ -124,6 +139,7 @@ class SpikingModel(nn.Module):
         # Whether ways of calling it can be added: not where populations have been changed since.
         self._lowers = True
         self.eval()
+        self._hold()
 
     @property
     def ann(self) -> nn.Module | None:
@@ -240,8 +256,23 @@ class SpikingModel(nn.Module):
         Raises:
             ConfigError: a weight or a setting of an operation is not what it was.
         """
+        self._require_held()
         for op in self.operations():
             op.require_unchanged(thorough=True)
+
+    def _hold(self) -> None:
+        """Keep what the network is made of, to notice when something else stands in its place."""
+        self._made_of = self._parts()
+
+    def _parts(self) -> list[Any]:
+        return [self.settings, *self.ops, *(part for item in self.programs.items() for part in item)]
+
+    def _require_held(self) -> None:
+        held, parts = self._made_of, self._parts()
+        if len(held) != len(parts) or any(one is not other for one, other in zip(held, parts, strict=True)):
+            raise ConfigError(
+                "an operation, a program or the settings of a spiking network have been replaced; " + CONVERT_AGAIN
+            )
 
     def under(self, neuron: Neuron | None = None, schedule: Schedule | None = None) -> SpikingModel:
         """The same network, weights shared, simulated with another neuron or schedule (None: its own).
@@ -267,6 +298,7 @@ class SpikingModel(nn.Module):
         other = self.under()
         other._lowers = False
         other.ops = nn.ModuleList([copy.deepcopy(op) if op.is_layer else op for op in self.operations()])
+        other._hold()
         return other
 
     def evaluated(self, run: Run, inputs: tuple[Any, ...]) -> Signal:
@@ -315,6 +347,7 @@ class SpikingModel(nn.Module):
             whole = self._splitter(program).followed(values, run)
             run.recorder.samples, run.recorder.whose = whole.samples, whole.layers
         operations = self.operations()
+        self._require_held()
         for op in operations:
             op.require_unchanged()
         try:
@@ -391,6 +424,7 @@ class SpikingModel(nn.Module):
         self.ops.extend(ops)
         self.layers += tuple(name for name in layers if name not in self.layers)
         self.programs[frozenset(program.inputs)] = program
+        self._hold()
 
     def _readout(self, output: Signal, wake_steps: int, program: Program) -> Tensor:
         total = output.train.sum(0, dtype=torch.float64)

@@ -21,6 +21,8 @@ from casc_core.run import Run
 DEFAULT_LIMIT = 2 * 2**30
 # So many abstract runs are kept: of batches of the same shapes, the next is followed no more.
 _KEPT = 64
+# A batch of so many samples, which no side of a tensor is likely to be as long as.
+_NO_SIDE = 10_007
 
 
 class Inputs(dict[str, Any]):
@@ -161,6 +163,9 @@ class Splitter:
         a single sample might be anywhere, that of two."""
         size = next(values[name].shape[dim] for name, dim in dims.items() if dim is not None)
         telling = follow(self.program, self.ops, _resized(values, dims, max(2, size)), dims, run)
+        if telling.is_mixed:  # or a side of something else is as long as the batch: as one that no side is, it tells
+            apart = follow(self.program, self.ops, _resized(values, dims, _NO_SIDE), dims, run)
+            telling = follow(self.program, self.ops, _resized(values, dims, max(2, size)), dims, run, apart)
         if size > 1:
             return telling, telling
         return telling, follow(self.program, self.ops, _resized(values, dims, 1), dims, run, telling)
@@ -172,7 +177,7 @@ def _settles(first: Followed, found: Followed) -> bool:
     elsewhere."""
     if found.why_not is not None:
         return False
-    usual = next(iter(first.dims.values())) == next(iter(found.dims.values()))
+    usual = all(dim is None or first.dims[name] in (None, dim) for name, dim in found.dims.items())
     return usual or first.recurs or found.axis.dim == 0
 
 
@@ -192,22 +197,20 @@ def _resized(values: Inputs, dims: Dims, samples: int) -> dict[str, tuple[torch.
 
 
 def _candidates(values: Inputs) -> list[dict[str, int | None]]:
-    """Dimensions that may count the samples: the first of each input, or that which is as large; then the second.
+    """Dimensions that may count the samples: the first of an input, and of the others those as large; then the second.
 
     Those in which an input has none, and all samples share it, come last.
     """
     found = []
     for first in (0, 1):
-        size = next((value.shape[first] for value in values.values() if value.dim() > first), None)
-        if size is None:
-            continue
-        choices: list[list[int | None]] = [
-            [dim for dim in (first, 1 - first) if value.dim() > dim and value.shape[dim] == size] or [None]
-            for value in values.values()
-        ]
-        for chosen in itertools.islice(itertools.product(*choices), 16):
-            if any(dim is not None for dim in chosen):
-                found.append(dict(zip(values, chosen, strict=True)))
+        for size in dict.fromkeys(value.shape[first] for value in values.values() if value.dim() > first):
+            choices: list[list[int | None]] = [
+                [*(dim for dim in (first, 1 - first) if value.dim() > dim and value.shape[dim] == size), None]
+                for value in values.values()
+            ]
+            for chosen in itertools.islice(itertools.product(*choices), 32):
+                if any(dim is not None for dim in chosen):
+                    found.append(dict(zip(values, chosen, strict=True)))
     return sorted(found, key=lambda dims: sum(dim is None for dim in dims.values()))
 
 

@@ -216,8 +216,13 @@ def _against_ann(
     snn: SpikingModel, reference: Evaluated, values: dict[str, Any]
 ) -> tuple[int | None, float | None, LoweringReport | None, Moved | None, Moved | None]:
     """The last fields of a report: the reference beside the ANN, and what lowering, grid and float32 have in that."""
-    if snn.ann is None:
+    if snn.origin is None or snn.ann is None:
         return None, None, None, None, None
+    if snn.origin.is_changed:
+        raise ConfigError(
+            "the network that was converted (snn.ann) has been trained or edited since, so there is nothing to compare "
+            "with: convert it again, or give the network of that time to load(folder, model=...)"
+        )
     levels = snn.settings.levels
     lowered = lowered_in_float64(snn, (), values)
     lowering = lowering_report(snn, lowered, (), values)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from casc_core.currents import Currents
 from casc_core.errors import InputError
+from casc_core.functions import check_room
 from casc_core.numerics import whole_type
 from casc_core.ops.op import Op, entries
 from casc_core.run import Run
@@ -17,12 +18,21 @@ from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal, add_trains, broadcast, without_repeats
 
 
+def _met(run: Run, *shapes: torch.Size) -> torch.Size:
+    """The shape to which these broadcast, if there is room for it."""
+    shape = broadcast(*shapes)
+    check_room("an operation entry by entry", shape.numel(), run.room + sum(each.numel() for each in shapes))
+    return shape
+
+
 class TimesInput(Op):
     """Multiplication by a tensor of integers computed from the inputs, such as a mask."""
 
     def forward(self, run: Run, signal: Signal, factor: Tensor) -> Signal:
         factor = as_integers(factor, "multiplied", signal)
-        shape = broadcast(signal.shape, factor.shape)
+        shape = _met(run, signal.shape, factor.shape)
+        if len(shape) > len(signal.shape):
+            signal = signal.map(lambda x: x.expand(shape))
         largest = float(factor.abs().max())
         # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
         train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
@@ -54,6 +64,9 @@ class DividedByInput(Op):
         divisor = as_integers(divisor, "divided", signal)
         if not bool((divisor > 0).all()):
             raise InputError(f"a spiking tensor is divided by {float(divisor.min()):g}; lengths must be at least 1")
+        shape = _met(run, signal.shape, divisor.shape)
+        if shape != signal.shape:
+            signal = signal.map(lambda x: x.expand(shape))
         # Shaped like the signal from here on, so that every later rearrangement can be applied to it.
         if divisor.dim() > 0:
             divisor = divisor.reshape([1] * (len(signal.shape) - divisor.dim()) + [*divisor.shape])
@@ -61,9 +74,8 @@ class DividedByInput(Op):
 
     def follow(self, follower: Follower, signal: Abstract, divisor: Any) -> Abstract:
         shape, samples = follower.together(signal, divisor)
-        if shape != signal.shape:
-            raise follower.unprovable("divides by a tensor of more entries than there are")
-        return replace(signal, samples=samples)
+        train = signal.train or Train()
+        return follower.signal(shape, samples, train.steps, train.unit, train.real)
 
 
 NOT_INTEGERS = (
@@ -85,7 +97,7 @@ class Add(Op):
 
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         a, b = a.with_common_divisor(b)
-        shape = broadcast(a.shape, b.shape)
+        shape = _met(run, a.shape, b.shape)
         drives = [without_repeats(drive) for drive in (a.drive, b.drive) if drive is not None]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
         raw = a.is_raw and b.is_raw

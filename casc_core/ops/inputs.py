@@ -11,7 +11,7 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.float64 import in_float64
 from casc_core.function_rules import followed
-from casc_core.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call
+from casc_core.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made
 from casc_core.numerics import INPUT_REACH, largest
 from casc_core.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
 from casc_core.ops.op import Op
@@ -31,7 +31,9 @@ class Call(Op):
 
     def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
         with in_float64() if run.numerics.is_float64 else nullcontext():
-            return call(self.settings["function"], run.room, args, kwargs)
+            result = call(self.settings["function"], run.room, args, kwargs)
+        run.made = count_made(run.made, result, run.room)
+        return result
 
     def follow(self, follower: Follower, *args: Any, **kwargs: Any) -> Any:
         return followed(follower, self.settings["function"], args, kwargs)

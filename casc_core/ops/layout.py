@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casc_core.conditions import expect_parts
 from casc_core.function_rules import follow_join, followed
-from casc_core.functions import FUNCTIONS, LAYOUT, foreseen
+from casc_core.functions import FUNCTIONS, LAYOUT, check_room, foreseen
 from casc_core.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.ops.op import Op
 from casc_core.recorder import spikes_per_step
@@ -91,6 +91,7 @@ class Join(Op):
         self.join: Callable[..., Tensor] = torch.stack if stack else joined
 
     def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
+        check_room("a concatenation", sum(signal.shape.numel() for signal in signals), run.room)
         dim = dim - len(signals[0].shape) - self.settings["stack"] if dim >= 0 else dim
         common, divisor = self._over_one_divisor(signals, dim)
         steps = max(signal.steps for signal in common)

@@ -31,7 +31,10 @@ def _neurons(low: Lowering, module: CQReLU, x: Any) -> SignalValue:
     thresholds = check_thresholds(threshold.detach()).double()
     nothing = torch.zeros_like(thresholds)
     x = unrounded(low, x)
-    if isinstance(x.origin, (Mapped, Channels)) and not x.form.is_exact:
+    if isinstance(x.origin, Mapped) and len(x.origin.weight) != len(thresholds):
+        raise low.refuse(f"it is for {len(thresholds)} channels, and what it reads has {len(x.origin.weight)}")
+    is_short = bool((thresholds * 2.0**THRESHOLD_BITS % 1 == 0).all())
+    if isinstance(x.origin, (Mapped, Channels)) and not x.form.is_exact and not is_short:
         # Divided into the currents, and so into the weights that they come from.
         x = normalised(low, x, 1.0 / thresholds, nothing, nothing)
         spikes = neurons(low, x, 1.0, name, module.half_step)

@@ -72,9 +72,11 @@ def _einsum(low: Lowering, equation: Any, *operands: Any) -> SignalValue:
         raise low.refuse("only equations of letters alone, of one or two operands, with a '->', can be taken apart")
     given, wanted = equation.replace(" ", "").split("->")
     letters = given.split(",")
-    place = next(index for index, value in enumerate(operands) if isinstance(value, SignalValue))
+    place = next((index for index, value in enumerate(operands) if isinstance(value, SignalValue)), None)
+    if place is None:  # an input, beside a constant
+        place = next((index for index, value in enumerate(operands) if known(low, value) is None), 0)
     own = letters.pop(place)
-    x, weight = operands[place], None
+    x, weight = low.signal(operands[place]), None
     if letters:
         weight = known(low, operands[1 - place])
         if weight is None:

@@ -298,3 +298,38 @@ def test_an_offset_is_not_rounded_to_the_grid_of_the_number_that_it_is_added_to(
     ann = casc_core.prepare(Model().eval(), q=Q).eval()
     x = torch.arange(12.0).reshape(4, 3) / 16
     assert torch.equal(casc_core.convert(ann)(x), ann(x).detach())
+
+
+class Spread(nn.Module):
+    """Spikes meet whole numbers of more entries, or of more dimensions, than they have."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.c, self.a, self.b, self.inner = nn.Linear(6, 4), CQReLU(Q), CQReLU(Q), forward
+        for parameter in self.parameters():
+            parameter.data = (parameter.data * 8).round() / 8
+
+    def forward(self, x, n):
+        return self.inner(self, self.a(self.c(x)), n)
+
+
+SPREADS = {
+    "divided": lambda s, y, n: y.sum(1, keepdim=True) / n[:, None].expand(5, 4),
+    "divided in more dimensions": lambda s, y, n: y / n.view(5, 1, 1),
+    "divided, then neurons": lambda s, y, n: s.b(y.sum(1, keepdim=True) / n[:, None].expand(5, 4) - 0.25),
+    "divided, then a maximum": lambda s, y, n: (y.sum(1, keepdim=True) / n[:, None].expand(5, 4)).amax(1, keepdim=True),
+    "multiplied in more dimensions": lambda s, y, n: (y * (n > 1).view(5, 1, 1)).sum(0),
+    "a current multiplied": lambda s, y, n: s.b((y - 0.5) * n.view(5, 1, 1)).sum(0),
+}
+
+
+@pytest.mark.parametrize("forward", SPREADS.values(), ids=SPREADS)
+def test_numbers_from_the_inputs_may_spread_a_signal(forward):
+    torch.manual_seed(2)
+    model = Spread(forward).eval()
+    x, n = torch.randint(-128, 256, (5, 6)) / 64, torch.tensor([1, 2, 4, 8, 2])
+    snn = casc_core.convert(model, adapter="cnn")
+    with torch.no_grad():
+        expected = copy.deepcopy(model).double()(x.double(), n)
+    torch.testing.assert_close(snn.reference(x, n).double(), expected, rtol=1e-6, atol=1e-6)
+    assert casc_core.verify(snn, x, n).exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -202,3 +203,34 @@ def test_calibration_changes_its_own_populations_and_leaves_them_sealed():
     op_with(calibrated, "charge").charge.zero_()
     with pytest.raises(ConfigError, match="'charge' has been edited"):
         calibrated.simulate(IMAGES, T=4)
+
+
+def test_what_a_network_is_made_of_cannot_be_replaced():
+    def scaled(snn):
+        given, program = next(iter(snn.programs.items()))
+        snn.programs[given] = dataclasses.replace(program, scale=2 * program.scale)
+
+    def with_another_layer(snn):
+        snn.ops[len(snn.ops) - 1] = network().operations()[-1]
+
+    def under_another_schedule(snn):
+        snn.settings = dataclasses.replace(snn.settings, schedule=casc_core.WakeSleep(3, 3))
+
+    for edit in (scaled, with_another_layer, under_another_schedule):
+        snn = network()
+        snn.reference(IMAGES)
+        edit(snn)
+        for call in (snn, snn.reference, lambda x, snn=snn: casc_core.verify(snn, x)):
+            with pytest.raises(ConfigError, match="have been replaced"):
+                call(IMAGES)
+
+
+def test_a_network_trained_on_is_not_what_was_converted():
+    snn = network()
+    assert casc_core.verify(snn, IMAGES).exact
+    with torch.no_grad():
+        next(snn.ann.parameters()).add_(0)
+        assert casc_core.verify(snn, IMAGES).exact
+        next(snn.ann.parameters())[0] += 1
+    with pytest.raises(ConfigError, match="has been trained or edited since"):
+        casc_core.verify(snn, IMAGES)

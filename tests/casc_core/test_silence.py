@@ -137,3 +137,57 @@ def test_the_last_spike_of_each_sample():
     for nobody_s in (Mixed("it is so"), None):
         assert last_spike(train, nobody_s, 3).tolist() == [4, 4, 4]
     assert last_spike(train[:0], Axis(0), 4).tolist() == [0, 0, 0, 0]
+
+
+class Shared(nn.Module):
+    """A table that all samples share comes before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 12), casc_core.CQReLU(q=4), nn.Linear(12, 5)
+
+    def forward(self, table, x):
+        return self.b(self.act(self.a(x) + self.a(table).mean(0)))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5])
+def test_a_shared_input_counts_no_samples(rows):
+    torch.manual_seed(0)
+    snn, x = casc_core.convert(Shared()), torch.randn(4, 4) * WAITING[:4, None]
+    table = torch.randn(rows, 4)
+    alone = [int(snn.simulate(table, row[None]).silent_at) for row in x]
+    assert snn.simulate(table, x).silent_at.tolist() == alone
+    assert casc_core.verify(snn, table, x).exact
+    assert casc_core.analyse(snn, [(table, x, torch.zeros(4, dtype=torch.long))]).samples == 4
+
+
+class Sides(nn.Module):
+    """Meets a grid made in the forward, whose sides are as long as the batch."""
+
+    def __init__(self, grid):
+        super().__init__()
+        self.c, self.d, self.act, self.act2 = (
+            nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 2, 3, padding=1), casc_core.CQReLU(q=4), casc_core.CQReLU(q=4)
+        )  # fmt: skip
+        self.grid = grid
+
+    def forward(self, x):
+        return self.act2(self.d(self.grid(self.act(self.c(x))))).sum((2, 3))
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        lambda y: F.pad(y, (1, 1, 0, 0), value=0.5),
+        lambda y: y + torch.arange(6).expand(6, 6),
+        lambda y: y + torch.ones(y.shape[-2], y.shape[-1]) * 2,
+        lambda y: torch.where((torch.arange(6) > 3).expand(6, 6), y, 0.5),
+    ],
+)
+def test_a_side_as_long_as_the_batch_is_no_batch(grid):
+    torch.manual_seed(4)
+    snn = casc_core.convert(Sides(grid))
+    images = torch.randn(6, 2, 6, 6) * torch.tensor([4.0, 0.0, 1.0, 0.25, 2.0, 0.5])[:, None, None, None]
+    alone = [int(snn.simulate(image[None]).silent_at) for image in images]
+    assert snn.simulate(images).silent_at.tolist() == alone
+    assert len(set(alone)) > 1
