@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -77,15 +78,28 @@ def read_whole(path: Path) -> str:
         raise StorageError(f"cannot read {path}: {error}") from error
 
 
+# Larger than any network that one machine runs; what a sparse file claims costs nothing.
+_LARGEST_FILE = 4 * 2**30
+
+
 def read_bytes(path: Path) -> bytes:
-    """What `path` holds.
+    """What `path` holds, if it is a file: a device or a pipe would be read for ever.
 
     Raises:
-        StorageError: no such file, or it cannot be read.
+        StorageError: no such file, or it cannot be read, or has more bytes than there is memory for.
     """
     try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise StorageError(f"cannot read {path}: it is no regular file")
+            if about.st_size > _LARGEST_FILE:
+                raise StorageError(f"cannot read {path}: {about.st_size:,} bytes are too many")
+            return file.read()
+    except StorageError:
+        raise
+    except (OSError, ValueError, MemoryError) as error:
         raise _cannot_read(path, error) from error
 
 

@@ -22,7 +22,14 @@ def refuse_changes_in_place(model: nn.Module, graph: fx.Graph) -> None:
     for node in graph.nodes:
         if not _in_place(model, node) or not node.args or not isinstance(node.args[0], fx.Node):
             continue
-        for other in _sharing(model, node.args[0], node):
+        shared = _sharing(model, node.args[0], node)
+        if any(each.op == "get_attr" and not str(each.target).startswith("_tensor_constant") for each in shared):
+            raise ConversionError(
+                f"the forward of {type(model).__name__} writes to its own weights or buffers: constrain weights after each "
+                "step of the optimiser, or as a parametrization (torch.nn.utils.parametrize)\n"
+                f"  at {node.meta.get('line', '?')}"
+            )
+        for other in shared:
             if any(order[user] > order[node] for user in other.users):
                 raise ConversionError(
                     f"the forward of {type(model).__name__} changes a tensor in place and then reads it again by another "

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -310,6 +311,14 @@ class Lowering:
         unreadable = next((value for value in (*args, *kwargs.values()) if isinstance(value, Unreadable)), None)
         if unreadable is not None:
             raise self.refuse(unreadable.why)
+        if node.target is operator.getitem and isinstance(args[0], InputValue) and isinstance(args[1], str):
+            raise self.refuse(
+                f"it takes {args[1]!r} out of an input, which is then no tensor: give each tensor as an argument of its "
+                "own, as by\n"
+                "  class Wrapped(torch.nn.Module):\n"
+                "      def __init__(self, model): super().__init__(); self.model = model\n"
+                f"      def forward(self, {args[1]}): return self.model({{{args[1]!r}: {args[1]}}})"
+            )
         method = node.op == "call_method"
         signals = _any_leaf((args, kwargs), lambda leaf: isinstance(leaf, (SignalValue, PartsValue)))
         name = name_of(node.target, method)

@@ -86,6 +86,10 @@ def observed(
             if float64:
                 network = network.double()
                 inputs, named = widened(inputs, named)
+            else:  # the conversion takes any floating-point type
+                own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
+                inputs = tuple(_as_type(value, own) for value in inputs)
+                named = {name: _as_type(value, own) for name, value in named.items()}
             logits = network(*inputs, **named)
     except CascError:
         raise
@@ -101,6 +105,10 @@ def observed(
             f"the network that was converted returns a {type(logits).__name__}; it must return its logits"
         )
     return logits
+
+
+def _as_type(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _cloned(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -278,7 +279,15 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
             "only training uses (auxiliary classifiers: aux_logits=False)"
         )
     activations = _activations(graph, inputs)
+    blocked = next((node for node in (*graph.nodes, *trained.nodes) if "in_block" in node.meta), None)
+    if blocked is not None:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} runs in part under torch.no_grad() or torch.autocast() and calls an "
+            "activation as a function: a traced copy would leave the block out. Use nn.ReLU() modules, or put the block "
+            f"around the call of the model\n  at {blocked.meta.get('line', '?')}"
+        )
     result = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    _with_own_names(result, model)
     for node, counterpart in zip(list(result.graph.nodes), trained.nodes, strict=True):
         node.type = None  # annotations kept as strings could not be pickled with it
         module: nn.Module | None = None
@@ -297,7 +306,43 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         node.replace_all_uses_with(call)
         result.graph.erase_node(node)
     result.recompile()
-    return result.train(model.training)
+    _carry_over(model, result)
+    return result
+
+
+def _carry_over(model: nn.Module, copied: fx.GraphModule) -> None:
+    """Modes stay as they were, and so does what the forward does not call: a checkpoint holds it."""
+    copied.training = model.training
+    for name, module in model.named_modules():
+        parent, _, child = name.rpartition(".")
+        there = dict(copied.named_modules())
+        if name in there:
+            there[name].training = module.training
+        elif parent in there:
+            there[parent].add_module(child, module)
+    there = dict(copied.named_modules())
+    for name, parameter in model.named_parameters():
+        parent, _, child = name.rpartition(".")
+        if child not in there[parent]._parameters:
+            there[parent].register_parameter(child, parameter)
+    kept = {
+        name
+        for module, prefix in ((m, n) for n, m in model.named_modules())
+        for name in (f"{prefix}.{each}" if prefix else each for each in module._non_persistent_buffers_set)
+    }
+    for name, buffer in model.named_buffers():
+        parent, _, child = name.rpartition(".")
+        if child not in there[parent]._buffers:
+            there[parent].register_buffer(child, buffer, persistent=name not in kept)
+
+
+def _with_own_names(copied: fx.GraphModule, model: nn.Module) -> None:
+    """Arguments that were held while tracing have their own names again: fx numbers them."""
+    own = arguments_of(model)
+    for node in copied.graph.nodes:
+        name = re.sub(r"_\d+$", "", str(node.target))
+        if node.op == "placeholder" and node.target not in own and name in own:
+            node.target = name
 
 
 def _in_mode(model: nn.Module, training: bool, rules: RuleTable) -> list[fx.Graph | ConversionError]:

@@ -9,7 +9,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from types import FrameType
@@ -22,6 +21,7 @@ from casc_core.causes import explained, wrapper
 from casc_core.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 from casc_core.in_place import refuse_changes_in_place
+from casc_core.own_state import as_before, refusal_of_setting, tensors_for_proxies
 from casc_core.patterns import OPERATIONS, rearrange, reduce
 from casc_core.randomness import RANDOM, NothingRandom, other_generators
 
@@ -50,6 +50,7 @@ class Tracer(fx.Tracer):
             self._autowrap_search.append(einops)
             self._autowrap_function_ids |= {id(getattr(einops, name)) for name in OPERATIONS}
         self.is_leaf = is_leaf
+        self.begun_under = _blocks()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
@@ -57,6 +58,8 @@ class Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         node.meta["line"], node.meta["augmented"] = user_line(), _augmented()
+        if _blocks() != self.begun_under:
+            node.meta["in_block"] = True
         return node
 
     def create_proxy(
@@ -109,6 +112,11 @@ class Tracer(fx.Tracer):
 
 class Proxy(fx.Proxy):
     """The stand-in for a tensor while a forward is traced."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise refusal_of_setting(name)
+        super().__setattr__(name, value)
 
     def __iter__(self) -> Iterator[fx.Proxy]:
         frame, tracer = sys._getframe(1), self.tracer
@@ -176,6 +184,12 @@ def _augmented() -> bool:
 _INPLACE_ARGUMENTS = range(13, 26)  # CPython's NB_INPLACE_ADD .. NB_INPLACE_XOR
 
 
+def _blocks() -> tuple[bool, ...]:
+    """What `torch.no_grad`, `inference_mode` and `autocast` have set."""
+    casts = (torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *casts)
+
+
 def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping[str, Any] | None = None) -> fx.Graph:
     """The graph of `model.forward`, with the arguments in `fixed` held at those values.
 
@@ -184,8 +198,12 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     """
     tracer, others = Tracer(is_leaf), other_generators()
     try:
-        with _as_before(model), NothingRandom(_random):
+        # Gradients as in the mode that is traced: evaluation has none.
+        grads = torch.set_grad_enabled(model.training)
+        with grads, tensors_for_proxies(), as_before(model) as changed, NothingRandom(_random):
+            tracer.begun_under = _blocks()
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
+            written = changed({str(node.target) for node in graph.nodes if node.op == "get_attr"})
         for tensor, name in tracer.tensor_attrs.items():
             if name.startswith(_CONSTANT):  # fx keeps tensors there that the graph reads
                 setattr(model, name, tensor)
@@ -193,6 +211,11 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         raise
     except Exception as error:
         raise explained(error, type(model).__name__, _frames_of(error)) from error
+    if written is not None:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} changes its own {written!r}, so that its answer may differ at the "
+            "next call: change it outside the forward, or only while training (`if self.training:`)"
+        )
     if other_generators() != others:
         raise ConversionError(
             f"the forward of {type(model).__name__} draws a number with Python's or NumPy's generator: {RANDOM}"
@@ -225,19 +248,6 @@ def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:
         if new.op != old.op or str(new.target) != str(old.target):
             return
         new.meta |= {key: old.meta[key] for key in ("line", "nn_module_stack") if key in old.meta}
-
-
-@contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward leaves in its modules (`self.features = x`, a dict as a cache): no proxy may stay behind."""
-    holders = [holder for module in model.modules() for holder in (vars(module), *vars(module).values())]
-    kept = [(holder, holder.copy()) for holder in holders if isinstance(holder, (dict, list))]
-    try:
-        yield
-    finally:
-        for holder, before in kept:
-            holder.clear()
-            holder.update(before) if isinstance(holder, dict) else holder.extend(before)
 
 
 def _random(what: str) -> ConversionError:

@@ -134,6 +134,9 @@ class EquivalenceReport:
         first = self.first_divergence
         if first is not None:
             lines.append(f"first divergence: layer {first.name!r}, neuron {first.first}")
+        idle = [name for name, layer in self.layers.items() if len(layer.silent_at) and not layer.silent_at.any()]
+        if idle:
+            lines.append(f"no neuron of {', '.join(idle)} spikes for these inputs: in them, nothing else was compared")
         if self.note:
             lines.append(self.note)
         if self.lowering is None or self.grid is None or self.float32 is None:

@@ -75,6 +75,11 @@ def read_text(folder: Path, text: str, T: int | None = None) -> Reading:
     inputs = torch.tensor([tokens]), torch.tensor([len(tokens)])
     recorder = Recorder(keep_trains=True)
     simulation = snn.simulate_recorded(inputs, {}, T, recorder)
+    if simulation.logits.dim() != 3 or simulation.logits.shape[-1] != len(classes):
+        raise StorageError(
+            f"{folder}: its network gives {list(simulation.logits.shape[2:])} scores, its classifier has {len(classes)} "
+            "classes: they are of two trainings; run the recipe again"
+        )
     return Reading(
         text,
         tokenizer.words(tokens),

@@ -15,7 +15,7 @@ from casc_core.errors import InputError
 from casc_core.functions import check_room
 from casc_core.numerics import whole_type
 from casc_core.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
-from casc_core.ops.op import Op
+from casc_core.ops.op import Op, entries
 from casc_core.run import Run
 from casc_core.samples import Abstract, Follower, Train
 from casc_core.signal import Signal
@@ -132,6 +132,9 @@ class Interpolate(Op):
         follower.note(outputs)
         samples = follower.apart(signal, range(-dims, 0))
         return follower.signal([*signal.shape[:2], *outputs], samples, train.steps, 8, train.real)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return 24 * entries(signals[-1])  # two products and their sum
 
     @property
     def _divides(self) -> bool:

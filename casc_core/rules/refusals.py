@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -81,3 +83,16 @@ RULES.refuse(
 RULES.refuse(_PACKED, nn.utils.rnn.pack_padded_sequence, nn.utils.rnn.pad_packed_sequence, nn.utils.rnn.pack_sequence)
 RULES.refuse("a loop over cells hides the recurrence; use nn.RNN (or casc_seq.RNN) over the whole sequence", nn.RNNCell)
 RULES.refuse("use nn.Embedding followed by a sum or a mean over the tokens", nn.EmbeddingBag, F.embedding_bag)
+RULES.refuse(
+    "it gives places, which do not travel as spikes; return the logits and apply it to the converted network's output",
+    torch.argmax, "argmax", torch.argmin, "argmin", torch.topk, "topk", torch.sort, "sort", torch.argsort, "argsort",
+)  # fmt: skip
+RULES.refuse(
+    "write it as relu(x) + relu(-x), then prepare and train", torch.abs, "abs", "abs_", torch.absolute, "absolute"
+)
+RULES.refuse(
+    "a power of spikes is a product of spiking tensors, which is not affine; remove it",
+    torch.pow, "pow", torch.square, "square", operator.pow,
+)  # fmt: skip
+RULES.refuse(_NORM, torch.std, "std", torch.var, "var", torch.var_mean, torch.std_mean)
+RULES.refuse("it multiplies two activations, which is not affine; take one without the product", nn.GLU, F.glu)

@@ -14,7 +14,7 @@ import pytest
 
 import casc_core
 from casc_core import StorageError
-from casc_core.files import LOCK, has_file, read_whole, sole_use, whole_folder, write_whole
+from casc_core.files import LOCK, has_file, read_bytes, read_whole, sole_use, whole_folder, write_whole
 
 
 @pytest.mark.parametrize("content", ["a\r\nb\n", "žluťoučký", b"\x00\xff", ""])
@@ -152,7 +152,7 @@ def test_a_file_whose_write_was_killed_is_swept_and_what_is_being_written_is_not
 
 
 HOLD = """
-from casc_core.files import LOCK, has_file, read_whole, sole_use, whole_folder, write_whole
+from casc_core.files import LOCK, has_file, read_bytes, read_whole, sole_use, whole_folder, write_whole
 with sole_use(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -194,3 +194,17 @@ def test_a_circle_of_links_and_a_folder_that_cannot_be_read_are_one_line(tmp_pat
 def test_a_path_that_no_system_has(tmp_path):
     with pytest.raises(StorageError, match=r"cannot read|holds no"):
         casc_core.load(f"{tmp_path}/\x00")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "larger than memory"])
+def test_what_is_no_file_to_read_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "network.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 40 * 2**30)
+    with pytest.raises(StorageError, match="no regular file|are too many"):
+        read_bytes(path)
