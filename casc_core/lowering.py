@@ -52,6 +52,12 @@ LOOKED_INTO: tuple[type[nn.Module], ...] = (
 """Modules that can also be written as a function of their parameters: a forward of one's own is traced through."""
 
 
+def _has_own_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether `module` computes otherwise than the type whose rule it would take: what torch's forwards call counts too."""
+    names = [name for name in ("forward", "_conv_forward", "_output_padding") if hasattr(kind, name)]
+    return any(getattr(type(module), name) is not getattr(kind, name) for name in names)
+
+
 @dataclass
 class RuleTable:
     """What each operation becomes.
@@ -92,7 +98,7 @@ class RuleTable:
     def is_leaf(self, module: nn.Module) -> bool:
         """Whether `module` is one operation to the tracer: it has a rule or is refused, and is not to be looked into."""
         kind = next((kind for kind in type(module).__mro__ if kind in self.modules or kind in self.refused), None)
-        return kind is not None and not (kind in LOOKED_INTO and type(module).forward is not kind.forward)
+        return kind is not None and not (kind in LOOKED_INTO and _has_own_forward(module, kind))
 
     def find_module(self, module: nn.Module) -> Rule | None:
         """The rule of `module`'s type or nearest parent type."""
@@ -107,7 +113,7 @@ class RuleTable:
                 return self.refused[kind]
             if kind in self.modules:
                 # A rule speaks for the forward it was written for, and for no other.
-                own = type(target).forward is not kind.forward and kind not in LOOKED_INTO
+                own = _has_own_forward(target, kind) and kind not in LOOKED_INTO
                 return f"it overrides the forward of {kind.__name__}; hold one instead of inheriting" if own else None
         return None
 

@@ -99,6 +99,7 @@ def prepare(
         ways = each_way(evaluated, lambda module: rules.is_leaf(module) or is_replaced(module))
         apart = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
         _replace_modules(prepared, replacements, q, threshold, apart)
+        _require_same_forward(prepared, ways, each_way(copy.deepcopy(prepared).eval(), rules.is_leaf))
         prepared = _without_functional_activations(prepared, chosen, q, threshold)
     if trainable_threshold:
         _train_thresholds(prepared)
@@ -117,6 +118,18 @@ def require_module(model: Any, wanted: str) -> None:
     hint = "; take its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
     hint = f", the class; make one: {model.__name__}(...)" if isinstance(model, type) else hint
     raise ConfigError(f"{wanted} torch.nn.Module; got {getattr(model, '__name__', type(model).__name__)}{hint}")
+
+
+def _require_same_forward(
+    model: nn.Module, before: list[fx.Graph | ConversionError], after: list[fx.Graph | ConversionError]
+) -> None:
+    """Refuse a forward that does something else now that its activations are CQReLU modules."""
+    for one, other in zip(before, after, strict=True):
+        if isinstance(one, fx.Graph) and isinstance(other, fx.Graph) and _signatures(one) != _signatures(other):
+            raise ConversionError(
+                f"the forward of {type(model).__name__} asks for the type of an activation, such as isinstance(m, nn.ReLU), "
+                "which is another in the prepared copy: ask for its name or its place instead"
+            )
 
 
 def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:

@@ -146,6 +146,9 @@ class Signal:
         drive = self.drive
         if bool((factor == 1).all()):
             return self
+        if factor.dim() > len(self.shape):  # or its dimensions would meet the steps
+            shape = broadcast(self.shape, factor.shape)
+            return self.map(lambda x: x.expand(shape)).times(factor)
         return replace(
             self,
             flow=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it

@@ -72,6 +72,8 @@ def save(snn: SpikingModel, folder: str | Path) -> None:
 def _path(folder: str | Path) -> Path:
     if not isinstance(folder, (str, os.PathLike)):
         raise StorageError(f"a network is kept in a folder, named by a string or a path; got {folder!r}")
+    if "\0" in os.fspath(folder):
+        raise StorageError(f"no folder can be named {folder!r}")
     return Path(folder)
 
 

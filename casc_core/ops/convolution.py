@@ -125,6 +125,8 @@ class Convolution(AffineMap):
         train = signal.train or Train()
         outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
         size = self.geometry.output_size(*self._spread_size(signal.shape))
+        room = follower.room + signal.shape[0] * max(outputs, self.channels) * math.prod(signal.shape[2:])
+        check_room(self.settings["name"], signal.shape[0] * outputs * math.prod(size), room)
         shape = [signal.shape[0], outputs, *size[2 - self.settings["dims"] :]]
         samples = follower.apart(signal, range(1, len(signal.shape)))
         if self.weight is None:

@@ -12,7 +12,7 @@ from casc_core.activation import CQReLU, check_threshold, check_thresholds
 from casc_core.lowering import Lowering
 from casc_core.numerics import binade
 from casc_core.ops import Fire
-from casc_core.rules.affine import EXACT_BITS, common_denominator, rescaled
+from casc_core.rules.affine import EXACT_BITS, LARGEST_DENOMINATOR, common_denominator, rescaled
 from casc_core.rules.normalisation import by_channel, normalised
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Form, Mapped, SignalValue
@@ -70,14 +70,14 @@ def neurons(low: Lowering, x: SignalValue, threshold: float | Tensor, name: str,
 
 
 def _on_binary_scale(low: Lowering, x: SignalValue, threshold: Fraction) -> SignalValue:
-    """`x`, if no weights have been rounded on its way, on a scale in which the threshold is a binary fraction.
+    """`x` on a scale in which the threshold is a binary fraction, where a whole factor does that, or nothing was rounded.
 
     Of spikes that are worth 2/9 it takes 27/8 to reach 3/4; of those that are worth 3/4 it takes 8/3 to reach 2, which no
     binary fraction is, so they are counted in units of 1.
     """
     parts = (threshold / x.form.scale).denominator
-    is_input = x.form.exponent is None
-    if not (x.form.is_exact or is_input) or parts & (parts - 1) == 0:
+    is_short = parts <= LARGEST_DENOMINATOR and not isinstance(x.origin, Mapped)
+    if not (x.form.is_exact or is_short) or parts & (parts - 1) == 0:
         return x
     return rescaled(low, x, Fraction(1, common_denominator([x.form.scale])), EXACT_BITS)
 

@@ -155,3 +155,42 @@ def test_a_traced_copy_keeps_modes_keys_and_names():
 def test_a_dictionary_of_inputs_is_refused_before_the_training():
     with pytest.raises(ConversionError, match=r"takes 'x' out of an input(.|\n)*class Wrapped"):
         casc_core.prepare(Net(lambda self, batch: self.d(self.relu(self.c(batch["x"])))), q=4)
+
+
+def test_a_forward_that_asks_for_the_type_of_an_activation_is_refused():
+    class Taps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.fc = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), nn.Linear(4, 2)
+
+        def forward(self, x):
+            for module in self.features:
+                x = module(x)
+                if isinstance(module, nn.ReLU):
+                    x = x + 1
+            return self.fc(x)
+
+    with pytest.raises(ConversionError, match="asks for the type of an activation"):
+        casc_core.prepare(Taps(), q=4)
+
+
+class Doubled(nn.Conv2d):
+    """Weights standardised, masked or doubled are often written so."""
+
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight * 2, bias)
+
+
+class Wider(nn.ConvTranspose2d):
+    def _output_padding(self, *args, **kwargs):
+        return [1, 1]
+
+
+@pytest.mark.parametrize("layer", [Doubled(3, 4, 3, padding=1), Wider(3, 4, 3, stride=2)])
+def test_a_layer_with_a_part_of_its_own_is_looked_into_or_refused(layer):
+    model = nn.Sequential(layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    try:
+        ann = casc_core.prepare(model, q=4).eval()
+    except ConversionError:
+        return
+    assert casc_core.verify(casc_core.convert(ann), IMAGES).exact
