@@ -127,7 +127,7 @@ def _require_same_forward(
     for one, other in zip(before, after, strict=True):
         if isinstance(one, fx.Graph) and isinstance(other, fx.Graph) and _signatures(one) != _signatures(other):
             raise ConversionError(
-                f"the forward of {type(model).__name__} asks for the type of an activation, such as isinstance(m, nn.ReLU), "
+                f"the forward of {type(model).__name__} asks for the type of an activation, as by isinstance(m, nn.ReLU), "
                 "which is another in the prepared copy: ask for its name or its place instead"
             )
 
