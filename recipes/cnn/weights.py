@@ -75,12 +75,19 @@ def file_digest(file: Path) -> str:
     return digest.hexdigest()
 
 
+# What torch's reader raises of a file that holds no weights, which may be anything that it stumbles over.
+_UNREADABLE = (
+    OSError, SafetensorError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+
+
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = str(error).split("\n")[0]
         raise DataError(
             f"{file} cannot be read as weights ({reason}); pass a state_dict, .pth or .safetensors"

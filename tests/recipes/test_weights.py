@@ -56,6 +56,7 @@ def test_safetensors_are_read_and_a_last_layer_of_other_classes_is_kept(tmp_path
         ({"weights": 3}, "holds no state_dict"),
         (network(), "cannot be read as weights"),
         (b"no file of torch", "cannot be read as weights"),
+        (b"root:x:0:0:root:/root:/bin/bash", "cannot be read as weights"),
         (b"", "cannot be read as weights"),
         (None, "cannot be read as weights"),
     ],
