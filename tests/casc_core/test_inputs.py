@@ -92,7 +92,7 @@ def test_what_can_be_read_is_taken(network, kind):
 
 def test_a_batch_that_does_not_fit_beside_another_input():
     snn, x, more = NETWORKS["texts"]
-    with pytest.raises(InputError, match="it cannot be applied to what this input gives"):
+    with pytest.raises(InputError, match="shapes do not broadcast"):
         snn(torch.cat([x] * 3), *more)
     assert snn(torch.cat([x] * 3), torch.cat([*more] * 3)).shape == (6, 3)
 
