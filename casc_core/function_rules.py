@@ -32,7 +32,7 @@ def followed(follower: Follower, name: str, args: Sequence[Any], kwargs: dict[st
         result = call(name, follower.room, tuple(args), kwargs)
         follower.made = count_made(follower.made, result, follower.room)
         return result
-    if there[0] is args[0]:
+    if args and there[0] is args[0]:
         given, named = (map_leaves(value, _like) for value in (tuple(args[1:]), kwargs))
         foreseen(name, follower.room, there[0].shape, given, named)
     return _RULES[name.rpartition(".")[2]](follower, FUNCTIONS[name], *args, **kwargs)

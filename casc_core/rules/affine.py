@@ -141,7 +141,15 @@ def snapped_map(
     driven = bias is not None or fine is not None
     is_exact = form.is_exact and unrounded and fine is None
     driven_on = drive_exponent if driven else None
-    result = Form(Fraction(1), out_exponent, driven_on, drive_reach, is_exact, is_divided=form.is_divided)
+    result = Form(
+        Fraction(1),
+        out_exponent,
+        driven_on,
+        drive_reach,
+        is_exact,
+        is_summed=form.is_summed,
+        is_divided=form.is_divided,
+    )
     return SnappedMap(
         snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result
     )
