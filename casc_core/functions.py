@@ -71,7 +71,7 @@ _READ: dict[type, frozenset[str]] = {
     torch.dtype: frozenset(("is_floating_point", "itemsize")),
 }
 """What it may read of what is computed from its inputs."""
-_FIELDS = ("values", "indices")
+FIELDS = ("values", "indices")
 DTYPES: Mapping[str, torch.dtype] = {
     str(kind).removeprefix("torch."): kind
     for kind in (
@@ -88,13 +88,13 @@ _LONGEST_SEQUENCE = 2**12
 
 def may_read(name: str) -> bool:
     """Whether a network may read an attribute of this name of anything that is computed from its inputs."""
-    return name in _FIELDS or any(name in known for known in _READ.values())
+    return name in FIELDS or any(name in known for known in _READ.values())
 
 
 def _read(value: Any, name: str) -> Any:
     """An attribute of a tensor, a device or a type; or one of the two parts of what `max` and `sort` return."""
-    if isinstance(value, tuple) and name in _FIELDS and len(value) == len(_FIELDS):
-        return value[_FIELDS.index(name)]
+    if isinstance(value, tuple) and name in FIELDS and len(value) == len(FIELDS):
+        return value[FIELDS.index(name)]
     for kind, known in _READ.items():
         if isinstance(value, kind) and name in known:
             return getattr(value, name)

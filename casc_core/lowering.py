@@ -25,7 +25,7 @@ from casc_core.conditions import expect
 from casc_core.dataflow import reading_inputs
 from casc_core.errors import CascError, ConversionError
 from casc_core.float64 import in_float64
-from casc_core.functions import LAYOUT, filled_with, may_read, name_of
+from casc_core.functions import FIELDS, LAYOUT, filled_with, may_read, name_of
 from casc_core.leaves import map_leaves
 from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, Numerics, snapped, stored
 from casc_core.ops import Call, Constant, Embed, Encode, Op, Silence
@@ -43,7 +43,6 @@ RuleT = TypeVar("RuleT", bound=Rule)
 
 
 # Of what a maximum and a sort return.
-FIELDS = ("values", "indices")
 
 LOOKED_INTO: tuple[type[nn.Module], ...] = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d,

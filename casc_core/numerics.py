@@ -175,9 +175,23 @@ def snapped(numerics: Numerics, x: Tensor, bits: int | None) -> tuple[Tensor, in
     """
     exponent = numerics.weight_exponent(x, bits=bits)
     on = numerics.snap(x, exponent)
-    while bool(on.any()) and bool((on * 2.0 ** -(exponent + 1) % 1 == 0).all()):
+    return on, coarsest(on, exponent)
+
+
+def coarsest(x: Tensor, exponent: int) -> int:
+    """The exponent of the coarsest grid that numbers on that of `exponent` are on.
+
+    >>> coarsest(torch.tensor([0.5, -3.0]), -16)
+    -1
+    """
+    while bool(x.any()) and is_on(x, exponent + 1):
         exponent += 1
-    return on, exponent
+    return exponent
+
+
+def is_on(x: Tensor, exponent: int) -> bool:
+    """Whether every entry is a multiple of `2**exponent`."""
+    return bool((x * 2.0**-exponent % 1 == 0).all())
 
 
 def as_numerics(numerics: Numerics | str) -> Numerics:

@@ -78,7 +78,7 @@ def tensors_for_proxies() -> Iterator[None]:
         yield
     finally:
         torch.is_tensor = is_tensor
-        ParameterProxy.__setattr__ = proxy_set  # type: ignore[method-assign]
+        ParameterProxy.__setattr__ = proxy_set  # type: ignore[method-assign]  # as it was
 
 
 def refusal_of_setting(name: str) -> ConversionError:

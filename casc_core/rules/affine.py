@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
-from casc_core.numerics import drive_grid, snapped, stored
+from casc_core.numerics import coarsest, drive_grid, is_on, snapped, stored
 from casc_core.ops import Layout, Linear, RequireFeatures, Scale, exact_product
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Form, InputValue, Mapped, SignalValue, Table
@@ -231,7 +231,7 @@ def scaled(
         if form.drive_exponent is not None:
             own = form.drive_exponent + fine_exponent
             unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
-            if shift is None or _is_on(shift, own):  # what lies on no finer grid needs none
+            if shift is None or is_on(shift, own):  # what lies on no finer grid needs none
                 drive_exponent = max(own, drive_exponent)
     flowing = None if shift is None else numerics.snap(shift, drive_exponent or 0)
     unrounded = unrounded and (flowing is None or shift is None or torch.equal(flowing, shift))
@@ -254,21 +254,9 @@ def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) ->
     result = (form.exponent or 0) + exponent
     if form.drive_exponent is not None or not form.is_exact:
         return result
-    while bool(weight.any()) and _is_on(weight, exponent + 1) and (bias is None or _is_on(bias, result + 1)):
+    while bool(weight.any()) and is_on(weight, exponent + 1) and (bias is None or is_on(bias, result + 1)):
         exponent, result = exponent + 1, result + 1
     return result
-
-
-def coarsest(x: Tensor, exponent: int) -> int:
-    """The coarsest grid that numbers on that of `exponent` are on."""
-    while bool(x.any()) and _is_on(x, exponent + 1):
-        exponent += 1
-    return exponent
-
-
-def _is_on(x: Tensor, exponent: int) -> bool:
-    """Whether every entry is a multiple of `2**exponent`."""
-    return bool((x * 2.0**-exponent % 1 == 0).all())
 
 
 @RULES.function(F.linear)

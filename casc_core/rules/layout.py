@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from casc_core.conditions import expect_parts
-from casc_core.functions import ATTRIBUTES
-from casc_core.lowering import FIELDS, Lowering
+from casc_core.functions import ATTRIBUTES, FIELDS
+from casc_core.lowering import Lowering
 from casc_core.ops import (
     Attribute,
     Call,

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.lowering import Lowering
-from casc_core.numerics import drive_grid
+from casc_core.numerics import coarsest, drive_grid
 from casc_core.ops import Shift
-from casc_core.rules.affine import coarsest, common_denominator, rescaled, scaled
+from casc_core.rules.affine import common_denominator, rescaled, scaled
 from casc_core.rules.table import RULES
 from casc_core.values import Channels, Mapped, SignalValue, entries_along
 
