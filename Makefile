@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # What an installation is made from: pyproject.toml and the compiled kernels.
-SOURCES := pyproject.toml setup.py $(wildcard casc_core/kernels/_kernels*.[ch])
+SOURCES := pyproject.toml setup.py $(wildcard casc_core/engine/kernels/_kernels*.[ch])
 
 .PHONY: demo test slow docs sanitize clean
 
@@ -33,12 +33,12 @@ RUN_SANITIZED := cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.
 
 sanitize: $(VENV)/.dev
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
-	cp -r casc_core casc_seq recipes tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
-	rm -f $(SANITIZED)/casc_core/kernels/*.so
+	cp -r casc_core casc_lab casc_seq recipes tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
+	rm -f $(SANITIZED)/casc_core/engine/kernels/*.so
 	cd $(SANITIZED) && CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(abspath $(BIN))/python setup.py -q build_ext --inplace -f
-	$(RUN_SANITIZED) -m pytest -q tests/casc_core/test_kernels.py tests/casc_core/test_kernels_convolution.py \
-		tests/casc_core/test_kernels_refuse.py
-	$(RUN_SANITIZED) tests/casc_core/test_storage_fuzz.py --seconds 300 --gigabytes 0
+	$(RUN_SANITIZED) -m pytest -q tests/casc_core/engine/kernels/test_bindings.py tests/casc_core/engine/kernels/test_convolution.py \
+		tests/casc_core/engine/kernels/test_refuse.py
+	$(RUN_SANITIZED) tests/casc_core/conversion/test_load_fuzz.py --seconds 300 --gigabytes 0
 
 # A warning is an error; the two packages are imported for the names that they make public.
 docs: $(VENV)/.docs
@@ -60,4 +60,4 @@ $(VENV)/.docs: $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) results build site casc_core/kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) results build site casc_core/engine/kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,13 +31,14 @@ from speed import (
 from torch import Tensor, nn
 
 import casc_core
-from casc_core import SpikingModel, kernels
-from casc_core.currents import Currents
-from casc_core.experiment.evaluation import accuracy
-from casc_core.ops.population import Fire
-from casc_core.recorder import Recorder
-from casc_core.run import Run
-from casc_core.signal import Signal
+from casc_core import SpikingModel
+from casc_core.engine import kernels
+from casc_core.engine.deferred_sum import Currents
+from casc_core.engine.ops.population import Fire
+from casc_core.engine.recorder import Recorder
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal
+from casc_lab.evaluation.accuracy import accuracy
 
 Section = dict[str, Any]
 UNFOLDED, RELU = "ANN, batch norm not folded", "ANN with ReLU, batch norm folded"

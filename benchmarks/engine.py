@@ -34,7 +34,7 @@ from picture import picture
 from report import markdown
 
 from casc_core import CascError, ConfigError
-from casc_core.files import require_writable, write_whole
+from casc_core.storage.files import require_writable, write_whole
 
 SECTIONS = ("recurrent", "feedforward", "convolution", "growth", "memory", "startup")
 

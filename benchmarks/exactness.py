@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-from cnn.augment import normalise
-from cnn.images import load_images
-from cnn.models import MODELS, build
+from image_recipes.augment import normalise
+from image_recipes.images import load_images
+from image_recipes.models import MODELS, build
 
 import casc_core
-from casc_core.files import require_writable, write_whole
+from casc_core.storage.files import require_writable, write_whole
 
 SMALL, LARGE = 32, 224
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import casc_core
-from casc_core.experiment.seeds import digest
-from casc_core.experiment.store import Store, training_facts
+from casc_lab.training.seeds import digest
+from casc_lab.training.store import Store, training_facts
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
-from cnn.augment import normalise
-from cnn.images import ImageData, load_images
-from cnn.memory import MemoryImages
-from cnn.models import build
-from cnn.training import TrainingConfig, train
+from image_recipes.augment import normalise
+from image_recipes.images import ImageData, load_images
+from image_recipes.memory import MemoryImages
+from image_recipes.models import build
+from image_recipes.training import TrainingConfig, train
 
 if TYPE_CHECKING:
     from networks import Scale

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import casc_core
-from casc_core.experiment.evaluation import Batch, accuracy, logits_of
+from casc_lab.evaluation.accuracy import Batch, accuracy, logits_of
 from casc_seq.batches import bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus, Examples, load_corpus
 from casc_seq.experiment import TextPipeline, TrainedClassifier, train_or_find
-from casc_seq.text import PAD
+from casc_seq.text.tokenizer import PAD
 from casc_seq.training import recommended
 
 Texts = tuple[Tensor, Tensor]  # tokens [B, L], lengths [B]

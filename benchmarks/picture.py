@@ -16,7 +16,7 @@ from matplotlib.ticker import NullFormatter
 from report import MEGABYTE, MEMORY_NAMES, by_case, by_threads, count, is_peer
 from speed import ANN, AS_TRAINED, SILENT
 
-from casc_core.experiment.results import COLOURS, MARKERS
+from casc_lab.evaluation.results import COLOURS, MARKERS
 
 Section = dict[str, Any]
 Panel = Callable[[Axes], None]

@@ -16,11 +16,11 @@ import torch
 from measure import Entry, compare
 
 import casc_core
-from casc_core.experiment.results import markdown
+from casc_lab.evaluation.results import markdown
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-from cnn.models import build
+from image_recipes.models import build
 
 
 def cases() -> dict[str, tuple[casc_core.SpikingModel, tuple[torch.Tensor, ...]]]:

@@ -10,13 +10,12 @@ True
 
 from importlib.metadata import version
 
-from casc_core import methods
 from casc_core.activation import CQReLU, cq_relu
-from casc_core.adapters import Adapter
-from casc_core.analysis import Analysis, LayerAnalysis, analyse
-from casc_core.calibrate import Calibration, calibrate
-from casc_core.convert import convert
-from casc_core.energy import EnergyTable
+from casc_core.conversion.adapter import Adapter
+from casc_core.conversion.calibrate import Calibration, calibrate
+from casc_core.conversion.convert import convert
+from casc_core.conversion.load import load
+from casc_core.conversion.prepare import prepare
 from casc_core.errors import (
     CascError,
     ConfigError,
@@ -26,14 +25,15 @@ from casc_core.errors import (
     InputError,
     StorageError,
 )
+from casc_core.evidence.analysis import Analysis, LayerAnalysis, analyse
+from casc_core.evidence.energy import EnergyTable
+from casc_core.evidence.verify import EquivalenceReport, LayerEquivalence, verify
 from casc_core.neuron import CIF, IF, SNM, SRP, Burst, Neuron, NeuronState
 from casc_core.numerics import Exact, Float
-from casc_core.prepare import prepare
+from casc_core.rivals import methods
 from casc_core.schedule import Continuous, WakeSleep
 from casc_core.simulation import LayerSpikes, Simulation
 from casc_core.spiking_model import SpikingModel
-from casc_core.storage import load
-from casc_core.verify import EquivalenceReport, LayerEquivalence, verify
 
 __version__ = version("casc")
 

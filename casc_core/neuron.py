@@ -1,8 +1,8 @@
 """The spiking neurons, as pure functions of arrays.
 
 A neuron is a frozen configuration with one pure step; its state is a tuple passed in and returned. The code follows the
-Python array API standard, so it runs on NumPy, torch and any other array library that does. `casc_core.scan` holds the
-fused versions, equal to these bit for bit.
+Python array API standard, so it runs on NumPy, torch and any other array library that does. The engine holds fused
+versions, equal to these bit for bit.
 """
 
 from __future__ import annotations

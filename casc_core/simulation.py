@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.recorder import Recorder, Work
+from casc_core.engine.recorder import Recorder, Work
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casc_core.adapters import Adapter
-from casc_core.arguments import checked_input
-from casc_core.capture import captured, uncaptured
+from casc_core.conversion.adapter import Adapter
+from casc_core.conversion.tracing.trace import held_arguments, required_arguments
+from casc_core.engine.arguments import checked_input
+from casc_core.engine.batching.batch_parts import DEFAULT_LIMIT, Inputs, Parts, Splitter
+from casc_core.engine.capture import captured, uncaptured
+from casc_core.engine.frozen import checksum
+from casc_core.engine.kernels import instructions
+from casc_core.engine.ops import Op
+from casc_core.engine.ops.op import CONVERT_AGAIN
+from casc_core.engine.precision import undisturbed
+from casc_core.engine.program import READOUT, Program
+from casc_core.engine.recorder import Recorder, Work
+from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
+from casc_core.engine.signal import Signal, padded
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
-from casc_core.kernels import instructions
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
-from casc_core.ops import Op
-from casc_core.ops.op import CONVERT_AGAIN
-from casc_core.precision import undisturbed
-from casc_core.program import READOUT, Program
-from casc_core.recorder import Recorder, Work
-from casc_core.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
 from casc_core.schedule import Schedule, check_steps
-from casc_core.sealed import checksum
-from casc_core.signal import Signal, padded
 from casc_core.simulation import Simulation, activity, joined, worked
-from casc_core.splitting import DEFAULT_LIMIT, Inputs, Parts, Splitter
-from casc_core.tracing import held_arguments, required_arguments
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ class SpikingModel(nn.Module):
         Raises:
             StorageError: the folder cannot be written, or holds something that is not a saved network.
         """
-        from casc_core.storage import save
+        from casc_core.conversion.load import save
 
         self.require_unchanged()
         save(self, folder)
@@ -405,7 +405,7 @@ class SpikingModel(nn.Module):
         if given not in self.programs:
             why = ""
             if self.ann is not None and self._lowers and given >= required_arguments(self.ann):
-                from casc_core.convert import lower_way
+                from casc_core.conversion.convert import lower_way
 
                 try:
                     lower_way(self, given)

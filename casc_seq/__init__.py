@@ -11,7 +11,7 @@ from casc_seq.batches import Batch, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus, Examples, load_corpus
 from casc_seq.rnn import RNN
-from casc_seq.text import WordTokenizer
+from casc_seq.text.tokenizer import WordTokenizer
 from casc_seq.training import TrainingConfig, evaluate, train
 
 __all__ = [

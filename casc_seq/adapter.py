@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from casc_core.activation import check_threshold
-from casc_core.adapters import Adapter
-from casc_core.lowering import Lowering, RuleTable
+from casc_core.conversion.adapter import Adapter
+from casc_core.conversion.lowering import Lowering, RuleTable
+from casc_core.conversion.rules import batch_norm, grid_threshold, half_step, join, linear_map
+from casc_core.conversion.symbols import Form, InputValue, SignalValue
 from casc_core.numerics import stored
-from casc_core.rules import batch_norm, grid_threshold, half_step, join, linear_map
-from casc_core.values import Form, InputValue, SignalValue
 from casc_seq.classifier import Standardise
 from casc_seq.recurrence import LastState, Recurrence
 from casc_seq.rnn import RNN

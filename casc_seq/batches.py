@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
-from casc_core.experiment.distributed import Share
-from casc_core.experiment.task import Part
-from casc_seq.text import PAD, check_count
+from casc_lab.distributed import Share
+from casc_lab.training.task import Part
+from casc_seq.text.tokenizer import PAD, check_count
 
 _POOL = 50
 """Batches whose texts are sorted by length together: enough for little padding, few enough to stay random."""

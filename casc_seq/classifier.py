@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from casc_core.activation import CQReLU, check_levels, check_threshold
 from casc_core.errors import ConfigError, InputError
 from casc_seq.rnn import RNN
-from casc_seq.text import PAD
+from casc_seq.text.tokenizer import PAD
 
 POOLINGS = ("mean", "sum", "max", "last", "mean+max")
 
@@ -87,7 +87,7 @@ class TextClassifier(nn.Module):
     Args:
         config: the sizes.
         vectors: initial word vectors `[vocabulary_size, embedding_size]` in place of random ones: of the training texts
-            themselves (`casc_seq.vectors.corpus_vectors`) or GloVe, say. They are brought to one scale.
+            themselves (`casc_seq.text.vectors.corpus_vectors`) or GloVe, say. They are brought to one scale.
 
     Shape of the call `classifier(tokens, lengths=None)`:
         tokens `[B, L]` int64, padded at the end with 0; lengths `[B]`, how many tokens of each text are real (counted,

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 import casc_core
-from casc_core.cli import Command, settle
+from casc_core.engine.recorder import Recorder
 from casc_core.errors import InputError, StorageError
-from casc_core.experiment.store import component, read_description
-from casc_core.files import read_whole, require_writable, write_whole
-from casc_core.predictions import reading
-from casc_core.recorder import Recorder
-from casc_core.strict import of, parsed, strings
+from casc_core.reporting.predictions import reading
+from casc_core.storage.files import read_whole, require_writable, write_whole
+from casc_core.storage.strict import of, parsed, strings
+from casc_lab.cli import Command, settle
+from casc_lab.training.store import component, read_description
 from casc_seq.experiment import TextPipeline, Tokenizer
 from casc_seq.raster import raster_page
-from casc_seq.text import UNKNOWN
+from casc_seq.text.tokenizer import UNKNOWN
 
 FOLDERS = ("results/agnews_rnn", "results/demo")
 BARS = " ▁▂▃▄▅▆▇█"

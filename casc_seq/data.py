@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from casc_core.errors import DataError
-from casc_core.experiment import hub
-from casc_seq import sample
+from casc_lab import hub
+from casc_seq.text import sample
 
 AG_NEWS = "fancyzhx/ag_news"
 SAMPLE_TRAIN, SAMPLE_TEST = 6_000, 1_200

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from casc_core.errors import ConfigError
-from casc_core.experiment import evaluation
-from casc_core.experiment.distributed import Share
-from casc_core.experiment.evaluation import Batches
-from casc_core.experiment.store import Store, training_facts
+from casc_lab.distributed import Share
+from casc_lab.evaluation import accuracy as evaluation
+from casc_lab.evaluation.accuracy import Batches
+from casc_lab.training.store import Store, training_facts
 from casc_seq.batches import BucketedBatches, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus
-from casc_seq.text import WordTokenizer
+from casc_seq.text.tokenizer import WordTokenizer
+from casc_seq.text.vectors import corpus_vectors
 from casc_seq.training import TrainingConfig, train
-from casc_seq.vectors import corpus_vectors
 
 CALIBRATION_TEXTS = 512
 EVALUATION_BATCH = 256
@@ -50,7 +50,7 @@ class TextPipeline:
             the paper's; extra `torchtext`).
         max_words, min_count: size of the vocabulary, and how often a word must occur to be in it.
         max_len: words of a text that are read.
-        vectors: what the word vectors start from: "corpus" (`casc_seq.vectors`, of the training texts themselves),
+        vectors: what the word vectors start from: "corpus" (`casc_seq.text.vectors`, of the training texts themselves),
             "random", or a file in GloVe's text format.
 
     Raises:
@@ -71,7 +71,7 @@ class TextPipeline:
         """The class of the tokenizer; torchtext is imported only here."""
         if self.tokenizer == "words":
             return WordTokenizer
-        from casc_seq.torchtext_pipeline import TorchtextTokenizer
+        from casc_seq.text.torchtext import TorchtextTokenizer
 
         return TorchtextTokenizer
 
@@ -87,7 +87,7 @@ class TextPipeline:
         """What makes batches of texts of similar length."""
         if self.tokenizer == "words":
             return bucketed_batches
-        from casc_seq.torchtext_pipeline import bucket_iterator_batches
+        from casc_seq.text.torchtext import bucket_iterator_batches
 
         return bucket_iterator_batches
 
@@ -177,7 +177,7 @@ def evaluation_batches(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Batches:
-    """The test set, as `casc_core.experiment.evaluation` reads it; the inputs are tokens and lengths."""
+    """The test set, as `casc_lab.evaluation.accuracy` reads it; the inputs are tokens and lengths."""
     encoded = trained.tokenizer.encode(corpus.test.texts, pipeline.max_len)
     batches = pipeline.batches()(encoded, corpus.test.labels, EVALUATION_BATCH)
 

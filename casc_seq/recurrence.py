@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casc_core import kernels
+from casc_core.engine import kernels
+from casc_core.engine.batching.places import Axis
+from casc_core.engine.batching.samples import Abstract, Follower, Train, meta
+from casc_core.engine.kernels import RecurrentSpikes, Sequences
+from casc_core.engine.ops import Op, corrected, entries
+from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
+from casc_core.engine.recorder import Recorder
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, TableRows
+from casc_core.engine.spike_product import Product
 from casc_core.errors import InputError
-from casc_core.kernels import RecurrentSpikes, Sequences
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
-from casc_core.ops import Op, corrected, entries
-from casc_core.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
-from casc_core.places import Axis
-from casc_core.product import Product
-from casc_core.recorder import Recorder
-from casc_core.run import Run
-from casc_core.samples import Abstract, Follower, Train, meta
-from casc_core.signal import Signal, TableRows
 from casc_seq.rnn import check_lengths, time_order
 
 # Steps that a train may go on beyond what one position could need.

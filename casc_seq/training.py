@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from casc_core.errors import ConfigError, InputError
-from casc_core.experiment import training
-from casc_core.experiment.checkpoint import save_checkpoint
-from casc_core.experiment.distributed import Share, device_of
-from casc_core.experiment.evaluation import accuracy
-from casc_core.experiment.task import Epoch, Validation, learning_rate_share
-from casc_core.experiment.training import EpochResult, TrainingResult
-from casc_core.predictions import reading
+from casc_core.reporting.predictions import reading
+from casc_lab.distributed import Share, device_of
+from casc_lab.evaluation.accuracy import accuracy
+from casc_lab.training import loop as training
+from casc_lab.training.checkpoint import save_checkpoint
+from casc_lab.training.loop import EpochResult, TrainingResult
+from casc_lab.training.task import Epoch, Validation, learning_rate_share
 from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
-from casc_seq.text import PAD, UNKNOWN
+from casc_seq.text.tokenizer import PAD, UNKNOWN
 
 __all__ = [
     "EpochResult",
@@ -196,7 +196,7 @@ def train(
         save_steps: also after every so many steps.
         progress: show progress bars on stderr.
         batches: what makes batches, called as `bucketed_batches` is.
-        precision: as `casc_core.experiment.training.train` takes it.
+        precision: as `casc_lab.training.loop.train` takes it.
 
     Raises:
         ConfigError: an unknown precision, or the loss is no longer a finite number; the message says what to change.

@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import torch
 
-from casc_core.experiment import command
-from casc_core.experiment.distributed import is_main, say
-from casc_core.experiment.report import Experiment, phase, report
-from casc_core.experiment.results import Published
-from casc_core.experiment.store import describe
+from casc_lab import command
+from casc_lab.distributed import is_main, say
+from casc_lab.evaluation.report import Experiment, phase, report
+from casc_lab.evaluation.results import Published
+from casc_lab.training.store import describe
 from casc_seq.classifier import POOLINGS, ClassifierConfig
 from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, calibration_batches, evaluation_batches, train_or_find

@@ -19,16 +19,16 @@ from pathlib import Path
 if __package__:  # found by its name; a script's own folder is searched anyhow
     sys.path.insert(0, str(Path(__file__).parent))
 
-import cnn.command
+import image_recipes.command
 import torch
-from cnn.augment import Augmentation, mean_colour, normalise
-from cnn.images import ImageData, load_images
-from cnn.memory import MemoryImages, evaluation_batches
-from cnn.training import TrainingConfig
+from image_recipes.augment import Augmentation, mean_colour, normalise
+from image_recipes.images import ImageData, load_images
+from image_recipes.memory import MemoryImages, evaluation_batches
+from image_recipes.training import TrainingConfig
 
-from casc_core.experiment import command
-from casc_core.experiment.distributed import is_main, say
-from casc_core.experiment.report import phase
+from casc_lab import command
+from casc_lab.distributed import is_main, say
+from casc_lab.evaluation.report import phase
 
 DATA = "folder with CIFAR as published or with images by class, hub data set, or 'digits'; unset: docs/experiments.md"
 AUGMENTATIONS = ("auto", "none", "crop", "basic", "paper")
@@ -42,7 +42,7 @@ def options() -> argparse.ArgumentParser:
     parser = command.parser(__doc__.split("\n\n")[0])
     command.add_options(parser, q=8, T=32, data=DATA, out="results/cifar_cnn", seed=0, plain=True)
     digits = {name: f"{getattr(DIGITS, name)} for the digits" for name in ("epochs", "batch_size")}
-    cnn.command.add_options(parser, PAPER, **digits)
+    image_recipes.command.add_options(parser, PAPER, **digits)
     add = parser.add_argument
     add("--dataset", choices=("cifar10", "cifar100"), default="cifar10", help="where the folder or the hub has both")
     add("--size", type=int, help="height and width to bring the images to")
@@ -72,7 +72,7 @@ def augmentation(name: str, data: ImageData) -> Augmentation | None:
 
 def load(
     args: argparse.Namespace, device: torch.device, seconds: dict[str, float]
-) -> tuple[cnn.command.Images, TrainingConfig]:
+) -> tuple[image_recipes.command.Images, TrainingConfig]:
     """The images, and the defaults of training on them."""
     with phase("data", seconds):
         data = load_images(
@@ -81,7 +81,7 @@ def load(
         say(data.notice or "", data.source)
     digits, size = "digits" in data.source, data.train.images.shape[-1]
     some = data.train.balanced(CALIBRATION_IMAGES).images
-    images = cnn.command.Images(
+    images = image_recipes.command.Images(
         name=args.dataset if "CIFAR" in data.source or "cifar" in data.source else "",
         train=MemoryImages(data.train, augmentation(args.augment, data)),
         test=evaluation_batches(
@@ -95,8 +95,8 @@ def load(
     return images, DIGITS if digits else PAPER
 
 
-experiment = partial(cnn.command.loaded_experiment, load)
-main = partial(cnn.command.main, load)
+experiment = partial(image_recipes.command.loaded_experiment, load)
+main = partial(image_recipes.command.main, load)
 
 
 if __name__ == "__main__":

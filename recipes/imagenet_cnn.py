@@ -19,16 +19,16 @@ from pathlib import Path
 if __package__:  # found by its name; a script's own folder is searched anyhow
     sys.path.insert(0, str(Path(__file__).parent))
 
-import cnn.command
+import image_recipes.command
 import torch
-from cnn.imagenet import Views, load_imagenet
-from cnn.streams import StreamedImages, evaluation_batches, some_batches
-from cnn.training import TrainingConfig
+from image_recipes.imagenet import Views, load_imagenet
+from image_recipes.streams import StreamedImages, evaluation_batches, some_batches
+from image_recipes.training import TrainingConfig
 
 from casc_core.errors import ConfigError
-from casc_core.experiment import command
-from casc_core.experiment.distributed import is_main, say
-from casc_core.experiment.report import phase
+from casc_lab import command
+from casc_lab.distributed import is_main, say
+from casc_lab.evaluation.report import phase
 
 DATA = "folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or 'hub': imagenet-1k, streamed; unset: docs/experiments.md"
 PAPER = TrainingConfig(optimizer="sgd")
@@ -41,7 +41,7 @@ def options() -> argparse.ArgumentParser:
     parser = command.parser(__doc__.split("\n\n")[0])
     command.add_options(parser, q=8, T=64, data=DATA, out="results/imagenet_cnn", seed=0, plain=True)
     tuning = {name: f"{getattr(FINE_TUNING, name)} with --weights" for name in ("epochs", "lr")}
-    cnn.command.add_options(parser, PAPER, **tuning)
+    image_recipes.command.add_options(parser, PAPER, **tuning)
     parser.set_defaults(model="resnet34")
     views = Views()
     add = parser.add_argument
@@ -54,7 +54,7 @@ def options() -> argparse.ArgumentParser:
 
 def load(
     args: argparse.Namespace, device: torch.device, seconds: dict[str, float]
-) -> tuple[cnn.command.Images, TrainingConfig]:
+) -> tuple[image_recipes.command.Images, TrainingConfig]:
     """The images, and the defaults of training on them."""
     if args.workers < 0:
         raise ConfigError(f"--workers must be at least 0; got {args.workers}")
@@ -62,7 +62,7 @@ def load(
         views = Views(args.size, args.resize, args.seed)
         data = load_imagenet(args.data, views, limit_train=args.limit_train, limit_test=args.limit_test)
         say(data.source)
-    images = cnn.command.Images(
+    images = image_recipes.command.Images(
         name="imagenet" if len(data.classes) == 1_000 else "",
         train=StreamedImages(data.train, data.source, args.workers),
         test=evaluation_batches(
@@ -78,8 +78,8 @@ def load(
     return images, FINE_TUNING if args.weights else PAPER
 
 
-experiment = partial(cnn.command.loaded_experiment, load)
-main = partial(cnn.command.main, load)
+experiment = partial(image_recipes.command.loaded_experiment, load)
+main = partial(image_recipes.command.main, load)
 
 
 if __name__ == "__main__":

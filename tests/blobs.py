@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casc_core.experiment.distributed import Share
-from casc_core.experiment.task import Epoch, Part, Validation
+from casc_lab.distributed import Share
+from casc_lab.training.task import Epoch, Part, Validation
 
 POINTS = 50
 

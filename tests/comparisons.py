@@ -34,7 +34,7 @@ def comparison(
     exact: bool = True,
     samples: int = 7600,
 ) -> dict[str, Any]:
-    """The dictionary that `casc_core.compare.comparison.compare` returns, its figures made up, always the same.
+    """The dictionary that `casc_lab.compare.comparison.compare` returns, its figures made up, always the same.
 
     Args:
         layers: names.

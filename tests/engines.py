@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from casc_core import kernels, product
+from casc_core.engine import kernels
+from casc_core.engine import spike_product as product
 
 COMPILED = kernels.all_instructions()[1:]
 ENGINES: list[tuple[str | None, str | None]] = [(kernels.instructions(), None), (None, "float"), (None, "int8")]

@@ -10,8 +10,8 @@ import torch
 from blobs import Blobs, network, weights
 
 from casc_core.errors import DataError
-from casc_core.experiment import distributed
-from casc_core.experiment.training import train
+from casc_lab import distributed
+from casc_lab.training.loop import train
 
 
 def main(folder: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casc_core.errors import DataError
-from casc_core.experiment import hub
+from casc_lab import hub
 from casc_seq.data import load_corpus
 
 GOOD = "1,a b,c\n2,d\n"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import casc_core
-from casc_core import kernels
+from casc_core.engine import kernels
 from casc_seq.rnn import RNN
 
 

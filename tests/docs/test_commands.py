@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, name, outside_blocks
 
-from casc_core import cli
+from casc_lab import cli
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 STARTS = ("python ", "casc ", "make ", "torchrun ", "pip install ", ".ci/run", "CASC_KERNELS=", "PYTHON=")

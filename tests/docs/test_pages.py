@@ -12,7 +12,7 @@ from pages import ROOT, blocks, outside_blocks
 
 import casc_core
 import casc_seq
-from casc_core.cli import main
+from casc_lab.cli import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_THE_ROOT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")

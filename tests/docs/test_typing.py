@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
-PACKAGES = ("casc_core", "casc_seq")
+PACKAGES = ("casc_core", "casc_lab", "casc_seq")
 WRONG = "import casc_core\nfrom torch import nn\n\ncasc_core.convert(nn.Linear(1, 1), numerics=3)\n"
 
 

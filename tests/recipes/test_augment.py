@@ -4,11 +4,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from cnn import auto_augment as auto_module
-from cnn.augment import Augmentation, mean_colour, normalise
-from cnn.auto_augment import POLICY, apply, auto_augment
 from hypothesis import given
 from hypothesis import strategies as st
+from image_recipes import auto_augment as auto_module
+from image_recipes.augment import Augmentation, mean_colour, normalise
+from image_recipes.auto_augment import POLICY, apply, auto_augment
 from PIL import Image, ImageEnhance, ImageOps
 
 from casc_core.errors import ConfigError, DataError

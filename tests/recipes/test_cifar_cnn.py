@@ -15,7 +15,7 @@ import torch
 from pictures import CLASSES, TWO_PROCESSES, run_recipe, write_pictures
 
 import casc_core
-from casc_core.experiment import command
+from casc_lab import command
 
 TINY = "--width 8 --epochs 15 --batch-size 12 --lr 0.05 --augment none --eval-batch 9 --threads 1 --quiet".split()
 METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]

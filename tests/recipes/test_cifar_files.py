@@ -10,9 +10,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from cnn import images as images_module
-from cnn.images import load_images
 from image_files import CIFAR10, batch, rows, write_cifar10, write_cifar100, write_npz
+from image_recipes import images as images_module
+from image_recipes.images import load_images
 
 from casc_core.errors import DataError
 

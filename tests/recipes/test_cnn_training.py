@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from cnn import paper
-from cnn.augment import Augmentation
-from cnn.image_set import ImageSet
-from cnn.memory import MemoryImages
-from cnn.training import TrainingConfig, train
+from image_recipes import paper
+from image_recipes.augment import Augmentation
+from image_recipes.image_set import ImageSet
+from image_recipes.memory import MemoryImages
+from image_recipes.training import TrainingConfig, train
 from torch import Tensor, nn
 
 import casc_core

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from casc_core.cli import main
-from casc_core.compare import subjects
+from casc_lab.cli import main
+from casc_lab.compare import subjects
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {
@@ -115,7 +115,7 @@ def test_nothing_that_a_folder_names_is_run(folders, tmp_path, capsys):
         {"recipe": str(code)},
         {"recipe": None, "script": str(code)},
         {"recipe": "os"},
-        {"recipe": "casc_core.cli:main"},
+        {"recipe": "casc_lab.cli:main"},
     ):
         (folder / "results.json").write_text(json.dumps(results | recipe))
         for command in ("verify", "compare"):

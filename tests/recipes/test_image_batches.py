@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from cnn import memory, streams
-from cnn.augment import Augmentation
-from cnn.image_set import ImageSet
-from cnn.imagenet import ImageStream, Views, load_imagenet
+from image_recipes import memory, streams
+from image_recipes.augment import Augmentation
+from image_recipes.image_set import ImageSet
+from image_recipes.imagenet import ImageStream, Views, load_imagenet
 from pictures import write_pictures
 
 from casc_core.errors import ConfigError
-from casc_core.experiment.distributed import Share
+from casc_lab.distributed import Share
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 

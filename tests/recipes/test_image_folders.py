@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from cnn.images import load_images
 from image_files import write_pictures
+from image_recipes.images import load_images
 from PIL import Image
 
 from casc_core.errors import DataError

@@ -3,14 +3,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from cnn.imagenet import HUB, HubStream, Views, load_imagenet
-from cnn.views import random_box
 from hypothesis import given
 from hypothesis import strategies as st
+from image_recipes.imagenet import HUB, HubStream, Views, load_imagenet
+from image_recipes.views import random_box
 from PIL import Image
 
 from casc_core.errors import ConfigError, DataError
-from casc_core.experiment import hub
+from casc_lab import hub
 
 SMALL = Views(size=8, resize=10)
 CLASSES = ("n01440764", "n01443537", "n02074367")

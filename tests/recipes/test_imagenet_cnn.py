@@ -12,11 +12,11 @@ import imagenet_cnn
 import pytest
 import safetensors.torch
 import torch
-from cnn.models import build
+from image_recipes.models import build
 from pictures import TWO_PROCESSES, run_recipe, write_pictures
 
 import casc_core
-from casc_core.experiment import command
+from casc_lab import command
 
 TINY = (
     "--model resnet20 --width 4 --stem small --size 16 --resize 18 --q 4 --T 2 --epochs 1 --batch-size 8 --workers 0 "

@@ -7,15 +7,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cnn.image_set import ImageSet
-from cnn.images import load_images
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import rows, write_cifar10, write_cifar100, write_npz
+from image_recipes.image_set import ImageSet
+from image_recipes.images import load_images
 from PIL import Image
 
 from casc_core.errors import ConfigError, DataError
-from casc_core.experiment import hub
+from casc_lab import hub
 
 pytestmark = pytest.mark.usefixtures("no_network_and_no_cache")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cnn.models import MODELS, Residual, build, regnet_stages
+from image_recipes.models import MODELS, Residual, build, regnet_stages
 from torch import fx, nn
 
 from casc_core.errors import ConfigError

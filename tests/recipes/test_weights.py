@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from cnn.weights import file_digest, load_weights
+from image_recipes.weights import file_digest, load_weights
 from torch import Tensor, nn
 
 from casc_core.errors import DataError

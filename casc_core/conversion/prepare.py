@@ -1,0 +1,431 @@
+"""From a user's model to a trainable copy whose activations are CQReLU."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
+from casc_core.conversion.adapter import Adapter, choose_adapter
+from casc_core.conversion.clipping import clipped, require_clipped
+from casc_core.conversion.lowering import OpPool, RuleTable, lower_each
+from casc_core.conversion.rules import RULES, UNPREPARED
+from casc_core.conversion.tracing.dataflow import called_on, reading_inputs
+from casc_core.conversion.tracing.randomness import DROPOUTS, rate
+from casc_core.conversion.tracing.trace import arguments_of, each_way
+from casc_core.conversion.wrappers import bare
+from casc_core.errors import ConfigError, ConversionError
+from casc_core.numerics import Float
+from casc_core.spiking_model import SpikingModel
+
+Replacement = Callable[[nn.Module, int, float], nn.Module]
+
+
+def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
+    return CQReLU(q, threshold)
+
+
+ACTIVATIONS: dict[type[nn.Module], Replacement] = {
+    nn.ReLU: _cq_relu, nn.Tanh: _cq_relu, nn.ReLU6: _cq_relu, nn.Hardtanh: _cq_relu,
+    nn.Threshold: _cq_relu,
+}  # fmt: skip
+ACTIVATION_CALLS = {
+    F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh",
+}  # fmt: skip
+
+
+def prepare(
+    model: nn.Module,
+    adapter: str | Adapter | None = None,
+    *,
+    q: int,
+    threshold: float | None = None,
+    trainable_threshold: bool = False,
+    half_step: bool = False,
+) -> nn.Module:
+    """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
+
+    Activations of parameters and buffers alone stay what they are. Of a model that `torch.compile`, `DataParallel`,
+    `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken. Weights carry over, recurrent layers become
+    CQReLU recurrent layers of the same parameter names, and the copy trains like any module. Where an activation is called
+    as a function (`F.relu(x)`), the copy is a `torch.fx.GraphModule`; otherwise it keeps the class of `model`. A forward
+    with both such calls and optional arguments is refused: write the activations as modules.
+
+    Args:
+        model: any module that the adapter can convert.
+        adapter: a name such as "rnn", an `Adapter`, or None to pick by the model's modules.
+        q: levels of every activation, at least 1. More levels are finer, and take more time steps. CQReLU activations
+            that `model` has already get them too.
+        threshold: largest activation; None: 1, the upper end of a ReLU6 or Hardtanh, or what a CQReLU activation has
+            already.
+        trainable_threshold: the threshold of each CQReLU is a parameter of its own, which starts there.
+        half_step: activations are rounded to the nearest level instead of down; with trainable thresholds, this is QCFS
+            (Bu et al. 2022, "Optimal ANN-SNN Conversion").
+
+    Raises:
+        ConfigError: `q` or `threshold` out of range, or no such adapter.
+        ConversionError: the model holds what cannot be converted, a hook, or no activation at all: whatever `convert`
+            would refuse is refused here, before the training.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> prepare(model, adapter="rnn", q=4)[1]
+    CQReLU(q=4, threshold=1)
+    """
+    require_module(model, "prepare takes a")
+    check_levels(q)
+    if threshold is not None:
+        check_threshold(threshold)
+    prepared = bare(model)
+    chosen = choose_adapter(prepared, adapter)
+    rules = RULES.merged(chosen.rules)
+    replacements: Mapping[type[nn.Module], Replacement] = {**ACTIVATIONS, **chosen.replacements}
+    replacement = _replacement(prepared, replacements)
+    if replacement is not None:  # the model is an activation
+        refuse_modules(prepared, rules, prepared=False)
+        prepared = replacement(prepared, q, _reach(prepared, threshold))
+    else:
+        # In evaluation, as it is converted; and before activations in place become others that are not.
+        def is_replaced(module: nn.Module) -> bool:
+            return _replacement(module, replacements) is not None
+
+        evaluated = copy.deepcopy(prepared).eval()
+        ways = each_way(evaluated, lambda module: rules.is_leaf(module) or is_replaced(module))
+        apart = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
+        _replace_modules(prepared, replacements, q, threshold, apart)
+        _require_same_forward(prepared, ways, each_way(copy.deepcopy(prepared).eval(), rules.is_leaf))
+        prepared = _without_functional_activations(prepared, chosen, q, threshold)
+    if trainable_threshold:
+        _train_thresholds(prepared)
+    for module in prepared.modules():
+        if half_step and isinstance(module, Quantised):
+            module.half_step = True
+    if replacement is None:
+        _require_rules(prepared, rules)
+    return prepared
+
+
+def require_module(model: Any, wanted: str) -> None:
+    """Raise `ConfigError` unless `model` is a module that is no converted network."""
+    if isinstance(model, nn.Module) and not isinstance(model, SpikingModel):
+        return
+    hint = "; take its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+    hint = f", the class; make one: {model.__name__}(...)" if isinstance(model, type) else hint
+    raise ConfigError(f"{wanted} torch.nn.Module; got {getattr(model, '__name__', type(model).__name__)}{hint}")
+
+
+def _require_same_forward(
+    model: nn.Module, before: list[fx.Graph | ConversionError], after: list[fx.Graph | ConversionError]
+) -> None:
+    """Refuse a forward that does something else now that its activations are CQReLU modules."""
+    for one, other in zip(before, after, strict=True):
+        if isinstance(one, fx.Graph) and isinstance(other, fx.Graph) and _signatures(one) != _signatures(other):
+            raise ConversionError(
+                f"the forward of {type(model).__name__} asks for the type of an activation, as by isinstance(m, nn.ReLU), "
+                "which is another in the prepared copy: ask for its name or its place instead"
+            )
+
+
+def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
+    """Refuse what a conversion would refuse: better now than after the training."""
+    model = copy.deepcopy(prepared).eval()
+    ways = each_way(model, rules.is_leaf)
+    refuse_module_uses(model, rules, ways, prepared=True)
+    lower_each(model, ways, rules, Float(), OpPool())
+
+
+def _replace_modules(
+    model: nn.Module,
+    replacements: Mapping[type[nn.Module], Replacement],
+    q: int,
+    threshold: float | None,
+    apart: Collection[str],
+) -> None:
+    made: dict[nn.Module, nn.Module] = {}  # a module used at several places stays one module
+    kept = {model.get_submodule(name) for name in apart}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module in kept:
+            continue
+        replacement = _replacement(module, replacements)
+        if replacement is not None:
+            if module not in made:
+                if parametrize.is_parametrized(module):
+                    raise ConversionError(
+                        f"module {name!r}: {type(module).__name__} has parametrizations, which its CQReLU counterpart "
+                        "would not have; make them permanent with torch.nn.utils.parametrize.remove_parametrizations"
+                    )
+                made[module] = replacement(module, q, _reach(module, threshold)).train(module.training)
+            _set_module(model, name, made[module])
+        elif isinstance(module, Quantised):
+            module.q = q
+            if threshold is not None and isinstance(module, CQReLU):
+                module.set_threshold(threshold)
+            elif threshold is not None:
+                module.threshold = threshold
+
+
+def _replacement(module: nn.Module, replacements: Mapping[type[nn.Module], Replacement]) -> Replacement | None:
+    """What takes the place of a module, by its type or by the parent whose forward it has."""
+    kind: Any = next((kind for kind in type(module).__mro__ if kind in replacements), None)
+    return replacements[kind] if kind is not None and type(module).forward is kind.forward else None
+
+
+def _reach(activation: Any, threshold: float | None) -> float:
+    """The threshold asked for, or (None) the activation's own upper end, 1 if it has none."""
+    if isinstance(activation, nn.Module):
+        require_clipped(activation)
+    if threshold is not None:
+        return float(threshold)
+    return check_threshold(activation.max_val) if isinstance(activation, (nn.Hardtanh, nn.ReLU6)) else 1.0
+
+
+def _train_thresholds(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, CQReLU):
+            module.set_threshold(module.threshold, trainable=True)
+        elif isinstance(module, Quantised):
+            raise ConfigError(f"module {name!r}: {type(module).__name__} has no threshold that can be trained")
+
+
+def levels_of(model: nn.Module) -> int | None:
+    """The q of the model's CQReLU activations; None if it has none.
+
+    Raises:
+        ConversionError: they differ.
+    """
+    found = {name: module.q for name, module in model.named_modules() if isinstance(module, Quantised)}
+    if len(set(found.values())) > 1:
+        raise ConversionError(
+            f"all activations must have the same number of levels q, since one schedule wakes all of them; got {found}. "
+            "Prepare the whole model with one q"
+        )
+    return next(iter(found.values()), None)
+
+
+def refuse_module_uses(
+    model: nn.Module,
+    rules: RuleTable,
+    ways: Sequence[fx.Graph | ConversionError],
+    prepared: bool,
+    is_replaced: Callable[[nn.Module], bool] = lambda module: False,
+) -> set[str]:
+    """Raise `ConversionError` for the first module that cannot be converted where it is used.
+
+    Args:
+        rules: the whole table.
+        ways: the model traced.
+        prepared: whether an unprepared activation is refused too.
+        is_replaced: whether a preparation replaces a module.
+
+    Returns:
+        Paths of the modules that are called on parameters and buffers alone: they are evaluated as they are.
+    """
+    graphs = [way for way in ways if isinstance(way, fx.Graph)]
+    of_inputs, of_constants = called_on(graphs, arguments_of(model))
+    refuse_modules(model, rules, prepared, of_inputs if graphs else None)
+    if not graphs:
+        raise next(way for way in ways if isinstance(way, ConversionError))
+    for name in sorted(of_inputs & of_constants):
+        module = model.get_submodule(name)
+        if is_replaced(module):
+            raise ConversionError(
+                f"module {name!r}: {type(module).__name__} is called on a parameter or buffer, where it must stay as it "
+                "is, and on what follows from the inputs, where it becomes CQReLU; use a module of its own for each"
+            )
+    return of_constants - of_inputs
+
+
+def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, called: Collection[str] | None = None) -> None:
+    """Raise `ConversionError` for the first module that no rule will ever take.
+
+    An unprepared activation is refused only where the model counts as `prepared`.
+
+    Args:
+        called: paths of the modules that matter; None: all of them.
+    """
+    for name, module in model.named_modules():
+        where = f"module {name or '(the model)'!r}"
+        if (module is model or rules.is_leaf(module)) and _is_called_otherwise(module):
+            raise ConversionError(
+                f"{where} is called by what stands outside the forward of its class (a forward set on the instance, or a "
+                "__call__ of its own), which a conversion would leave out: write it into the forward of a class"
+            )
+        why = rules.refusal(module) if called is None or name in called else None
+        if why is not None and (prepared or why != UNPREPARED):
+            raise ConversionError(f"{where}: {type(module).__name__} cannot be converted exactly: {why}")
+
+
+def _is_called_otherwise(module: nn.Module) -> bool:
+    calls = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
+    return calls or "forward" in vars(module)
+
+
+def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
+
+
+def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, threshold: float | None) -> nn.Module:
+    """`model`, or, where its forward calls activations of its inputs as functions, a GraphModule with modules for them."""
+    rules, inputs = RULES.merged(adapter.rules), arguments_of(model)
+    ways = _in_mode(model, False, rules)
+    graphs = [way for way in ways if isinstance(way, fx.Graph)]
+    if not any(_activations(graph, inputs) for graph in graphs):
+        return model
+    if len(ways) > 1:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} has optional arguments and calls an activation as a function; use "
+            "nn.ReLU() modules, so that every way of calling it can be kept"
+        )
+    (graph,) = graphs
+    (trained,) = _in_mode(model, True, rules)
+    if not isinstance(trained, fx.Graph) or _signatures(trained) != _signatures(graph):
+        raise ConversionError(
+            f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
+            "nn.ReLU() modules, so that both branches survive, nn.Dropout in place of the branch, or a model without what "
+            "only training uses (auxiliary classifiers: aux_logits=False)"
+        )
+    activations = _activations(graph, inputs)
+    blocked = next((node for node in (*graph.nodes, *trained.nodes) if "in_block" in node.meta), None)
+    if blocked is not None:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} runs in part under torch.no_grad() or torch.autocast() and calls an "
+            "activation as a function: a traced copy would leave the block out. Use nn.ReLU() modules, or put the block "
+            f"around the call of the model\n  at {blocked.meta.get('line', '?')}"
+        )
+    result = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    _with_own_names(result, model)
+    for node, counterpart in zip(list(result.graph.nodes), trained.nodes, strict=True):
+        node.type = None  # annotations kept as strings could not be pickled with it
+        module: nn.Module | None = None
+        if node in activations:
+            module = CQReLU(q, _reach(_called(node), threshold))
+        elif node.target in DROPOUTS and _rate(node) == 0 and _rate(counterpart) != 0:
+            # A trace fixes `training=self.training`; a module keeps following train() and eval().
+            module = DROPOUTS[node.target](float(_rate(counterpart)))
+        if module is None:
+            continue
+        name = _free_name(result, node.name)
+        result.add_submodule(name, module)
+        with result.graph.inserting_after(node):
+            call = result.graph.call_module(name, (_activated(node),))
+            call.meta = node.meta
+        node.replace_all_uses_with(call)
+        result.graph.erase_node(node)
+    result.recompile()
+    _carry_over(model, result)
+    return result
+
+
+def _carry_over(model: nn.Module, copied: fx.GraphModule) -> None:
+    """Modes stay as they were, and so does what the forward does not call: a checkpoint holds it."""
+    copied.training = model.training
+    for name, module in model.named_modules():
+        parent, _, child = name.rpartition(".")
+        there = dict(copied.named_modules())
+        if name in there:
+            there[name].training = module.training
+        elif parent in there:
+            there[parent].add_module(child, module)
+    there = dict(copied.named_modules())
+    for name, parameter in model.named_parameters():
+        parent, _, child = name.rpartition(".")
+        if child not in there[parent]._parameters:
+            there[parent].register_parameter(child, parameter)
+    kept = {
+        name
+        for module, prefix in ((m, n) for n, m in model.named_modules())
+        for name in (f"{prefix}.{each}" if prefix else each for each in module._non_persistent_buffers_set)
+    }
+    for name, buffer in model.named_buffers():
+        parent, _, child = name.rpartition(".")
+        if child not in there[parent]._buffers:
+            there[parent].register_buffer(child, buffer, persistent=name not in kept)
+
+
+def _with_own_names(copied: fx.GraphModule, model: nn.Module) -> None:
+    """Arguments that were held while tracing have their own names again: fx numbers them."""
+    own = arguments_of(model)
+    for node in copied.graph.nodes:
+        name = re.sub(r"_\d+$", "", str(node.target))
+        if node.op == "placeholder" and node.target not in own and name in own:
+            node.target = name
+
+
+def _in_mode(model: nn.Module, training: bool, rules: RuleTable) -> list[fx.Graph | ConversionError]:
+    """The model traced in training or in evaluation; its own modes are left as they were."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        return each_way(model.train(training), rules.is_leaf)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _signatures(graph: fx.Graph) -> list[tuple[str, ...]]:
+    """What each node does, but for whether a dropout is active, and whatever names a trace gives."""
+    place = {node: f"%{index}" for index, node in enumerate(graph.nodes)}
+    signatures: list[tuple[str, ...]] = []
+    for node in graph.nodes:
+        args, kwargs = (fx.node.map_arg(value, place.__getitem__) for value in (node.args, node.kwargs))
+        what = node.op, str(node.meta.get("constant", node.target))
+        signatures.append((*what, str(args[:1])) if node.target in DROPOUTS else (*what, str(args), str(kwargs)))
+    return signatures
+
+
+def _rate(node: fx.Node) -> Any:
+    return rate(node.target, node.args, node.kwargs)
+
+
+def _activations(graph: fx.Graph, inputs: tuple[str, ...]) -> set[fx.Node]:
+    """The calls of activations as functions, of what follows from the inputs."""
+    return {node for node in reading_inputs(graph, inputs) if _is_activation(node)}
+
+
+def _is_activation(node: fx.Node) -> bool:
+    called = node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
+    return called or clipped(node) is not None
+
+
+def _activated(node: fx.Node) -> Any:
+    """What the call of an activation is given."""
+    found = clipped(node)
+    return found.input if found is not None else node.args[0] if node.args else node.kwargs["input"]
+
+
+def _called(node: fx.Node) -> nn.Module | None:
+    """The module that does what a call of a clipped activation does; None: the activation is not clipped."""
+    found = clipped(node)
+    return None if found is None or found.high is None else nn.Hardtanh(0.0, float(found.high))
+
+
+def _free_name(model: nn.Module, name: str) -> str:
+    while hasattr(model, name):
+        name += "_"
+    return name
+
+
+def require_prepared(model: nn.Module, adapter: Adapter, q: int | None) -> tuple[nn.Module, bool]:
+    """`model` if its activations are CQReLU, else a prepared copy; and whether it was one already.
+
+    Raises:
+        ConfigError: it is not prepared and `q` is None, or it is with another q.
+    """
+    trained = levels_of(model)
+    if trained is None:
+        if q is None:
+            prepare(model, adapter, q=1)  # what cannot be converted is said first
+            raise ConfigError(
+                f"{type(model).__name__} has no CQReLU activation, so its number of levels is not known: call "
+                "casc_core.prepare(model, q=...) and train it, or pass q=... to convert it untrained"
+            )
+        return prepare(model, adapter, q=q), False
+    if q is not None and q != trained:
+        raise ConfigError(f"the model was prepared with q={trained}; got q={q}. Leave q out, or prepare it again")
+    return model, True

@@ -1,0 +1,336 @@
+"""Tracing a model's forward with torch.fx, remembering the user's own line of code for each operation."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import linecache
+import math
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from casc_core.conversion.tracing.causes import explained, wrapper
+from casc_core.conversion.tracing.in_place import refuse_changes_in_place
+from casc_core.conversion.tracing.own_state import as_before, refusal_of_setting, tensors_for_proxies
+from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
+from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom, other_generators
+from casc_core.engine.conditions import expect, expect_parts, is_asserted, is_of_sizes
+from casc_core.errors import ConversionError
+
+# What torch calls with numbers before it looks whether they are stand-ins.
+_FACTORIES = {id(function) for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.tensor)}
+# fx keeps tensors that a forward makes under such names.
+_CONSTANT = "_tensor_constant"
+_LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+
+
+class Tracer(fx.Tracer):
+    """A tracer to which every module that has a rule is one operation."""
+
+    def __init__(self, is_leaf: Callable[[nn.Module], bool] = lambda module: False) -> None:
+        # Packing a sequence is refused by name; without this, its C++ code would choke on a proxy first.
+        modules: Any = (math, torch.nn.utils.rnn)
+        super().__init__(autowrap_modules=modules, param_shapes_constant=True)
+        # The functions of that module only: its types must stay types, for `isinstance` in a user's forward.
+        self._autowrap_function_ids -= {
+            id(value) for value in vars(torch.nn.utils.rnn).values() if isinstance(value, type)
+        }
+        self._autowrap_search.append(torch)
+        self._autowrap_function_ids |= _FACTORIES
+        einops = sys.modules.get("einops")  # where it is not loaded, no forward calls it
+        if einops is not None:
+            self._autowrap_search.append(einops)
+            self._autowrap_function_ids |= {id(getattr(einops, name)) for name in OPERATIONS}
+        self.is_leaf = is_leaf
+        self.begun_under = _blocks()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["line"], node.meta["augmented"] = user_line(), _augmented()
+        if _blocks() != self.begun_under:
+            node.meta["in_block"] = True
+        return node
+
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None,
+        proxy_factory_fn: Callable[[fx.Node], fx.Proxy] | None = None,
+    ) -> Any:  # fmt: skip
+        """The stand-in for a result; a tuple of them where it has a known number of parts."""
+        if kind == "call_function" and getattr(target, "__module__", "") == "einops.einops":
+            return OPERATIONS[target.__name__](*args, line=user_line(), **kwargs)
+        proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
+        count = known_parts(target, args, kwargs)
+        return proxy if count is None else self.parts(proxy, count)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if type(m).__module__ != "einops.layers.torch":
+            return super().call_module(m, forward, args, kwargs)
+        layer: Any = m
+        if type(m).__name__ == "Rearrange":
+            return rearrange(args[0], layer.pattern, line=user_line(), **layer.axes_lengths)
+        if type(m).__name__ == "Reduce":
+            return reduce(args[0], layer.pattern, layer.reduction, line=user_line(), **layer.axes_lengths)
+        raise ConversionError(f"{m} cannot be converted exactly: use nn.Linear, and einops.rearrange around it")
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Proxy(node, self)
+
+    def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
+        """The parts of what `x.chunk(3)` and the like give, which the network checks to be so many whenever it runs."""
+        checked: Any = expect_parts(whole, count, user_line()) if _splits(whole.node.target) else whole
+        return tuple(checked[index] for index in range(count))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        if _splits(obj.node.target):
+            raise ConversionError(
+                f"forward: {_called(obj.node.target)}() is taken apart into as many parts as its input's size makes, which "
+                "is known only when the network runs; unpack it (a, b = x.unbind(1)), or call x.chunk(2) or "
+                f"x.split([sizes, ...])\n  at {user_line()}"
+            )
+        return super().iter(obj)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
+        if not is_of_sizes(obj.node):
+            return super().to_bool(obj)
+        frame = user_frame()
+        outcome = frame is not None and is_asserted(frame)
+        expect(outcome, obj, user_line())
+        return outcome
+
+
+class Proxy(fx.Proxy):
+    """The stand-in for a tensor while a forward is traced."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise refusal_of_setting(name)
+        super().__setattr__(name, value)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        frame, tracer = sys._getframe(1), self.tracer
+        assert isinstance(tracer, Tracer)
+        at = next((each for each in dis.get_instructions(frame.f_code) if each.offset == frame.f_lasti), None)
+        if at is not None and at.opname == "UNPACK_SEQUENCE":
+            return iter(tracer.parts(self, at.argval))
+        return tracer.iter(self)
+
+
+def known_parts(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """How many parts a call of `chunk(n)` or `split([sizes])` gives, and any split of a parameter; None: not known.
+
+    >>> known_parts("chunk", ("x", 3), {}), known_parts(torch.split, ("x", [1, 2]), {}), known_parts("split", ("x", 2), {})
+    (3, 2, None)
+    """
+    name = _called(target)
+    if not _splits(target) or not args:
+        return None
+    named = ("chunks", "split_size", "split_size_or_sections", "split_sizes")
+    if isinstance(args[0], fx.proxy.ParameterProxy):
+        parameter = args[0].param.detach()
+        return len(getattr(parameter, name)(*args[1:], **kwargs))
+    how = args[1] if len(args) > 1 else next((kwargs[each] for each in named if each in kwargs), None)
+    if name in ("chunk", "unbind"):
+        return how if name == "chunk" and isinstance(how, int) else None
+    return len(how) if isinstance(how, (tuple, list)) else None
+
+
+def _splits(target: Any) -> bool:
+    return _called(target) in ("chunk", "split", "split_with_sizes", "unbind")
+
+
+def _called(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame on the stack that belongs neither to torch nor to this library."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frame = frame.f_back
+    return frame
+
+
+def user_line() -> str:
+    """The user's line that is being executed: `file:line: code`."""
+    frame = user_frame()
+    if frame is None:
+        return "unknown line"
+    file = frame.f_code.co_filename
+    return f"{file}:{frame.f_lineno}: {linecache.getline(file, frame.f_lineno).strip()}"
+
+
+def _augmented() -> bool:
+    """Whether the user's frame is executing `x += y` or the like, which a proxy records as `x + y`."""
+    frame = user_frame()
+    if frame is None:
+        return False
+    operation, argument = frame.f_code.co_code[frame.f_lasti : frame.f_lasti + 2]
+    name = dis.opname[operation]
+    return name.startswith("INPLACE_") or (name == "BINARY_OP" and argument in _INPLACE_ARGUMENTS)
+
+
+_INPLACE_ARGUMENTS = range(13, 26)  # CPython's NB_INPLACE_ADD .. NB_INPLACE_XOR
+
+
+def _blocks() -> tuple[bool, ...]:
+    """What `torch.no_grad`, `inference_mode` and `autocast` have set."""
+    casts = (torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *casts)
+
+
+def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping[str, Any] | None = None) -> fx.Graph:
+    """The graph of `model.forward`, with the arguments in `fixed` held at those values.
+
+    Raises:
+        ConversionError: the forward cannot be traced; the message quotes the line at which tracing stopped.
+    """
+    tracer, others = Tracer(is_leaf), other_generators()
+    try:
+        # Gradients as in the mode that is traced: evaluation has none.
+        grads = torch.set_grad_enabled(model.training)
+        with grads, tensors_for_proxies(), as_before(model) as changed, NothingRandom(_random):
+            tracer.begun_under = _blocks()
+            graph = tracer.trace(model, concrete_args=dict(fixed or {}))
+            written = changed({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+        for tensor, name in tracer.tensor_attrs.items():
+            if name.startswith(_CONSTANT):  # fx keeps tensors there that the graph reads
+                setattr(model, name, tensor)
+    except ConversionError:
+        raise
+    except Exception as error:
+        raise explained(error, type(model).__name__, _frames_of(error)) from error
+    if written is not None:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} changes its own {written!r}, so that its answer may differ at the "
+            "next call: change it outside the forward, or only while training (`if self.training:`)"
+        )
+    if other_generators() != others:
+        raise ConversionError(
+            f"the forward of {type(model).__name__} draws a number with Python's or NumPy's generator: {RANDOM}"
+        )
+    for node in graph.nodes:
+        node.meta.pop("is_wrapped", None)  # or the code of a GraphModule would wrap it once more, for every trace
+        if node.op == "get_attr":
+            _remember_value(model, node)
+    if isinstance(model, fx.GraphModule):
+        _remember_lines(graph, model.graph)
+    refuse_changes_in_place(model, graph)
+    return graph
+
+
+def _remember_value(model: nn.Module, node: fx.Node) -> None:
+    """A tensor of one entry that is not trained is as good as a number; one that a forward makes has no lasting name."""
+    path, _, name = str(node.target).rpartition(".")
+    value = getattr(model.get_submodule(path), name)
+    if not isinstance(value, torch.Tensor) or isinstance(value, nn.Parameter):
+        return
+    if value.shape in ((), (1,)):
+        node.meta["number"] = value.item()
+    if name.startswith(_CONSTANT):
+        node.meta["constant"] = value.tolist()
+
+
+def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:
+    """Code written by an earlier trace has no lines of the user's; those of that trace are its own."""
+    for new, old in zip(graph.nodes, traced.nodes, strict=False):
+        if new.op != old.op or str(new.target) != str(old.target):
+            return
+        new.meta |= {key: old.meta[key] for key in ("line", "nn_module_stack") if key in old.meta}
+
+
+def _random(what: str) -> ConversionError:
+    return ConversionError(f"forward: {what} cannot be converted exactly: {RANDOM}\n  at {user_line()}")
+
+
+def _frames_of(error: BaseException) -> list[tuple[str, str]]:
+    """Where an error came from, outermost first: `file:line` and the code there, of frames that are the user's."""
+    frames = []
+    trace_back = error.__traceback__
+    while trace_back is not None:
+        file = trace_back.tb_frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES):
+            code = linecache.getline(file, trace_back.tb_lineno).strip()
+            frames.append((f"{file}:{trace_back.tb_lineno}", code))
+        trace_back = trace_back.tb_next
+    return frames
+
+
+def arguments_of(model: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of the model's forward, in order."""
+    return tuple(inspect.signature(model.forward).parameters)
+
+
+def call_variants(model: nn.Module) -> list[dict[str, Any]]:
+    """The ways to call `model.forward` that are tried at conversion: for each, the arguments held fixed.
+
+    An argument with default None may be given or not, so each choice is a way of its own; where there are more than three
+    of them, none, each alone, and all. Other defaults are fixed.
+
+    Raises:
+        ConversionError: the forward takes `*args` or `**kwargs`.
+    """
+    optional = optional_arguments(model)
+    chosen = range(len(optional) + 1) if len(optional) <= 3 else (0, 1, len(optional))
+    return [way(model, given) for count in chosen for given in combinations(optional, count)]
+
+
+def optional_arguments(model: nn.Module) -> list[str]:
+    """The arguments with default None, in order."""
+    return [name for name, parameter in _parameters(model).items() if parameter.default is None]
+
+
+def held_arguments(model: nn.Module) -> dict[str, Any]:
+    """The arguments with another default, which a conversion holds there."""
+    return {
+        name: parameter.default
+        for name, parameter in _parameters(model).items()
+        if parameter.default is not None and parameter.default is not parameter.empty
+    }
+
+
+def required_arguments(model: nn.Module) -> set[str]:
+    """The arguments without a default."""
+    return {name for name, parameter in _parameters(model).items() if parameter.default is parameter.empty}
+
+
+def way(model: nn.Module, given: Collection[str]) -> dict[str, Any]:
+    """The arguments held fixed where, of the optional ones, those in `given` are given."""
+    return held_arguments(model) | {name: None for name in optional_arguments(model) if name not in given}
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    parameters = inspect.signature(model.forward).parameters
+    variable = [each for each in parameters.values() if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if variable:
+        name, named = type(model).__name__, [each for each in parameters.values() if each not in variable]
+        given = (
+            [each.name for each in named if each.default is each.empty] or [each.name for each in named[:1]] or ["x"]
+        )
+        raise ConversionError(
+            f"the forward of {name} takes {variable[0]}, so its inputs are not known; name its arguments, or wrap it:\n"
+            f"{wrapper(name, [each.name for each in named] or given, given)}"
+        )
+    return parameters
+
+
+def each_way(model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> list[fx.Graph | ConversionError]:
+    """For each way of calling the model its graph, or why it has none."""
+    found: list[fx.Graph | ConversionError] = []
+    for fixed in call_variants(model):
+        try:
+            found.append(trace(model, is_leaf, fixed))
+        except ConversionError as error:
+            found.append(error)
+    return found

@@ -1,0 +1,205 @@
+"""Currents on their way to a population, as the convolutions they are sums of: computed only where they are read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import torch
+from torch import Tensor
+
+from casc_core.engine import kernels
+from casc_core.engine.geometry import Geometry, convolve
+from casc_core.engine.kernels import KernelNeuron
+from casc_core.engine.signal import without_repeats
+from casc_core.engine.weight_cache import Kept
+from casc_core.numerics import Numerics
+
+# More terms than this are put together first: a population reads every one of them at every step.
+MOST_TERMS = 4
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The weights of a convolution and what has been prepared from them.
+
+    Attributes:
+        name: what errors call it.
+        weight: `[O, C/groups, kh, kw]`, multiples of `2**exponent`.
+        reach: largest sum of magnitudes that one output has.
+    """
+
+    name: str
+    weight: Tensor
+    exponent: int
+    geometry: Geometry
+    reach: float
+    kept: Kept
+
+    def packed(self, peak: int, blocks: kernels.Blocks) -> kernels.PackedConvolution | None:
+        """For the compiled kernel; None: its integers might not hold a sum."""
+        key = (peak, blocks.width, *blocks.low.tolist())
+        return self.kept(
+            self.weight,
+            key,
+            lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks),
+        )
+
+
+@cache
+def identity(channels: int, factor: float) -> Filter:
+    """Every channel to itself, times `factor`."""
+    weight = torch.full((channels, 1, 1, 1), factor, dtype=torch.float64, device="cpu")
+    denominator = factor.as_integer_ratio()[1]
+    geometry = Geometry((1, 1), groups=channels)
+    return Filter("a shortcut", weight, -(denominator.bit_length() - 1), geometry, abs(factor), Kept())
+
+
+@dataclass(frozen=True)
+class Term:
+    """A train `[steps, batch, channels, height, width]` and the filter it goes through.
+
+    Attributes:
+        bound: largest magnitude of the train per unit of spike count.
+    """
+
+    filter: Filter
+    train: Tensor
+    bound: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what it gives."""
+        return self.filter.geometry.output_size(*self.train.shape[3:])
+
+
+@dataclass(frozen=True)
+class Currents:
+    """The sum of some terms, all of one shape: a `casc_core.engine.signal.Deferred`.
+
+    Attributes:
+        dims: spatial dimensions of the user's tensor, 1 or 2; with 1, the height is 1 and left out.
+        numerics, peak: of the run.
+    """
+
+    terms: tuple[Term, ...]
+    dims: int
+    numerics: Numerics
+    peak: int
+
+    @property
+    def shape(self) -> torch.Size:
+        """`[steps, batch, channels, (height,) width]`."""
+        first = self.terms[0]
+        steps, channels = max(len(term.train) for term in self.terms), len(first.filter.weight)
+        return torch.Size([steps, first.train.shape[1], channels, *first.size[2 - self.dims :]])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.terms[0].train.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it holds on to."""
+        return sum(term.train.nbytes for term in self.terms)
+
+    @property
+    def bound(self) -> float:
+        """Largest magnitude per unit of spike count."""
+        return sum(term.bound * term.filter.reach for term in self.terms)
+
+    def tensor(self) -> Tensor:
+        """The currents, each term in the cheapest type that provably holds it, the sum likewise."""
+        return self._tensor
+
+    @cached_property
+    def _tensor(self) -> Tensor:
+        exponent = min(term.filter.exponent for term in self.terms)
+        dtype = self.numerics.dtype(self.bound * self.peak, exponent, self.terms[0].filter.name)
+        total: Tensor | None = None
+        for term in sorted(self.terms, key=lambda term: -len(term.train)):
+            part = _convolved(term, dtype)
+            if total is None:
+                total = part
+            else:
+                total[: len(part)] += part
+        assert total is not None
+        return total.squeeze(-2) if self.dims == 1 else total
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the sum has been taken."""
+        return "_tensor" in self.__dict__
+
+    def plus(self, train: Tensor | Currents, bound: float) -> Currents | None:
+        """With another train added, of this bound; None: the two are better added as tensors."""
+        if isinstance(train, Currents):
+            more = train.terms
+        elif train.dtype == torch.int8 and train.dim() == self.dims + 3:
+            train = train.unsqueeze(-2) if self.dims == 1 else train
+            more = (Term(identity(train.shape[2], 1.0), train, bound),)
+        else:
+            return None
+        result = Currents((*self.terms, *more), self.dims, self.numerics, self.peak)
+        computed = self.is_computed or (isinstance(train, Currents) and train.is_computed)
+        alike = self.shape[1:] == Currents(more, self.dims, self.numerics, self.peak).shape[1:]
+        return result if alike and not computed and len(result.terms) <= MOST_TERMS else None
+
+    def population(
+        self,
+        drive: Tensor | None,
+        exponent: int,
+        threshold: float,
+        neuron: KernelNeuron,
+        guess: int,
+        potential: Tensor | None = None,
+    ) -> Tensor | None:
+        """Spikes of the population that reads these currents, by the compiled kernel; None: it cannot.
+
+        Args:
+            drive: multiples of `2**exponent`, expanded to the population's shape; or None.
+            exponent: of potentials. threshold: a multiple of `2**exponent`.
+            neuron: what it is and when it is awake.
+            guess: of the steps that will be needed.
+            potential: before the first step, as the drive; or None.
+        """
+        if not kernels.ready(drive, potential, *(term.train for term in self.terms)):
+            return None
+        if any(term.train.dtype != torch.int8 or term.filter.exponent < exponent for term in self.terms):
+            return None
+        if any(term.train[:, 0, :, 0].numel() > kernels.INT32_UNITS for term in self.terms):
+            return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
+        first = self.terms[0].filter
+        outputs, geometry = len(first.weight), first.geometry
+        blocks = kernels.Blocks.of(outputs, geometry.groups, first.weight[0].numel())
+        packs = []
+        for term in self.terms:
+            packed = term.filter.packed(math.ceil(term.bound * self.peak), blocks)
+            if packed is None or packed.exponent - exponent > 30:
+                return None
+            packs.append((packed, term.train))
+        shape = (self.shape[1], outputs, *self.terms[0].size)
+        units, start = (self._units(values, exponent) for values in (drive, potential))
+        spikes = kernels.convolution(
+            packs, blocks, shape, units, exponent, round(math.ldexp(threshold, -exponent)), neuron, guess, start
+        )
+        return spikes.squeeze(-2) if self.dims == 1 else spikes
+
+    def _units(self, values: Tensor | None, exponent: int) -> Tensor | None:
+        """In int32 units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
+        if values is None:
+            return None
+        values = values.unsqueeze(-2) if self.dims == 1 else values
+        return (without_repeats(values) * 2.0**-exponent).to(torch.int32).contiguous().expand(values.shape)
+
+
+def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
+    train = term.train
+    if not len(train):
+        return train.new_zeros((0, train.shape[1], len(term.filter.weight), *term.size), dtype=dtype)
+    # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out.
+    result = convolve(train.flatten(0, 1).to(dtype), term.filter.weight.to(train.device, dtype), term.filter.geometry)
+    unfolded: Tensor = result.unflatten(0, train.shape[:2])
+    return unfolded

@@ -1,0 +1,42 @@
+"""The compiled kernels: sparse products, the neuron's loop over time, whole recurrences. For CPU tensors.
+
+Each has a counterpart in plain torch that gives the same bits; callers use that where `ready` says no, or where a
+function returns None because the integers of a kernel might not hold a sum. The library is compiled when the package is
+installed (`_kernels.c`) and loaded with ctypes, so that its calls run on several threads at once.
+"""
+
+from casc_core.engine.kernels.convolution import Blocks, PackedConvolution, convolution, fits_int32, pack_convolution
+from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.library import all_instructions, forked, instructions, ready, using
+from casc_core.engine.kernels.population import KernelNeuron, levels, scan, scans
+from casc_core.engine.kernels.recurrence import RecurrentSpikes, Sequences, recurrence
+from casc_core.engine.kernels.sparse import INT32_UNITS, LARGEST_COUNT, PackedWeights, count_rows, pack, rows
+
+__all__ = [
+    "INT32_UNITS",
+    "LARGEST_COUNT",
+    "Blocks",
+    "KernelNeuron",
+    "PackedConvolution",
+    "PackedWeights",
+    "RecurrentSpikes",
+    "Sequences",
+    "agreement",
+    "all_instructions",
+    "convolution",
+    "count_rows",
+    "fits_int32",
+    "forked",
+    "instructions",
+    "levels",
+    "pack",
+    "pack_convolution",
+    "ready",
+    "recurrence",
+    "rows",
+    "scan",
+    "scans",
+    "sum_middle",
+    "tally",
+    "using",
+]

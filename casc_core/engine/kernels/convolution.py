@@ -1,0 +1,228 @@
+"""A population behind convolutions in one call: only spikes are visited, currents are never written."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from ctypes import c_int64, c_void_p
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.geometry import Geometry
+from casc_core.engine.kernels.library import address, checked, empty, require, run, structure, with_room
+from casc_core.engine.kernels.population import KernelNeuron
+from casc_core.engine.kernels.sparse import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of
+
+_Term = structure(
+    "ConvolutionTerm",
+    (c_void_p, "train"),
+    (c_int64, "steps height width channels"),
+    (c_void_p, "weights"),
+    (c_int64, "kind block_bytes shift most_in"),
+    (c_void_p, "in_lo in_n"),
+    (c_int64, "kernel_y kernel_x stride_y stride_x pad_y pad_x dilation_y dilation_x ring"),
+)
+_Task = structure(
+    "ConvolutionTask",
+    (c_void_p, "term"),
+    (c_int64, "terms samples out_height out_width outputs bands width"),
+    (c_void_p, "out_lo out_n drive"),
+    (c_int64, "drive_sample drive_channel drive_y drive_x"),
+    (c_void_p, "potential"),
+    (c_int64, "potential_sample potential_channel potential_y potential_x"),
+    (c_int64, "threshold total lower burst restart levels"),
+    (c_void_p, "awake caps"),
+    (c_int64, "wake_steps most_steps capacity"),
+    (c_void_p, "out"),
+)
+
+_LANES = 32
+_WIDEST = 128
+# The weights of one block are to stay in a core's second cache.
+_BLOCK_BYTES = 640 * 2**10
+# Items of work: enough that threads end at about the same time.
+_LEAST_ITEMS = 16
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The output channels of a population in blocks of neighbours, `width` (a multiple of 32) wide at most.
+
+    Attributes:
+        low, count: `[blocks]` int64, the outputs of each block.
+    """
+
+    width: int
+    low: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, outputs: int, groups: int, reads: int) -> Blocks:
+        """Blocks that do not straddle groups more than they must; `reads`: weights that one output has."""
+        each, most = outputs // groups, _WIDEST
+        starts: Sequence[int]
+        while most > _LANES and most * reads * 2 > _BLOCK_BYTES:
+            most -= _LANES
+        if groups > 1 and each <= most // 2:  # several whole groups to a block
+            size = max(1, _LANES // each) * each
+            starts = range(0, outputs, size)
+        else:
+            size = -(-each // -(-each // most))
+            size = min(each, _padded(size))
+            starts = [group * each + start for group in range(groups) for start in range(0, each, size)]
+        counts = [min(size, outputs - low, each - low % each if size <= each else size) for low in starts]
+        return cls(_padded(max(counts)), _int64(starts), _int64(counts))
+
+
+@dataclass(frozen=True)
+class PackedConvolution:
+    """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
+
+    Attributes:
+        values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed.
+        kind: how they are summed.
+        low, count: `[blocks]` int64, the input channels that each block reads.
+    """
+
+    values: Tensor
+    kind: int
+    geometry: Geometry
+    exponent: int
+    low: Tensor
+    count: Tensor
+
+    def term(self, train: Tensor, exponent: int) -> ctypes.Structure:
+        """For the kernel; `train` is `[steps, samples, height, width, channels]`, closely packed."""
+        g, (steps, _, height, width, channels) = self.geometry, train.shape
+        return _Term(
+            train.data_ptr(), steps, height, width, channels,
+            self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, int(self.count.max()),
+            self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
+            (g.kernel[0] - 1) * g.dilation[0] + 1,
+        )  # fmt: skip
+
+
+def pack_convolution(
+    weight: Tensor, geometry: Geometry, exponent: int, peak: int, blocks: Blocks
+) -> PackedConvolution | None:
+    """`weight` `[O, C/groups, kh, kw]`, multiples of `2**exponent`, for trains of magnitude up to `peak`; None: no room."""
+    if not weight.numel() or peak > LARGEST_COUNT:
+        return None
+    units, exponent = coarsest(weight, exponent)
+    reach = float(units.abs().flatten(1).sum(1).max()) * peak
+    kind = kind_of(units, reach)
+    if kind is None:
+        return None
+    outputs, each_in = weight.shape[:2]
+    each_out = outputs // geometry.groups
+    first = blocks.low // each_out * each_in
+    count = ((blocks.low + blocks.count - 1) // each_out + 1) * each_in - first
+    most, taps = int(count.max()), math.prod(geometry.kernel)
+    dtype = torch.int32 if kind == WIDE else torch.int16
+    values = torch.zeros(len(blocks.low), taps * most * blocks.width, dtype=dtype, device="cpu")
+    by_tap = units.flatten(2).permute(2, 1, 0)  # [taps, inputs of a group, O]
+    for number, (low, size, low_in, reads) in enumerate(
+        zip(*(t.tolist() for t in (blocks.low, blocks.count, first, count)), strict=True)
+    ):
+        block = values[number, : taps * reads * blocks.width].view(taps, reads, blocks.width)
+        for group in range(low // each_out, (low + size - 1) // each_out + 1):
+            start, end = max(low, group * each_out), min(low + size, (group + 1) * each_out)
+            at = group * each_in - low_in
+            block[:, at : at + each_in, start - low : end - low] = by_tap[:, :, start:end].to(dtype)
+    return PackedConvolution(values, kind, geometry, exponent, first, count)
+
+
+def convolution(
+    terms: Sequence[tuple[PackedConvolution, Tensor]],
+    blocks: Blocks,
+    shape: tuple[int, int, int, int],
+    drive: Tensor | None,
+    exponent: int,
+    threshold: int,
+    neuron: KernelNeuron,
+    guess: int,
+    potential: Tensor | None = None,
+) -> Tensor:
+    """Spikes `[steps, samples, channels, height, width]` of a population, channels last in memory.
+
+    Args:
+        terms: weights and the train `[steps, samples, channels, height, width]` int8 that goes through them.
+        blocks: of the outputs, for which the weights are packed.
+        shape: samples, channels, height, width of the population.
+        drive: in units, int32, of this shape, whatever the strides; or None.
+        exponent: of the unit of drive, threshold and potentials, at most that of each term.
+        threshold: in units.
+        neuron: what it is and when it is awake.
+        guess: of the steps that will be needed.
+        potential: before the first step, as the drive; or None.
+    """
+    samples, channels, height, width = shape
+    _check(terms, blocks, shape, drive, potential, exponent, threshold)
+    trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
+    structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
+    array = (_Term * len(structures))(*structures)
+    bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
+    strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
+
+    def attempt(capacity: int) -> tuple[Tensor, int]:
+        out = empty((capacity, samples, height, width, channels), torch.int8)
+        task = _Task(
+            ctypes.addressof(array), len(array), samples, height, width, channels, bands, blocks.width,
+            blocks.low.data_ptr(), blocks.count.data_ptr(), address(drive), *strides,
+            address(potential), *steps, threshold, neuron.total, neuron.lower_units(threshold), neuron.burst,
+            neuron.restart, neuron.in_levels,
+            neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.most, capacity, out.data_ptr(),
+        )  # fmt: skip
+        return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
+
+    arriving = max(len(train) for train in trains)
+    out, needed = with_room(neuron.room(arriving, guess), attempt)
+    return out[:needed].permute(0, 1, 4, 2, 3)
+
+
+def _check(
+    terms: Sequence[tuple[PackedConvolution, Tensor]],
+    blocks: Blocks,
+    shape: tuple[int, int, int, int],
+    drive: Tensor | None,
+    potential: Tensor | None,
+    exponent: int,
+    threshold: int,
+) -> None:
+    """That all sizes fit each other."""
+    samples, channels, height, width = shape
+    require(bool(terms) and 0 not in shape and 0 < threshold < 2**31, f"{len(terms)} terms, a threshold of {threshold}")
+    ends = blocks.low + blocks.count
+    inside = int(blocks.low.min()) >= 0 and int(blocks.count.min()) >= 1 and int(ends.max()) <= channels
+    require(inside and int(blocks.count.max()) <= blocks.width, f"blocks of {channels} channels")
+    for packed, train in terms:
+        checked(train, "a train", torch.int8, (len(train), samples, *train.shape[2:]), packed=False)
+        require(
+            train.dim() == 5 and int((packed.low + packed.count).max()) <= train.shape[2], f"{train.shape[2]} channels"
+        )
+        size = packed.geometry.output_size(*train.shape[3:])
+        require(size == (height, width), f"an output of {list(size)} for a population of {[height, width]}")
+        taps = math.prod(packed.geometry.kernel) * int(packed.count.max()) * blocks.width
+        require(
+            packed.values.shape == (len(blocks.low), taps), f"weights packed for other blocks: {packed.values.shape}"
+        )
+        require(0 <= packed.exponent - exponent <= 30, f"a shift of {packed.exponent - exponent}")
+    for values in (drive, potential):
+        if values is not None:
+            checked(values, "a drive or a potential", torch.int32, shape, packed=False)
+
+
+def fits_int32(reach: float, exponent: int) -> bool:
+    """Whether sums of this magnitude, in units of `2**exponent`, fit int32."""
+    return math.ldexp(reach, -exponent) < INT32_UNITS
+
+
+def _padded(size: int) -> int:
+    return -(-size // _LANES) * _LANES
+
+
+def _int64(values: Sequence[int] | range) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64, device="cpu")

@@ -1,0 +1,162 @@
+"""A whole recurrence in one call: position after position, all steps of each, in int32."""
+
+from __future__ import annotations
+
+from ctypes import c_double, c_int64, c_void_p
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.kernels.library import (
+    OUT_OF_RANGE,
+    TYPES,
+    address,
+    checked,
+    empty,
+    require,
+    run,
+    structure,
+    with_room,
+)
+from casc_core.engine.kernels.population import KernelNeuron
+from casc_core.engine.kernels.sparse import PackedWeights, Weights
+
+_Task = structure(
+    "RecurrenceTask",
+    (Weights, "weights"),
+    (c_void_p, "peaks peak_product"),
+    (c_int64, "batch length"),
+    (c_void_p, "lengths"),
+    (c_int64, "reverse"),
+    (c_void_p, "drive index"),
+    (c_int64, "drive_type drive_sample drive_position drive_row"),
+    (c_double, "scale drive_limit"),
+    (c_void_p, "train"),
+    (c_int64, "train_type arriving train_step train_sample train_position"),
+    (c_void_p, "initial potential"),
+    (c_int64, "threshold shift total lower burst restart levels"),
+    (c_void_p, "awake caps"),
+    (c_int64, "wake_steps most_steps capacity"),
+    (c_void_p, "out"),
+    (c_int64, "out_step out_sample out_position"),
+    (c_void_p, "positive negative"),
+)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A recurrent population's input. Shapes are `[batch, length, hidden]`, whatever the strides.
+
+    Attributes:
+        drive: dense values, or with `index` `[batch, length]` a table of rows; float32 or float64; or None.
+        train: input currents `[steps, batch, length, hidden]`, float32 or float64.
+        initial: `[batch, hidden]` int32, in units, received at each sequence's first position beside the drive; or None.
+        lengths: `[batch]` int64, or None for all.
+        reverse: from the last real position to the first.
+        potential: `[hidden]` int32, in units, of every position's neurons before the first step; or None.
+    """
+
+    drive: Tensor | None
+    index: Tensor | None
+    train: Tensor
+    initial: Tensor | None
+    lengths: Tensor | None
+    reverse: bool
+    potential: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RecurrentSpikes:
+    """Spikes `[steps, batch, length, hidden]` int8, and how many of each sign `[steps, batch, length]` if asked for."""
+
+    train: Tensor
+    tallied: tuple[Tensor, Tensor] | None
+
+
+def recurrence(
+    packed: PackedWeights,
+    inputs: Sequences,
+    exponent: int,
+    threshold: int,
+    drive_limit: float,
+    neuron: KernelNeuron,
+    *,
+    positions_first: bool,
+    tally: bool,
+    guess: int,
+) -> RecurrentSpikes | None:
+    """Position after position, `current + W s_before` at every step, then the neurons.
+
+    Args:
+        packed: the recurrent weights.
+        exponent: of the unit of currents and thresholds, at most the weights' own. threshold: in units.
+        drive_limit: largest magnitude of the drive, in units, for which no sum leaves int32.
+        neuron: what it is and when it is awake.
+        positions_first: the memory layout of the result: `[steps, length, batch, hidden]`.
+        tally: count spikes.
+        guess: of the steps that will be needed.
+
+    Returns:
+        None if the drive exceeds its limit.
+    """
+    drive, index, train = inputs.drive, inputs.index, inputs.train
+    _check(packed, inputs, packed.exponent - exponent, threshold)
+    batch, length, hidden = train.shape[1:]
+    drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
+    train = train if train.stride(-1) == 1 else train.contiguous()
+    strides: tuple[int, ...] = (0, 0, 0)
+    if drive is not None:
+        strides = (*drive.stride()[:2], 0) if index is None else (*index.stride(), drive.stride(0))
+    counts: tuple[Tensor, Tensor] | None = None
+
+    def attempt(capacity: int) -> tuple[Tensor, int]:
+        nonlocal counts
+        order = (length, batch) if positions_first else (batch, length)
+        out = empty((capacity, *order, hidden), torch.int8)
+        out = out.transpose(1, 2) if positions_first else out
+        if tally:
+            positive, negative = torch.empty((2, capacity, batch, length), dtype=torch.int32, device="cpu")
+            counts = positive, negative
+        task = _Task(
+            packed.structure(), packed.peaks.data_ptr(), packed.peak_product.data_ptr(), batch, length,
+            address(inputs.lengths), inputs.reverse, address(drive), address(index),
+            0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent, drive_limit,
+            train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3], address(inputs.initial),
+            address(inputs.potential), threshold, packed.exponent - exponent, neuron.total,
+            neuron.lower_units(threshold), neuron.burst, neuron.restart, neuron.in_levels,
+            neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.most, capacity,
+            out.data_ptr(), *out.stride()[:3], *(address(t) for t in counts or (None, None)),
+        )  # fmt: skip
+        return out, run("recurrence", task, batch, out.numel())
+
+    out, needed = with_room(neuron.room(len(train), guess), attempt)
+    if needed == OUT_OF_RANGE:
+        return None
+    return RecurrentSpikes(out[:needed], None if counts is None else (counts[0][:needed], counts[1][:needed]))
+
+
+def _check(packed: PackedWeights, inputs: Sequences, shift: int, threshold: int) -> None:
+    """That all sizes fit each other, and every index and length what it counts."""
+    drive, index, train, lengths = inputs.drive, inputs.index, inputs.train, inputs.lengths
+    require(train.dim() == 4 and 0 not in train.shape[1:], f"a train {list(train.shape)}")
+    batch, length, hidden = train.shape[1:]
+    require(packed.inputs == packed.outputs == hidden, f"weights {packed.outputs}x{packed.inputs}, {hidden} units")
+    require(0 <= shift <= 30 and 0 < threshold < 2**31, f"a shift of {shift}, a threshold of {threshold}")
+    for values in (train, *(() if drive is None else (drive,))):
+        require(values.dtype in TYPES and values.device.type == "cpu", f"{values.dtype} on {values.device}")
+    if index is not None:
+        assert drive is not None
+        checked(index, "the index", torch.int64, (batch, length), packed=False)
+        require(drive.dim() == 2 and drive.shape[1] == hidden, f"a table {list(drive.shape)} of {hidden} units")
+        low, high = torch.aminmax(index)
+        require(int(low) >= 0 and int(high) < len(drive), f"rows {int(low)}..{int(high)} of a table of {len(drive)}")
+    elif drive is not None:
+        require(drive.shape == train.shape[1:], f"a drive {list(drive.shape)} of a population {list(train.shape[1:])}")
+    if inputs.initial is not None:
+        checked(inputs.initial, "the initial currents", torch.int32, (batch, hidden))
+    if inputs.potential is not None:
+        checked(inputs.potential, "the potentials", torch.int32, (hidden,))
+    if lengths is not None:
+        checked(lengths, "the lengths", torch.int64, (batch,))
+        require(int(lengths.min()) >= 1 and int(lengths.max()) <= length, f"lengths beyond 1..{length}")

@@ -1,0 +1,55 @@
+"""The operations of a lowered network.
+
+Each is built at conversion from plain settings (kept as JSON) and tensors (kept as buffers), and runs on `Signal`s in
+spikes and in levels alike. Tensors are natural values on a power-of-two grid, so they stay exact in floating point.
+"""
+
+from casc_core.engine.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
+from casc_core.engine.ops.arithmetic import Add, DividedByInput, TimesInput, as_integers
+from casc_core.engine.ops.convolution import Convolution, Convolution3d
+from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Silence, driven
+from casc_core.engine.ops.interpolation import Interpolate, constant_parts
+from casc_core.engine.ops.layout import Join, Layout, Pick
+from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
+from casc_core.engine.ops.population import Fire, corrected
+from casc_core.engine.ops.reduction import MaskedFill, Max, Sum, dims_of
+
+__all__ = [
+    "AdaptiveAveragePool",
+    "AdaptiveMaxPool",
+    "Add",
+    "Attribute",
+    "AveragePool",
+    "Call",
+    "Constant",
+    "Convolution",
+    "Convolution3d",
+    "DividedByInput",
+    "Embed",
+    "Encode",
+    "Fire",
+    "Interpolate",
+    "Join",
+    "Layout",
+    "Linear",
+    "MaskedFill",
+    "Max",
+    "MaxPool",
+    "Op",
+    "Pick",
+    "PoolAt",
+    "RequireFeatures",
+    "Scale",
+    "Shift",
+    "Silence",
+    "Sum",
+    "TimesInput",
+    "as_integers",
+    "constant_parts",
+    "corrected",
+    "dims_of",
+    "driven",
+    "entries",
+    "exact_product",
+]

@@ -1,0 +1,347 @@
+"""Snapped linear maps and factors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casc_core.engine.batching.places import Samples
+from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
+from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.recorder import Recorder
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, broadcast
+from casc_core.engine.spike_product import Product
+from casc_core.errors import InputError
+from casc_core.numerics import Float, Numerics, binade, largest, on_grid
+
+
+def affine_tensors(*shape: str) -> dict[str, Numbers]:
+    """Those of a map whose weights have this shape, outputs first."""
+    return {
+        "weight": Numbers((shape,), optional=True),
+        "fine": Numbers((shape,), "fine_exponent", optional=True),
+        "bias": Numbers((shape[:1],), "drive_exponent", optional=True),
+    }
+
+
+class AffineMap(Op, abstract=True):
+    """A snapped linear map, with a bias that flows while awake.
+
+    The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
+    the same weights on a finer grid, after which the current is rounded once.
+    """
+
+    SETTINGS = settings(
+        name=NAME,
+        exponent=EXPONENT,
+        input_exponent=EXPONENT,
+        fine_exponent=EXPONENT,
+        drive_exponent=EXPONENT,
+        train_exponent=OrNone(EXPONENT),
+    )
+    weight: Tensor | None
+    fine: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor | None,
+        fine: Tensor | None,
+        bias: Tensor | None,
+        exponent: int,
+        input_exponent: int,
+        fine_exponent: int,
+        drive_exponent: int,
+        train_exponent: int | None = None,
+        **geometry: Any,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name,
+                "exponent": exponent,
+                "input_exponent": input_exponent,
+                "fine_exponent": fine_exponent,
+                "drive_exponent": drive_exponent,
+                "train_exponent": train_exponent,
+                **geometry,
+            },
+            {"weight": weight, "fine": fine, "bias": bias},
+        )
+        self.reach = 0.0 if weight is None else largest_row(weight)
+
+    def check(self) -> None:
+        self.require(self.weight is not None or self.fine is not None, "one of 'weight' and 'fine' must be there")
+
+    def grid(self, name: str) -> int | None:
+        if name != "weight":
+            return super().grid(name)
+        arriving = self.settings["train_exponent"]
+        return None if arriving is None else int(self.settings["exponent"] - arriving)
+
+    def drive(
+        self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int
+    ) -> Tensor | None:
+        """What flows awake: the signal's drive through `product` with the fine weights, rounded once, and the bias.
+
+        Args:
+            product: `(x, weight)` to their product.
+            features: the dimension of the result that the bias belongs to, from the end.
+        """
+        drive = signal.drive
+        if drive is not None:
+            assert self.fine is not None
+            exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
+            drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"], product)
+            drive = run.numerics.snap(drive, self.settings["drive_exponent"])
+        if self.bias is None:
+            return drive
+        bias = self.bias if features == -1 else self.bias.reshape(-1, *[1] * (-1 - features))
+        bias = bias if signal.divisor is None else bias * signal.divisor
+        return bias if drive is None else drive + bias
+
+    def note(self, recorder: Recorder, pairs: float, signal: Signal, shape: torch.Size) -> None:
+        """Note that a map of `signal` has so many pairs of an input and an output, and outputs of this shape."""
+        biases = 0.0 if self.bias is None else float(shape.numel())
+        recorder.multiplied(pairs, real=0.0 if signal.source is None else pairs, biases=biases)
+
+
+class Linear(AffineMap):
+    """A snapped linear map of the last dimension."""
+
+    TENSORS = affine_tensors("outputs", "inputs")
+
+    @cached_property
+    def product(self) -> Product:
+        """Its products, and what they keep of the weights."""
+        return Product()
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        width = next(w.shape[1] for w in (self.weight, self.fine) if w is not None)
+        if not signal.shape or signal.shape[-1] != width:
+            raise InputError(
+                f"{self.settings['name']}: expected an input whose last dimension is {width}; got {list(signal.shape)}"
+            )
+        signal = signal.with_uniform_divisor((-1,))
+        drive = self.drive(run, signal, F.linear, -1)
+        if self.weight is None:
+            assert drive is not None
+            train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
+        else:
+            bound = signal.bound * self.reach
+            dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
+            train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
+            if run.recorder is not None:
+                run.recorder.arriving(signal, self.weight.shape[0])
+        if run.recorder is not None:
+            pairs = float(train.shape[1:].numel() * width)
+            self.note(run.recorder, pairs, signal, train.shape[1:])
+        drive = None if drive is None else drive.expand(train.shape[1:])
+        return Signal(train, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        width, train = next(w.shape[0] for w in (self.weight, self.fine) if w is not None), signal.train or Train()
+        samples = follower.apart(signal, [-1])
+        steps = 0 if self.weight is None else train.steps
+        return follower.signal([*signal.shape[:-1], width], samples, steps, 8, real=self.fine is not None)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return 8 * sum(entries(each) for each in signals)
+
+
+def exact_product(
+    numerics: Numerics,
+    x: Tensor,
+    weight: Tensor,
+    exponent: int,
+    weight_exponent: int,
+    name: str,
+    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
+) -> Tensor:
+    """`product(x, weight)` in float64, the same bits in whatever order it is summed; both are on these grids.
+
+    Where one product could round, the weights are split into two limbs. Each limb's product is exact; only their sum,
+    one addition for each result, is rounded.
+    """
+    weight, grid = weight.double(), exponent + weight_exponent
+    reach = largest(x)
+    excess = binade(reach * largest_row(weight)) - grid - 52
+    if excess <= 0 or isinstance(numerics, Float):
+        return product(x, weight)
+    high = on_grid(weight, weight_exponent + excess)
+    low = weight - high
+    numerics.dtype(reach * largest_row(high), grid + excess, name)
+    numerics.dtype(reach * largest_row(low), grid, name)
+    return product(x, high) + product(x, low)
+
+
+def largest_row(weight: Tensor) -> float:
+    """The largest sum of magnitudes of the weights that one output has."""
+    return float(weight.double().abs().flatten(1).sum(1).max())
+
+
+AXIS = OrNone(OneOf((1,)))
+PLACED = Numbers()
+"""Numbers that lie along an axis, as `placed` has it."""
+
+
+def check_placed(op: Op) -> None:
+    """Complain about numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
+    shapes = [tensor.shape for tensor in op.tensors().values()]
+    if op.settings["axis"] is None:
+        columns = itertools.zip_longest(*map(reversed, shapes), fillvalue=1)
+        op.require(all(len({*sizes, 1}) <= 2 for sizes in columns), "its tensors must broadcast with each other")
+    else:
+        fits = all(len(shape) <= 1 for shape in shapes) and len({*shapes, torch.Size([])}) <= 2
+        op.require(fits, "its tensors must be one number, or one for each channel")
+
+
+class RequireFeatures(Op):
+    """Passes on a signal `[batch, features]`; its channels have been folded into the linear map that follows."""
+
+    SETTINGS = settings(name=NAME)
+
+    def __init__(self, name: str) -> None:
+        super().__init__({"name": name})
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        if len(signal.shape) != 2:
+            raise InputError(
+                f"{self.settings['name']}: batch normalisation before it was folded for an input [batch, features], "
+                f"since it has as many channels as there are features; got {list(signal.shape)}. For such inputs write "
+                "x = x.reshape(x.shape) between the two"
+            )
+        return signal
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        return signal
+
+
+class Shift(Op):
+    """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `placed`."""
+
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
+    TENSORS = tensors(factor=PLACED, offset=replace(PLACED, grid="drive_exponent"))
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int, axis: int | None = 1) -> None:
+        super().__init__({"drive_exponent": drive_exponent, "axis": axis}, {"factor": factor, "offset": offset})
+
+    def check(self) -> None:
+        check_placed(self)
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        signal, (factor, offset) = placed(signal, self.settings["axis"], self.factor, self.offset)
+        drive = signal.drive
+        flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
+        if drive is not None:
+            flowing = flowing + run.numerics.snap(drive * factor, self.settings["drive_exponent"])
+        if run.recorder is not None:
+            run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
+        return replace(signal, source=flowing)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.offset)
+        return follower.signal(shape, samples, train.steps, train.unit, real=True)
+
+
+class Scale(Op):
+    """Multiplication by snapped numbers, and a shift while awake. `axis` as for `placed`.
+
+    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
+    """
+
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
+    TENSORS = tensors(factor=PLACED, fine=PLACED, shift=replace(PLACED, grid="drive_exponent", optional=True))
+    factor: Tensor
+    fine: Tensor
+    shift: Tensor | None
+
+    def __init__(
+        self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int, axis: int | None = 1
+    ) -> None:
+        settings = {"drive_exponent": drive_exponent, "axis": axis}
+        super().__init__(settings, {"factor": factor, "fine": fine, "shift": shift})
+        self.largest = float(factor.abs().max())
+
+    def check(self) -> None:
+        check_placed(self)
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
+        signal, (factor, fine, *shift) = placed(signal, self.settings["axis"], *given)
+        train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
+        drive = signal.drive
+        if drive is not None:  # rounded once; every step, and the reference, use this one number
+            drive = run.numerics.snap(drive * fine, self.settings["drive_exponent"])
+        for each in shift:
+            flowing = (each if signal.divisor is None else each * signal.divisor).expand(signal.shape)
+            drive = flowing if drive is None else drive + flowing
+        if run.recorder is not None and drive is not None:
+            run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
+        scaled = replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
+        if bool((factor != 0).all()):
+            return scaled
+        passes = (factor != 0).to(torch.int8)  # nothing arrives where the factor is zero
+        return replace(scaled, merged=lambda: signal.traffic() * passes, per_step=None)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.fine, self.shift)
+        return follower.signal(shape, samples, train.steps, 8, train.real or self.shift is not None)
+
+
+def _met(shape: torch.Size, values: Sequence[Tensor]) -> torch.Size:
+    """The shape in which a tensor of this one meets numbers that broadcast against it."""
+    try:
+        return broadcast(shape, *(value.shape for value in values))
+    except (RuntimeError, InputError) as error:
+        shapes = " and ".join(dict.fromkeys(str(list(value.shape)) for value in values if value.dim()))
+        raise InputError(
+            f"constants of shape {shapes} meet a tensor of shape {list(shape)}, and they do not broadcast"
+        ) from error
+
+
+def _followed(
+    follower: Follower, signal: Abstract, axis: int | None, *values: Tensor | None
+) -> tuple[torch.Size, Samples]:
+    """Shape and samples of a signal that meets numbers, shaped as by `placed`."""
+    given = [each for each in values if each is not None]
+    if axis is None:
+        _met(signal.shape, given)
+    return follower.together(signal, *(given if axis is None else (by_channel(each, signal.shape) for each in given)))
+
+
+def placed(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, tuple[Tensor, ...]]:
+    """Numbers shaped to meet a signal, and the signal in the shape that comes of it.
+
+    `axis` 1: they are `[channels]` of dimension 1, whatever follows; None: they broadcast as torch's tensors do.
+    """
+    if axis is not None:
+        return signal, tuple(by_channel(value, signal.shape) for value in values)
+    shape = _met(signal.shape, values)
+    if shape != signal.shape:
+        signal = signal.map(lambda x: x.expand(shape))
+    return signal, values
+
+
+def by_channel(value: Tensor, shape: torch.Size) -> Tensor:
+    """A number, or one for each channel, shaped to be multiplied with a tensor of this shape."""
+    if value.dim() == 0:
+        return value
+    if len(shape) < 2 or shape[1] != len(value):
+        raise InputError(
+            f"what normalises {len(value)} channels got an input {list(shape)}; dimension 1 counts channels"
+        )
+    return value.reshape([-1] + [1] * (len(shape) - 2))

@@ -1,0 +1,141 @@
+"""Sums of signals, and products and quotients with numbers computed from the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.callable_names import check_room
+from casc_core.engine.deferred_sum import Currents
+from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, add_trains, broadcast, without_repeats
+from casc_core.errors import InputError
+from casc_core.numerics import whole_type
+
+
+def _met(run: Run, *shapes: torch.Size) -> torch.Size:
+    """The shape to which these broadcast, if there is room for it."""
+    shape = broadcast(*shapes)
+    check_room("an operation entry by entry", shape.numel(), run.room + sum(each.numel() for each in shapes))
+    return shape
+
+
+class TimesInput(Op):
+    """Multiplication by a tensor of integers computed from the inputs, such as a mask."""
+
+    def forward(self, run: Run, signal: Signal, factor: Tensor) -> Signal:
+        factor = as_integers(factor, "multiplied", signal)
+        shape = _met(run, signal.shape, factor.shape)
+        if len(shape) > len(signal.shape):
+            signal = signal.map(lambda x: x.expand(shape))
+        largest = float(factor.abs().max())
+        # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
+        train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
+        drive, merged = signal.drive, signal.merged
+        passes = (factor != 0).to(torch.int8)
+        return replace(
+            signal,
+            flow=train.reshape(signal.steps, *shape),
+            # A factor makes a spike weigh more, and no more spikes; nothing arrives where it is zero.
+            merged=merged if merged is None and largest <= 1 else lambda: signal.traffic() * passes,
+            per_step=None,
+            source=None if drive is None else drive * factor,
+            bound=signal.bound * largest,
+        )
+
+    def follow(self, follower: Follower, signal: Abstract, factor: Any) -> Abstract:
+        shape, samples = follower.together(signal, factor)
+        train = signal.train or Train()
+        masks = isinstance(factor, Abstract) and factor.like.dtype == torch.bool
+        return follower.signal(shape, samples, train.steps, train.unit if masks else 8, train.real)
+
+
+class DividedByInput(Op):
+    """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor."""
+
+    takes_fills = True
+
+    def forward(self, run: Run, signal: Signal, divisor: Tensor) -> Signal:
+        divisor = as_integers(divisor, "divided", signal)
+        if not bool((divisor > 0).all()):
+            raise InputError(f"a spiking tensor is divided by {float(divisor.min()):g}; lengths must be at least 1")
+        shape = _met(run, signal.shape, divisor.shape)
+        if shape != signal.shape:
+            signal = signal.map(lambda x: x.expand(shape))
+        # Shaped like the signal from here on, so that every later rearrangement can be applied to it.
+        if divisor.dim() > 0:
+            divisor = divisor.reshape([1] * (len(signal.shape) - divisor.dim()) + [*divisor.shape])
+        return replace(signal, divisor=divisor if signal.divisor is None else signal.divisor * divisor)
+
+    def follow(self, follower: Follower, signal: Abstract, divisor: Any) -> Abstract:
+        shape, samples = follower.together(signal, divisor)
+        train = signal.train or Train()
+        return follower.signal(shape, samples, train.steps, train.unit, train.real)
+
+
+NOT_INTEGERS = (
+    "values that are not integers, which cannot be exact; multiply by masks and divide by lengths, or move real-valued "
+    "weights into a Linear layer"
+)
+
+
+def as_integers(value: Any, verb: str, signal: Signal) -> Tensor:
+    """`value` in float64 if it is integers, else an error."""
+    tensor = torch.as_tensor(value, device=signal.device).double()
+    if not bool((tensor == tensor.round()).all()):
+        raise InputError(f"a spiking tensor is {verb} by {NOT_INTEGERS}")
+    return tensor
+
+
+class Add(Op):
+    """Sum of two signals of one scale."""
+
+    def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
+        a, b = a.with_common_divisor(b)
+        shape = _met(run, a.shape, b.shape)
+        drives = [without_repeats(drive) for drive in (a.drive, b.drive) if drive is not None]
+        drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
+        raw = a.is_raw and b.is_raw
+        if run.recorder is not None and not raw:
+            for part in (a, b):
+                run.recorder.passed(part)
+        return Signal(
+            _sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound, raw,
+            (lambda: add_trains(a.traffic(), b.traffic())) if raw else None,
+        )  # fmt: skip
+
+    def follow(self, follower: Follower, a: Abstract, b: Abstract) -> Abstract:
+        shape, samples = follower.together(a, b)
+        one, other = (each.train or Train() for each in (a, b))
+        steps, real = max(one.steps, other.steps), one.real or other.real
+        held = None
+        if a.shape == b.shape and None in (one.held, other.held) != (None, None):
+            held = sum(
+                each.nbytes if each.train is None or each.train.held is None else each.train.held for each in (a, b)
+            )
+        return follower.signal(shape, samples, steps, 8, real, held)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        train = signals[-1].train
+        if train is not None and train.held is not None:
+            return 0
+        return 16 * max(entries(each) for each in signals)
+
+
+def _sum(a: Signal, b: Signal, peak: int) -> Tensor | Currents:
+    """The sum of two trains; it stays a sum of convolutions where one of them is."""
+    if a.shape == b.shape:
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one.flow, Currents):
+                flow = other.flow if isinstance(other.flow, Currents) else other.train
+                together = one.flow.plus(flow, other.bound)
+                if together is not None:
+                    return together
+    whole = not (a.train.dtype.is_floating_point or b.train.dtype.is_floating_point)
+    kind = whole_type((a.bound + b.bound) * peak) if whole else torch.float64
+    return add_trains(a.train.to(kind), b.train.to(kind))

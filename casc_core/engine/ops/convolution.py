@@ -1,0 +1,301 @@
+"""Snapped convolutions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.callable_names import check_room
+from casc_core.engine.deferred_sum import Currents, Filter, Term
+from casc_core.engine.geometry import PATCH_BYTES, Geometry, convolve
+from casc_core.engine.ops.affine import AffineMap, affine_tensors
+from casc_core.engine.ops.declared import PADDING, OneOf, Several, Whole, settings
+from casc_core.engine.recorder import arrivals
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal
+from casc_core.engine.weight_cache import Kept
+from casc_core.errors import InputError
+
+_MOVE = Whole(1, 2**16)
+# Of a transposed convolution it may be negative, which cuts off.
+_AROUND = Whole(-PADDING.most, PADDING.most)
+
+
+class Convolution(AffineMap):
+    """A snapped convolution of `[batch, channels, height, width]`, or with `dims=1` of `[batch, channels, length]`.
+
+    Its currents are left as the terms of a sum, so that the population they reach may read them from the spikes. Weights
+    are `[O, C/groups, kh, kw]`; a convolution in one dimension has height 1. With `spread` it is a transposed one: so far
+    apart (down, across) are the inputs moved, zeros between them; then a padding may be negative, which cuts off.
+    """
+
+    SETTINGS = settings(
+        **AffineMap.SETTINGS, dims=OneOf((1, 2)), stride=Several(_MOVE, 2, 2), padding=Several(_AROUND, 4, 4),
+        dilation=Several(_MOVE, 2, 2), groups=Whole(1, 2**20), spread=Several(_MOVE, 2, 2),
+    )  # fmt: skip
+    TENSORS = affine_tensors("outputs", "inputs", "height", "width")
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor | None,
+        fine: Tensor | None,
+        bias: Tensor | None,
+        exponent: int,
+        input_exponent: int,
+        fine_exponent: int,
+        drive_exponent: int,
+        dims: int,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        train_exponent: int | None = None,
+        spread: Sequence[int] = (1, 1),
+    ) -> None:
+        super().__init__(
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent, dims=dims,
+            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups, spread=list(spread),
+        )  # fmt: skip
+        kernel = next(w for w in (weight, fine) if w is not None).shape
+        self.channels = int(kernel[1]) * groups
+        top, bottom, left, right = padding
+        self.geometry = Geometry(
+            (int(kernel[2]), int(kernel[3])), (stride[0], stride[1]), (top, bottom, left, right),
+            (dilation[0], dilation[1]), groups,
+        )  # fmt: skip
+        self.is_cut = min(padding) < 0
+        self.inner = replace(self.geometry, padding=(0, 0, 0, 0)) if self.is_cut else self.geometry
+        self.is_spread = self.is_cut or max(spread) > 1
+        self.kept = Kept()
+
+    def check(self) -> None:
+        super().check()
+        given, kernel = self.settings, next(w for w in (self.weight, self.fine) if w is not None).shape
+        self.require(kernel[0] % given["groups"] == 0, f"its groups must divide its {kernel[0]} outputs")
+        flat = given["dims"] == 2 or (kernel[2] == given["stride"][0] == 1 and given["padding"][:2] == [0, 0])
+        self.require(flat, "in one dimension its height is 1, and nothing moves over it")
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        dims, name = self.settings["dims"], self.settings["name"]
+        if len(signal.shape) != dims + 2 or signal.shape[1] != self.channels:
+            sizes = "length" if dims == 1 else "height, width"
+            raise InputError(f"{name}: expected an input [batch, {self.channels}, {sizes}]; got {list(signal.shape)}")
+        signal = signal.with_uniform_divisor(tuple(range(-dims - 1, 0)))
+        batch, *size = signal.shape[0], *signal.shape[2:]
+        height, width = self._spread_size(signal.shape)
+        try:
+            out = self.geometry.output_size(height, width)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        shape = torch.Size([batch, outputs, *out[2 - dims :]])
+        top, bottom, left, right = self.geometry.padding
+        padded = (width + left + right) * (height + top + bottom)
+        room = run.room + batch * max(outputs, self.channels) * math.prod(size)
+        check_room(name, batch * max(outputs * math.prod(out), self.channels * max(padded, height * width)), room)
+        if self.is_spread:
+            signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
+        drive = self.drive(run, signal, self._convolve, -1 - dims)
+        drive = None if drive is None else drive.expand(shape)
+        flow: Tensor | Currents
+        if self.weight is None:
+            assert drive is not None
+            flow, bound = drive.new_zeros((0, *shape), dtype=torch.int8), 0.0
+        else:
+            bound = signal.bound * self.reach
+            train = signal.train.unsqueeze(-2) if dims == 1 else signal.train
+            own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.kept)
+            flow = Currents((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
+            self._arriving(run, signal, train)
+        if run.recorder is not None:
+            down, across = self.settings["spread"]
+            fan_out = float(self.geometry.fan_out(height, width)[::down, ::across].sum())
+            pairs = batch * self.channels * (outputs // self.geometry.groups) * fan_out
+            self.note(run.recorder, pairs, signal, shape)
+        return Signal(flow, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        size = self.geometry.output_size(*self._spread_size(signal.shape))
+        room = follower.room + signal.shape[0] * max(outputs, self.channels) * math.prod(signal.shape[2:])
+        check_room(self.settings["name"], signal.shape[0] * outputs * math.prod(size), room)
+        shape = [signal.shape[0], outputs, *size[2 - self.settings["dims"] :]]
+        samples = follower.apart(signal, range(1, len(signal.shape)))
+        if self.weight is None:
+            return follower.signal(shape, samples, real=train.real)
+        held = signal.nbytes if train.held is None else 8 * train.steps * signal.like.numel()
+        return follower.signal(shape, samples, train.steps, 8, train.real, held * math.prod(self.settings["spread"]))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        read, given = signals[0], signals[-1]
+        if read.train is None or not read.train.real:
+            return 0  # a population behind it does the work
+        apart: int = 8 * read.like.numel() * math.prod(self.settings["spread"])
+        patches = apart * math.prod(self.geometry.kernel)
+        return apart + 24 * given.like.numel() + min(patches, PATCH_BYTES)
+
+    def _spread_size(self, shape: torch.Size) -> tuple[int, int]:
+        """Height and width of an input of this shape, zeros between its entries."""
+        size = [1, *shape[2:]] if self.settings["dims"] == 1 else shape[2:]
+        height, width = ((each - 1) * by + 1 for each, by in zip(size, self.settings["spread"], strict=True))
+        return height, width
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """`x` with zeros between its entries, and where any are cut off, padded as well."""
+        dims = self.settings["dims"]
+        for dim, by in zip(range(x.dim() - dims, x.dim()), self.settings["spread"][-dims:], strict=True):
+            if by > 1:
+                apart = F.pad(x.unsqueeze(dim + 1), [0, 0] * (x.dim() - dim - 1) + [0, by - 1])
+                x = apart.flatten(dim, dim + 1).narrow(dim, 0, (x.shape[dim] - 1) * by + 1)
+        if not self.is_cut:
+            return x
+        top, bottom, left, right = self.geometry.padding
+        around = [left, right, top, bottom][: 2 * dims]
+        return F.pad(F.pad(x, [max(each, 0) for each in around]), [min(each, 0) for each in around])
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples
+        some = x[:1] if same else x
+        some = some.unsqueeze(-2) if self.settings["dims"] == 1 else some
+        result = convolve(some, weight, self.inner)
+        result = result.squeeze(-2) if self.settings["dims"] == 1 else result
+        return result.expand(len(x), *result.shape[1:])
+
+    def _arriving(self, run: Run, signal: Signal, train: Tensor) -> None:
+        recorder = run.recorder
+        if recorder is None or not recorder.keep_activity or self.weight is None:
+            return
+        fan_out = self.inner.fan_out(*train.shape[3:]).to(train.device)
+        each = len(self.weight) // self.geometry.groups
+        if not signal.is_raw:
+            recorder.multiplied_by_step((train != 0).sum(2) * fan_out, each)
+            return
+        traffic = signal.merged
+        merged = None if traffic is None else traffic().reshape(train.shape).permute(0, 1, 3, 4, 2)
+        by_position = replace(
+            signal, flow=train.permute(0, 1, 3, 4, 2), merged=None if merged is None else lambda: merged
+        )
+        recorder.made(arrivals(by_position, recorder.bursts) * fan_out, each)
+
+
+class Convolution3d(AffineMap):
+    """A snapped convolution of `[batch, channels, depth, height, width]`: a sum of those in two dimensions.
+
+    Weights are `[O, C/groups, kd, kh, kw]`; `padding` is (front, back, top, bottom, left, right).
+    """
+
+    SETTINGS = settings(
+        **AffineMap.SETTINGS, stride=Several(_MOVE, 3, 3), padding=Several(PADDING, 6, 6), dilation=Several(_MOVE, 3, 3),
+        groups=Whole(1, 2**20),
+    )  # fmt: skip
+    TENSORS = affine_tensors("outputs", "inputs", "depth", "height", "width")
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor | None,
+        fine: Tensor | None,
+        bias: Tensor | None,
+        exponent: int,
+        input_exponent: int,
+        fine_exponent: int,
+        drive_exponent: int,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        train_exponent: int | None = None,
+    ) -> None:
+        super().__init__(
+            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent,
+            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
+        )  # fmt: skip
+        kernel = next(w for w in (weight, fine) if w is not None).shape
+        self.channels = int(kernel[1]) * groups
+        front, back, top, bottom, left, right = padding
+        self.depth = Geometry((int(kernel[2]), 1), (stride[0], 1), (front, back, 0, 0), (dilation[0], 1))
+        self.plane = Geometry(
+            (int(kernel[3]), int(kernel[4])), (stride[1], stride[2]), (top, bottom, left, right),
+            (dilation[1], dilation[2]), groups,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        super().check()
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        self.require(outputs % self.settings["groups"] == 0, f"its groups must divide its {outputs} outputs")
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        name = self.settings["name"]
+        if len(signal.shape) != 5 or signal.shape[1] != self.channels:
+            raise InputError(
+                f"{name}: expected an input [batch, {self.channels}, depth, height, width]; got {list(signal.shape)}"
+            )
+        signal = signal.with_uniform_divisor((-4, -3, -2, -1))
+        batch, _, depth, *plane = signal.shape
+        try:
+            out = self.depth.output_size(depth, 1)[0], *self.plane.output_size(plane[0], plane[1])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        shape = torch.Size([batch, outputs, *out])
+        given = zip(signal.shape[2:], self.settings["padding"][::2], self.settings["padding"][1::2], strict=True)
+        padded = self.channels * math.prod(size + before + after for size, before, after in given)
+        room = run.room + batch * max(outputs, self.channels) * math.prod(signal.shape[2:])
+        check_room(name, batch * max(padded, math.prod(shape[1:])), room)
+        drive = self.drive(run, signal, self._convolve, -4)
+        drive = None if drive is None else drive.expand(shape)
+        fan_out = self.depth.fan_out(depth, 1)[..., None] * self.plane.fan_out(plane[0], plane[1])
+        each, bound = outputs // self.plane.groups, 0.0
+        train = signal.train.new_zeros((0, *shape), dtype=torch.int8)
+        if self.weight is not None:
+            bound = signal.bound * self.reach
+            dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], name)
+            train = train.to(dtype)
+            if signal.steps:
+                together = self._convolve(signal.train.flatten(0, 1).to(dtype), self.weight.to(dtype))
+                train = together.unflatten(0, (signal.steps, batch))
+            if run.recorder is not None and run.recorder.keep_activity:
+                reached = fan_out.to(signal.device)
+                if signal.is_raw:
+                    run.recorder.made(signal.traffic().sum(2) * reached, each)
+                else:
+                    run.recorder.multiplied_by_step((signal.train != 0).sum(2) * reached, each)
+        if run.recorder is not None:
+            self.note(run.recorder, batch * self.channels * each * float(fan_out.sum()), signal, shape)
+        return Signal(train, drive, signal.divisor, bound, is_raw=False)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        depth, *plane = signal.shape[2:]
+        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        shape = [signal.shape[0], outputs, self.depth.output_size(depth, 1)[0], *self.plane.output_size(*plane)]
+        steps = 0 if self.weight is None else train.steps
+        return follower.signal(shape, follower.apart(signal, range(1, 5)), steps, 8, train.real)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        read, given = signals[0], signals[-1]
+        steps = max(each.train.steps if each.train else 0 for each in signals) + 1
+        return 8 * steps * (2 * read.like.numel() + 2 * given.like.numel()) + PATCH_BYTES
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The sum over the taps in depth, each a convolution of the slices that it reads."""
+        front, back = self.depth.padding[:2]
+        slices = self.depth.output_size(x.shape[2], 1)[0]
+        x, step = F.pad(x, [0, 0, 0, 0, front, back]), self.depth.stride[0]
+        result: Tensor | None = None
+        for tap in range(weight.shape[2]):
+            first = tap * self.depth.dilation[0]
+            read = x[:, :, first : first + (slices - 1) * step + 1 : step].transpose(1, 2)
+            part = convolve(read.flatten(0, 1), weight[:, :, tap], self.plane)
+            result = part if result is None else result + part
+        assert result is not None
+        summed: Tensor = result.unflatten(0, (len(x), slices)).transpose(1, 2)
+        return summed

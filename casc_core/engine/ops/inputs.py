@@ -1,0 +1,151 @@
+"""Operations on the inputs of a network, and on how they enter it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.batching.function_rules import followed
+from casc_core.engine.batching.places import Samples
+from casc_core.engine.batching.samples import Abstract, Follower
+from casc_core.engine.callable_names import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made
+from casc_core.engine.float64 import in_float64
+from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
+from casc_core.engine.ops.op import Op
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, TableRows
+from casc_core.errors import InputError
+from casc_core.numerics import INPUT_REACH, largest
+
+
+class Call(Op):
+    """A function of the inputs alone (tokens, lengths, masks, shapes), executed as it is."""
+
+    SETTINGS = settings(function=OneOf(FUNCTIONS))
+
+    def __init__(self, function: str) -> None:
+        super().__init__({"function": function})
+
+    def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
+        with in_float64() if run.numerics.is_float64 else nullcontext():
+            result = call(self.settings["function"], run.room, args, kwargs)
+        run.made = count_made(run.made, result, run.room)
+        return result
+
+    def follow(self, follower: Follower, *args: Any, **kwargs: Any) -> Any:
+        return followed(follower, self.settings["function"], args, kwargs)
+
+
+class Constant(Op):
+    """A parameter or buffer that the model's forward reads directly."""
+
+    TENSORS = tensors(value=Numbers(types=frozenset(DTYPES.values()), finite=False))
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__(tensors={"value": value})
+
+    def forward(self, run: Run) -> Any:
+        return self.value
+
+    def follow(self, follower: Follower) -> Tensor:
+        return self.value
+
+
+class Attribute(Op):
+    """Shape, device or number of dimensions of a signal."""
+
+    SETTINGS = settings(name=OneOf(ATTRIBUTES))
+
+    def __init__(self, name: str) -> None:
+        super().__init__({"name": name})
+
+    def forward(self, run: Run, signal: Signal) -> Any:
+        known = {"shape": signal.shape, "device": signal.device, "ndim": len(signal.shape)}
+        return known.get(self.settings["name"], torch.float32)
+
+    def follow(self, follower: Follower, signal: Abstract) -> Any:
+        known = {"shape": signal.shape, "device": follower.device, "ndim": len(signal.shape)}
+        return known.get(self.settings["name"], torch.float32)
+
+
+class Encode(Op):
+    """A real-valued input becomes a drive, rounded once to a fixed grid."""
+
+    SETTINGS = settings(exponent=EXPONENT)
+
+    def __init__(self, exponent: int) -> None:
+        super().__init__({"exponent": exponent})
+
+    def forward(self, run: Run, value: Tensor | float) -> Signal:
+        drive = run.numerics.snap(torch.as_tensor(value), self.settings["exponent"])
+        reach = largest(drive)
+        if not reach < INPUT_REACH:
+            raise InputError(
+                f"real-valued inputs must be finite and below {INPUT_REACH:g} in magnitude; the largest is {reach:g}. "
+                "Scale them, and the first layer's weights the other way"
+            )
+        return driven(drive, drive.shape, drive.device)
+
+    def follow(self, follower: Follower, value: Abstract | Tensor | float) -> Abstract:
+        value = value if isinstance(value, Abstract) else torch.as_tensor(value)
+        return follower.signal(value.shape, _samples(follower, value), real=True)
+
+
+class Silence(Op):
+    """Zeros become a signal in which nothing flows."""
+
+    def forward(self, run: Run, value: Tensor) -> Signal:
+        return driven(None, value.shape, value.device)
+
+    def follow(self, follower: Follower, value: Abstract | Tensor) -> Abstract:
+        return follower.signal(value.shape, _samples(follower, value))
+
+
+class Embed(Op):
+    """A table of real-valued vectors, looked up by token id.
+
+    `multiplies` and `biases` count what it spares for each row: those of the linear map that has been folded into it.
+    """
+
+    SETTINGS = settings(name=NAME, multiplies=Whole(0, 2**53), biases=Whole(0, 2**53))
+    TENSORS = tensors(table=Numbers((("rows", "width"),)))
+    table: Tensor
+
+    def __init__(self, name: str, table: Tensor, multiplies: int = 0, biases: int = 0) -> None:
+        super().__init__({"name": name, "multiplies": multiplies, "biases": biases}, {"table": table})
+
+    def forward(self, run: Run, tokens: Tensor) -> Signal:
+        rows, table = self.table.shape[0], self.table
+        if tokens.dtype.is_floating_point or tokens.dtype == torch.bool:
+            raise InputError(f"{self.settings['name']}: token ids must be integers; got {tokens.dtype}")
+        if tokens.numel() == 0:
+            raise InputError(f"{self.settings['name']}: the batch is empty: token ids of shape {list(tokens.shape)}")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= rows:
+            raise InputError(
+                f"{self.settings['name']}: token id {low if low < 0 else high} is out of range; the table has rows "
+                f"0..{rows - 1}"
+            )
+        multiplies, biases = (float(self.settings[key] * tokens.numel()) for key in ("multiplies", "biases"))
+        if run.recorder is not None:
+            run.recorder.multiplied(multiplies, real=multiplies, biases=biases)
+        shape = torch.Size([*tokens.shape, table.shape[1]])
+        return driven(TableRows(table, tokens.long()), shape, table.device, is_raw=not multiplies)
+
+    def follow(self, follower: Follower, tokens: Abstract | Tensor) -> Abstract:
+        shape = [*tokens.shape, self.table.shape[1]]
+        return follower.signal(shape, _samples(follower, tokens))
+
+
+def _samples(follower: Follower, value: Abstract | Tensor) -> Samples:
+    """Where the samples are in what becomes a signal."""
+    return follower.entry(value) if isinstance(value, Tensor) else value.samples
+
+
+def driven(drive: Tensor | TableRows | None, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
+    """A signal of this shape without spikes."""
+    return Signal(torch.zeros((0, *shape), dtype=torch.int8, device=device), drive, None, 0.0, is_raw)

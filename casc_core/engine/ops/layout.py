@@ -1,0 +1,158 @@
+"""Rearranging, picking and joining signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.batching.function_rules import follow_join, followed
+from casc_core.engine.batching.samples import Abstract, Follower
+from casc_core.engine.callable_names import FUNCTIONS, LAYOUT, check_room, foreseen
+from casc_core.engine.conditions import expect_parts
+from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
+from casc_core.engine.ops.op import Op
+from casc_core.engine.recorder import spikes_per_step
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, add_trains, joined, padded, without_repeats
+
+SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
+# Signals are multiplied to a common divisor no larger than this.
+LARGEST_COMMON_DIVISOR = 2**20
+_BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
+
+
+class Layout(Op):
+    """A rearrangement of elements: the user's own call, applied to every step."""
+
+    SETTINGS = settings(function=OneOf(LAYOUT))
+    takes_fills = True
+
+    def __init__(self, function: str) -> None:
+        super().__init__({"function": function})
+        self.function = FUNCTIONS[function]
+
+    def forward(self, run: Run, signal: Signal, *args: Any, **kwargs: Any) -> Any:
+        foreseen(self.settings["function"], run.room, signal.shape, args, kwargs)
+
+        def call(x: Tensor) -> Any:
+            return self.function(x, *args, **kwargs)
+
+        sample = call(torch.empty(signal.shape, device="meta")) if self._splits else None
+        if sample is None:
+            return signal.map(call, by_sample=self.settings["function"] in _BY_SAMPLE)
+        return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
+
+    def follow(self, follower: Follower, signal: Abstract, *args: Any, **kwargs: Any) -> Any:
+        return followed(follower, self.settings["function"], (signal, *args), kwargs)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return max(each.nbytes for each in signals)
+
+    @property
+    def _splits(self) -> bool:
+        return self.settings["function"].rsplit(".", 1)[-1] in SPLITS
+
+
+def _part(split: Callable[[Tensor], Sequence[Tensor]], index: int, x: Tensor) -> Tensor:
+    return split(x)[index]
+
+
+class Pick(Op):
+    """One element of a tuple of signals, which are `count` (None: however many)."""
+
+    SETTINGS = settings(index=Whole(-(2**16), 2**16), count=OrNone(Whole(0, 2**16)), line=Text())
+    takes_fills = True
+
+    def __init__(self, index: int, count: int | None = None, line: str = "") -> None:
+        super().__init__({"index": index, "count": count, "line": line})
+
+    def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
+        index, count = self.settings["index"], self.settings["count"]
+        part: Signal = (values if count is None else expect_parts(values, count, self.settings["line"]))[index]
+        return part
+
+    def follow(self, follower: Follower, values: Sequence[Abstract]) -> Abstract:
+        part: Abstract = values[self.settings["index"]]
+        return part
+
+
+class Join(Op):
+    """Concatenation (`torch.cat`) or `torch.stack` of signals of one scale."""
+
+    SETTINGS = settings(stack=Flag())
+    takes_fills = True
+
+    def __init__(self, stack: bool) -> None:
+        super().__init__({"stack": stack})
+        self.join: Callable[..., Tensor] = torch.stack if stack else joined
+
+    def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
+        check_room("a concatenation", sum(signal.shape.numel() for signal in signals), run.room)
+        dim = dim - len(signals[0].shape) - self.settings["stack"] if dim >= 0 else dim
+        common, divisor = self._over_one_divisor(signals, dim)
+        steps = max(signal.steps for signal in common)
+        drives = [signal.drive for signal in common]
+        drive = None
+        if any(part is not None for part in drives):
+            drive = self.join(
+                [
+                    signal.train.new_zeros(signal.shape, dtype=torch.float64) if drive is None else drive
+                    for signal, drive in zip(common, drives, strict=True)
+                ],
+                dim,
+            )
+
+        def per_step() -> Tensor:
+            total = spikes_per_step(signals[0], run.peak > 1)
+            for signal in signals[1:]:
+                total = add_trains(total, spikes_per_step(signal, run.peak > 1))
+            return total
+
+        def merged() -> Tensor:
+            return self.join([padded(signal.traffic(), steps) for signal in signals], dim)
+
+        return Signal(
+            self.join([padded(signal.train, steps) for signal in common], dim),
+            drive,
+            divisor,
+            max(signal.bound for signal in common),
+            all(signal.is_raw for signal in signals),
+            None if all(signal.merged is None for signal in signals) else merged,
+            per_step,
+        )
+
+    def follow(self, follower: Follower, signals: Sequence[Abstract], dim: int = 0) -> Abstract:
+        shape, samples = follow_join(follower, signals, dim, self.settings["stack"])
+        trains = [each.train for each in signals if each.train is not None]
+        steps, unit = max(train.steps for train in trains), max(train.unit for train in trains)
+        return follower.signal(shape, samples, steps, unit, any(train.real for train in trains))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return signals[-1].nbytes  # its parts, made equally long
+
+    def _over_one_divisor(self, signals: Sequence[Signal], dim: int) -> tuple[Sequence[Signal], Tensor | None]:
+        """The signals multiplied so that all have one divisor along the dimension that joins them, and the joint divisor.
+
+        That is what a sum along it needs. Where the least such number is large (texts of many lengths, one behind the
+        other), each keeps its own: there, no sum along it could be exact.
+        """
+        first = signals[0].divisor
+        if all(signal.divisor is first for signal in signals) and (first is None or first.dim() == 0):
+            return signals, first
+        own = [_ones_or(signal.divisor).expand(signal.shape).long() for signal in signals]
+        along = [divisor.unsqueeze(dim) for divisor in own] if self.settings["stack"] else own
+        least = [reduce(torch.lcm, without_repeats(divisor, dim).unbind(dim)) for divisor in along]
+        common = reduce(torch.lcm, least)
+        if int(common.max()) <= LARGEST_COMMON_DIVISOR and bool((common > 0).all()):
+            whole = common if self.settings["stack"] else common.unsqueeze(dim)
+            signals = [signal.times(whole // divisor) for signal, divisor in zip(signals, own, strict=True)]
+            own = [whole.expand(signal.shape) for signal in signals]
+        return signals, self.join([divisor.double() for divisor in own], dim)
+
+
+def _ones_or(divisor: Tensor | None) -> Tensor:
+    return torch.ones((), dtype=torch.float64) if divisor is None else divisor

@@ -1,0 +1,382 @@
+"""Pooling over windows: maxima as running differences, averages as sums of whole numbers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
+from casc_core.engine.callable_names import check_room
+from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
+from casc_core.engine.ops.op import Op
+from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
+from casc_core.engine.pooling_windows import Window, adaptive, maxima, per_dimension, sums
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal
+from casc_core.errors import InputError
+from casc_core.numerics import whole_type
+
+_INT8 = 127
+
+
+def _require_dims(name: str, signal: Signal, dims: int) -> None:
+    if len(signal.shape) not in (dims + 1, dims + 2):
+        wanted = ("length", "height, width", "depth, height, width")[dims - 1]
+        raise InputError(f"{name}: expected an input [batch, (channels,) {wanted}]; got {list(signal.shape)}")
+
+
+def _require_room(name: str, windows: Sequence[Window], size: Sequence[int]) -> None:
+    for window, each in zip(windows, size, strict=True):
+        try:
+            window.outputs(each)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+
+
+_WINDOWS, _AROUND = Several(WINDOW, 1, 3), Several(PADDING, 1, 3)
+_OUTPUTS = Several(OrNone(WINDOW), 1, 3)
+
+
+def _check_windows(op: Op, *names: str) -> None:
+    """As torch has it: one size for each dimension, and padding of half a window at most."""
+    sizes = [op.settings[name] for name in names]
+    op.require(len({len(size) for size in sizes}) == 1, f"{', '.join(names)} must be of the same dimensions")
+    halves = zip(op.settings["kernel"], op.settings["padding"], strict=True)
+    op.require(all(2 * around <= kernel for kernel, around in halves), "padding must be at most half of kernel")
+
+
+def _check_padded(name: str, run: Run, signal: Signal, windows: Sequence[Window]) -> None:
+    """Complain about padding that takes far more than what is padded."""
+    outer, sizes = signal.shape[: -len(windows)], signal.shape[-len(windows) :]
+    padded = math.prod(size + 2 * window.padding for window, size in zip(windows, sizes, strict=True))
+    check_room(name, math.prod(outer) * padded, run.room + signal.shape.numel())
+
+
+def _check_outputs(name: str, run: Run, signal: Signal, outputs: Sequence[int | None]) -> None:
+    """Complain about parts that are far more than what is parted."""
+    outer, sizes = signal.shape[: -len(outputs)], signal.shape[-len(outputs) :]
+    parts = math.prod(count or size for count, size in zip(outputs, sizes, strict=True))
+    check_room(name, math.prod(outer) * parts, run.room + signal.shape.numel())
+
+
+class MaxPool(Op):
+    """The largest total of each window, as `torch.nn.MaxPool2d` and its like slide it."""
+
+    SETTINGS = settings(
+        name=NAME, kernel=_WINDOWS, stride=_WINDOWS, padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag()
+    )
+    takes_fills = True
+
+    def __init__(
+        self,
+        name: str,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name, "kernel": list(kernel), "stride": list(stride), "padding": list(padding),
+                "dilation": list(dilation), "ceil_mode": ceil_mode,
+            }
+        )  # fmt: skip
+        self.windows = tuple(Window(*sizes, ceil_mode) for sizes in zip(kernel, stride, padding, dilation, strict=True))
+
+    def check(self) -> None:
+        _check_windows(self, "kernel", "stride", "padding", "dilation")
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        dims = len(self.windows)
+        _require_dims(self.settings["name"], signal, dims)
+        sizes = signal.shape[-dims:]
+        _check_padded(self.settings["name"], run, signal, self.windows)
+        _require_room(self.settings["name"], self.windows, sizes)
+        for window, size in zip(self.windows, sizes, strict=True):
+            if not bool(window.counts(size, with_padding=False).all()):
+                raise InputError(f"{self.settings['name']}: a window of its maximum lies in the padding alone")
+        signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
+        return running_maximum(run, signal, lambda x: maxima(x, self.windows))
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        size = [window.outputs(each) for window, each in zip(self.windows, signal.shape[2:], strict=True)]
+        return _follow_maximum(follower, signal, size)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
+
+
+class AdaptiveMaxPool(Op):
+    """The largest total of each part, as `torch.nn.AdaptiveMaxPool2d` cuts the input; a size of None is left as it is.
+
+    Sizes that the inputs decide come with the call.
+    """
+
+    takes_fills = True
+
+    SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
+
+    def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
+        super().__init__({"name": name, "outputs": list(outputs)})
+
+    def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
+        if outputs is not None:
+            given = AdaptiveMaxPool(self.settings["name"], per_dimension(outputs, len(self.settings["outputs"])))
+            result: Signal = given(run, signal)
+            return result
+        outputs = self.settings["outputs"]
+        _require_dims(self.settings["name"], signal, len(outputs))
+        _check_outputs(self.settings["name"], run, signal, outputs)
+        signal = signal.with_uniform_divisor(tuple(range(-len(outputs), 0)))
+
+        def largest(x: Tensor) -> Tensor:
+            return _parts(x, outputs, lambda part, dim: part.amax(dim, keepdim=True))
+
+        return running_maximum(run, signal, largest)
+
+    def follow(self, follower: Follower, signal: Abstract, outputs: Any = None) -> Abstract:
+        if abstracts(outputs):
+            raise follower.unprovable("has parts whose number is read from values")
+        outputs = self.settings["outputs"] if outputs is None else per_dimension(outputs, len(self.settings["outputs"]))
+        follower.note(outputs)
+        size = [count or each for count, each in zip(outputs, signal.shape[2:], strict=True)]
+        return _follow_maximum(follower, signal, size)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return room_for_maximum(signals)
+
+
+def _follow_maximum(follower: Follower, signal: Abstract, size: Sequence[int]) -> Abstract:
+    """What is known of maxima over windows of all dimensions but the first two."""
+    samples = follower.apart(signal, range(2, len(signal.shape)))
+    return follow_maximum(follower, signal, [*signal.shape[:2], *size], samples)
+
+
+def _parts(x: Tensor, outputs: Sequence[int | None], reduced: Callable[[Tensor, int], Tensor]) -> Tensor:
+    for dim, count in enumerate(outputs, -len(outputs)):
+        if count is not None and count != x.shape[dim]:
+            spans = adaptive(x.shape[dim], count)
+            x = torch.cat([reduced(x.narrow(dim, first, last - first), dim) for first, last in spans], dim)
+    return x
+
+
+class Average(Op, abstract=True):
+    """Sums over windows; their mean is that over the number of entries, which becomes the divisor where it differs."""
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        dims = self.dims
+        _require_dims(self.settings["name"], signal, dims)
+        self.check_room(run, signal)
+        signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
+        size = tuple(signal.shape[-dims:])
+        counts = self.counts(size)
+        # Windows of unequal size: each sum is multiplied so that one divisor serves all.
+        common = math.lcm(*counts.unique().tolist()) if self.divides else 1
+        factor = common // counts if self.divides else torch.ones_like(counts)
+        most = float((counts * factor).max())
+        train, drive = signal.train, signal.drive
+        kind = torch.float64
+        if not train.dtype.is_floating_point:
+            reach = signal.bound * run.peak * most
+            kind = torch.int8 if reach <= _INT8 else whole_type(reach)
+        summed = self.sums(train.to(kind).flatten(0, 1)).unflatten(0, train.shape[:2])
+        summed_drive = None if drive is None else self.sums(drive)
+        divisor = signal.divisor
+        if self.divides:
+            by = torch.tensor(float(common), dtype=torch.float64, device=signal.device)
+            divisor = by if divisor is None else divisor * by
+        if bool((factor != 1).any()):
+            factor = factor.to(signal.device)
+            summed = summed * factor.to(kind)
+            summed_drive = None if summed_drive is None else summed_drive * factor
+
+        def merged() -> Tensor:
+            traffic = signal.traffic().to(torch.int32)  # 127 spikes at most of each neuron that a window holds
+            counted: Tensor = self.sums(traffic.flatten(0, 1)).unflatten(0, traffic.shape[:2])
+            return counted
+
+        return Signal(
+            summed,
+            summed_drive,
+            divisor,
+            signal.bound * most,
+            signal.is_raw,
+            merged,
+        )
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        train = signal.train or Train()
+        size = self.outputs(signal.shape[2:])
+        samples = follower.apart(signal, range(2, len(signal.shape)))
+        return follower.signal([*signal.shape[:2], *size], samples, train.steps, 8, train.real)
+
+    dims: int
+    divides: bool
+    """Whether it divides by the number of entries itself; if not, a constant does."""
+
+    @abstractmethod
+    def check_room(self, run: Run, signal: Signal) -> None:
+        """Complain about windows that take far more than what they slide over."""
+
+    @abstractmethod
+    def outputs(self, size: Sequence[int]) -> list[int]:
+        """How many windows there are along each dimension, for an input of this size."""
+
+    @abstractmethod
+    def counts(self, size: tuple[int, ...]) -> Tensor:
+        """`[*outputs]`: how many entries each window averages over, for an input of this size."""
+
+    @abstractmethod
+    def sums(self, x: Tensor) -> Tensor:
+        """Sums over the windows of the last dimensions."""
+
+
+class AveragePool(Average):
+    """As `torch.nn.AvgPool2d` and its like slide it; without `divides` it gives the sums."""
+
+    SETTINGS = settings(
+        name=NAME,
+        kernel=_WINDOWS,
+        stride=_WINDOWS,
+        padding=_AROUND,
+        ceil_mode=Flag(),
+        count_include_pad=Flag(),
+        divides=Flag(),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divides: bool,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name, "kernel": list(kernel), "stride": list(stride), "padding": list(padding),
+                "ceil_mode": ceil_mode, "count_include_pad": count_include_pad, "divides": divides,
+            }
+        )  # fmt: skip
+        self.dims, self.divides = len(kernel), divides
+        self.windows = tuple(
+            Window(size, by, around, 1, ceil_mode) for size, by, around in zip(kernel, stride, padding, strict=True)
+        )
+
+    def check(self) -> None:
+        _check_windows(self, "kernel", "stride", "padding")
+
+    def check_room(self, run: Run, signal: Signal) -> None:
+        _check_padded(self.settings["name"], run, signal, self.windows)
+
+    def outputs(self, size: Sequence[int]) -> list[int]:
+        return [window.outputs(each) for window, each in zip(self.windows, size, strict=True)]
+
+    def counts(self, size: tuple[int, ...]) -> Tensor:
+        _require_room(self.settings["name"], self.windows, size)
+        with_padding = self.settings["count_include_pad"]
+        return _outer([window.counts(each, with_padding) for window, each in zip(self.windows, size, strict=True)])
+
+    def sums(self, x: Tensor) -> Tensor:
+        return sums(x, self.windows)
+
+
+class AdaptiveAveragePool(Average):
+    """As `torch.nn.AdaptiveAvgPool2d` cuts the input; a size of None is left as it is.
+
+    Sizes that the inputs decide come with the call.
+    """
+
+    SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
+    divides = True
+
+    def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
+        super().__init__({"name": name, "outputs": list(outputs)})
+        self.dims = len(outputs)
+
+    def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
+        if outputs is None:
+            return super().forward(run, signal)
+        given = AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
+        result: Signal = given(run, signal)
+        return result
+
+    def follow(self, follower: Follower, signal: Abstract, outputs: Any = None) -> Abstract:
+        if abstracts(outputs):
+            raise follower.unprovable("has parts whose number is read from values")
+        if outputs is None:
+            return super().follow(follower, signal)
+        follower.note(per_dimension(outputs, self.dims))
+        return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims)).follow(follower, signal)
+
+    def check_room(self, run: Run, signal: Signal) -> None:
+        _check_outputs(self.settings["name"], run, signal, self.settings["outputs"])
+
+    def outputs(self, size: Sequence[int]) -> list[int]:
+        return [count or each for count, each in zip(self.settings["outputs"], size, strict=True)]
+
+    def counts(self, size: tuple[int, ...]) -> Tensor:
+        spans = [adaptive(each, count or each) for each, count in zip(size, self.settings["outputs"], strict=True)]
+        return _outer([torch.tensor([last - first for first, last in each]) for each in spans])
+
+    def sums(self, x: Tensor) -> Tensor:
+        return _parts(x, self.settings["outputs"], lambda part, dim: part.sum(dim, keepdim=True, dtype=x.dtype))
+
+
+class PoolAt(Op):
+    """A pool whose window the inputs decide, as in `F.avg_pool2d(x, x.size()[2:])`: a maximum, or an average."""
+
+    SETTINGS = settings(
+        name=NAME, maximum=Flag(), padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag(), count_include_pad=Flag()
+    )
+
+    def __init__(
+        self,
+        name: str,
+        maximum: bool,
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+    ) -> None:
+        super().__init__(
+            {
+                "name": name, "maximum": maximum, "padding": list(padding), "dilation": list(dilation),
+                "ceil_mode": ceil_mode, "count_include_pad": count_include_pad,
+            }
+        )  # fmt: skip
+
+    def forward(self, run: Run, signal: Signal, kernel: Any, stride: Any = None) -> Signal:
+        result: Signal = self._pool(kernel, stride)(run, signal)
+        return result
+
+    def follow(self, follower: Follower, signal: Abstract, kernel: Any, stride: Any = None) -> Abstract:
+        if abstracts((kernel, stride)):
+            raise follower.unprovable("has windows whose size is read from values")
+        follower.note(kernel, stride)
+        result: Abstract = self._pool(kernel, stride).follow(follower, signal)
+        return result
+
+    def _pool(self, kernel: Any, stride: Any) -> Op:
+        settings, dims = self.settings, len(self.settings["padding"])
+        kernel = per_dimension(kernel, dims)
+        around = {name: settings[name] for name in ("name", "padding", "ceil_mode")}
+        around |= {"kernel": kernel, "stride": kernel if stride in (None, []) else per_dimension(stride, dims)}
+        if settings["maximum"]:
+            return MaxPool(dilation=settings["dilation"], **around)
+        return AveragePool(count_include_pad=settings["count_include_pad"], divides=True, **around)
+
+
+def _outer(factors: Sequence[Tensor]) -> Tensor:
+    result = factors[0]
+    for factor in factors[1:]:
+        result = result[..., None] * factor
+    return result

@@ -1,0 +1,167 @@
+"""The operation that spikes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from casc_core.engine import kernels
+from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.deferred_sum import Currents
+from casc_core.engine.ops.affine import by_channel
+from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
+from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
+from casc_core.numerics import Exact
+
+
+class Fire(Op):
+    """A population of spiking neurons, one for each element of its input.
+
+    `charge` is what their potential begins with, `bias` flows besides while awake; both broadcast against the population,
+    in the unit of the threshold. `thresholds` `[channels]` are those of each channel (dimension 1), where they differ; then
+    a charge is `[channels]` too.
+    """
+
+    SETTINGS = settings(name=NAME, threshold=Positive(), exponent=EXPONENT)
+    TENSORS = tensors(
+        charge=Numbers(optional=True),
+        bias=Numbers(optional=True),
+        thresholds=Numbers((("channels",),), "exponent", optional=True),
+    )
+    is_layer = True
+    charge: Tensor | None
+    bias: Tensor | None
+    thresholds: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        threshold: float,
+        exponent: int,
+        charge: Tensor | None = None,
+        bias: Tensor | None = None,
+        thresholds: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            {"name": name, "threshold": threshold, "exponent": exponent},
+            {"charge": charge, "bias": bias, "thresholds": thresholds},
+        )
+        # Steps that the last runs took, by where they were cut.
+        self.steps: dict[int, int] = {}
+
+    def check(self) -> None:
+        self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        if run.recorder is not None:
+            run.recorder.passed(signal)
+            if self.bias is not None and signal.source is None:  # else it is part of the bias that flows already
+                run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
+        train = corrected(self, run, len(signal.shape) != 4, None, lambda: self._spikes(run, signal))
+        spikes = Signal(train, None, None, 1.0)
+        if run.recorder is not None:
+            spikes = run.recorder.spikes(self.settings["name"], spikes)
+        return spikes
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        own, thresholds, charge = [self.bias], self.thresholds, self.charge
+        if thresholds is not None:
+            own.append(by_channel(thresholds, signal.shape))
+            charge = by_channel(charge, signal.shape) if charge is not None and charge.dim() == 1 else charge
+        shape, samples = follower.together(signal, *(each for each in (*own, charge) if each is not None))
+        if shape != signal.shape:
+            raise follower.unprovable("has neurons of other shapes")
+        steps = (signal.train or Train()).steps
+        return follower.signal(shape, samples, follower.run.longest(steps))
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        currents, spikes = signals[0], signals[-1]
+        drives = 24 * currents.like.numel() if currents.train is not None and currents.train.real else 0
+        held = None if currents.train is None else currents.train.held
+        # Room for spikes is made in pieces, and they are counted.
+        if held is not None and follower.compiled:  # the kernel reads spikes, closely packed
+            return held + 2 * entries(spikes) + drives
+        return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
+
+    def _spikes(self, run: Run, signal: Signal) -> Tensor:
+        exponent, drive, divisor = self.settings["exponent"], signal.drive, signal.divisor
+        threshold: float | Tensor = self.settings["threshold"]
+        if self.thresholds is not None:
+            threshold = by_channel(self.thresholds, signal.shape)
+        if self.bias is not None:
+            flowing = (self.bias if divisor is None else self.bias * divisor).expand(signal.shape)
+            drive = flowing if drive is None else drive + flowing
+        if drive is not None:
+            drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
+            signal = replace(signal, source=drive)
+        scaled = threshold if divisor is None else threshold * divisor
+        if isinstance(scaled, Tensor) and scaled.dim() == 0:
+            scaled = float(scaled)
+        charge = self.charge
+        if charge is not None and self.thresholds is not None and charge.dim() == 1:
+            charge = by_channel(charge, signal.shape)
+        if charge is not None:
+            charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
+        potential = run.initial_potential(charge, scaled, exponent)
+        train = self._behind_convolutions(run, signal, scaled, potential)
+        return self._fired(run, signal, scaled, potential) if train is None else train
+
+    def _behind_convolutions(
+        self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None
+    ) -> Tensor | None:
+        """Spikes taken from the convolutions' own inputs, in int32; None where that cannot be."""
+        flow, neuron, exponent = signal.flow, run.kernel_neuron, self.settings["exponent"]
+        if not isinstance(flow, Currents) or flow.is_computed or neuron is None or isinstance(threshold, Tensor):
+            return None
+        reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
+        if not isinstance(run.numerics, Exact) or not kernels.fits_int32(reach, exponent):
+            return None
+        if potential is not None:
+            potential = potential.expand(signal.shape)
+        guess = self.steps.get(neuron.most, 0)
+        train = flow.population(signal.drive, exponent, threshold, neuron, guess, potential)
+        if train is not None:  # one long run is forgotten little by little
+            self.steps[neuron.most] = max(len(train), self.steps.get(neuron.most, 0) - 1)
+        return train
+
+    def _fired(self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None) -> Tensor:
+        exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
+        largest = (float(threshold.max()) if isinstance(threshold, Tensor) else threshold) + _reach(potential)
+        dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])
+        if isinstance(threshold, Tensor):
+            threshold = threshold.to(dtype)
+        # Neuron by neuron in the order in which they lie in memory.
+        like = train if len(train) or drive is None else drive.unsqueeze(0)
+        order = memory_order(like)
+        if order is None or order[0] != 0:
+            return run.fire(train, drive, threshold, dtype, potential)
+        inner = tuple(dim - 1 for dim in order[1:])
+        drive = None if drive is None else drive.permute(inner)
+        if isinstance(threshold, Tensor):
+            threshold = threshold.expand(signal.shape).permute(inner)
+        if potential is not None:
+            potential = potential.expand(signal.shape).permute(inner)
+        return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
+
+
+def corrected(op: Op, run: Run, neurons_last: bool, real: Tensor | None, fire: Callable[[], Tensor]) -> Tensor:
+    """The spikes that `fire` gives, once a run that calibrates has nothing more to change in charge and bias."""
+    for attempt in itertools.count():
+        train = fire()
+        change = run.correction(op.settings["name"], train, attempt, neurons_last, real)
+        if change is None:
+            return train
+        what, amount = change
+        before = getattr(op, what)
+        amount = run.numerics.snap(amount * op.settings["threshold"], op.settings["exponent"])
+        op.change(what, amount if before is None else before + amount)
+    raise AssertionError
+
+
+def _reach(potential: Tensor | None) -> float:
+    return 0.0 if potential is None else float(potential.abs().max())

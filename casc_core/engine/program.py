@@ -1,0 +1,177 @@
+"""A lowered network: a straight list of calls of operations, which can be run, saved and loaded without the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from casc_core.engine.leaves import map_leaves
+from casc_core.engine.ops import Op
+from casc_core.engine.recorder import Recorder
+from casc_core.engine.run import Run
+from casc_core.errors import CascError, InputError
+
+READOUT = "the readout"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value that an earlier call, or an input, left under this name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call: operation number `op`, its arguments (with `Ref`s inside) and the name of its result.
+
+    `line` is the user's line that it comes from, for messages; a saved network does not have it.
+    """
+
+    op: int
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: str
+    line: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Calls in order, for one way to call the model.
+
+    Attributes:
+        inputs: names of the arguments it takes.
+        steps: the calls.
+        output: the value that is the network's readout.
+        scale: factor from the output's numbers to the user's logits.
+        exponent: the output's numbers are on the grid `2**exponent`.
+    """
+
+    inputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    output: Ref
+    scale: float
+    exponent: int
+
+    def pruned(self, checks: Iterable[str] = ()) -> Program:
+        """Without the calls whose results nothing uses, but for those named `checks`."""
+        needed, kept = {self.output.name, *checks}, []
+        for step in reversed(self.steps):
+            if step.result in needed:
+                kept.append(step)
+                needed |= refs((step.args, dict(step.kwargs)))
+        return replace(self, steps=tuple(reversed(kept)))
+
+    def renumbered(self, number: Mapping[int, int]) -> Program:
+        """The same program with operation `old` called `number[old]`."""
+        return replace(self, steps=tuple(replace(step, op=number[step.op]) for step in self.steps))
+
+    def check(self, ops: Sequence[Op]) -> None:
+        """Raise `ValueError` unless every call is one that can be made.
+
+        Every name is defined once, and before it is used; every operation is one of `ops`, and takes as many arguments.
+        """
+        known = set(self.inputs)
+        for step in self.steps:
+            missing = refs((step.args, dict(step.kwargs))) - known
+            if missing or not 0 <= step.op < len(ops):
+                raise ValueError(f"step {step.result!r} uses {sorted(missing) or step.op!r}, which is not there")
+            if step.result in known:
+                raise ValueError(f"step {step.result!r} gives a name that is taken")
+            try:
+                inspect.signature(ops[step.op].forward).bind(None, *step.args, **step.kwargs)
+            except TypeError as error:
+                raise ValueError(f"step {step.result!r} does not call a {ops[step.op].kind} as one: {error}") from error
+            known.add(step.result)
+        if self.output.name not in known:
+            raise ValueError(f"no step computes the output {self.output.name!r}")
+
+    def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> Any:
+        """The output's value; each intermediate is dropped after its last use."""
+        values = dict(inputs)
+        last_use = last_uses(self)
+        noted: dict[str, frozenset[str]] = {}
+        for index, step in enumerate(self.steps):
+            op = ops[step.op]
+            args, kwargs = substitute((step.args, dict(step.kwargs)), values)
+            if run.recorder is not None:
+                run.recorder.at = step.result
+            values[step.result] = _called(op, run, args, kwargs)
+            if run.recorder is not None:
+                noted[step.result] = self._noted_behind(step, op, noted, run.recorder)
+            for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
+                del values[name]
+        output = values[self.output.name]
+        if run.recorder is not None:
+            run.recorder.at = READOUT
+            run.recorder.passed(output)
+            run.recorder.credit(READOUT, noted.get(self.output.name, frozenset()))
+        return output
+
+    @staticmethod
+    def _noted_behind(step: Step, op: Op, noted: Mapping[str, frozenset[str]], recorder: Recorder) -> frozenset[str]:
+        """The steps between the last populations and the result of `step` at which work was noted."""
+        behind = frozenset(name for ref in refs((step.args, dict(step.kwargs))) for name in noted.get(ref, ()))
+        behind |= {step.result} & recorder.work.keys()
+        if op.is_layer:
+            recorder.credit(op.settings["name"], behind)
+            return frozenset()
+        return behind
+
+
+def last_uses(program: Program) -> dict[str, int]:
+    """By value, the number of the last step that reads it."""
+    return {name: index for index, step in enumerate(program.steps) for name in refs((step.args, dict(step.kwargs)))}
+
+
+# What torch and Python raise of arguments that do not fit; what else there is, is no matter of the input.
+_UNFIT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The result of an operation.
+
+    Raises:
+        InputError: it cannot be applied to what it is given.
+    """
+    try:
+        return op(run, *args, **kwargs)
+    except _UNFIT as error:
+        if isinstance(error, (CascError, torch.OutOfMemoryError)):
+            raise
+        name = op.settings.get("name") or op.settings.get("function") or op.kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{name}: it cannot be applied to what this input gives ({reason:.300}); the network takes inputs of the kind "
+            "and shape that its model takes"
+        ) from error
+
+
+def substitute(value: Any, values: Mapping[str, Any]) -> Any:
+    """`value` with every `Ref` replaced by what it refers to."""
+    return map_leaves(value, lambda leaf: values[leaf.name] if isinstance(leaf, Ref) else leaf)
+
+
+def refs(value: Any) -> set[str]:
+    """Names that `value` refers to."""
+    found: set[str] = set()
+
+    def visit(leaf: Any) -> None:
+        if isinstance(leaf, Ref):
+            found.add(leaf.name)
+
+    map_leaves(value, visit)
+    return found

@@ -1,0 +1,254 @@
+"""The two ways to evaluate a lowered network: step by step in spikes, or at once in levels.
+
+Both run the same program on the same operations; only what a neuron does with its input differs. In levels, time is
+collapsed to a single step whose drive weighs as much as all wake steps together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.engine import kernels
+from casc_core.engine.kernels import KernelNeuron
+from casc_core.engine.neuron_loop import scan
+from casc_core.engine.recorder import Recorder
+from casc_core.errors import ConfigError
+from casc_core.neuron import Neuron
+from casc_core.numerics import Numerics
+from casc_core.schedule import LARGEST_STEPS, Schedule
+
+# Steps that a population usually spikes after its input has ended; more cost a second try.
+_TAIL = 4
+# What every narrow type of a run rests on: a count, and the sum of any neuron's spikes, fits int16; a step's spikes int8.
+LARGEST_TOTAL = 2**15 - 1
+LEAST_ROOM = 2**24
+
+
+class Run(ABC):
+    """One evaluation of a program.
+
+    Attributes:
+        total: largest spike count a neuron can reach.
+        peak: largest change of a spike count within one step.
+        restarts_after: the step after which populations begin anew, and all that counts spikes with them; or None.
+        kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
+        room: numbers that one operation may make more than it is given, where its weights do not say how many.
+        made: numbers that functions of the inputs have made so far.
+    """
+
+    total: int
+    peak: int
+    restarts_after: int | None = None
+    kernel_neuron: KernelNeuron | None
+
+    def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
+        self.numerics, self.recorder = numerics, recorder
+        self.room = LEAST_ROOM
+        self.made = 0
+
+    @abstractmethod
+    def wake_weights(self, steps: int | None = None) -> list[int]:
+        """How often the drive is received at each of the first `steps` steps (None: up to the last wake step)."""
+
+    @abstractmethod
+    def longest(self, arriving: int) -> int:
+        """The most steps that a population's train has, its input's having so many."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> tuple[Any, ...]:
+        """What decides how long trains may be."""
+
+    @abstractmethod
+    def fire(
+        self,
+        train: Tensor,
+        drive: Tensor | None,
+        threshold: Tensor | float,
+        dtype: torch.dtype,
+        potential: Tensor | None = None,
+    ) -> Tensor:
+        """Spikes `[steps, *shape]` (in levels: counts `[1, *shape]`) of a population that receives these currents.
+
+        `dtype` is what `potential_dtype` gives, `potential` what `initial_potential` does; the train of spikes is cut
+        where it ends.
+        """
+
+    def initial_potential(self, own: Tensor | None, threshold: Tensor | float, exponent: int) -> Tensor | None:
+        """The membrane potential before the first step, float64, which broadcasts against the population; None: zero.
+
+        Args:
+            own: what the layer itself begins with, such as the half step of its activation.
+            exponent: of the grid it is put on.
+        """
+        return own
+
+    def correction(
+        self, name: str, train: Tensor, attempt: int, neurons_last: bool, real: Tensor | None
+    ) -> tuple[str, Tensor] | None:
+        """What a layer is to change, given its spikes, before it fires again; None: nothing. For runs that calibrate."""
+        return None
+
+    def potential_dtype(self, bound: float, threshold: float, exponent: int, what: str) -> torch.dtype:
+        """Type in which a population's potential is exact, its currents being bounded by `bound` per wake step."""
+        return self.numerics.dtype((self.total + 1) * (bound + threshold), exponent, what)
+
+
+def checked_total(total: int) -> int:
+    """`total`, if the counts of a run, int16, can reach it.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if total > LARGEST_TOTAL:
+        raise ConfigError(
+            f"a neuron may spike {total:,} times; more than {LARGEST_TOTAL:,} levels or wake steps cannot be run"
+        )
+    return total
+
+
+def checked_steps(steps: int) -> int:
+    """`steps`, if a run can take so many.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if steps > LARGEST_STEPS:
+        raise ConfigError(
+            f"{steps:,} time steps cannot be run; at most {LARGEST_STEPS:,} can: lower T, or the schedule"
+        )
+    return steps
+
+
+class LevelRun(Run):
+    """In levels: a neuron's count is `clip(floor(total current / threshold), 0, levels)`, in a single step."""
+
+    def __init__(self, numerics: Numerics, levels: int, recorder: Recorder | None = None) -> None:
+        super().__init__(numerics, recorder)
+        self.total = self.peak = checked_total(levels)
+        self.kernel_neuron = KernelNeuron.levels(levels) if levels <= kernels.LARGEST_COUNT else None
+
+    def wake_weights(self, steps: int | None = None) -> list[int]:
+        return [self.total]
+
+    def longest(self, arriving: int) -> int:
+        return 1
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        return ("levels",)
+
+    def fire(
+        self,
+        train: Tensor,
+        drive: Tensor | None,
+        threshold: Tensor | float,
+        dtype: torch.dtype,
+        potential: Tensor | None = None,
+    ) -> Tensor:
+        train, drive = train.to(dtype), None if drive is None else drive.to(dtype)
+        current = train[0] if train.shape[0] else None
+        if potential is not None:
+            potential = potential.to(dtype).expand(train.shape[1:])
+            current = potential if current is None else current + potential
+        if self.kernel_neuron is not None and kernels.ready(train, drive):
+            if current is None and drive is None:
+                return train.to(torch.int8)
+            return kernels.levels(current, drive, threshold, self.total).unsqueeze(0)
+        if drive is not None:
+            current = drive * self.total if current is None else current + drive * self.total
+        if current is None:
+            return train.to(torch.int16)
+        count = torch.floor(current / threshold).clamp_(0, self.total)
+        # The quotient is rounded; the product of a count and a threshold is exact, so it decides.
+        count -= ((count * threshold > current) & (count > 0)).to(count.dtype)
+        count += (((count + 1) * threshold <= current) & (count < self.total)).to(count.dtype)
+        return count.to(torch.int16).unsqueeze(0)
+
+
+class SpikingRun(Run):
+    """In spikes, under a schedule; `steps` cuts it there, None lets it run until it is silent."""
+
+    def __init__(
+        self,
+        numerics: Numerics,
+        neuron: Neuron,
+        schedule: Schedule,
+        steps: int | None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        super().__init__(numerics, recorder)
+        self.neuron, self.schedule, self.steps = neuron, schedule, steps
+        self.peak, self.restarts_after = neuron.peak, neuron.restarts_after
+        if recorder is not None:
+            recorder.bursts = self.peak > 1
+        if self.restarts_after is not None and schedule.last_wake is not None:
+            raise ConfigError(f"{neuron} begins anew after {self.restarts_after} steps, which needs Continuous() input")
+        last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)
+        if last_wake is None:
+            raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
+        checked_steps(max(last_wake, steps or 0))
+        if self.peak > kernels.LARGEST_COUNT:
+            raise ConfigError(
+                f"{neuron} may spike {self.peak:,} times in one step; a train, in bytes, holds {kernels.LARGEST_COUNT}"
+            )
+        self.awake = schedule.awake(last_wake)
+        self.caps = list(itertools.accumulate(int(step) for step in self.awake))
+        self.total = checked_total(neuron.share * self.caps[-1])
+        self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
+
+    def wake_weights(self, steps: int | None = None) -> list[int]:
+        awake = [int(step) for step in self.awake]
+        return awake if steps is None else (awake + [0] * steps)[:steps]
+
+    def longest(self, arriving: int) -> int:
+        # Once the input has ended, a neuron emits at most `total` further spikes.
+        steps = max(arriving, len(self.awake)) + self.total
+        return steps if self.steps is None else min(steps, self.steps)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        return "spikes", len(self.awake), self.total, self.steps
+
+    def initial_potential(self, own: Tensor | None, threshold: Tensor | float, exponent: int) -> Tensor | None:
+        share = self.neuron.initial_potential
+        if share == 0.0:
+            return own
+        device = own.device if own is not None else threshold.device if isinstance(threshold, Tensor) else None
+        given = share * torch.as_tensor(threshold, dtype=torch.float64, device=device)
+        return self.numerics.snap(given if own is None else given + own, exponent)
+
+    def fire(
+        self,
+        train: Tensor,
+        drive: Tensor | None,
+        threshold: Tensor | float,
+        dtype: torch.dtype,
+        potential: Tensor | None = None,
+    ) -> Tensor:
+        arriving = max(train.shape[0], len(self.awake) if drive is not None else 0)
+        if arriving == 0 and potential is None:
+            return train.to(torch.int8)
+        if self.kernel_neuron is not None and kernels.scans(self.kernel_neuron, train, drive):
+            return kernels.scan(train, drive, threshold, dtype, self.kernel_neuron, arriving + _TAIL, potential)
+        train, drive = train.to(dtype), None if drive is None else drive.to(dtype)
+        like = train[0] if train.shape[0] else train.new_zeros(train.shape[1:]) if drive is None else drive
+        population = scan(self.neuron, like, threshold, None if potential is None else potential.to(dtype))
+        nothing = torch.zeros((), dtype=like.dtype, device=like.device)
+        spikes: list[Tensor] = []
+        for step in range(self.longest(arriving)):
+            current = train[step] if step < train.shape[0] else nothing
+            if drive is not None and step < len(self.awake) and self.awake[step]:
+                current = current + drive if step < train.shape[0] else drive
+            fired = population.step(current, self.caps[min(step, len(self.caps) - 1)])
+            if step >= arriving and step >= len(self.awake) and not fired.any():
+                break
+            spikes.append(fired)
+        while spikes and not spikes[-1].any():
+            spikes.pop()
+        return torch.stack(spikes) if spikes else train.new_zeros((0, *like.shape), dtype=torch.int8)

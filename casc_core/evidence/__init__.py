@@ -1,0 +1,1 @@
+"""What a run shows: that spikes and levels agree, where they would not, and what it costs."""

@@ -1,1 +1,0 @@
-"""What every experiment shares, whatever its models and data: training, evaluation over time steps, results, processes."""

@@ -1,0 +1,1 @@
+"""What outputs say, and how figures are printed: one meaning for every report."""

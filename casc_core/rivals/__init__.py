@@ -1,0 +1,1 @@
+"""Other conversion methods, to compare with."""

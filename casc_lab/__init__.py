@@ -1,0 +1,1 @@
+"""Experiments on converted networks: training, evaluation, comparison, the command `casc`. Knows no family of models."""

@@ -1,0 +1,196 @@
+"""`casc compare` and `casc verify`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from casc_core.evidence.energy import EnergyTable
+from casc_core.evidence.verify import EquivalenceReport, joined, verify
+from casc_core.rivals.methods import FOUR, RIVALS, chosen, methods_for
+from casc_core.storage.files import require_writable, write_whole
+from casc_lab.cli import NOT_EXACT, Command, settle
+from casc_lab.compare.comparison import Subject, compare
+from casc_lab.compare.page import page
+from casc_lab.compare.subjects import Asked, subject
+from casc_lab.compare.text import summary
+
+SUBJECT = "output folder of a recipe, or module:function that returns (model, batches[, calibration_batches])"
+
+
+def _add_subject(add: Any) -> None:
+    add("subject", help=SUBJECT)
+    add("--data", help="the recipe's data, if it is not where it was")
+    add("--adapter", help="of your own network: cnn, rnn, ...; unset: by its modules")
+    add("--q", type=int, help="levels for a network with plain ReLU, which is calibrated")
+    add("--weight-bits", type=int, help="of a converted weight; unset: the recipe's, or 16")
+    add("--limit", type=int, help="so many samples only")
+    add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
+    add("--threads", type=int, help="CPU threads")
+    add("--json", action="store_true", help="print JSON instead of tables")
+    add("--quiet", action="store_true", help="no progress bars")
+
+
+def _compare_options(line: argparse.ArgumentParser) -> None:
+    add = line.add_argument
+    _add_subject(add)
+    add("--T", type=int, default=32, help="steps of the comparison")
+    names = ", ".join(FOUR | RIVALS)
+    add(
+        "--methods",
+        type=lambda text: text.split(","),
+        help=f"some of {names}; ours is always there; unset: all that apply",
+    )
+    add("--out", type=Path, help="folder for report.html and comparison.json; unset: the subject's, or casc_comparison")
+    table = EnergyTable()
+    add("--mac-pj", type=float, default=table.mac, help="energy of a multiply-accumulate, pJ")
+    add("--ac-pj", type=float, default=table.ac, help="energy of an accumulate, pJ")
+    add("--energy-source", help="where those figures are from")
+
+
+def _verify_options(line: argparse.ArgumentParser) -> None:
+    _add_subject(line.add_argument)
+    line.add_argument("--T", type=int, help="steps to simulate; unset: until silent")
+
+
+def _asked(args: argparse.Namespace) -> Asked:
+    settle(args.threads, args.T)
+    return Asked(args.subject, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
+
+
+def _with_progress(found: Subject, quiet: bool) -> tuple[Subject, tqdm[Any]]:
+    """The subject with batches that advance a bar."""
+    # Where nobody watches, names of methods will do.
+    bar = tqdm(unit=" batches", leave=False, disable=True if quiet else None)
+
+    def of() -> Iterator[Any]:
+        for batch in found.batches():
+            yield batch
+            bar.update()
+
+    return Subject(**{**vars(found), "batches": of}), bar
+
+
+def _table(args: argparse.Namespace) -> EnergyTable:
+    usual = EnergyTable()
+    if (args.mac_pj, args.ac_pj) == (usual.mac, usual.ac):
+        return usual
+    return EnergyTable(args.mac_pj, args.ac_pj, "as given", args.energy_source or "the command line")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    asked = _asked(args)
+    folder = Path(args.subject)
+    out = args.out or (folder if folder.is_dir() else Path("casc_comparison"))
+    table = _table(args)
+    found = subject(asked)
+    require_writable(out)
+    methods = chosen(methods_for(found.snn, args.T, found.trained is None), args.methods)
+    followed, bar = _with_progress(found, args.quiet)
+
+    def announce(name: str) -> None:
+        bar.set_description(name)
+        if bar.disable:
+            print(f"  {name}", file=sys.stderr)
+
+    result = compare(followed, args.T, methods, table, _command(args), announce)
+    bar.close()
+    write_whole(out / "comparison.json", json.dumps(result, indent=1) + "\n")
+    write_whole(out / "report.html", page(result))
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(f"{summary(result)}\n\nreport.html and comparison.json are in {out}")
+    return 0 if result["equivalence"]["exact"] else NOT_EXACT
+
+
+def _command(args: argparse.Namespace) -> str:
+    words = ["casc", "compare", args.subject, "--T", str(args.T)]
+    for name in ("data", "adapter", "q", "weight_bits", "limit"):
+        value = getattr(args, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if args.methods is not None:
+        words += ["--methods", ",".join(args.methods)]
+    usual = EnergyTable()
+    for name, value, default in (("mac-pj", args.mac_pj, usual.mac), ("ac-pj", args.ac_pj, usual.ac)):
+        if value != default:
+            words += [f"--{name}", f"{value:g}"]
+    return shlex.join(words)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    found = subject(_asked(args))
+    followed, bar = _with_progress(found, args.quiet)
+    report = joined(list(_reports(followed, followed.batches(), args.T)))
+    bar.close()
+    if args.json:
+        print(json.dumps(_as_json(found, report)))
+    else:
+        print(f"{found.title}: {found.source}\n{report}")
+        if found.calibration_said is not None:
+            print(found.calibration_said.splitlines()[-1])
+    return 0 if report.exact else NOT_EXACT
+
+
+def _reports(found: Subject, batches: Iterable[Any], T: int | None) -> Iterator[EquivalenceReport]:
+    takes = len(found.snn.settings.arguments)
+    for batch in batches:
+        yield verify(found.snn, *batch[:takes], T=T)
+
+
+def _as_json(found: Subject, report: EquivalenceReport) -> dict[str, Any]:
+    return {
+        "title": found.title,
+        "data": found.source,
+        "exact": report.exact,
+        "spikes_exact": report.spikes_exact,
+        "samples": len(report.silent_at),
+        "T": report.T,
+        "logits_equal": report.logits_equal,
+        "max_logit_difference": report.max_logit_difference,
+        "prediction_mismatches": report.prediction_mismatches,
+        "calibration": None if found.calibration_said is None else found.calibration_said.splitlines()[-1],
+        "ann_predictions_moved": report.ann_predictions_moved,
+        "ann_max_logit_difference": report.ann_max_logit_difference,
+        "silent_at": {"median": int(report.silent_at.median()), "max": int(report.silent_at.max())},
+        "layers": [
+            {
+                "name": layer.name,
+                "neurons": layer.neurons,
+                "differing": layer.mismatches,
+                "largest": layer.largest,
+                "silent_at": {"median": int(layer.silent_at.median()), "max": int(layer.silent_at.max())},
+            }
+            for layer in report.layers.values()
+        ],
+        "note": report.note,
+        "lowering": None if report.lowering is None else dataclasses.asdict(report.lowering),
+        "grid": None if report.grid is None else dataclasses.asdict(report.grid),
+        "float32": None if report.float32 is None else dataclasses.asdict(report.float32),
+    }
+
+
+command = Command(
+    "run every conversion method on a trained network, and write a report",
+    "Runs the methods over T steps on one trained network and its test set, and writes report.html (one file, readable "
+    "with no network) and comparison.json. Exit status 0: the network is exact; 1: it is not; 2: a mistake.",
+    _compare_options,
+    _compare,
+)
+verification = Command(
+    "compare a converted network with its quantised ANN, neuron by neuron",
+    "Simulates the test set in spikes and compares every count of every neuron, and every logit, with the quantised ANN; "
+    "and that, before its numbers are put on a grid, with the network that was converted, in float64. "
+    "Exit status 0: all are equal; 1: some differ; 2: a mistake.",
+    _verify_options,
+    _verify,
+)

@@ -1,0 +1,139 @@
+"""The quantisation levels compared: the paper's Table 1, level by level, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from casc_core.errors import StorageError
+from casc_core.rivals.methods import OURS
+from casc_core.storage.files import read_whole, write_whole
+from casc_core.storage.strict import of, parsed
+from casc_lab import distributed
+from casc_lab.distributed import say
+from casc_lab.evaluation.accuracy import Evaluation
+from casc_lab.evaluation.results import markdown
+
+Levels = int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of levels.
+
+    Attributes:
+        q: levels; None for plain ReLU.
+        ann: accuracy of the ANN, percent.
+        best: largest accuracy of CIF with WakeSleep after any step, percent.
+        best_at: first step at which it is reached.
+        silent: accuracy once silent, percent.
+        silent_at: steps until the last sample is silent.
+        exact_at: first step from which on the logits of every sample are the quantised ANN's, bit for bit.
+    """
+
+    q: Levels
+    ann: float
+    best: float
+    best_at: int
+    silent: float
+    silent_at: int
+    exact_at: int | None
+
+
+def row(q: Levels, evaluation: Evaluation) -> Row:
+    """What a sweep shows of an evaluation."""
+    exact = evaluation.methods[OURS]
+    right = (exact.predictions == evaluation.labels.unsqueeze(1)).transpose(0, 1).flatten(1)
+    best = int(right.sum(1).argmax())  # the first of equals
+    percent = [round(100.0 * int(right[step].sum()) / right.shape[1], 4) for step in (best, -1)]
+    silent_at = int(exact.silent_at.max())
+    return Row(q, evaluation.ann_accuracy, percent[0], best + 1, percent[1], silent_at, evaluation.exact_at)
+
+
+def sweep(
+    levels: Sequence[Levels],
+    run: Callable[[Levels], Evaluation],
+    folder: Path,
+    key: Callable[[Levels], str],
+    published: Mapping[Levels, tuple[float, float, int]] | None = None,
+    title: str = "",
+    again: bool = False,
+) -> list[Row]:
+    """Run an experiment for each number of levels; those done before, by their key, are not repeated.
+
+    `sweep.json` and `sweep.md` are written to `folder` after each of them, and the table is printed at the end.
+
+    Args:
+        levels: in the order of the table.
+        run: runs the experiment.
+        folder: output folder.
+        key: fingerprint of everything that the results for so many levels depend on.
+        published: the paper's ANN accuracy, best SNN accuracy and its time step, by levels.
+        title: of the table.
+        again: repeat those done before, too.
+
+    Raises:
+        StorageError: the folder cannot be written, or `sweep.json` is damaged.
+    """
+    file = folder / "sweep.json"
+    done = distributed.from_main(lambda: _read(file))
+    rows: dict[str, Row] = {}
+    for q in levels:
+        name = key(q)
+        if name in done and not again:
+            say(f"q={_name(q)}: found")
+            rows[name] = Row(**done[name])
+        else:
+            rows[name] = row(q, run(q))
+        if distributed.is_main():
+            kept = done | {name: dataclasses.asdict(result) for name, result in rows.items()}
+            shown = [dataclasses.asdict(result) for result in rows.values()]
+            write_whole(folder / "sweep.md", f"# {title}\n\n{table(list(rows.values()), published)}\n")
+            write_whole(file, json.dumps({"title": title, "rows": shown, "kept": kept}, indent=2) + "\n")
+    if distributed.is_main():
+        print(f"\n{table(list(rows.values()), published)}\n\nsweep.json and sweep.md are in {folder}")
+    return list(rows.values())
+
+
+def table(rows: Sequence[Row], published: Mapping[Levels, tuple[float, float, int]] | None = None) -> str:
+    """The rows in Markdown, the paper's own figures beside ours and named so.
+
+    >>> print(table([Row(8, 94.5, 94.6, 9, 94.5, 20, 18)], {8: (94.62, 94.64, 9)}))
+    | q |   ANN | SNN best | first at T | silent | silent at T | exact from T | paper: ANN | paper: SNN best | paper: T |
+    |---|------:|---------:|-----------:|-------:|------------:|-------------:|-----------:|----------------:|---------:|
+    | 8 | 94.50 |    94.60 |          9 |  94.50 |          20 |           18 |      94.62 |           94.64 |        9 |
+    """
+    header = ["q", "ANN", "SNN best", "first at T", "silent", "silent at T", "exact from T"]
+    header += ["paper: ANN", "paper: SNN best", "paper: T"] if published else []
+    lines = [header]
+    for one in rows:
+        exact = "never" if one.exact_at is None else str(one.exact_at)
+        line = [_name(one.q), f"{one.ann:.2f}", f"{one.best:.2f}", str(one.best_at), f"{one.silent:.2f}"]
+        line += [str(one.silent_at), exact]
+        if published:
+            ann, best, step = published.get(one.q, (math.nan, math.nan, None))
+            line += ["-", "-", "-"] if step is None else [f"{ann:.2f}", f"{best:.2f}", str(step)]
+        lines.append(line)
+    return markdown(lines)
+
+
+def _name(q: Levels) -> str:
+    return "none" if q is None else str(q)
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """The rows of an earlier sweep, by key."""
+    if not file.exists():
+        return {}
+    try:
+        kept: dict[str, dict[str, Any]] = of(dict, parsed(read_whole(file), finite=False), "a sweep")["kept"]
+        for values in kept.values():
+            table([Row(**values)])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise StorageError(f"{file} is not a sweep ({error}); move it elsewhere") from error
+    return kept

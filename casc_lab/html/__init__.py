@@ -1,0 +1,1 @@
+"""Charts and their look, for pages that stand alone."""

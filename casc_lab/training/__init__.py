@@ -1,0 +1,1 @@
+"""Training: repeatable, resumable to the bit, on one process or several."""

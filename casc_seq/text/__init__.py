@@ -1,0 +1,1 @@
+"""Texts in: words and their numbers, vectors, the embedded sample."""

@@ -1,0 +1,219 @@
+"""What the command lines of both image recipes share, and an experiment for one number of levels."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from argparse import SUPPRESS
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from casc_core.errors import ConfigError
+from casc_lab import command
+from casc_lab.distributed import is_main, say
+from casc_lab.evaluation.accuracy import Batches, Evaluation
+from casc_lab.evaluation.report import Experiment, phase, report
+from casc_lab.evaluation.sweep import sweep
+from casc_lab.training.loop import PRECISIONS
+from casc_lab.training.seeds import digest
+from casc_lab.training.store import describe
+from image_recipes import paper
+from image_recipes.experiment import CalibrationConfig, NetworkConfig, train_or_find
+from image_recipes.models import MODELS, POOLINGS
+from image_recipes.training import OPTIMIZERS, TrainingConfig, TrainingImages
+
+SETTINGS = {
+    "epochs": (int, "passes over the training images"),
+    "batch_size": (int, "images in a training batch, those of all processes together"),
+    "optimizer": (str, " or ".join(OPTIMIZERS)),
+    "lr": (float, "largest learning rate"),
+    "warm_up": (float, "share of the steps in which the learning rate rises"),
+    "weight_decay": (float, "of weights with two or more dimensions"),
+    "label_smoothing": (float, "share of the target that is spread over all classes"),
+    "clip": (float, "largest norm of the gradient"),
+}
+
+
+def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **others: str) -> None:
+    """Add the options that both image recipes have.
+
+    Args:
+        parser: the command line.
+        defaults: of training.
+        others: of a setting, what else its default may be.
+    """
+    calibration = CalibrationConfig()
+    add = parser.add_argument
+    add("--model", choices=tuple(MODELS), default="resnet20")
+    add("--pooling", choices=POOLINGS, default="max")
+    add("--width", type=int, help="channels of the first stage (vgg16, resnet20, resnet34); default: as published")
+    add("--trainable-threshold", action="store_true", help="train the threshold of each layer, which is 1 otherwise")
+    add("--sweep", type=command.level_list, help="levels to compare, such as none,64,32,16,8: the paper's Table 1")
+    add("--weights", type=Path, help="file of trained weights to start from: .safetensors, or a state_dict as .pth")
+    rates = ", ".join(f"{rate} for {name}" for name, rate in OPTIMIZERS.items())
+    for name, (kind, about) in SETTINGS.items():
+        default = rates if name == "lr" and defaults.lr is None else getattr(defaults, name)
+        also = f"; {others[name]}" if name in others else ""
+        add(f"--{name.replace('_', '-')}", type=kind, help=f"{about} (default: {default}{also})", default=SUPPRESS)
+    add("--precision", choices=PRECISIONS, default="auto", help="of training; auto: bfloat16 on GPUs that have it")
+    add("--sync-bn", action="store_true", help="batch norm over all GPUs' images together")
+    add("--limit-train", type=int, help="so many training images only")
+    add("--limit-test", type=int, help="so many test images only")
+    add("--eval-batch", type=int, default=100, help="images in a test batch")
+    add("--calibrate-q", type=int, default=calibration.q, help="levels of a network trained with plain ReLU")
+    add("--percentile", type=float, default=calibration.percentile, help="of its activations that is the threshold")
+    add("--per-channel", action="store_true", help="a threshold for each channel of it")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The data of an experiment, ready for use.
+
+    Attributes:
+        name: "cifar10", "cifar100", "imagenet", or another; finds the paper's figures.
+        train: images to train on.
+        test: the test set.
+        calibration: gives some batches of training images, normalised.
+        test_examples: how many.
+        classes, mean, std: of the data set.
+        size: height and width of the images.
+        stem: form of the network for images of that size.
+        source: one line on what this is.
+        recipe: its name.
+    """
+
+    name: str
+    train: TrainingImages
+    test: Batches
+    calibration: Callable[[], Iterable[Tensor]]
+    test_examples: int
+    classes: Sequence[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    stem: str
+    source: str
+    recipe: str
+
+
+Load = Callable[[argparse.Namespace, torch.device, dict[str, float]], tuple[Images, TrainingConfig]]
+"""What a recipe has of its own: its data, and the defaults of training on them."""
+
+
+def main(load: Load, args: argparse.Namespace, device: torch.device) -> None:
+    """Load the images, then train or find, convert, simulate, report."""
+    seconds: dict[str, float] = {}
+    run(args, device, *load(args, device, seconds), seconds)
+
+
+def loaded_experiment(
+    load: Load, args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
+) -> Experiment:
+    """The network and its test set; with `find_only`, one that had been trained before."""
+    images, defaults = load(args, device, seconds)
+    return experiment(
+        args, device, images, training_config(args, defaults), args.q, args.out, seconds, find_only=find_only
+    )
+
+
+def run(
+    args: argparse.Namespace,
+    device: torch.device,
+    images: Images,
+    defaults: TrainingConfig,
+    seconds: dict[str, float],
+) -> None:
+    """Train or find, convert, simulate, report; for one number of levels, or for each of `--sweep`.
+
+    Args:
+        args, device: as `casc_lab.command.run` hands them over.
+        images: the data.
+        defaults: of training; what the command line says goes before them.
+        seconds: time of the phases so far.
+    """
+    training = training_config(args, defaults)
+    if args.sweep is None:
+        one(args, device, images, training, args.q, args.out, seconds)
+        return
+    irrelevant = ("out", "q", "sweep", "quiet", "threads", "device", "retrain")
+    chosen = {name: str(value) for name, value in vars(args).items() if name not in irrelevant}
+    name = images.source.split(":")[0]
+    sweep(
+        args.sweep,
+        lambda q: one(args, device, images, training, q, args.out / f"q{q or 'none'}", dict(seconds)),
+        args.out,
+        key=lambda q: digest(q, chosen, images.source, images.train.digest),
+        published=paper.levels(images.name, args.model),
+        title=f"{name}, {args.model}: levels compared",
+        again=args.retrain,
+    )
+
+
+def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> TrainingConfig:
+    """The defaults, but for what the command line says."""
+    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    if args.eval_batch < 1:
+        raise ConfigError(f"--eval-batch must be at least 1; got {args.eval_batch}")
+    return dataclasses.replace(defaults, seed=args.seed, **given)
+
+
+def one(
+    args: argparse.Namespace,
+    device: torch.device,
+    images: Images,
+    training: TrainingConfig,
+    q: int | None,
+    folder: Path,
+    seconds: dict[str, float],
+) -> Evaluation:
+    """The experiment for one number of levels."""
+    made = experiment(args, device, images, training, q, folder, seconds)
+    return report(made, folder, args.T, args.weight_bits, {**vars(args), "q": q, "sweep": None}, seconds)
+
+
+def experiment(
+    args: argparse.Namespace,
+    device: torch.device,
+    images: Images,
+    training: TrainingConfig,
+    q: int | None,
+    folder: Path,
+    seconds: dict[str, float],
+    find_only: bool = False,
+) -> Experiment:
+    """The network trained with so many levels, and its test set; with `find_only`, one that had been trained before."""
+    progress = is_main() and not args.quiet
+    title = f"{images.source.split(':')[0]}, {args.model}, q={'none' if q is None else q}"
+    say(title)
+    network = NetworkConfig(
+        args.model, len(images.classes), images.size, q, images.stem, args.pooling, args.width, args.trainable_threshold
+    )
+    with phase("train", seconds):
+        about = {"mean": images.mean, "std": images.std, "classes": list(images.classes)}
+        trained = train_or_find(
+            images.train, folder, network, training, about, device=device, weights=args.weights,
+            retrain=args.retrain, find_only=find_only, progress=progress, precision=args.precision,
+            sync_batch_norm=args.sync_bn,
+        )  # fmt: skip
+    say(describe(trained.found, trained.training))
+    converted, facts = trained.model, dict(trained.training)
+    if q is None:
+        with phase("calibrate", seconds):
+            how = CalibrationConfig(args.calibrate_q, args.percentile, args.per_channel)
+            calibrated = how.apply(trained.model, images.calibration())
+        say(str(calibrated))
+        converted = calibrated.model
+        facts["calibration"] = dataclasses.asdict(how) | {
+            "samples": calibrated.samples, "predictions_moved": calibrated.predictions_moved,
+            "logit_error": calibrated.logit_error,
+        }  # fmt: skip
+    return Experiment(
+        network=converted, adapter="cnn", batches=images.test, title=title, data=images.source,
+        train_examples=len(images.train), test_examples=images.test_examples, q=q, classifier=trained.folder,
+        training=facts, trained=trained.model, published=paper.over_time(images.name, args.model, q),
+        calibration=lambda: ((some,) for some in images.calibration()), recipe=images.recipe,
+    )  # fmt: skip

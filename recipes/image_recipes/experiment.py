@@ -1,0 +1,182 @@
+"""An image classification experiment: a trained network found or made, converted as it needs to be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import casc_core
+from casc_core.errors import ConfigError
+from casc_lab.distributed import say
+from casc_lab.evaluation.accuracy import Batches, accuracy, logits_of
+from casc_lab.training.seeds import digest
+from casc_lab.training.store import Store, training_facts
+from casc_lab.training.task import Validation
+from image_recipes.models import build
+from image_recipes.training import TrainingConfig, TrainingImages, train
+from image_recipes.weights import file_digest, load_weights
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network.
+
+    Args:
+        model, stem, pooling: as `cnn.models.build` takes them.
+        classes: number of classes.
+        size: height and width of the images.
+        q: levels of its CQReLU activations; None: plain ReLU.
+        width: channels of its first stage, for the models that have the option; None: as published.
+        trainable_threshold: train the threshold of each CQReLU, which is 1 otherwise.
+
+    >>> NetworkConfig("resnet20", classes=10, size=16, width=4).plain()(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 10])
+    """
+
+    model: str
+    classes: int
+    size: int
+    q: int | None = 8
+    stem: str = "small"
+    pooling: str = "max"
+    width: int | None = None
+    trainable_threshold: bool = False
+
+    def plain(self) -> nn.Module:
+        """The network with plain ReLU and fresh weights.
+
+        Raises:
+            ConfigError: an unknown name, or images too small for it.
+        """
+        options = {} if self.width is None else {"width": self.width}
+        model = build(self.model, self.classes, self.stem, self.pooling, **options)
+        try:
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, 3, self.size, self.size))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{self.model} cannot take images of {self.size}x{self.size}: {error}; take larger ones (--size 32), or "
+                "another model"
+            ) from error
+        return model.train()
+
+    def quantised(self, model: nn.Module) -> nn.Module:
+        """`model` with CQReLU in place of ReLU, if there are to be levels."""
+        if self.q is None:
+            return model
+        return casc_core.prepare(model, adapter="cnn", q=self.q, trainable_threshold=self.trainable_threshold)
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network and how it came about.
+
+    Attributes:
+        found: whether it had been trained before, with the same configuration on the same data.
+        training: facts on the training.
+        folder: name of the folder that holds it.
+    """
+
+    model: nn.Module
+    found: bool
+    training: dict[str, Any]
+    folder: str
+
+
+def train_or_find(
+    images: TrainingImages,
+    folder: Path,
+    network: NetworkConfig,
+    training: TrainingConfig,
+    about: dict[str, Any],
+    *,
+    device: torch.device,
+    weights: Path | None = None,
+    validation: Batches | None = None,
+    retrain: bool = False,
+    find_only: bool = False,
+    progress: bool = True,
+    precision: str = "auto",
+    sync_batch_norm: bool = False,
+) -> TrainedNetwork:
+    """The network trained so on these images: read from `folder` if it is there, else trained and saved there.
+
+    Args:
+        images: what it learns.
+        folder: a trained network has a subfolder of its own, named by a fingerprint of configuration and data.
+        network, training: how.
+        about: what to keep with the network: `mean`, `std`, names of the `classes`.
+        device: where it trains.
+        weights: file of weights to start from.
+        validation: other images, to pick the best epoch by.
+        retrain: train anew even if one is there.
+        find_only: never train.
+        progress, precision, sync_batch_norm: as `cnn.training.train` takes them.
+
+    Raises:
+        ConfigError, DataError: an argument out of range, a file that holds no such weights.
+        StorageError: the folder cannot be used.
+    """
+    start = None if weights is None else file_digest(weights)
+    settings = [dataclasses.asdict(network), dataclasses.asdict(training), about, precision, sync_batch_norm, start]
+    store = Store(folder, digest(settings, images.digest)[:12], retrain, find_only)
+    if store.found:
+        model, description = store.read(lambda found: network.quantised(network.plain()), lambda found: network.plain())
+        return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)
+    torch.manual_seed(training.seed)
+    model = network.plain()
+    if weights is not None and (left_out := load_weights(model, weights)):
+        say(f"{weights.name} is of another number of classes: {', '.join(left_out)} start anew")
+    model = network.quantised(model).to(device)
+    result = train(
+        model,
+        images,
+        about["mean"],
+        about["std"],
+        training,
+        validate=_validator(validation),
+        checkpoint=store.checkpoint,
+        progress=progress,
+        precision=precision,
+        sync_batch_norm=sync_batch_norm,
+    )
+    facts = training_facts(model, result)
+    store.write(model, {"classifier": dataclasses.asdict(network), "training": facts, **about})
+    return TrainedNetwork(model.eval(), False, facts, store.home.name)
+
+
+def _validator(batches: Batches | None) -> Callable[[nn.Module], Validation | None]:
+    def validate(model: nn.Module) -> Validation | None:
+        if batches is None:
+            return None
+        logits, labels = logits_of(model.eval(), batches)
+        return Validation(accuracy(logits, labels), nn.functional.cross_entropy(logits.double(), labels).item())
+
+    return validate
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How a network that was trained with plain ReLU gets levels and thresholds.
+
+    Args:
+        q: levels.
+        percentile: of what a layer's activations are on some training images; it becomes the layer's threshold.
+        per_channel: a threshold for each channel instead.
+    """
+
+    q: int = 32
+    percentile: float = 99.9
+    per_channel: bool = False
+
+    def apply(self, trained: nn.Module, batches: Iterable[Tensor]) -> casc_core.Calibration:
+        """`trained` with CQReLU in place of ReLU, calibrated on batches of images; and how far off that is."""
+        return casc_core.calibrate(
+            trained, batches, adapter="cnn", q=self.q, percentile=self.percentile, per_channel=self.per_channel
+        )

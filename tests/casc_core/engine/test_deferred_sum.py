@@ -1,0 +1,163 @@
+"""Sums of convolutions that are computed only where they are read: the same numbers by every way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from engines import COMPILED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casc_core import CIF, Exact, ExactnessError
+from casc_core.engine import kernels
+from casc_core.engine.deferred_sum import MOST_TERMS, Currents, Filter, Term, identity
+from casc_core.engine.geometry import Geometry
+from casc_core.engine.kernels import KernelNeuron
+from casc_core.engine.weight_cache import Kept
+from casc_core.schedule import WakeSleep
+
+COMPILED_ONLY = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+
+
+def whole(generator, low, high, *shape):
+    return torch.randint(low, high, shape, generator=generator)
+
+
+def term(seed, outputs=5, channels=3, kernel=3, steps=4, exponent=-6, size=(4, 6), groups=1):
+    generator = torch.Generator().manual_seed(seed)
+    weight = whole(generator, -40, 41, outputs, channels // groups, kernel, kernel).double() * 2.0**exponent
+    train = whole(generator, -1, 2, steps, 2, channels, *size).to(torch.int8)
+    geometry = Geometry((kernel, kernel), padding=(kernel // 2,) * 4, groups=groups)
+    reach = float(weight.abs().flatten(1).sum(1).max())
+    return Term(Filter(f"conv{seed}", weight, exponent, geometry, reach, Kept()), train, 1.0)
+
+
+def by_torch(one):
+    geometry = one.filter.geometry
+    result = F.conv2d(
+        one.train.double().flatten(0, 1), one.filter.weight, padding=geometry.padding[0], groups=geometry.groups
+    )
+    return result.unflatten(0, one.train.shape[:2])
+
+
+def currents(*terms, dims=2, peak=1):
+    return Currents(terms, dims, Exact(), peak)
+
+
+def test_one_term_is_its_convolution():
+    own = currents(term(1))
+    assert own.shape == (4, 2, 5, 4, 6)
+    assert own.nbytes == own.terms[0].train.nbytes
+    assert not own.is_computed
+    assert torch.equal(own.tensor().double(), by_torch(own.terms[0]))
+    assert own.is_computed
+    assert own.tensor() is own.tensor()
+
+
+@pytest.mark.parametrize("lengths", [(4, 2), (2, 4), (0, 3), (0, 0), (1, 1)])
+def test_shorter_trains_are_followed_by_nothing(lengths):
+    a, b = term(1, steps=lengths[0]), term(2, channels=4, kernel=1, steps=lengths[1])
+    together = currents(a).plus(currents(b), 1.0)
+    assert together.shape == (max(lengths), 2, 5, 4, 6)
+    expected = torch.zeros(together.shape, dtype=torch.float64)
+    for one in (a, b):
+        expected[: len(one.train)] += by_torch(one)
+    assert torch.equal(together.tensor().double(), expected)
+    assert together.bound == a.filter.reach + b.filter.reach
+
+
+def test_a_train_of_spikes_is_a_term_of_its_own():
+    a = term(1, outputs=3)
+    spikes = whole(torch.Generator().manual_seed(9), -1, 2, 6, 2, 3, 4, 6).to(torch.int8)
+    together = currents(a).plus(spikes, 1.0)
+    expected = spikes.double()
+    expected[:4] += by_torch(a)
+    assert torch.equal(together.tensor().double(), expected)
+    assert identity(3, 1.0) is identity(3, 1.0)
+    assert identity(3, 0.375).exponent == -3
+    assert torch.equal(identity(2, 0.75).weight.flatten(), torch.tensor([0.75, 0.75], dtype=torch.float64))
+
+
+def test_what_is_better_added_as_tensors():
+    own = currents(term(1, outputs=3))
+    other = torch.zeros(4, 2, 3, 4, 6, dtype=torch.int8)
+    assert own.plus(other.int(), 1.0) is None, "no spikes"
+    assert own.plus(other[..., :1], 1.0) is None, "they broadcast"
+    assert own.plus(currents(term(2, outputs=5)), 1.0) is None, "of another shape"
+    growing = own
+    for _ in range(MOST_TERMS - 1):
+        growing = growing.plus(other, 1.0)
+    assert growing.plus(other, 1.0) is None, "too many terms"
+    read = currents(term(3, outputs=3))
+    read.tensor()
+    assert own.plus(read, 1.0) is None, "one has been computed"
+    assert read.plus(other, 1.0) is None, "one has been computed"
+
+
+def test_in_one_dimension_the_height_is_left_out():
+    a = term(1, outputs=3, size=(1, 9))
+    flat = Filter("line", a.filter.weight[:, :, :1], -6, Geometry((1, 3), padding=(0, 0, 1, 1)), 10.0, Kept())
+    own = currents(Term(flat, a.train, 1.0), dims=1)
+    assert own.shape == own.tensor().shape == (4, 2, 3, 9)
+    together = currents(Term(flat, a.train, 1.0), dims=1).plus(torch.ones(4, 2, 3, 9, dtype=torch.int8), 1.0)
+    assert torch.equal(together.tensor(), own.tensor() + 1)
+
+
+def test_the_type_that_holds_the_sum():
+    wide = term(1)
+    assert currents(wide).tensor().dtype == torch.float32
+    assert currents(wide, peak=2**20).tensor().dtype == torch.float64
+    with pytest.raises(ExactnessError, match="conv1: sums may reach"):
+        currents(wide, peak=2**50).tensor()
+    finer = term(2, exponent=-30)
+    together = currents(wide).plus(currents(finer), 1.0)
+    assert together.tensor().dtype == torch.float64
+    assert torch.equal(together.tensor(), by_torch(wide) + by_torch(finer))
+
+
+@COMPILED_ONLY
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 999),
+    terms=st.integers(1, 4),
+    driven=st.sampled_from(("none", "channel", "full")),
+    dims=st.sampled_from((1, 2)),
+    instructions=st.sampled_from(COMPILED),
+)
+def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, driven, dims, instructions):
+    size = (1, 5) if dims == 1 else (3, 4)
+    own = currents(
+        *(
+            term(seed + k, outputs=6, steps=4 - k, size=size, groups=3 if k == 1 else 1, exponent=-6 + k)
+            for k in range(terms)
+        ),
+        dims=dims,
+    )  # fmt: skip
+    generator, drive = torch.Generator().manual_seed(seed), None
+    shape = own.shape[1:]
+    if driven != "none":
+        drawn = (1, 6, *[1] * dims) if driven == "channel" else shape
+        drive = (whole(generator, -300, 600, *drawn).double() * 2.0**-8).expand(shape)
+    neuron = KernelNeuron.spiking(CIF(), WakeSleep(4, 4).awake(4), None)
+    with kernels.using(instructions):
+        found = own.population(drive, -8, 1.25, neuron, 0)
+        assert not own.is_computed
+        expected = kernels.scan(own.tensor().double(), drive, 1.25, torch.float64, neuron, 0)
+    assert found.shape[1:] == shape
+    assert torch.equal(found, expected)
+    with kernels.using(None):
+        assert own.population(drive, -8, 1.25, neuron, 0) is None
+
+
+@COMPILED_ONLY
+def test_what_the_kernel_cannot_do_is_left_to_others():
+    neuron = KernelNeuron.spiking(CIF(), [True], None)
+    own = term(1)
+    with kernels.using(COMPILED[-1]):
+        assert currents(own).population(None, -6, 1.0, neuron, 0) is not None
+        assert currents(own).population(None, -5, 1.0, neuron, 0) is None, "a grid coarser than the weights'"
+        counted = Term(own.filter, own.train.int(), 1.0)
+        assert currents(counted).population(None, -6, 1.0, neuron, 0) is None, "no spikes"
+        assert currents(own, peak=1000).population(None, -6, 1.0, neuron, 0) is None, "counts beyond int8"
+        assert currents(term(1, exponent=30)).population(None, -20, 1.0, neuron, 0) is None, "grids too far apart"
