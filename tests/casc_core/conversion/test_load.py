@@ -17,10 +17,10 @@ from user_models import LENGTHS, TOKENS, user_model
 import casc_core
 from casc_core import CIF, IF, Continuous, CQReLU, Exact, InputError, Neuron, StorageError, WakeSleep
 from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.load import DESCRIPTION, TENSORS
 from casc_core.conversion.lowering import RuleTable
 from casc_core.conversion.symbols import SignalValue
 from casc_core.engine.ops import Op
+from casc_core.engine.saved import DESCRIPTION, TENSORS
 from casc_core.storage.checksum import OPEN, sealed
 
 
