@@ -26,21 +26,22 @@ from casc_core.engine.ops import Op
 from casc_core.engine.program import Program
 from casc_core.engine.program_json import program_from_json, program_to_json
 from casc_core.errors import CascError, StorageError
-from casc_core.neuron import NEURONS
+from casc_core.neuron import Neuron
 from casc_core.numerics import Exact, Float
 from casc_core.schedule import Continuous, WakeSleep
 from casc_core.storage.checksum import OPEN, is_whole, sealed
 from casc_core.storage.files import has_file, read_bytes, whole_folder, write_whole
+from casc_core.storage.kinds import Kinds
 from casc_core.storage.strict import of, parsed, record, strings
 
 FORMAT = "casc-network"
 VERSION, UNSEALED = 2, 1
 """What is written; and what is still read: there the description has no checksum."""
 DESCRIPTION, TENSORS = "network.json", "network.safetensors"
-_CONFIGS: dict[str, dict[str, type]] = {
-    "neuron": dict(NEURONS),
-    "schedule": {kind.__name__: kind for kind in (WakeSleep, Continuous)},
-    "numerics": {kind.__name__: kind for kind in (Exact, Float)},
+_CONFIGS: dict[str, Kinds[Any]] = {
+    "neuron": Neuron.kinds,
+    "schedule": Kinds("schedule", WakeSleep, Continuous),
+    "numerics": Kinds("arithmetic", Exact, Float),
 }
 # What reading a file that makes no sense may raise.
 _SENSELESS = (
@@ -54,11 +55,9 @@ def write(network: Network, folder: str | Path) -> None:
 
     Raises:
         StorageError: the folder cannot be written, or holds something that is not a saved network; or the network's
-            neuron is none of ours, so that a loader could not find it.
+            neuron cannot be read again from its fields.
     """
-    neuron = network.settings.neuron
-    if type(neuron) not in NEURONS.values():
-        raise StorageError(f"cannot save a network of {neuron}: only {', '.join(NEURONS)} can be loaded again")
+    _require_readable(network.settings)
     tensors = tensors_to_bytes({name: tensor.contiguous().cpu() for name, tensor in network.tensors().items()})
     text = json.dumps(_description(network), indent=1, allow_nan=False) + "\n"
     with whole_folder(_path(folder), DESCRIPTION) as staging:
@@ -116,7 +115,7 @@ def _description(network: Network) -> dict[str, Any]:
             "adapter": settings.adapter,
             "q": settings.q,
             "arguments": list(settings.arguments),
-            **{key: _config_to_json(getattr(settings, key)) for key in _CONFIGS},
+            **{what: _config_to_json(getattr(settings, what), what) for what in _CONFIGS},
         },
         "layers": list(network.layers),
         "ops": [{"kind": op.kind, "settings": op.settings, "tensors": sorted(op.tensors())} for op in network.ops],
@@ -124,13 +123,27 @@ def _description(network: Network) -> dict[str, Any]:
     }
 
 
-def _config_to_json(config: Any) -> dict[str, Any]:
-    return {"kind": type(config).__name__, **dataclasses.asdict(config)}
+def _require_readable(settings: Settings) -> None:
+    """Complain about a configuration that a loader could not make again."""
+    for what in _CONFIGS:
+        config = getattr(settings, what)
+        try:
+            again = _config_from_json(json.loads(json.dumps(_config_to_json(config, what), allow_nan=False)), what)
+        except (TypeError, ValueError, CascError) as error:
+            raise StorageError(f"cannot save a network of {config}: {error}") from error
+        if again != config:
+            raise StorageError(
+                f"cannot save a network of {config}: read again, it would be {again}; make it a frozen dataclass whose "
+                "fields are numbers or strings"
+            )
+
+
+def _config_to_json(config: Any, what: str) -> dict[str, Any]:
+    return {"kind": _CONFIGS[what].name_of(config), **dataclasses.asdict(config)}
 
 
 def _config_from_json(value: Any, what: str) -> Any:
-    kinds = _CONFIGS[what]
-    kind = kinds[of(str, of(dict, value, what).get("kind"), f"the kind of {what}")]
+    kind = _CONFIGS[what].find(of(str, of(dict, value, what).get("kind"), f"the kind of {what}"))
     fields = record(value, ("kind", *(field.name for field in dataclasses.fields(kind))), what)
     return kind(**{name: content for name, content in fields.items() if name != "kind"})
 
@@ -216,9 +229,7 @@ def _operation(index: int, value: Any, tensors: dict[str, Tensor], older: bool) 
     what = f"operation {index}"
     fields = record(value, ("kind", "settings", "tensors"), what)
     name = of(str, fields["kind"], f"{what}: its kind")
-    if name not in Op.kinds:
-        raise ValueError(f"{what}: there is no operation {name!r:.80}; is the package of its adapter installed?")
-    kind = Op.kinds[name]
+    kind = Op.kinds.find(name)
     settings, there = (
         of(dict, fields["settings"], f"{what}: its settings"),
         strings(fields["tensors"], f"{what}: tensors"),
