@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,10 +104,9 @@ def _module_of(name: str, known: Collection[str]) -> str | None:
     return None
 
 
-def unit_of(name: str, known: Mapping[str, Module]) -> str:
+def unit_of(name: str) -> str:
     """What a module is counted to: the package right below the topmost one that holds it, or itself if it lies in that."""
-    parts = name.split(".")
-    return ".".join(parts[:2])
+    return ".".join(name.split(".")[:2])
 
 
 def module_graph(known: Mapping[str, Module]) -> dict[str, set[str]]:
@@ -118,8 +118,8 @@ def unit_graph(known: Mapping[str, Module]) -> dict[str, set[str]]:
     """By unit, those that its modules import."""
     graph: dict[str, set[str]] = {}
     for name, module in known.items():
-        unit = unit_of(name, known)
-        graph.setdefault(unit, set()).update(unit_of(each.target, known) for each in module.imports)
+        unit = unit_of(name)
+        graph.setdefault(unit, set()).update(unit_of(each.target) for each in module.imports)
     return {unit: targets - {unit} for unit, targets in graph.items()}
 
 
@@ -226,6 +226,7 @@ WIDTH, MARGIN, PADDING = 1120, 16, 14
 LETTER, BOX, GAP = 7.3, 28, 16
 """Of a letter in a box the width; of a box, and between two, the height."""
 BETWEEN = 50
+RED = "#c0282d"
 COLOURS = {"recipes": "#fdf3e1", "casc_seq": "#e6f4ea", "casc_lab": "#fbe9ee", "casc_core": "#e8eefb"}
 
 
@@ -264,8 +265,6 @@ def picture(known: Mapping[str, Module]) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" font-family="sans-serif" '
         'font-size="12.5">',
-        '<defs><marker id="down" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0 8 4 0 8z" fill="context-stroke"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>',
     ]
     for package, above, below in frames:
@@ -331,15 +330,21 @@ def _width(unit: str) -> float:
 
 def _between_frames(frames: Sequence[tuple[str, float, float]], graph: Graph) -> Iterator[str]:
     uses = {(unit.partition(".")[0], target.partition(".")[0]) for unit, targets in graph.items() for target in targets}
-    for (upper, _, bottom), (lower, top, _) in zip(frames, frames[1:], strict=False):
+    for (upper, _, bottom), (lower, top, _) in itertools.pairwise(frames):
         used = [package for package, _, _ in frames if (package, lower) in uses and package != lower]
         wrong = (lower, upper) in uses
-        lines = [f"{', '.join(used)} import {lower}" if used else ""]
-        colour = "#c0282d" if wrong else "#40506a"
+        colour = RED if wrong else "#40506a"
         yield (
-            f'<path d="M{WIDTH / 2} {bottom} V{top - 2}" stroke="{colour}" stroke-width="4" marker-end="url(#down)"/>'
-            f'<text x="{WIDTH / 2 + 16}" y="{(bottom + top) / 2 + 4:.0f}" fill="{colour}">{lines[0]}</text>'
+            f'<path d="M{WIDTH / 2} {bottom} V{top - 8}" stroke="{colour}" stroke-width="4"/>'
+            + _head(WIDTH / 2, top - 1, 8, colour)
+            + f'<text x="{WIDTH / 2 + 16}" y="{(bottom + top) / 2 + 4:.0f}" fill="{colour}">'
+            f"{', '.join(used)} import{'s' if len(used) == 1 else ''} {lower}</text>"
         )
+
+
+def _head(x: float, y: float, size: float, colour: str) -> str:
+    """The head of an arrow that ends at a place, from above; from below, where its size is negative."""
+    return f'<path d="M{x:.1f} {y:.1f} l{-size / 2} {-size} h{size} z" fill="{colour}"/>'
 
 
 def _arrows(boxes: Mapping[str, Box], graph: Graph) -> Iterator[str]:
@@ -355,12 +360,13 @@ def _arrows(boxes: Mapping[str, Box], graph: Graph) -> Iterator[str]:
                 continue
             start, end = boxes[unit], boxes[target]
             down = end.y > start.y
-            y, to = (start.y + BOX, end.y - 2) if down else (start.y, end.y + BOX + 2)
+            size, colour = 6 if down else -6, RED if turns else "#7a8699"
+            y, to = (start.y + BOX, end.y) if down else (start.y, end.y + BOX)
             bend = (to - y) * 0.45
             yield (
                 f'<path d="M{start.middle:.1f} {y:.1f} C{start.middle:.1f} {y + bend:.1f} {end.middle:.1f} '
-                f'{to - bend:.1f} {end.middle:.1f} {to:.1f}" fill="none" stroke="{"#c0282d" if turns else "#7a8699"}" '
-                'stroke-width="1.2" marker-end="url(#down)"/>'
+                f'{to - bend:.1f} {end.middle:.1f} {to - size:.1f}" fill="none" stroke="{colour}" stroke-width="1.2"/>'
+                + _head(end.middle, to, size, colour)
             )
 
 
