@@ -25,9 +25,9 @@ from casc_core.conversion.tracing.causes import wrapper
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
 from casc_core.conversion.tracing.trace import arguments_of
-from casc_core.engine.callable_names import FIELDS, LAYOUT, filled_with, may_read, name_of
 from casc_core.engine.conditions import expect
 from casc_core.engine.float64 import in_float64
+from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import map_leaves
 from casc_core.engine.ops import Call, Constant, Embed, Encode, Op, Silence
 from casc_core.engine.program import Program, Ref, Step
@@ -351,7 +351,7 @@ class Lowering:
             return self._apply(rule, args, kwargs)
         if node not in self.reading and (known := self._as_constants(self._evaluated(node))) is not None:
             return known
-        if name in LAYOUT and isinstance(args[0], SignalValue):
+        if name in REARRANGING and isinstance(args[0], SignalValue):
             return self._apply(self.rules.functions["layout"], (name, *args), kwargs)
         raise self.refuse(
             self.rules.refusal(node.target)
@@ -368,7 +368,7 @@ class Lowering:
         filled, entries = filled_with(name, args, kwargs), None
         if filled is not None:
             entries = torch.tensor([filled], dtype=torch.float64)
-        elif name in LAYOUT and isinstance(args[0], InputValue):
+        elif name in REARRANGING and isinstance(args[0], InputValue):
             entries = self.entries(args[0])
         return InputValue(self.emit(Call(name), *args, **kwargs), entries)
 

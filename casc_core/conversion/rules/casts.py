@@ -10,7 +10,7 @@ import torch
 from casc_core.conversion.lowering import Lowering
 from casc_core.conversion.rules.table import RULES
 from casc_core.conversion.symbols import InputValue, SignalValue
-from casc_core.engine.callable_names import FLOATING, require_floating
+from casc_core.engine.functions import FLOATING, require_floating
 from casc_core.engine.ops import Call
 
 ROUNDS = (

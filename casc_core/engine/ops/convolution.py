@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.callable_names import check_room
 from casc_core.engine.deferred_sum import Currents, Filter, Term
+from casc_core.engine.functions import check_room
 from casc_core.engine.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.engine.ops.affine import AffineMap, affine_tensors
 from casc_core.engine.ops.declared import PADDING, OneOf, Several, Whole, settings

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.engine.batching.function_rules import followed
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower
-from casc_core.engine.callable_names import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made
 from casc_core.engine.float64 import in_float64
+from casc_core.engine.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made, followed
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
 from casc_core.engine.ops.op import Op
 from casc_core.engine.run import Run

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.callable_names import check_room
+from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.pooling_windows import per_dimension

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.engine.batching.function_rules import follow_join, followed
 from casc_core.engine.batching.samples import Abstract, Follower
-from casc_core.engine.callable_names import FUNCTIONS, LAYOUT, check_room, foreseen
 from casc_core.engine.conditions import expect_parts
+from casc_core.engine.functions import FUNCTIONS, REARRANGING, check_room, follow_join, followed, foreseen
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.recorder import spikes_per_step
@@ -28,7 +27,7 @@ _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channe
 class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
 
-    SETTINGS = settings(function=OneOf(LAYOUT))
+    SETTINGS = settings(function=OneOf(REARRANGING))
     takes_fills = True
 
     def __init__(self, function: str) -> None:

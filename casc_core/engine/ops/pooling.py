@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
-from casc_core.engine.callable_names import check_room
+from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
