@@ -139,8 +139,9 @@ def agreement(
     >>> more.tolist(), fewer.tolist(), error.tolist()
     ([0, 1, 1], [0, 1, 1], [2, 4, 4])
     """
-    if train.dtype == torch.int8 and levels.dtype in (torch.int8, torch.int16) and kernels.ready(train, levels):
-        return kernels.agreement(train, levels, q, awake, restarts_after)
+    small = train.dtype == torch.int8 and levels.dtype in (torch.int8, torch.int16)
+    if small and restarts_after is None and kernels.ready(train, levels):
+        return kernels.agreement(train, levels, q, awake)
     more, fewer, error = torch.zeros((3, len(awake)), dtype=torch.int64)
     whole = _whole(train, levels, q, max(awake))
     count, wanted = torch.zeros_like(levels, dtype=whole), levels.to(whole)
