@@ -18,12 +18,12 @@ from casc_core.engine.signal import Signal
 from casc_core.engine.spike_counts import LayerTrain
 from casc_core.engine.work import Work
 from casc_core.errors import ConfigError
+from casc_core.storage.kinds import Kinds
 
 CONVERT_AGAIN = (
     "bounds and grids were proven for the weights that it was converted with. Change those of the model, and convert it "
     "again"
 )
-_OURS = __name__.partition(".")[0]
 
 
 class Op(nn.Module):
@@ -45,7 +45,7 @@ class Op(nn.Module):
 
     SETTINGS: ClassVar[Mapping[str, Kind]] = {}
     TENSORS: ClassVar[Mapping[str, Numbers]] = {}
-    kinds: ClassVar[dict[str, type[Op]]] = {}
+    kinds: ClassVar[Kinds[Op]] = Kinds("operation")
     kind: ClassVar[str] = ""
     is_layer: ClassVar[bool] = False
     """Whether it is a population of neurons."""
@@ -56,18 +56,10 @@ class Op(nn.Module):
 
     def __init_subclass__(cls, saved_as: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        ours = cls.__module__.partition(".")[0] == _OURS
-        cls.kind = saved_as or (cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}")
         if abstract:
-            return
-        taken = Op.kinds.get(cls.kind)
-        # One and the same class may be defined anew: a module that is reloaded, a cell of a notebook that is run again.
-        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(
-                f"{cls.__module__}.{cls.__qualname__}: the name {cls.kind!r} belongs to the operation "
-                f"{taken.__module__}.{taken.__qualname__}; save it under another"
-            )
-        Op.kinds[cls.kind] = cls
+            cls.kind = cls.__name__
+        else:
+            cls.kind = Op.kinds.add(cls, saved_as)
 
     def follow(self, follower: Follower, *args: Any, **kwargs: Any) -> Any:
         """What is known of its result before a run: shape, type, room, and where the samples are.
