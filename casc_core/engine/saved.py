@@ -239,7 +239,7 @@ def _operation(index: int, value: Any, tensors: dict[str, Tensor], older: bool) 
     if unknown:
         raise ValueError(f"{what}: a {name} has no tensors {sorted(unknown)!r:.200}")
     own = {each: tensors.pop(f"{index}.{each}") if each in there else None for each in kind.TENSORS}
-    return kind(**settings, **own)  # type: ignore[arg-type]  # each kind checks what it is given
+    return kind(**settings, **own)
 
 
 def _without_grids(description: dict[str, Any]) -> dict[str, Any]:

@@ -27,9 +27,6 @@ class Call(Op):
 
     SETTINGS = settings(function=OneOf(FUNCTIONS))
 
-    def __init__(self, function: str) -> None:
-        super().__init__({"function": function})
-
     def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
         with in_float64() if run.numerics.is_float64 else nullcontext():
             result = call(self.settings["function"], run.room, args, kwargs)
@@ -46,9 +43,6 @@ class Constant(Op):
     TENSORS = tensors(value=Numbers(types=frozenset(DTYPES.values()), finite=False))
     value: Tensor
 
-    def __init__(self, value: Tensor) -> None:
-        super().__init__(tensors={"value": value})
-
     def forward(self, run: Run) -> Any:
         return self.value
 
@@ -60,9 +54,6 @@ class Attribute(Op):
     """Shape, device or number of dimensions of a signal."""
 
     SETTINGS = settings(name=OneOf(ATTRIBUTES))
-
-    def __init__(self, name: str) -> None:
-        super().__init__({"name": name})
 
     def forward(self, run: Run, signal: Signal) -> Any:
         known = {"shape": signal.shape, "device": signal.device, "ndim": len(signal.shape)}
@@ -77,9 +68,6 @@ class Encode(Op):
     """A real-valued input becomes a drive, rounded once to a fixed grid."""
 
     SETTINGS = settings(exponent=EXPONENT)
-
-    def __init__(self, exponent: int) -> None:
-        super().__init__({"exponent": exponent})
 
     def forward(self, run: Run, value: Tensor | float) -> Signal:
         drive = run.numerics.snap(torch.as_tensor(value), self.settings["exponent"])
@@ -115,9 +103,6 @@ class Embed(Op):
     SETTINGS = settings(name=NAME, multiplies=Whole(0, 2**53), biases=Whole(0, 2**53))
     TENSORS = tensors(table=Numbers((("rows", "width"),)))
     table: Tensor
-
-    def __init__(self, name: str, table: Tensor, multiplies: int = 0, biases: int = 0) -> None:
-        super().__init__({"name": name, "multiplies": multiplies, "biases": biases}, {"table": table})
 
     def forward(self, run: Run, tokens: Tensor) -> Signal:
         rows, table = self.table.shape[0], self.table

@@ -91,10 +91,6 @@ class Interpolate(Op):
 
     SETTINGS = settings(name=NAME, dims=OneOf((1, 2, 3)), factors=OrNone(Several(WINDOW, 1, 3)), align_corners=Flag())
 
-    def __init__(self, name: str, dims: int, factors: Sequence[int] | None, align_corners: bool) -> None:
-        given = {"name": name, "dims": dims, "factors": None if factors is None else list(factors)}
-        super().__init__({**given, "align_corners": align_corners})
-
     def check(self) -> None:
         factors = self.settings["factors"]
         self.require(

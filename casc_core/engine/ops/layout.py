@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.conditions import expect_parts
-from casc_core.engine.functions import FUNCTIONS, REARRANGING, check_room, follow_join, followed, foreseen
+from casc_core.engine.functions import FUNCTIONS, REARRANGING, Function, check_room, follow_join, followed, foreseen
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.provenance import Connection, Provenance
@@ -31,9 +31,9 @@ class Layout(Op):
     connection = Connection.MOVES
     takes_fills = True
 
-    def __init__(self, function: str) -> None:
-        super().__init__({"function": function})
-        self.function = FUNCTIONS[function]
+    @cached_property
+    def function(self) -> Function:
+        return FUNCTIONS[self.settings["function"]]
 
     def forward(self, run: Run, signal: Signal, *args: Any, **kwargs: Any) -> Any:
         foreseen(self.settings["function"], run.room, signal.shape, args, kwargs)
@@ -68,9 +68,6 @@ class Pick(Op):
     connection = Connection.MOVES
     takes_fills = True
 
-    def __init__(self, index: int, count: int | None = None, line: str = "") -> None:
-        super().__init__({"index": index, "count": count, "line": line})
-
     def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
         index, count = self.settings["index"], self.settings["count"]
         part: Signal = (values if count is None else expect_parts(values, count, self.settings["line"]))[index]
@@ -88,9 +85,9 @@ class Join(Op):
     connection = Connection.MOVES
     takes_fills = True
 
-    def __init__(self, stack: bool) -> None:
-        super().__init__({"stack": stack})
-        self.join: Callable[..., Tensor] = torch.stack if stack else joined
+    @cached_property
+    def join(self) -> Callable[..., Tensor]:
+        return torch.stack if self.settings["stack"] else joined
 
     def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
         check_room("a concatenation", sum(signal.shape.numel() for signal in signals), run.room)
