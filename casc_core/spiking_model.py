@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from casc_core.engine.arguments import bound_arguments
 from casc_core.engine.batching.batch_parts import DEFAULT_LIMIT, Inputs, Parts, Splitter
-from casc_core.engine.capture import captured, uncaptured
+from casc_core.engine.guards.capture import captured, uncaptured
+from casc_core.engine.guards.inputs import bound_arguments
+from casc_core.engine.guards.isolation import undisturbed
 from casc_core.engine.kernels import instructions
 from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
-from casc_core.engine.precision import undisturbed
 from casc_core.engine.program import READOUT, Program
 from casc_core.engine.readout import final_readout, readouts
 from casc_core.engine.recorder import Recorder

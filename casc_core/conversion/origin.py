@@ -18,7 +18,7 @@ from casc_core.conversion.prepare import refuse_module_uses
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.tracing.trace import each_way, held_arguments, required_arguments, trace, way
 from casc_core.engine.float64 import in_float64
-from casc_core.engine.frozen import checksum
+from casc_core.engine.guards.seals import checksum
 from casc_core.engine.network import Network, Programs, Settings
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Program

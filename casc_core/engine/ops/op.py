@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.engine.batching.samples import Abstract, Follower
-from casc_core.engine.frozen import Sealed
+from casc_core.engine.guards.seals import Sealed
 from casc_core.engine.ops.declared import Kind, Numbers, bound, check_settings, check_tensors, is_on_grid
 from casc_core.engine.provenance import Connection, carried
 from casc_core.engine.run import Run
