@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -416,7 +416,7 @@ class SpikingModel(nn.Module):
             raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
         return self.programs[given]
 
-    def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
+    def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
         tensors = [tensor for op in self.operations() for tensor in op.tensors().values()]
         for op in ops:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -13,14 +12,13 @@ import torch
 from torch import nn
 
 from casc_core.conversion.adapter import Adapter, choose_adapter
-from casc_core.conversion.lowering import Lowering, OpPool, lower_each
+from casc_core.conversion.passes import OpPool, Reader, lower, lower_each
 from casc_core.conversion.prepare import levels_of, refuse_module_uses, require_module, require_prepared
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.tracing.trace import arguments_of, each_way, trace, way
 from casc_core.conversion.wrappers import bare
 from casc_core.engine.float64 import in_float64
-from casc_core.engine.ops import Op
-from casc_core.engine.program import Program
+from casc_core.engine.program import Program, in_order_of_calls
 from casc_core.errors import ConfigError
 from casc_core.neuron import CIF, Neuron
 from casc_core.numerics import Numerics, Unrounded, as_numerics
@@ -123,7 +121,7 @@ def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMod
     for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
         programs[frozenset(program.inputs)] = program
         layers += [name for name in names if name not in layers]
-    ops, programs = _used(pool.ops, programs)
+    ops, programs = in_order_of_calls(pool.ops, programs)
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     return SpikingModel(ops, programs, tuple(layers), settings).to(device)
 
@@ -150,16 +148,9 @@ def lower_way(snn: SpikingModel, given: frozenset[str]) -> None:
         there = snn.operations()
         with _traced_for(numerics):
             graph = trace(ann, rules.is_leaf, way(ann, given))
-        lowering = Lowering(ann, rules, numerics, OpPool(there))
-        program = lowering.lower(graph)
+        read, pool = Reader(ann, rules, numerics).read(graph), OpPool(there)
+        program = lower(read, numerics, pool)
         further = sorted({step.op for step in program.steps if step.op >= len(there)})
         number = {index: index for index in range(len(there))}
         number |= {old: len(there) + new for new, old in enumerate(further)}
-        snn.extend([lowering.pool.ops[index] for index in further], program.renumbered(number), lowering.layers)
-
-
-def _used(ops: list[Op], programs: Mapping[frozenset[str], Program]) -> tuple[list[Op], dict[frozenset[str], Program]]:
-    """The operations that a program calls, and the programs with their new numbers."""
-    kept = sorted({step.op for program in programs.values() for step in program.steps})
-    number = {old: new for new, old in enumerate(kept)}
-    return [ops[index] for index in kept], {key: program.renumbered(number) for key, program in programs.items()}
+        snn.extend([pool.ops[index] for index in further], program.renumbered(number), read.layers)

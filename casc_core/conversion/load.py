@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from casc_core.activation import check_levels
 from casc_core.conversion.adapter import adapter_named
 from casc_core.conversion.convert import convert
 from casc_core.engine.ops import Op
-from casc_core.engine.program import Program
+from casc_core.engine.program import Program, in_order_of_calls
 from casc_core.engine.saved import program_from_json, program_to_json
 from casc_core.errors import CascError, StorageError
 from casc_core.neuron import NEURONS
@@ -62,8 +62,10 @@ def save(snn: SpikingModel, folder: str | Path) -> None:
         raise StorageError(
             f"cannot save a network of {snn.settings.neuron}: only {', '.join(NEURONS)} can be loaded again"
         )
-    tensors = tensors_to_bytes({name: tensor.contiguous().cpu() for name, tensor in _tensors(snn).items()})
-    text = json.dumps(_description(snn), indent=1, allow_nan=False) + "\n"
+    ops = snn.operations()
+    tensors = tensors_to_bytes({name: tensor.contiguous().cpu() for name, tensor in _tensors(ops).items()})
+    description = _description(snn.settings, snn.layers, ops, snn.programs)
+    text = json.dumps(description, indent=1, allow_nan=False) + "\n"
     with whole_folder(_path(folder), DESCRIPTION) as staging:
         write_whole(staging / TENSORS, tensors)
         write_whole(staging / DESCRIPTION, sealed(text.encode(), tensors))
@@ -112,14 +114,13 @@ def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
     return snn
 
 
-def _tensors(snn: SpikingModel) -> dict[str, Tensor]:
-    return {
-        f"{index}.{name}": tensor for index, op in enumerate(snn.operations()) for name, tensor in op.tensors().items()
-    }
+def _tensors(ops: Sequence[Op]) -> dict[str, Tensor]:
+    return {f"{index}.{name}": tensor for index, op in enumerate(ops) for name, tensor in op.tensors().items()}
 
 
-def _description(snn: SpikingModel) -> dict[str, Any]:
-    settings = snn.settings
+def _description(
+    settings: Settings, layers: Sequence[str], ops: Sequence[Op], programs: Mapping[frozenset[str], Program]
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -130,9 +131,9 @@ def _description(snn: SpikingModel) -> dict[str, Any]:
             "arguments": list(settings.arguments),
             **{key: _config_to_json(getattr(settings, key)) for key in _CONFIGS},
         },
-        "layers": list(snn.layers),
-        "ops": [{"kind": op.kind, "settings": op.settings, "tensors": sorted(op.tensors())} for op in snn.operations()],
-        "programs": [program_to_json(program) for program in snn.programs.values()],
+        "layers": list(layers),
+        "ops": [{"kind": op.kind, "settings": op.settings, "tensors": sorted(op.tensors())} for op in ops],
+        "programs": [program_to_json(program) for program in programs.values()],
     }
 
 
@@ -250,12 +251,20 @@ def _attach(snn: SpikingModel, model: nn.Module, path: Path) -> None:
     )
     for given in snn.programs:  # ways of calling it that were added after the conversion
         again.program_for(given)
-    same = _without_grids(_description(again)) == _without_grids(_description(snn))
-    for name, tensor in _tensors(again).items() if same else ():
-        same = same and torch.equal(tensor.cpu(), _tensors(snn)[name].cpu())
-    if not same:
+    if not _are_alike(again, snn):
         raise StorageError(f"{path} was converted from another network than the {type(model).__name__} given as model")
     snn.origin = again.origin
+
+
+def _are_alike(snn: SpikingModel, other: SpikingModel) -> bool:
+    """Whether both call the same operations in the same order, but for what a file of the first version does not say."""
+    descriptions, tensors = [], []
+    for network in (snn, other):
+        ops, programs = in_order_of_calls(network.operations(), network.programs)
+        descriptions.append(_without_grids(_description(network.settings, network.layers, ops, programs)))
+        tensors.append(_tensors(ops))
+    own, others = tensors
+    return descriptions[0] == descriptions[1] and all(torch.equal(own[name].cpu(), others[name].cpu()) for name in own)
 
 
 def _without_grids(description: dict[str, Any]) -> dict[str, Any]:
