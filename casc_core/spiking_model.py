@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -345,7 +345,7 @@ class SpikingModel(nn.Module):
             raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
         return self.programs[given]
 
-    def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
+    def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
         for op in ops:
             op.to(self._device or "cpu").seal()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +13,17 @@ from torch import Tensor
 import casc_core
 from casc_core.engine.recorder import Recorder
 from casc_core.errors import InputError, StorageError
-from casc_core.reporting.predictions import reading
 from casc_core.storage.files import read_whole, require_writable, write_whole
 from casc_core.storage.strict import of, parsed, strings
 from casc_lab.cli import Command, settle
 from casc_lab.training.store import component, read_description
 from casc_seq.experiment import TextPipeline, Tokenizer
 from casc_seq.raster import raster_page
+from casc_seq.reading import Reading
 from casc_seq.text.tokenizer import UNKNOWN
 
 FOLDERS = ("results/agnews_rnn", "results/demo")
 BARS = " ▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A text as a network reads it.
-
-    Attributes:
-        words: what it reads, `known` or not.
-        classes: their names.
-        probabilities: `[T, classes]`, softmax of the readout after each step.
-        spikes: by layer, `[T, words, neurons]` int8.
-        silent_at: the last step at which anything spiked; None: the run was cut off before the network was silent.
-        exact: whether the logits are the reference's, bit for bit.
-    """
-
-    text: str
-    words: list[str]
-    known: list[bool]
-    classes: list[str]
-    probabilities: Tensor
-    spikes: dict[str, Tensor]
-    silent_at: int | None
-    exact: bool
-
-    @property
-    def when(self) -> str:
-        """When it fell silent, if it did."""
-        if self.silent_at is None:
-            return f"cut off after step {len(self.probabilities)}, not yet silent"
-        return f"silent after step {self.silent_at}"
-
-    @property
-    def answer(self) -> int:
-        """The class with the largest probability at the end."""
-        return int(reading(self.probabilities.shape).classes(self.probabilities)[-1])
 
 
 def read_text(folder: Path, text: str, T: int | None = None) -> Reading:

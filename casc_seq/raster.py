@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from casc_seq.classify import Reading
+from casc_seq.reading import Reading
 
 _STYLE = """
 :root{--ink:#1b1f24;--soft:#5b6470;--paper:#fff;--line:#d8dde3;--plus:#0b5cad;--minus:#c2410c;--bar:#0b5cad}
