@@ -28,9 +28,10 @@ from casc_core.errors import (
 from casc_core.evidence.analysis import Analysis, LayerAnalysis, analyse
 from casc_core.evidence.energy import EnergyTable
 from casc_core.evidence.verify import EquivalenceReport, LayerEquivalence, verify
-from casc_core.neuron import CIF, IF, SNM, SRP, Burst, Neuron, NeuronState
+from casc_core.neuron import CIF, IF, Neuron, NeuronState
 from casc_core.numerics import Exact, Float
 from casc_core.rivals import methods
+from casc_core.rivals.neurons import SNM, SRP, Burst
 from casc_core.schedule import Continuous, WakeSleep
 from casc_core.simulation import LayerSpikes, Simulation
 from casc_core.spiking_model import SpikingModel

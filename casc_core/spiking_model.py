@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -153,18 +153,15 @@ class SpikingModel(nn.Module):
         """
         self._spiking_run(T, None)
 
-    def wake_steps(self, T: int | None) -> tuple[list[int], int | None]:
-        """How many wake steps there have been by each step, since populations last began anew; and after which they do.
+    def wake_steps(self, T: int | None) -> tuple[list[int], int]:
+        """How many wake steps there have been by each step, and the warm-up, after which they are counted anew.
 
         The steps are `T`, or with None those until the last wake step.
         """
         run = self._spiking_run(T, None)
-        awake, anew, so_far = run.wake_weights(T), run.restarts_after, 0
-        counts = []
-        for step, wake in enumerate(awake):
-            so_far = (0 if step == anew else so_far) + wake
-            counts.append(so_far)
-        return counts, anew
+        awake = run.wake_weights(T)
+        parts = awake[: run.warm_up], awake[run.warm_up :]
+        return [count for part in parts for count in itertools.accumulate(part)], run.warm_up
 
     def simulate_recorded(
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, recorder: Recorder
@@ -248,11 +245,11 @@ class SpikingModel(nn.Module):
         other.memory_limit = self.memory_limit
         return other
 
-    def with_own_layers(self) -> SpikingModel:
-        """The same network, whose populations can be changed without changing this one; other weights are shared."""
+    def with_layers(self, other_for: Callable[[Op], Op]) -> SpikingModel:
+        """The same network, each population replaced by another; other operations are shared."""
         other = self.under()
         other._lowers = False
-        other.ops = nn.ModuleList([copy.deepcopy(op) if op.is_layer else op for op in self.operations()])
+        other.ops = nn.ModuleList([other_for(op) if op.is_layer else op for op in self.operations()])
         other._hold()
         return other
 

@@ -75,7 +75,8 @@ class Op(nn.Module):
     def provenance(self, run: Run, result: Any, *args: Any, **kwargs: Any) -> Any:
         """Where the spikes of its result come from, asked only while something is recorded.
 
-        Called as `forward`, with its result and the `Provenance` of signals. Unless it says otherwise, as `connection` has it.
+        Called as `forward`, with its result and the `Provenance` of signals; unless it says otherwise, it is what its
+        `connection` makes of them.
         """
         return carried(self.connection, lambda *x, **named: self(run, *x, **named), result, run.peak, args, kwargs)
 
