@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from casc_core.engine.recorder import Recorder, Work
+from casc_core.reporting.series import zero_padded
 
 
 @dataclass(frozen=True)
@@ -69,52 +70,50 @@ class Simulation:
         return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
 
 
-def joined(parts: Sequence[Simulation], join: Callable[[Sequence[Tensor], int], Tensor]) -> Simulation:
+def join_simulations(parts: list[Simulation], join: Callable[[Iterable[Tensor], int], Tensor]) -> Simulation:
     """The simulation of a batch from those of its parts, in order.
 
     Args:
-        join: puts outputs of the parts together, before whose own dimensions stand so many.
+        parts: emptied, so that a large result is held once: the logits of each are let go once they stand in their place.
+        join: `Parts.join`: puts logits of the parts together, for so many steps.
     """
     if len(parts) == 1:
-        return parts[0]
-    length = max(part.T for part in parts)
-    # A part that was silent earlier stays as it was.
-    last = [part.logits[-1:].expand(length - part.T, *part.logits.shape[1:]) for part in parts]
-    logits = [torch.cat([part.logits, rest]) for part, rest in zip(parts, last, strict=True)]
-    layers = {}
-    for name in parts[0].spikes:
-        own = [part.spikes[name] for part in parts]
-        layers[name] = LayerSpikes(
-            _summed([layer.positive for layer in own], length),
-            _summed([layer.negative for layer in own], length),
-            _summed([layer.operations for layer in own], length),
-            _summed([layer.multiplications for layer in own], length),
-            sum(layer.ann_multiplications for layer in own),
-            sum(layer.neurons for layer in own),
-            torch.cat([layer.silent_at for layer in own]),
-        )
-    return Simulation(
-        join(logits, 1),
+        return parts.pop()
+    steps = max(part.T for part in parts)
+    layers = {name: _join_layers([part.spikes[name] for part in parts], steps) for name in parts[0].spikes}
+    silent_at = torch.cat([part.silent_at for part in parts])
+    operations = _summed([part.readout_operations for part in parts], steps)
+    multiplications = _summed([part.readout_multiplications for part in parts], steps)
+    ann_multiplications = sum(part.readout_ann_multiplications for part in parts)
+    parts.reverse()
+    logits = join((parts.pop().logits for _ in range(len(parts))), steps)
+    return Simulation(logits, silent_at, layers, operations, multiplications, ann_multiplications)
+
+
+def _join_layers(parts: Sequence[LayerSpikes], steps: int) -> LayerSpikes:
+    return LayerSpikes(
+        _summed([part.positive for part in parts], steps),
+        _summed([part.negative for part in parts], steps),
+        _summed([part.operations for part in parts], steps),
+        _summed([part.multiplications for part in parts], steps),
+        sum(part.ann_multiplications for part in parts),
+        sum(part.neurons for part in parts),
         torch.cat([part.silent_at for part in parts]),
-        layers,
-        _summed([part.readout_operations for part in parts], length),
-        _summed([part.readout_multiplications for part in parts], length),
-        sum(part.readout_ann_multiplications for part in parts),
     )
 
 
-def _summed(trains: list[Tensor], length: int) -> Tensor:
-    return torch.stack([fitted(train, length) for train in trains]).sum(0)
+def _summed(counts: Sequence[Tensor], steps: int) -> Tensor:
+    return torch.stack([zero_padded(each, steps) for each in counts]).sum(0)
 
 
-def activity(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, LayerSpikes]:
+def layer_spikes(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, LayerSpikes]:
     """What `recorder` holds, by layer, over `steps` steps, of which these are `awake` (1) or not (0)."""
     layers = {}
     for name, positive in recorder.positive.items():
-        operations, multiplications, dense = worked(recorder.work.get(name, Work()), awake, steps)
+        operations, multiplications, dense = operations_by_step(recorder.work.get(name, Work()), awake, steps)
         layers[name] = LayerSpikes(
-            fitted(positive, steps),
-            fitted(recorder.negative[name], steps),
+            zero_padded(positive, steps),
+            zero_padded(recorder.negative[name], steps),
             operations,
             multiplications,
             dense,
@@ -124,23 +123,7 @@ def activity(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, 
     return layers
 
 
-def worked(work: Work, awake: Sequence[int], steps: int) -> tuple[Tensor, Tensor, float]:
+def operations_by_step(work: Work, awake: Sequence[int], steps: int) -> tuple[Tensor, Tensor, float]:
     """Accumulates and multiply-accumulates at each of `steps` steps, `[steps]` each, and those of the ANN."""
-    at_wake = fitted(torch.tensor(awake, dtype=torch.float64), steps) * work.awake
-    return fitted(work.accumulates, steps), fitted(work.multiplies, steps) + at_wake, work.dense
-
-
-def fitted(train: Tensor, steps: int) -> Tensor:
-    """`train` `[...]` cut or filled with zeros to `steps`."""
-    return train[:steps] if len(train) >= steps else torch.cat([train, train.new_zeros(steps - len(train))])
-
-
-def equal_from(readouts: Tensor, expected: Tensor) -> Tensor:
-    """`[samples]`: the first step, from 1, from which on readouts `[T, samples, ...]` are as expected; 0: not at the end.
-
-    >>> equal_from(torch.tensor([[[1.0], [0.0]], [[2.0], [2.0]], [[2.0], [5.0]]]), torch.tensor([[2.0], [2.0]]))
-    tensor([2, 0])
-    """
-    differs = (readouts != expected).reshape(*readouts.shape[:2], -1).any(-1)
-    after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
-    return torch.where(after_last > len(readouts), 0, after_last)
+    at_wake = zero_padded(torch.tensor(awake, dtype=torch.float64), steps) * work.awake
+    return zero_padded(work.accumulates, steps), zero_padded(work.multiplies, steps) + at_wake, work.dense

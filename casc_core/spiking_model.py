@@ -25,12 +25,13 @@ from casc_core.engine.precision import undisturbed
 from casc_core.engine.program import READOUT, Program
 from casc_core.engine.recorder import Recorder, Work
 from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
-from casc_core.engine.signal import Signal, padded
+from casc_core.engine.signal import Signal
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
+from casc_core.reporting.series import last_repeated, zero_padded
 from casc_core.schedule import Schedule, check_steps
-from casc_core.simulation import Simulation, activity, joined, worked
+from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class SpikingModel(nn.Module):
         self.check_steps(T)
         program, values = self._bound(inputs, named)
         parts = self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
-        return joined([self._simulated(program, part, T, Recorder()) for part in parts], parts.join)
+        return join_simulations([self._simulated(program, part, T, Recorder()) for part in parts], parts.join)
 
     def check_steps(self, T: int | None) -> None:
         """Complain about a number of steps that cannot be simulated.
@@ -227,8 +228,8 @@ class SpikingModel(nn.Module):
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
         readouts, awake = self._readouts(output, run, length, program), run.wake_weights(length)
-        at_readout = worked(recorder.work.get(READOUT, Work()), awake, length)
-        return Simulation(readouts, silent, activity(recorder, awake, length), *at_readout)
+        at_readout = operations_by_step(recorder.work.get(READOUT, Work()), awake, length)
+        return Simulation(readouts, silent, layer_spikes(recorder, awake, length), *at_readout)
 
     def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
         """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each.
@@ -345,7 +346,7 @@ class SpikingModel(nn.Module):
         run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(value.numel() for value in values.values())
         if run.recorder is not None:
             whole = self._splitter(program).followed(values, run)
-            run.recorder.samples, run.recorder.whose = whole.samples, whole.layers
+            run.recorder.samples, run.recorder.whose = whole.recorded, whole.layers
         operations = self.operations()
         self._require_held()
         for op in operations:
@@ -433,14 +434,14 @@ class SpikingModel(nn.Module):
     def _readouts(self, output: Signal, run: SpikingRun, steps: int, program: Program) -> Tensor:
         # Once everything is silent and asleep, the readout stays as it is.
         changing = min(steps, max(output.steps, len(run.awake), 1))
-        totals = padded(output.train[:changing].double(), changing).cumsum(0)
+        totals = zero_padded(output.train, changing).cumsum(0, dtype=torch.float64)
         awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
         anew = run.restarts_after
         if anew is not None and anew < changing:
             totals[anew:] -= totals[anew - 1].clone()
             awake[anew:] -= awake[anew - 1].clone()
         logits = self._logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), program)
-        return torch.cat([logits, logits[-1:].expand(steps - changing, *output.shape)])
+        return last_repeated(logits, steps)
 
     def _logits(self, total: Tensor, output: Signal, wake_steps: int | Tensor, program: Program) -> Tensor:
         """`scale * (sum of currents) / divisor / wake steps`; the one rounding of a run happens here, last."""

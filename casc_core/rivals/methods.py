@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from casc_core.activation import CQReLU, Quantised
-from casc_core.conversion.batches import each, parted
+from casc_core.conversion.batches import checked_batches, inputs_and_labels
 from casc_core.conversion.calibrate import percentiles
 from casc_core.conversion.convert import convert
 from casc_core.engine.run import SpikingRun
@@ -97,7 +97,10 @@ class PercentileReLU(Method):
         if ann is None:
             raise ConfigError("percentiles are those of the network as trained: load(folder, model=...) brings it back")
         names = [name for name, module in ann.named_modules() if isinstance(module, Quantised)]
-        inputs = [parted(batch, len(snn.settings.arguments))[0] for batch in each(batches, "take percentiles of")]
+        inputs = [
+            inputs_and_labels(batch, len(snn.settings.arguments))[0]
+            for batch in checked_batches(batches, "take percentiles of")
+        ]
         for name, threshold in percentiles(ann, names, inputs, self.percentile).items():
             module = ann.get_submodule(name)
             if isinstance(module, CQReLU):
@@ -147,7 +150,7 @@ class Calibrated(Method):
         True
         """
         calibrated = _converted(snn).under(self.neuron, self.schedule).with_own_layers()
-        inputs, _ = parted(next(each(batches, "calibrate on")), len(snn.settings.arguments))
+        inputs, _ = inputs_and_labels(next(checked_batches(batches, "calibrate on")), len(snn.settings.arguments))
         _, levels = snn.reference_counts(inputs, {})
         rates = {name: level.double() / snn.settings.levels for name, level in levels.items()}
         calibrated.evaluated(CalibrationRun(calibrated, self.steps, rates), inputs)

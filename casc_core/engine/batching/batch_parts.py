@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ class Parts:
     count: int
 
     @property
+    def samples(self) -> int:
+        """How many samples a record of the runs is of."""
+        return self.whole.recorded
+
+    @property
     def sizes(self) -> list[int]:
         """How many samples each part has."""
         ends = [self.whole.samples * number // self.count for number in range(self.count + 1)]
@@ -70,14 +75,35 @@ class Parts:
             yield Inputs(part, self.whole.dims)
             start += size
 
-    def join(self, outputs: Sequence[Tensor], ahead: int = 0) -> Tensor:
-        """The output of the batch from those of its parts; `ahead` dimensions stand before the network's own."""
+    def join(self, outputs: Iterable[Tensor], steps: int | None = None) -> Tensor:
+        """The output of the batch from those of its parts, each put into its place as it comes.
+
+        Args:
+            outputs: of the parts, in order.
+            steps: dimension 0 counts so many time steps; a part that has fewer was silent, and stays as it was.
+        """
         if self.count == 1:
-            return outputs[0]
-        axis = self.whole.axis
-        dim = axis.dim + ahead
-        each = [output.unflatten(dim, (-1, size, axis.inner)) for output, size in zip(outputs, self.sizes, strict=True)]
-        return torch.cat(each, dim + 1).flatten(dim, dim + 2)
+            (whole,) = outputs
+            return whole
+        axis, samples, start = self.whole.axis, self.whole.samples, 0
+        dim = axis.dim + (steps is not None)
+        whole = torch.empty(0)
+        for output, size in zip(outputs, self.sizes, strict=True):
+            part = output.unflatten(dim, (-1, size, axis.inner))
+            if not start:
+                shape = list(part.shape)
+                shape[dim + 1] = samples
+                if steps is not None:
+                    shape[0] = steps
+                whole = part.new_empty(shape)
+            place = whole.narrow(dim + 1, start, size)
+            if steps is None:
+                place.copy_(part)
+            else:
+                place[: len(part)] = part
+                place[len(part) :] = part[-1:]
+            start += size
+        return whole.flatten(dim, dim + 2)
 
 
 class Splitter:

@@ -17,7 +17,8 @@ from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, sett
 from casc_core.engine.ops.op import Op
 from casc_core.engine.recorder import spikes_per_step
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, add_trains, joined, padded, without_repeats
+from casc_core.engine.signal import Signal, add_trains, joined, without_repeats
+from casc_core.reporting.series import zero_padded
 
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
@@ -113,10 +114,10 @@ class Join(Op):
             return total
 
         def merged() -> Tensor:
-            return self.join([padded(signal.traffic(), steps) for signal in signals], dim)
+            return self.join([zero_padded(signal.traffic(), steps) for signal in signals], dim)
 
         return Signal(
-            self.join([padded(signal.train, steps) for signal in common], dim),
+            self.join([zero_padded(signal.train, steps) for signal in common], dim),
             drive,
             divisor,
             max(signal.bound for signal in common),

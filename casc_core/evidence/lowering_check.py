@@ -19,8 +19,8 @@ from casc_core.conversion.convert import unrounded
 from casc_core.engine.float64 import widened
 from casc_core.engine.program import READOUT
 from casc_core.errors import ConfigError, ExactnessError
-from casc_core.evidence.moved import difference
-from casc_core.evidence.origin import Evaluated, observed
+from casc_core.evidence.ann_evaluation import LogitsAndLevels, run_observed
+from casc_core.evidence.differences import absolute_difference
 from casc_core.spiking_model import SpikingModel
 
 # Sums of float64 in another order, relative to the largest activation of a layer, in levels; or to the largest logit.
@@ -135,7 +135,7 @@ def _after(fault: Fault | None, samples: int) -> Fault | None:
     return replace(fault, at=(fault.at[0] + samples, *fault.at[1:]))
 
 
-def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Evaluated:
+def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> LogitsAndLevels:
     """The lowering without grids, in float64: logits and levels.
 
     Raises:
@@ -145,7 +145,7 @@ def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mappin
     try:
         network, (inputs, named) = unrounded(snn), widened(inputs, named)
         network = network if device is None else network.to(device)
-        return Evaluated(*network.reference_counts(inputs, named))
+        return LogitsAndLevels(*network.reference_counts(inputs, named))
     except ConfigError:
         raise
     except Exception as error:  # such as a forward that asks for its own types
@@ -156,7 +156,7 @@ def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mappin
 
 
 def lowering_report(
-    snn: SpikingModel, lowered: Evaluated, inputs: tuple[Any, ...], named: Mapping[str, Any]
+    snn: SpikingModel, lowered: LogitsAndLevels, inputs: tuple[Any, ...], named: Mapping[str, Any]
 ) -> LoweringReport:
     """`lowered`, which is `lowered_in_float64`, beside the network that was converted.
 
@@ -184,7 +184,7 @@ def lowering_report(
                 layers[name] = _layer(name, z, levels, q)
         return output
 
-    logits = observed(ann, q, inputs, named, see, float64=True)
+    logits = run_observed(ann, q, inputs, named, see, float64=True)
     apart = tuple(name for name in lowered.levels if name not in layers)
     layers[READOUT], largest = _readout(logits, lowered.logits)
     return LoweringReport(layers, largest, tuple(by_output), apart)
@@ -214,7 +214,7 @@ def _readout(own: Tensor, lowered: Tensor) -> tuple[LayerLowering, float]:
     if own.shape != lowered.shape:
         fault = Fault(None, str(list(own.shape)), str(list(lowered.shape)))
         return LayerLowering(READOUT, lowered.numel(), lowered.numel(), 0, fault), float("inf")
-    off = difference(own, lowered)
+    off = absolute_difference(own, lowered)
     finite = own[own.isfinite()]
     slack = _ROUNDING * (1.0 + (float(finite.abs().max()) if finite.numel() else 0.0))
     wrong = (~(off <= slack)).nonzero()
@@ -225,7 +225,7 @@ def _readout(own: Tensor, lowered: Tensor) -> tuple[LayerLowering, float]:
     return LayerLowering(READOUT, own.numel(), len(wrong), 0, first), float(off.max())
 
 
-def joined(reports: Sequence[LoweringReport]) -> LoweringReport:
+def combine_lowering_reports(reports: Sequence[LoweringReport]) -> LoweringReport:
     """The report on several batches, in order."""
     layers: dict[str, LayerLowering] = {}
     for report in reports:
