@@ -100,7 +100,9 @@ def test_a_batch_that_does_not_fit_beside_another_input():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_finite_number_is_not_to_be_scaled(value):
     snn, x, more = NETWORKS["features"]
-    with pytest.raises(InputError, match=r"must be finite, and one is (nan|inf): find it with torch\.isfinite") as caught:
+    with pytest.raises(
+        InputError, match=r"must be finite, and one is (nan|inf): find it with torch\.isfinite"
+    ) as caught:
         snn(torch.full(x.shape, value), *more)
     assert "cale" not in str(caught.value)
     with pytest.raises(InputError, match=r"must be below 1024 in magnitude; the largest is 2000\. Scale them"):
