@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,24 +71,32 @@ class Simulation:
         return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
 
 
-def join_simulations(parts: list[Simulation], join: Callable[[Iterable[Tensor], int], Tensor]) -> Simulation:
+def join_simulations(parts: Iterable[Simulation], join: Callable[[Iterable[Tensor]], Tensor]) -> Simulation:
     """The simulation of a batch from those of its parts, in order.
 
     Args:
-        parts: emptied, so that a large result is held once: the logits of each are let go once they stand in their place.
-        join: `Parts.join`: puts logits of the parts together, for so many steps.
+        parts: made one by one, so that a large result is held once: the logits of each are let go in their place.
+        join: puts logits of the parts together, as `Parts.join` does over time.
     """
-    if len(parts) == 1:
-        return parts.pop()
-    steps = max(part.T for part in parts)
-    layers = {name: _join_layers([part.spikes[name] for part in parts], steps) for name in parts[0].spikes}
-    silent_at = torch.cat([part.silent_at for part in parts])
-    operations = _summed([part.readout_operations for part in parts], steps)
-    multiplications = _summed([part.readout_multiplications for part in parts], steps)
-    ann_multiplications = sum(part.readout_ann_multiplications for part in parts)
-    parts.reverse()
-    logits = join((parts.pop().logits for _ in range(len(parts))), steps)
-    return Simulation(logits, silent_at, layers, operations, multiplications, ann_multiplications)
+    small: list[Simulation] = []
+
+    def logits_of_parts() -> Iterator[Tensor]:
+        for part in parts:
+            small.append(replace(part, logits=part.logits.new_empty(0)))
+            yield part.logits
+
+    logits = join(logits_of_parts())
+    if len(small) == 1:
+        return replace(small[0], logits=logits)
+    steps = len(logits)
+    return Simulation(
+        logits,
+        torch.cat([part.silent_at for part in small]),
+        {name: _join_layers([part.spikes[name] for part in small], steps) for name in small[0].spikes},
+        _summed([part.readout_operations for part in small], steps),
+        _summed([part.readout_multiplications for part in small], steps),
+        sum(part.readout_ann_multiplications for part in small),
+    )
 
 
 def _join_layers(parts: Sequence[LayerSpikes], steps: int) -> LayerSpikes:

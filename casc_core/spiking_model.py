@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,7 +144,8 @@ class SpikingModel(nn.Module):
         self.check_steps(T)
         program, values = self._bound(inputs, named)
         parts = self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
-        return join_simulations([self._simulated(program, part, T, Recorder()) for part in parts], parts.join)
+        simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
+        return join_simulations(simulations, partial(parts.join, over_time=True))
 
     def check_steps(self, T: int | None) -> None:
         """Complain about a number of steps that cannot be simulated.

@@ -52,8 +52,8 @@ class Calibration:
             rows.append((name, shown, f"{100 * self.errors[name]:.2f}%"))
         lines = [text_table(rows)]
         lines.append(
-            f"NOT LOSSLESS against the network as trained: {self.predictions_moved} of {self.samples} predictions differ, "
-            f"logits by {100 * self.logit_error:.2f}%"
+            "NOT LOSSLESS against the network as trained: predictions of "
+            f"{self.predictions_moved} of {self.samples} samples differ, logits by {100 * self.logit_error:.2f}%"
         )
         return "\n".join(lines)
 

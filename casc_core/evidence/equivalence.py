@@ -122,7 +122,7 @@ class EquivalenceReport:
         logits = "equal bit for bit" if self.logits_equal else f"differ by up to {self.max_logit_difference:.3g}"
         lines.append(f"{verdict}: {samples} samples, {self.T} steps, logits {logits}")
         if not self.spikes_exact:
-            lines.append(f"predictions differ in {self.prediction_mismatches} of {samples} samples")
+            lines.append(f"predictions of {self.prediction_mismatches} of {samples} samples differ")
         first = self.first_divergence
         if first is not None:
             lines.append(f"first divergence: layer {first.name!r}, neuron {first.first}")

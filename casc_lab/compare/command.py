@@ -120,7 +120,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _command(args: argparse.Namespace) -> str:
     words = ["casc", "compare", args.network, "--T", str(args.T)]
-    for name in ("data", "adapter", "q", "weight_bits", "limit"):
+    for name in ("data", "adapter", "q", "weight_bits", "limit", "energy_source"):
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

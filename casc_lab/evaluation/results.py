@@ -89,10 +89,11 @@ def exactness_lines(evaluation: Evaluation) -> str:
     samples, silence = len(evaluation.silent_at), steps_to_silence(evaluation.silent_at)
     return "\n".join(
         [
-            f"CIF+WSC until silent against its reference: {evaluation.prediction_mismatches} of {samples:,} predictions "
-            f"differ, largest logit difference {evaluation.max_logit_difference:g}",
-            f"the reference (snapped weights) against the ANN as trained: {evaluation.ann_prediction_mismatches} of "
-            f"{samples:,} predictions differ, largest logit difference {evaluation.ann_max_logit_difference:.2g}",
+            f"CIF+WSC until silent against its reference: predictions of {evaluation.prediction_mismatches} of {samples:,} "
+            f"samples differ, largest logit difference {evaluation.max_logit_difference:g}",
+            "the reference (snapped weights) against the ANN as trained: predictions of "
+            f"{evaluation.ann_prediction_mismatches} of {samples:,} samples differ, largest "
+            f"logit difference {evaluation.ann_max_logit_difference:.2g}",
             f"steps to silence: mean {silence['mean']:.2f}, median {silence['p50']:.0f}, 99th percentile "
             f"{silence['p99']:.0f}, largest {silence['max']:.0f}",
             "never exact" if evaluation.exact_at is None else f"exact for every sample from T={evaluation.exact_at} on",

@@ -17,6 +17,7 @@ from casc_core.engine.ops import Op
 from casc_core.engine.program import Program
 from casc_core.engine.run import Run
 from casc_core.errors import InputError
+from casc_core.reporting.series import last_repeated
 
 DEFAULT_LIMIT = 2 * 2**30
 # So many abstract runs are kept: of batches of the same shapes, the next is followed no more.
@@ -75,33 +76,27 @@ class Parts:
             yield Inputs(part, self.whole.dims)
             start += size
 
-    def join(self, outputs: Iterable[Tensor], steps: int | None = None) -> Tensor:
+    def join(self, outputs: Iterable[Tensor], over_time: bool = False) -> Tensor:
         """The output of the batch from those of its parts, each put into its place as it comes.
 
         Args:
             outputs: of the parts, in order.
-            steps: dimension 0 counts so many time steps; a part that has fewer was silent, and stays as it was.
+            over_time: dimension 0 counts time steps; a part that has fewer than others was silent, and stays as it was.
         """
         if self.count == 1:
             (whole,) = outputs
             return whole
         axis, samples, start = self.whole.axis, self.whole.samples, 0
-        dim = axis.dim + (steps is not None)
+        dim = axis.dim + over_time
         whole = torch.empty(0)
         for output, size in zip(outputs, self.sizes, strict=True):
             part = output.unflatten(dim, (-1, size, axis.inner))
             if not start:
-                shape = list(part.shape)
-                shape[dim + 1] = samples
-                if steps is not None:
-                    shape[0] = steps
-                whole = part.new_empty(shape)
-            place = whole.narrow(dim + 1, start, size)
-            if steps is None:
-                place.copy_(part)
-            else:
-                place[: len(part)] = part
-                place[len(part) :] = part[-1:]
+                whole = part.new_empty((*part.shape[: dim + 1], samples, *part.shape[dim + 2 :]))
+            if over_time:
+                whole = last_repeated(whole, max(len(whole), len(part)))
+                part = last_repeated(part, len(whole))
+            whole.narrow(dim + 1, start, size).copy_(part)
             start += size
         return whole.flatten(dim, dim + 2)
 

@@ -115,7 +115,7 @@ def test_table(trio):
     assert cells[2][-1] == "never"
     assert cells[-1][1:] == [f"{trio[2].ann_accuracy:.2f}"] * 5
     assert len({len(line) for line in lines}) == 1
-    assert "0 of 7 predictions differ" in exactness_lines(trio[2])
+    assert "predictions of 0 of 7 samples differ" in exactness_lines(trio[2])
 
 
 def test_the_paper_s_figures_are_shown_as_the_paper_s(trio):
