@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.evidence.differences import Differences, combine_differences
-from casc_core.evidence.lowering_check import LoweringReport, combine_lowering_reports
+from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
 from casc_core.numerics import Exact, Numerics
 from casc_core.reporting.series import median_and_largest
 from casc_core.reporting.tables import text_table

@@ -12,7 +12,8 @@ from casc_core.errors import ConfigError
 from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann
 from casc_core.evidence.differences import Differences, differences, largest_difference
 from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence, combine_reports
-from casc_core.evidence.lowering_check import LoweringReport, lowered_in_float64, lowering_report
+from casc_core.evidence.lowering_check import lowered_in_float64, lowering_report
+from casc_core.evidence.lowering_report import LoweringReport
 from casc_core.neuron import CIF
 from casc_core.numerics import Exact
 from casc_core.reporting.predictions import differing, with_batch

@@ -11,12 +11,8 @@ from torch import Tensor
 
 from casc_core.conversion.batches import checked_batches, inputs_and_labels, output_of
 from casc_core.evidence.differences import largest_difference
-from casc_core.evidence.lowering_check import (
-    LoweringReport,
-    combine_lowering_reports,
-    lowered_in_float64,
-    lowering_report,
-)
+from casc_core.evidence.lowering_check import lowered_in_float64, lowering_report
+from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
 from casc_core.reporting.predictions import any_of_sample, labels_of, reading, with_batch
 from casc_lab.compare.network_and_data import NetworkAndData
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from casc_lab.compare import tables
 from casc_lab.compare.figure_groups import Numbered, accuracy_axis, grid, group, layer_axis, methods_key, series
-from casc_lab.compare.tables import Comparison, joules
+from casc_lab.compare.measure import Comparison, measure
+from casc_lab.compare.units import joules
 from casc_lab.html.axes import Axis, logarithmic, time
 from casc_lab.html.charts import Series, legend, lines, values_of
 
@@ -18,7 +19,7 @@ def energy_figures(every: Numbered, comparison: Comparison) -> str:
     up, level = logarithmic([*values_of(spent), 1.0]), (1.0, "ANN")
     svg = lines("energy over T", spent, range(1, T + 1), time(T), ("T", "× ANN"), up, level=level)
     charts = [("Energy up to step T", svg)]
-    kind, words, key, unit = tables.measure(comparison), "samples whose predictions differ", "mismatches", "samples"
+    kind, words, key, unit = measure(comparison), "samples whose predictions differ", "mismatches", "samples"
     up_axis: Axis | None = None
     if kind is not None:
         words, key, unit = kind.name, kind.key, kind.unit

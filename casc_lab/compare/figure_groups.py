@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from casc_lab.compare.tables import Comparison
+from casc_lab.compare.measure import Comparison
 from casc_lab.html.axes import Axis, linear, places
 from casc_lab.html.charts import Series, legend
 

@@ -17,7 +17,7 @@ from casc_lab.compare.figure_groups import (
     percent,
     series,
 )
-from casc_lab.compare.tables import Comparison, answers
+from casc_lab.compare.measure import Comparison, answers
 from casc_lab.html.axes import Axis, counting, linear, logarithmic, time
 from casc_lab.html.charts import Series, lines, values_of
 from casc_lab.html.heat_map import heat_map, shade_key

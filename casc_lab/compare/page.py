@@ -7,9 +7,10 @@ import html
 from casc_lab.compare import tables
 from casc_lab.compare.cost_figures import operation_figures
 from casc_lab.compare.figures import figures
-from casc_lab.compare.tables import Comparison
+from casc_lab.compare.measure import Comparison
 from casc_lab.compare.verdict import verdict
 from casc_lab.html.style import STYLE
+from casc_lab.html.table import pairs_table
 
 _PAPER = (
     "Figures are numbered as in the paper: Li et al., Spiking Neural Networks with Consistent Mapping Relations Allow "
@@ -99,7 +100,7 @@ def _setting(comparison: Comparison) -> str:
         "<section><h2>How this was made</h2>"
         f"<pre><code>{html.escape(comparison['command'] or '(from Python)')}</code></pre>"
         f"<p class='soft'>{html.escape(comparison['created'])}, {comparison['seconds']:.0f} s</p>"
-        f"<div class='tables'>{tables.pairs(network, 'The network.')}"
-        f"{tables.pairs(comparison['configuration'], 'Its configuration.') if comparison['configuration'] else ''}"
-        f"{tables.pairs(comparison['environment'], 'The environment.')}</div></section>"
+        f"<div class='tables'>{pairs_table(network, 'The network.')}"
+        f"{pairs_table(comparison['configuration'], 'Its configuration.') if comparison['configuration'] else ''}"
+        f"{pairs_table(comparison['environment'], 'The environment.')}</div></section>"
     )

@@ -1,91 +1,15 @@
-"""Tables of the report, in HTML."""
+"""Tables of the report, in HTML; rows that those for a terminal have, too."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-Comparison = Mapping[str, Any]
+from casc_lab.compare.measure import Comparison, answers, constant_rows, measure
+from casc_lab.compare.units import joules, ratio
+from casc_lab.html.table import html_table
+
 Cell = Callable[[Mapping[str, Any], int], str]
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, strong: Sequence[int] = ()) -> str:
-    """A table whose first column names its rows; rows of these numbers stand out. Cells are text.
-
-    The caption is outside the part that scrolls, so that a phone shows all of it.
-
-    >>> html_table(["method", "T=1"], [["a < b", "1"]], "how").count("&lt;")
-    1
-    """
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-    body = "".join(
-        f"<tr{' class=ours' if index in strong else ''}>"
-        f'<th scope="row">{html.escape(row[0])}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for index, row in enumerate(rows)
-    )
-    head = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
-    said = html.escape(caption)
-    return (
-        f'<figure class="data"><figcaption>{said}</figcaption><div class="wide" tabindex="0" role="region" '
-        f'aria-label="{said}"><table>{head}<tbody>{body}</tbody></table></div></figure>'
-    )
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How well networks meet the labels.
-
-    Attributes:
-        key: of the figures of a method, and behind "ann_" and "reference_" of the networks that know no time.
-        name, unit: as tables say it. caption: of a table over time.
-        digits: how a figure is written.
-    """
-
-    key: str
-    name: str
-    unit: str
-    caption: str
-    digits: str
-
-    def cell(self, method: Mapping[str, Any], step: int) -> str:
-        """The figure of a method at a step, from 0."""
-        return self.shown(method[self.key][step])
-
-    def shown(self, value: float) -> str:
-        """A figure as it is written."""
-        return f"{value:{self.digits}}"
-
-
-_MEASURES = (
-    Measure("accuracy", "accuracy", "%", "Accuracy in percent after T steps, on the same trained network.", ".2f"),
-    Measure(
-        "error", "mean squared error", "MSE", "Mean squared error against the labels after T steps, on the same trained "
-        "network.", ".4g",
-    ),
-)  # fmt: skip
-
-
-def measure(comparison: Comparison) -> Measure | None:
-    """Accuracy where labels are classes, the mean squared error where they are numbers; None without labels."""
-    return next((one for one in _MEASURES if comparison[f"ann_{one.key}"] is not None), None)
-
-
-def answers(comparison: Comparison) -> str:
-    """What of a sample is compared with the quantised ANN's: its outputs where labels are numbers, else its predictions."""
-    return "predictions" if comparison["ann_error"] is None else "outputs"
-
-
-def chain(comparison: Comparison) -> dict[str, float]:
-    """How well the network as trained meets the labels, calibrated if it was, and on the grid; nothing without labels."""
-    kind = measure(comparison)
-    if kind is None:
-        return {}
-    calibrated = comparison.get("calibrated")
-    first = {} if calibrated is None else {"network as trained": calibrated[f"trained_{kind.key}"]}
-    ann = "ANN as trained" if calibrated is None else "ANN, calibrated"
-    return first | {ann: comparison[f"ann_{kind.key}"], "ANN on the grid": comparison[f"reference_{kind.key}"]}
 
 
 def over_time(comparison: Comparison) -> str:
@@ -162,12 +86,6 @@ def mismatch_cell(method: Mapping[str, Any], step: int) -> str:
     return f"{method['mismatches'][step]:,}"
 
 
-def constant_rows(comparison: Comparison) -> dict[str, str]:
-    """How well networks that know no time meet the labels."""
-    kind = measure(comparison)
-    return {} if kind is None else {name: kind.shown(value) for name, value in chain(comparison).items()}
-
-
 def operations(comparison: Comparison) -> str:
     """Operations of our method, layer by layer, beside the ANN's."""
     (number,) = ours(comparison)
@@ -210,35 +128,6 @@ def equivalence(comparison: Comparison) -> str:
     return html_table(header, rows, "Spike counts of every neuron, of all samples, against the quantised ANN's levels.")
 
 
-def pairs(values: Mapping[str, Any], caption: str) -> str:
-    """Names and values."""
-    return html_table(["", ""], [[str(name), str(value)] for name, value in values.items()], caption)
-
-
 def ours(comparison: Comparison) -> list[int]:
     """The row of our method."""
     return [index for index, method in enumerate(comparison["methods"]) if method["ours"]]
-
-
-def ratio(value: float, unit: float) -> str:
-    """How many times as much.
-
-    >>> ratio(3.0, 2.0), ratio(1250.0, 1.0), ratio(1.0, 0.0)
-    ('1.50', '1,250', '–')
-    """
-    if unit == 0.0:
-        return "–"
-    share = value / unit
-    return f"{share:,.{0 if share >= 100 else 1 if share >= 10 else 2 if share >= 1 else 3}f}"
-
-
-def joules(nano: float) -> str:
-    """An energy in a readable unit.
-
-    >>> joules(0.5), joules(1500.0), joules(2.5e6)
-    ('500 pJ', '1.5 µJ', '2.5 mJ')
-    """
-    for factor, unit in ((1e-3, "pJ"), (1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ"), (1e9, "J")):
-        if abs(nano) < 999.5 * factor or unit == "J":
-            return f"{nano / factor:.3g} {unit}"
-    raise AssertionError

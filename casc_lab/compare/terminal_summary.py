@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from casc_core.reporting.tables import markdown_table
-from casc_lab.compare.tables import answers, constant_rows, measure, mismatch_cell, ratio, rows_by_step
+from casc_lab.compare.measure import answers, constant_rows, measure
+from casc_lab.compare.tables import mismatch_cell, rows_by_step
+from casc_lab.compare.units import ratio
 from casc_lab.compare.verdict import differences_by_step
 
 

@@ -6,7 +6,9 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from casc_lab.compare.tables import Comparison, answers, chain, joules, measure, ours, ratio
+from casc_lab.compare.measure import Comparison, answers, measure, scores_of_anns
+from casc_lab.compare.tables import ours
+from casc_lab.compare.units import joules, ratio
 
 
 def verdict(comparison: Comparison) -> str:
@@ -87,7 +89,7 @@ def differences_by_step(comparison: Comparison) -> str:
     if kind is None:
         return said
     unit = "%" if kind.unit == "%" else ""
-    met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in chain(comparison).items())
+    met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in scores_of_anns(comparison).items())
     return f"{said} {kind.name.capitalize()}: {met}."
 
 

@@ -11,7 +11,7 @@ import pytest
 from comparisons import comparison
 
 from casc_lab.compare.page import page
-from casc_lab.compare.tables import joules, ratio
+from casc_lab.compare.units import joules, ratio
 from casc_lab.html.axes import linear, logarithmic, time
 from casc_lab.html.charts import Series, legend, lines
 from casc_lab.html.heat_map import heat_map
