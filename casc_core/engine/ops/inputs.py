@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -72,10 +73,15 @@ class Encode(Op):
     def forward(self, run: Run, value: Tensor | float) -> Signal:
         drive = run.numerics.snap(torch.as_tensor(value), self.settings["exponent"])
         reach = largest(drive)
+        if not math.isfinite(reach):
+            raise InputError(
+                f"real-valued inputs must be finite, and one is {reach:g}: find it with torch.isfinite(x), in the data or "
+                "in what prepares the data, such as a division by zero"
+            )
         if not reach < INPUT_REACH:
             raise InputError(
-                f"real-valued inputs must be finite and below {INPUT_REACH:g} in magnitude; the largest is {reach:g}. "
-                "Scale them, and the first layer's weights the other way"
+                f"real-valued inputs must be below {INPUT_REACH:g} in magnitude; the largest is {reach:g}. Scale them, and "
+                "the first layer's weights the other way"
             )
         return driven(drive, drive.shape, drive.device)
 

@@ -16,7 +16,8 @@ from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, sett
 from casc_core.engine.ops.op import Op
 from casc_core.engine.provenance import Connection, Provenance
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, joined, padded, without_repeats
+from casc_core.engine.signal import Signal, joined, without_repeats
+from casc_core.reporting.series import zero_padded
 
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
@@ -104,7 +105,7 @@ class Join(Op):
                 ],
                 dim,
             )
-        train = self.join([padded(signal.train, steps) for signal in common], dim)
+        train = self.join([zero_padded(signal.train, steps) for signal in common], dim)
         return Signal(train, drive, divisor, max(signal.bound for signal in common))
 
     def provenance(self, run: Run, result: Signal, signals: Sequence[Provenance], dim: int = 0) -> Provenance:

@@ -17,7 +17,6 @@ from user_cnns import IMAGES, Head, cnn, conv, settled
 from user_models import LENGTHS, TOKENS
 
 import casc_core
-import casc_core.evidence.moved as moves
 from casc_core import CQReLU
 from casc_core.activation import Quantised
 from casc_core.conversion.adapter import Adapter
@@ -29,8 +28,9 @@ from casc_core.conversion.rules.population import neurons
 from casc_core.engine.float64 import in_float64
 from casc_core.engine.program import READOUT
 from casc_core.errors import ConfigError, ExactnessError
-from casc_core.evidence import faults
-from casc_core.evidence.verify import joined
+from casc_core.evidence.differences import Differences, combine_differences
+from casc_core.evidence.equivalence import combine_reports
+from casc_core.evidence.lowering_check import lowered_in_float64
 from casc_lab.cli import main
 from casc_seq import RNN
 from casc_seq.adapter import adapter as rnn_adapter
@@ -331,7 +331,7 @@ def test_a_network_without_its_origin_says_so(tmp_path):
     assert report.lowering is report.grid is report.float32 is None
     assert "lowering: not compared" in str(report)
     with pytest.raises(ConfigError, match="not at hand"):
-        faults.lowered_in_float64(casc_core.load(tmp_path / "network"), (IMAGES,), {})
+        lowered_in_float64(casc_core.load(tmp_path / "network"), (IMAGES,), {})
     assert casc_core.verify(casc_core.load(tmp_path / "network", model), IMAGES).lowering.exact
 
 
@@ -340,7 +340,7 @@ def test_reports_on_batches_are_joined(monkeypatch):
     monkeypatch.setitem(RULES.functions, function, rule)
     snn = casc_core.convert(network(), numerics=casc_core.Exact(weight_bits=5))
     whole = casc_core.verify(snn, IMAGES)
-    parts = joined([casc_core.verify(snn, IMAGES[:2]), casc_core.verify(snn, IMAGES[2:])])
+    parts = combine_reports([casc_core.verify(snn, IMAGES[:2]), casc_core.verify(snn, IMAGES[2:])])
     for name, found in whole.lowering.layers.items():
         other = parts.lowering.layers[name]
         assert (found.neurons, found.wrong, found.ties) == (other.neurons, other.wrong, other.ties)
@@ -473,7 +473,7 @@ def test_a_comparison_with_a_fault_of_the_lowering_is_not_exact(monkeypatch, cap
 
 
 def test_what_moved_is_told_in_a_line():
-    assert moves.joined([moves.Moved(10, {"a": 0}, 0, 0.5), moves.Moved(10, {"a": 3}, 2, 0.25)]) == moves.Moved(
+    assert combine_differences([Differences(10, {"a": 0}, 0, 0.5), Differences(10, {"a": 3}, 2, 0.25)]) == Differences(
         20, {"a": 3}, 2, 0.5
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from casc_lab.compare import tables
-from casc_lab.compare.groups import Numbered, accuracy_axis, grid, group, layer_axis, methods_key, series
-from casc_lab.compare.tables import Comparison, joules
+from casc_lab.compare.figure_groups import Numbered, accuracy_axis, grid, group, layer_axis, methods_key, series
+from casc_lab.compare.measure import Comparison, measure
+from casc_lab.compare.units import joules
 from casc_lab.html.axes import Axis, logarithmic, time
 from casc_lab.html.charts import Series, legend, lines, values_of
 
 
-def energy(every: Numbered, comparison: Comparison) -> str:
+def energy_figures(every: Numbered, comparison: Comparison) -> str:
     """Energy over time, and how well labels are met for energy; nothing where the ANN's is unknown."""
     ann, T = comparison["ann"]["energy_nj"], comparison["T"]
     if ann <= 0.0:
@@ -18,7 +19,7 @@ def energy(every: Numbered, comparison: Comparison) -> str:
     up, level = logarithmic([*values_of(spent), 1.0]), (1.0, "ANN")
     svg = lines("energy over T", spent, range(1, T + 1), time(T), ("T", "× ANN"), up, level=level)
     charts = [("Energy up to step T", svg)]
-    kind, words, key, unit = tables.measure(comparison), "predictions that differ", "mismatches", "predictions"
+    kind, words, key, unit = measure(comparison), "samples whose predictions differ", "mismatches", "samples"
     up_axis: Axis | None = None
     if kind is not None:
         words, key, unit = kind.name, kind.key, kind.unit
@@ -28,18 +29,19 @@ def energy(every: Numbered, comparison: Comparison) -> str:
     title = f"{words.capitalize()} for the energy spent"
     mark = None if kind is None else (comparison[f"ann_{key}"], "ANN")
     charts.append((title, lines(title, along, [1.0], used, ("energy (× ANN)", unit), up_axis, level=mark)))
-    table = comparison["energy_table"]
+    energy_table = comparison["energy_table"]
     return group(
         "What it costs",
-        f"Energy of one sample on average, relative to the ANN's {joules(ann)}, at {table['mac_pj']:g} pJ for a "
-        f"multiply-accumulate and {table['ac_pj']:g} pJ for an accumulate ({table['name']}; {table['source']}). Memory is "
-        "not in it. A line that turns level has fallen silent; on the right, further left is cheaper.",
+        f"Energy of one sample on average, relative to the ANN's {joules(ann)}, at {energy_table['mac_pj']:g} pJ for a "
+        f"multiply-accumulate and {energy_table['ac_pj']:g} pJ for an accumulate ({energy_table['name']}; "
+        f"{energy_table['source']}). Memory is not in it. A line that turns level has fallen silent; on the right, further "
+        "left is cheaper.",
         methods_key(every),
         grid(charts),
     )
 
 
-def operations(comparison: Comparison) -> str:
+def operation_figures(comparison: Comparison) -> str:
     """Operations of our method layer by layer beside the ANN's: a figure, if there are layers to compare, and a table."""
     (number,) = tables.ours(comparison)
     method = comparison["methods"][number]

@@ -1,4 +1,4 @@
-"""The network that was converted, evaluated as its user wrote it, and what its populations do meanwhile."""
+"""The ANN that was converted, evaluated by its own modules and forward, and the levels of its populations meanwhile."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ Observer = Callable[[str, tuple[str, ...], Quantised, tuple[Any, ...], dict[str,
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class LogitsAndLevels:
     """A network's answer and the levels of its populations, by layer, int16."""
 
     logits: Tensor
     levels: dict[str, Tensor]
 
 
-def evaluated(ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], float64: bool) -> Evaluated:
+def evaluate_ann(
+    ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], float64: bool
+) -> LogitsAndLevels:
     """The network with so many levels, in its own types or in float64.
 
     Raises:
@@ -45,11 +47,11 @@ def evaluated(ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[st
         levels.update((name, z.floor().clamp_(0, q).to(torch.int16)) for name, z in zip(layers, before, strict=True))
         return output
 
-    return Evaluated(observed(ann, q, inputs, named, see, float64), levels)
+    return LogitsAndLevels(run_observed(ann, q, inputs, named, see, float64), levels)
 
 
 @torch.no_grad()
-def observed(
+def run_observed(
     ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], see: Observer, float64: bool
 ) -> Tensor:
     """The logits of a copy of the network in which each module of populations is called through `see`.

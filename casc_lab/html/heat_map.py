@@ -16,10 +16,10 @@ _NAME = 13.0
 _LONGEST = 15
 
 
-def heat(title: str, names: Sequence[str], rows: Sequence[Sequence[float]], colour: str, most: float) -> str:
+def heat_map(title: str, names: Sequence[str], rows: Sequence[Sequence[float]], colour: str, most: float) -> str:
     """A heat map, a row for each name and a column for each step; `most` is darkest; only exact zeros are blank.
 
-    >>> heat("map", ["a"], [[0.0, 0.5, 0.5]], "plus", 1.0).count("z")  # both cells are one rectangle
+    >>> heat_map("map", ["a"], [[0.0, 0.5, 0.5]], "plus", 1.0).count("z")  # both cells are one rectangle
     1
     """
     steps = len(rows[0])
@@ -55,10 +55,10 @@ def heat(title: str, names: Sequence[str], rows: Sequence[Sequence[float]], colo
     return "".join(parts) + "</svg>"
 
 
-def key(colour: str, most: float, words: str) -> str:
+def shade_key(colour: str, most: float, words: str) -> str:
     """What shades stand for, in percent.
 
-    >>> "up to 25%" in key("plus", 0.25, "emit +1")
+    >>> "up to 25%" in shade_key("plus", 0.25, "emit +1")
     True
     """
     swatches = "".join(

@@ -1,4 +1,4 @@
-"""What one change makes of a network's answers: how many levels, predictions and logits it moves."""
+"""How two evaluations of a network differ: in how many levels and predictions, and by how much in logits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.evidence.origin import Evaluated
-from casc_core.reporting.predictions import differing
+from casc_core.evidence.ann_evaluation import LogitsAndLevels
+from casc_core.reporting.predictions import differing, with_batch
 
 
 @dataclass(frozen=True)
-class Moved:
-    """What a change moved.
+class Differences:
+    """How one evaluation of a network differs from another, which some change has made of it.
 
     Attributes:
         neurons: how many there are, over all samples.
@@ -34,31 +34,31 @@ class Moved:
         """The first layer in which a level is another one."""
         return next((name for name, count in self.layers.items() if count), None)
 
-    def said(self, what: str, samples: int) -> str:
-        """In a line.
+    def sentence(self, what: str, samples: int) -> str:
+        """In a line; `what` has made the change.
 
-        >>> Moved(100, {"1": 0, "3": 2}, 0, 0.25).said("the 8-bit grid", 16)
-        "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, 0 of 16 predictions, logits by up to 0.25"
+        >>> Differences(100, {"1": 0, "3": 2}, 0, 0.25).sentence("the 8-bit grid", 16)
+        "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, predictions of 0 of 16 samples, logits by up to 0.25"
         """
         first = "" if self.first_layer is None else f", from layer {self.first_layer!r} on"
         return (
-            f"{what} moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, {self.predictions:,} of "
-            f"{samples:,} predictions, logits by up to {self.max_logit_difference:.3g}"
+            f"{what} moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, predictions of "
+            f"{self.predictions:,} of {samples:,} samples, logits by up to {self.max_logit_difference:.3g}"
         )
 
 
-def moved(before: Evaluated, after: Evaluated) -> Moved:
-    """What moved from one evaluation of a network to another."""
+def differences(before: LogitsAndLevels, after: LogitsAndLevels, samples: int) -> Differences:
+    """How an evaluation of a network on so many samples differs from the one before a change."""
     shared = {name: (levels, after.levels[name]) for name, levels in before.levels.items() if name in after.levels}
     layers = {name: int(_differ(*levels).sum()) for name, levels in shared.items()}
     neurons = sum(levels.numel() for levels, _ in shared.values())
-    own, other = before.logits.double(), after.logits.double()
+    own, other = (with_batch(each.logits.double(), samples) for each in (before, after))
     if own.shape != other.shape:
-        return Moved(neurons, layers, len(own), math.inf)
-    return Moved(neurons, layers, int(differing(own, other).sum()), largest_difference(own, other))
+        return Differences(neurons, layers, len(own), math.inf)
+    return Differences(neurons, layers, int(differing(own, other).sum()), largest_difference(own, other))
 
 
-def difference(a: Tensor, b: Tensor) -> Tensor:
+def absolute_difference(a: Tensor, b: Tensor) -> Tensor:
     """`|a - b|`, zero between equal infinities."""
     return torch.where(a == b, 0.0, (a - b).abs())
 
@@ -69,7 +69,7 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
     >>> largest_difference(torch.tensor([1.0, -math.inf]), torch.tensor([3.0, -math.inf]))
     2.0
     """
-    return float(difference(a, b).max())
+    return float(absolute_difference(a, b).max())
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:
@@ -77,13 +77,13 @@ def _differ(a: Tensor, b: Tensor) -> Tensor:
     return a != b if a.shape == b.shape else torch.ones_like(a, dtype=torch.bool)
 
 
-def joined(parts: Sequence[Moved]) -> Moved:
-    """What moved over several batches."""
+def combine_differences(parts: Sequence[Differences]) -> Differences:
+    """The differences over several batches."""
     layers: dict[str, int] = {}
     for part in parts:
         for name, count in part.layers.items():
             layers[name] = layers.get(name, 0) + count
-    return Moved(
+    return Differences(
         sum(part.neurons for part in parts),
         layers,
         sum(part.predictions for part in parts),

@@ -10,14 +10,14 @@ from user_models import TOKENS, user_model
 
 import casc_core
 from casc_core.rivals.methods import FOUR
-from casc_lab.evaluation.accuracy import Batch, evaluate, logits_of, powers_of_two
+from casc_lab.evaluation.accuracy import Batch, logits_of
+from casc_lab.evaluation.methods import evaluate
 from casc_lab.evaluation.results import (
     Published,
-    findings,
+    accuracy_table,
+    as_json,
+    exactness_lines,
     mismatch_table,
-    steps_to_silence,
-    summary,
-    table,
     write_results,
 )
 
@@ -56,10 +56,9 @@ def test_accuracies_equal_a_direct_computation(trio):
             assert result.mismatches[str(step)] == differ
         silent = None if "WSC" not in name else percent(network(TOKENS))
         assert result.accuracy["silent"] == silent
-        last = result.predictions.shape[1]
-        assert torch.equal(result.predictions, network.simulate(TOKENS, T=last).logits.argmax(-1).T)
+        readouts = network.simulate(TOKENS, T=len(result.accuracy_by_step)).logits
+        assert [round(float(each), 4) for each in result.accuracy_by_step] == [percent(each) for each in readouts]
     assert torch.equal(evaluation.silent_at, snn.simulate(TOKENS).silent_at)
-    assert torch.equal(evaluation.labels, LABELS)
 
 
 def test_exact_at_is_where_the_logits_become_the_reference_s_and_stay(trio):
@@ -68,7 +67,7 @@ def test_exact_at_is_where_the_logits_become_the_reference_s_and_stay(trio):
     for name in ("baseline", "baseline+CIF+WSC"):
         result, expected = evaluation.methods[name], []
         network = snn.under(FOUR[name].neuron, FOUR[name].schedule)
-        logits = network.simulate(TOKENS, T=result.predictions.shape[1]).logits
+        logits = network.simulate(TOKENS, T=len(result.accuracy_by_step)).logits
         for sample in range(len(TOKENS)):
             equal = [torch.equal(step[sample], reference[sample]) for step in logits]
             later = [step for step in range(1, len(equal) + 1) if all(equal[step - 1 :])]
@@ -109,26 +108,26 @@ def test_written_results(trio, tmp_path):
 
 
 def test_table(trio):
-    lines = table(trio[2]).splitlines()
+    lines = accuracy_table(trio[2]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["accuracy (%)", "T=1", "T=2", "T=4", "T=8", "silent"]
     assert [row[0] for row in cells[2:]] == [*FOUR, "ANN"]
     assert cells[2][-1] == "never"
     assert cells[-1][1:] == [f"{trio[2].ann_accuracy:.2f}"] * 5
     assert len({len(line) for line in lines}) == 1
-    assert "0 of 7 predictions differ" in findings(trio[2])
+    assert "predictions of 0 of 7 samples differ" in exactness_lines(trio[2])
 
 
 def test_the_paper_s_figures_are_shown_as_the_paper_s(trio):
     published = Published("Table 0, a data set", 87.7, {"baseline": {2: 80.51, 4: 82.96}})
-    text = table(trio[2], published)
+    text = accuracy_table(trio[2], published)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     assert cells[-2] == ["baseline", "-", "80.51", "82.96", "-", "-"]
     assert cells[-1] == ["ANN", *["87.70"] * 5]
     assert "The paper's own figures, Table 0, a data set:" in text
-    assert text.startswith(table(trio[2]))
-    assert summary(trio[2], published)["published"]["accuracy"]["baseline"][2] == 80.51
-    assert summary(trio[2])["published"] is None
+    assert text.startswith(accuracy_table(trio[2]))
+    assert as_json(trio[2], published)["published"]["accuracy"]["baseline"][2] == 80.51
+    assert as_json(trio[2])["published"] is None
 
 
 def test_mismatch_table(trio):
@@ -138,18 +137,6 @@ def test_mismatch_table(trio):
     assert cells[2][-1] == "never"
     assert cells[-1][-1] == "0"
     assert cells[2][1] == str(trio[2].methods["baseline"].mismatches["1"])
-
-
-def test_steps_to_silence():
-    assert steps_to_silence(torch.arange(101)) == {"mean": 50.0, "p50": 50.0, "p99": 99.0, "max": 100.0}
-    assert steps_to_silence(torch.tensor([7])) == {"mean": 7.0, "p50": 7.0, "p99": 7.0, "max": 7.0}
-
-
-@pytest.mark.parametrize(
-    ("limit", "steps"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])]
-)
-def test_powers_of_two(limit, steps):
-    assert powers_of_two(limit) == steps
 
 
 def test_an_unwritable_place(trio, tmp_path):

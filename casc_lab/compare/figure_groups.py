@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from casc_lab.compare.tables import Comparison
+from casc_lab.compare.measure import Comparison
 from casc_lab.html.axes import Axis, linear, places
 from casc_lab.html.charts import Series, legend
 
@@ -53,7 +53,7 @@ def by_layer(methods: Numbered, values: Callable[[Method], Sequence[float]]) -> 
 
 
 def layers_of(methods: Numbered) -> list[str]:
-    """Names of layers, from shallow to deep."""
+    """Names of layers, in the order in which the network computes them."""
     return [layer["name"] for layer in methods[0][1]["layers"]]
 
 
