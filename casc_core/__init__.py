@@ -6,6 +6,8 @@
 >>> snn = casc_core.convert(ann, adapter="rnn")              # CIF neurons, wake-sleep schedule, exact arithmetic
 >>> casc_core.verify(snn, torch.randn(5, 4)).exact
 True
+
+What stands here, and in `casc_core.extend` for adapters, rules and operations of your own, is public. All else is internal.
 """
 
 from importlib.metadata import version
