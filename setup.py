@@ -3,7 +3,60 @@
 Without a C compiler the installation goes on, and torch does the kernels' work more slowly.
 """
 
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from pathlib import Path
+
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
+
+KERNELS = "casc_core/engine/kernels"
+LIBRARY = "libcasc_kernels.so"
+
+
+class BuildKernels(build_ext):
+    """Compiles a plain shared library, which casc loads with ctypes: it needs nothing of Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split(".")[:-1]) / LIBRARY)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return ext.export_symbols
+
+    def get_libraries(self, ext: Extension) -> list[str]:
+        return ext.libraries
+
+    def build_extension(self, ext: Extension) -> None:
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # an older one would be taken for this
+        try:
+            super().build_extension(ext)
+        except (CCompilerError, ExecError, PlatformError) as error:
+            line = f"casc: the kernels could not be compiled ({error}); torch will do their work, several times slower"
+            print(line, file=sys.stderr)
+
+
+class PlatformWheel(bdist_wheel):
+    """One wheel per platform for every Python, `py3-none-PLATFORM`, or `py3-none-any` where no library was compiled."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        library = Path(self.bdist_dir) / KERNELS / LIBRARY
+        if not library.exists():
+            return "py3", "none", "any"
+        return "py3", "none", _manylinux(library) or super().get_tag()[2]
+
+
+def _manylinux(library: Path) -> str | None:
+    """The platform of a library that needs the GNU C library alone, by the newest version that it asks for; else None."""
+    versions = [int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes())]
+    if sys.platform != "linux" or not versions:
+        return None
+    return f"manylinux_2_{max(17, *versions)}_{platform.machine()}"
+
 
 setup(
     # The recipes are scripts, and modules that `casc` finds by the entry point group `casc.recipes`.
@@ -13,13 +66,15 @@ setup(
         "casc_recipes.image_recipes",
     ],
     package_dir={"casc_recipes": "recipes"},
+    exclude_package_data={"casc_core.engine.kernels": ["src/*"]},
     ext_modules=[
         Extension(
-            "casc_core.engine.kernels._kernels",
-            ["casc_core/engine/kernels/_kernels.c"],
-            depends=[f"casc_core/engine/kernels/_kernels_{part}.h" for part in ("body", "convolution", "end")],
+            f"{KERNELS.replace('/', '.')}.{LIBRARY.partition('.')[0]}",
+            [f"{KERNELS}/src/dispatch.c"],
+            depends=sorted(str(header) for header in Path(KERNELS, "src").glob("*.h")),
             extra_compile_args=["-O3", "-std=c11", "-fno-math-errno"],
             optional=True,
         )
     ],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": PlatformWheel},
 )

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.geometry import Geometry
-from casc_core.engine.kernels.library import address, checked, empty, require, run, structure, with_room
-from casc_core.engine.kernels.population import KernelNeuron
-from casc_core.engine.kernels.sparse import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of
+from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
+from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
+from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of
 
 _Term = structure(
     "ConvolutionTerm",
@@ -27,15 +27,14 @@ _Term = structure(
 )
 _Task = structure(
     "ConvolutionTask",
+    (Neurons, "neurons"),
     (c_void_p, "term"),
     (c_int64, "terms samples out_height out_width outputs bands width"),
     (c_void_p, "out_lo out_n drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
     (c_int64, "potential_sample potential_channel potential_y potential_x"),
-    (c_int64, "threshold total lower burst restart levels"),
-    (c_void_p, "awake caps"),
-    (c_int64, "wake_steps most_steps capacity"),
+    (c_int64, "capacity"),
     (c_void_p, "out"),
 )
 
@@ -170,16 +169,14 @@ def convolution(
     def attempt(capacity: int) -> tuple[Tensor, int]:
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
-            ctypes.addressof(array), len(array), samples, height, width, channels, bands, blocks.width,
-            blocks.low.data_ptr(), blocks.count.data_ptr(), address(drive), *strides,
-            address(potential), *steps, threshold, neuron.total, neuron.lower_units(threshold), neuron.burst,
-            neuron.restart, neuron.in_levels,
-            neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.most, capacity, out.data_ptr(),
+            neuron.structure(threshold), ctypes.addressof(array), len(array), samples, height, width, channels, bands,
+            blocks.width, blocks.low.data_ptr(), blocks.count.data_ptr(), address(drive), *strides,
+            address(potential), *steps, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
 
     arriving = max(len(train) for train in trains)
-    out, needed = with_room(neuron.room(arriving, guess), attempt)
+    out, needed = with_capacity(neuron.room(arriving, guess), attempt)
     return out[:needed].permute(0, 1, 4, 2, 3)
 
 

@@ -9,13 +9,13 @@ from ctypes import c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from casc_core.engine.kernels.library import checked, require, run, structure
+from casc_core.engine.kernels.loader import checked, require, run, structure
 
 _SumTask = structure("SumTask", (c_void_p, "source"), (c_int64, "middle inner"), (c_void_p, "to"))
 _AgreementTask = structure(
     "AgreementTask",
     (c_void_p, "train levels awake"),
-    (c_int64, "neurons arriving steps q restart narrow"),
+    (c_int64, "neurons arriving steps q narrow"),
     (c_void_p, "out"),
 )
 # Neurons of a block, which a thread takes, and of a part, over which the kernel sums before it widens.
@@ -50,9 +50,7 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
     return positive, negative
 
 
-def agreement(
-    train: Tensor, levels: Tensor, q: int, awake: Sequence[int], restarts_after: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def agreement(train: Tensor, levels: Tensor, q: int, awake: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """`casc_core.engine.agreement.agreement` of an int8 train, and int16 levels."""
     require(train.dim() == 2, f"a train {list(train.shape)} of {levels.numel()} neurons")
     train = checked(train.contiguous(), "the train", torch.int8, train.shape)
@@ -61,11 +59,9 @@ def agreement(
     blocks = -(-neurons // _AGREEMENT_BLOCK)
     out = torch.zeros((blocks, steps, 3), dtype=torch.int64, device="cpu")
     counts = torch.tensor(awake, dtype=torch.int64, device="cpu")
-    restart = -1 if restarts_after is None else restarts_after
     narrow = _sums_fit_int32(train, levels, q, max(awake))
     task = _AgreementTask(
-        train.data_ptr(), levels.data_ptr(), counts.data_ptr(), neurons, len(train), steps, q, restart, narrow,
-        out.data_ptr(),
+        train.data_ptr(), levels.data_ptr(), counts.data_ptr(), neurons, len(train), steps, q, narrow, out.data_ptr(),
     )  # fmt: skip
     run("agreement", task, blocks, neurons * steps)
     more, fewer, error = out.sum(0).T

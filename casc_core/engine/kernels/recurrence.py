@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.engine.kernels.library import (
+from casc_core.engine.kernels.loader import (
     OUT_OF_RANGE,
     TYPES,
     address,
@@ -17,16 +17,17 @@ from casc_core.engine.kernels.library import (
     require,
     run,
     structure,
-    with_room,
+    with_capacity,
 )
-from casc_core.engine.kernels.population import KernelNeuron
-from casc_core.engine.kernels.sparse import PackedWeights, Weights
+from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
+from casc_core.engine.kernels.rows import PackedWeights, Weights
 
 _Task = structure(
     "RecurrenceTask",
+    (Neurons, "neurons"),
     (Weights, "weights"),
     (c_void_p, "peaks peak_product"),
-    (c_int64, "batch length"),
+    (c_int64, "shift batch length"),
     (c_void_p, "lengths"),
     (c_int64, "reverse"),
     (c_void_p, "drive index"),
@@ -35,9 +36,7 @@ _Task = structure(
     (c_void_p, "train"),
     (c_int64, "train_type arriving train_step train_sample train_position"),
     (c_void_p, "initial potential"),
-    (c_int64, "threshold shift total lower burst restart levels"),
-    (c_void_p, "awake caps"),
-    (c_int64, "wake_steps most_steps capacity"),
+    (c_int64, "capacity"),
     (c_void_p, "out"),
     (c_int64, "out_step out_sample out_position"),
     (c_void_p, "positive negative"),
@@ -119,18 +118,16 @@ def recurrence(
             positive, negative = torch.empty((2, capacity, batch, length), dtype=torch.int32, device="cpu")
             counts = positive, negative
         task = _Task(
-            packed.structure(), packed.peaks.data_ptr(), packed.peak_product.data_ptr(), batch, length,
-            address(inputs.lengths), inputs.reverse, address(drive), address(index),
-            0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent, drive_limit,
-            train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3], address(inputs.initial),
-            address(inputs.potential), threshold, packed.exponent - exponent, neuron.total,
-            neuron.lower_units(threshold), neuron.burst, neuron.restart, neuron.in_levels,
-            neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.most, capacity,
-            out.data_ptr(), *out.stride()[:3], *(address(t) for t in counts or (None, None)),
+            neuron.structure(threshold), packed.structure(), packed.peaks.data_ptr(), packed.peak_product.data_ptr(),
+            packed.exponent - exponent, batch, length, address(inputs.lengths), inputs.reverse,
+            address(drive), address(index), 0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent,
+            drive_limit, train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3],
+            address(inputs.initial), address(inputs.potential), capacity, out.data_ptr(), *out.stride()[:3],
+            *(address(t) for t in counts or (None, None)),
         )  # fmt: skip
         return out, run("recurrence", task, batch, out.numel())
 
-    out, needed = with_room(neuron.room(len(train), guess), attempt)
+    out, needed = with_capacity(neuron.room(len(train), guess), attempt)
     if needed == OUT_OF_RANGE:
         return None
     return RecurrentSpikes(out[:needed], None if counts is None else (counts[0][:needed], counts[1][:needed]))

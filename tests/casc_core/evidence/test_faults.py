@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from casc_core.conversion.rule_table import RuleTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -22,6 +21,7 @@ import casc_core.evidence.moved as moves
 from casc_core import CQReLU
 from casc_core.activation import Quantised
 from casc_core.conversion.adapter import Adapter
+from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.rules.affine import linear_map
 from casc_core.conversion.rules.convolution import _convolved
@@ -65,7 +65,9 @@ def without_bias(reader, module, x):
 
 
 def with_weight(change):
-    return lambda reader, module, x: linear_map(reader, reader.signal(x), change(module.weight), module.bias, reader.name)
+    return lambda reader, module, x: linear_map(
+        reader, reader.signal(x), change(module.weight), module.bias, reader.name
+    )
 
 
 def padded_elsewhere(reader, module, x):

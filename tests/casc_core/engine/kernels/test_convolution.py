@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from engines import COMPILED
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from spike_trains import spike_trains
 
-from casc_core import CIF, IF, SNM, SRP, Burst, Continuous, WakeSleep
+from casc_core import CIF, IF, Continuous, WakeSleep
 from casc_core.engine import kernels
 from casc_core.engine.geometry import Geometry
-from casc_core.engine.kernels import Blocks, KernelNeuron, library
-from casc_core.engine.kernels.sparse import SUMS16, SUMS32, WIDE
+from casc_core.engine.kernels import Blocks, KernelNeuron, loader
+from casc_core.engine.kernels.rows import SUMS16, SUMS32, WIDE
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 SCHEDULES = (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3), WakeSleep(2, 0, 2), Continuous())
@@ -23,19 +24,6 @@ CHANNELS = (
     (1, 1, 1), (3, 2, 1), (17, 9, 1), (65, 3, 1), (130, 8, 1), (64, 70, 1), (257, 1, 1), (1, 1, 5), (1, 1, 40), (1, 2, 33),
     (3, 1, 3), (3, 2, 17), (33, 1, 2), (50, 2, 3), (64, 1, 2), (65, 2, 2), (129, 1, 2),
 )  # fmt: skip
-
-
-def trains(rng: np.random.Generator, steps: int, *shape: int, peak: int) -> np.ndarray:
-    """Counts of every kind: dense, sparse, silent, all at their peak."""
-    train = rng.integers(-peak, peak + 1, (steps, *shape)).astype(np.int8)
-    train[rng.random(train.shape) < rng.random()] = 0
-    for step in range(steps):
-        kind = rng.integers(5)
-        if kind == 0:
-            train[step] = 0
-        elif kind == 1:
-            train[step] = peak
-    return train
 
 
 class Term:
@@ -64,7 +52,7 @@ class Term:
         self.weight[rng.random(self.weight.shape) < 0.2] = 0
         self.weight.flat[0] = largest * 2 + 1 if largest < 2**14 else largest  # an odd number: on no coarser grid
         self.exponent, self.shift, self.peak = -5, shift, peak
-        self.train = trains(rng, steps, samples, each_in * groups, *(int(each) for each in size), peak=peak)
+        self.train = spike_trains(rng, steps, samples, each_in * groups, *(int(each) for each in size), peak=peak)
 
     def packed(self, blocks):
         weight = torch.tensor(self.weight * 2.0**self.exponent)
@@ -92,7 +80,7 @@ def drives(rng, kind, shape, reach):
 def by_hand(terms, drive, threshold, neuron, awake, cut):
     """Spikes `[steps, *shape]`, one step after the other, until they end."""
     arriving = max(len(term.train) for term in terms)
-    limit = max(arriving, len(awake)) + neuron.share * sum(awake) + 2 if cut is None else cut
+    limit = max(arriving, len(awake)) + sum(awake) + 2 if cut is None else cut
     parts = [term.currents() for term in terms]
     received = np.zeros((limit, *parts[0].shape[1:]))
     for part in parts:
@@ -121,9 +109,7 @@ def population(terms, drive, threshold, neuron, guess):
 @given(
     seed=st.integers(0, 2**32 - 1),
     instructions=st.sampled_from(COMPILED),
-    neuron=st.sampled_from(
-        (IF(), CIF(), SNM(), Burst(2), Burst(5), Burst(127, clipped=True), SRP(2, initial_potential=0.0))
-    ),
+    neuron=st.sampled_from((IF(), CIF())),
     schedule=st.sampled_from(SCHEDULES),
     channels=st.sampled_from(CHANNELS),
     size=st.sampled_from(((1, 1), (1, 7), (5, 1), (3, 4), (9, 2))),
@@ -202,9 +188,9 @@ def test_bands_blocks_and_threads_change_no_bit(instructions, channels, size, sa
     neuron = KernelNeuron.spiking(CIF(), awake, None)
     threads = torch.get_num_threads()
     for openmp in (True, False):
-        monkeypatch.setattr(library, "_WORTH_THREADS", 0)
+        monkeypatch.setattr(loader, "_WORTH_THREADS", 0)
         if not openmp:
-            monkeypatch.setattr(library, "_openmp", lambda: None)
+            monkeypatch.setattr(loader, "_openmp", lambda: None)
         try:
             for count in (1, 2, 5):
                 torch.set_num_threads(count)

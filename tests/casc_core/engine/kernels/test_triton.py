@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from casc_core import CIF, IF
-from casc_core.engine.kernels.scan_triton import available, scan_triton
+from casc_core.engine.kernels.triton import available, scan_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -146,5 +146,5 @@ def test_triton_is_optional(monkeypatch):
 
 
 def test_triton_is_not_imported_unasked():
-    code = "import sys, casc_core.engine.kernels.scan_triton as s; s.available(); sys.exit('triton' in sys.modules)"
+    code = "import sys, casc_core.engine.kernels.triton as s; s.available(); sys.exit('triton' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from ctypes import c_int64, c_void_p
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from casc_core.errors import ConfigError
 
-VERSION = 7
+# Of the library, which setup.py names and compiles; without a C compiler there is none.
+VERSION = 8
+LIBRARY = Path(__file__).with_name("libcasc_kernels.so")
 INSTRUCTIONS = ("plain", "avx2", "avx512")
 KERNELS = ("rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement")
 TYPES = {torch.float32: 0, torch.float64: 1}
@@ -59,19 +61,24 @@ _forced: ContextVar[tuple[str | None, ...]] = ContextVar("forced", default=())
 
 @cache
 def _functions() -> dict[str, Callable[..., int]]:
-    """The library's functions by name; none where the installation has no library, or that of another version."""
-    spec = importlib.util.find_spec("casc_core.engine.kernels._kernels")
-    if spec is None or spec.origin is None:
+    """The library's functions by name; none where the installation has no library, or one that does not fit."""
+    if not LIBRARY.exists():
+        if enabled():
+            warnings.warn(
+                "casc has no compiled kernels here: torch does their work, in the same bits, several times slower. Install "
+                "casc again where there is a C compiler; CASC_KERNELS=none says that this is meant",
+                stacklevel=2,
+            )
         return {}
-    library = ctypes.CDLL(spec.origin)
     try:
+        library = ctypes.CDLL(str(LIBRARY))
         functions = {name: getattr(library, f"casc_{name}") for name in _ARGUMENTS}
-    except AttributeError:
+    except (OSError, AttributeError):  # of another processor, or another version
         functions = {}
     for name, function in functions.items():
         function.restype, function.argtypes = c_int64, _ARGUMENTS[name]
     if not functions or functions["version"]() != VERSION:
-        warnings.warn("the compiled kernels are of another version of casc; install it again", stacklevel=2)
+        warnings.warn(f"{LIBRARY} does not fit this version of casc or this machine; install casc again", stacklevel=2)
         return {}
     return functions
 
@@ -224,7 +231,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return result
 
 
-def with_room(capacity: int, attempt: Callable[[int], tuple[Tensor, int]]) -> tuple[Tensor, int]:
+def with_capacity(capacity: int, attempt: Callable[[int], tuple[Tensor, int]]) -> tuple[Tensor, int]:
     """`attempt` with room for more and more steps, until those it needed fit."""
     while True:
         result, needed = attempt(capacity)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.engine.kernels.library import TYPES, call, checked, empty, isa, require, run, structure
+from casc_core.engine.kernels.loader import TYPES, call, checked, empty, isa, require, run, structure
 
 INT32_UNITS = 2.0**31 - 1
 INT16_UNITS = 2.0**15 - 1

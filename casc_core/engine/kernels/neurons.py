@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from ctypes import c_double, c_int64, c_void_p
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.engine.kernels.library import (
+from casc_core.engine.kernels.loader import (
     MIXED,
     TYPES,
     address,
@@ -21,80 +22,73 @@ from casc_core.engine.kernels.library import (
     require,
     run,
     structure,
-    with_room,
+    with_capacity,
 )
-from casc_core.engine.kernels.scan_triton import available, scan_triton
-from casc_core.neuron import CIF, NEURONS, SNM, Neuron
+from casc_core.engine.kernels.triton import available, scan_triton
+from casc_core.neuron import CIF, IF, Neuron
 
+# What the kernels know of neurons.
+Neurons = structure(
+    "Neurons",
+    (c_double, "threshold"),
+    (c_int64, "cif levels total"),
+    (c_void_p, "awake caps"),
+    (c_int64, "wake_steps most_steps"),
+)
 _Task = structure(
     "ScanTask",
+    (Neurons, "neurons"),
     (c_void_p, "currents drive thresholds potential"),
-    (c_int64, "neurons arriving"),
-    (c_double, "threshold lower"),
-    (c_void_p, "awake caps"),
-    (c_int64, "wake_steps total burst restart most_steps capacity"),
+    (c_int64, "count arriving capacity"),
     (c_void_p, "out"),
 )
 
 
 @dataclass(frozen=True)
 class KernelNeuron:
-    """Neurons under a schedule, or their levels, as the kernels read them.
+    """IF or CIF neurons under a schedule, or their levels, as the kernels read them.
 
     Attributes:
         awake: for each step up to the last wake step, whether the drive flows. caps: the largest spike count there.
         total: the largest count afterwards.
         most: steps after which the run is cut.
-        lower: a spike is taken back where the potential is below zero and at most so many thresholds; None: never.
+        is_cif: whether a neuron takes a spike back where its potential is below zero (CIF); else it never does (IF).
         in_levels: all steps at once, as one step in which the drive flows `total` times.
-        burst: the most spikes in one step.
-        restart: the step, from 0, before which neurons of negative potential are silenced and all others begin anew; -1:
-            none.
     """
 
     awake: Tensor
     caps: Tensor
     total: int
     most: int
-    lower: float | None
+    is_cif: bool
     in_levels: bool
-    burst: int = 1
-    restart: int = -1
 
     def __post_init__(self) -> None:
         checked(self.awake, "the wake steps", torch.uint8, (len(self.awake),))
         checked(self.caps, "the caps", torch.int32, (len(self.awake),))
         require(0 <= self.total < 2**31 and self.most >= 0, f"{self.total} spikes in {self.most} steps")
-        require(1 <= self.burst <= 127 and self.restart >= -1, f"bursts of {self.burst}, a restart at {self.restart}")
 
     @classmethod
     def spiking(cls, neuron: Neuron, awake: Sequence[bool], most: int | None) -> KernelNeuron | None:
-        """This neuron, awake at these steps, cut after `most`; None: the kernels do not know it."""
-        if type(neuron) not in NEURONS.values():
+        """This neuron, awake at these steps, cut after `most`; None: it is neither IF nor CIF."""
+        if type(neuron) not in (IF, CIF):
             return None
-        lower = 0.0 if isinstance(neuron, CIF) else -1.0 if isinstance(neuron, SNM) else None
         flags = torch.tensor(awake, dtype=torch.uint8, device="cpu")
-        caps = neuron.share * flags.cumsum(0, dtype=torch.int32)
-        total = neuron.share * sum(awake)
-        restart = -1 if neuron.restarts_after is None else neuron.restarts_after
-        most = 2**62 if most is None else most
-        # More than `total` at once are never emitted: `burst` thresholds are no larger than what sums are proven to hold.
-        return cls(flags, caps, total, most, lower, False, min(neuron.peak, total), restart)
+        caps = flags.cumsum(0, dtype=torch.int32)
+        return cls(flags, caps, sum(awake), 2**62 if most is None else most, isinstance(neuron, CIF), False)
 
     @classmethod
     def levels(cls, total: int) -> KernelNeuron:
         """The neuron's level from 0 to `total`."""
         once = torch.ones(1, dtype=torch.uint8, device="cpu")
-        return cls(once, once.int(), total, 1, None, True)
+        return cls(once, once.int(), total, 1, True, True)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is IF or CIF."""
-        return self.lower in (None, 0.0) and self.burst == 1 and self.restart < 0
-
-    def lower_units(self, threshold: int) -> int:
-        """A spike is taken back below this potential, in units of int32."""
-        return -(2**31) if self.lower is None else min(0, round(self.lower * threshold) + 1)
+    def structure(self, threshold: float) -> ctypes.Structure:
+        """For a kernel, with this threshold."""
+        return Neurons(
+            threshold, self.is_cif, self.in_levels, self.total, self.awake.data_ptr(), self.caps.data_ptr(),
+            len(self.awake), self.most,
+        )  # fmt: skip
 
     def room(self, arriving: int, guess: int) -> int:
         """Steps to make room for, where currents arrive for so many and about `guess` will be needed."""
@@ -104,7 +98,7 @@ class KernelNeuron:
 def scans(neuron: KernelNeuron, *tensors: Tensor | None) -> bool:
     """Whether `scan` can be used on these tensors: on the CPU if kernels can, on a GPU where there is Triton."""
     if all(t is None or t.is_cuda for t in tensors):
-        return neuron.is_plain and enabled() and available()
+        return enabled() and available()
     return ready(*tensors)
 
 
@@ -142,18 +136,16 @@ def scan(
     currents = checked(currents.contiguous(), "the currents", torch.float32 if kind == MIXED else dtype, currents.shape)
     drive, thresholds, number = _shaped(shape, drive, threshold, dtype)
     potential = None if potential is None else potential.to(dtype).expand(shape).contiguous()
-    lower = -math.inf if neuron.lower is None else neuron.lower
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         out = empty((capacity, *shape), torch.int8)
         task = _Task(
-            *(address(t) for t in (currents, drive, thresholds, potential)), neurons, len(currents), number, lower,
-            neuron.awake.data_ptr(), neuron.caps.data_ptr(), len(neuron.awake), neuron.total, neuron.burst,
-            neuron.restart, neuron.most, capacity, out.data_ptr(),
+            neuron.structure(number), *(address(t) for t in (currents, drive, thresholds, potential)), neurons,
+            len(currents), capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("scan", task, neurons, out.numel(), kind)
 
-    out, needed = with_room(neuron.room(len(currents), guess), attempt)
+    out, needed = with_capacity(neuron.room(len(currents), guess), attempt)
     return out[:needed]
 
 
@@ -163,10 +155,10 @@ def _scan_on_gpu(
     awake = neuron.awake.bool().tolist()
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
-        out, uncut = scan_triton(currents, drive, threshold, awake, neuron.total, neuron.lower is not None, capacity)
+        out, uncut = scan_triton(currents, drive, threshold, awake, neuron.total, neuron.is_cif, capacity)
         return out, min(uncut, neuron.most)
 
-    out, needed = with_room(neuron.room(len(currents), guess), attempt)
+    out, needed = with_capacity(neuron.room(len(currents), guess), attempt)
     return out[:needed]
 
 
@@ -184,8 +176,8 @@ def levels(current: Tensor | None, drive: Tensor | None, threshold: Tensor | flo
     currents = None if current is None else current.contiguous()
     drive, thresholds, number = _shaped(like.shape, drive, threshold, like.dtype)
     out = empty(like.shape, torch.int8)
-    task = _Task(*(address(t) for t in (currents, drive, thresholds)), None, out.numel(), 0, number)
-    task.total, task.out = total, out.data_ptr()
+    neurons = Neurons(threshold=number, levels=True, total=total)
+    task = _Task(neurons, *(address(t) for t in (currents, drive, thresholds)), count=out.numel(), out=out.data_ptr())
     run("levels", task, out.numel(), out.numel(), TYPES[like.dtype])
     return out
 

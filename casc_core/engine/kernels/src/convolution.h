@@ -1,4 +1,4 @@
-/* A population behind convolutions, once for each set of instructions: included by _kernels.c after _kernels_body.h.
+/* A population behind convolutions.
 
    Only spikes are visited. Each input row is read once into lists of the channels that spike, position by position; an
    output position adds the weights behind the lists of the positions it reads and lets its neurons take the step. Its
@@ -91,7 +91,7 @@ INLINE int64_t NAME(windows)(const ConvolutionTerm *term, const NAME(RowLists) *
 
 /* Puts what spikes in some windows, at the step whose lists begin at `at`, into one list of rows to add. Lists are read and
    written sixteen entries at a time, beyond their ends. */
-INLINE void NAME(gather)(const NAME(Window) *window, int64_t windows, int64_t at, Entries *list) {
+INLINE void NAME(gather)(const NAME(Window) *window, int64_t windows, int64_t at, RowList *list) {
     int64_t count = 0;
     for (int64_t w = 0; w < windows; w++) {
         const NAME(RowLists) *lists = window[w].lists;
@@ -118,7 +118,7 @@ INLINE void NAME(gather)(const NAME(Window) *window, int64_t windows, int64_t at
 
 #if VECTOR
 /* to = the weights of a list, as `sums32` adds them, `words` vectors wide. */
-INLINE void NAME(add32)(const int words, const int16_t *weight, const Entries *list, int32_t *to) {
+INLINE void NAME(add32)(const int words, const int16_t *weight, const RowList *list, int32_t *to) {
     WORD low[MOST_WORDS], high[MOST_WORDS];
     for (int w = 0; w < words; w++) low[w] = high[w] = ZERO();
     for (int64_t i = 0; i < list->count; i += 2) {
@@ -142,7 +142,7 @@ INLINE void NAME(add32)(const int words, const int16_t *weight, const Entries *l
 #endif
 
 /* to = the weights of a list times their spikes. */
-INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const Entries *list, const int32_t *zeros,
+INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const RowList *list, const int32_t *zeros,
                       int32_t *to) {
 #if VECTOR
     const int16_t *rows = (const int16_t *)weight;
@@ -156,41 +156,6 @@ INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const Entrie
     }
 #endif
     NAME(accumulate)(weight, kind, stride, list, zeros, to);
-}
-
-/* One step of the neurons of one position, as `fire`. Returns whether any spiked. */
-INLINE int32_t NAME(fire_position)(const int64_t width, const int32_t *restrict sum, const int32_t *restrict driven,
-                                   int32_t threshold, int32_t cap, int32_t lower, int32_t *restrict v,
-                                   int32_t *restrict total, int8_t *restrict out) {
-    int32_t any = 0;
-#if VECTOR == 512
-    const __m512i thresholds = _mm512_set1_epi32(threshold), caps = _mm512_set1_epi32(cap), one = _mm512_set1_epi32(1);
-    const __m512i lowest = _mm512_set1_epi32(lower);
-    for (int64_t k = 0; k < width; k += 16) {
-        const __m512i count = LOAD(total + k);
-        const __m512i charged = ADD32(ADD32(LOAD(v + k), LOAD(sum + k)), LOAD(driven + k));
-        const __mmask16 up = _mm512_mask_cmplt_epi32_mask(_mm512_cmpge_epi32_mask(charged, thresholds), count, caps);
-        const __mmask16 down =
-            _mm512_mask_cmpgt_epi32_mask(_mm512_cmplt_epi32_mask(charged, lowest), count, ZERO());
-        const __m512i lowered = _mm512_mask_sub_epi32(charged, up, charged, thresholds);
-        STORE(v + k, _mm512_mask_add_epi32(lowered, down, lowered, thresholds));
-        const __m512i raised = _mm512_mask_add_epi32(count, up, count, one);
-        STORE(total + k, _mm512_mask_sub_epi32(raised, down, raised, one));
-        _mm_storeu_si128((__m128i *)(out + k), _mm_or_si128(_mm_maskz_set1_epi8(up, 1), _mm_maskz_set1_epi8(down, -1)));
-        any |= up | down;
-    }
-#else
-    for (int64_t k = 0; k < width; k++) {
-        const int32_t charged = v[k] + sum[k] + driven[k];
-        const int32_t up = (charged >= threshold) & (total[k] < cap);
-        const int32_t down = (charged < lower) & (total[k] > 0);
-        v[k] = charged - (up ? threshold : 0) + (down ? threshold : 0);
-        total[k] += up - down;
-        out[k] = (int8_t)(up - down);
-        any |= up | down;
-    }
-#endif
-    return any;
 }
 
 /* The items first..last-1: an item is a block of outputs, a sample, and a band of output rows. */
@@ -238,15 +203,15 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         }
     }
 #undef TAKE
-    Entries list = {0, row, factor};
+    RowList list = {0, row, factor};
     memset(zeros, 0, (size_t)ints);
     memset(drive, 0, (size_t)ints);
     memset(potential, 0, (size_t)ints);
     const int64_t out_width = task->out_width, plane = task->out_height * out_width * task->outputs;
     int64_t needed = 0;
-    const int32_t threshold = (int32_t)task->threshold, all = (int32_t)task->total, lower = (int32_t)task->lower;
-    const int burst = (int)task->burst, rare = task->levels || burst > 1;
-    const int64_t restart = task->restart, wake_steps = task->wake_steps, most_steps = task->most_steps;
+    const Neurons *neurons = &task->neurons;
+    const int32_t threshold = (int32_t)neurons->threshold, lower = lower_of(neurons);
+    const int64_t wake_steps = neurons->wake_steps;
 
     for (int64_t item = first; item < last; item++) {
         const int64_t band = item % task->bands, sample = item / task->bands % task->samples;
@@ -289,9 +254,8 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                 memset(total, 0, (size_t)ints);
                 int64_t step = 0;
                 int quiet = 0;
-                for (; step < most_steps; step++) {
-                    const int wake = step < wake_steps;
-                    const int32_t *sum = zeros, *driven = task->drive && wake && task->awake[step] ? drive : zeros;
+                for (; step < neurons->most_steps; step++) {
+                    const int32_t *sum = zeros, *driven = task->drive && awake_at(neurons, step) ? drive : zeros;
                     for (int64_t t = 0, w = 0; t < terms; w += windows[t++]) {
                         const ConvolutionTerm *term = task->term + t;
                         if (step >= term->steps) continue;
@@ -308,27 +272,19 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         }
                         sum = current;
                     }
-                    const int32_t cap = wake ? task->caps[step] : all;
+                    const int32_t cap = (int32_t)cap_at(neurons, step);
                     int64_t any;
-                    if (step == restart) {
-                        NAME(restart)(width, width, potential, v, total);
-                        quiet = 0;
-                    }
                     if (quiet && sum == zeros && driven == zeros && step > wake_steps) {
                         any = 0; /* as at the step before, nothing arrives and nothing has changed */
                         memset(fired, 0, (size_t)width);
-                    } else if (rare) {
-                        int32_t ups, downs;
-                        any = task->levels
-                                  ? NAME(level)(width, sum, 0, driven, potential, threshold, all, fired)
-                                  : NAME(fire)(burst, width, sum, 0, driven, zeros, threshold, cap, lower, v, total, fired,
-                                               &ups, &downs);
-                    } else if (width == 64)
-                        any = NAME(fire_position)(64, sum, driven, threshold, cap, lower, v, total, fired);
+                    } else if (neurons->levels)
+                        any = NAME(levels_of)(width, sum, 0, driven, potential, neurons, fired);
+                    else if (width == 64)
+                        any = NAME(fire)(64, sum, 0, driven, NULL, threshold, cap, lower, v, total, fired, NULL, NULL);
                     else if (width == 128)
-                        any = NAME(fire_position)(128, sum, driven, threshold, cap, lower, v, total, fired);
+                        any = NAME(fire)(128, sum, 0, driven, NULL, threshold, cap, lower, v, total, fired, NULL, NULL);
                     else
-                        any = NAME(fire_position)(width, sum, driven, threshold, cap, lower, v, total, fired);
+                        any = NAME(fire)(width, sum, 0, driven, NULL, threshold, cap, lower, v, total, fired, NULL, NULL);
                     quiet = !any;
                     if (!any && step >= arriving && step >= wake_steps) break;
                     if (step >= task->capacity) {

@@ -1,0 +1,10 @@
+/* All kernels for one set of instructions: included by dispatch.c with VECTOR (bits, or 0) and NAME defined.
+
+   Their loops run over padded lengths, so that none has a remainder; what is padded is zero and stays silent. */
+
+#include "simd.h"
+#include "rows.h"
+#include "neurons.h"
+#include "recurrence.h"
+#include "convolution.h"
+#include "counting.h"

@@ -1,0 +1,123 @@
+/* The spiking neurons IF and CIF, over their steps, and the levels that they settle at. */
+
+/* The rule of IF and CIF, as casc_core/neuron.py has it, for a potential `v` that has received its current: +1 if v >= threshold
+   and N < cap; -1 if v < lower and N > 0; else 0. `lower` is 0 for CIF; for IF it is below every potential. */
+#define SPIKE(type, v, n, threshold, cap, lower)                                                                      \
+    ((type)((((v) >= (threshold)) & ((n) < (cap))) ? 1 : 0) - (type)((((v) < (lower)) & ((n) > 0)) ? 1 : 0))
+
+/* One step of `n` neurons in integers, which receive (a << shift) + b + c (NULL: nothing). Returns whether any spiked; counts
+   the spikes of each sign where it is told where to. */
+INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
+                          const int32_t *restrict c, int32_t threshold, int32_t cap, int32_t lower, int32_t *restrict v,
+                          int32_t *restrict total, int8_t *restrict out, int32_t *up, int32_t *down) {
+    int32_t any = 0, ups = 0, downs = 0;
+    for (int64_t k = 0; k < n; k++) {
+        const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + b[k] + (c ? c[k] : 0);
+        const int32_t spike = SPIKE(int32_t, charged, total[k], threshold, cap, lower);
+        v[k] = charged - (spike > 0 ? threshold : 0) + (spike < 0 ? threshold : 0);
+        total[k] += spike;
+        out[k] = (int8_t)spike;
+        any |= spike;
+        ups += spike > 0, downs += spike < 0;
+    }
+    if (up) *up = ups, *down = downs;
+    return any;
+}
+
+/* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times.
+   Returns their sum. */
+static int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
+                               const int32_t *restrict c, const Neurons *neurons, int8_t *restrict out) {
+    const int32_t threshold = (int32_t)neurons->threshold, total = (int32_t)neurons->total, most = threshold * total;
+    const float inverse = 1.0f / (float)threshold;
+    int64_t sum = 0;
+    for (int64_t k = 0; k < n; k++) {
+        int32_t current = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k];
+        current = current < 0 ? 0 : current > most ? most : current;
+        /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */
+        int32_t count = (int32_t)((float)current * inverse);
+        count -= count * threshold > current;
+        count += (count + 1) * threshold <= current;
+        out[k] = (int8_t)count;
+        sum += count;
+    }
+    return sum;
+}
+
+/* The neurons first..last-1 over all their steps, in blocks that stay in the nearest cache. */
+#define DEFINE_SCAN(REAL, CURRENT, TYPE)                                                                              \
+    static int64_t NAME(scan_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                             \
+        enum { BLOCK = 512 };                                                                                         \
+        REAL v[BLOCK], total[BLOCK], threshold[BLOCK]; /* counts of one width with potentials: one vector loop */     \
+        int64_t needed = 0;                                                                                           \
+        const Neurons *neurons = &task->neurons;                                                                      \
+        const REAL lower = neurons->cif ? 0 : -(REAL)INFINITY;                                                        \
+        const int64_t ended = task->arriving > neurons->wake_steps ? task->arriving : neurons->wake_steps;            \
+        for (int64_t start = first; start < last; start += BLOCK) {                                                   \
+            const int64_t n = last - start < BLOCK ? last - start : BLOCK;                                            \
+            const REAL *drive = task->drive ? (const REAL *)task->drive + start : NULL;                               \
+            for (int64_t k = 0; k < n; k++) {                                                                         \
+                v[k] = task->potential ? ((const REAL *)task->potential)[start + k] : 0;                              \
+                total[k] = 0;                                                                                         \
+                threshold[k] = task->thresholds ? ((const REAL *)task->thresholds)[start + k]                         \
+                                                : (REAL)neurons->threshold;                                           \
+            }                                                                                                         \
+            int64_t step = 0;                                                                                         \
+            for (; step <= task->capacity && step < neurons->most_steps; step++) {                                    \
+                int8_t beyond[BLOCK];                                                                                 \
+                int8_t *out = step < task->capacity ? task->out + step * task->count + start : beyond;                \
+                const int driven = drive && awake_at(neurons, step);                                            \
+                const CURRENT *current = (const CURRENT *)task->currents + step * task->count + start;                \
+                if (step < task->arriving && driven)                                                                  \
+                    for (int64_t k = 0; k < n; k++) v[k] += (REAL)current[k] + drive[k];                              \
+                else if (step < task->arriving)                                                                       \
+                    for (int64_t k = 0; k < n; k++) v[k] += (REAL)current[k];                                         \
+                else if (driven)                                                                                      \
+                    for (int64_t k = 0; k < n; k++) v[k] += drive[k];                                                 \
+                const REAL cap = (REAL)cap_at(neurons, step);                                                   \
+                int32_t any = 0;                                                                                      \
+                for (int64_t k = 0; k < n; k++) {                                                                     \
+                    const REAL spike = SPIKE(REAL, v[k], total[k], threshold[k], cap, lower);                         \
+                    v[k] -= spike * threshold[k];                                                                     \
+                    total[k] += spike;                                                                                \
+                    out[k] = (int8_t)(int32_t)spike;                                                                  \
+                    any |= (int32_t)spike;                                                                            \
+                }                                                                                                     \
+                if (any) {                                                                                            \
+                    if (step == task->capacity) return task->capacity + 1;                                            \
+                    needed = step + 1 > needed ? step + 1 : needed;                                                   \
+                } else if (step >= ended) {                                                                           \
+                    break;                                                                                            \
+                }                                                                                                     \
+            }                                                                                                         \
+            for (; step < task->capacity; step++) memset(task->out + step * task->count + start, 0, (size_t)n);       \
+        }                                                                                                             \
+        return needed;                                                                                                \
+    }
+DEFINE_SCAN(float, float, FLOAT32)
+DEFINE_SCAN(double, double, FLOAT64)
+DEFINE_SCAN(double, float, MIXED)
+#undef DEFINE_SCAN
+
+#define DEFINE_LEVELS(REAL, TYPE)                                                                                     \
+    /* The levels that the neurons first..last-1 settle at: clip(floor(current / threshold), 0, total). */            \
+    static int64_t NAME(levels_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                           \
+        const REAL *currents = (const REAL *)task->currents, *drive = (const REAL *)task->drive;                      \
+        const REAL *thresholds = (const REAL *)task->thresholds;                                                      \
+        const REAL total = (REAL)task->neurons.total;                                                                 \
+        for (int64_t k = first; k < last; k++) {                                                                      \
+            const REAL current = (currents ? currents[k] : 0) + (drive ? drive[k] * total : 0);                       \
+            const REAL threshold = thresholds ? thresholds[k] : (REAL)task->neurons.threshold;                        \
+            REAL count = current / threshold;                                                                         \
+            count = count < 0 ? 0 : count > total ? total : count;                                                    \
+            count = (REAL)(int32_t)count;                                                                             \
+            /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */            \
+            count -= ((count * threshold > current) & (count > 0)) ? 1 : 0;                                           \
+            count += (((count + 1) * threshold <= current) & (count < total)) ? 1 : 0;                                \
+            task->out[k] = (int8_t)(int32_t)count;                                                                    \
+        }                                                                                                             \
+        return 0;                                                                                                     \
+    }
+DEFINE_LEVELS(float, FLOAT32)
+DEFINE_LEVELS(double, FLOAT64)
+#undef DEFINE_LEVELS

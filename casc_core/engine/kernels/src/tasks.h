@@ -1,0 +1,181 @@
+/* What the kernels are asked to do: the structures that the Python side fills in, and the memory that one thread works in. */
+
+#pragma once
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How weights are stored and summed. SUMS16: int16 weights, and every product fits int16. SUMS32: int16 weights, int32
+   sums. WIDE: int32 weights and sums. */
+enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
+enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
+enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
+enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
+
+/* Neurons under a schedule: CIF, or IF. `threshold` is in the unit of their currents, a whole number where those are. `awake`
+   [wake_steps] marks the wake steps, `caps` [wake_steps] holds the largest spike count at each; `total` is the largest
+   afterwards. The run is cut after `most_steps`. With `levels` their counts are computed at once, as the levels that they
+   settle at. */
+typedef struct {
+    double threshold;
+    int64_t cif, levels, total;
+    const uint8_t *awake;
+    const int32_t *caps;
+    int64_t wake_steps, most_steps;
+} Neurons;
+
+/* The largest spike count that a neuron may reach at a step. */
+static int64_t cap_at(const Neurons *neurons, int64_t step) {
+    return step < neurons->wake_steps ? neurons->caps[step] : neurons->total;
+}
+
+/* Whether the drive flows at a step. */
+static int awake_at(const Neurons *neurons, int64_t step) { return step < neurons->wake_steps && neurons->awake[step]; }
+
+/* The potential below which a neuron takes a spike back, in integers. */
+static int32_t lower_of(const Neurons *neurons) { return neurons->cif ? 0 : INT32_MIN; }
+
+/* Weights by input: a row holds what one input sends to all outputs. Rows are `stride` (a multiple of 32) apart;
+   `rows_padded` is a multiple of 64. */
+typedef struct {
+    const void *values;
+    int64_t kind, rows, rows_padded, stride;
+} Weights;
+
+/* The product of `train` [steps, samples, rows] int8, `out` [steps, samples, outputs]. `peaks` [rows_padded] holds the largest
+   spike count of each input, 0 in the padding; `peak_product` [stride] its product. */
+typedef struct {
+    Weights weights;
+    const int8_t *peaks;
+    const int32_t *peak_product;
+    const int8_t *train;
+    int64_t steps, samples, outputs;
+    void *out;
+    int64_t out_type;
+    double unit;
+} RowsTask;
+
+/* Neurons of one floating type, or MIXED: currents in float32, all else in float64. `currents` [arriving, count] and `drive`
+   [count] or NULL, `thresholds` [count] or NULL for one, `potential` [count] before the first step or NULL. */
+typedef struct {
+    Neurons neurons;
+    const void *currents, *drive, *thresholds, *potential;
+    int64_t count, arriving, capacity;
+    int8_t *out;
+} ScanTask;
+
+/* A recurrent population over a batch of sequences. Its drive is dense, or rows of an embedding by `index`; all strides count
+   elements. A product times 2**shift is in the unit of currents and threshold. */
+typedef struct {
+    Neurons neurons;
+    Weights weights;
+    const int8_t *peaks;
+    const int32_t *peak_product;
+    int64_t shift, batch, length;
+    const int64_t *lengths;
+    int64_t reverse;
+    const void *drive;
+    const int64_t *index;
+    int64_t drive_type, drive_sample, drive_position, drive_row;
+    double scale, drive_limit;
+    const void *train;
+    int64_t train_type, arriving, train_step, train_sample, train_position;
+    const int32_t *initial, *potential;
+    int64_t capacity;
+    int8_t *out;
+    int64_t out_step, out_sample, out_position;
+    int32_t *positive, *negative;
+} RecurrenceTask;
+
+/* One convolution of a train [steps, samples, height, width, channels] int8 on its way to a population. For each block of
+   output channels, weights [kernel_y * kernel_x * in_n[block], width of a block], `block_bytes` apart, read the channels from
+   in_lo[block] on, at most `most_in` of them. A product times 2**shift is in the population's unit. `ring`: input rows
+   that an output row spans. */
+typedef struct {
+    const int8_t *train;
+    int64_t steps, height, width, channels;
+    const void *weights;
+    int64_t kind, block_bytes, shift, most_in;
+    const int64_t *in_lo, *in_n;
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, ring;
+} ConvolutionTerm;
+
+/* A population [samples, out_height, out_width, outputs] that receives the sum of some terms and, awake, its drive (int32,
+   NULL for none; strides count elements); its potential before the first step likewise. Its output channels fall into blocks
+   of at most `width`, a multiple of 32, and its rows into `bands`. */
+typedef struct {
+    Neurons neurons;
+    const ConvolutionTerm *term;
+    int64_t terms, samples, out_height, out_width, outputs, bands, width;
+    const int64_t *out_lo, *out_n;
+    const int32_t *drive;
+    int64_t drive_sample, drive_channel, drive_y, drive_x;
+    const int32_t *potential;
+    int64_t potential_sample, potential_channel, potential_y, potential_x;
+    int64_t capacity;
+    int8_t *out;
+} ConvolutionTask;
+
+/* `from` [outer, middle, inner] int8; `to` [outer, inner]. */
+typedef struct {
+    const int8_t *from;
+    int64_t middle, inner;
+    int32_t *to;
+} SumTask;
+
+/* `from` [rows, inner] int8; `positive`, `negative` [rows]. */
+typedef struct {
+    const int8_t *from;
+    int64_t inner;
+    int32_t *positive, *negative;
+} TallyTask;
+
+/* `train` [arriving, neurons] int8 against `levels` [neurons] out of `q`, after each of `steps`, up to which there have been
+   `awake` [steps] wake steps. `out` [blocks of 16384 neurons, steps, 3]: neurons with at least one spike too many, too few, and
+   the sum of |count * q - level * awake|. `narrow`: int32 holds that sum over 1024 neurons. */
+typedef struct {
+    const int8_t *train;
+    const int16_t *levels;
+    const int64_t *awake;
+    int64_t neurons, arriving, steps, q, narrow;
+    int64_t *out;
+} AgreementTask;
+
+/* An input vector and its product, from which the product of a similar one is a few rows away. */
+typedef struct {
+    const int8_t *input;
+    const int32_t *product;
+} Reference;
+
+/* Rows to add and what each is multiplied by. */
+typedef struct {
+    int64_t count;
+    int32_t *row;
+    int16_t *factor;
+} RowList;
+
+/* What one thread works with. */
+typedef struct {
+    RowList list;
+    uint64_t *mask;
+    void *memory;
+} Scratch;
+
+/* Room for products of `rows` inputs, and `more` bytes of zeros beside it, which are returned (NULL: no memory). */
+static char *scratch_open(Scratch *scratch, int64_t rows, int64_t more) {
+    const int64_t masks = 2 * (rows / 64) * (int64_t)sizeof(uint64_t);
+    const int64_t list = (rows + 2) * (int64_t)(sizeof(int32_t) + sizeof(int16_t));
+    char *memory = (char *)calloc(1, (size_t)(masks + list + more + 64));
+    if (!memory) return NULL;
+    scratch->memory = memory;
+    scratch->mask = (uint64_t *)memory;
+    scratch->list.row = (int32_t *)(memory + masks + more / 8 * 8 + 8);
+    scratch->list.factor = (int16_t *)(scratch->list.row + rows + 2);
+    return memory + masks;
+}
+
+static void scratch_close(Scratch *scratch) { free(scratch->memory); }
+
+static int64_t type_size(int64_t type) { return type == FLOAT64 ? 8 : 4; }
+
+static int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }

@@ -1,0 +1,24 @@
+"""Counting of spikes against plain NumPy, under every set of instructions of this machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from engines import COMPILED
+
+from casc_core.engine import kernels
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+
+
+@pytest.mark.parametrize("instructions", COMPILED)
+def test_counting(instructions):
+    rng = np.random.default_rng(0)
+    with kernels.using(instructions):
+        for shape, dim in (((3, 5, 7), 1), ((2, 3, 400, 300), 2), ((4, 1), 0), ((1, 2, 513), 1), ((5, 600), 1)):
+            train = rng.integers(-127, 128, shape).astype(np.int8)
+            np.testing.assert_array_equal(kernels.sum_middle(torch.tensor(train), dim), train.sum(dim, dtype=np.int64))
+            positive, negative = kernels.tally(torch.tensor(train))
+            np.testing.assert_array_equal(positive, (train > 0).sum(-1))
+            np.testing.assert_array_equal(negative, (train < 0).sum(-1))
