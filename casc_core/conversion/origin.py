@@ -21,7 +21,7 @@ from casc_core.conversion.tracing.trace import each_way, held_arguments, require
 from casc_core.engine.float64 import in_float64
 from casc_core.engine.guards.seals import checksum
 from casc_core.engine.network import Network, Settings
-from casc_core.engine.program import Program, in_order_of_calls
+from casc_core.engine.program import Program
 from casc_core.errors import ConfigError
 from casc_core.numerics import Numerics, Unrounded
 from casc_core.spiking_model import SpikingModel
@@ -103,7 +103,7 @@ def lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMode
     for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
         programs[frozenset(program.inputs)] = program
         layers += [name for name in names if name not in layers]
-    network = Network(*in_order_of_calls(pool.ops, programs), tuple(layers), settings)
+    network = Network(pool.ops, programs, tuple(layers), settings).in_order_of_calls()
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     snn = SpikingModel(network).to(device)
     snn.origin = TrainedOrigin(ann, adapter)

@@ -31,7 +31,7 @@ class RuleTable:
     >>> rules.refuse("it does nothing; remove it", nn.Identity)
     Traceback (most recent call last):
     ...
-    casc_core.errors.ConfigError: Identity has a rule in this table already, identity; another one belongs into a table of its own
+    casc_core.errors.ConfigError: Identity has a rule in this table already, identity; merge another table to override it
     """
 
     modules: dict[type[nn.Module], Rule] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class RuleTable:
             if there is not value:
                 name, taken = (getattr(each, "__name__", each) for each in (key, there))
                 raise ConfigError(
-                    f"{name} has a rule in this table already, {taken}; another one belongs into a table of its own"
+                    f"{name} has a rule in this table already, {taken}; merge another table to override it"
                 )
             table[key] = value
 

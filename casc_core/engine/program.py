@@ -112,18 +112,6 @@ class Program:
         return values[self.output.name]
 
 
-def in_order_of_calls(
-    ops: Sequence[Op], programs: Mapping[frozenset[str], Program]
-) -> tuple[list[Op], dict[frozenset[str], Program]]:
-    """The operations that are called, in the order of their first calls, and the programs with these numbers and names.
-
-    Two networks that compute the same in the same order are then the same, whatever else was made on the way to them.
-    """
-    called = dict.fromkeys(step.op for program in programs.values() for step in program.steps)
-    number = {old: new for new, old in enumerate(called)}
-    return [ops[old] for old in called], {key: each.renumbered(number).renamed() for key, each in programs.items()}
-
-
 def last_uses(program: Program) -> dict[str, int]:
     """By value, the number of the last step that reads it."""
     return {name: index for index, step in enumerate(program.steps) for name in refs((step.args, dict(step.kwargs)))}

@@ -22,7 +22,7 @@ from torch import Tensor
 from casc_core.activation import check_levels
 from casc_core.engine.network import Network, Settings
 from casc_core.engine.ops import Op
-from casc_core.engine.program import Program, in_order_of_calls
+from casc_core.engine.program import Program
 from casc_core.engine.program_json import program_from_json, program_to_json
 from casc_core.errors import CascError, StorageError
 from casc_core.neuron import Neuron
@@ -90,7 +90,7 @@ def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
 
 def are_saved_alike(network: Network, other: Network) -> bool:
     """Whether both call the same operations in the same order, but for what a file of the first version does not say."""
-    network, other = (_in_order(each) for each in (network, other))
+    network, other = network.in_order_of_calls(), other.in_order_of_calls()
     if _without_grids(_description(network)) != _without_grids(_description(other)):
         return False
     own, others = network.tensors(), other.tensors()
@@ -240,11 +240,6 @@ def _operation(index: int, value: Any, tensors: dict[str, Tensor], older: bool) 
         raise ValueError(f"{what}: a {name} has no tensors {sorted(unknown)!r:.200}")
     own = {each: tensors.pop(f"{index}.{each}") if each in there else None for each in kind.TENSORS}
     return kind(**settings, **own)
-
-
-def _in_order(network: Network) -> Network:
-    ops, programs = in_order_of_calls(network.ops, network.programs)
-    return network._replace(ops=ops, programs=programs)
 
 
 def _without_grids(description: dict[str, Any]) -> dict[str, Any]:
