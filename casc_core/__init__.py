@@ -25,9 +25,11 @@ from casc_core.errors import (
     InputError,
     StorageError,
 )
-from casc_core.evidence.analysis import Analysis, LayerAnalysis, analyse
+from casc_core.evidence.analyse import analyse
+from casc_core.evidence.analysis import Analysis, LayerAnalysis
 from casc_core.evidence.energy import EnergyTable
-from casc_core.evidence.verify import EquivalenceReport, LayerEquivalence, verify
+from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence
+from casc_core.evidence.verify import verify
 from casc_core.neuron import CIF, IF, Neuron, NeuronState
 from casc_core.numerics import Exact, Float
 from casc_core.rivals import methods

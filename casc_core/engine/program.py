@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,18 +57,19 @@ class Program:
     scale: float
     exponent: int
 
-    def pruned(self, checks: Iterable[str] = ()) -> Program:
-        """Without the calls whose results nothing uses, but for those named `checks`."""
-        needed, kept = {self.output.name, *checks}, []
-        for step in reversed(self.steps):
-            if step.result in needed:
-                kept.append(step)
-                needed |= refs((step.args, dict(step.kwargs)))
-        return replace(self, steps=tuple(reversed(kept)))
-
     def renumbered(self, number: Mapping[int, int]) -> Program:
         """The same program with operation `old` called `number[old]`."""
         return replace(self, steps=tuple(replace(step, op=number[step.op]) for step in self.steps))
+
+    def renamed(self) -> Program:
+        """The same program with its results named in the order of its steps."""
+        names = {step.result: Ref(f"%{index}") for index, step in enumerate(self.steps)}
+        names |= {name: Ref(name) for name in self.inputs}
+        steps = []
+        for step in self.steps:
+            args, kwargs = substitute((step.args, dict(step.kwargs)), names)
+            steps.append(replace(step, args=args, kwargs=kwargs, result=names[step.result].name))
+        return replace(self, steps=tuple(steps), output=names[self.output.name])
 
     def check(self, ops: Sequence[Op]) -> None:
         """Raise `ValueError` unless every call is one that can be made.
@@ -109,6 +110,18 @@ class Program:
         if observer is not None:
             observer.returned(READOUT, self.output.name)
         return values[self.output.name]
+
+
+def in_order_of_calls(
+    ops: Sequence[Op], programs: Mapping[frozenset[str], Program]
+) -> tuple[list[Op], dict[frozenset[str], Program]]:
+    """The operations that are called, in the order of their first calls, and the programs with these numbers and names.
+
+    Two networks that compute the same in the same order are then the same, whatever else was made on the way to them.
+    """
+    called = dict.fromkeys(step.op for program in programs.values() for step in program.steps)
+    number = {old: new for new, old in enumerate(called)}
+    return [ops[old] for old in called], {key: each.renumbered(number).renamed() for key, each in programs.items()}
 
 
 def last_uses(program: Program) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.conversion.batches import each, parted
+from casc_core.conversion.batches import checked_batches, inputs_and_labels
 from casc_core.engine.ops import Op, by_channel
 from casc_core.engine.run import SpikingRun
 from casc_core.engine.signal import Signal
@@ -59,7 +59,7 @@ class Calibrated(Method):
         True
         """
         calibrated = converted(snn).under(self.neuron, self.schedule).with_layers(copy.deepcopy)
-        inputs, _ = parted(next(each(batches, "calibrate on")), len(snn.settings.arguments))
+        inputs, _ = inputs_and_labels(next(checked_batches(batches, "calibrate on")), len(snn.settings.arguments))
         _, levels = snn.reference_counts(inputs, {})
         rates = {name: level.double() / snn.settings.levels for name, level in levels.items()}
         settings = calibrated.settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from casc_core.activation import CQReLU, Quantised
-from casc_core.conversion.batches import each, parted
+from casc_core.conversion.batches import checked_batches, inputs_and_labels
 from casc_core.conversion.calibrate import percentiles
 from casc_core.conversion.convert import convert
 from casc_core.errors import ConfigError
@@ -47,7 +47,10 @@ class PercentileReLU(Method):
         if ann is None:
             raise ConfigError("percentiles are those of the network as trained: load(folder, model=...) brings it back")
         names = [name for name, module in ann.named_modules() if isinstance(module, Quantised)]
-        inputs = [parted(batch, len(snn.settings.arguments))[0] for batch in each(batches, "take percentiles of")]
+        inputs = [
+            inputs_and_labels(batch, len(snn.settings.arguments))[0]
+            for batch in checked_batches(batches, "take percentiles of")
+        ]
         for name, threshold in percentiles(ann, names, inputs, self.percentile).items():
             module = ann.get_submodule(name)
             if isinstance(module, CQReLU):

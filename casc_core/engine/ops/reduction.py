@@ -35,9 +35,6 @@ class Sum(Op):
     SETTINGS = settings(mean=Flag())
     connection = Connection.SUMS
 
-    def __init__(self, mean: bool) -> None:
-        super().__init__({"mean": mean})
-
     def forward(
         self, run: Run, signal: Signal, dim: int | Sequence[int] | None = None, keepdim: bool = False
     ) -> Signal:
@@ -175,8 +172,8 @@ class MaskedFill(Op):
     SETTINGS = settings(value=OneOf((0.0, "-inf")), below=OrNone(Positive()))
     takes_fills = True
 
-    def __init__(self, value: float, below: float | None = None) -> None:
-        super().__init__({"value": "-inf" if value == -math.inf else value, "below": below})
+    def __init__(self, value: float | str, below: float | None = None) -> None:
+        super().__init__("-inf" if value == -math.inf else value, below)  # JSON has no infinity
 
     def forward(self, run: Run, signal: Signal, mask: Tensor) -> Signal:
         value = float(self.settings["value"])

@@ -14,7 +14,7 @@ from casc_core.engine import kernels
 from casc_core.engine.agreement import Agreement, agreement
 from casc_core.engine.recorder import Recorder
 from casc_core.engine.spike_counts import LayerTrain
-from casc_core.evidence.verify import _compared
+from casc_core.evidence.verify import compare_layer
 
 LARGEST = 2**15 - 1
 
@@ -91,7 +91,7 @@ def test_counts_are_kept_in_a_type_that_holds_them(peak, spikes, steps):
 def test_rates_of_the_most_levels_are_compared_in_a_type_that_holds_them(kind):
     counts = torch.tensor([0, LARGEST, LARGEST - 1], dtype=kind)
     spikes = casc_core.LayerSpikes(*[torch.zeros(1)] * 4, 0.0, 3, torch.ones(1))
-    found = _compared("a", counts, torch.tensor([LARGEST, LARGEST, 0], dtype=torch.int16), LARGEST, LARGEST, spikes)
+    found = compare_layer("a", counts, torch.tensor([LARGEST, LARGEST, 0], dtype=torch.int16), LARGEST, LARGEST, spikes)
     assert (found.mismatches, found.largest) == (2, float(LARGEST))
 
 

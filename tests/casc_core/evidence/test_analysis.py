@@ -212,7 +212,7 @@ def test_it_prints_as_a_table():
     assert said.splitlines()[0].startswith("layer")
     assert "rnn.l0_reverse" in said
     assert "5 samples" in said
-    assert "0 predictions differ from the reference's, accuracy" in said
+    assert "predictions of 0 samples differ from the reference's, accuracy" in said
     assert "accuracy" not in str(casc_core.analyse(casc_core.convert(image_network()), [torch.rand(2, 1, 4, 4)]))
 
 
