@@ -72,7 +72,7 @@ setup(
             f"{KERNELS.replace('/', '.')}.{LIBRARY.partition('.')[0]}",
             [f"{KERNELS}/src/dispatch.c"],
             depends=sorted(str(header) for header in Path(KERNELS, "src").glob("*.h")),
-            extra_compile_args=["-O3", "-std=c11", "-fno-math-errno"],
+            extra_compile_args=["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math"],
             optional=True,
         )
     ],
