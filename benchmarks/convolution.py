@@ -33,7 +33,7 @@ from torch import Tensor, nn
 import casc_core
 from casc_core import SpikingModel
 from casc_core.engine import kernels
-from casc_core.engine.deferred_sum import Currents
+from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.ops.population import Fire
 from casc_core.engine.recorder import Recorder
 from casc_core.engine.run import Run
@@ -238,7 +238,7 @@ def ways(snn: SpikingModel, same: SpikingModel, x: Tensor, scale: Scale) -> Sect
     rows: list[Row] = []
     for kind in ("snn(...)", "snn.reference(...)"):
         for op, run, signal in behind_convolutions(runs[kind]):
-            train = signal.flow.terms[0].train if isinstance(signal.flow, Currents) else signal.train
+            train = signal.lazy_train.terms[0].train if isinstance(signal.lazy_train, DeferredSum) else signal.train
             case = f"{kind}, layer {op.settings['name']}: {len(train)} steps, {density(train):.0%} not zero"
             rows += compare(case, layer_entries(op, run, signal), scale.threads, scale.repeats)
     network = [Entry(SILENT, runs["snn(...)"])]
@@ -250,7 +250,7 @@ def ways(snn: SpikingModel, same: SpikingModel, x: Tensor, scale: Scale) -> Sect
 @contextmanager
 def float_convolutions() -> Iterator[None]:
     """Currents in float32 or float64, patch by patch; the rest compiled as usual."""
-    with patch.object(Currents, "population", lambda *_: None):
+    with patch.object(DeferredSum, "population", lambda *_: None):
         yield
 
 
@@ -273,9 +273,9 @@ def layer_entries(op: Fire, run: Run, signal: Signal) -> list[Entry]:
     """One layer by the integer path and by the others; every call computes its currents anew."""
 
     def fire() -> Tensor:
-        flow = signal.flow
-        fresh = dataclasses.replace(flow) if isinstance(flow, Currents) else flow
-        fired: Signal = op(run, dataclasses.replace(signal, flow=fresh))
+        train = signal.lazy_train
+        fresh = dataclasses.replace(train) if isinstance(train, DeferredSum) else train
+        fired: Signal = op(run, dataclasses.replace(signal, lazy_train=fresh))
         return fired.train
 
     expected = fire()
@@ -292,7 +292,7 @@ def behind_convolutions(call: Callable[[], object]) -> list[tuple[Fire, Run, Sig
     forward = Fire.forward
 
     def kept(op: Fire, run: Run, signal: Signal) -> Signal:
-        if isinstance(signal.flow, Currents):
+        if isinstance(signal.lazy_train, DeferredSum):
             seen.append((op, run, signal))
         return forward(op, run, signal)
 
@@ -304,14 +304,14 @@ def behind_convolutions(call: Callable[[], object]) -> list[tuple[Fire, Run, Sig
 def populations(call: Callable[[], object]) -> dict[str, int]:
     """How many of the populations behind convolutions that `call` runs take which path."""
     taken = {"integer": 0, "float": 0} | Counter[str]()
-    population = Currents.population
+    population = DeferredSum.population
 
-    def counting(self: Currents, *arguments: Any, **named: Any) -> Tensor | None:
+    def counting(self: DeferredSum, *arguments: Any, **named: Any) -> Tensor | None:
         spikes = population(self, *arguments, **named)
         taken["float" if spikes is None else "integer"] += 1
         return spikes
 
-    with patch.object(Currents, "population", counting):
+    with patch.object(DeferredSum, "population", counting):
         call()
     return taken
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import array_api_compat
 
 from casc_core.errors import ConfigError
+from casc_core.storage.kinds import Kinds
 
 Array = Any
 
@@ -37,7 +38,14 @@ class Neuron(ABC):
         ConfigError: it is no finite number.
     """
 
+    kinds: ClassVar[Kinds[Neuron]] = Kinds("neuron")
+    """The neurons there are, by the name that networks are saved with."""
+    kind: ClassVar[str] = ""
     initial_potential: float = field(default=0.0, kw_only=True)
+
+    def __init_subclass__(cls, saved_as: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.kind = Neuron.kinds.add(cls, saved_as)
 
     def __post_init__(self) -> None:
         value = self.initial_potential

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.engine.recorder import Recorder, Work
+from casc_core.engine.recorder import Recorder
+from casc_core.engine.work import Work
 
 
 @dataclass(frozen=True)

@@ -3,108 +3,60 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.tracing.trace import held_arguments, required_arguments
-from casc_core.engine.arguments import checked_input
+from casc_core.engine.arguments import bound_arguments
 from casc_core.engine.batching.batch_parts import DEFAULT_LIMIT, Inputs, Parts, Splitter
 from casc_core.engine.capture import captured, uncaptured
-from casc_core.engine.frozen import checksum
 from casc_core.engine.kernels import instructions
+from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.precision import undisturbed
 from casc_core.engine.program import READOUT, Program
-from casc_core.engine.recorder import Recorder, Work
-from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun, checked_total
-from casc_core.engine.signal import Signal, padded
+from casc_core.engine.readout import final_readout, readouts
+from casc_core.engine.recorder import Recorder
+from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun
+from casc_core.engine.saved import write
+from casc_core.engine.signal import Signal
+from casc_core.engine.work import Work
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
-from casc_core.numerics import Numerics
 from casc_core.schedule import Schedule, check_steps
 from casc_core.simulation import Simulation, activity, joined, worked
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a network was converted.
-
-    Attributes:
-        adapter: name of the adapter.
-        q: levels it was trained with.
-        neuron, schedule, numerics: what simulates it.
-        arguments: names of the arguments of the model's forward, in order.
-    """
-
-    adapter: str
-    q: int
-    neuron: Neuron
-    schedule: Schedule
-    numerics: Numerics
-    arguments: tuple[str, ...]
+class Origin(Protocol):
+    """What a network was converted from; no part of it."""
 
     @property
-    def levels(self) -> int:
-        """Levels of `reference`: all wake steps together, or q where the network never sleeps."""
-        return self.schedule.levels or self.q
-
-
-def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
-    """`schedule` for a network trained with `q` levels; warns where it computes with another number of them.
-
-    Raises:
-        ConfigError: it is no schedule, or has more levels than neurons can count.
-    """
-    if not isinstance(schedule, Schedule):
-        raise ConfigError(f"schedule must be WakeSleep(...) or Continuous(), an instance; got {schedule!r}")
-    resolved = schedule.resolved(q)
-    checked_total(resolved.levels or q)
-    if resolved.levels not in (None, q):
-        warnings.warn(
-            f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={q}: the reference is "
-            "the network with that many levels, not the one that was trained",
-            stacklevel=3,
-        )
-    return resolved
-
-
-@dataclass
-class Origin:
-    """What a network was converted from; no part of it.
-
-    Attributes:
-        ann: the network that was converted, its activations CQReLU.
-        adapter: that of the conversion.
-        unrounded: what `casc_core.convert.unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
-        checksum: of the tensors of `ann` when it was converted.
-    """
-
-    ann: nn.Module
-    adapter: Adapter
-    unrounded: tuple[object, SpikingModel] | None = None
-    checksum: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.checksum = self._checksum()
+    def ann(self) -> nn.Module:
+        """The network that was converted, its activations CQReLU."""
 
     @property
     def is_changed(self) -> bool:
         """Whether `ann` is another network than it was."""
-        return self._checksum() != self.checksum
 
-    def _checksum(self) -> int:
-        return checksum((*self.ann.parameters(), *self.ann.buffers()))
+    @property
+    def held(self) -> Mapping[str, Any]:
+        """The arguments of its forward that a conversion holds at their defaults."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"unrounded": None}
+    @property
+    def required(self) -> Collection[str]:
+        """The arguments of its forward that must be given."""
+
+    def lower(self, snn: SpikingModel, given: frozenset[str]) -> None:
+        """Extend `snn` by the way of calling `ann` that gives these arguments.
+
+        Raises:
+            ConversionError: this way cannot be converted.
+        """
 
 
 class SpikingModel(nn.Module):
@@ -124,15 +76,13 @@ class SpikingModel(nn.Module):
 
     origin: Origin | None
 
-    def __init__(
-        self, ops: list[Op], programs: Mapping[frozenset[str], Program], layers: tuple[str, ...], settings: Settings
-    ) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
+        ops, programs, self.layers, self.settings = network
         self.ops = nn.ModuleList(ops)
         for op in ops:
             op.seal()
         self.programs = dict(programs)
-        self.layers, self.settings = layers, settings
         self.origin = None
         self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
@@ -140,6 +90,11 @@ class SpikingModel(nn.Module):
         self._lowers = True
         self.eval()
         self._hold()
+
+    @property
+    def network(self) -> Network:
+        """All that it is made of, as it is now."""
+        return Network(self.operations(), self.programs, self.layers, self.settings)
 
     @property
     def ann(self) -> nn.Module | None:
@@ -226,9 +181,9 @@ class SpikingModel(nn.Module):
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
-        readouts, awake = self._readouts(output, run, length, program), run.wake_weights(length)
+        logits, awake = readouts(output, run, length, program), run.wake_weights(length)
         at_readout = worked(recorder.work.get(READOUT, Work()), awake, length)
-        return Simulation(readouts, silent, activity(recorder, awake, length), *at_readout)
+        return Simulation(logits, silent, activity(recorder, awake, length), *at_readout)
 
     def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
         """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each.
@@ -244,7 +199,7 @@ class SpikingModel(nn.Module):
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
         program, values = self._bound(inputs, named)
         output = self._evaluate(run, program, values)
-        return self._readout(output, run.total, program), recorder.counts
+        return final_readout(output, run, program), recorder.counts
 
     def operations(self) -> list[Op]:
         """The operations that its programs call, by number."""
@@ -288,7 +243,7 @@ class SpikingModel(nn.Module):
         neuron = self.settings.neuron if neuron is None else neuron
         schedule = self.settings.schedule if schedule is None else schedule
         settings = replace(self.settings, neuron=neuron, schedule=resolved_schedule(schedule, self.settings.q))
-        other = SpikingModel(self.operations(), self.programs, self.layers, settings)
+        other = SpikingModel(self.network._replace(settings=settings))
         other.origin = self.origin
         other.memory_limit = self.memory_limit
         return other
@@ -312,10 +267,8 @@ class SpikingModel(nn.Module):
         Raises:
             StorageError: the folder cannot be written, or holds something that is not a saved network.
         """
-        from casc_core.conversion.load import save
-
         self.require_unchanged()
-        save(self, folder)
+        write(self.network, folder)
 
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")
@@ -328,7 +281,7 @@ class SpikingModel(nn.Module):
     def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
         def one(values: Inputs) -> Tensor:
             run = new_run()
-            return self._readout(self._evaluate(run, program, values), run.total, program)
+            return final_readout(self._evaluate(run, program, values), run, program)
 
         program, values = self._bound(inputs, named)
         parts = self._splitter(program).parts(values, new_run(), self.memory_limit)
@@ -368,31 +321,9 @@ class SpikingModel(nn.Module):
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
         """The program for this way of calling the model, and its inputs by name."""
-        arguments = self.settings.arguments
-        if len(inputs) > len(arguments):
-            raise InputError(f"the network takes {', '.join(arguments)}; got {len(inputs)} inputs")
-        values = dict(zip(arguments, inputs, strict=False))
-        for name, value in named.items():
-            if name not in arguments or name in values:
-                raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
-            values[name] = value
-        held = {} if self.ann is None else held_arguments(self.ann)
-        for name in [name for name in values if name in held]:
-            if not _is_same(values.pop(name), held[name]):
-                raise InputError(
-                    f"argument {name!r} was held at its default, {held[name]!r}, when the network was converted; got "
-                    "another value. Leave it out, or convert a model with that default"
-                )
-        values = {name: value for name, value in values.items() if value is not None}
-        device = next((tensor.device for op in self.operations() for tensor in op.tensors().values()), None)
-        for name, value in values.items():
-            if not isinstance(value, Tensor) and not any(name in each.inputs for each in self.programs.values()):
-                raise InputError(
-                    f"argument {name!r} was held at its default when the network was converted: leave it out"
-                )
-            checked_input(name, value, device)
-        if any(value.numel() == 0 for value in values.values()):
-            raise InputError(f"the batch is empty: inputs of shape {[list(value.shape) for value in values.values()]}")
+        held = {} if self.origin is None else self.origin.held
+        read = {name for program in self.programs.values() for name in program.inputs}
+        values = bound_arguments(self.settings.arguments, inputs, named, held, read, self._device)
         program = self.program_for(frozenset(values), tuple(values))
         return program, Inputs(values, named.dims if isinstance(named, Inputs) else None)
 
@@ -404,11 +335,9 @@ class SpikingModel(nn.Module):
         """
         if given not in self.programs:
             why = ""
-            if self.ann is not None and self._lowers and given >= required_arguments(self.ann):
-                from casc_core.conversion.convert import lower_way
-
+            if self.origin is not None and self._lowers and given >= set(self.origin.required):
                 try:
-                    lower_way(self, given)
+                    self.origin.lower(self, given)
                     return self.programs[given]
                 except ConversionError as error:
                     why = f". Called like this it cannot be converted: {error}"
@@ -418,39 +347,17 @@ class SpikingModel(nn.Module):
 
     def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
-        tensors = [tensor for op in self.operations() for tensor in op.tensors().values()]
         for op in ops:
-            op.to(tensors[0].device if tensors else "cpu").seal()
+            op.to(self._device or "cpu").seal()
         self.ops.extend(ops)
         self.layers += tuple(name for name in layers if name not in self.layers)
         self.programs[frozenset(program.inputs)] = program
         self._hold()
 
-    def _readout(self, output: Signal, wake_steps: int, program: Program) -> Tensor:
-        total = output.train.sum(0, dtype=torch.float64)
-        return self._logits(total, output, wake_steps, program)
-
-    def _readouts(self, output: Signal, run: SpikingRun, steps: int, program: Program) -> Tensor:
-        # Once everything is silent and asleep, the readout stays as it is.
-        changing = min(steps, max(output.steps, len(run.awake), 1))
-        totals = padded(output.train[:changing].double(), changing).cumsum(0)
-        awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
-        anew = run.restarts_after
-        if anew is not None and anew < changing:
-            totals[anew:] -= totals[anew - 1].clone()
-            awake[anew:] -= awake[anew - 1].clone()
-        logits = self._logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), program)
-        return torch.cat([logits, logits[-1:].expand(steps - changing, *output.shape)])
-
-    def _logits(self, total: Tensor, output: Signal, wake_steps: int | Tensor, program: Program) -> Tensor:
-        """`scale * (sum of currents) / divisor / wake steps`; the one rounding of a run happens here, last."""
-        drive = output.drive
-        if drive is not None:
-            total = total + drive * wake_steps
-        if output.divisor is not None:
-            total = total / output.divisor
-        logits = total * program.scale / wake_steps
-        return logits if self.settings.numerics.is_float64 else logits.float()
+    @property
+    def _device(self) -> torch.device | None:
+        """Where its tensors are, if it holds any."""
+        return next((tensor.device for op in self.operations() for tensor in op.tensors().values()), None)
 
     def extra_repr(self) -> str:
         settings = self.settings
@@ -458,9 +365,3 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
-
-
-def _is_same(value: Any, default: Any) -> bool:
-    return value is default or (
-        type(value) is type(default) and not isinstance(value, Tensor) and bool(value == default)
-    )

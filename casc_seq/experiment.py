@@ -23,7 +23,9 @@ from casc_seq.batches import BucketedBatches, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus
 from casc_seq.text.tokenizer import WordTokenizer
+from casc_seq.text.torchtext import TorchtextTokenizer
 from casc_seq.text.vectors import corpus_vectors
+from casc_seq.torchtext_batches import bucket_iterator_batches
 from casc_seq.training import TrainingConfig, train
 
 CALIBRATION_TEXTS = 512
@@ -68,12 +70,8 @@ class TextPipeline:
             raise ConfigError(f"tokenizer must be 'words' or 'torchtext'; got {self.tokenizer!r}")
 
     def tokenizer_type(self) -> Any:
-        """The class of the tokenizer; torchtext is imported only here."""
-        if self.tokenizer == "words":
-            return WordTokenizer
-        from casc_seq.text.torchtext import TorchtextTokenizer
-
-        return TorchtextTokenizer
+        """The class of the tokenizer."""
+        return WordTokenizer if self.tokenizer == "words" else TorchtextTokenizer
 
     def initial_vectors(self, tokenizer: Tokenizer, encoded: list[list[int]], dim: int) -> Tensor | None:
         """Word vectors `[vocabulary, dim]` to start from; None: random ones."""
@@ -85,11 +83,7 @@ class TextPipeline:
 
     def batches(self) -> Callable[..., BucketedBatches]:
         """What makes batches of texts of similar length."""
-        if self.tokenizer == "words":
-            return bucketed_batches
-        from casc_seq.text.torchtext import bucket_iterator_batches
-
-        return bucket_iterator_batches
+        return bucketed_batches if self.tokenizer == "words" else bucket_iterator_batches
 
 
 @dataclass(frozen=True)

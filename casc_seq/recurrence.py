@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,14 @@ from casc_core.engine import kernels
 from casc_core.engine.batching.places import Axis
 from casc_core.engine.batching.samples import Abstract, Follower, Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
-from casc_core.engine.ops import Op, corrected, entries
+from casc_core.engine.ops import Op, entries
 from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.provenance import Connection, Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, TableRows
+from casc_core.engine.spike_counts import LayerTrain, by_step
 from casc_core.engine.spike_product import Product
+from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
 from casc_seq.rnn import check_lengths, time_order
@@ -94,40 +97,44 @@ class Recurrence(Op, saved_as="Recurrence"):
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
         initial = self._initial_current(run, start, row, batch)
-        tallied: tuple[Tensor, Tensor] | None = None
+        driven = current if self.bias is None else self._with_bias(current, self.bias)
+        exponent = self.settings["exponent"]
+        charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
+        potential = run.initial_potential(charge, self.settings["threshold"], exponent)
+        spikes = self._compiled(run, driven, initial, lengths, potential)
+        if spikes is None:
+            train = self._by_visits(run, driven, initial, lengths, potential)
+        else:
+            train = spikes.train
+            if run.row_counts is not None and spikes.tallied is not None:
+                positive, negative = spikes.tallied
+                run.row_counts[name] = self._as_called(positive), self._as_called(negative)
+        return Signal(self._as_called(train), None, None, 1.0)
 
-        def fire() -> Tensor:
-            nonlocal tallied
-            driven = current if self.bias is None else self._with_bias(current, self.bias)
-            exponent = self.settings["exponent"]
-            charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
-            potential = run.initial_potential(charge, self.settings["threshold"], exponent)
-            spikes = self._compiled(run, driven, initial, lengths, potential)
-            if spikes is None:
-                return self._by_visits(run, driven, initial, lengths, potential)
-            tallied = spikes.tallied
-            return spikes.train
+    def _as_called(self, train: Tensor) -> Tensor:
+        """`[steps, B, L, ...]` with batch and length in the order in which the input has them."""
+        return train if self.settings["batch_first"] else train.transpose(1, 2)
 
-        real = None
+    def layer_train(
+        self, result: Signal, current: Any, start: Any = None, row: int = 0, lengths: Tensor | None = None
+    ) -> LayerTrain:
+        batch_axis = 0 if self.settings["batch_first"] else 1
         if lengths is not None:
-            real = (
-                (torch.arange(length) < lengths.cpu()[:, None]).unsqueeze(-1).expand(batch, length, current.shape[-1])
-            )
-        train = corrected(self, run, True, real, fire)
-        if run.recorder is not None:
-            self._note(run.recorder, current, tallied, batch, length, lengths)
-        if not self.settings["batch_first"]:
-            train = train.transpose(1, 2)
-            tallied = None if tallied is None else (tallied[0].transpose(1, 2), tallied[1].transpose(1, 2))
-        shape = train.shape[1:]
-        result = Signal(train, None, None, 1.0)
-        if run.recorder is not None:
-            positions = batch * length if lengths is None else int(lengths.sum())
-            result = run.recorder.spikes(
-                name, result, neurons=positions * shape[-1], tallied=tallied, position_axis=1 - batch_axis,
-                lengths=lengths,
-            )  # fmt: skip
-        return result
+            lengths = check_lengths(lengths, result.shape[batch_axis], result.shape[1 - batch_axis])
+        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths)
+
+    def work(
+        self, result: Provenance, current: Provenance, start: Any = None, row: int = 0, lengths: Tensor | None = None
+    ) -> Work:
+        """What the recurrence itself does, at real positions alone."""
+        hidden, layer = current.shape[2], self.layer_train(result.signal, current, start, row, lengths)
+        batch = current.shape[0 if self.settings["batch_first"] else 1]
+        positions = layer.neurons // hidden
+        # A bias of its own is part of the drive, where there is one.
+        biases = float(positions * hidden) if self.bias is not None and not current.is_driven else 0.0
+        spikes = by_step(self._passed_on(self._as_called(result.spikes_over(-1)), layer.lengths))
+        own = Work(accumulates=spikes * hidden, awake=biases, dense=float((positions - batch) * hidden**2))
+        return current.one_to_one() * layer.share + own
 
     def follow(
         self,
@@ -172,28 +179,6 @@ class Recurrence(Op, saved_as="Recurrence"):
         *read, spikes = (entries(each) for each in signals)
         return 8 * max(read, default=0) + 2 * spikes  # currents in the widest type; room for spikes is made in pieces
 
-    def _note(
-        self,
-        recorder: Recorder,
-        current: Signal,
-        tallied: tuple[Tensor, Tensor] | None,
-        batch: int,
-        length: int,
-        lengths: Tensor | None,
-    ) -> None:
-        """What the recurrence itself does; and of what its input did, only that at real positions counts."""
-        hidden = current.shape[2]
-        recorder.passed(current)
-        if tallied is not None:
-            recorder.made(self._passed_on(tallied[0] + tallied[1], lengths), hidden)
-        positions = batch * length if lengths is None else int(lengths.sum())
-        recorder.share = positions / (batch * length)
-        # The share applies to all of it.
-        own = (positions - batch) * hidden**2 + 0.0
-        # A bias of its own is part of the one that flows already.
-        biases = positions * hidden if self.bias is not None and current.source is None else 0
-        recorder.multiplied(own / recorder.share, biases=biases / recorder.share)
-
     def _compiled(
         self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
     ) -> RecurrentSpikes | None:
@@ -214,7 +199,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         if limit <= 0:
             return None
         batch_first = self.settings["batch_first"]
-        rows = current.source if isinstance(current.source, TableRows) else None
+        rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
         if not batch_first and index is not None:
             index = index.transpose(0, 1)
@@ -238,7 +223,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             limit,
             neuron,
             positions_first=not batch_first,
-            tally=run.recorder is not None and run.recorder.keep_activity,
+            tally=run.row_counts is not None,
             guess=self.steps.get(neuron.most, 0),
         )
         if spikes is not None:  # one long run is forgotten little by little
@@ -292,8 +277,6 @@ class Recurrence(Op, saved_as="Recurrence"):
                     arriving = total
                 else:
                     arriving = recurrent.to(dtype)
-                if run.recorder is not None:
-                    run.recorder.arriving(Signal(before[:, :known], None, None, 1.0), hidden)
             wake = None if drive is None else drive[rows, position].to(dtype)
             if initial is not None and known < size:
                 wake = torch.zeros((size, hidden), dtype=dtype, device=train.device) if wake is None else wake
@@ -308,10 +291,10 @@ class Recurrence(Op, saved_as="Recurrence"):
 
     @staticmethod
     def _with_bias(current: Signal, bias: Tensor) -> Signal:
-        source = current.source
-        if isinstance(source, TableRows):
-            return replace(current, source=TableRows(source.table.double() + bias, source.index))
-        return replace(current, source=bias.expand(current.shape) if source is None else source + bias)
+        drive = current.lazy_drive
+        if isinstance(drive, TableRows):
+            return replace(current, lazy_drive=TableRows(drive.table.double() + bias, drive.index))
+        return replace(current, lazy_drive=bias.expand(current.shape) if drive is None else drive + bias)
 
     def _initial_current(self, run: Run, start: Tensor | None, row: int, batch: int) -> Tensor | None:
         """Current `[B, hidden]` from a real-valued initial state."""
@@ -336,7 +319,7 @@ def _divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
         return current
     if current.steps or current.drive is None:
         raise InputError(f"{name}: its input is a mean over spikes; divide after the recurrence")
-    return replace(current, source=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
+    return replace(current, lazy_drive=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
 
 
 class Order:
@@ -368,6 +351,7 @@ class LastState(Op, saved_as="LastState"):
     """`h_n` of one direction: the output at the last real position, or at the first in reverse."""
 
     SETTINGS = settings(reverse=Flag(), batch_first=Flag())
+    connection = Connection.MOVES
 
     def __init__(self, reverse: bool, batch_first: bool) -> None:
         super().__init__({"reverse": reverse, "batch_first": batch_first})

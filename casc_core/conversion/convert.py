@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
-import torch
 from torch import nn
 
 from casc_core.conversion.adapter import Adapter, choose_adapter
-from casc_core.conversion.lowering import Lowering, OpPool, lower_each
-from casc_core.conversion.prepare import levels_of, refuse_module_uses, require_module, require_prepared
-from casc_core.conversion.rules import RULES
-from casc_core.conversion.tracing.trace import arguments_of, each_way, trace, way
+from casc_core.conversion.origin import lowered
+from casc_core.conversion.prepare import levels_of, require_module, require_prepared
+from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.conversion.wrappers import bare
-from casc_core.engine.float64 import in_float64
-from casc_core.engine.ops import Op
-from casc_core.engine.program import Program
+from casc_core.engine.network import Settings, resolved_schedule
 from casc_core.errors import ConfigError
 from casc_core.neuron import CIF, Neuron
-from casc_core.numerics import Numerics, Unrounded, as_numerics
+from casc_core.numerics import Numerics, as_numerics
 from casc_core.schedule import Schedule, WakeSleep
-from casc_core.spiking_model import Origin, Settings, SpikingModel, resolved_schedule
+from casc_core.spiking_model import SpikingModel
 
 
 def convert(
@@ -59,6 +50,7 @@ def convert(
             the module, the line and the remedy.
         ConfigError: an argument out of range, or an unprepared model without `q`.
 
+    >>> import torch
     >>> from casc_core import prepare
     >>> ann = prepare(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), adapter="rnn", q=4)
     >>> snn = convert(ann, adapter="rnn")
@@ -84,82 +76,4 @@ def convert(
         raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
     ann = ann.eval()
     settings = Settings(chosen.name, trained, neuron or CIF(), resolved, settled, arguments_of(ann))
-    snn = _lowered(ann, chosen, settings)
-    snn.origin = Origin(ann, chosen)
-    return snn
-
-
-def unrounded(snn: SpikingModel) -> SpikingModel:
-    """`snn` lowered again without grids, in float64, from the network that it was converted from; kept in its origin.
-
-    Raises:
-        ConfigError: that network is not at hand. ConversionError: it cannot be lowered in float64.
-    """
-    origin = snn.origin
-    if origin is None:
-        raise ConfigError("the network that was converted is not at hand: load(folder, model=...) brings it back")
-    settings = replace(snn.settings, numerics=Unrounded())
-    tensors = [*origin.ann.parameters(), *origin.ann.buffers()]
-    state = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-    if origin.unrounded is None or origin.unrounded[0] != state:
-        wide = Origin(copy.deepcopy(origin.ann).double(), origin.adapter)
-        network = _lowered(wide.ann, wide.adapter, settings)
-        network.origin = wide
-        origin.unrounded = state, network
-    kept = origin.unrounded[1]
-    for given in snn.programs:  # ways of calling it that were added since
-        kept.program_for(given)
-    return SpikingModel(kept.operations(), kept.programs, kept.layers, settings)
-
-
-def _lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
-    """The network, with a program for each way to call the model that can be lowered."""
-    rules, pool = RULES.merged(adapter.rules), OpPool()
-    with _traced_for(settings.numerics):
-        ways = each_way(ann, rules.is_leaf)
-    refuse_module_uses(ann, rules, ways, prepared=True)
-    programs: dict[frozenset[str], Program] = {}
-    layers: list[str] = []
-    for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
-        programs[frozenset(program.inputs)] = program
-        layers += [name for name in names if name not in layers]
-    ops, programs = _used(pool.ops, programs)
-    device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
-    return SpikingModel(ops, programs, tuple(layers), settings).to(device)
-
-
-def _traced_for(numerics: Numerics) -> AbstractContextManager[None]:
-    return in_float64() if numerics.is_float64 else nullcontext()
-
-
-_ONE_AT_A_TIME = threading.Lock()
-
-
-def lower_way(snn: SpikingModel, given: frozenset[str]) -> None:
-    """Add to `snn` the program for a way of calling its ANN; the operations that it has already are shared.
-
-    Args:
-        given: the arguments that are given.
-
-    Raises:
-        ConversionError: this way cannot be converted.
-    """
-    assert snn.origin is not None
-    ann, rules, numerics = snn.origin.ann, RULES.merged(snn.origin.adapter.rules), snn.settings.numerics
-    with _ONE_AT_A_TIME, torch.no_grad():
-        there = snn.operations()
-        with _traced_for(numerics):
-            graph = trace(ann, rules.is_leaf, way(ann, given))
-        lowering = Lowering(ann, rules, numerics, OpPool(there))
-        program = lowering.lower(graph)
-        further = sorted({step.op for step in program.steps if step.op >= len(there)})
-        number = {index: index for index in range(len(there))}
-        number |= {old: len(there) + new for new, old in enumerate(further)}
-        snn.extend([lowering.pool.ops[index] for index in further], program.renumbered(number), lowering.layers)
-
-
-def _used(ops: list[Op], programs: Mapping[frozenset[str], Program]) -> tuple[list[Op], dict[frozenset[str], Program]]:
-    """The operations that a program calls, and the programs with their new numbers."""
-    kept = sorted({step.op for program in programs.values() for step in program.steps})
-    number = {old: new for new, old in enumerate(kept)}
-    return [ops[index] for index in kept], {key: program.renumbered(number) for key, program in programs.items()}
+    return lowered(ann, chosen, settings)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.signal import memory_order
+from casc_core.engine.spike_counts import LayerTrain
 from casc_core.errors import ConfigError
 
 
@@ -85,13 +86,13 @@ class Agreement:
         more, fewer, error = agreement(train.flatten(1), levels.reshape(-1), self.q, awake, self.restarts_after)
         self.layers[name] = LayerAgreement(more, fewer, error, int(levels.sum(dtype=torch.int64)))
 
-    def by_position(self, name: str, train: Tensor, spiking: Tensor, axis: int, lengths: Tensor | None) -> None:
-        """Compare a recurrent layer's train `[steps, B, L, hidden]`, or with `axis` 0 `[steps, L, B, hidden]`.
+    def by_position(self, emitted: LayerTrain, spiking: Tensor) -> None:
+        """Compare a recurrent layer's train, position by position.
 
-        `spiking` `[steps, B, L]`, or `[steps, L, B]`: how many of the neurons of a position spike.
+        `spiking` `[steps, B, L]` (or `[steps, L, B]`, as the train has them): how many neurons of a position spike.
         """
-        levels = self.levels[name]
-        if axis == 0:
+        train, lengths, levels = emitted.train, emitted.lengths, self.levels[emitted.layer]
+        if emitted.position_axis == 0:
             train, spiking, levels = train.transpose(1, 2), spiking.transpose(1, 2), levels.transpose(0, 1)
         texts, length, hidden = levels.shape
         first = self.restarts_after if self.restarts_after is not None and len(train) > self.restarts_after else 0
@@ -105,7 +106,7 @@ class Agreement:
         reached = torch.full((length,), float(texts), dtype=torch.float64)
         if lengths is not None:
             reached = (lengths.cpu()[:, None] > torch.arange(length)).sum(0).double()
-        self.positions[name] = PositionAgreement(
+        self.positions[emitted.layer] = PositionAgreement(
             reached * hidden, off.sum((0, 2)).double().cpu(), last.sum(0).double().cpu(), reached
         )
 

@@ -1,13 +1,66 @@
-"""What may be given to a network: dense tensors of real numbers, where the network is."""
+"""What may be given to a network: by the names of the arguments, dense tensors of real numbers, where the network is."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+
+
+def bound_arguments(
+    arguments: Sequence[str],
+    inputs: Sequence[Any],
+    named: Mapping[str, Any],
+    held: Mapping[str, Any],
+    read: Collection[str],
+    device: torch.device | None,
+) -> dict[str, Tensor]:
+    """The inputs of a call by name, without those that are None.
+
+    Args:
+        arguments: names of the arguments of the model's forward, in order.
+        inputs, named: what it is called with.
+        held: by name, the defaults that a conversion held arguments at.
+        read: the arguments that a program reads.
+        device: where the network is; None: it holds no tensor.
+
+    Raises:
+        InputError: the forward cannot be called so, or not with such values.
+
+    >>> bound_arguments(["x", "scale"], [torch.ones(1)], {"scale": 2}, {"scale": 2}, ["x"], None)
+    {'x': tensor([1.])}
+    """
+    if len(inputs) > len(arguments):
+        raise InputError(f"the network takes {', '.join(arguments)}; got {len(inputs)} inputs")
+    values = dict(zip(arguments, inputs, strict=False))
+    for name, value in named.items():
+        if name not in arguments or name in values:
+            raise InputError(f"unexpected or repeated input {name!r}; the network takes {', '.join(arguments)}")
+        values[name] = value
+    for name in [name for name in values if name in held]:
+        if not _is_same(values.pop(name), held[name]):
+            raise InputError(
+                f"argument {name!r} was held at its default, {held[name]!r}, when the network was converted; got "
+                "another value. Leave it out, or convert a model with that default"
+            )
+    values = {name: value for name, value in values.items() if value is not None}
+    for name, value in values.items():
+        if not isinstance(value, Tensor) and name not in read:
+            raise InputError(f"argument {name!r} was held at its default when the network was converted: leave it out")
+        checked_input(name, value, device)
+    if any(value.numel() == 0 for value in values.values()):
+        raise InputError(f"the batch is empty: inputs of shape {[list(value.shape) for value in values.values()]}")
+    return values
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    return value is default or (
+        type(value) is type(default) and not isinstance(value, Tensor) and bool(value == default)
+    )
 
 
 def checked_input(name: str, value: Any, device: torch.device | None) -> Tensor:

@@ -75,8 +75,8 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Currents:
-    """The sum of some terms, all of one shape: a `casc_core.engine.signal.Deferred`.
+class DeferredSum:
+    """The sum of some terms, all of one shape: a `casc_core.engine.signal.LazyTrain`.
 
     Attributes:
         dims: spatial dimensions of the user's tensor, 1 or 2; with 1, the height is 1 and left out.
@@ -133,18 +133,18 @@ class Currents:
         """Whether the sum has been taken."""
         return "_tensor" in self.__dict__
 
-    def plus(self, train: Tensor | Currents, bound: float) -> Currents | None:
+    def plus(self, train: Tensor | DeferredSum, bound: float) -> DeferredSum | None:
         """With another train added, of this bound; None: the two are better added as tensors."""
-        if isinstance(train, Currents):
+        if isinstance(train, DeferredSum):
             more = train.terms
         elif train.dtype == torch.int8 and train.dim() == self.dims + 3:
             train = train.unsqueeze(-2) if self.dims == 1 else train
             more = (Term(identity(train.shape[2], 1.0), train, bound),)
         else:
             return None
-        result = Currents((*self.terms, *more), self.dims, self.numerics, self.peak)
-        computed = self.is_computed or (isinstance(train, Currents) and train.is_computed)
-        alike = self.shape[1:] == Currents(more, self.dims, self.numerics, self.peak).shape[1:]
+        result = DeferredSum((*self.terms, *more), self.dims, self.numerics, self.peak)
+        computed = self.is_computed or (isinstance(train, DeferredSum) and train.is_computed)
+        alike = self.shape[1:] == DeferredSum(more, self.dims, self.numerics, self.peak).shape[1:]
         return result if alike and not computed and len(result.terms) <= MOST_TERMS else None
 
     def population(

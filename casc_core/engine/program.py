@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from casc_core.engine.leaves import map_leaves
+from casc_core.engine.observer import Observer
 from casc_core.engine.ops import Op
-from casc_core.engine.recorder import Recorder
 from casc_core.engine.run import Run
 from casc_core.errors import CascError, InputError
 
@@ -94,33 +94,21 @@ class Program:
         """The output's value; each intermediate is dropped after its last use."""
         values = dict(inputs)
         last_use = last_uses(self)
-        noted: dict[str, frozenset[str]] = {}
+        observer = None if run.recorder is None else Observer(run, run.recorder, inputs)
         for index, step in enumerate(self.steps):
-            op = ops[step.op]
-            args, kwargs = substitute((step.args, dict(step.kwargs)), values)
-            if run.recorder is not None:
-                run.recorder.at = step.result
-            values[step.result] = _called(op, run, args, kwargs)
-            if run.recorder is not None:
-                noted[step.result] = self._noted_behind(step, op, noted, run.recorder)
-            for name in [name for name in values if last_use.get(name) == index and name != self.output.name]:
+            op, call = ops[step.op], (step.args, dict(step.kwargs))
+            args, kwargs = substitute(call, values)
+            result = values[step.result] = _called(op, run, args, kwargs)
+            if observer is not None:
+                observer.called(step.result, op, result, substitute(call, observer.values), refs(call))
+            used = [name for name in values if last_use.get(name) == index and name != self.output.name]
+            for name in used:
                 del values[name]
-        output = values[self.output.name]
-        if run.recorder is not None:
-            run.recorder.at = READOUT
-            run.recorder.passed(output)
-            run.recorder.credit(READOUT, noted.get(self.output.name, frozenset()))
-        return output
-
-    @staticmethod
-    def _noted_behind(step: Step, op: Op, noted: Mapping[str, frozenset[str]], recorder: Recorder) -> frozenset[str]:
-        """The steps between the last populations and the result of `step` at which work was noted."""
-        behind = frozenset(name for ref in refs((step.args, dict(step.kwargs))) for name in noted.get(ref, ()))
-        behind |= {step.result} & recorder.work.keys()
-        if op.is_layer:
-            recorder.credit(op.settings["name"], behind)
-            return frozenset()
-        return behind
+            if observer is not None:
+                observer.forget(used)
+        if observer is not None:
+            observer.returned(READOUT, self.output.name)
+        return values[self.output.name]
 
 
 def last_uses(program: Program) -> dict[str, int]:

@@ -39,6 +39,8 @@ class Run(ABC):
         kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
         room: numbers that one operation may make more than it is given, where its weights do not say how many.
         made: numbers that functions of the inputs have made so far.
+        row_counts: by layer, the `signed_counts` that a kernel took of its train while it fired; None: they are not asked
+            for.
     """
 
     total: int
@@ -50,6 +52,9 @@ class Run(ABC):
         self.numerics, self.recorder = numerics, recorder
         self.room = LEAST_ROOM
         self.made = 0
+        self.row_counts: dict[str, tuple[Tensor, Tensor]] | None = None
+        if recorder is not None and recorder.keep_activity:
+            self.row_counts = {}
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -87,12 +92,6 @@ class Run(ABC):
             exponent: of the grid it is put on.
         """
         return own
-
-    def correction(
-        self, name: str, train: Tensor, attempt: int, neurons_last: bool, real: Tensor | None
-    ) -> tuple[str, Tensor] | None:
-        """What a layer is to change, given its spikes, before it fires again; None: nothing. For runs that calibrate."""
-        return None
 
     def potential_dtype(self, bound: float, threshold: float, exponent: int, what: str) -> torch.dtype:
         """Type in which a population's potential is exact, its currents being bounded by `bound` per wake step."""
@@ -185,8 +184,6 @@ class SpikingRun(Run):
         super().__init__(numerics, recorder)
         self.neuron, self.schedule, self.steps = neuron, schedule, steps
         self.peak, self.restarts_after = neuron.peak, neuron.restarts_after
-        if recorder is not None:
-            recorder.bursts = self.peak > 1
         if self.restarts_after is not None and schedule.last_wake is not None:
             raise ConfigError(f"{neuron} begins anew after {self.restarts_after} steps, which needs Continuous() input")
         last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)

@@ -1,169 +1,249 @@
-"""Programs as JSON: their arguments are of a closed set of kinds, and so is what is read."""
+"""The files of a saved network: safetensors for its numbers, JSON for everything else, never pickle.
+
+Nothing in the files is executed or trusted: operations, functions and types are found in closed tables, and everything
+that is read is of the kind, range and shape that is declared for it, or refused.
+"""
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
-from casc_core.engine.callable_names import DTYPES
-from casc_core.engine.ops.declared import EXPONENT
-from casc_core.engine.program import Program, Ref, Step
-from casc_core.storage.strict import of, record, strings
+from casc_core.activation import check_levels
+from casc_core.engine.network import Network, Settings
+from casc_core.engine.ops import Op
+from casc_core.engine.program import Program
+from casc_core.engine.program_json import program_from_json, program_to_json
+from casc_core.errors import CascError, StorageError
+from casc_core.neuron import Neuron
+from casc_core.numerics import Exact, Float
+from casc_core.schedule import Continuous, WakeSleep
+from casc_core.storage.checksum import OPEN, is_whole, sealed
+from casc_core.storage.files import has_file, read_bytes, whole_folder, write_whole
+from casc_core.storage.kinds import Kinds
+from casc_core.storage.strict import of, parsed, record, strings
 
-_DEVICES = ("cpu", "cuda", "mps", "xpu")
-_INFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-
-def argument_to_json(value: Any) -> Any:
-    """An argument as JSON.
-
-    Raises:
-        TypeError: it is of a kind that no saved network has.
-
-    >>> argument_to_json((Ref("x"), slice(0, 2)))
-    {'tuple': [{'ref': 'x'}, {'slice': [0, 2, None]}]}
-    """
-    if isinstance(value, Ref):
-        return {"ref": value.name}
-    if isinstance(value, tuple):
-        return {"tuple": [argument_to_json(item) for item in value]}
-    if isinstance(value, list):
-        return [argument_to_json(item) for item in value]
-    if isinstance(value, dict):
-        return {"dict": {key: argument_to_json(item) for key, item in value.items()}}
-    if isinstance(value, slice):
-        return {"slice": [argument_to_json(part) for part in (value.start, value.stop, value.step)]}
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if value is Ellipsis:
-        return {"ellipsis": True}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"an argument of type {type(value).__name__} cannot be saved: {value!r}")
-
-
-def argument_from_json(value: Any) -> Any:
-    """The argument that `argument_to_json` wrote.
-
-    Raises:
-        ValueError: it wrote no such thing.
-
-    >>> argument_from_json({"tuple": [{"ref": "x"}, {"dtype": "int64"}]})
-    (Ref(name='x'), torch.int64)
-    >>> argument_from_json({"dtype": "sys"})
-    Traceback (most recent call last):
-    ...
-    ValueError: no type of numbers is called 'sys'
-    """
-    if isinstance(value, list):
-        return [argument_from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) != 1:
-        raise ValueError(f"an argument must be a value, or one value by its kind; got {value!r:.80}")
-    ((kind, content),) = value.items()
-    if kind not in _READERS:
-        raise ValueError(f"there is no kind of argument {kind!r:.80}; there are {', '.join(_READERS)}")
-    return _READERS[kind](content)
-
-
-def _slice(parts: Any) -> slice:
-    if len(of(list, parts, "a slice")) != 3:
-        raise ValueError(f"a slice has three parts; got {len(parts)}")
-    return slice(*(argument_from_json(part) for part in parts))
-
-
-def _dtype(name: Any) -> torch.dtype:
-    if not isinstance(name, str) or name not in DTYPES:
-        raise ValueError(f"no type of numbers is called {name!r:.80}")
-    return DTYPES[name]
-
-
-def _device(name: Any) -> torch.device:
-    kind, colon, index = of(str, name, "a device").partition(":")
-    if kind not in _DEVICES or (colon and not (index.isascii() and index.isdigit() and len(index) < 4)):
-        raise ValueError(f"no device is called {name!r:.80}")
-    return torch.device(name)
-
-
-def _ellipsis(content: Any) -> Any:
-    if content is not True:
-        raise ValueError(f"an ellipsis is written as true; got {content!r:.80}")
-    return Ellipsis
-
-
-def _infinite(name: Any) -> float:
-    if not isinstance(name, str) or name not in _INFINITE:
-        raise ValueError(f"no number is called {name!r:.80}")
-    return _INFINITE[name]
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "ref": lambda name: Ref(of(str, name, "a reference")),
-    "tuple": lambda items: tuple(argument_from_json(item) for item in of(list, items, "a tuple")),
-    "dict": lambda items: {key: argument_from_json(item) for key, item in of(dict, items, "a dict").items()},
-    "slice": _slice,
-    "dtype": _dtype,
-    "device": _device,
-    "ellipsis": _ellipsis,
-    "float": _infinite,
+FORMAT = "casc-network"
+VERSION, UNSEALED = 2, 1
+"""What is written; and what is still read: there the description has no checksum."""
+DESCRIPTION, TENSORS = "network.json", "network.safetensors"
+_CONFIGS: dict[str, Kinds[Any]] = {
+    "neuron": Neuron.kinds,
+    "schedule": Kinds("schedule", WakeSleep, Continuous),
+    "numerics": Kinds("arithmetic", Exact, Float),
 }
+# What reading a file that makes no sense may raise.
+_SENSELESS = (
+    SafetensorError, ArithmeticError, AssertionError, AttributeError, CascError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
-def program_to_json(program: Program) -> dict[str, Any]:
-    """A program as JSON."""
+def write(network: Network, folder: str | Path) -> None:
+    """Write `network` to `folder`, whole or not at all; an earlier network there is replaced.
+
+    Raises:
+        StorageError: the folder cannot be written, or holds something that is not a saved network; or the network's
+            neuron cannot be read again from its fields.
+    """
+    _require_readable(network.settings)
+    tensors = tensors_to_bytes({name: tensor.contiguous().cpu() for name, tensor in network.tensors().items()})
+    text = json.dumps(_description(network), indent=1, allow_nan=False) + "\n"
+    with whole_folder(_path(folder), DESCRIPTION) as staging:
+        write_whole(staging / TENSORS, tensors)
+        write_whole(staging / DESCRIPTION, sealed(text.encode(), tensors))
+
+
+def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
+    """The network that `write` wrote to `folder`.
+
+    Args:
+        folder: where it was saved.
+        bring_in: called with the name of the network's adapter, to import the package that defines its operations.
+
+    Raises:
+        StorageError: no such folder, not a network of ours, or a damaged one.
+    """
+    path = _path(folder)
+    if not has_file(path / DESCRIPTION):
+        raise StorageError(f"there is no network saved by casc in {path}: it holds no {DESCRIPTION}")
+    text, tensors = read_bytes(path / DESCRIPTION), read_bytes(path / TENSORS)
+    description = _read_description(path, text, tensors)
+    try:
+        bring_in(description["settings"]["adapter"])
+        return _rebuilt(description, tensors_from_bytes(tensors))
+    except _SENSELESS as error:
+        raise StorageError(
+            f"{path / DESCRIPTION} does not describe a network: {type(error).__name__}: {' '.join(str(error).split()):.500}"
+        ) from error
+
+
+def are_saved_alike(network: Network, other: Network) -> bool:
+    """Whether both would be written alike, but for what a file of the first version does not say."""
+    if _without_grids(_description(network)) != _without_grids(_description(other)):
+        return False
+    own, others = network.tensors(), other.tensors()
+    return all(torch.equal(own[name].cpu(), others[name].cpu()) for name in own)
+
+
+def _path(folder: str | Path) -> Path:
+    if not isinstance(folder, (str, os.PathLike)):
+        raise StorageError(f"a network is kept in a folder, named by a string or a path; got {folder!r}")
+    if "\0" in os.fspath(folder):
+        raise StorageError(f"no folder can be named {folder!r}")
+    return Path(folder)
+
+
+def _description(network: Network) -> dict[str, Any]:
+    settings = network.settings
     return {
-        "inputs": list(program.inputs),
-        "steps": [
-            {
-                "op": step.op,
-                "args": argument_to_json(step.args),
-                "kwargs": argument_to_json(dict(step.kwargs)),
-                "result": step.result,
-            }
-            for step in program.steps
-        ],
-        "output": program.output.name,
-        "scale": program.scale,
-        "exponent": program.exponent,
+        "format": FORMAT,
+        "version": VERSION,
+        "sha256": OPEN,
+        "settings": {
+            "adapter": settings.adapter,
+            "q": settings.q,
+            "arguments": list(settings.arguments),
+            **{what: _config_to_json(getattr(settings, what), what) for what in _CONFIGS},
+        },
+        "layers": list(network.layers),
+        "ops": [{"kind": op.kind, "settings": op.settings, "tensors": sorted(op.tensors())} for op in network.ops],
+        "programs": [program_to_json(program) for program in network.programs.values()],
     }
 
 
-def program_from_json(value: Any) -> Program:
-    """The program that `program_to_json` wrote; whether its steps fit each other is not looked at.
+def _require_readable(settings: Settings) -> None:
+    """Complain about a configuration that a loader could not make again."""
+    for what in _CONFIGS:
+        config = getattr(settings, what)
+        try:
+            again = _config_from_json(json.loads(json.dumps(_config_to_json(config, what), allow_nan=False)), what)
+        except (TypeError, ValueError, CascError) as error:
+            raise StorageError(f"cannot save a network of {config}: {error}") from error
+        if again != config:
+            raise StorageError(
+                f"cannot save a network of {config}: read again, it would be {again}; make it a frozen dataclass whose "
+                "fields are numbers or strings"
+            )
+
+
+def _config_to_json(config: Any, what: str) -> dict[str, Any]:
+    return {"kind": _CONFIGS[what].name_of(config), **dataclasses.asdict(config)}
+
+
+def _config_from_json(value: Any, what: str) -> Any:
+    kind = _CONFIGS[what].find(of(str, of(dict, value, what).get("kind"), f"the kind of {what}"))
+    fields = record(value, ("kind", *(field.name for field in dataclasses.fields(kind))), what)
+    return kind(**{name: content for name, content in fields.items() if name != "kind"})
+
+
+def _read_description(path: Path, text: bytes, tensors: bytes) -> dict[str, Any]:
+    """What the description says, once both files are known to be undamaged.
 
     Raises:
-        ValueError: it wrote no such thing.
+        StorageError: they are not; or it is of another version, or not ours.
     """
-    fields = record(value, ("inputs", "steps", "output", "scale", "exponent"), "a program")
-    scale = fields["scale"]
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise ValueError(f"a program's scale must be a finite number; got {scale!r:.80}")
-    wrong = EXPONENT.wrong(fields["exponent"])
-    if wrong:
-        raise ValueError(f"a program's exponent must be {wrong}; got {fields['exponent']!r:.80}")
-    return Program(
-        tuple(strings(fields["inputs"], "a program's inputs")),
-        tuple(_step(step) for step in of(list, fields["steps"], "a program's steps")),
-        Ref(of(str, fields["output"], "a program's output")),
-        float(scale),
-        fields["exponent"],
-    )
+    where = path / DESCRIPTION
+    try:
+        # Version 1 wrote infinities as JSON does not have them.
+        description = parsed(text.decode(), finite=False)
+    except ValueError as error:
+        raise StorageError(f"{where} is damaged: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise StorageError(f"{where} was not written by casc: it does not say 'format': {FORMAT!r}")
+    version = description.get("version")
+    if version not in (VERSION, UNSEALED) or isinstance(version, (bool, float)):
+        raise StorageError(f"{where} has version {version!r:.40}; this casc reads versions {UNSEALED} and {VERSION}")
+    if version == UNSEALED:
+        if hashlib.sha256(tensors).hexdigest() != description.get("sha256"):
+            raise StorageError(
+                f"{path / TENSORS} is damaged: its checksum is not the one in {DESCRIPTION}; save it again"
+            )
+    elif not is_whole(text, tensors):
+        raise StorageError(
+            f"{where} or {TENSORS} beside it is damaged: their checksum is not the one that they were saved with; save the "
+            "network again"
+        )
+    return description
 
 
-def _step(value: Any) -> Step:
-    fields: Mapping[str, Any] = record(value, ("op", "args", "kwargs", "result"), "a step")
-    args, kwargs = (argument_from_json(fields[name]) for name in ("args", "kwargs"))
-    return Step(
-        of(int, fields["op"], "a step's operation"),
-        of(tuple, args, "a step's args"),
-        of(dict, kwargs, "a step's kwargs"),
-        of(str, fields["result"], "a step's result"),
+def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
+    whole = record(description, ("format", "version", "sha256", "settings", "layers", "ops", "programs"), "the network")
+    settings = _settings(whole["settings"])
+    older = whole["version"] == UNSEALED
+    ops = [_operation(index, op, tensors, older) for index, op in enumerate(of(list, whole["ops"], "ops"))]
+    if tensors:
+        raise ValueError(f"tensors that no operation uses: {sorted(tensors)!r:.200}")
+    if isinstance(settings.numerics, Exact):
+        for op in ops:
+            op.check_grids()
+    layers = tuple(strings(whole["layers"], "layers"))
+    unknown = {op.settings["name"] for op in ops if op.is_layer} - set(layers)
+    if unknown:
+        raise ValueError(f"populations that are not among its layers: {sorted(unknown)!r:.200}")
+    programs: dict[frozenset[str], Program] = {}
+    for item in of(list, whole["programs"], "programs"):
+        program = program_from_json(item)
+        program.check(ops)
+        key = frozenset(program.inputs)
+        if key in programs or not key or not key <= set(settings.arguments):
+            raise ValueError(
+                f"a program of the inputs {program.inputs!r:.200}: there is one, or the network has none such"
+            )
+        programs[key] = program
+    if not programs:
+        raise ValueError("it has no program")
+    return Network(ops, programs, layers, settings)
+
+
+def _settings(value: Any) -> Settings:
+    stored = record(value, ("adapter", "q", "arguments", *_CONFIGS), "settings")
+    q = of(int, stored["q"], "q")
+    check_levels(q)
+    settings = Settings(
+        of(str, stored["adapter"], "adapter"),
+        q,
+        **{key: _config_from_json(stored[key], key) for key in _CONFIGS},
+        arguments=tuple(strings(stored["arguments"], "arguments")),
     )
+    of(int, settings.levels, "the number of levels")  # known, whatever the schedule
+    return settings
+
+
+def _operation(index: int, value: Any, tensors: dict[str, Tensor], older: bool) -> Op:
+    """The operation of this number; its tensors are taken from `tensors`.
+
+    `older`: settings that there were not yet may be missing, where the operation has a default.
+    """
+    what = f"operation {index}"
+    fields = record(value, ("kind", "settings", "tensors"), what)
+    name = of(str, fields["kind"], f"{what}: its kind")
+    kind = Op.kinds.find(name)
+    settings, there = (
+        of(dict, fields["settings"], f"{what}: its settings"),
+        strings(fields["tensors"], f"{what}: tensors"),
+    )
+    record(settings, set(kind.SETTINGS) & set(settings) if older else kind.SETTINGS, f"{what}, a {name}")
+    unknown = set(there) - set(kind.TENSORS)
+    if unknown:
+        raise ValueError(f"{what}: a {name} has no tensors {sorted(unknown)!r:.200}")
+    own = {each: tensors.pop(f"{index}.{each}") if each in there else None for each in kind.TENSORS}
+    return kind(**settings, **own)  # type: ignore[arg-type]  # each kind checks what it is given
+
+
+def _without_grids(description: dict[str, Any]) -> dict[str, Any]:
+    """Without what the first version did not say: the grids of what arrives at a map."""
+    for op in description["ops"]:
+        op["settings"] = {name: value for name, value in op["settings"].items() if name != "train_exponent"}
+    return description

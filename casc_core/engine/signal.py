@@ -26,7 +26,7 @@ class TableRows:
         return F.embedding(self.index, self.table).double()
 
 
-class Deferred(Protocol):
+class LazyTrain(Protocol):
     """A train that is computed only where it is read: a population may take its parts and never write it down."""
 
     @property
@@ -48,58 +48,48 @@ class Signal:
     and biases. A `shape` below is the shape of the tensor in the user's network.
 
     Attributes:
-        flow: the train `[steps, *shape]`, or how to compute it; after its last step it is zero.
-        source: the drive: `[*shape]` float64, rows of a table, or None for zero.
+        lazy_train: the train `[steps, *shape]`, or what computes it; after its last step it is zero.
+        lazy_drive: the drive `[*shape]` float64, or what computes it; None for zero.
         divisor: positive integers that broadcast against `shape` (a mean over each text's own length), or None for 1.
             It is carried along, never divided by before a threshold.
         bound: largest magnitude of `train` per unit of spike count.
-        is_raw: no linear map lies between it and the populations or inputs that it comes from.
-        merged: gives `[steps, *shape]`, how many spikes were put together in each entry of the train, of either sign; None:
-            each entry is the spikes of one neuron. Computed only where operations are counted.
-        per_step: gives `[steps]`, how many spikes `merged` is in each step, where that is cheaper to say; or None.
     """
 
-    flow: Tensor | Deferred
-    source: Tensor | TableRows | None
+    lazy_train: Tensor | LazyTrain
+    lazy_drive: Tensor | TableRows | None
     divisor: Tensor | None
     bound: float
-    is_raw: bool = True
-    merged: Callable[[], Tensor] | None = None
-    per_step: Callable[[], Tensor] | None = None
 
     @property
     def train(self) -> Tensor:
         """The train `[steps, *shape]`."""
-        return self.flow if isinstance(self.flow, Tensor) else self.flow.tensor()
+        return self.lazy_train if isinstance(self.lazy_train, Tensor) else self.lazy_train.tensor()
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self.flow.device
+        return self.lazy_train.device
 
     @property
     def shape(self) -> torch.Size:
         """Shape of the tensor in the user's network."""
-        return self.flow.shape[1:]
+        return self.lazy_train.shape[1:]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the train and the drive."""
-        return self.flow.nbytes + (without_repeats(self.source).nbytes if isinstance(self.source, Tensor) else 0)
+        drive = self.lazy_drive
+        return self.lazy_train.nbytes + (without_repeats(drive).nbytes if isinstance(drive, Tensor) else 0)
 
     @property
     def drive(self) -> Tensor | None:
         """The drive `[*shape]` float64, or None for zero."""
-        return self.source.values() if isinstance(self.source, TableRows) else self.source
+        return self.lazy_drive.values() if isinstance(self.lazy_drive, TableRows) else self.lazy_drive
 
     @property
     def steps(self) -> int:
         """Length of the train."""
-        return self.flow.shape[0]
-
-    def traffic(self) -> Tensor:
-        """`[steps, *shape]`: how many spikes arrive with each entry of the train."""
-        return self.train.abs() if self.merged is None else self.merged()
+        return self.lazy_train.shape[0]
 
     @property
     def drive_reach(self) -> float:
@@ -113,7 +103,7 @@ class Signal:
         Args:
             by_sample: it treats each entry of dimension 0 alike.
         """
-        divisor, drive, merged = self.divisor, self.drive, self.merged
+        divisor, drive = self.divisor, self.drive
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
             divisor = torch.where(divisor == 0, 1.0, divisor)  # entries that the function adds or fills are not divided
@@ -122,8 +112,6 @@ class Signal:
             None if drive is None else function(drive),
             divisor,
             self.bound,
-            self.is_raw,
-            None if merged is None else lambda: over_steps(function, merged(), by_sample),
         )
 
     def with_common_divisor(self, other: Signal) -> tuple[Signal, Signal]:
@@ -151,10 +139,9 @@ class Signal:
             return self.map(lambda x: x.expand(shape)).times(factor)
         return replace(
             self,
-            flow=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
-            source=None if drive is None else drive * factor,
+            lazy_train=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
+            lazy_drive=None if drive is None else drive * factor,
             bound=self.bound * float(factor.max()),
-            merged=self.traffic,
         )
 
     def with_uniform_divisor(self, dims: tuple[int, ...]) -> Signal:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from casc_core.activation import Quantised
-from casc_core.conversion.convert import unrounded
+from casc_core.conversion.origin import unrounded
 from casc_core.engine.float64 import widened
 from casc_core.engine.program import READOUT
 from casc_core.errors import ConfigError, ExactnessError

@@ -1,14 +1,13 @@
-"""The text pipeline of torchtext 0.6 (Field, Vocab, BucketIterator), as the paper used it; extra `casc[torchtext]`.
+"""The tokenizer of torchtext 0.6 (Field, Vocab), as the paper used it; extra `casc[torchtext]`.
 
-An alternative to `WordTokenizer` and `casc_seq.batches` with the same interface. torchtext is imported when first used.
+An alternative to `WordTokenizer` with the same interface. torchtext is imported when first used.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor
 from casc_core.errors import ConfigError, InputError, StorageError
 from casc_core.storage.files import read_whole, write_whole
 from casc_core.storage.strict import parsed
-from casc_seq.batches import BucketedBatches
 from casc_seq.text.tokenizer import SPECIAL_WORDS, UNKNOWN, as_strings, check_count, read_vectors, words_of
 
 _FILE = "torchtext.json"
@@ -146,40 +144,3 @@ class TorchtextTokenizer:
 
 def _text_field() -> Any:
     return import_torchtext().data.Field(lower=True, tokenize="basic_english")
-
-
-class _BucketIteratorBatches(BucketedBatches):
-    """As `BucketedBatches`, but which texts make a batch, and in which order, is torchtext's decision."""
-
-    def _order(self) -> list[Tensor]:
-        data = import_torchtext().data
-        # Only the lengths matter to the iterator, so its texts are made of nothing else.
-        field = data.Field(sequential=False, use_vocab=False)
-        fields = [("index", field), ("length", field)]
-        texts = [data.Example.fromlist(pair, fields) for pair in enumerate(self.lengths.tolist())]
-        iterator = data.BucketIterator(
-            data.Dataset(texts, fields),
-            self.batch_size,
-            sort_key=_length,
-            train=self.seed is not None,
-            sort_within_batch=True,
-        )
-        iterator.random_shuffler.random_state = random.Random(self.seed).getstate()
-        return [batch.index for batch in iterator]
-
-
-def _length(example: Any) -> int:
-    return int(example.length)
-
-
-def bucket_iterator_batches(
-    encoded: Sequence[Sequence[int]], labels: Sequence[int], batch_size: int, seed: int | None = None
-) -> BucketedBatches:
-    """Batches of `encoded` texts made by torchtext's `BucketIterator`; same arguments, errors and `len()` as
-    `casc_seq.batches.bucketed_batches`.
-
-    With `seed` it is torchtext's training iterator (pools of 100 batches, longest text of a batch first), without it
-    the evaluation iterator (all texts by length).
-    """
-    import_torchtext()
-    return _BucketIteratorBatches(encoded, labels, batch_size, seed)

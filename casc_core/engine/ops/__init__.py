@@ -12,7 +12,7 @@ from casc_core.engine.ops.interpolation import Interpolate, constant_parts
 from casc_core.engine.ops.layout import Join, Layout, Pick
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
-from casc_core.engine.ops.population import Fire, corrected
+from casc_core.engine.ops.population import Fire
 from casc_core.engine.ops.reduction import MaskedFill, Max, Sum, dims_of
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "TimesInput",
     "as_integers",
     "constant_parts",
-    "corrected",
     "dims_of",
     "driven",
     "entries",

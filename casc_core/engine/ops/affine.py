@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,10 +17,12 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.provenance import Connection, Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, broadcast
+from casc_core.engine.spike_counts import by_step
 from casc_core.engine.spike_product import Product
+from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 
@@ -48,6 +51,7 @@ class AffineMap(Op, abstract=True):
         drive_exponent=EXPONENT,
         train_exponent=OrNone(EXPONENT),
     )
+    connection = Connection.SYNAPSES
     weight: Tensor | None
     fine: Tensor | None
     bias: Tensor | None
@@ -82,6 +86,16 @@ class AffineMap(Op, abstract=True):
     def check(self) -> None:
         self.require(self.weight is not None or self.fine is not None, "one of 'weight' and 'fine' must be there")
 
+    @property
+    def kernel(self) -> torch.Size:
+        """The shape of its weights, outputs first."""
+        return next(weight.shape for weight in (self.weight, self.fine) if weight is not None)
+
+    @property
+    def outputs(self) -> int:
+        """How many features or channels it gives."""
+        return self.kernel[0]
+
     def grid(self, name: str) -> int | None:
         if name != "weight":
             return super().grid(name)
@@ -109,10 +123,29 @@ class AffineMap(Op, abstract=True):
         bias = bias if signal.divisor is None else bias * signal.divisor
         return bias if drive is None else drive + bias
 
-    def note(self, recorder: Recorder, pairs: float, signal: Signal, shape: torch.Size) -> None:
-        """Note that a map of `signal` has so many pairs of an input and an output, and outputs of this shape."""
-        biases = 0.0 if self.bias is None else float(shape.numel())
-        recorder.multiplied(pairs, real=0.0 if signal.source is None else pairs, biases=biases)
+    @property
+    @abstractmethod
+    def input_dim(self) -> int:
+        """The dimension of its input that it sums over everywhere, counted from the end."""
+
+    @abstractmethod
+    def fan_out(self, shape: torch.Size) -> Tensor:
+        """How many outputs each input of this shape reaches, float64: one number, or one for each spatial position."""
+
+    def work(self, result: Provenance, signal: Provenance) -> Work:
+        fan_out = self.fan_out(signal.shape)
+        dense = signal.shape.numel() / fan_out.numel() * float(fan_out.sum())
+        awake = (dense if signal.is_driven else 0.0) + (0.0 if self.bias is None else float(result.shape.numel()))
+        if self.weight is None:
+            return Work(awake=awake, dense=dense)
+        fan_out = fan_out.to(signal.signal.device)
+        if signal.is_current:
+            return Work(multiplies=by_step(signal.currents_over(self.input_dim) * fan_out), awake=awake, dense=dense)
+        if fan_out.dim() == 0:
+            spikes = signal.spikes_by_step() * float(fan_out)
+        else:
+            spikes = by_step(signal.spikes_over(self.input_dim) * fan_out)
+        return Work(accumulates=spikes, awake=awake, dense=dense)
 
 
 class Linear(AffineMap):
@@ -126,7 +159,7 @@ class Linear(AffineMap):
         return Product()
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        width = next(w.shape[1] for w in (self.weight, self.fine) if w is not None)
+        width = self.kernel[1]
         if not signal.shape or signal.shape[-1] != width:
             raise InputError(
                 f"{self.settings['name']}: expected an input whose last dimension is {width}; got {list(signal.shape)}"
@@ -140,19 +173,18 @@ class Linear(AffineMap):
             bound = signal.bound * self.reach
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
-            if run.recorder is not None:
-                run.recorder.arriving(signal, self.weight.shape[0])
-        if run.recorder is not None:
-            pairs = float(train.shape[1:].numel() * width)
-            self.note(run.recorder, pairs, signal, train.shape[1:])
         drive = None if drive is None else drive.expand(train.shape[1:])
-        return Signal(train, drive, signal.divisor, bound, is_raw=False)
+        return Signal(train, drive, signal.divisor, bound)
+
+    input_dim = -1
+
+    def fan_out(self, shape: torch.Size) -> Tensor:
+        return torch.tensor(float(self.outputs), dtype=torch.float64)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
-        width, train = next(w.shape[0] for w in (self.weight, self.fine) if w is not None), signal.train or Train()
-        samples = follower.apart(signal, [-1])
+        train, samples = signal.train or Train(), follower.apart(signal, [-1])
         steps = 0 if self.weight is None else train.steps
-        return follower.signal([*signal.shape[:-1], width], samples, steps, 8, real=self.fine is not None)
+        return follower.signal([*signal.shape[:-1], self.outputs], samples, steps, 8, real=self.fine is not None)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         return 8 * sum(entries(each) for each in signals)
@@ -209,6 +241,7 @@ class RequireFeatures(Op):
     """Passes on a signal `[batch, features]`; its channels have been folded into the linear map that follows."""
 
     SETTINGS = settings(name=NAME)
+    connection = Connection.MOVES
 
     def __init__(self, name: str) -> None:
         super().__init__({"name": name})
@@ -229,6 +262,7 @@ class RequireFeatures(Op):
 class Shift(Op):
     """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `placed`."""
 
+    connection = Connection.MOVES
     SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
     TENSORS = tensors(factor=PLACED, offset=replace(PLACED, grid="drive_exponent"))
     factor: Tensor
@@ -246,9 +280,10 @@ class Shift(Op):
         flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
         if drive is not None:
             flowing = flowing + run.numerics.snap(drive * factor, self.settings["drive_exponent"])
-        if run.recorder is not None:
-            run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
-        return replace(signal, source=flowing)
+        return replace(signal, lazy_drive=flowing)
+
+    def work(self, result: Provenance, signal: Provenance) -> Work:
+        return Work(awake=float(result.shape.numel()))
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
@@ -288,13 +323,14 @@ class Scale(Op):
         for each in shift:
             flowing = (each if signal.divisor is None else each * signal.divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing
-        if run.recorder is not None and drive is not None:
-            run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
-        scaled = replace(signal, flow=train, source=drive, bound=signal.bound * self.largest, merged=signal.traffic)
-        if bool((factor != 0).all()):
-            return scaled
-        passes = (factor != 0).to(torch.int8)  # nothing arrives where the factor is zero
-        return replace(scaled, merged=lambda: signal.traffic() * passes, per_step=None)
+        return replace(signal, lazy_train=train, lazy_drive=drive, bound=signal.bound * self.largest)
+
+    def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
+        _, (factor,) = placed(result, self.settings["axis"], self.factor)
+        return signal.scaled(result, factor)
+
+    def work(self, result: Provenance, signal: Provenance) -> Work:
+        return Work(awake=float(result.shape.numel()) if result.is_driven else 0.0)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.callable_names import check_room
-from casc_core.engine.deferred_sum import Currents
+from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.provenance import Connection, Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, add_trains, broadcast, without_repeats
+from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 
@@ -36,17 +38,16 @@ class TimesInput(Op):
         largest = float(factor.abs().max())
         # A mask leaves the train's type; what is larger may need more room than that type was proven to have.
         train = signal.train * factor.to(torch.int8) if largest <= 1 else signal.train.double() * factor
-        drive, merged = signal.drive, signal.merged
-        passes = (factor != 0).to(torch.int8)
+        drive = signal.drive
         return replace(
             signal,
-            flow=train.reshape(signal.steps, *shape),
-            # A factor makes a spike weigh more, and no more spikes; nothing arrives where it is zero.
-            merged=merged if merged is None and largest <= 1 else lambda: signal.traffic() * passes,
-            per_step=None,
-            source=None if drive is None else drive * factor,
+            lazy_train=train.reshape(signal.steps, *shape),
+            lazy_drive=None if drive is None else drive * factor,
             bound=signal.bound * largest,
         )
+
+    def provenance(self, run: Run, result: Signal, signal: Provenance, factor: Any) -> Provenance:
+        return signal.scaled(result, torch.as_tensor(factor, device=result.device))
 
     def follow(self, follower: Follower, signal: Abstract, factor: Any) -> Abstract:
         shape, samples = follower.together(signal, factor)
@@ -58,6 +59,7 @@ class TimesInput(Op):
 class DividedByInput(Op):
     """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor."""
 
+    connection = Connection.MOVES
     takes_fills = True
 
     def forward(self, run: Run, signal: Signal, divisor: Tensor) -> Signal:
@@ -95,19 +97,21 @@ def as_integers(value: Any, verb: str, signal: Signal) -> Tensor:
 class Add(Op):
     """Sum of two signals of one scale."""
 
+    connection = Connection.SUMS
+
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         a, b = a.with_common_divisor(b)
         shape = _met(run, a.shape, b.shape)
         drives = [without_repeats(drive) for drive in (a.drive, b.drive) if drive is not None]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
-        raw = a.is_raw and b.is_raw
-        if run.recorder is not None and not raw:
-            for part in (a, b):
-                run.recorder.passed(part)
-        return Signal(
-            _sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound, raw,
-            (lambda: add_trains(a.traffic(), b.traffic())) if raw else None,
-        )  # fmt: skip
+        return Signal(_sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound)
+
+    def provenance(self, run: Run, result: Signal, a: Provenance, b: Provenance) -> Provenance:
+        summed: Provenance = super().provenance(run, result, a, b)
+        return summed.of_all([a, b]) if a.shape == b.shape else summed
+
+    def work(self, result: Provenance, a: Provenance, b: Provenance) -> Work | None:
+        return a.one_to_one() + b.one_to_one() if result.is_current else None  # what meets currents is one
 
     def follow(self, follower: Follower, a: Abstract, b: Abstract) -> Abstract:
         shape, samples = follower.together(a, b)
@@ -127,13 +131,13 @@ class Add(Op):
         return 16 * max(entries(each) for each in signals)
 
 
-def _sum(a: Signal, b: Signal, peak: int) -> Tensor | Currents:
+def _sum(a: Signal, b: Signal, peak: int) -> Tensor | DeferredSum:
     """The sum of two trains; it stays a sum of convolutions where one of them is."""
     if a.shape == b.shape:
         for one, other in ((a, b), (b, a)):
-            if isinstance(one.flow, Currents):
-                flow = other.flow if isinstance(other.flow, Currents) else other.train
-                together = one.flow.plus(flow, other.bound)
+            if isinstance(one.lazy_train, DeferredSum):
+                train = other.lazy_train if isinstance(other.lazy_train, DeferredSum) else other.train
+                together = one.lazy_train.plus(train, other.bound)
                 if together is not None:
                     return together
     whole = not (a.train.dtype.is_floating_point or b.train.dtype.is_floating_point)

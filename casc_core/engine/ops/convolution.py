@@ -12,11 +12,10 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.callable_names import check_room
-from casc_core.engine.deferred_sum import Currents, Filter, Term
+from casc_core.engine.deferred_sum import DeferredSum, Filter, Term
 from casc_core.engine.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.engine.ops.affine import AffineMap, affine_tensors
 from casc_core.engine.ops.declared import PADDING, OneOf, Several, Whole, settings
-from casc_core.engine.recorder import arrivals
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.engine.weight_cache import Kept
@@ -63,7 +62,7 @@ class Convolution(AffineMap):
             name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent, dims=dims,
             stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups, spread=list(spread),
         )  # fmt: skip
-        kernel = next(w for w in (weight, fine) if w is not None).shape
+        kernel = self.kernel
         self.channels = int(kernel[1]) * groups
         top, bottom, left, right = padding
         self.geometry = Geometry(
@@ -77,7 +76,7 @@ class Convolution(AffineMap):
 
     def check(self) -> None:
         super().check()
-        given, kernel = self.settings, next(w for w in (self.weight, self.fine) if w is not None).shape
+        given, kernel = self.settings, self.kernel
         self.require(kernel[0] % given["groups"] == 0, f"its groups must divide its {kernel[0]} outputs")
         flat = given["dims"] == 2 or (kernel[2] == given["stride"][0] == 1 and given["padding"][:2] == [0, 0])
         self.require(flat, "in one dimension its height is 1, and nothing moves over it")
@@ -94,7 +93,7 @@ class Convolution(AffineMap):
             out = self.geometry.output_size(height, width)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        outputs = self.outputs
         shape = torch.Size([batch, outputs, *out[2 - dims :]])
         top, bottom, left, right = self.geometry.padding
         padded = (width + left + right) * (height + top + bottom)
@@ -104,26 +103,29 @@ class Convolution(AffineMap):
             signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
         drive = self.drive(run, signal, self._convolve, -1 - dims)
         drive = None if drive is None else drive.expand(shape)
-        flow: Tensor | Currents
+        currents: Tensor | DeferredSum
         if self.weight is None:
             assert drive is not None
-            flow, bound = drive.new_zeros((0, *shape), dtype=torch.int8), 0.0
+            currents, bound = drive.new_zeros((0, *shape), dtype=torch.int8), 0.0
         else:
             bound = signal.bound * self.reach
             train = signal.train.unsqueeze(-2) if dims == 1 else signal.train
             own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.kept)
-            flow = Currents((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
-            self._arriving(run, signal, train)
-        if run.recorder is not None:
-            down, across = self.settings["spread"]
-            fan_out = float(self.geometry.fan_out(height, width)[::down, ::across].sum())
-            pairs = batch * self.channels * (outputs // self.geometry.groups) * fan_out
-            self.note(run.recorder, pairs, signal, shape)
-        return Signal(flow, drive, signal.divisor, bound, is_raw=False)
+            currents = DeferredSum((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
+        return Signal(currents, drive, signal.divisor, bound)
+
+    @property
+    def input_dim(self) -> int:
+        return -1 - int(self.settings["dims"])
+
+    def fan_out(self, shape: torch.Size) -> Tensor:
+        down, across = self.settings["spread"]
+        positions = self.geometry.fan_out(*self._spread_size(shape))[::down, ::across]
+        return (positions[0] if self.settings["dims"] == 1 else positions) * (self.outputs // self.geometry.groups)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
-        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        outputs = self.outputs
         size = self.geometry.output_size(*self._spread_size(signal.shape))
         room = follower.room + signal.shape[0] * max(outputs, self.channels) * math.prod(signal.shape[2:])
         check_room(self.settings["name"], signal.shape[0] * outputs * math.prod(size), room)
@@ -169,22 +171,6 @@ class Convolution(AffineMap):
         result = result.squeeze(-2) if self.settings["dims"] == 1 else result
         return result.expand(len(x), *result.shape[1:])
 
-    def _arriving(self, run: Run, signal: Signal, train: Tensor) -> None:
-        recorder = run.recorder
-        if recorder is None or not recorder.keep_activity or self.weight is None:
-            return
-        fan_out = self.inner.fan_out(*train.shape[3:]).to(train.device)
-        each = len(self.weight) // self.geometry.groups
-        if not signal.is_raw:
-            recorder.multiplied_by_step((train != 0).sum(2) * fan_out, each)
-            return
-        traffic = signal.merged
-        merged = None if traffic is None else traffic().reshape(train.shape).permute(0, 1, 3, 4, 2)
-        by_position = replace(
-            signal, flow=train.permute(0, 1, 3, 4, 2), merged=None if merged is None else lambda: merged
-        )
-        recorder.made(arrivals(by_position, recorder.bursts) * fan_out, each)
-
 
 class Convolution3d(AffineMap):
     """A snapped convolution of `[batch, channels, depth, height, width]`: a sum of those in two dimensions.
@@ -218,7 +204,7 @@ class Convolution3d(AffineMap):
             name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent,
             stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
         )  # fmt: skip
-        kernel = next(w for w in (weight, fine) if w is not None).shape
+        kernel = self.kernel
         self.channels = int(kernel[1]) * groups
         front, back, top, bottom, left, right = padding
         self.depth = Geometry((int(kernel[2]), 1), (stride[0], 1), (front, back, 0, 0), (dilation[0], 1))
@@ -229,8 +215,7 @@ class Convolution3d(AffineMap):
 
     def check(self) -> None:
         super().check()
-        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
-        self.require(outputs % self.settings["groups"] == 0, f"its groups must divide its {outputs} outputs")
+        self.require(self.outputs % self.settings["groups"] == 0, f"its groups must divide its {self.outputs} outputs")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         name = self.settings["name"]
@@ -244,7 +229,7 @@ class Convolution3d(AffineMap):
             out = self.depth.output_size(depth, 1)[0], *self.plane.output_size(plane[0], plane[1])
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
+        outputs = self.outputs
         shape = torch.Size([batch, outputs, *out])
         given = zip(signal.shape[2:], self.settings["padding"][::2], self.settings["padding"][1::2], strict=True)
         padded = self.channels * math.prod(size + before + after for size, before, after in given)
@@ -252,8 +237,7 @@ class Convolution3d(AffineMap):
         check_room(name, batch * max(padded, math.prod(shape[1:])), room)
         drive = self.drive(run, signal, self._convolve, -4)
         drive = None if drive is None else drive.expand(shape)
-        fan_out = self.depth.fan_out(depth, 1)[..., None] * self.plane.fan_out(plane[0], plane[1])
-        each, bound = outputs // self.plane.groups, 0.0
+        bound = 0.0
         train = signal.train.new_zeros((0, *shape), dtype=torch.int8)
         if self.weight is not None:
             bound = signal.bound * self.reach
@@ -262,21 +246,19 @@ class Convolution3d(AffineMap):
             if signal.steps:
                 together = self._convolve(signal.train.flatten(0, 1).to(dtype), self.weight.to(dtype))
                 train = together.unflatten(0, (signal.steps, batch))
-            if run.recorder is not None and run.recorder.keep_activity:
-                reached = fan_out.to(signal.device)
-                if signal.is_raw:
-                    run.recorder.made(signal.traffic().sum(2) * reached, each)
-                else:
-                    run.recorder.multiplied_by_step((signal.train != 0).sum(2) * reached, each)
-        if run.recorder is not None:
-            self.note(run.recorder, batch * self.channels * each * float(fan_out.sum()), signal, shape)
-        return Signal(train, drive, signal.divisor, bound, is_raw=False)
+        return Signal(train, drive, signal.divisor, bound)
+
+    input_dim = -4
+
+    def fan_out(self, shape: torch.Size) -> Tensor:
+        depth, *plane = shape[2:]
+        positions = self.depth.fan_out(depth, 1)[..., None] * self.plane.fan_out(plane[0], plane[1])
+        return positions * (self.outputs // self.plane.groups)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
         depth, *plane = signal.shape[2:]
-        outputs = next(w for w in (self.weight, self.fine) if w is not None).shape[0]
-        shape = [signal.shape[0], outputs, self.depth.output_size(depth, 1)[0], *self.plane.output_size(*plane)]
+        shape = [signal.shape[0], self.outputs, self.depth.output_size(depth, 1)[0], *self.plane.output_size(*plane)]
         steps = 0 if self.weight is None else train.steps
         return follower.signal(shape, follower.apart(signal, range(1, 5)), steps, 8, train.real)
 

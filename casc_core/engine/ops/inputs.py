@@ -15,8 +15,10 @@ from casc_core.engine.callable_names import ATTRIBUTES, DTYPES, FUNCTIONS, call,
 from casc_core.engine.float64 import in_float64
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
 from casc_core.engine.ops.op import Op
+from casc_core.engine.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, TableRows
+from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import INPUT_REACH, largest
 
@@ -130,11 +132,15 @@ class Embed(Op):
                 f"{self.settings['name']}: token id {low if low < 0 else high} is out of range; the table has rows "
                 f"0..{rows - 1}"
             )
-        multiplies, biases = (float(self.settings[key] * tokens.numel()) for key in ("multiplies", "biases"))
-        if run.recorder is not None:
-            run.recorder.multiplied(multiplies, real=multiplies, biases=biases)
         shape = torch.Size([*tokens.shape, table.shape[1]])
-        return driven(TableRows(table, tokens.long()), shape, table.device, is_raw=not multiplies)
+        return driven(TableRows(table, tokens.long()), shape, table.device)
+
+    def provenance(self, run: Run, result: Signal, tokens: Tensor) -> Provenance:
+        return Provenance(result, run.peak, is_current=self.settings["multiplies"] > 0)
+
+    def work(self, result: Provenance, tokens: Tensor) -> Work:
+        multiplies, biases = (float(self.settings[key] * tokens.numel()) for key in ("multiplies", "biases"))
+        return Work(awake=multiplies + biases, dense=multiplies)
 
     def follow(self, follower: Follower, tokens: Abstract | Tensor) -> Abstract:
         shape = [*tokens.shape, self.table.shape[1]]
@@ -146,6 +152,6 @@ def _samples(follower: Follower, value: Abstract | Tensor) -> Samples:
     return follower.entry(value) if isinstance(value, Tensor) else value.samples
 
 
-def driven(drive: Tensor | TableRows | None, shape: torch.Size, device: torch.device, is_raw: bool = True) -> Signal:
+def driven(drive: Tensor | TableRows | None, shape: torch.Size, device: torch.device) -> Signal:
     """A signal of this shape without spikes."""
-    return Signal(torch.zeros((0, *shape), dtype=torch.int8, device=device), drive, None, 0.0, is_raw)
+    return Signal(torch.zeros((0, *shape), dtype=torch.int8, device=device), drive, None, 0.0)

@@ -16,6 +16,7 @@ from casc_core.engine.callable_names import check_room
 from casc_core.engine.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.pooling_windows import per_dimension
+from casc_core.engine.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.errors import InputError
@@ -116,15 +117,11 @@ class Interpolate(Op):
             by = torch.tensor(most, dtype=torch.float64, device=signal.device)
             divisor = by if divisor is None else divisor * by
         summed = _along(lines, train.to(kind))
-        reading = [each.reading() for each in lines]
-        return Signal(
-            summed,
-            None if drive is None else _along(lines, drive),
-            divisor,
-            signal.bound * most,
-            signal.is_raw,
-            lambda: _along(reading, signal.traffic().to(torch.int32)),
-        )
+        return Signal(summed, None if drive is None else _along(lines, drive), divisor, signal.bound * most)
+
+    def provenance(self, run: Run, result: Signal, signal: Provenance, size: Any = None) -> Provenance:
+        lines = [each.reading() for each in self._lines(signal.shape[2:], result.shape[2:])]
+        return signal.put_together(result, lambda counts: _along(lines, counts))
 
     def follow(self, follower: Follower, signal: Abstract, size: Any = None) -> Abstract:
         dims, train = self.settings["dims"], signal.train or Train()

@@ -15,9 +15,9 @@ from casc_core.engine.callable_names import FUNCTIONS, LAYOUT, check_room, fores
 from casc_core.engine.conditions import expect_parts
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
-from casc_core.engine.recorder import spikes_per_step
+from casc_core.engine.provenance import Connection, Provenance
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, add_trains, joined, padded, without_repeats
+from casc_core.engine.signal import Signal, joined, padded, without_repeats
 
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
@@ -29,6 +29,7 @@ class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
 
     SETTINGS = settings(function=OneOf(LAYOUT))
+    connection = Connection.MOVES
     takes_fills = True
 
     def __init__(self, function: str) -> None:
@@ -65,6 +66,7 @@ class Pick(Op):
     """One element of a tuple of signals, which are `count` (None: however many)."""
 
     SETTINGS = settings(index=Whole(-(2**16), 2**16), count=OrNone(Whole(0, 2**16)), line=Text())
+    connection = Connection.MOVES
     takes_fills = True
 
     def __init__(self, index: int, count: int | None = None, line: str = "") -> None:
@@ -84,6 +86,7 @@ class Join(Op):
     """Concatenation (`torch.cat`) or `torch.stack` of signals of one scale."""
 
     SETTINGS = settings(stack=Flag())
+    connection = Connection.MOVES
     takes_fills = True
 
     def __init__(self, stack: bool) -> None:
@@ -105,25 +108,12 @@ class Join(Op):
                 ],
                 dim,
             )
+        train = self.join([padded(signal.train, steps) for signal in common], dim)
+        return Signal(train, drive, divisor, max(signal.bound for signal in common))
 
-        def per_step() -> Tensor:
-            total = spikes_per_step(signals[0], run.peak > 1)
-            for signal in signals[1:]:
-                total = add_trains(total, spikes_per_step(signal, run.peak > 1))
-            return total
-
-        def merged() -> Tensor:
-            return self.join([padded(signal.traffic(), steps) for signal in signals], dim)
-
-        return Signal(
-            self.join([padded(signal.train, steps) for signal in common], dim),
-            drive,
-            divisor,
-            max(signal.bound for signal in common),
-            all(signal.is_raw for signal in signals),
-            None if all(signal.merged is None for signal in signals) else merged,
-            per_step,
-        )
+    def provenance(self, run: Run, result: Signal, signals: Sequence[Provenance], dim: int = 0) -> Provenance:
+        joint: Provenance = super().provenance(run, result, signals, dim)
+        return joint.of_all(signals)
 
     def follow(self, follower: Follower, signals: Sequence[Abstract], dim: int = 0) -> Abstract:
         shape, samples = follow_join(follower, signals, dim, self.settings["stack"])

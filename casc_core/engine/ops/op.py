@@ -12,13 +12,18 @@ from torch import Tensor, nn
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.frozen import Sealed
 from casc_core.engine.ops.declared import Kind, Numbers, check_settings, check_tensors, is_on_grid
+from casc_core.engine.provenance import Connection, carried
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal
+from casc_core.engine.spike_counts import LayerTrain
+from casc_core.engine.work import Work
 from casc_core.errors import ConfigError
+from casc_core.storage.kinds import Kinds
 
 CONVERT_AGAIN = (
     "bounds and grids were proven for the weights that it was converted with. Change those of the model, and convert it "
     "again"
 )
-_OURS = __name__.partition(".")[0]
 
 
 class Op(nn.Module):
@@ -40,27 +45,21 @@ class Op(nn.Module):
 
     SETTINGS: ClassVar[Mapping[str, Kind]] = {}
     TENSORS: ClassVar[Mapping[str, Numbers]] = {}
-    kinds: ClassVar[dict[str, type[Op]]] = {}
+    kinds: ClassVar[Kinds[Op]] = Kinds("operation")
     kind: ClassVar[str] = ""
     is_layer: ClassVar[bool] = False
     """Whether it is a population of neurons."""
+    connection: ClassVar[Connection] = Connection.NONE
+    """How spikes get from its inputs to its result; on this rests what is counted of operations behind it."""
     takes_fills: ClassVar[bool] = False
     """Whether it may read a signal of which some entries stand for minus infinity: a maximum, or what moves entries."""
 
     def __init_subclass__(cls, saved_as: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        ours = cls.__module__.partition(".")[0] == _OURS
-        cls.kind = saved_as or (cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}")
         if abstract:
-            return
-        taken = Op.kinds.get(cls.kind)
-        # One and the same class may be defined anew: a module that is reloaded, a cell of a notebook that is run again.
-        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(
-                f"{cls.__module__}.{cls.__qualname__}: the name {cls.kind!r} belongs to the operation "
-                f"{taken.__module__}.{taken.__qualname__}; save it under another"
-            )
-        Op.kinds[cls.kind] = cls
+            cls.kind = cls.__name__
+        else:
+            cls.kind = Op.kinds.add(cls, saved_as)
 
     def follow(self, follower: Follower, *args: Any, **kwargs: Any) -> Any:
         """What is known of its result before a run: shape, type, room, and where the samples are.
@@ -72,6 +71,24 @@ class Op(nn.Module):
             UnprovableError: nothing is known.
         """
         raise follower.unprovable("does not say where the samples are")
+
+    def provenance(self, run: Run, result: Any, *args: Any, **kwargs: Any) -> Any:
+        """Where the spikes of its result come from, asked only while something is recorded.
+
+        Called as `forward`, with its result and the `Provenance` of signals. Unless it says otherwise, as `connection` has it.
+        """
+        return carried(self.connection, lambda *x, **named: self(run, *x, **named), result, run.peak, args, kwargs)
+
+    def work(self, result: Any, *args: Any, **kwargs: Any) -> Work | None:
+        """The operations that it does with what it reads, asked only while something is recorded; None: none.
+
+        Called as `forward`, with the `Provenance` of its result and of signals.
+        """
+        return None
+
+    def layer_train(self, result: Signal, *args: Any, **kwargs: Any) -> LayerTrain:
+        """The spikes of a layer, its result. Called as `forward`."""
+        return LayerTrain(self.settings["name"], result.train)
 
     @property
     def seen(self) -> int:

@@ -16,6 +16,7 @@ from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, S
 from casc_core.engine.ops.op import Op
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
 from casc_core.engine.pooling_windows import Window, adaptive, maxima, per_dimension, sums
+from casc_core.engine.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.errors import InputError
@@ -195,20 +196,14 @@ class Average(Op, abstract=True):
             factor = factor.to(signal.device)
             summed = summed * factor.to(kind)
             summed_drive = None if summed_drive is None else summed_drive * factor
+        return Signal(summed, summed_drive, divisor, signal.bound * most)
 
-        def merged() -> Tensor:
-            traffic = signal.traffic().to(torch.int32)  # 127 spikes at most of each neuron that a window holds
-            counted: Tensor = self.sums(traffic.flatten(0, 1)).unflatten(0, traffic.shape[:2])
-            return counted
+    def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
+        def sums(counts: Tensor) -> Tensor:
+            summed: Tensor = self.sums(counts.flatten(0, 1)).unflatten(0, counts.shape[:2])
+            return summed
 
-        return Signal(
-            summed,
-            summed_drive,
-            divisor,
-            signal.bound * most,
-            signal.is_raw,
-            merged,
-        )
+        return signal.put_together(result, sums)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
@@ -305,9 +300,12 @@ class AdaptiveAveragePool(Average):
     def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
         if outputs is None:
             return super().forward(run, signal)
-        given = AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
-        result: Signal = given(run, signal)
+        result: Signal = self._into(outputs)(run, signal)
         return result
+
+    def provenance(self, run: Run, result: Signal, signal: Provenance, outputs: Any = None) -> Provenance:
+        own = self if outputs is None else self._into(outputs)
+        return super(AdaptiveAveragePool, own).provenance(run, result, signal)
 
     def follow(self, follower: Follower, signal: Abstract, outputs: Any = None) -> Abstract:
         if abstracts(outputs):
@@ -315,7 +313,11 @@ class AdaptiveAveragePool(Average):
         if outputs is None:
             return super().follow(follower, signal)
         follower.note(per_dimension(outputs, self.dims))
-        return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims)).follow(follower, signal)
+        return self._into(outputs).follow(follower, signal)
+
+    def _into(self, outputs: Any) -> AdaptiveAveragePool:
+        """The same pool into so many parts."""
+        return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
 
     def check_room(self, run: Run, signal: Signal) -> None:
         _check_outputs(self.settings["name"], run, signal, self.settings["outputs"])
@@ -357,6 +359,10 @@ class PoolAt(Op):
     def forward(self, run: Run, signal: Signal, kernel: Any, stride: Any = None) -> Signal:
         result: Signal = self._pool(kernel, stride)(run, signal)
         return result
+
+    def provenance(self, run: Run, result: Signal, signal: Provenance, kernel: Any, stride: Any = None) -> Provenance:
+        own: Provenance = self._pool(kernel, stride).provenance(run, result, signal)
+        return own
 
     def follow(self, follower: Follower, signal: Abstract, kernel: Any, stride: Any = None) -> Abstract:
         if abstracts((kernel, stride)):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.deferred_sum import Currents
+from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.ops.affine import by_channel
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
 from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
+from casc_core.engine.work import Work
 from casc_core.numerics import Exact
 
 
@@ -58,15 +58,12 @@ class Fire(Op):
         self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        if run.recorder is not None:
-            run.recorder.passed(signal)
-            if self.bias is not None and signal.source is None:  # else it is part of the bias that flows already
-                run.recorder.multiplied(0.0, biases=float(signal.shape.numel()))
-        train = corrected(self, run, len(signal.shape) != 4, None, lambda: self._spikes(run, signal))
-        spikes = Signal(train, None, None, 1.0)
-        if run.recorder is not None:
-            spikes = run.recorder.spikes(self.settings["name"], spikes)
-        return spikes
+        return Signal(self._spikes(run, signal), None, None, 1.0)
+
+    def work(self, result: Provenance, signal: Provenance) -> Work:
+        # Where there is a drive, a bias of its own is part of it.
+        biases = float(signal.shape.numel()) if self.bias is not None and not signal.is_driven else 0.0
+        return signal.one_to_one() + Work(awake=biases)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         own, thresholds, charge = [self.bias], self.thresholds, self.charge
@@ -98,7 +95,7 @@ class Fire(Op):
             drive = flowing if drive is None else drive + flowing
         if drive is not None:
             drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
-            signal = replace(signal, source=drive)
+            signal = replace(signal, lazy_drive=drive)
         scaled = threshold if divisor is None else threshold * divisor
         if isinstance(scaled, Tensor) and scaled.dim() == 0:
             scaled = float(scaled)
@@ -115,8 +112,10 @@ class Fire(Op):
         self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None
     ) -> Tensor | None:
         """Spikes taken from the convolutions' own inputs, in int32; None where that cannot be."""
-        flow, neuron, exponent = signal.flow, run.kernel_neuron, self.settings["exponent"]
-        if not isinstance(flow, Currents) or flow.is_computed or neuron is None or isinstance(threshold, Tensor):
+        currents, neuron, exponent = signal.lazy_train, run.kernel_neuron, self.settings["exponent"]
+        if not isinstance(currents, DeferredSum) or currents.is_computed:
+            return None
+        if neuron is None or isinstance(threshold, Tensor):
             return None
         reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
         if not isinstance(run.numerics, Exact) or not kernels.fits_int32(reach, exponent):
@@ -124,7 +123,7 @@ class Fire(Op):
         if potential is not None:
             potential = potential.expand(signal.shape)
         guess = self.steps.get(neuron.most, 0)
-        train = flow.population(signal.drive, exponent, threshold, neuron, guess, potential)
+        train = currents.population(signal.drive, exponent, threshold, neuron, guess, potential)
         if train is not None:  # one long run is forgotten little by little
             self.steps[neuron.most] = max(len(train), self.steps.get(neuron.most, 0) - 1)
         return train
@@ -147,20 +146,6 @@ class Fire(Op):
         if potential is not None:
             potential = potential.expand(signal.shape).permute(inner)
         return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
-
-
-def corrected(op: Op, run: Run, neurons_last: bool, real: Tensor | None, fire: Callable[[], Tensor]) -> Tensor:
-    """The spikes that `fire` gives, once a run that calibrates has nothing more to change in charge and bias."""
-    for attempt in itertools.count():
-        train = fire()
-        change = run.correction(op.settings["name"], train, attempt, neurons_last, real)
-        if change is None:
-            return train
-        what, amount = change
-        before = getattr(op, what)
-        amount = run.numerics.snap(amount * op.settings["threshold"], op.settings["exponent"])
-        op.change(what, amount if before is None else before + amount)
-    raise AssertionError
 
 
 def _reach(potential: Tensor | None) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Positive, settings
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.recorder import spikes_per_step
+from casc_core.engine.provenance import Connection, Provenance, carried
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, stacked
 from casc_core.errors import InputError
@@ -31,6 +33,7 @@ class Sum(Op):
     """Sum or mean over dimensions; a mean's count becomes the divisor."""
 
     SETTINGS = settings(mean=Flag())
+    connection = Connection.SUMS
 
     def __init__(self, mean: bool) -> None:
         super().__init__({"mean": mean})
@@ -53,10 +56,11 @@ class Sum(Op):
             None if drive is None else drive.sum(dims, keepdim=keepdim),
             divisor,
             signal.bound * size,
-            signal.is_raw,
-            lambda: _summed(signal.traffic(), dims, keepdim, reach),
-            lambda: spikes_per_step(signal, run.peak > 1),  # a sum loses none
         )
+
+    def provenance(self, run: Run, result: Signal, signal: Provenance, *args: Any, **kwargs: Any) -> Provenance:
+        summed: Provenance = super().provenance(run, result, signal, *args, **kwargs)
+        return summed.of_all([signal])
 
     def follow(
         self, follower: Follower, signal: Abstract, dim: int | Sequence[int] | None = None, keepdim: bool = False
@@ -139,7 +143,7 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     train = stacked(differences) if differences else before.unsqueeze(0)[:0]
     if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
         raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
-    return Signal(train, None, divisor, bound, signal.is_raw)
+    return Signal(train, None, divisor, bound)
 
 
 def follow_maximum(follower: Follower, signal: Abstract, shape: Sequence[int], samples: Samples) -> Abstract:
@@ -176,7 +180,7 @@ class MaskedFill(Op):
 
     def forward(self, run: Run, signal: Signal, mask: Tensor) -> Signal:
         value = float(self.settings["value"])
-        filled = replace(signal.map(lambda x: x.masked_fill(mask, 0)))
+        filled = _without(mask, signal)
         if value == 0.0:
             return filled
         below = self.settings["below"]
@@ -192,7 +196,11 @@ class MaskedFill(Op):
         scaled = torch.tensor(value, dtype=torch.float64, device=mask.device)
         if signal.divisor is not None:
             scaled = scaled * signal.divisor
-        return replace(filled, source=torch.where(mask.expand(signal.shape), scaled, drive))
+        return replace(filled, lazy_drive=torch.where(mask.expand(signal.shape), scaled, drive))
+
+    def provenance(self, run: Run, result: Signal, signal: Provenance, mask: Tensor) -> Provenance:
+        moved: Provenance = carried(Connection.MOVES, partial(_without, mask), result, run.peak, (signal,), {})
+        return moved
 
     def follow(self, follower: Follower, signal: Abstract, mask: Abstract | Tensor) -> Abstract:
         shape, samples = follower.together(signal, mask)
@@ -202,3 +210,8 @@ class MaskedFill(Op):
         return follower.signal(
             shape, samples, train.steps, train.unit, train.real or float(self.settings["value"]) != 0.0
         )
+
+
+def _without(mask: Tensor, signal: Signal) -> Signal:
+    """The signal, zero where the mask is set."""
+    return signal.map(lambda x: x.masked_fill(mask, 0))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from user_models import LENGTHS, TOKENS, user_model
 import casc_core
 from casc_core import CIF, IF, Continuous, CQReLU, Exact, InputError, Neuron, StorageError, WakeSleep
 from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.load import DESCRIPTION, TENSORS
 from casc_core.conversion.lowering import RuleTable
 from casc_core.conversion.symbols import SignalValue
 from casc_core.engine.ops import Op
+from casc_core.engine.saved import DESCRIPTION, TENSORS
 from casc_core.storage.checksum import OPEN, sealed
 
 
@@ -418,12 +419,54 @@ def test_failing_at_the_very_last_rename_puts_the_older_network_back(saved, monk
     assert [path.name for path in saved.parent.iterdir()] == ["net"]
 
 
-class Own(Neuron):
+@dataclass(frozen=True, repr=False)
+class Halved(Neuron):
+    """A neuron of someone else's."""
+
+    share_of_a_spike: float = 0.5
+
     def fire(self, state, cap, threshold):
-        return state.v >= threshold, None
+        return (state.v >= threshold * self.share_of_a_spike) & (state.count < cap), None
 
 
-def test_a_neuron_of_the_users_own_cannot_be_found_again(snn, tmp_path):
-    with pytest.raises(StorageError, match="only IF, CIF, SNM, Burst, SRP can be loaded again"):
-        snn.under(Own(), WakeSleep()).save(tmp_path / "net")
+def test_a_neuron_of_someone_else_is_saved_under_its_qualified_name_and_found_there(snn, tmp_path):
+    other = snn.under(Halved(0.75))
+    other.save(tmp_path / "net")
+    described = json.loads((tmp_path / "net" / DESCRIPTION).read_text())["settings"]["neuron"]
+    assert described == {"kind": f"{__name__}.Halved", "initial_potential": 0.0, "share_of_a_spike": 0.75}
+    loaded = casc_core.load(tmp_path / "net")
+    assert loaded.settings.neuron == Halved(0.75)
+    assert torch.equal(loaded(TOKENS), other(TOKENS))
+
+
+def test_a_neuron_that_is_not_there_is_named(snn, tmp_path):
+    snn.under(Halved()).save(tmp_path / "net")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(Neuron.kinds, f"{__name__}.Halved")
+        with pytest.raises(
+            StorageError, match=r"there is no neuron '.*Halved'; is the package that defines it installed"
+        ):
+            casc_core.load(tmp_path / "net")
+        with pytest.raises(StorageError, match="Halved is no neuron that can be found again"):
+            snn.under(Halved()).save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@dataclass(frozen=True, repr=False)
+class Paired(Halved):
+    pair: tuple[int, int] = (1, 2)
+
+
+def test_a_neuron_that_its_fields_do_not_make_again_is_refused(snn, tmp_path):
+    with pytest.raises(StorageError, match="whose fields are numbers or strings"):
+        snn.under(Paired()).save(tmp_path / "net")
     assert not (tmp_path / "net").exists()
+
+
+def test_a_neurons_name_that_is_taken_is_refused():
+    with pytest.raises(casc_core.ConfigError, match=r"the name 'CIF' belongs to the neuron casc_core\.neuron\.CIF"):
+
+        class Mine(Neuron, saved_as="CIF"):
+            pass
+
+    assert Neuron.kinds["CIF"] is CIF

@@ -13,7 +13,7 @@ from casc_core import CQReLU
 from casc_core.engine import kernels
 from casc_core.engine.agreement import Agreement, agreement
 from casc_core.engine.recorder import Recorder
-from casc_core.engine.signal import Signal
+from casc_core.engine.spike_counts import LayerTrain
 from casc_core.evidence.verify import _compared
 
 LARGEST = 2**15 - 1
@@ -73,18 +73,17 @@ def test_positions_are_compared_in_a_type_that_holds_them(spikes):
     levels = {"rnn": torch.full((2, 3, 4), LARGEST, dtype=torch.int16)}
     train = torch.full((520, 2, 3, 4), spikes, dtype=torch.int8)
     found = Agreement(levels, LARGEST, [LARGEST])
-    found.by_position("rnn", train, (train != 0).sum(-1), 1, None)
+    found.by_position(LayerTrain("rnn", train, 1), (train != 0).sum(-1))
     assert found.positions["rnn"].differing.tolist() == [8.0, 8.0, 8.0]  # 520 (or 66,040) spikes for 32,767
     met = Agreement({"rnn": torch.full((2, 3, 4), 520, dtype=torch.int16)}, LARGEST, [LARGEST])
-    met.by_position("rnn", train, (train != 0).sum(-1), 1, None)
+    met.by_position(LayerTrain("rnn", train, 1), (train != 0).sum(-1))
     assert met.positions["rnn"].differing.tolist() == ([0.0] * 3 if spikes == 1 else [8.0] * 3)
 
 
-@pytest.mark.parametrize(("bursts", "spikes", "steps"), [(False, 1, LARGEST), (True, 127, 300), (True, -128, 300)])
-def test_counts_are_kept_in_a_type_that_holds_them(bursts, spikes, steps):
-    recorder = Recorder(keep_counts=True, bursts=bursts)
-    train = torch.full((steps, 1, 2), spikes, dtype=torch.int8)
-    recorder.spikes("a", Signal(train, None, None, 1.0, lambda: torch.zeros(1, 2, dtype=torch.int64)), 1)
+@pytest.mark.parametrize(("peak", "spikes", "steps"), [(1, 1, LARGEST), (127, 127, 300), (127, -128, 300)])
+def test_counts_are_kept_in_a_type_that_holds_them(peak, spikes, steps):
+    recorder = Recorder(keep_counts=True)
+    recorder.layer(LayerTrain("a", torch.full((steps, 1, 2), spikes, dtype=torch.int8)), "a", peak)
     assert recorder.counts["a"].tolist() == [[spikes * steps] * 2]
 
 

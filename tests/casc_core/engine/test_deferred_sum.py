@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, Exact, ExactnessError
 from casc_core.engine import kernels
-from casc_core.engine.deferred_sum import MOST_TERMS, Currents, Filter, Term, identity
+from casc_core.engine.deferred_sum import MOST_TERMS, DeferredSum, Filter, Term, identity
 from casc_core.engine.geometry import Geometry
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.weight_cache import Kept
@@ -42,7 +42,7 @@ def by_torch(one):
 
 
 def currents(*terms, dims=2, peak=1):
-    return Currents(terms, dims, Exact(), peak)
+    return DeferredSum(terms, dims, Exact(), peak)
 
 
 def test_one_term_is_its_convolution():

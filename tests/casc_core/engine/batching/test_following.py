@@ -420,12 +420,8 @@ def test_what_an_operation_does_not_say_is_not_guessed():
     snn = casc_core.convert(nn.Sequential(nn.Linear(4, 4), CQReLU(q=3), nn.Linear(4, 4), CQReLU(q=3), nn.Linear(4, 2)))
     (program,) = snn.programs.values()
     first = next(number for number, op in enumerate(snn.operations()) if op.is_layer)
-    other = SpikingModel(
-        [*snn.operations(), Unsaid()],
-        {frozenset(program.inputs): _behind(program, first, len(snn.operations()))},
-        snn.layers,
-        snn.settings,
-    )
+    programs = {frozenset(program.inputs): _behind(program, first, len(snn.operations()))}
+    other = SpikingModel(snn.network._replace(ops=[*snn.operations(), Unsaid()], programs=programs))
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * torch.arange(6)[:, None]
     assert torch.equal(other(x), snn(x))
     alone, together = snn.simulate(x).spikes, other.simulate(x).spikes

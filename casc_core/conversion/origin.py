@@ -1,0 +1,145 @@
+"""Lowering a trained network, once or again: for another way of calling it, or without grids."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from casc_core.conversion.adapter import Adapter
+from casc_core.conversion.lowering import Lowering, OpPool, RuleTable, lower_each
+from casc_core.conversion.prepare import refuse_module_uses
+from casc_core.conversion.rules import RULES
+from casc_core.conversion.tracing.trace import each_way, held_arguments, required_arguments, trace, way
+from casc_core.engine.float64 import in_float64
+from casc_core.engine.frozen import checksum
+from casc_core.engine.network import Network, Programs, Settings
+from casc_core.engine.ops import Op
+from casc_core.engine.program import Program
+from casc_core.errors import ConfigError
+from casc_core.numerics import Numerics, Unrounded
+from casc_core.spiking_model import SpikingModel
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass
+class TrainedOrigin:
+    """The trained network that a spiking one was converted from: its `Origin`.
+
+    Attributes:
+        ann: the network that was converted, its activations CQReLU.
+        adapter: that of the conversion.
+        unrounded: what `unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
+        checksum: of the tensors of `ann` when it was converted.
+    """
+
+    ann: nn.Module
+    adapter: Adapter
+    unrounded: tuple[object, SpikingModel] | None = None
+    checksum: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.checksum = self._checksum()
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `ann` is another network than it was."""
+        return self._checksum() != self.checksum
+
+    @property
+    def held(self) -> Mapping[str, Any]:
+        """The arguments of its forward that a conversion holds at their defaults."""
+        return held_arguments(self.ann)
+
+    @property
+    def required(self) -> Collection[str]:
+        """The arguments of its forward that must be given."""
+        return required_arguments(self.ann)
+
+    def lower(self, snn: SpikingModel, given: frozenset[str]) -> None:
+        """Extend `snn` by the way of calling `ann` that gives these arguments; operations that it has are shared.
+
+        Raises:
+            ConversionError: this way cannot be converted.
+        """
+        rules, numerics = _rules(self.adapter), snn.settings.numerics
+        with _ONE_AT_A_TIME, torch.no_grad():
+            there = snn.operations()
+            with _traced_for(numerics):
+                graph = trace(self.ann, rules.is_leaf, way(self.ann, given))
+            lowering = Lowering(self.ann, rules, numerics, OpPool(there))
+            program = lowering.lower(graph)
+            further = sorted({step.op for step in program.steps if step.op >= len(there)})
+            number = {index: index for index in range(len(there))}
+            number |= {old: len(there) + new for new, old in enumerate(further)}
+            snn.extend([lowering.pool.ops[index] for index in further], program.renumbered(number), lowering.layers)
+
+    def _checksum(self) -> int:
+        return checksum((*self.ann.parameters(), *self.ann.buffers()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"unrounded": None}
+
+
+def lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
+    """The spiking network of `ann`, with a program for each way of calling it that can be lowered.
+
+    Raises:
+        ConversionError: none can.
+    """
+    rules, pool = _rules(adapter), OpPool()
+    with _traced_for(settings.numerics):
+        ways = each_way(ann, rules.is_leaf)
+    refuse_module_uses(ann, rules, ways, prepared=True)
+    programs: dict[frozenset[str], Program] = {}
+    layers: list[str] = []
+    for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
+        programs[frozenset(program.inputs)] = program
+        layers += [name for name in names if name not in layers]
+    network = Network(*_used(pool.ops, programs), tuple(layers), settings)
+    device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
+    snn = SpikingModel(network).to(device)
+    snn.origin = TrainedOrigin(ann, adapter)
+    return snn
+
+
+def unrounded(snn: SpikingModel) -> SpikingModel:
+    """`snn` lowered again without grids, in float64, from the network that it was converted from; kept in its origin.
+
+    Raises:
+        ConfigError: that network is not at hand. ConversionError: it cannot be lowered in float64.
+    """
+    origin = snn.origin
+    if not isinstance(origin, TrainedOrigin):
+        raise ConfigError("the network that was converted is not at hand: load(folder, model=...) brings it back")
+    settings = replace(snn.settings, numerics=Unrounded())
+    tensors = [*origin.ann.parameters(), *origin.ann.buffers()]
+    state = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+    if origin.unrounded is None or origin.unrounded[0] != state:
+        origin.unrounded = state, lowered(copy.deepcopy(origin.ann).double(), origin.adapter, settings)
+    wide = origin.unrounded[1]
+    for given in snn.programs:  # ways of calling it that were added since
+        wide.program_for(given)
+    return SpikingModel(wide.network._replace(settings=settings))
+
+
+def _rules(adapter: Adapter) -> RuleTable:
+    return RULES.merged(adapter.rules)
+
+
+def _traced_for(numerics: Numerics) -> AbstractContextManager[None]:
+    return in_float64() if numerics.is_float64 else nullcontext()
+
+
+def _used(ops: list[Op], programs: Programs) -> tuple[list[Op], dict[frozenset[str], Program]]:
+    """The operations that a program calls, and the programs with their new numbers."""
+    called = sorted({step.op for program in programs.values() for step in program.steps})
+    number = {old: new for new, old in enumerate(called)}
+    return [ops[index] for index in called], {key: program.renumbered(number) for key, program in programs.items()}

@@ -1,0 +1,84 @@
+"""A lowered network: its operations, the programs that call them, and how it was converted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from casc_core.engine.ops import Op
+from casc_core.engine.program import Program
+from casc_core.engine.run import checked_total
+from casc_core.errors import ConfigError
+from casc_core.neuron import Neuron
+from casc_core.numerics import Numerics
+from casc_core.schedule import Schedule
+
+Programs = Mapping[frozenset[str], Program]
+"""By the arguments that are given: a program for each way of calling the model."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network was converted.
+
+    Attributes:
+        adapter: name of the adapter.
+        q: levels it was trained with.
+        neuron, schedule, numerics: what simulates it.
+        arguments: names of the arguments of the model's forward, in order.
+    """
+
+    adapter: str
+    q: int
+    neuron: Neuron
+    schedule: Schedule
+    numerics: Numerics
+    arguments: tuple[str, ...]
+
+    @property
+    def levels(self) -> int:
+        """Levels of `reference`: all wake steps together, or q where the network never sleeps."""
+        return self.schedule.levels or self.q
+
+
+class Network(NamedTuple):
+    """All that a spiking network is made of.
+
+    Attributes:
+        ops: the operations, by number.
+        programs: by the arguments that are given.
+        layers: names of the populations, in order.
+        settings: how it was converted.
+    """
+
+    ops: list[Op]
+    programs: Programs
+    layers: tuple[str, ...]
+    settings: Settings
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of all operations, by number and name."""
+        return {f"{index}.{name}": tensor for index, op in enumerate(self.ops) for name, tensor in op.tensors().items()}
+
+
+def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
+    """`schedule` for a network trained with `q` levels; warns where it computes with another number of them.
+
+    Raises:
+        ConfigError: it is no schedule, or has more levels than neurons can count.
+    """
+    if not isinstance(schedule, Schedule):
+        raise ConfigError(f"schedule must be WakeSleep(...) or Continuous(), an instance; got {schedule!r}")
+    resolved = schedule.resolved(q)
+    checked_total(resolved.levels or q)
+    if resolved.levels not in (None, q):
+        warnings.warn(
+            f"{resolved} computes with {resolved.levels} levels, but the model was trained with q={q}: the reference is "
+            "the network with that many levels, not the one that was trained",
+            stacklevel=3,
+        )
+    return resolved

@@ -1,0 +1,84 @@
+"""What is recorded of a run, from beside it: operations themselves know nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from casc_core.engine.ops import Op
+from casc_core.engine.provenance import Provenance
+from casc_core.engine.recorder import Recorder
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal
+from casc_core.engine.spike_counts import LayerTrain
+from casc_core.engine.work import Work
+
+
+class Observer:
+    """Follows a program while it runs: records the spikes of each layer, and counts the operations in front of it.
+
+    Operations are counted where they are done, and credited to the first layer behind, or to the readout.
+
+    Attributes:
+        values: by name, the values that are still needed, a `Provenance` in the place of each signal.
+    """
+
+    def __init__(self, run: Run, recorder: Recorder, inputs: Mapping[str, Any]) -> None:
+        self.run, self.recorder = run, recorder
+        self.values = dict(inputs)
+        # By step, operations that have been credited to no layer yet; by value, the steps in front of it that have some.
+        self._pending: dict[str, Work] = {}
+        self._in_front: dict[str, frozenset[str]] = {}
+
+    def called(
+        self, step: str, op: Op, result: Any, call: tuple[tuple[Any, ...], dict[str, Any]], read: Iterable[str]
+    ) -> None:
+        """Note that `op` gave `result`.
+
+        Args:
+            step: the name of the result.
+            call: arguments of the operation, with what `values` has for them. read: their names.
+        """
+        args, kwargs = call
+        emitted = op.layer_train(result, *args, **kwargs) if op.is_layer else None
+        if not self.recorder.keep_activity:
+            self.values[step] = result
+            if emitted is not None:
+                self.recorder.layer(emitted, step, self.run.peak)
+            return
+        if emitted is None:
+            known = op.provenance(self.run, result, *args, **kwargs)
+        else:
+            known = self._of_layer(emitted, result, step)
+        self.values[step] = known
+        work = op.work(known, *args, **kwargs)
+        in_front = frozenset().union(*(self._in_front.get(name, frozenset()) for name in read))
+        if emitted is not None:
+            self._credit(emitted.layer, in_front, work, emitted.share)
+        elif work is not None:
+            self._pending[step] = work
+            in_front |= {step}
+        self._in_front[step] = frozenset() if emitted is not None else in_front
+
+    def _of_layer(self, emitted: LayerTrain, result: Signal, step: str) -> Provenance:
+        name, peak, recorder = emitted.layer, self.run.peak, self.recorder
+        rows = recorder.layer(emitted, step, peak, (self.run.row_counts or {}).pop(name, None))
+        total = recorder.positive[name] + recorder.negative[name]
+        return Provenance(result, peak, rows=rows, total=lambda: total)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop values that are not used any more."""
+        for name in names:
+            self.values.pop(name, None)
+
+    def returned(self, readout: str, name: str) -> None:
+        """Note that the value of this name is the output; what is in front of it is the work of `readout`."""
+        output = self.values[name]
+        if isinstance(output, Provenance):
+            self._credit(readout, self._in_front.get(name, frozenset()), output.one_to_one())
+
+    def _credit(self, layer: str, in_front: frozenset[str], own: Work | None, share: float = 1.0) -> None:
+        """Count what was done at these steps, of which a share was for what is no padding, as the work of a layer."""
+        steps = [step for step in self._pending if step in in_front]
+        total = Work.total(self._pending.pop(step) for step in steps) * share
+        self.recorder.work[layer] = self.recorder.work.get(layer, Work()) + total + (own or Work())

@@ -1,0 +1,153 @@
+"""Where the spikes that arrive with a signal come from: known only while something is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.leaves import leaves, map_leaves
+from casc_core.engine.signal import Signal
+from casc_core.engine.spike_counts import by_step, signed_counts
+from casc_core.engine.work import Work
+
+
+class Connection(Enum):
+    """How an operation takes spikes from its inputs to its result."""
+
+    NONE = "each entry of the result is spikes of its own, as those of a running maximum are"
+    MOVES = "each entry brings the spikes of the one entry that it was, or of none"
+    SUMS = "each entry brings the spikes of all entries that it is the sum of"
+    SYNAPSES = "each spike goes through synapses: the result is currents"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The spikes behind a signal.
+
+    A spike counts for each synapse behind it, also where it has met others on its way: a sum of +1 and -1 is 0, and
+    brings two spikes.
+
+    Attributes:
+        signal: the signal.
+        peak: the most spikes of one neuron in one step.
+        is_current: a linear map lies between it and the neurons or inputs that it comes from; no spikes arrive with it.
+        summed: gives `[steps, *shape]`, how many spikes, of either sign, arrive with each entry; None: each entry is spikes
+            of one neuron.
+        rows: `[steps, *shape[:-1]]`, how many spikes there are in each row, the last dimension, if they have been counted.
+        total: gives `[steps]`, how many spikes arrive in each step, where that is cheaper than to count; or None.
+    """
+
+    signal: Signal
+    peak: int
+    is_current: bool = False
+    summed: Callable[[], Tensor] | None = None
+    rows: Tensor | None = None
+    total: Callable[[], Tensor] | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the signal."""
+        return self.signal.shape
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether real-valued inputs or biases arrive with it."""
+        return self.signal.lazy_drive is not None
+
+    def spikes(self) -> Tensor:
+        """`[steps, *shape]`: how many spikes arrive with each entry."""
+        return self.signal.train.abs() if self.summed is None else self.summed()
+
+    def spikes_over(self, dim: int) -> Tensor:
+        """`[steps, ...]`: how many spikes arrive, summed over a dimension, counted from the end."""
+        if self.rows is not None and dim == -1:
+            return self.rows
+        train = None if self.summed is not None else self.signal.train
+        if train is None or self.peak > 1 or train.dtype != torch.int8 or train.dim() == 1:
+            return self.spikes().sum(dim)
+        positive, negative = signed_counts(train.movedim(dim, -1), self.peak)
+        return positive + negative
+
+    def spikes_by_step(self) -> Tensor:
+        """`[steps]` float64: how many spikes arrive in each step."""
+        return by_step(self.spikes_over(-1)) if self.total is None else self.total()
+
+    def currents_over(self, dim: int) -> Tensor:
+        """`[steps, ...]`: how many entries of the train are not zero, summed over a dimension, counted from the end."""
+        return (self.signal.train != 0).sum(dim)
+
+    def one_to_one(self) -> Work:
+        """What it costs to reach neurons, or currents, without a linear map: one synapse for each spike and real value."""
+        if self.is_current:
+            return Work()
+        spikes = self.spikes_by_step() if self.signal.steps else Work().accumulates
+        return Work(accumulates=spikes, awake=float(self.shape.numel()) if self.is_driven else 0.0)
+
+    def scaled(self, result: Signal, factor: Tensor) -> Provenance:
+        """Of its product with a factor: spikes weigh another weight, and are as many; where it is zero, none arrives."""
+        scaled = Provenance(result, self.peak, self.is_current)
+        if self.is_current or (self.summed is None and result.train.dtype == torch.int8):  # which a mask leaves as it is
+            return scaled
+        if result.shape == self.shape and bool((factor != 0).all()):
+            return replace(scaled, summed=self.spikes, total=self.spikes_by_step)
+
+        def spikes() -> Tensor:
+            counts, missing = self.spikes(), len(result.shape) - len(self.shape)
+            counts = counts.reshape(len(counts), *[1] * missing, *self.shape)
+            return counts.expand(-1, *result.shape) * (factor != 0)
+
+        return replace(scaled, summed=spikes)
+
+    def put_together(self, result: Signal, function: Callable[[Tensor], Tensor]) -> Provenance:
+        """Of sums with weights: `function` takes counts `[steps, *shape]` int32 to those of the result."""
+        summed = None if self.is_current else lambda: function(self.spikes().to(torch.int32))
+        return Provenance(result, self.peak, self.is_current, summed)
+
+    def of_all(self, read: Sequence[Provenance]) -> Provenance:
+        """The same, where every spike that was read arrives once."""
+        return self if self.is_current else replace(self, total=lambda: _together(read))
+
+    def as_counts(self) -> Signal:
+        """A signal whose train is how many spikes arrive with each entry."""
+        spikes = self.spikes()
+        return Signal(spikes, None, None, float(spikes.max()) if spikes.numel() else 0.0)
+
+
+def _together(read: Sequence[Provenance]) -> Tensor:
+    return Work.total(Work(accumulates=each.spikes_by_step()) for each in read).accumulates
+
+
+def carried(
+    connection: Connection,
+    operation: Callable[..., Any],
+    result: Any,
+    peak: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The provenance of each signal in `result`, which `operation` gave of what `args` and `kwargs` are that of.
+
+    Counts of spikes are moved and summed by the operation itself.
+    """
+    read = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Provenance)]
+    is_current = connection is Connection.SYNAPSES or any(each.is_current for each in read)
+    as_read = connection is Connection.MOVES and all(each.summed is None for each in read)
+
+    def counts() -> list[Any]:
+        given, named = map_leaves((args, kwargs), lambda leaf: leaf.as_counts() if isinstance(leaf, Provenance) else leaf)
+        return leaves(operation(*given, **named))
+
+    def of(signal: Any, index: int) -> Any:
+        if not isinstance(signal, Signal):
+            return signal
+        if is_current or as_read or connection is Connection.NONE:
+            return Provenance(signal, peak, is_current)
+        return Provenance(signal, peak, summed=lambda: counts()[index].train)
+
+    numbers = iter(range(len(leaves(result))))
+    return map_leaves(result, lambda leaf: of(leaf, next(numbers)))

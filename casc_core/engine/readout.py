@@ -1,0 +1,40 @@
+"""The readout: the last layer does not spike, and its currents are summed and divided by the wake steps so far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.program import Program
+from casc_core.engine.run import Run, SpikingRun
+from casc_core.engine.signal import Signal, padded
+
+
+def final_readout(output: Signal, run: Run, program: Program) -> Tensor:
+    """The logits `[batch, classes]` after all steps of a run."""
+    return _logits(output.train.sum(0, dtype=torch.float64), output, run.total, run, program)
+
+
+def readouts(output: Signal, run: SpikingRun, steps: int, program: Program) -> Tensor:
+    """The logits `[steps, batch, classes]` after each of the first `steps` steps of a run."""
+    # Once everything is silent and asleep, the readout stays as it is.
+    changing = min(steps, max(output.steps, len(run.awake), 1))
+    totals = padded(output.train[:changing].double(), changing).cumsum(0)
+    awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
+    anew = run.restarts_after
+    if anew is not None and anew < changing:
+        totals[anew:] -= totals[anew - 1].clone()
+        awake[anew:] -= awake[anew - 1].clone()
+    logits = _logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), run, program)
+    return torch.cat([logits, logits[-1:].expand(steps - changing, *output.shape)])
+
+
+def _logits(total: Tensor, output: Signal, wake_steps: int | Tensor, run: Run, program: Program) -> Tensor:
+    """`scale * (sum of currents) / divisor / wake steps`; the one rounding of a run happens here, last."""
+    drive = output.drive
+    if drive is not None:
+        total = total + drive * wake_steps
+    if output.divisor is not None:
+        total = total / output.divisor
+    logits = total * program.scale / wake_steps
+    return logits if run.numerics.is_float64 else logits.float()

@@ -1,0 +1,86 @@
+"""What is counted of a layer's spikes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casc_core.engine import kernels
+from casc_core.engine.batching.places import Axis, Samples
+
+
+@dataclass(frozen=True)
+class LayerTrain:
+    """The spikes of a population, as it emitted them in a run.
+
+    Attributes:
+        layer: its name.
+        train: `[steps, *shape]`.
+        position_axis: the dimension of `shape` that counts tokens, in a recurrent layer; None: it is none.
+        lengths: of the texts, `[batch]`; None: all are full.
+    """
+
+    layer: str
+    train: Tensor
+    position_axis: int | None = None
+    lengths: Tensor | None = None
+
+    @property
+    def neurons(self) -> int:
+        """How many there are, padded positions left out."""
+        shape = self.train.shape[1:]
+        if self.lengths is None or self.position_axis is None:
+            return shape.numel()
+        return int(self.lengths.sum()) * shape.numel() // (len(self.lengths) * shape[self.position_axis])
+
+    @property
+    def share(self) -> float:
+        """Of all entries, those that are no padding."""
+        return self.neurons / self.train.shape[1:].numel()
+
+
+def last_spike(train: Tensor, where: Samples, samples: int) -> Tensor:
+    """`[samples]`: the last step, from 1, at which any element of each sample is not zero; 0 where there is none.
+
+    Where an element is not known to be of one sample, it is of all.
+
+    >>> last_spike(torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0]]), Axis(0), 3)
+    tensor([1, 0, 2])
+    """
+    spiking = train != 0
+    if isinstance(where, Axis):
+        others = [dim for dim in range(1, train.dim()) if dim != where.dim + 1]
+        active = spiking.any(others) if others else spiking
+        active = active.unflatten(1, (-1, samples, where.inner)).any((1, 3))
+    else:
+        active = spiking.flatten(1).any(1, keepdim=True).expand(-1, samples) if train.dim() > 1 else spiking[:, None]
+    step = torch.arange(1, len(train) + 1, device=train.device)[:, None]
+    return (active * step).amax(0) if len(train) else step.new_zeros(samples)
+
+
+def signed_counts(train: Tensor, peak: int) -> tuple[Tensor, Tensor]:
+    """How many positive and how many negative spikes each row, the last dimension, of a train has; int32.
+
+    Args:
+        peak: the most spikes in one entry.
+
+    >>> signed_counts(torch.tensor([[1, 0, 1], [-1, 1, 0]], dtype=torch.int8), peak=1)
+    (tensor([2, 1], dtype=torch.int32), tensor([0, 1], dtype=torch.int32))
+    """
+    if peak > 1:  # int32 holds them for rows of up to 2**24 neurons of 127 spikes each
+        summed = (train.clamp(min=0), (-train).clamp_(min=0))
+        positive, negative = (each if each.dim() == 1 else each.sum(-1, dtype=torch.int32) for each in summed)
+        return positive.int(), negative.int()
+    if train.dim() == 1:
+        return (train > 0).int(), (train < 0).int()
+    if train.dtype == torch.int8 and kernels.ready(train):
+        return kernels.tally(train)
+    return (train > 0).sum(-1, dtype=torch.int32), (train < 0).sum(-1, dtype=torch.int32)
+
+
+def by_step(counts: Tensor) -> Tensor:
+    """`[steps]`: the sum of each step, float64, which is exact for counts, on the CPU."""
+    return counts.reshape(len(counts), math.prod(counts.shape[1:])).sum(1, dtype=torch.float64).cpu()

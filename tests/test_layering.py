@@ -1,0 +1,124 @@
+"""Imports point downwards only: between packages in the order that stands here, and between modules without a circle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import layout
+import pytest
+from pages import ROOT
+
+LAYERS = (
+    {"recipes"},
+    {"casc_seq"},
+    {"casc_lab"},
+    {"casc_core", "casc_core.extend"},
+    {"casc_core.evidence", "casc_core.rivals"},
+    {"casc_core.conversion"},
+    {"casc_core.spiking_model", "casc_core.simulation"},
+    {"casc_core.engine"},
+    {
+        "casc_core.activation", "casc_core.neuron", "casc_core.numerics", "casc_core.reporting", "casc_core.schedule",
+        "casc_core.storage",
+    },
+    {"casc_core.errors"},
+)  # fmt: skip
+"""Uppermost first. What stands in one layer may import each other, in no circle."""
+WITHOUT_THE_LAB = ("casc_seq.rnn", "casc_seq.recurrence", "casc_seq.classifier", "casc_seq.adapter")
+"""What a network of this family needs to be converted and to run: no experiments."""
+KNOWN = layout.modules(ROOT)
+IMPORTS = [(module, each) for module in KNOWN.values() for each in module.imports]
+
+
+def depth(name: str) -> int:
+    """The layer of a module, the uppermost being 0."""
+    for at, layer in enumerate(LAYERS):
+        if layout.unit_of(name) in layer or name.partition(".")[0] in layer - {"casc_core"}:
+            return at
+    raise AssertionError(f"{name} is in no layer: give it a place in {Path(__file__).name}")
+
+
+def test_every_module_has_a_layer() -> None:
+    assert len(KNOWN) > 150
+    assert {depth(name) for name in KNOWN} == set(range(len(LAYERS)))
+
+
+def test_imports_point_downwards() -> None:
+    upwards = [
+        f"{module.path}:{each.line} imports {each.target}"
+        for module, each in IMPORTS
+        if depth(each.target) < depth(module.name)
+    ]
+    assert not upwards
+
+
+def test_no_module_depends_on_itself() -> None:
+    assert layout.circles(layout.module_graph(KNOWN)) == []
+    assert layout.circles(layout.unit_graph(KNOWN)) == []
+
+
+def test_no_import_of_ours_stands_in_a_function() -> None:
+    assert not [f"{module.path}:{each.line} imports {each.target}" for module, each in IMPORTS if each.is_late]
+
+
+@pytest.mark.parametrize("name", WITHOUT_THE_LAB)
+def test_a_family_of_networks_needs_the_core_alone(name: str) -> None:
+    graph = layout.module_graph(KNOWN)
+    needed, left = {name}, [name]
+    while left:
+        for target in graph[left.pop()] - needed:
+            needed.add(target)
+            left.append(target)
+    assert not [each for each in needed if each.startswith("casc_lab")]
+
+
+def written(root: Path, **files: str) -> dict[str, layout.Module]:
+    """The modules of a checkout with these files, `__` standing for a folder."""
+    for name, text in files.items():
+        path = root / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return layout.modules(root)
+
+
+def test_what_the_script_finds(tmp_path: Path) -> None:
+    known = written(
+        tmp_path,
+        casc_core__a='"""First."""\nfrom casc_core.b import x\n',
+        casc_core__b="def f():\n    import casc_core.c.d\n",
+        casc_core__c__d="from casc_core import a\nimport os\n",
+        recipes__one="import two.three\n",
+        recipes__two__three="from casc_core.c import d\n",
+    )
+    assert layout.module_graph(known) == {
+        "casc_core.a": {"casc_core.b"},
+        "casc_core.b": {"casc_core.c.d"},
+        "casc_core.c.d": {"casc_core.a"},
+        "recipes.one": {"recipes.two.three"},
+        "recipes.two.three": {"casc_core.c.d"},
+    }
+    assert layout.circles(layout.module_graph(known)) == [["casc_core.a", "casc_core.b", "casc_core.c.d"]]
+    assert layout.circles(layout.unit_graph(known)) == [["casc_core.a", "casc_core.b", "casc_core.c"]]
+    assert [each.is_late for each in known["casc_core.b"].imports] == [True]
+    printed = "\n".join([*layout.tree(known), *layout.dependencies(known)])
+    for line in (
+        "  a.py                      First.",
+        "casc_core.a <-> casc_core.b <-> casc_core.c",
+        "inside functions: 1",
+    ):
+        assert line in printed
+
+
+def test_the_picture_draws_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layout.main(["--picture", str(tmp_path / "now.svg")])
+    drawn = (tmp_path / "now.svg").read_text(encoding="utf-8")
+    units = layout.unit_graph(KNOWN)
+    assert all(f">{unit.partition('.')[2]}" in drawn for unit in units if "." in unit)
+    assert layout.RED not in drawn
+    assert drawn == (ROOT / "docs" / "images" / "layers.svg").read_text(encoding="utf-8"), (
+        "the picture is of other packages: python tools/layout.py --picture docs/images/layers.svg"
+    )
+    layout.main(["--root", str(ROOT)])
+    assert "spiking_model.py" in capsys.readouterr().out
+    written(tmp_path, casc_core__a="import casc_core.b\n", casc_core__b="import casc_core.a\n")
+    assert layout.RED in layout.picture(layout.modules(tmp_path))
