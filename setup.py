@@ -35,9 +35,10 @@ class BuildKernels(build_ext):
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # an older one would be taken for this
         try:
             super().build_extension(ext)
-        except (CCompilerError, ExecError, PlatformError) as error:
-            line = f"casc: the kernels could not be compiled ({error}); torch will do their work, several times slower"
-            print(line, file=sys.stderr)
+        except (CCompilerError, ExecError, PlatformError):
+            print(
+                "casc: the kernels could not be compiled; torch does their work, several times slower", file=sys.stderr
+            )
 
 
 class PlatformWheel(bdist_wheel):
@@ -66,7 +67,6 @@ setup(
         "casc_recipes.image_recipes",
     ],
     package_dir={"casc_recipes": "recipes"},
-    exclude_package_data={"casc_core.engine.kernels": ["src/*"]},
     ext_modules=[
         Extension(
             f"{KERNELS.replace('/', '.')}.{LIBRARY.partition('.')[0]}",
