@@ -127,7 +127,7 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     # Each total is a tensor of its own: a pool of windows of one entry gives a view of it.
     total, before = nothing, pool(nothing)
     for step in range(max(signal.steps, len(wake))):
-        if step == run.warm_up:
+        if step and step == run.warm_up:
             total, before = nothing, pool(nothing)
         if step < signal.steps:
             total = total + signal.train[step]
