@@ -327,7 +327,7 @@ def check(seed):
     splitter = snn._splitter(snn.programs[frozenset(("x", "n"))])
     values, run = Inputs({"x": x, "n": n}), snn._spiking_run(None, None)
     found = splitter.followed(values, run)
-    assert whole.silent_at.shape == (found.samples,)
+    assert whole.silent_at.shape == (found.recorded,)
     assert found.samples == batch or found.dims["x"] == 1
     _check_owners(snn, found, values)
     if found.why_not is not None:
