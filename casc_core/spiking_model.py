@@ -23,11 +23,11 @@ from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.program import READOUT, Program
 from casc_core.engine.readout import final_readout, readouts
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun
 from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
-from casc_core.engine.work import Work
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.schedule import Schedule, check_steps
