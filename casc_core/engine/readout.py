@@ -22,10 +22,9 @@ def readouts(output: Signal, run: SpikingRun, steps: int, program: Program) -> T
     changing = min(steps, max(output.steps, len(run.awake), 1))
     totals = zero_padded(output.train, changing).cumsum(0, dtype=torch.float64)
     awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
-    anew = run.restarts_after
-    if anew is not None and anew < changing:
-        totals[anew:] -= totals[anew - 1].clone()
-        awake[anew:] -= awake[anew - 1].clone()
+    if 0 < run.warm_up < changing:  # those steps count no more
+        for running in (totals, awake):
+            running[run.warm_up :] -= running[run.warm_up - 1].clone()
     logits = _logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), run, program)
     return last_repeated(logits, steps)
 

@@ -20,7 +20,7 @@ import casc_core
 from casc_core import CQReLU
 from casc_core.activation import Quantised
 from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.lowering import RuleTable
+from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.rules.affine import linear_map
 from casc_core.conversion.rules.convolution import _convolved
@@ -55,32 +55,34 @@ def only(name, rule):
     """A rule of a module that is wrong for one module, and right for the others."""
 
     def made(right):
-        return lambda low, module, *args: (rule if low.node_name == name else right)(low, module, *args)
+        return lambda reader, module, *args: (rule if reader.name == name else right)(reader, module, *args)
 
     return made
 
 
-def without_bias(low, module, x):
-    return linear_map(low, low.signal(x), module.weight, None, low.node_name)
+def without_bias(reader, module, x):
+    return linear_map(reader, reader.signal(x), module.weight, None, reader.name)
 
 
 def with_weight(change):
-    return lambda low, module, x: linear_map(low, low.signal(x), change(module.weight), module.bias, low.node_name)
+    return lambda reader, module, x: linear_map(
+        reader, reader.signal(x), change(module.weight), module.bias, reader.name
+    )
 
 
-def padded_elsewhere(low, module, x):
+def padded_elsewhere(reader, module, x):
     weight, bias = module.weight, module.bias
     shifted = F.pad(weight.detach(), (1, 0, 0, 0))[..., :-1]
-    return _convolved(low, low.signal(x), shifted, bias, 1, module.padding, 1, 1, 2)
+    return _convolved(reader, reader.signal(x), shifted, bias, 1, module.padding, 1, 1, 2)
 
 
-def without_padding(low, module, x):
-    return _convolved(low, low.signal(x), module.weight, module.bias, 1, 0, 1, 1, 2)
+def without_padding(reader, module, x):
+    return _convolved(reader, reader.signal(x), module.weight, module.bias, 1, 0, 1, 1, 2)
 
 
 def with_threshold(factor=1.0, half=False):
-    return lambda low, module, x: neurons(
-        low, low.signal(x), float(module.threshold) * factor, low.layer_name(low.node_name), half
+    return lambda reader, module, x: neurons(
+        reader, reader.signal(x), float(module.threshold) * factor, reader.layer_name(reader.name), half
     )
 
 
@@ -93,8 +95,8 @@ MODULES = {
     "the last weights are scaled": (nn.Linear, "head.2", with_weight(lambda w: w * (1 + 1e-6)), READOUT),
 }
 FUNCTIONS = {
-    "a factor is lost": (operator.mul, lambda low, a, b: low.signal(a), "act2"),
-    "operands are swapped": (operator.sub, lambda low, a, b: RULES.functions[torch.sub](low, b, a), "act3"),
+    "a factor is lost": (operator.mul, lambda reader, a, b: reader.signal(a), "act2"),
+    "operands are swapped": (operator.sub, lambda reader, a, b: RULES.functions[torch.sub](reader, b, a), "act3"),
 }
 
 
@@ -160,22 +162,22 @@ def texts(**sizes):
     return Texts().eval()
 
 
-def swapped_directions(low, rnn, x, hx=None, lengths=None):
+def swapped_directions(reader, rnn, x, hx=None, lengths=None):
     wrong = copy.deepcopy(rnn)
     for name, parameter in rnn.named_parameters():
         other = name.removesuffix("_reverse") if name.endswith("_reverse") else f"{name}_reverse"
         wrong.get_parameter(other).data = parameter.data
-    return rnn_adapter.rules.modules[RNN].right(low, wrong, x, hx, lengths)
+    return rnn_adapter.rules.modules[RNN].right(reader, wrong, x, hx, lengths)
 
 
-def transposed(low, rnn, x, hx=None, lengths=None):
+def transposed(reader, rnn, x, hx=None, lengths=None):
     wrong = copy.deepcopy(rnn)
     wrong.weight_hh_l1.data = rnn.weight_hh_l1.data.T.contiguous()
-    return rnn_adapter.rules.modules[RNN].right(low, wrong, x, hx, lengths)
+    return rnn_adapter.rules.modules[RNN].right(reader, wrong, x, hx, lengths)
 
 
-def without_lengths(low, rnn, x, hx=None, lengths=None):
-    return rnn_adapter.rules.modules[RNN].right(low, rnn, x, hx, None)
+def without_lengths(reader, rnn, x, hx=None, lengths=None):
+    return rnn_adapter.rules.modules[RNN].right(reader, rnn, x, hx, None)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ class Foreign(Quantised):
 @pytest.mark.parametrize(("off", "name"), [(0.0, "act"), (0.3, "act"), (0.0, "act.inner")])
 def test_a_foreign_activation_is_compared_by_what_comes_out(off, name):
     rules = RuleTable()
-    rules.module(Foreign)(lambda low, module, x: neurons(low, low.signal(x), 1.0, low.layer_name(name)))
+    rules.module(Foreign)(lambda reader, module, x: neurons(reader, reader.signal(x), 1.0, reader.layer_name(name)))
     model = cnn(lambda self, x: self.head(self.act(self.first(x))), first=conv(), act=Foreign(4), head=Head())
     model.act.off = off
     report = casc_core.verify(casc_core.convert(model, Adapter("foreign", lambda model: True, rules=rules)), IMAGES)

@@ -1,8 +1,11 @@
-"""What the functions a program may call do to the samples of a tensor: a rule for each, applied to shapes alone."""
+"""The functions that a program may call, each with what it does to the samples of a batch: a rule, applied to shapes alone.
+
+They are called on the inputs of a network (tokens, lengths, masks); those that rearrange, on signals too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +14,13 @@ from torch import Tensor
 
 from casc_core.engine.batching.places import Axis, Mixed, Samples
 from casc_core.engine.batching.samples import Abstract, Follower, abstracts, as_single, meta
-from casc_core.engine.callable_names import ATTRIBUTES, FUNCTIONS, call, count_made, foreseen
+from casc_core.engine.conditions import expect, expect_parts
+from casc_core.engine.functions import sizes
+from casc_core.engine.functions.calls import call, count_made, foreseen
+from casc_core.engine.functions.reading import ATTRIBUTES, read_attribute, require_floating
+from casc_core.engine.functions.table import FUNCTIONS, function, functions
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.signal import broadcast
-
-Rule = Callable[..., Any]
-
-# By the name without its prefix: `Tensor.view` and `torch.view` are one function.
-_RULES: dict[str, Rule] = {}
 
 
 def followed(follower: Follower, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -35,31 +37,27 @@ def followed(follower: Follower, name: str, args: Sequence[Any], kwargs: dict[st
     if args and there[0] is args[0]:
         given, named = (map_leaves(value, _like) for value in (tuple(args[1:]), kwargs))
         foreseen(name, follower.room, there[0].shape, given, named)
-    return _RULES[name.rpartition(".")[2]](follower, FUNCTIONS[name], *args, **kwargs)
+    function = FUNCTIONS[name]
+    return function.rule(follower, function, *args, **kwargs)
 
 
 def _like(value: Any) -> Any:
     return value.like if isinstance(value, Abstract) else value
 
 
-def has_rule(name: str) -> bool:
-    """Whether the function of this name in the table has a rule."""
-    return name.rpartition(".")[2] in _RULES
-
-
-def _rule(names: str) -> Callable[[Rule], Rule]:
-    def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(names.split(), rule))
-        return rule
-
-    return register
-
-
-@_rule(
-    "add sub mul div truediv floordiv mod ne eq lt le gt ge logical_and logical_or logical_not bitwise_and and_ or_ invert "
-    "neg clamp clip clamp_min clamp_max abs remainder floor_divide pow sqrt where masked_fill subtract multiply divide "
-    "true_divide negative rsub addcmul addcdiv lerp maximum minimum fmax fmin"
+@functions("Tensor torch operator", "add sub mul ne eq lt le gt ge neg pow", size=sizes.broadcast)
+@functions("operator", "truediv floordiv mod and_ or_", size=sizes.broadcast)
+@functions(
+    "Tensor torch",
+    "subtract multiply div divide true_divide remainder addcmul addcdiv lerp logical_and logical_or clamp clip clamp_min "
+    "clamp_max maximum minimum fmax fmin where masked_fill",
+    size=sizes.broadcast,
 )
+@functions("torch", "rsub floor_divide", size=sizes.broadcast)
+@functions("Tensor", "bitwise_and", size=sizes.broadcast)
+@functions("Tensor torch", "abs sqrt negative logical_not")
+@functions("operator", "invert")
+@functions("math", "sqrt")
 def _by_entry(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Abstract:
     result = function(*as_single(args), **as_single(kwargs))
     shape, samples = follower.together(*args, *kwargs.values())
@@ -68,7 +66,15 @@ def _by_entry(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> A
     return Abstract(meta(shape, result.dtype), samples)
 
 
-@_rule("float double long int bool to type type_as cpu contiguous clone detach requires_grad_")
+def _itself(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Stands for what would only change how gradients are taken."""
+    return x
+
+
+@functions("Tensor", "float double long int bool to type type_as cpu")
+@functions("Tensor", "contiguous detach", rearranges=True)
+@functions("Tensor torch", "clone", rearranges=True)
+@function("Tensor.requires_grad_", _itself)
 def _same_entries(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Abstract | Tensor:
     def small(value: Any) -> Any:
         return torch.empty(0, dtype=value.dtype, device="cpu") if isinstance(value, Tensor) else value
@@ -88,7 +94,8 @@ def _dims(x: Any, dim: Any) -> list[int]:
     return list(range(count)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
 
 
-@_rule("sum amax amin any all max min argmax count_nonzero")
+@functions("Tensor torch", "sum amax amin any all argmax count_nonzero")
+@functions("Tensor torch", "max min", size=sizes.broadcast)
 def _reduction(follower: Follower, function: Any, x: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
     if isinstance(dim, (Abstract, Tensor)):  # the larger of two tensors
         return _by_entry(follower, function, x, dim, *args, **kwargs)
@@ -102,7 +109,7 @@ def _reduction(follower: Follower, function: Any, x: Any, dim: Any = None, *args
     return map_leaves(result, lambda part: Abstract(meta(shape, part.dtype), samples))
 
 
-@_rule("cumsum argsort sort")
+@functions("Tensor torch", "cumsum argsort sort")
 def _along(follower: Follower, function: Any, x: Any, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, dim, args, kwargs)
     follower.note(dim % len(x.shape), args, kwargs)
@@ -116,15 +123,19 @@ def _require(follower: Follower, x: Any, *others: Any) -> None:
         raise follower.unprovable("takes sizes or dimensions from a tensor's values")
 
 
-@_rule(
-    "permute transpose t squeeze unsqueeze expand select narrow chunk split split_with_sizes unbind movedim swapaxes"
+@functions(
+    "Tensor torch",
+    "permute transpose t squeeze unsqueeze select narrow chunk split split_with_sizes unbind movedim swapaxes",
+    rearranges=True,
 )
+@functions("Tensor", "expand", size=sizes.expanded, rearranges=True)
 def _view(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, args, kwargs)
     return follower.viewed(x, lambda like: function(like, *args, **kwargs))
 
 
-@_rule("view reshape flatten unflatten")
+@functions("Tensor torch", "reshape flatten unflatten", rearranges=True)
+@functions("Tensor", "view", rearranges=True)
 def _reshape(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     result = function(x.like, *args, **kwargs)
@@ -133,7 +144,8 @@ def _reshape(follower: Follower, function: Any, x: Abstract, *args: Any, **kwarg
     return replace(x, like=result, samples=follower.reshaped(x, result.shape))
 
 
-@_rule("repeat tile")
+@functions("Tensor torch", "tile", size=sizes.repeated, rearranges=True)
+@functions("Tensor", "repeat", size=sizes.repeated, rearranges=True)
 def _repeat(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     times = function(as_single(x), *args, **kwargs).shape
@@ -144,19 +156,19 @@ def _repeat(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs
     return replace(x, like=meta(sizes, x.like.dtype), samples=samples)
 
 
-@_rule("flip roll")
+@functions("Tensor torch", "flip roll", rearranges=True)
 def _turn(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     function(as_single(x), *args, **kwargs)
     follower.note(args, kwargs)
-    rolls = function in (FUNCTIONS["torch.roll"], FUNCTIONS["Tensor.roll"])
+    rolls = function.name.endswith(".roll")
     given = args[1:] if rolls and "shifts" not in kwargs else args
     dims = kwargs.get("dims", given[0] if len(given) == 1 else given)
     named = [dims] if isinstance(dims, int) else list(dims) or range(len(x.shape))
     return replace(x, samples=follower.apart(x, named, "moves entries from one sample to another"))
 
 
-@_rule("gather")
+@functions("Tensor torch", "gather", size=sizes.gathered, rearranges=True)
 def _gather(follower: Follower, function: Any, x: Abstract, dim: int, index: Any) -> Abstract:
     if not isinstance(x, Abstract):
         raise follower.unprovable("reads a constant at places that the inputs name")
@@ -173,7 +185,7 @@ def _gather(follower: Follower, function: Any, x: Abstract, dim: int, index: Any
     return replace(x, like=meta(index.shape, x.like.dtype), samples=samples)
 
 
-@_rule("index_select")
+@functions("Tensor torch", "index_select", size=sizes.selected, rearranges=True)
 def _index_select(follower: Follower, function: Any, x: Any, dim: int, index: Any) -> Abstract:
     if not isinstance(x, Abstract):
         raise follower.unprovable("reads a constant at places that the inputs name")
@@ -182,7 +194,7 @@ def _index_select(follower: Follower, function: Any, x: Any, dim: int, index: An
     return _indexed(follower, x, tuple(places))
 
 
-@_rule("getitem")
+@functions("operator", "getitem", size=sizes.indexed, rearranges=True)
 def _getitem(follower: Follower, function: Any, x: Any, index: Any) -> Any:
     if not isinstance(x, (Abstract, Tensor)):
         if abstracts(index):
@@ -261,9 +273,9 @@ def _counts(index: Tensor, size: int, shape: torch.Size) -> int | None:
     return dims[0] + len(shape) - index.dim()
 
 
-@_rule("cat stack")
+@functions("torch", "cat stack", size=sizes.joined)
 def _join(follower: Follower, function: Any, tensors: Any, dim: int = 0) -> Abstract:
-    shape, samples = follow_join(follower, tensors, dim, function is torch.stack)
+    shape, samples = follow_join(follower, tensors, dim, function.name == "torch.stack")
     return Abstract(meta(shape, function(as_single(tensors), dim).dtype), samples)
 
 
@@ -298,7 +310,7 @@ def _resized(x: Abstract, dim: int, size: int) -> Abstract:
     return replace(x, like=meta([*x.shape[:dim], size, *x.shape[dim + 1 :]], x.like.dtype))
 
 
-@_rule("pad")
+@functions("F", "pad", size=sizes.padded, rearranges=True)
 def _pad(follower: Follower, function: Any, x: Abstract, pad: Any, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, pad, args, kwargs)
     follower.note(list(pad), args, kwargs)
@@ -309,7 +321,8 @@ def _pad(follower: Follower, function: Any, x: Abstract, pad: Any, *args: Any, *
     return replace(x, like=meta(sizes, x.like.dtype), samples=follower.apart(x, padded, "pads along the samples"))
 
 
-@_rule("interpolate pixel_shuffle pixel_unshuffle channel_shuffle")
+@functions("F", "pixel_shuffle pixel_unshuffle channel_shuffle", rearranges=True)
+@functions("F", "interpolate", size=sizes.resized, rearranges=True)
 def _image(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
     follower.note(args, kwargs)
@@ -318,7 +331,7 @@ def _image(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs:
     return replace(x, like=meta([x.shape[0], *one.shape[1:]], x.like.dtype), samples=samples)
 
 
-@_rule("getattr")
+@function("getattr", read_attribute)
 def _attribute(follower: Follower, function: Any, x: Any, name: str) -> Any:
     if not isinstance(x, Abstract):  # the values and the indices of a maximum
         return getattr(x, name)
@@ -331,18 +344,18 @@ def _attribute(follower: Follower, function: Any, x: Any, name: str) -> Any:
     return getattr(x.like, name)
 
 
-@_rule("size dim numel")
+@functions("Tensor", "size dim numel")
 def _size(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, args, kwargs)
     return function(x.like, *args, **kwargs)
 
 
-@_rule("require_floating")
+@function("require_floating", require_floating)
 def _require_floating(follower: Follower, function: Any, target: Any) -> None:
     function(as_single(target))
 
 
-@_rule("zeros_like ones_like full_like")
+@functions("torch", "zeros_like ones_like full_like")
 def _filled_like(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Tensor:
     _require(follower, x, args, kwargs)
     given = kwargs if kwargs.get("device") is not None else {**kwargs, "device": follower.device}
@@ -350,17 +363,26 @@ def _filled_like(follower: Follower, function: Any, x: Any, *args: Any, **kwargs
     return one.expand(x.shape)
 
 
-@_rule("new_zeros new_ones new_full")
+@functions("Tensor", "new_zeros new_ones", size=sizes.factory)
+@functions("Tensor", "new_full", size=sizes.new_full)
 def _filled(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, args, kwargs)
     return function(torch.empty(0, dtype=x.like.dtype, device=follower.device), *args, **kwargs)
 
 
-@_rule("expect_parts")
+@function("expect_parts", expect_parts)
 def _expect_parts(follower: Follower, function: Any, parts: Sequence[Any], count: int, line: str) -> Any:
     return function(parts, count, line)
 
 
-@_rule("item not_ arange eye tensor zeros ones full ceil floor expect")
+@functions("torch", "zeros ones", size=sizes.factory)
+@functions("torch", "full", size=sizes.full)
+@functions("torch", "eye", size=sizes.square)
+@functions("torch", "arange", size=sizes.arange)
+@functions("torch", "tensor")
+@functions("Tensor", "item")
+@functions("operator", "not_")
+@functions("math", "ceil floor")
+@function("expect", expect)
 def _by_value(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Any:
     raise follower.unprovable("reads a number from a tensor's values")

@@ -9,8 +9,9 @@ import time
 import pytest
 import torch
 
-from casc_core import CascError, InputError
-from casc_core.engine.callable_names import _NEVER_MORE, _SIZES, FUNCTIONS, LAYOUT, call, foreseen
+from casc_core import CascError, ConfigError, InputError
+from casc_core.engine.functions import FUNCTIONS, REARRANGING, call, foreseen
+from casc_core.engine.functions.table import functions
 from casc_core.engine.program import _UNFIT
 
 ROOM = 1000
@@ -73,9 +74,11 @@ def test_those_that_are():
     assert torch.equal(call("getattr", ROOM, (X.sort(1), "indices"), {}), X.sort(1).indices)
 
 
-def test_of_every_function_it_is_known_how_much_it_makes():
-    names = {name.rpartition(".")[2] for name in FUNCTIONS}
-    assert names - _NEVER_MORE == set(_SIZES)
+def test_a_function_is_registered_once():
+    before = dict(FUNCTIONS)
+    with pytest.raises(ConfigError, match=r"the function 'torch\.add' is registered already"):
+        functions("torch", "add")(lambda follower, function, *args: None)
+    assert before == FUNCTIONS
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_of_every_function_it_is_known_how_much_it_makes():
 )
 def test_how_much_a_function_makes_is_foreseen(function, args, kwargs):
     made = FUNCTIONS[function](*args, **kwargs).numel()
-    assert _SIZES[function.rpartition(".")[2]](args, kwargs) == made
+    assert FUNCTIONS[function].makes(args, kwargs) == made
 
 
 def test_gradients_of_an_input_stay_as_they_are():
@@ -144,7 +147,7 @@ def test_any_arguments_give_an_answer_or_an_error_that_is_told(function):
             kwargs[rng.choice(("dim", "dtype", "value", "size", "keepdim"))] = rng.choice(ARGUMENTS)
         try:
             result = call(function, ROOM, args, kwargs)
-            if function in LAYOUT:
+            if function in REARRANGING:
                 foreseen(function, ROOM, X.shape, args, kwargs)
         except (CascError, *_UNFIT):
             continue

@@ -160,7 +160,7 @@ def saved_and_loaded(snn):
     [
         copy.deepcopy, lambda snn: pickle.loads(pickle.dumps(snn)), saved_and_loaded, lambda snn: snn.to("cpu"),
         lambda snn: snn.half(), lambda snn: snn.double(), lambda snn: snn.share_memory(), lambda snn: snn.under(),
-        lambda snn: snn.with_own_layers(), lambda snn: snn.requires_grad_(False).eval(),
+        lambda snn: snn.with_layers(copy.deepcopy), lambda snn: snn.requires_grad_(False).eval(),
     ],
 )  # fmt: skip
 def test_copies_answer_the_same_and_are_sealed_too(copied, tmp_path):

@@ -255,7 +255,7 @@ def test_operation_is_refused_with_its_line_and_a_remedy(forward):
     assert what in message, message
     assert remedy in message, message
     if forward is not dense_prediction_and_logits:
-        assert re.search(r"test_cnn_refusals\.py:\d+: \w", message), message
+        assert re.search(r"test_image_refusals\.py:\d+: \w", message), message
 
 
 def test_a_hook_is_refused():

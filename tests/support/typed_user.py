@@ -7,6 +7,7 @@ from typing_extensions import assert_type
 
 import casc_core
 import casc_seq
+from casc_core.extend import Op, Reader, RuleTable, Run, Signal, SignalNode, Whole, settings
 
 
 def spiking(model: nn.Module) -> casc_core.SpikingModel:
@@ -41,3 +42,29 @@ def kept(snn: casc_core.SpikingModel) -> casc_core.SpikingModel:
 
 
 assert_type(casc_core.__version__, str)
+
+rules = RuleTable()
+
+
+class Reversed(nn.Module):
+    """A layer of one's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features from the last to the first."""
+        return x.flip(-1)
+
+
+class ReverseSignal(Op):
+    """What it becomes."""
+
+    SETTINGS = settings(dim=Whole(-4, -1))
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        """In a run."""
+        return signal.map(lambda x: x.flip(self.settings["dim"]))
+
+
+@rules.module(Reversed)
+def reversed_signal(reader: Reader, module: Reversed, x: SignalNode) -> SignalNode:
+    """How it is read."""
+    return reader.apply(ReverseSignal(dim=-1), reader.signal(x))

@@ -13,8 +13,8 @@ from torch import nn
 
 import casc_core
 from casc_core import CQReLU
-from casc_core.engine import precision
-from casc_core.engine.precision import undisturbed
+from casc_core.engine.guards import isolation as precision
+from casc_core.engine.guards.isolation import undisturbed
 
 SETTINGS = [("generic", "all"), *itertools.product(("cuda", "mkldnn"), ("all", "matmul", "conv", "rnn"))]
 NEW = pytest.mark.skipif(not hasattr(torch._C, "_get_fp32_precision_getter"), reason="torch sets one precision for all")

@@ -1,4 +1,7 @@
-"""Random forwards, converted and held against the user's own network in float64: `python tests/random_graphs.py --help`."""
+"""Random forwards, converted and held against the user's own network in float64.
+
+As a program: `python tests/support/random_graphs.py --help`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,6 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":  # the tests' folders are named like the packages that they mirror
-    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from engines import ENGINES, engine
