@@ -189,6 +189,7 @@ def test_bands_blocks_and_threads_change_no_bit(instructions, channels, size, sa
     threads = torch.get_num_threads()
     for openmp in (True, False):
         monkeypatch.setattr(loader, "_WORTH_THREADS", 0)
+        monkeypatch.setattr(loader._Team, "is_worth_it", lambda self: True)
         if not openmp:
             monkeypatch.setattr(loader, "_openmp", lambda: None)
         try:
