@@ -8,22 +8,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from casc_core import Adapter
 from casc_core.activation import check_threshold
-from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.graph import (
+from casc_core.extend import (
+    Form,
     InputNode,
     LinearMap,
     PopulationNode,
+    Reader,
+    RuleTable,
     SignalNode,
     Snapped,
     Snapping,
     TableLookup,
+    batch_norm,
+    grid_threshold,
+    half_step,
+    join,
+    stored,
 )
-from casc_core.conversion.grids import Form, grid_threshold, half_step
-from casc_core.conversion.passes import Reader
-from casc_core.conversion.rule_table import RuleTable
-from casc_core.conversion.rules import batch_norm, join
-from casc_core.numerics import stored
 from casc_seq.classifier import Standardise
 from casc_seq.recurrence import LastState, Recurrence
 from casc_seq.rnn import RNN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from casc_core.errors import ConfigError, InputError
 from casc_core.reporting.predictions import reading
+from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share, device_of
 from casc_lab.evaluation.accuracy import accuracy
 from casc_lab.training import loop as training
@@ -302,7 +303,5 @@ def _fingerprint(
 ) -> str:
     """Names a training by its options, the sizes of its model, and its data."""
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(config), shapes, list(labels)]).encode())
-    for tokens in encoded:
-        digest.update(json.dumps(list(tokens)).encode())
-    return digest.hexdigest()
+    parts = itertools.chain([[dataclasses.asdict(config), shapes, list(labels)]], map(list, encoded))
+    return sha256(json.dumps(part).encode() for part in parts)

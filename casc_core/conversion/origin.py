@@ -19,7 +19,7 @@ from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.tracing.trace import each_way, held_arguments, required_arguments, trace, way
 from casc_core.engine.float64 import in_float64
-from casc_core.engine.frozen import checksum
+from casc_core.engine.guards.seals import checksum
 from casc_core.engine.network import Network, Settings
 from casc_core.engine.program import Program
 from casc_core.errors import ConfigError

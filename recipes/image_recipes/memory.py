@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
 from casc_lab.training.seeds import digest, mixed
@@ -57,10 +57,8 @@ class MemoryImages:
 
 
 def _digest(images: ImageSet) -> str:
-    found = hashlib.sha256(repr(tuple(images.images.shape)).encode())
-    for part in (images.images, images.labels):
-        found.update(part.contiguous().numpy().tobytes())
-    return found.hexdigest()
+    parts = (part.contiguous().numpy().tobytes() for part in (images.images, images.labels))
+    return sha256([repr(tuple(images.images.shape)).encode(), *parts])
 
 
 def evaluation_batches(

@@ -21,8 +21,8 @@ from casc_core.conversion.graph.node import (
     SpikingNode,
 )
 from casc_core.conversion.grids import joint_form
-from casc_core.engine.callable_names import name_of
 from casc_core.engine.conditions import expect
+from casc_core.engine.functions import name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Add, Join, MaskedFill, Op
 

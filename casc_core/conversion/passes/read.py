@@ -40,9 +40,9 @@ from casc_core.conversion.tracing.causes import wrapper
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
 from casc_core.conversion.tracing.trace import arguments_of
-from casc_core.engine.callable_names import FIELDS, LAYOUT, filled_with, may_read, name_of
 from casc_core.engine.conditions import expect
 from casc_core.engine.float64 import in_float64
+from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Op
 from casc_core.errors import ConversionError
@@ -261,7 +261,7 @@ class Reader:
             return self._ruled(rule, args, kwargs)
         if node not in self._reading and (known := self._as_constants(self._evaluate(node))) is not None:
             return known
-        if name in LAYOUT and isinstance(args[0], SignalNode):
+        if name in REARRANGING and isinstance(args[0], SignalNode):
             return self._ruled(self.rules.functions["layout"], (name, *args), kwargs)
         raise self.refuse(
             self.rules.refusal(node.target)
@@ -278,7 +278,7 @@ class Reader:
         number, numbers = filled_with(name, args, kwargs), None
         if number is not None:
             numbers = torch.tensor([number], dtype=torch.float64)
-        elif name in LAYOUT and isinstance(args[0], InputNode):
+        elif name in REARRANGING and isinstance(args[0], InputNode):
             numbers = args[0].numbers
         return self.add(FunctionCall(name, tuple(args), kwargs, numbers))
 

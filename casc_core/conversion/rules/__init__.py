@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 from casc_core.conversion.rules.affine import linear_map
+from casc_core.conversion.rules.convolution import convolution
 from casc_core.conversion.rules.layout import join
 from casc_core.conversion.rules.normalisation import batch_norm
 from casc_core.conversion.rules.population import neurons
@@ -16,4 +17,4 @@ from casc_core.conversion.rules.table import RULES
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["RULES", "UNPREPARED", "batch_norm", "join", "linear_map", "neurons"]
+__all__ = ["RULES", "UNPREPARED", "batch_norm", "convolution", "join", "linear_map", "neurons"]

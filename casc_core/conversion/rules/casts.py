@@ -10,7 +10,7 @@ import torch
 from casc_core.conversion.graph import InputNode, SignalNode
 from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.table import RULES
-from casc_core.engine.callable_names import FLOATING, require_floating
+from casc_core.engine.functions import FLOATING, require_floating
 
 ROUNDS = (
     "a cast to {} rounds, which a sum of spikes does not; cast to torch.float32 or torch.float64, or leave the cast out"

@@ -22,10 +22,12 @@ def convolution(
 ) -> SignalNode:  # fmt: skip
     """`x` convolved with `weight` `[O, C/groups, kh, kw]`, in three dimensions `[O, C/groups, kd, kh, kw]`.
 
-    `geometry` is what the operation takes: stride, padding, dilation, and the `spread` of a transposed one.
+    `geometry` is what the operation takes: stride and dilation, a number for each dimension; padding, two for each, before
+    and behind; and the `spread` of a transposed one. In one dimension they are those of two, the first of which is 1.
     """
     given = weight.detach().double(), None if bias is None else bias.detach().double()
-    return reader.add(ConvolutionMap(x, *given, name, dims, groups, geometry))
+    sizes = {what: list(each) for what, each in geometry.items()}
+    return reader.add(ConvolutionMap(x, *given, name, dims, groups, sizes))
 
 
 @RULES.module(nn.Conv1d, trace_overrides=True)

@@ -14,8 +14,8 @@ from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.reduction import masked_fill
 from casc_core.conversion.rules.table import RULES
 from casc_core.conversion.tracing.randomness import DROPOUTS, rate
-from casc_core.engine.callable_names import ATTRIBUTES, FIELDS
 from casc_core.engine.conditions import expect_parts
+from casc_core.engine.functions import ATTRIBUTES, FIELDS
 from casc_core.engine.ops import Join, Layout, Pick
 from casc_core.engine.ops.layout import SPLITS
 
