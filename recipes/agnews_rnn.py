@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
+
+# isort: split
 import torch
 
 from casc_lab import command
