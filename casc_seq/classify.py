@@ -17,7 +17,8 @@ from casc_core.errors import InputError, StorageError
 from casc_core.reporting.predictions import reading
 from casc_core.storage.files import read_whole, require_writable, write_whole
 from casc_core.storage.strict import of, parsed, strings
-from casc_lab.cli import Command, settle
+from casc_lab.cli import Command
+from casc_lab.command import check_steps
 from casc_lab.training.store import component, read_description
 from casc_seq.experiment import TextPipeline, Tokenizer
 from casc_seq.raster import raster_page
@@ -177,7 +178,7 @@ def _options(line: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    settle(None, args.T)
+    check_steps(args.T)
     folder = args.network or next((Path(name) for name in FOLDERS if Path(name).is_dir()), Path(FOLDERS[0]))
     if args.out is not None:
         require_writable(args.out.parent)

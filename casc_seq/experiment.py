@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from casc_core.errors import ConfigError
 from casc_lab.distributed import Share
 from casc_lab.evaluation import accuracy as evaluation
 from casc_lab.evaluation.accuracy import Batches
+from casc_lab.progress import followed
 from casc_lab.training.store import Store, training_facts
 from casc_seq.batches import BucketedBatches, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
@@ -178,7 +178,7 @@ def evaluation_batches(
     def of(share: Share) -> Iterator[evaluation.Batch]:
         mine = batches.shared(share)
         count = len(share.of(range(len(batches))))
-        for batch in tqdm(mine, total=count, unit="batch", leave=False, disable=not progress or share.rank > 0):
+        for batch in followed(mine, count, shown=progress and share.rank == 0):
             inputs = batch.tokens.to(device), batch.lengths.to(device)
             yield evaluation.Batch(inputs, batch.labels, batch.index)
 

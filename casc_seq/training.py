@@ -14,12 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from casc_core.errors import ConfigError, InputError
 from casc_core.reporting.predictions import reading
 from casc_lab.distributed import Share, device_of
 from casc_lab.evaluation.accuracy import accuracy
+from casc_lab.progress import followed
 from casc_lab.training import loop as training
 from casc_lab.training.checkpoint import save_checkpoint
 from casc_lab.training.loop import EpochResult, TrainingResult
@@ -124,7 +124,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], progress: bool = False)
     Args:
         model: called as `model(tokens, lengths)`.
         batches: as `casc_seq.batches.bucketed_batches` makes them.
-        progress: show a progress bar on stderr.
+        progress: show on stderr how far it has come.
 
     Raises:
         InputError: no batches.
@@ -134,7 +134,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], progress: bool = False)
     logits, labels, index = [], [], []
     try:
         with torch.no_grad():
-            for batch in tqdm(batches, desc="evaluating", disable=not progress, leave=False):
+            for batch in followed(batches, name="evaluating", shown=progress):
                 logits.append(model(batch.tokens.to(device), batch.lengths.to(device)).cpu())
                 labels.append(batch.labels)
                 index.append(batch.index)
@@ -194,7 +194,7 @@ def train(
         checkpoint: file for the state of the training, written whole or not at all.
         save_seconds: how often, at least; after each epoch in any case.
         save_steps: also after every so many steps.
-        progress: show progress bars on stderr.
+        progress: show on stderr how far it has come.
         batches: what makes batches, called as `bucketed_batches` is.
         precision: as `casc_lab.training.loop.train` takes it.
 

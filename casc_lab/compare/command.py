@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from casc_core.evidence.energy import EnergyTable
 from casc_core.evidence.verify import EquivalenceReport, joined, verify
 from casc_core.rivals.methods import FOUR, RIVALS, chosen, methods_for
 from casc_core.storage.files import require_writable, write_whole
-from casc_lab.cli import NOT_EXACT, Command, settle
+from casc_lab.cli import NOT_EXACT, Command
+from casc_lab.command import check_steps, limit_threads
 from casc_lab.compare.comparison import Subject, compare
 from casc_lab.compare.page import page
 from casc_lab.compare.subjects import Asked, subject
 from casc_lab.compare.text import summary
+from casc_lab.progress import Progress
 
 SUBJECT = "output folder of a recipe, or module:function that returns (model, batches[, calibration_batches])"
 
@@ -36,7 +36,7 @@ def _add_subject(add: Any) -> None:
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="CPU threads")
     add("--json", action="store_true", help="print JSON instead of tables")
-    add("--quiet", action="store_true", help="no progress bars")
+    add("--quiet", action="store_true", help="do not say how far it has come")
 
 
 def _compare_options(line: argparse.ArgumentParser) -> None:
@@ -62,21 +62,21 @@ def _verify_options(line: argparse.ArgumentParser) -> None:
 
 
 def _asked(args: argparse.Namespace) -> Asked:
-    settle(args.threads, args.T)
+    limit_threads(args.threads)
+    check_steps(args.T)
     return Asked(args.subject, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
 
 
-def _with_progress(found: Subject, quiet: bool) -> tuple[Subject, tqdm[Any]]:
-    """The subject with batches that advance a bar."""
-    # Where nobody watches, names of methods will do.
-    bar = tqdm(unit=" batches", leave=False, disable=True if quiet else None)
+def _with_progress(found: Subject, quiet: bool) -> tuple[Subject, Progress]:
+    """The subject with batches that say how far it has come."""
+    progress = Progress(shown=not quiet)
 
     def of() -> Iterator[Any]:
         for batch in found.batches():
             yield batch
-            bar.update()
+            progress.advance()
 
-    return Subject(**{**vars(found), "batches": of}), bar
+    return Subject(**{**vars(found), "batches": of}), progress
 
 
 def _table(args: argparse.Namespace) -> EnergyTable:
@@ -94,15 +94,15 @@ def _compare(args: argparse.Namespace) -> int:
     found = subject(asked)
     require_writable(out)
     methods = chosen(methods_for(found.snn, args.T, found.trained is None), args.methods)
-    followed, bar = _with_progress(found, args.quiet)
+    followed, progress = _with_progress(found, args.quiet)
 
     def announce(name: str) -> None:
-        bar.set_description(name)
-        if bar.disable:
+        progress.rename(name)
+        if not progress.is_bar:
             print(f"  {name}", file=sys.stderr)
 
-    result = compare(followed, args.T, methods, table, _command(args), announce)
-    bar.close()
+    with progress:
+        result = compare(followed, args.T, methods, table, _command(args), announce)
     write_whole(out / "comparison.json", json.dumps(result, indent=1) + "\n")
     write_whole(out / "report.html", page(result))
     if args.json:
@@ -129,9 +129,9 @@ def _command(args: argparse.Namespace) -> str:
 
 def _verify(args: argparse.Namespace) -> int:
     found = subject(_asked(args))
-    followed, bar = _with_progress(found, args.quiet)
-    report = joined(list(_reports(followed, followed.batches(), args.T)))
-    bar.close()
+    followed, progress = _with_progress(found, args.quiet)
+    with progress:
+        report = joined(list(_reports(followed, followed.batches(), args.T)))
     if args.json:
         print(json.dumps(_as_json(found, report)))
     else:

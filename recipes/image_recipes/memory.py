@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
+from casc_lab.progress import followed
 from casc_lab.training.seeds import digest, mixed
 from casc_lab.training.task import Part
 from image_recipes.augment import Augmentation, normalise
@@ -82,7 +82,7 @@ def evaluation_batches(
 
     def of(share: Share) -> Iterator[Batch]:
         parts = share.of(torch.arange(len(images)).split(batch_size))
-        for index in tqdm(parts, unit="batch", leave=False, disable=not progress or share.rank > 0):
+        for index in followed(parts, shown=progress and share.rank == 0):
             pixels = normalise(images.images[index].to(device), mean, std)
             yield Batch((pixels,), images.labels[index], index)
 
