@@ -44,6 +44,11 @@ def check_steps(T: int | None) -> None:
     check_range("--T", T, LARGEST_STEPS)
 
 
+def check_levels(option: str, q: int | None) -> None:
+    """Raise `ConfigError` unless an option is a number of levels that a network can be converted with, or None."""
+    check_range(option, q, LARGEST_TOTAL)
+
+
 def limit_threads(count: int | None) -> None:
     """Let torch use so many CPU threads; None: as many as it likes.
 
@@ -133,7 +138,7 @@ def check(args: argparse.Namespace) -> None:
     """
     limit_threads(args.threads)
     check_steps(args.T)
-    check_range("--q", args.q, LARGEST_TOTAL)
+    check_levels("--q", args.q)
     Exact(args.weight_bits)
     require_writable(args.out)
     here = launched()

@@ -20,7 +20,7 @@ from image_recipes.image_set import ImageSet
 
 @dataclass(frozen=True)
 class MemoryImages:
-    """Images to train on, in memory; made for `cnn.training.train`.
+    """Images to train on, in memory; made for `image_recipes.training.train`.
 
     Args:
         images: uint8 `[N, 3, H, W]` and their labels.

@@ -22,7 +22,7 @@ from image_recipes.imagenet import FolderStream, ImageStream
 
 @dataclass(frozen=True)
 class StreamedImages:
-    """Images to train on, read while they are used; made for `cnn.training.train`.
+    """Images to train on, read while they are used; made for `image_recipes.training.train`.
 
     Args:
         stream: the split.

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError, InputError, StorageError
+from casc_lab import progress
 from casc_seq.batches import bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.training import EpochResult, TrainingConfig, TrainingResult, evaluate, split_validation, train
