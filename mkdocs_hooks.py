@@ -16,7 +16,7 @@ from typing import Any
 import griffe
 
 _DOCTEST = re.compile(r"^>>> .*\n(?:.+\n?)*", re.MULTILINE)
-_DIRECTIVE = re.compile(r"^::: (?P<package>\w+)\.(?P<name>\w+)$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^::: (?P<package>[\w.]+)\.(?P<name>\w+)$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -26,8 +26,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _defined(match: re.Match[str]) -> str:
     value = getattr(importlib.import_module(match["package"]), match["name"])
-    path = value.__name__ if isinstance(value, ModuleType) else f"{value.__module__}.{value.__qualname__}"
-    return f"::: {path}"
+    if isinstance(value, ModuleType):
+        return f"::: {value.__name__}"
+    if not hasattr(value, "__qualname__"):  # a constant, which does not know where it is from
+        return match[0]
+    return f"::: {value.__module__}.{value.__qualname__}"
 
 
 class Doctests(griffe.Extension):

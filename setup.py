@@ -5,7 +5,6 @@ Without a C compiler the installation goes on, and torch does the kernels' work 
 
 from __future__ import annotations
 
-import platform
 import re
 import sys
 from pathlib import Path
@@ -35,9 +34,10 @@ class BuildKernels(build_ext):
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)  # an older one would be taken for this
         try:
             super().build_extension(ext)
-        except (CCompilerError, ExecError, PlatformError) as error:
-            line = f"casc: the kernels could not be compiled ({error}); torch will do their work, several times slower"
-            print(line, file=sys.stderr)
+        except (CCompilerError, ExecError, PlatformError):
+            print(
+                "casc: the kernels could not be compiled; torch does their work, several times slower", file=sys.stderr
+            )
 
 
 class PlatformWheel(bdist_wheel):
@@ -45,17 +45,16 @@ class PlatformWheel(bdist_wheel):
 
     def get_tag(self) -> tuple[str, str, str]:
         library = Path(self.bdist_dir) / KERNELS / LIBRARY
-        if not library.exists():
-            return "py3", "none", "any"
-        return "py3", "none", _manylinux(library) or super().get_tag()[2]
+        return "py3", "none", _platform(library, super().get_tag()[2]) if library.exists() else "any"
 
 
-def _manylinux(library: Path) -> str | None:
-    """The platform of a library that needs the GNU C library alone, by the newest version that it asks for; else None."""
+def _platform(library: Path, here: str) -> str:
+    """The platforms that a library runs on, it being compiled for that of `here`."""
+    # It needs the C library alone: what tells where it runs is the newest version of that of which it needs a function.
     versions = [int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes())]
-    if sys.platform != "linux" or not versions:
-        return None
-    return f"manylinux_2_{max(17, *versions)}_{platform.machine()}"
+    if not here.startswith("linux_") or not versions:
+        return here
+    return f"manylinux_2_{max(17, *versions)}_{here.removeprefix('linux_')}"
 
 
 setup(
@@ -66,13 +65,12 @@ setup(
         "casc_recipes.image_recipes",
     ],
     package_dir={"casc_recipes": "recipes"},
-    exclude_package_data={"casc_core.engine.kernels": ["src/*"]},
     ext_modules=[
         Extension(
             f"{KERNELS.replace('/', '.')}.{LIBRARY.partition('.')[0]}",
             [f"{KERNELS}/src/dispatch.c"],
             depends=sorted(str(header) for header in Path(KERNELS, "src").glob("*.h")),
-            extra_compile_args=["-O3", "-std=c11", "-fno-math-errno"],
+            extra_compile_args=["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"],
             optional=True,
         )
     ],

@@ -38,6 +38,7 @@ from casc_core.engine.ops.population import Fire
 from casc_core.engine.recorder import Recorder
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
+from casc_core.reporting.predictions import differing
 from casc_lab.evaluation.accuracy import accuracy
 
 Section = dict[str, Any]
@@ -136,7 +137,7 @@ class Mistakes:
         self.images += len(logits)
         self.neurons += levels.numel()
         self.counts_that_differ += int((levels != expected_levels).sum())
-        self.predictions_that_differ += int((logits.argmax(1) != expected.argmax(1)).sum())
+        self.predictions_that_differ += int(differing(logits, expected).sum())
         self.off += float((logits - expected).abs().sum(dtype=torch.float64))
         self.size += float(expected.abs().sum(dtype=torch.float64))
 

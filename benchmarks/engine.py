@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from report import markdown
 
 from casc_core import CascError, ConfigError
 from casc_core.storage.files import require_writable, write_whole
+from casc_core.storage.json_files import write_json
 
 SECTIONS = ("recurrent", "feedforward", "convolution", "growth", "memory", "startup")
 
@@ -106,7 +106,7 @@ def measures(args: argparse.Namespace, scale: Scale) -> dict[str, Callable[[], d
 
 def write(folder: Path, results: dict[str, Any]) -> None:
     """The figures and the tables, each file whole or not at all."""
-    write_whole(folder / "engine.json", json.dumps(results, indent=1) + "\n")
+    write_json(folder / "engine.json", results)
     write_whole(folder / "engine.md", markdown(results))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from measure import machine
-from report import table
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
@@ -29,7 +27,9 @@ from image_recipes.images import load_images
 from image_recipes.models import MODELS, build
 
 import casc_core
+from casc_core.reporting.tables import markdown_table
 from casc_core.storage.files import require_writable, write_whole
+from casc_core.storage.json_files import write_json
 
 SMALL, LARGE = 32, 224
 
@@ -86,7 +86,7 @@ def main() -> None:
             print(f"{name}, {size}x{size}, q={q} ...", file=sys.stderr, flush=True)
             cases.append(verified(name, size, q, F.interpolate(pixels, (size, size), mode="nearest"), count))
             facts = {"machine": machine(), "data": data.source, "cases": [dataclasses.asdict(case) for case in cases]}
-            write_whole(args.out / "exactness.json", json.dumps(facts, indent=1) + "\n")
+            write_json(args.out / "exactness.json", facts)
             write_whole(args.out / "exactness.md", markdown(cases))
     print(markdown(cases))
     if not all(case.exact for case in cases):
@@ -148,7 +148,7 @@ def markdown(cases: list[Case]) -> str:
         ]
         for case in cases
     ]  # fmt: skip
-    return table(header, body) + "\n"
+    return markdown_table([header, *body]) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable
@@ -10,13 +9,11 @@ from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from report import MEGABYTE, MEMORY_NAMES, by_case, by_threads, count, is_peer
 from speed import ANN, AS_TRAINED, SILENT
 
-from casc_lab.evaluation.results import COLOURS, MARKERS
+from casc_lab.pictures import COLOURS, MARKERS, doubling_axis, line_style, new_figure, png
 
 Section = dict[str, Any]
 Panel = Callable[[Axes], None]
@@ -36,8 +33,7 @@ def picture(results: Section) -> bytes:
     ]
     heights = [height for height, row in zip((5.6, 4.4, 3.6), rows, strict=True) if row[1]] or [3.6]
     rows = [row for row in rows if row[1]] or [("", [_nothing])]
-    figure = Figure(figsize=(16.0, sum(heights)), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(16.0, sum(heights), DPI)
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights, hspace=0.04)[:, 0]
     for part, (title, panels) in zip(parts, rows, strict=True):
         part.suptitle(title, fontsize=11)
@@ -45,9 +41,7 @@ def picture(results: Section) -> bytes:
             panel(axes)
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _ratios(sections: Section) -> list[Panel]:
@@ -138,17 +132,13 @@ def _errors(axes: Axes, rows: list[Section]) -> None:
             curves.setdefault(re.sub(r",? ?\(?T=\d+\)?", "", row["entry"]), []).append(row)
     for index, (name, points) in enumerate(curves.items()):
         steps, off = [point["steps"] for point in points], [max(point["logits_percent"], 1e-3) for point in points]
-        axes.plot(
-            steps, off, color=COLOURS[index % 4], marker=MARKERS[index % 4], markersize=5, linewidth=1.7, label=name
-        )
+        axes.plot(steps, off, markersize=5, linewidth=1.7, label=name, **line_style(index))
     silent = next(row for row in rows if _silent(row))
     axes.axhline(
         max(silent["logits_percent"], 1e-3), color="0.45", linestyle=":", label=f"{SILENT}: what snapping moved"
     )
     steps = sorted({row["steps"] for row in rows if row["steps"]})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(steps, [str(step) for step in steps], fontsize=8)
-    axes.minorticks_off()
+    doubling_axis(axes, steps, fontsize=8)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("T", fontsize=9)
@@ -191,9 +181,7 @@ def _curve(axes: Axes, axis: str, points: list[Section]) -> None:
         axes.plot(values, ratios, color=colour, marker=marker, markersize=4.5, linewidth=1.7, label=name)
         for silent in points[len(curve) :]:
             axes.axhline(silent["rows"][index]["wall_ratio"], color=colour, linestyle=":", linewidth=1.2)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
-    axes.minorticks_off()
+    doubling_axis(axes, values, fontsize=8)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
     words = {"T": "T of snn.simulate (dotted: snn(...))", "q": "levels q", "hidden": "hidden units"}
     axes.set_xlabel(words.get(axis, axis), fontsize=9)

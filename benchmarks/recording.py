@@ -16,7 +16,7 @@ import torch
 from measure import Entry, compare
 
 import casc_core
-from casc_lab.evaluation.results import markdown
+from casc_core.reporting.tables import markdown_table
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
@@ -51,7 +51,7 @@ def main() -> None:
         ]
         for row in compare(name, entries, [args.threads], args.repeats):
             rows.append([row.entry, f"{row.cpu_ms:.0f}", f"{row.cpu_ratio:.2f}"])
-    print(markdown(rows))
+    print(markdown_table(rows))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from peers import SINABS, SPIKINGJELLY
 from speed import SILENT
+
+from casc_core.reporting.tables import markdown_table
 
 Section = dict[str, Any]
 MEGABYTE = 1e6
@@ -76,7 +78,7 @@ def errors(rows: list[Section]) -> str:
         ]
         for row in rows
     ]
-    return table(header, body)
+    return markdown_table([header, *body])
 
 
 def ways(section: Section) -> list[str]:
@@ -93,7 +95,7 @@ def ways(section: Section) -> list[str]:
             for row in mine:
                 figures = f"{row['wall_ms']:.2f}", number(row["wall_ratio"])
                 body[row["entry"]] += [*figures, f"{row['cpu_ms']:.2f}", number(row["cpu_ratio"])]
-        parts.append(table(header, list(body.values())))
+        parts.append(markdown_table([header, *body.values()]))
     return parts
 
 
@@ -129,7 +131,7 @@ def growth(section: Section) -> list[str]:
             header = [axis, *(f"{kind}, {count(row['threads'])}" for row in rows for kind in ("wall", "CPU"))]
             ratios = [number(row[f"{kind}_ratio"]) for row in rows for kind in ("wall", "cpu")]
             body.append([f"{point['value']:,}" if isinstance(point["value"], int) else point["value"], *ratios])
-        parts += [f"### {axis}", table(header, body)]
+        parts += [f"### {axis}", markdown_table([header, *body])]
     return parts
 
 
@@ -141,7 +143,7 @@ def memory(section: Section) -> list[str]:
     body = [[row["network"], f"{row['batch']:,}", *map(megabytes, row["bytes"].values())] for row in rows]
     about = f"Peak of one run in a fresh process, less what is there after set-up ({section['method']}); one thread"
     about += f", at most {section['limit_bytes'] / 1e9:.0f} GB." if section["limit_bytes"] else "."
-    return ["## Memory", about, table(header, body)]
+    return ["## Memory", about, markdown_table([header, *body])]
 
 
 def megabytes(taken: int | None) -> str:
@@ -159,7 +161,7 @@ def startup(section: Section) -> list[str]:
         for row in section["rows"]
     ]  # fmt: skip
     header = ["from the start of the process", "wall (s)", "CPU (s)", "wall, x import torch", "CPU, x import torch"]
-    return ["## Start-up", table(header, body)]
+    return ["## Start-up", markdown_table([header, *body])]
 
 
 def networks(facts: list[Section]) -> str:
@@ -175,7 +177,7 @@ def networks(facts: list[Section]) -> str:
         ]
         for fact in facts
     ]
-    return table(header, body)
+    return markdown_table([header, *body])
 
 
 def times(rows: list[Section]) -> str:
@@ -192,13 +194,7 @@ def times(rows: list[Section]) -> str:
                 f"{row['wall_ms']:.2f}", number(row["wall_ratio"]), per_step,
                 f"{row['cpu_ms']:.2f}", number(row["cpu_ratio"]),
             ]  # fmt: skip
-    return table(header, list(body.values()))
-
-
-def table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left, the others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table([header, *body.values()])
 
 
 def by_case(rows: list[Section]) -> list[tuple[str, list[Section]]]:

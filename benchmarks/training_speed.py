@@ -10,15 +10,18 @@ in CPU time. Prints a Markdown table; a ratio of 1.25 or less is the target.
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import casc_seq.rnn
+from casc_core.reporting.tables import markdown_table
+from casc_core.storage.json_files import write_json
 
 
 class Case(NamedTuple):
@@ -104,23 +107,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=15, help="turns of each network per row (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="thread counts (default: 1 2)")
-    parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     options = parser.parse_args()
-    print("| batch x length, sizes | threads | casc_seq.RNN (ms) | torch.nn.RNN (ms) | wall ratio | CPU-time ratio |")
-    print("|---|---|---|---|---|---|")
     rows = []
     for threads in options.threads:
         for case in CASES:
             row = measure(case, threads, options.repeats)
             rows.append(row)
-            print(
-                "| {case} | {threads} | {casc_wall_ms:.1f} | {torch_wall_ms:.1f} "
-                "| {wall_ratio:.2f} | {cpu_ratio:.2f} |".format(**row),
-                flush=True,
-            )
+            print(f"  {case}, {threads} threads", file=sys.stderr, flush=True)
+    header = [
+        "batch x length, sizes",
+        "threads",
+        "casc_seq.RNN (ms)",
+        "torch.nn.RNN (ms)",
+        "wall ratio",
+        "CPU-time ratio",
+    ]
+    body = [
+        [
+            str(row["case"]), str(row["threads"]), f"{row['casc_wall_ms']:.1f}", f"{row['torch_wall_ms']:.1f}",
+            f"{row['wall_ratio']:.2f}", f"{row['cpu_ratio']:.2f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    print(markdown_table([header, *body]))
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"torch": torch.__version__, "rows": rows}, file, indent=2)
+        write_json(options.json, {"torch": torch.__version__, "rows": rows})
 
 
 if __name__ == "__main__":

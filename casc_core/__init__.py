@@ -6,6 +6,8 @@
 >>> snn = casc_core.convert(ann, adapter="rnn")              # CIF neurons, wake-sleep schedule, exact arithmetic
 >>> casc_core.verify(snn, torch.randn(5, 4)).exact
 True
+
+What stands here, and in `casc_core.extend` for adapters, rules and operations of your own, is public. All else is internal.
 """
 
 from importlib.metadata import version
@@ -25,12 +27,15 @@ from casc_core.errors import (
     InputError,
     StorageError,
 )
-from casc_core.evidence.analysis import Analysis, LayerAnalysis, analyse
+from casc_core.evidence.analyse import analyse
+from casc_core.evidence.analysis import Analysis, LayerAnalysis
 from casc_core.evidence.energy import EnergyTable
-from casc_core.evidence.verify import EquivalenceReport, LayerEquivalence, verify
-from casc_core.neuron import CIF, IF, SNM, SRP, Burst, Neuron, NeuronState
+from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence
+from casc_core.evidence.verify import verify
+from casc_core.neuron import CIF, IF, Neuron, NeuronState
 from casc_core.numerics import Exact, Float
 from casc_core.rivals import methods
+from casc_core.rivals.neurons import SNM, SRP, Burst
 from casc_core.schedule import Continuous, WakeSleep
 from casc_core.simulation import LayerSpikes, Simulation
 from casc_core.spiking_model import SpikingModel

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from casc_core.engine.recorder import Recorder
 from casc_core.engine.work import Work
+from casc_core.reporting.series import zero_padded
 
 
 @dataclass(frozen=True)
@@ -70,52 +71,58 @@ class Simulation:
         return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
 
 
-def joined(parts: Sequence[Simulation], join: Callable[[Sequence[Tensor], int], Tensor]) -> Simulation:
+def join_simulations(parts: Iterable[Simulation], join: Callable[[Iterable[Tensor]], Tensor]) -> Simulation:
     """The simulation of a batch from those of its parts, in order.
 
     Args:
-        join: puts outputs of the parts together, before whose own dimensions stand so many.
+        parts: made one by one, so that a large result is held once: the logits of each are let go in their place.
+        join: puts logits of the parts together, as `Parts.join` does over time.
     """
-    if len(parts) == 1:
-        return parts[0]
-    length = max(part.T for part in parts)
-    # A part that was silent earlier stays as it was.
-    last = [part.logits[-1:].expand(length - part.T, *part.logits.shape[1:]) for part in parts]
-    logits = [torch.cat([part.logits, rest]) for part, rest in zip(parts, last, strict=True)]
-    layers = {}
-    for name in parts[0].spikes:
-        own = [part.spikes[name] for part in parts]
-        layers[name] = LayerSpikes(
-            _summed([layer.positive for layer in own], length),
-            _summed([layer.negative for layer in own], length),
-            _summed([layer.operations for layer in own], length),
-            _summed([layer.multiplications for layer in own], length),
-            sum(layer.ann_multiplications for layer in own),
-            sum(layer.neurons for layer in own),
-            torch.cat([layer.silent_at for layer in own]),
-        )
+    small: list[Simulation] = []
+
+    def logits_of_parts() -> Iterator[Tensor]:
+        for part in parts:
+            small.append(replace(part, logits=part.logits.new_empty(0)))
+            yield part.logits
+
+    logits = join(logits_of_parts())
+    if len(small) == 1:
+        return replace(small[0], logits=logits)
+    steps = len(logits)
     return Simulation(
-        join(logits, 1),
-        torch.cat([part.silent_at for part in parts]),
-        layers,
-        _summed([part.readout_operations for part in parts], length),
-        _summed([part.readout_multiplications for part in parts], length),
-        sum(part.readout_ann_multiplications for part in parts),
+        logits,
+        torch.cat([part.silent_at for part in small]),
+        {name: _join_layers([part.spikes[name] for part in small], steps) for name in small[0].spikes},
+        _summed([part.readout_operations for part in small], steps),
+        _summed([part.readout_multiplications for part in small], steps),
+        sum(part.readout_ann_multiplications for part in small),
     )
 
 
-def _summed(trains: list[Tensor], length: int) -> Tensor:
-    return torch.stack([fitted(train, length) for train in trains]).sum(0)
+def _join_layers(parts: Sequence[LayerSpikes], steps: int) -> LayerSpikes:
+    return LayerSpikes(
+        _summed([part.positive for part in parts], steps),
+        _summed([part.negative for part in parts], steps),
+        _summed([part.operations for part in parts], steps),
+        _summed([part.multiplications for part in parts], steps),
+        sum(part.ann_multiplications for part in parts),
+        sum(part.neurons for part in parts),
+        torch.cat([part.silent_at for part in parts]),
+    )
 
 
-def activity(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, LayerSpikes]:
+def _summed(counts: Sequence[Tensor], steps: int) -> Tensor:
+    return torch.stack([zero_padded(each, steps) for each in counts]).sum(0)
+
+
+def layer_spikes(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, LayerSpikes]:
     """What `recorder` holds, by layer, over `steps` steps, of which these are `awake` (1) or not (0)."""
     layers = {}
     for name, positive in recorder.positive.items():
-        operations, multiplications, dense = worked(recorder.work.get(name, Work()), awake, steps)
+        operations, multiplications, dense = operations_by_step(recorder.work.get(name, Work()), awake, steps)
         layers[name] = LayerSpikes(
-            fitted(positive, steps),
-            fitted(recorder.negative[name], steps),
+            zero_padded(positive, steps),
+            zero_padded(recorder.negative[name], steps),
             operations,
             multiplications,
             dense,
@@ -125,23 +132,7 @@ def activity(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, 
     return layers
 
 
-def worked(work: Work, awake: Sequence[int], steps: int) -> tuple[Tensor, Tensor, float]:
+def operations_by_step(work: Work, awake: Sequence[int], steps: int) -> tuple[Tensor, Tensor, float]:
     """Accumulates and multiply-accumulates at each of `steps` steps, `[steps]` each, and those of the ANN."""
-    at_wake = fitted(torch.tensor(awake, dtype=torch.float64), steps) * work.awake
-    return fitted(work.accumulates, steps), fitted(work.multiplies, steps) + at_wake, work.dense
-
-
-def fitted(train: Tensor, steps: int) -> Tensor:
-    """`train` `[...]` cut or filled with zeros to `steps`."""
-    return train[:steps] if len(train) >= steps else torch.cat([train, train.new_zeros(steps - len(train))])
-
-
-def equal_from(readouts: Tensor, expected: Tensor) -> Tensor:
-    """`[samples]`: the first step, from 1, from which on readouts `[T, samples, ...]` are as expected; 0: not at the end.
-
-    >>> equal_from(torch.tensor([[[1.0], [0.0]], [[2.0], [2.0]], [[2.0], [5.0]]]), torch.tensor([[2.0], [2.0]]))
-    tensor([2, 0])
-    """
-    differs = (readouts != expected).reshape(*readouts.shape[:2], -1).any(-1)
-    after_last = torch.where(differs, torch.arange(2, len(readouts) + 2)[:, None], 1).amax(0)
-    return torch.where(after_last > len(readouts), 0, after_last)
+    at_wake = zero_padded(torch.tensor(awake, dtype=torch.float64), steps) * work.awake
+    return zero_padded(work.accumulates, steps), zero_padded(work.multiplies, steps) + at_wake, work.dense

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from casc_core.engine.arguments import bound_arguments
 from casc_core.engine.batching.batch_parts import DEFAULT_LIMIT, Inputs, Parts, Splitter
-from casc_core.engine.capture import captured, uncaptured
+from casc_core.engine.guards.capture import captured, uncaptured
+from casc_core.engine.guards.inputs import bound_arguments
+from casc_core.engine.guards.isolation import undisturbed
 from casc_core.engine.kernels import instructions
 from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
-from casc_core.engine.precision import undisturbed
 from casc_core.engine.program import READOUT, Program
 from casc_core.engine.readout import final_readout, readouts
 from casc_core.engine.recorder import Recorder
@@ -29,7 +30,7 @@ from casc_core.engine.work import Work
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.schedule import Schedule, check_steps
-from casc_core.simulation import Simulation, activity, joined, worked
+from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
 
 
 class Origin(Protocol):
@@ -143,7 +144,8 @@ class SpikingModel(nn.Module):
         self.check_steps(T)
         program, values = self._bound(inputs, named)
         parts = self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
-        return joined([self._simulated(program, part, T, Recorder()) for part in parts], parts.join)
+        simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
+        return join_simulations(simulations, partial(parts.join, over_time=True))
 
     def check_steps(self, T: int | None) -> None:
         """Complain about a number of steps that cannot be simulated.
@@ -153,18 +155,15 @@ class SpikingModel(nn.Module):
         """
         self._spiking_run(T, None)
 
-    def wake_steps(self, T: int | None) -> tuple[list[int], int | None]:
-        """How many wake steps there have been by each step, since populations last began anew; and after which they do.
+    def wake_steps(self, T: int | None) -> tuple[list[int], int]:
+        """How many wake steps there have been by each step, and the warm-up, after which they are counted anew.
 
         The steps are `T`, or with None those until the last wake step.
         """
         run = self._spiking_run(T, None)
-        awake, anew, so_far = run.wake_weights(T), run.restarts_after, 0
-        counts = []
-        for step, wake in enumerate(awake):
-            so_far = (0 if step == anew else so_far) + wake
-            counts.append(so_far)
-        return counts, anew
+        awake = run.wake_weights(T)
+        parts = awake[: run.warm_up], awake[run.warm_up :]
+        return [count for part in parts for count in itertools.accumulate(part)], run.warm_up
 
     def simulate_recorded(
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, recorder: Recorder
@@ -182,8 +181,8 @@ class SpikingModel(nn.Module):
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
         logits, awake = readouts(output, run, length, program), run.wake_weights(length)
-        at_readout = worked(recorder.work.get(READOUT, Work()), awake, length)
-        return Simulation(logits, silent, activity(recorder, awake, length), *at_readout)
+        at_readout = operations_by_step(recorder.work.get(READOUT, Work()), awake, length)
+        return Simulation(logits, silent, layer_spikes(recorder, awake, length), *at_readout)
 
     def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
         """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each.
@@ -248,11 +247,11 @@ class SpikingModel(nn.Module):
         other.memory_limit = self.memory_limit
         return other
 
-    def with_own_layers(self) -> SpikingModel:
-        """The same network, whose populations can be changed without changing this one; other weights are shared."""
+    def with_layers(self, other_for: Callable[[Op], Op]) -> SpikingModel:
+        """The same network, each population replaced by another; other operations are shared."""
         other = self.under()
         other._lowers = False
-        other.ops = nn.ModuleList([copy.deepcopy(op) if op.is_layer else op for op in self.operations()])
+        other.ops = nn.ModuleList([other_for(op) if op.is_layer else op for op in self.operations()])
         other._hold()
         return other
 
@@ -298,7 +297,7 @@ class SpikingModel(nn.Module):
         run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(value.numel() for value in values.values())
         if run.recorder is not None:
             whole = self._splitter(program).followed(values, run)
-            run.recorder.samples, run.recorder.whose = whole.samples, whole.layers
+            run.recorder.samples, run.recorder.whose = whole.recorded, whole.layers
         operations = self.operations()
         self._require_held()
         for op in operations:
@@ -345,7 +344,7 @@ class SpikingModel(nn.Module):
             raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
         return self.programs[given]
 
-    def extend(self, ops: list[Op], program: Program, layers: list[str]) -> None:
+    def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
         for op in ops:
             op.to(self._device or "cpu").seal()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError, DataError
+from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation import accuracy as evaluation
 from casc_lab.evaluation.accuracy import Batches
@@ -162,12 +163,11 @@ def train_or_find(
 
 def fingerprint(corpus: Corpus, pipeline: TextPipeline, sizes: dict[str, Any], training: TrainingConfig) -> str:
     """Short name of a training: it differs where the configuration or the training texts do."""
-    digest = hashlib.sha256()
     settings = [dataclasses.asdict(pipeline), sizes, dataclasses.asdict(training), list(corpus.classes)]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for text, label in zip(corpus.train.texts, corpus.train.labels, strict=True):
-        digest.update(f"{label}\t{len(text)}\t{text}\n".encode())
-    return digest.hexdigest()[:12]
+    rows = zip(corpus.train.texts, corpus.train.labels, strict=True)
+    texts = (f"{label}\t{len(text)}\t{text}\n" for text, label in rows)
+    parts = itertools.chain([json.dumps(settings, sort_keys=True)], texts)
+    return sha256(part.encode() for part in parts)[:12]
 
 
 def evaluation_batches(

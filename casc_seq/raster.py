@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from casc_seq.classify import Reading
+from casc_seq.classified_text import ClassifiedText
 
 _STYLE = """
 :root{--ink:#1b1f24;--soft:#5b6470;--paper:#fff;--line:#d8dde3;--plus:#0b5cad;--minus:#c2410c;--bar:#0b5cad}
@@ -28,37 +26,37 @@ figure{break-inside:avoid}}
 _STEP, _GAP, _HEIGHT, _TOP, _LEFT = 7, 8, 200, 84, 12
 
 
-def raster_page(reading: Reading) -> str:
+def raster_page(classified: ClassifiedText) -> str:
     """A page of its own, readable with no network."""
-    answer = html.escape(reading.classes[reading.answer])
-    share = 100 * float(reading.probabilities[-1].max())
-    how = "the quantised ANN's, bit for bit" if reading.exact else "not yet the quantised ANN's"
+    answer = html.escape(classified.classes[classified.answer])
+    share = 100 * float(classified.probabilities[-1].max())
+    how = "the quantised ANN's, bit for bit" if classified.exact else "not yet the quantised ANN's"
     figures = "".join(
         f"<h2>{html.escape(name)}: {train.shape[2]} neurons for each word</h2>"
-        f'<figure><div class="wide">{_raster(reading.words, train, name)}</div></figure>'
-        for name, train in reading.spikes.items()
+        f'<figure><div class="wide">{_raster(classified.words, train, name)}</div></figure>'
+        for name, train in classified.spikes.items()
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{answer}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{html.escape(reading.text)}</h1>"
-        f"<p><strong>{answer}</strong> ({share:.1f}%); {reading.when}; the answer is {how}.</p>"
-        f"<h2>Class probabilities after each step (%)</h2><div class='wide'>{_probabilities(reading)}</div>"
+        f"<h1>{html.escape(classified.text)}</h1>"
+        f"<p><strong>{answer}</strong> ({share:.1f}%); {classified.when}; the answer is {how}.</p>"
+        f"<h2>Class probabilities after each step (%)</h2><div class='wide'>{_probabilities(classified)}</div>"
         "<p>Below, each word has a column with its time steps from left to right, and a row for each neuron: blue where it "
         "emits +1, orange where it takes a spike back.</p>"
         f"{figures}</body></html>\n"
     )
 
 
-def _probabilities(reading: Reading) -> str:
-    steps = range(1, len(reading.probabilities) + 1)
-    head = "".join(f'<th scope="col">T={step}</th>' for step in steps)
+def _probabilities(classified: ClassifiedText) -> str:
+    answers = classified.answers.tolist()
+    head = "".join(f'<th scope="col">T={step}</th>' for step in range(1, len(answers) + 1))
     rows = []
-    for index, name in enumerate(reading.classes):
+    for index, name in enumerate(classified.classes):
         cells = "".join(
-            f"<td{' class=most' if int(row.argmax()) == index else ''}>{100 * float(row[index]):.1f}</td>"
-            for row in reading.probabilities
+            f"<td{' class=most' if answer == index else ''}>{100 * float(row[index]):.1f}</td>"
+            for row, answer in zip(classified.probabilities, answers, strict=True)
         )
         rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
     return f'<table><tr><th scope="col">class</th>{head}</tr>{"".join(rows)}</table>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,33 +54,18 @@ class Recurrence(Op, saved_as="Recurrence"):
     charge: Tensor | None
     bias: Tensor | None
 
-    def __init__(
-        self,
-        name: str,
-        weight: Tensor,
-        threshold: float,
-        scale: float,
-        exponent: int,
-        reverse: bool,
-        batch_first: bool,
-        charge: Tensor | None = None,
-        bias: Tensor | None = None,
-    ) -> None:
-        super().__init__(
-            {
-                "name": name,
-                "threshold": threshold,
-                "scale": scale,
-                "exponent": exponent,
-                "reverse": reverse,
-                "batch_first": batch_first,
-            },
-            {"weight": weight, "charge": charge, "bias": bias},
-        )
-        self.reach = float(weight.double().abs().sum(1).max())
-        self.product = Product()
-        # Steps that runs have needed, by where they are cut: the room that the next one begins with.
-        self.steps: dict[int, int] = {}
+    @cached_property
+    def reach(self) -> float:
+        return float(self.weight.double().abs().sum(1).max())
+
+    @cached_property
+    def product(self) -> Product:
+        return Product()
+
+    @cached_property
+    def steps(self) -> dict[int, int]:
+        """Steps that runs have needed, by where they are cut: the room that the next one begins with."""
+        return {}
 
     def forward(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
@@ -352,9 +338,6 @@ class LastState(Op, saved_as="LastState"):
 
     SETTINGS = settings(reverse=Flag(), batch_first=Flag())
     connection = Connection.MOVES
-
-    def __init__(self, reverse: bool, batch_first: bool) -> None:
-        super().__init__({"reverse": reverse, "batch_first": batch_first})
 
     def forward(self, run: Run, output: Signal, lengths: Tensor | None = None) -> Signal:
         positions_axis = 1 if self.settings["batch_first"] else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.errors import InputError
+from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share, device_of
 from casc_lab.evaluation.accuracy import accuracy
 from casc_lab.progress import followed
@@ -290,7 +291,5 @@ def _fingerprint(
     model: nn.Module, encoded: Sequence[Sequence[int]], labels: Sequence[int], config: TrainingConfig
 ) -> str:
     """Names a training by its options, the sizes of its model, and its data."""
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(config), shapes(model), list(labels)]).encode())
-    for tokens in encoded:
-        digest.update(json.dumps(list(tokens)).encode())
-    return digest.hexdigest()
+    parts = itertools.chain([[dataclasses.asdict(config), shapes(model), list(labels)]], map(list, encoded))
+    return sha256(json.dumps(part).encode() for part in parts)

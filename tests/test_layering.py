@@ -72,6 +72,11 @@ def test_a_family_of_networks_needs_the_core_alone(name: str) -> None:
     assert not [each for each in needed if each.startswith("casc_lab")]
 
 
+@pytest.mark.parametrize("package", ["evidence", "rivals", "conversion", "engine", "storage", "reporting"])
+def test_what_is_internal_says_so(package: str) -> None:
+    assert "\n\nInternal" in (ROOT / "casc_core" / package / "__init__.py").read_text(encoding="utf-8")
+
+
 def written(root: Path, **files: str) -> dict[str, layout.Module]:
     """The modules of a checkout with these files, `__` standing for a folder."""
     for name, text in files.items():

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
-from casc_core.conversion.lowering import RuleTable
+from casc_core.conversion.rule_table import RuleTable
 from casc_core.errors import ConfigError
 
 GROUP = "casc.adapters"

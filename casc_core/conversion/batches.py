@@ -10,17 +10,17 @@ from torch import Tensor
 from casc_core.errors import CascError, InputError
 
 
-def parted(batch: Any, takes: int) -> tuple[tuple[Any, ...], Any]:
+def inputs_and_labels(batch: Any, takes: int) -> tuple[tuple[Any, ...], Any]:
     """The inputs of a network that takes so many, and what stands next in the batch: its labels, None if there are none.
 
-    >>> parted(("tokens", "lengths", "labels"), 2), parted("images", 1)
+    >>> inputs_and_labels(("tokens", "lengths", "labels"), 2), inputs_and_labels("images", 1)
     ((('tokens', 'lengths'), 'labels'), (('images',), None))
     """
     parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     return parts[:takes], parts[takes] if len(parts) > takes else None
 
 
-def each(batches: Iterable[Any], what: str) -> Iterator[Any]:
+def checked_batches(batches: Iterable[Any], what: str) -> Iterator[Any]:
     """The batches, one by one.
 
     Args:
@@ -43,7 +43,7 @@ def each(batches: Iterable[Any], what: str) -> Iterator[Any]:
         raise InputError(f"there is no batch to {what}")
 
 
-def answered(network: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+def output_of(network: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
     """`network(*inputs)`, for a network of the user's own.
 
     Raises:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, Quantised
 from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.batches import answered, each, parted
+from casc_core.conversion.batches import checked_batches, inputs_and_labels, output_of
 from casc_core.conversion.prepare import prepare, require_module
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.errors import ConfigError, InputError
-from casc_core.reporting.columns import aligned
 from casc_core.reporting.predictions import differing
+from casc_core.reporting.tables import text_table
 
 _BINS = 4096
 
@@ -50,10 +50,10 @@ class Calibration:
             low, high = float(threshold.min()), float(threshold.max())
             shown = f"{low:.4g}" if threshold.dim() == 0 else f"{low:.4g} to {high:.4g}"
             rows.append((name, shown, f"{100 * self.errors[name]:.2f}%"))
-        lines = [aligned(rows)]
+        lines = [text_table(rows)]
         lines.append(
-            f"NOT LOSSLESS against the network as trained: {self.predictions_moved} of {self.samples} predictions differ, "
-            f"logits by {100 * self.logit_error:.2f}%"
+            "NOT LOSSLESS against the network as trained: predictions of "
+            f"{self.predictions_moved} of {self.samples} samples differ, logits by {100 * self.logit_error:.2f}%"
         )
         return "\n".join(lines)
 
@@ -101,7 +101,7 @@ def calibrate(
     _check_percentile(percentile)
     prepared = prepare(model, adapter, q=q).eval()
     takes = len(arguments_of(prepared))
-    kept = [parted(batch, takes)[0] for batch in each(batches, "calibrate on")]
+    kept = [inputs_and_labels(batch, takes)[0] for batch in checked_batches(batches, "calibrate on")]
     names = [name for name, module in prepared.named_modules() if isinstance(module, CQReLU)]
     for name, module in prepared.named_modules():
         if isinstance(module, Quantised) and name not in names:
@@ -193,7 +193,7 @@ def _watched(
 
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
-        return [answered(model, batch) for batch in batches]
+        return [output_of(model, batch) for batch in batches]
     finally:
         for handle in handles:
             handle.remove()

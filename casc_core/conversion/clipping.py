@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from casc_core.engine.callable_names import name_of
 from casc_core.engine.conditions import is_of_sizes
+from casc_core.engine.functions import name_of
 from casc_core.errors import ConversionError
 
 NOT_CLIPPED = (

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.lowering import Lowering, OpPool, RuleTable, lower_each
+from casc_core.conversion.passes import OpPool, Reader, lower, lower_each
 from casc_core.conversion.prepare import refuse_module_uses
+from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.tracing.trace import each_way, held_arguments, required_arguments, trace, way
 from casc_core.engine.float64 import in_float64
-from casc_core.engine.frozen import checksum
-from casc_core.engine.network import Network, Programs, Settings
-from casc_core.engine.ops import Op
+from casc_core.engine.guards.seals import checksum
+from casc_core.engine.network import Network, Settings
 from casc_core.engine.program import Program
 from casc_core.errors import ConfigError
 from casc_core.numerics import Numerics, Unrounded
@@ -74,12 +74,12 @@ class TrainedOrigin:
             there = snn.operations()
             with _traced_for(numerics):
                 graph = trace(self.ann, rules.is_leaf, way(self.ann, given))
-            lowering = Lowering(self.ann, rules, numerics, OpPool(there))
-            program = lowering.lower(graph)
+            read, pool = Reader(self.ann, rules, numerics).read(graph), OpPool(there)
+            program = lower(read, numerics, pool)
             further = sorted({step.op for step in program.steps if step.op >= len(there)})
             number = {index: index for index in range(len(there))}
             number |= {old: len(there) + new for new, old in enumerate(further)}
-            snn.extend([lowering.pool.ops[index] for index in further], program.renumbered(number), lowering.layers)
+            snn.extend([pool.ops[index] for index in further], program.renumbered(number), read.layers)
 
     def _checksum(self) -> int:
         return checksum((*self.ann.parameters(), *self.ann.buffers()))
@@ -103,7 +103,7 @@ def lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMode
     for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
         programs[frozenset(program.inputs)] = program
         layers += [name for name in names if name not in layers]
-    network = Network(*_used(pool.ops, programs), tuple(layers), settings)
+    network = Network(pool.ops, programs, tuple(layers), settings).in_order_of_calls()
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     snn = SpikingModel(network).to(device)
     snn.origin = TrainedOrigin(ann, adapter)
@@ -136,10 +136,3 @@ def _rules(adapter: Adapter) -> RuleTable:
 
 def _traced_for(numerics: Numerics) -> AbstractContextManager[None]:
     return in_float64() if numerics.is_float64 else nullcontext()
-
-
-def _used(ops: list[Op], programs: Programs) -> tuple[list[Op], dict[frozenset[str], Program]]:
-    """The operations that a program calls, and the programs with their new numbers."""
-    called = sorted({step.op for program in programs.values() for step in program.steps})
-    number = {old: new for new, old in enumerate(called)}
-    return [ops[index] for index in called], {key: program.renumbered(number) for key, program in programs.items()}

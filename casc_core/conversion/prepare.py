@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
 from casc_core.conversion.adapter import Adapter, choose_adapter
 from casc_core.conversion.clipping import clipped, require_clipped
-from casc_core.conversion.lowering import OpPool, RuleTable, lower_each
+from casc_core.conversion.passes import read_each
+from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES, UNPREPARED
 from casc_core.conversion.tracing.dataflow import called_on, reading_inputs
 from casc_core.conversion.tracing.randomness import DROPOUTS, rate
@@ -137,7 +138,7 @@ def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
     model = copy.deepcopy(prepared).eval()
     ways = each_way(model, rules.is_leaf)
     refuse_module_uses(model, rules, ways, prepared=True)
-    lower_each(model, ways, rules, Float(), OpPool())
+    read_each(model, ways, rules, Float())
 
 
 def _replace_modules(

@@ -55,14 +55,14 @@ class Agreement:
     Args:
         levels: every neuron's level in the reference, by layer.
         q: the number of levels.
-        awake: for each step of the run, how many wake steps there have been (since populations last began anew).
-        restarts_after: the step after which they do, or None.
+        awake: for each step of the run, how many wake steps there have been (since the warm-up, once it is over).
+        warm_up: steps after which spikes are counted anew.
     """
 
     levels: Mapping[str, Tensor]
     q: int
     awake: Sequence[int]
-    restarts_after: int | None = None
+    warm_up: int = 0
     layers: dict[str, LayerAgreement] = field(default_factory=dict)
     positions: dict[str, PositionAgreement] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ class Agreement:
             train, levels = train.permute(order), levels.permute([dim - 1 for dim in order[1:]])
         steps = max(len(train), min(len(self.awake), _last_change(self.awake)))
         awake = [*self.awake[:steps], *[self.awake[-1]] * (steps - len(self.awake))]
-        more, fewer, error = agreement(train.flatten(1), levels.reshape(-1), self.q, awake, self.restarts_after)
+        more, fewer, error = agreement(train.flatten(1), levels.reshape(-1), self.q, awake, self.warm_up)
         self.layers[name] = LayerAgreement(more, fewer, error, int(levels.sum(dtype=torch.int64)))
 
     def by_position(self, emitted: LayerTrain, spiking: Tensor) -> None:
@@ -95,8 +95,7 @@ class Agreement:
         if emitted.position_axis == 0:
             train, spiking, levels = train.transpose(1, 2), spiking.transpose(1, 2), levels.transpose(0, 1)
         texts, length, hidden = levels.shape
-        first = self.restarts_after if self.restarts_after is not None and len(train) > self.restarts_after else 0
-        counted = train[first:]
+        counted = train[self.warm_up if len(train) > self.warm_up else 0 :]
         fast = counted.is_contiguous() and counted.dtype == torch.int8 and kernels.ready(counted)
         count = kernels.sum_middle(counted, 0) if fast else counted.sum(0, dtype=torch.int32)
         whole = _whole(train, levels, self.q, self.awake[-1])
@@ -126,28 +125,31 @@ def _whole(train: Tensor, levels: Tensor, q: int, awake: int) -> torch.dtype:
 
 
 def agreement(
-    train: Tensor, levels: Tensor, q: int, awake: Sequence[int], restarts_after: int | None = None
+    train: Tensor, levels: Tensor, q: int, awake: Sequence[int], warm_up: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Neurons with more and with fewer spikes than their level asks for after each step, and the sum of errors.
 
     Args:
         train: `[arriving, n]`; nothing spikes afterwards. levels: `[n]`.
-        q, awake, restarts_after: as `Agreement` takes them; `len(awake)` steps are looked at.
+        q, awake, warm_up: as `Agreement` takes them; `len(awake)` steps are looked at.
 
     >>> train = torch.tensor([[1, 0], [1, 0]], dtype=torch.int8)
     >>> more, fewer, error = agreement(train, torch.tensor([1, 1], dtype=torch.int16), 2, [1, 2, 2])
     >>> more.tolist(), fewer.tolist(), error.tolist()
     ([0, 1, 1], [0, 1, 1], [2, 4, 4])
     """
+    if 0 < warm_up < len(awake):
+        before = agreement(train[:warm_up], levels, q, awake[:warm_up])
+        after = agreement(train[warm_up:], levels, q, awake[warm_up:])
+        more, fewer, error = (torch.cat(parts) for parts in zip(before, after, strict=True))
+        return more, fewer, error
     small = train.dtype == torch.int8 and levels.dtype in (torch.int8, torch.int16)
-    if small and restarts_after is None and kernels.ready(train, levels):
+    if small and kernels.ready(train, levels):
         return kernels.agreement(train, levels, q, awake)
     more, fewer, error = torch.zeros((3, len(awake)), dtype=torch.int64)
     whole = _whole(train, levels, q, max(awake))
     count, wanted = torch.zeros_like(levels, dtype=whole), levels.to(whole)
     for step, wake in enumerate(awake):
-        if step == restarts_after:
-            count.zero_()
         if step < len(train):
             count += train[step]
         off = count * q - wanted * wake

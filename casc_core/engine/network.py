@@ -64,6 +64,16 @@ class Network(NamedTuple):
         """The tensors of all operations, by number and name."""
         return {f"{index}.{name}": tensor for index, op in enumerate(self.ops) for name, tensor in op.tensors().items()}
 
+    def in_order_of_calls(self) -> Network:
+        """With the operations that are called, in the order of their first calls, and results named likewise.
+
+        Two networks that compute the same in the same order are then the same, whatever else was made on the way to them.
+        """
+        called = dict.fromkeys(step.op for program in self.programs.values() for step in program.steps)
+        number = {old: new for new, old in enumerate(called)}
+        programs = {key: program.renumbered(number).renamed() for key, program in self.programs.items()}
+        return self._replace(ops=[self.ops[old] for old in called], programs=programs)
+
 
 def resolved_schedule(schedule: Schedule, q: int) -> Schedule:
     """`schedule` for a network trained with `q` levels; warns where it computes with another number of them.

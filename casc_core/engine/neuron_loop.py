@@ -1,4 +1,4 @@
-"""The neuron's loop over time for torch, fused: in place, spikes stored as int8. Equal to `Neuron.run` bit for bit."""
+"""The loop over time of a population of any neuron, in torch. Equal to `Neuron.run` bit for bit."""
 
 from __future__ import annotations
 
@@ -17,48 +17,43 @@ class Scan(Protocol):
         """Integrate `current` and return the spikes, int8."""
 
 
-class _GenericScan:
-    """Any neuron, by its pure step."""
+class _PlainScan:
+    """A neuron with a step of its own."""
 
     def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None) -> None:
-        self.neuron, self.threshold, self.steps = neuron, threshold, 0
-        self.state: NeuronState = neuron.initial(torch.zeros_like(like), threshold)
-        if potential is not None:
-            self.state = self.state._replace(v=potential.expand(like.shape).clone())
-        self.start = self.state
+        self.neuron, self.threshold = neuron, threshold
+        self.state = neuron.initial(torch.zeros_like(like), threshold, potential)
 
     def step(self, current: Tensor, cap: int) -> Tensor:
-        if self.steps == self.neuron.restarts_after:
-            self.state = self.neuron.restarted(self.state, self.start)
-        self.steps += 1
         spikes, self.state = self.neuron.step(self.state, current, cap, self.threshold)
-        small: Tensor = spikes.to(torch.int8)
-        return small
+        return _small(spikes)
 
 
-class _FusedScan:
-    """IF and CIF in place: no temporary but the two comparisons."""
+class _InPlaceScan:
+    """A neuron that says when it spikes, and no more: `Neuron.step` with the state changed in place."""
 
     def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None) -> None:
-        self.signed, self.threshold = isinstance(neuron, CIF), threshold
-        self.v = torch.zeros_like(like)
-        if potential is not None:
-            self.v += potential
-        elif neuron.initial_potential:
-            self.v += neuron.initial_potential * threshold
-        self.count = torch.zeros_like(like, dtype=torch.int16)  # no cap is larger than `run.LARGEST_TOTAL`
+        self.neuron, self.threshold = neuron, threshold
+        # No count is larger than `run.LARGEST_TOTAL`; another neuron may add to it.
+        kind = torch.int16 if type(neuron) in (IF, CIF) else torch.int32
+        count = torch.zeros_like(like, dtype=kind)
+        self.state = NeuronState(neuron.initial(torch.zeros_like(like), threshold, potential).v, count)
 
     def step(self, current: Tensor, cap: int) -> Tensor:
-        self.v += current
-        spikes = (self.v >= self.threshold).logical_and_(self.count < cap).view(torch.int8)
-        if self.signed:
-            spikes -= (self.v < 0).logical_and_(self.count > 0).view(torch.int8)
-        self.count += spikes
+        v, count, _ = self.state
+        v += current
+        up, down = self.neuron.fire(self.state, cap, self.threshold)
+        spikes = _small(up) if down is None else _small(up) - _small(down)
+        count += spikes
         if isinstance(self.threshold, Tensor):
-            self.v -= spikes * self.threshold
+            v -= spikes * self.threshold
         else:
-            self.v.sub_(spikes, alpha=self.threshold)
+            v.sub_(spikes, alpha=self.threshold)
         return spikes
+
+
+def _small(spikes: Tensor) -> Tensor:
+    return spikes.view(torch.int8) if spikes.dtype == torch.bool else spikes.to(torch.int8)
 
 
 def scan(neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None = None) -> Scan:
@@ -67,5 +62,6 @@ def scan(neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Ten
     Args:
         potential: membrane potential before the first step, broadcasts against `like`; None: the neuron's own.
     """
-    kind = _FusedScan if type(neuron) in (IF, CIF) else _GenericScan
-    return kind(neuron, like, threshold, potential)
+    kind = type(neuron)
+    as_written = kind.step is Neuron.step and kind.initial is Neuron.initial
+    return (_InPlaceScan if as_written else _PlainScan)(neuron, like, threshold, potential)

@@ -40,29 +40,28 @@ class Observer:
             call: arguments of the operation, with what `values` has for them. read: their names.
         """
         args, kwargs = call
-        emitted = op.layer_train(result, *args, **kwargs) if op.is_layer else None
-        if not self.recorder.keep_activity:
-            self.values[step] = result
-            if emitted is not None:
-                self.recorder.layer(emitted, step, self.run.peak)
-            return
-        if emitted is None:
-            known = op.provenance(self.run, result, *args, **kwargs)
+        in_front = frozenset(each for name in read for each in self._in_front.get(name, ()))
+        if op.is_layer:
+            emitted = op.layer_train(result, *args, **kwargs)
+            known = self.values[step] = self._recorded(emitted, result, step)
+            if isinstance(known, Provenance):
+                self._credit(emitted.layer, in_front, op.work(known, *args, **kwargs), emitted.share)
+            in_front = frozenset()
+        elif self.recorder.keep_activity:
+            known = self.values[step] = op.provenance(self.run, result, *args, **kwargs)
+            work = op.work(known, *args, **kwargs)
+            if work is not None:
+                self._pending[step], in_front = work, in_front | {step}
         else:
-            known = self._of_layer(emitted, result, step)
-        self.values[step] = known
-        work = op.work(known, *args, **kwargs)
-        in_front = frozenset().union(*(self._in_front.get(name, frozenset()) for name in read))
-        if emitted is not None:
-            self._credit(emitted.layer, in_front, work, emitted.share)
-        elif work is not None:
-            self._pending[step] = work
-            in_front |= {step}
-        self._in_front[step] = frozenset() if emitted is not None else in_front
+            self.values[step] = result
+        self._in_front[step] = in_front
 
-    def _of_layer(self, emitted: LayerTrain, result: Signal, step: str) -> Provenance:
+    def _recorded(self, emitted: LayerTrain, result: Signal, step: str) -> Signal | Provenance:
+        """The spikes of a layer, once they have been recorded."""
         name, peak, recorder = emitted.layer, self.run.peak, self.recorder
         rows = recorder.layer(emitted, step, peak, (self.run.row_counts or {}).pop(name, None))
+        if not recorder.keep_activity:
+            return result
         total = recorder.positive[name] + recorder.negative[name]
         return Provenance(result, peak, rows=rows, total=lambda: total)
 

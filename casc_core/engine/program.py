@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,18 +57,19 @@ class Program:
     scale: float
     exponent: int
 
-    def pruned(self, checks: Iterable[str] = ()) -> Program:
-        """Without the calls whose results nothing uses, but for those named `checks`."""
-        needed, kept = {self.output.name, *checks}, []
-        for step in reversed(self.steps):
-            if step.result in needed:
-                kept.append(step)
-                needed |= refs((step.args, dict(step.kwargs)))
-        return replace(self, steps=tuple(reversed(kept)))
-
     def renumbered(self, number: Mapping[int, int]) -> Program:
         """The same program with operation `old` called `number[old]`."""
         return replace(self, steps=tuple(replace(step, op=number[step.op]) for step in self.steps))
+
+    def renamed(self) -> Program:
+        """The same program with its results named in the order of its steps."""
+        names = {step.result: Ref(f"%{index}") for index, step in enumerate(self.steps)}
+        names |= {name: Ref(name) for name in self.inputs}
+        steps = []
+        for step in self.steps:
+            args, kwargs = substitute((step.args, dict(step.kwargs)), names)
+            steps.append(replace(step, args=args, kwargs=kwargs, result=names[step.result].name))
+        return replace(self, steps=tuple(steps), output=names[self.output.name])
 
     def check(self, ops: Sequence[Op]) -> None:
         """Raise `ValueError` unless every call is one that can be made.

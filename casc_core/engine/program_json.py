@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from casc_core.engine.callable_names import DTYPES
+from casc_core.engine.functions import DTYPES
 from casc_core.engine.ops.declared import EXPONENT
 from casc_core.engine.program import Program, Ref, Step
 from casc_core.storage.strict import of, record, strings

@@ -91,7 +91,9 @@ class Provenance:
     def scaled(self, result: Signal, factor: Tensor) -> Provenance:
         """Of its product with a factor: spikes weigh another weight, and are as many; where it is zero, none arrives."""
         scaled = Provenance(result, self.peak, self.is_current)
-        if self.is_current or (self.summed is None and result.train.dtype == torch.int8):  # which a mask leaves as it is
+        if self.is_current or (
+            self.summed is None and result.train.dtype == torch.int8
+        ):  # which a mask leaves as it is
             return scaled
         if result.shape == self.shape and bool((factor != 0).all()):
             return replace(scaled, summed=self.spikes, total=self.spikes_by_step)
@@ -139,7 +141,9 @@ def carried(
     as_read = connection is Connection.MOVES and all(each.summed is None for each in read)
 
     def counts() -> list[Any]:
-        given, named = map_leaves((args, kwargs), lambda leaf: leaf.as_counts() if isinstance(leaf, Provenance) else leaf)
+        given, named = map_leaves(
+            (args, kwargs), lambda leaf: leaf.as_counts() if isinstance(leaf, Provenance) else leaf
+        )
         return leaves(operation(*given, **named))
 
     def of(signal: Any, index: int) -> Any:

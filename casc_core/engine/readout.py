@@ -7,7 +7,8 @@ from torch import Tensor
 
 from casc_core.engine.program import Program
 from casc_core.engine.run import Run, SpikingRun
-from casc_core.engine.signal import Signal, padded
+from casc_core.engine.signal import Signal
+from casc_core.reporting.series import last_repeated, zero_padded
 
 
 def final_readout(output: Signal, run: Run, program: Program) -> Tensor:
@@ -19,14 +20,13 @@ def readouts(output: Signal, run: SpikingRun, steps: int, program: Program) -> T
     """The logits `[steps, batch, classes]` after each of the first `steps` steps of a run."""
     # Once everything is silent and asleep, the readout stays as it is.
     changing = min(steps, max(output.steps, len(run.awake), 1))
-    totals = padded(output.train[:changing].double(), changing).cumsum(0)
+    totals = zero_padded(output.train, changing).cumsum(0, dtype=torch.float64)
     awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
-    anew = run.restarts_after
-    if anew is not None and anew < changing:
-        totals[anew:] -= totals[anew - 1].clone()
-        awake[anew:] -= awake[anew - 1].clone()
+    if 0 < run.warm_up < changing:  # those steps count no more
+        for running in (totals, awake):
+            running[run.warm_up :] -= running[run.warm_up - 1].clone()
     logits = _logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), run, program)
-    return torch.cat([logits, logits[-1:].expand(steps - changing, *output.shape)])
+    return last_repeated(logits, steps)
 
 
 def _logits(total: Tensor, output: Signal, wake_steps: int | Tensor, run: Run, program: Program) -> Tensor:
@@ -36,5 +36,6 @@ def _logits(total: Tensor, output: Signal, wake_steps: int | Tensor, run: Run, p
         total = total + drive * wake_steps
     if output.divisor is not None:
         total = total / output.divisor
-    logits = total * program.scale / wake_steps
+    logits = total * program.scale
+    logits /= wake_steps
     return logits if run.numerics.is_float64 else logits.float()

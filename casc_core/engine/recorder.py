@@ -56,7 +56,11 @@ class Recorder:
         """
         name, train = emitted.layer, emitted.train
         self.neurons[name] = emitted.neurons
-        if rows is None and emitted.position_axis is not None and (self.keep_activity or self.agreement_with is not None):
+        if (
+            rows is None
+            and emitted.position_axis is not None
+            and (self.keep_activity or self.agreement_with is not None)
+        ):
             rows = signed_counts(train, peak)
         if self.agreement_with is not None:
             self.agreement_with.layer(name, train)

@@ -35,8 +35,8 @@ class Run(ABC):
     Attributes:
         total: largest spike count a neuron can reach.
         peak: largest change of a spike count within one step.
-        restarts_after: the step after which populations begin anew, and all that counts spikes with them; or None.
-        kernel_neuron: what the compiled kernels make of the neurons; None: they do not know them.
+        warm_up: steps that count no more once they are over: then readout and running maxima begin with nothing.
+        kernel_neuron: what the compiled kernels make of the neurons; None: they are neither IF nor CIF.
         room: numbers that one operation may make more than it is given, where its weights do not say how many.
         made: numbers that functions of the inputs have made so far.
         row_counts: by layer, the `signed_counts` that a kernel took of its train while it fired; None: they are not asked
@@ -45,7 +45,7 @@ class Run(ABC):
 
     total: int
     peak: int
-    restarts_after: int | None = None
+    warm_up: int = 0
     kernel_neuron: KernelNeuron | None
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
@@ -183,9 +183,9 @@ class SpikingRun(Run):
     ) -> None:
         super().__init__(numerics, recorder)
         self.neuron, self.schedule, self.steps = neuron, schedule, steps
-        self.peak, self.restarts_after = neuron.peak, neuron.restarts_after
-        if self.restarts_after is not None and schedule.last_wake is not None:
-            raise ConfigError(f"{neuron} begins anew after {self.restarts_after} steps, which needs Continuous() input")
+        self.peak, self.warm_up = neuron.peak, neuron.warm_up
+        if self.warm_up and schedule.last_wake is not None:
+            raise ConfigError(f"{neuron} begins anew after {self.warm_up} steps, which needs Continuous() input")
         last_wake = schedule.last_wake if steps is None else min(schedule.last_wake or steps, steps)
         if last_wake is None:
             raise ConfigError(f"under {schedule} the network never falls silent: use simulate(..., T=...)")
@@ -196,7 +196,7 @@ class SpikingRun(Run):
             )
         self.awake = schedule.awake(last_wake)
         self.caps = list(itertools.accumulate(int(step) for step in self.awake))
-        self.total = checked_total(neuron.share * self.caps[-1])
+        self.total = checked_total(neuron.rate * self.caps[-1])
         self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:

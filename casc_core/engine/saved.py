@@ -7,7 +7,6 @@ that is read is of the kind, range and shape that is declared for it, or refused
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ from casc_core.errors import CascError, StorageError
 from casc_core.neuron import Neuron
 from casc_core.numerics import Exact, Float
 from casc_core.schedule import Continuous, WakeSleep
-from casc_core.storage.checksum import OPEN, is_whole, sealed
+from casc_core.storage.checksum import OPEN, is_whole, sealed, sha256
 from casc_core.storage.files import has_file, read_bytes, whole_folder, write_whole
 from casc_core.storage.kinds import Kinds
 from casc_core.storage.strict import of, parsed, record, strings
@@ -90,7 +89,8 @@ def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
 
 
 def are_saved_alike(network: Network, other: Network) -> bool:
-    """Whether both would be written alike, but for what a file of the first version does not say."""
+    """Whether both call the same operations in the same order, but for what a file of the first version does not say."""
+    network, other = network.in_order_of_calls(), other.in_order_of_calls()
     if _without_grids(_description(network)) != _without_grids(_description(other)):
         return False
     own, others = network.tensors(), other.tensors()
@@ -166,7 +166,7 @@ def _read_description(path: Path, text: bytes, tensors: bytes) -> dict[str, Any]
     if version not in (VERSION, UNSEALED) or isinstance(version, (bool, float)):
         raise StorageError(f"{where} has version {version!r:.40}; this casc reads versions {UNSEALED} and {VERSION}")
     if version == UNSEALED:
-        if hashlib.sha256(tensors).hexdigest() != description.get("sha256"):
+        if sha256([tensors]) != description.get("sha256"):
             raise StorageError(
                 f"{path / TENSORS} is damaged: its checksum is not the one in {DESCRIPTION}; save it again"
             )
@@ -239,7 +239,7 @@ def _operation(index: int, value: Any, tensors: dict[str, Tensor], older: bool) 
     if unknown:
         raise ValueError(f"{what}: a {name} has no tensors {sorted(unknown)!r:.200}")
     own = {each: tensors.pop(f"{index}.{each}") if each in there else None for each in kind.TENSORS}
-    return kind(**settings, **own)  # type: ignore[arg-type]  # each kind checks what it is given
+    return kind(**settings, **own)
 
 
 def _without_grids(description: dict[str, Any]) -> dict[str, Any]:

@@ -249,9 +249,3 @@ def broadcast(*shapes: torch.Size) -> torch.Size:
                 raise InputError(f"shapes do not broadcast: {', '.join(str(list(each)) for each in shapes)}")
             sizes[dim] = size if size != 1 else sizes[dim]
     return torch.Size(sizes)
-
-
-def padded(train: Tensor, steps: int) -> Tensor:
-    """`train` followed by zeros, `steps` long."""
-    missing = train.new_zeros((steps - train.shape[0], *train.shape[1:]))
-    return torch.cat([train, missing]) if len(missing) else train

@@ -26,7 +26,7 @@ class Work:
         awake: multiply-accumulates at each wake step: of real-valued inputs, and one for each bias.
         dense: multiply-accumulates of the ANN.
 
-    >>> both = Work(accumulates=torch.ones(2).double(), dense=4.0) + Work(accumulates=torch.ones(1).double(), dense=2.0) * 0.5
+    >>> both = Work(accumulates=torch.ones(2), dense=4.0) + Work(accumulates=torch.ones(1), dense=2.0) * 0.5
     >>> both.accumulates.tolist(), both.dense
     ([2.0, 1.0], 5.0)
     """

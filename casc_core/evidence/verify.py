@@ -2,153 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from casc_core.engine.recorder import Recorder
-from casc_core.errors import ConfigError, InputError
-from casc_core.evidence import faults
-from casc_core.evidence import moved as moves
-from casc_core.evidence.faults import LoweringReport, lowered_in_float64, lowering_report
-from casc_core.evidence.moved import Moved, largest_difference, moved
-from casc_core.evidence.origin import Evaluated, evaluated
+from casc_core.errors import ConfigError
+from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann
+from casc_core.evidence.differences import Differences, differences, largest_difference
+from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence, combine_reports
+from casc_core.evidence.lowering_check import lowered_in_float64, lowering_report
+from casc_core.evidence.lowering_report import LoweringReport
 from casc_core.neuron import CIF
-from casc_core.numerics import Exact, Numerics
-from casc_core.reporting.columns import aligned
-from casc_core.reporting.predictions import differing
+from casc_core.numerics import Exact
+from casc_core.reporting.predictions import differing, with_batch
 from casc_core.schedule import Continuous
 from casc_core.simulation import LayerSpikes
 from casc_core.spiking_model import SpikingModel
 
-PartT = TypeVar("PartT")
 # Under a schedule without sleep, as many steps per level are simulated where T is not given.
 CONTINUOUS_STEPS_PER_LEVEL = 4
-
-
-@dataclass(frozen=True)
-class LayerEquivalence:
-    """One layer's spike counts against the reference's levels.
-
-    Attributes:
-        name: the layer.
-        neurons: how many were compared, over all samples.
-        mismatches: how many counts differ.
-        largest: the largest difference, in levels.
-        first: index of the first differing neuron, `(sample, ...)` in the layout of the model, or None.
-        silent_at: `[batch]`, the last step at which the layer spiked in each sample.
-    """
-
-    name: str
-    neurons: int
-    mismatches: int
-    largest: float
-    first: tuple[int, ...] | None
-    silent_at: Tensor
-
-    @property
-    def exact(self) -> bool:
-        """Whether every count is equal."""
-        return self.mismatches == 0
-
-
-@dataclass(frozen=True)
-class EquivalenceReport:
-    """What `verify` found; prints as a table.
-
-    Attributes:
-        layers: by name, in the order of the network.
-        logits_equal: whether the logits are the same bits.
-        max_logit_difference: the largest difference of two logits.
-        prediction_mismatches: samples whose predicted class differs from the reference's.
-        silent_at: `[batch]`, steps to silence of each sample.
-        T: steps simulated.
-        promised: whether exactness is promised for this neuron, schedule and arithmetic.
-        note: why it is not, if it is not.
-        ann_predictions_moved: samples whose class differs between the reference and the ANN as trained, in its own types;
-            None if the ANN is not at hand, or computes with another number of levels.
-        ann_max_logit_difference: likewise for logits.
-        lowering: the network that was converted, in float64, beside its lowering before it is put on any grid: whatever
-            differs there is a fault of the lowering; None if that network is not at hand.
-        grid: what the grid of the numbers (or, with `Float()`, their rounding) moved, from that lowering to the reference.
-        float32: what the types of the network as trained move, from its evaluation in float64 to its own.
-        numerics: the arithmetic of the conversion.
-    """
-
-    layers: dict[str, LayerEquivalence]
-    logits_equal: bool
-    max_logit_difference: float
-    prediction_mismatches: int
-    silent_at: Tensor
-    T: int
-    promised: bool
-    note: str
-    ann_predictions_moved: int | None
-    ann_max_logit_difference: float | None
-    lowering: LoweringReport | None
-    grid: Moved | None
-    float32: Moved | None
-    numerics: Numerics
-
-    @property
-    def exact(self) -> bool:
-        """Every count of every neuron and every logit equal to the reference's, and no fault in the lowering."""
-        return self.spikes_exact and (self.lowering is None or self.lowering.exact)
-
-    @property
-    def spikes_exact(self) -> bool:
-        """Every count of every neuron and every logit equal to the reference's."""
-        return self.logits_equal and all(layer.exact for layer in self.layers.values())
-
-    def after(self, samples: int) -> EquivalenceReport:
-        """The report on a part of a batch, so many of whose samples come before it."""
-        layers = {
-            name: replace(layer, first=None if layer.first is None else (layer.first[0] + samples, *layer.first[1:]))
-            for name, layer in self.layers.items()
-        }
-        return replace(self, layers=layers, lowering=None if self.lowering is None else self.lowering.after(samples))
-
-    @property
-    def first_divergence(self) -> LayerEquivalence | None:
-        """The first layer whose counts differ."""
-        return next((layer for layer in self.layers.values() if not layer.exact), None)
-
-    def __str__(self) -> str:
-        header = ("layer", "neurons", "differing", "largest", "silent at (median, max)")
-        rows = [header]
-        for layer in self.layers.values():
-            silent = f"{int(layer.silent_at.median())}, {int(layer.silent_at.max())}"
-            rows.append((layer.name, f"{layer.neurons:,}", f"{layer.mismatches:,}", f"{layer.largest:g}", silent))
-        lines = [aligned(rows)]
-        samples = len(self.silent_at)
-        verdict = f"{'EXACT' if self.spikes_exact else 'NOT EXACT'} against the quantised ANN"
-        if self.spikes_exact and not self.exact:
-            verdict = "NOT EXACT: the quantised ANN that it equals is not your network"
-        logits = "equal bit for bit" if self.logits_equal else f"differ by up to {self.max_logit_difference:.3g}"
-        lines.append(f"{verdict}: {samples} samples, {self.T} steps, logits {logits}")
-        if not self.spikes_exact:
-            lines.append(f"predictions that differ: {self.prediction_mismatches} of {samples}")
-        first = self.first_divergence
-        if first is not None:
-            lines.append(f"first divergence: layer {first.name!r}, neuron {first.first}")
-        idle = [name for name, layer in self.layers.items() if len(layer.silent_at) and not layer.silent_at.any()]
-        if idle:
-            lines.append(f"no neuron of {', '.join(idle)} spikes for these inputs: in them, nothing else was compared")
-        if self.note:
-            lines.append(self.note)
-        if self.lowering is None or self.grid is None or self.float32 is None:
-            lines.append(
-                "lowering: not compared, since the network that was converted is not at hand (load(..., model=...))"
-            )
-            return "\n".join(lines)
-        grid = (
-            f"the grid of {self.numerics}" if isinstance(self.numerics, Exact) else f"the rounding of {self.numerics}"
-        )
-        lines += [str(self.lowering), self.grid.said(grid, samples), self.float32.said("float32 itself", samples)]
-        return "\n".join(lines)
 
 
 def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) -> EquivalenceReport:
@@ -186,7 +60,7 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
         report = _verified(snn, part, steps, note)
         reports.append(report.after(before) if before else report)
         before += len(report.silent_at)
-    return reports[0] if len(reports) == 1 else joined(reports)
+    return reports[0] if len(reports) == 1 else combine_reports(reports)
 
 
 def _verified(snn: SpikingModel, values: dict[str, Any], steps: int | None, note: str) -> EquivalenceReport:
@@ -194,30 +68,31 @@ def _verified(snn: SpikingModel, values: dict[str, Any], steps: int | None, note
     settings, recorder = snn.settings, Recorder(keep_counts=True)
     simulation = snn.simulate_recorded((), values, steps, recorder)
     counts = recorder.counts
-    expected_logits, expected = snn.reference_counts((), values)
-    logits = simulation.logits[-1]
+    reference = LogitsAndLevels(*snn.reference_counts((), values))
+    samples = len(simulation.silent_at)
+    logits, expected = (with_batch(each, samples) for each in (simulation.logits[-1], reference.logits))
     awake = sum(settings.schedule.awake(simulation.T))
     layers = {
-        name: _compared(name, counts[name], expected[name], awake, settings.levels, simulation.spikes[name])
+        name: compare_layer(name, counts[name], reference.levels[name], awake, settings.levels, simulation.spikes[name])
         for name in counts
     }
     return EquivalenceReport(
         layers,
-        torch.equal(logits, expected_logits),
-        largest_difference(logits, expected_logits),
-        int(differing(logits, expected_logits).sum()),
+        torch.equal(logits, expected),
+        largest_difference(logits, expected),
+        int(differing(logits, expected).sum()),
         simulation.silent_at,
         simulation.T,
         not note,
         note,
-        *_against_ann(snn, Evaluated(expected_logits, expected), values),
+        *_against_ann(snn, reference, values, samples),
         settings.numerics,
     )
 
 
 def _against_ann(
-    snn: SpikingModel, reference: Evaluated, values: dict[str, Any]
-) -> tuple[int | None, float | None, LoweringReport | None, Moved | None, Moved | None]:
+    snn: SpikingModel, reference: LogitsAndLevels, values: dict[str, Any], samples: int
+) -> tuple[int | None, float | None, LoweringReport | None, Differences | None, Differences | None]:
     """The last fields of a report: the reference beside the ANN, and what lowering, grid and float32 have in that."""
     if snn.origin is None or snn.ann is None:
         return None, None, None, None, None
@@ -229,62 +104,18 @@ def _against_ann(
     levels = snn.settings.levels
     lowered = lowered_in_float64(snn, (), values)
     lowering = lowering_report(snn, lowered, (), values)
-    ideal, own = (evaluated(snn.ann, levels, (), values, float64) for float64 in (True, False))
-    trained = moved(own, reference) if levels == snn.settings.q else None
+    ideal, own = (evaluate_ann(snn.ann, levels, (), values, float64) for float64 in (True, False))
+    trained = differences(own, reference, samples) if levels == snn.settings.q else None
     return (
         None if trained is None else trained.predictions,
         None if trained is None else trained.max_logit_difference,
         lowering,
-        moved(lowered, reference),
-        moved(ideal, own),
+        differences(lowered, reference, samples),
+        differences(ideal, own, samples),
     )
 
 
-def joined(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
-    """The report on a data set from those on its batches, in order; the first difference is the first batch's that has one.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not reports:
-        raise InputError("there is no batch to verify")
-    layers = {}
-    for name in reports[0].layers:
-        own = [report.layers[name] for report in reports]
-        layers[name] = LayerEquivalence(
-            name,
-            sum(layer.neurons for layer in own),
-            sum(layer.mismatches for layer in own),
-            max(layer.largest for layer in own),
-            next((layer.first for layer in own if layer.first is not None), None),
-            torch.cat([layer.silent_at for layer in own]),
-        )
-    predictions = [report.ann_predictions_moved for report in reports]
-    furthest = [report.ann_max_logit_difference for report in reports]
-    return EquivalenceReport(
-        layers,
-        all(report.logits_equal for report in reports),
-        max(report.max_logit_difference for report in reports),
-        sum(report.prediction_mismatches for report in reports),
-        torch.cat([report.silent_at for report in reports]),
-        max(report.T for report in reports),
-        all(report.promised for report in reports),
-        reports[0].note,
-        None if None in predictions else sum(count for count in predictions if count is not None),
-        None if None in furthest else max(value for value in furthest if value is not None),
-        _joined([report.lowering for report in reports], faults.joined),
-        _joined([report.grid for report in reports], moves.joined),
-        _joined([report.float32 for report in reports], moves.joined),
-        reports[0].numerics,
-    )
-
-
-def _joined(parts: Sequence[PartT | None], join: Callable[[Sequence[PartT]], PartT]) -> PartT | None:
-    there = [part for part in parts if part is not None]
-    return join(there) if len(there) == len(parts) else None
-
-
-def _compared(
+def compare_layer(
     name: str, counts: Tensor, expected: Tensor, awake: int, levels: int, spikes: LayerSpikes
 ) -> LayerEquivalence:
     """Counts over `awake` steps against levels out of `levels`: as rates where the two are not the same."""

@@ -1,1 +1,4 @@
-"""What outputs say, and how figures are printed: one meaning for every report."""
+"""What outputs say, and how figures are printed: one meaning for every report.
+
+Internal.
+"""

@@ -40,15 +40,14 @@ class Reading:
         classes: Tensor = self.classes(readouts.flatten(0, 1)).unflatten(0, readouts.shape[:2])
         return classes
 
-    def score(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """How well `answers` `[..., N, ...]`, made by `classes`, meet labels that are `checked`: for each entry before N.
+    def scores(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """`[..., N]`, float64: how well answers `[..., N, ...]`, made by `classes`, meet labels that are `checked`.
 
-        The share of the classes that are right; of numbers, the mean squared error.
+        The share of a sample's classes that are right; of numbers, the mean squared error.
         """
-        first = answers.dim() - labels.dim()
-        if self.numbers:
-            return (answers.double() - labels.double()).square().flatten(first).mean(-1)
-        return (answers == labels).flatten(first).double().mean(-1)
+        met = (answers.double() - labels.double()).square() if self.numbers else (answers == labels).double()
+        places = labels.dim() - 1
+        return met.flatten(-places).mean(-1) if places else met
 
     def checked(self, labels: Tensor, shape: Sequence[int]) -> Tensor:
         """Labels in the shape of the classes of outputs of this shape.
@@ -132,6 +131,15 @@ def differing(a: Tensor, b: Tensor) -> Tensor:
     """
     how = reading(a.shape)
     return any_of_sample(how.classes(a) != how.classes(b))
+
+
+def with_batch(outputs: Tensor, samples: int) -> Tensor:
+    """Outputs `[N, ...]`; those of one sample that was given without a batch, `[C]`, as `[1, C]`.
+
+    >>> with_batch(torch.zeros(3), samples=1).shape, with_batch(torch.zeros(3), samples=3).shape
+    (torch.Size([1, 3]), torch.Size([3]))
+    """
+    return outputs[None] if samples == 1 and outputs.dim() == 1 and len(outputs) > 1 else outputs
 
 
 def any_of_sample(differs: Tensor) -> Tensor:

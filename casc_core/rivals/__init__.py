@@ -1,1 +1,4 @@
-"""Other conversion methods, to compare with."""
+"""Other conversion methods, to compare with.
+
+Internal, but for `casc_core.methods`.
+"""

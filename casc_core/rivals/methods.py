@@ -1,4 +1,4 @@
-"""Conversion methods in one frame: what neurons and schedule simulate a network, and what is done to it before.
+"""Conversion methods to compare: ours, those of the paper's Table 6, and others.
 
 Each is a small frozen configuration. `method.network(snn, batches)` gives the network that it simulates; weights are those
 of `snn`, so that methods differ in nothing but themselves.
@@ -6,197 +6,19 @@ of `snn`, so that methods differ in nothing but themselves.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from casc_core.activation import CQReLU, Quantised
-from casc_core.conversion.batches import each, parted
-from casc_core.conversion.calibrate import percentiles
-from casc_core.conversion.convert import convert
-from casc_core.engine.run import SpikingRun
 from casc_core.errors import ConfigError
-from casc_core.neuron import CIF, IF, SNM, SRP, Burst, Neuron
-from casc_core.schedule import Continuous, Schedule, WakeSleep
+from casc_core.neuron import CIF, IF
+from casc_core.rivals.calibrated import Calibrated
+from casc_core.rivals.method import Method, converted
+from casc_core.rivals.neurons import SNM, SRP, Burst
+from casc_core.rivals.percentile import PercentileReLU
+from casc_core.schedule import Continuous, WakeSleep
 from casc_core.spiking_model import SpikingModel
 
-
-@dataclass(frozen=True)
-class Method:
-    """Neurons under a schedule, on the weights as they are.
-
-    Args:
-        label: what a reader of a table should see.
-        neuron, schedule: what simulates the network.
-        equations, source: in a line or two; where they are from.
-        note: how it is applied here, where that is not plain.
-    """
-
-    label: str = ""
-    neuron: Neuron = field(default_factory=CIF)
-    schedule: Schedule = field(default_factory=WakeSleep)
-    equations: str = ""
-    source: str = ""
-    note: str = ""
-
-    own_levels: ClassVar[bool] = False
-    """Its neurons have thresholds of their own, so that counts compare only with levels of its own."""
-    reads_data: ClassVar[bool] = False
-    """It looks at data before it simulates."""
-
-    def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
-        """What this method simulates in the place of `snn`.
-
-        Args:
-            batches: of what the network takes; only the methods that look at data read them.
-
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Linear(4, 8), CQReLU(q=2), nn.Linear(8, 2))
-        >>> Method(neuron=IF(), schedule=Continuous()).network(convert(model), []).settings.neuron
-        IF()
-        """
-        return _converted(snn).under(self.neuron, self.schedule)
-
-    @property
-    def config(self) -> str:
-        """Neuron and schedule, as they are written."""
-        return f"{self.neuron} under {self.schedule}"
-
-
-@dataclass(frozen=True)
-class PercentileReLU(Method):
-    """Thresholds balanced by data: each layer's is a percentile of its positive activations (Rueckauer et al. 2017,
-    "Conversion of continuous-valued deep networks to efficient event-driven networks", sections 2.2.2 and 2.2.3).
-
-    `theta_l = percentile(a_l)`; IF neurons, `v += I_t`; `s_t = 1` if `v >= theta_l`; `v -= theta_l * s_t`, the input at
-    every step. Activations above the threshold saturate at one spike a step.
-
-    Args:
-        percentile: in (0, 100]; the paper's choice is 99.9.
-
-    Raises:
-        ConfigError: the network as trained is not at hand.
-
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Linear(4, 8), CQReLU(q=4), nn.Linear(8, 2))
-    >>> network = PercentileReLU(percentile=50.0).network(convert(model), [torch.rand(64, 4)])
-    >>> network.ann[1].threshold < 1.0
-    True
-    """
-
-    percentile: float = 99.9
-
-    own_levels = reads_data = True
-
-    def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
-        ann = copy.deepcopy(_converted(snn).ann)
-        if ann is None:
-            raise ConfigError("percentiles are those of the network as trained: load(folder, model=...) brings it back")
-        names = [name for name, module in ann.named_modules() if isinstance(module, Quantised)]
-        inputs = [parted(batch, len(snn.settings.arguments))[0] for batch in each(batches, "take percentiles of")]
-        for name, threshold in percentiles(ann, names, inputs, self.percentile).items():
-            module = ann.get_submodule(name)
-            if isinstance(module, CQReLU):
-                module.set_threshold(threshold)
-            elif isinstance(module, Quantised):
-                module.threshold = threshold
-        settings = snn.settings
-        return convert(ann, settings.adapter, neuron=self.neuron, schedule=self.schedule, numerics=settings.numerics)
-
-
-@dataclass(frozen=True)
-class Calibrated(Method):
-    """Biases and initial potentials calibrated layer by layer (Li et al. 2022, "Converting Artificial Neural Networks to
-    Spiking Neural Networks via Parameter Calibration"), weights being left as they are.
-
-    With `e = mean(l / q - N / T)` over samples, and over the positions of a channel, the bias of the channel grows by
-    `theta * e`; then, with what is left of `e`, the initial potential of each neuron by `theta * T * e`; that only where
-    samples share a neuron, which the tokens of different texts do not. A layer is calibrated behind calibrated ones.
-
-    Args:
-        steps: T, for which it is calibrated.
-    """
-
-    steps: int = 32
-
-    reads_data = True
-
-    def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ConfigError(f"Calibrated: steps must be an integer of at least 1; got {self.steps!r}")
-
-    def network(self, snn: SpikingModel, batches: Iterable[Any]) -> SpikingModel:
-        """As `Method.network`; all of the first batch is used at once.
-
-        Raises:
-            InputError: there is no batch.
-
-        >>> from torch import nn
-        >>> _ = torch.manual_seed(0)
-        >>> model = nn.Sequential(nn.Linear(4, 8), CQReLU(q=4), nn.Linear(8, 2))
-        >>> method = Calibrated(neuron=IF(), schedule=Continuous(), steps=3)
-        >>> snn, x = convert(model), torch.rand(64, 4)
-        >>> before, after = (network.simulate(x, T=3) for network in (Method(neuron=IF(),
-        ...     schedule=Continuous()).network(snn, []), method.network(snn, [x])))
-        >>> error = lambda simulation: float((simulation.logits[-1] - snn.reference(x)).mean(0).abs().sum())
-        >>> error(after) < error(before)
-        True
-        """
-        calibrated = _converted(snn).under(self.neuron, self.schedule).with_own_layers()
-        inputs, _ = parted(next(each(batches, "calibrate on")), len(snn.settings.arguments))
-        _, levels = snn.reference_counts(inputs, {})
-        rates = {name: level.double() / snn.settings.levels for name, level in levels.items()}
-        calibrated.evaluated(CalibrationRun(calibrated, self.steps, rates), inputs)
-        return calibrated
-
-
-def _converted(snn: SpikingModel) -> SpikingModel:
-    """`snn`, if it is a converted network.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if not isinstance(snn, SpikingModel):
-        raise ConfigError(f"a method simulates a converted network; got {type(snn).__name__}")
-    return snn
-
-
-class CalibrationRun(SpikingRun):
-    """A run of `steps` steps that calibrates each layer of a network as it comes to it, to these rates of its neurons."""
-
-    def __init__(self, snn: SpikingModel, steps: int, rates: Mapping[str, Tensor]) -> None:
-        super().__init__(snn.settings.numerics, snn.settings.neuron, snn.settings.schedule, steps)
-        self.rates = rates
-
-    def correction(
-        self, name: str, train: Tensor, attempt: int, neurons_last: bool, real: Tensor | None
-    ) -> tuple[str, Tensor] | None:
-        """What to add to the layer's "bias" (at its first attempt) or "charge" (at its second), in thresholds.
-
-        Args:
-            train: its spikes `[steps, *shape]`.
-            neurons_last: the last dimension counts its channels; else dimension 1 does, and each position is a neuron of
-                its own.
-            real: `[*shape]` bool, which neurons are no padding; None: all.
-        """
-        if attempt > 1:
-            return None
-        steps = sum(self.awake)
-        error = self.rates[name] - train.sum(0, dtype=torch.float64) / steps
-        channel = error.dim() - 1 if neurons_last else 1
-        others = [dim for dim in range(error.dim()) if dim != channel]
-        if attempt == 0:
-            count = error.numel() / error.shape[channel] if real is None else float(real.sum()) / error.shape[channel]
-            mean = error.sum(others) / count
-            return "bias", mean if neurons_last else mean.reshape(-1, *[1] * (error.dim() - 2))
-        if neurons_last and error.dim() > 2:
-            return None  # tokens share their neurons' parameters, so another charge is another bias
-        return "charge", error.mean(0) * steps
-
+__all__ = ["FOUR", "OURS", "QCFS", "RIVALS", "Calibrated", "Method", "PercentileReLU", "chosen", "methods_for"]
 
 _IF = "v += I_t; s_t = 1 if v >= theta, else 0; v -= theta * s_t"
 _CIF = "v += I_t; s_t = +1 if v >= theta and N < cap_t, -1 if v < 0 and N > 0, else 0; N += s_t; v -= theta * s_t"
@@ -273,7 +95,7 @@ def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Me
         T: steps of the comparison, for which ACP is calibrated.
         trained: the network was trained with these activations; False: it has only been calibrated.
     """
-    half = any(getattr(op, "charge", None) is not None for op in _converted(snn).operations() if op.is_layer)
+    half = any(getattr(op, "charge", None) is not None for op in converted(snn).operations() if op.is_layer)
     acp = RIVALS["ACP"]
     assert isinstance(acp, Calibrated)
     methods = FOUR | RIVALS | {"ACP": replace(acp, steps=T)}

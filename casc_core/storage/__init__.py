@@ -1,1 +1,4 @@
-"""Files that are whole or not there at all: written, checked and read strictly."""
+"""Files that are whole or not there at all: written, checked and read strictly.
+
+Internal.
+"""

@@ -1,4 +1,4 @@
-"""A checksum inside the text that it is of: any change of any bit of it, or of what lies beside it, is noticed.
+"""SHA-256, and a checksum inside the text that it is of: any change of any bit, there or in what lies beside it, is noticed.
 
 It guards against damage, and not against someone who means harm, and would make it anew.
 """
@@ -7,11 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 # As JSON has it, with a space or, in the header of safetensors, without.
 _SEAL = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 OPEN = "0" * 64
 """What stands in the text's field "sha256" before it is sealed."""
+
+
+def sha256(parts: Iterable[bytes]) -> str:
+    """The SHA-256 of the parts, one behind another, as 64 hexadecimal digits.
+
+    >>> sha256([b"a", b"b"]) == sha256([b"ab"])
+    True
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def sealed(text: bytes, *beside: bytes) -> bytes:
@@ -38,8 +51,4 @@ def _with_seal(text: bytes, found: re.Match[bytes], seal: bytes) -> bytes:
 
 
 def _checksum(*parts: bytes) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)}\n".encode())
-        digest.update(part)
-    return digest.hexdigest().encode()
+    return sha256(piece for part in parts for piece in (f"{len(part)}\n".encode(), part)).encode()

@@ -8,26 +8,33 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from casc_core.evidence.energy import EnergyTable
-from casc_core.evidence.verify import EquivalenceReport, joined, verify
+from casc_core.evidence.equivalence import EquivalenceReport, combine_reports
+from casc_core.evidence.verify import verify
+from casc_core.reporting.series import median_and_largest
 from casc_core.rivals.methods import FOUR, RIVALS, chosen, methods_for
 from casc_core.storage.files import require_writable, write_whole
+from casc_core.storage.json_files import write_json
 from casc_lab.cli import NOT_EXACT, Command
 from casc_lab.command import check_steps, limit_threads
-from casc_lab.compare.comparison import Subject, compare
+from casc_lab.compare.comparison import compare
+from casc_lab.compare.load_network import load_network
+from casc_lab.compare.network_and_data import NetworkAndData, Request
 from casc_lab.compare.page import page
-from casc_lab.compare.subjects import Asked, subject
-from casc_lab.compare.text import summary
+from casc_lab.compare.terminal_summary import terminal_summary
 from casc_lab.progress import Progress
 
-SUBJECT = "output folder of a recipe, or module:function that returns (model, batches[, calibration_batches])"
+NETWORK = "output folder of a recipe, or module:function that returns (model, batches[, calibration_batches])"
 
 
-def _add_subject(add: Any) -> None:
-    add("subject", help=SUBJECT)
+def _network_options(add: Any) -> None:
+    add("network", help=NETWORK)
     add("--data", help="the recipe's data, if it is not where it was")
     add("--adapter", help="of your own network: cnn, rnn, ...; unset: by its modules")
     add("--q", type=int, help="levels for a network with plain ReLU, which is calibrated")
@@ -41,7 +48,7 @@ def _add_subject(add: Any) -> None:
 
 def _compare_options(line: argparse.ArgumentParser) -> None:
     add = line.add_argument
-    _add_subject(add)
+    _network_options(add)
     add("--T", type=int, default=32, help="steps of the comparison")
     names = ", ".join(FOUR | RIVALS)
     add(
@@ -49,7 +56,7 @@ def _compare_options(line: argparse.ArgumentParser) -> None:
         type=lambda text: text.split(","),
         help=f"some of {names}; ours is always there; unset: all that apply",
     )
-    add("--out", type=Path, help="folder for report.html and comparison.json; unset: the subject's, or casc_comparison")
+    add("--out", type=Path, help="folder for report.html and comparison.json; unset: the network's, or casc_comparison")
     table = EnergyTable()
     add("--mac-pj", type=float, default=table.mac, help="energy of a multiply-accumulate, pJ")
     add("--ac-pj", type=float, default=table.ac, help="energy of an accumulate, pJ")
@@ -57,26 +64,26 @@ def _compare_options(line: argparse.ArgumentParser) -> None:
 
 
 def _verify_options(line: argparse.ArgumentParser) -> None:
-    _add_subject(line.add_argument)
+    _network_options(line.add_argument)
     line.add_argument("--T", type=int, help="steps to simulate; unset: until silent")
 
 
-def _asked(args: argparse.Namespace) -> Asked:
+def _request(args: argparse.Namespace) -> Request:
     limit_threads(args.threads)
     check_steps(args.T)
-    return Asked(args.subject, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
+    return Request(args.network, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
 
 
-def _with_progress(found: Subject, quiet: bool) -> tuple[Subject, Progress]:
-    """The subject with batches that say how far it has come."""
+def _with_progress(found: NetworkAndData, quiet: bool) -> tuple[NetworkAndData, Progress]:
+    """The same with batches that say how far it has come."""
     progress = Progress(shown=not quiet)
 
-    def of() -> Iterator[Any]:
+    def batches_with_progress() -> Iterator[Any]:
         for batch in found.batches():
             yield batch
             progress.advance()
 
-    return Subject(**{**vars(found), "batches": of}), progress
+    return replace(found, batches=batches_with_progress), progress
 
 
 def _table(args: argparse.Namespace) -> EnergyTable:
@@ -87,11 +94,11 @@ def _table(args: argparse.Namespace) -> EnergyTable:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    asked = _asked(args)
-    folder = Path(args.subject)
+    request = _request(args)
+    folder = Path(args.network)
     out = args.out or (folder if folder.is_dir() else Path("casc_comparison"))
     table = _table(args)
-    found = subject(asked)
+    found = load_network(request)
     require_writable(out)
     methods = chosen(methods_for(found.snn, args.T, found.trained is None), args.methods)
     followed, progress = _with_progress(found, args.quiet)
@@ -103,18 +110,18 @@ def _compare(args: argparse.Namespace) -> int:
 
     with progress:
         result = compare(followed, args.T, methods, table, _command(args), announce)
-    write_whole(out / "comparison.json", json.dumps(result, indent=1) + "\n")
+    write_json(out / "comparison.json", result)
     write_whole(out / "report.html", page(result))
     if args.json:
         print(json.dumps(result))
     else:
-        print(f"{summary(result)}\n\nreport.html and comparison.json are in {out}")
+        print(f"{terminal_summary(result)}\n\nreport.html and comparison.json are in {out}")
     return 0 if result["equivalence"]["exact"] else NOT_EXACT
 
 
 def _command(args: argparse.Namespace) -> str:
-    words = ["casc", "compare", args.subject, "--T", str(args.T)]
-    for name in ("data", "adapter", "q", "weight_bits", "limit"):
+    words = ["casc", "compare", args.network, "--T", str(args.T)]
+    for name in ("data", "adapter", "q", "weight_bits", "limit", "energy_source"):
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -128,10 +135,10 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    found = subject(_asked(args))
+    found = load_network(_request(args))
     followed, progress = _with_progress(found, args.quiet)
     with progress:
-        report = joined(list(_reports(followed, followed.batches(), args.T)))
+        report = combine_reports(list(_reports(followed, followed.batches(), args.T)))
     if args.json:
         print(json.dumps(_as_json(found, report)))
     else:
@@ -141,13 +148,13 @@ def _verify(args: argparse.Namespace) -> int:
     return 0 if report.exact else NOT_EXACT
 
 
-def _reports(found: Subject, batches: Iterable[Any], T: int | None) -> Iterator[EquivalenceReport]:
+def _reports(found: NetworkAndData, batches: Iterable[Any], T: int | None) -> Iterator[EquivalenceReport]:
     takes = len(found.snn.settings.arguments)
     for batch in batches:
         yield verify(found.snn, *batch[:takes], T=T)
 
 
-def _as_json(found: Subject, report: EquivalenceReport) -> dict[str, Any]:
+def _as_json(found: NetworkAndData, report: EquivalenceReport) -> dict[str, Any]:
     return {
         "title": found.title,
         "data": found.source,
@@ -161,14 +168,14 @@ def _as_json(found: Subject, report: EquivalenceReport) -> dict[str, Any]:
         "calibration": None if found.calibration_said is None else found.calibration_said.splitlines()[-1],
         "ann_predictions_moved": report.ann_predictions_moved,
         "ann_max_logit_difference": report.ann_max_logit_difference,
-        "silent_at": {"median": int(report.silent_at.median()), "max": int(report.silent_at.max())},
+        "silent_at": _silence(report.silent_at),
         "layers": [
             {
                 "name": layer.name,
                 "neurons": layer.neurons,
                 "differing": layer.mismatches,
                 "largest": layer.largest,
-                "silent_at": {"median": int(layer.silent_at.median()), "max": int(layer.silent_at.max())},
+                "silent_at": _silence(layer.silent_at),
             }
             for layer in report.layers.values()
         ],
@@ -177,6 +184,10 @@ def _as_json(found: Subject, report: EquivalenceReport) -> dict[str, Any]:
         "grid": None if report.grid is None else dataclasses.asdict(report.grid),
         "float32": None if report.float32 is None else dataclasses.asdict(report.float32),
     }
+
+
+def _silence(silent_at: Tensor) -> dict[str, int]:
+    return dict(zip(("median", "max"), median_and_largest(silent_at), strict=True))
 
 
 command = Command(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from casc_lab.compare.groups import (
+from casc_lab.compare.cost_figures import energy_figures
+from casc_lab.compare.figure_groups import (
     Numbered,
     accuracy_axis,
     by_layer,
@@ -16,11 +17,10 @@ from casc_lab.compare.groups import (
     percent,
     series,
 )
-from casc_lab.compare.spending import energy
-from casc_lab.compare.tables import Comparison
+from casc_lab.compare.measure import Comparison, answers
 from casc_lab.html.axes import Axis, counting, linear, logarithmic, time
 from casc_lab.html.charts import Series, lines, values_of
-from casc_lab.html.heat import heat, key
+from casc_lab.html.heat_map import heat_map, shade_key
 
 # More layers than this are shown as maps.
 _FEW = 4
@@ -32,7 +32,7 @@ def figures(comparison: Comparison) -> str:
     four = [(number, method) for number, method in every if method["group"] == "Table 6"]
     T = comparison["T"]
     made = [_mismatches(four, T), _readout(every, comparison), _errors(every, T)]
-    made += [_firing(four, T), _silence(four), _positions(four), energy(every, comparison)]
+    made += [_firing(four, T), _silence(four), _positions(four), energy_figures(every, comparison)]
     return "".join(made)
 
 
@@ -69,9 +69,9 @@ def _mismatches(four: Numbered, T: int) -> str:
         most = max(value for rows in off.values() for row in rows for value in row)
         for n, method in four:
             title = f"share of neurons off their level, by layer and step: {method['label']}"
-            maps.append((method["label"], heat(title, names, off[n], "off", most)))
+            maps.append((method["label"], heat_map(title, names, off[n], "off", most)))
         caption = " The maps show all layers, more and fewer together: what counts is where they turn blank."
-        maps_key = key("off", most, "off their level")
+        maps_key = shade_key("off", most, "off their level")
     return group(
         "Where the errors arise",
         "Share of neurons with at least one spike more (above zero) or fewer (below) than the ANN's level asks for, after "
@@ -87,7 +87,7 @@ def _sum(a: Sequence[float], b: Sequence[float]) -> list[float]:
 
 
 def _readout(every: Numbered, comparison: Comparison) -> str:
-    T = comparison["T"]
+    T, what = comparison["T"], answers(comparison)
     error = series(every, lambda m: m["mse"])
     differ = series(every, lambda m: m["mismatches"])
     charts = [
@@ -96,8 +96,8 @@ def _readout(every: Numbered, comparison: Comparison) -> str:
             _over("mean squared error of the readout over T", error, T, "MSE", logarithmic(values_of(error))),
         ),
         (
-            f"Predictions that differ, of {comparison['data']['samples']:,}",
-            _over("predictions that differ over T", differ, T, "predictions", logarithmic(values_of(differ))),
+            f"Samples whose {what} differ, of {comparison['data']['samples']:,}",
+            _over(f"samples whose {what} differ over T", differ, T, "samples", logarithmic(values_of(differ))),
         ),
     ]
     if comparison["ann_error"] is not None:
@@ -155,7 +155,8 @@ def _errors(every: Numbered, T: int) -> str:
     return group(
         "Relative error layer by layer",
         f"How far spike rates are from the ANN's activations after {T} steps: the sum of |rate - activation| over that of "
-        "activations, from the shallowest layer to the deepest (Figure 5). Zero, the dotted line at the bottom, is exact.",
+        "activations, layer after layer as the network computes them (Figure 5). Zero, the dotted line at the bottom, is "
+        "exact.",
         methods_key(every),
         grid(charts),
     )
@@ -181,13 +182,13 @@ def _firing(four: Numbered, T: int) -> str:
         maps = [
             (
                 f"{method['label']}: {said}",
-                heat(f"{method['label']}: emit {said} by layer and step", names, rows[n], colour, most),
+                heat_map(f"{method['label']}: emit {said} by layer and step", names, rows[n], colour, most),
             )
             for n, method in four
             if any(map(any, rows[n]))
         ]
         if maps:
-            parts += [key(colour, most, f"emit {said}"), grid(maps)]
+            parts += [shade_key(colour, most, f"emit {said}"), grid(maps)]
     return group(
         "Who fires, and when it ends",
         "Share of neurons that emit a spike at each step, +1 and -1 apart (Figure 6). With wake-sleep it falls to zero, "
@@ -237,7 +238,8 @@ def _silence(four: Numbered) -> str:
         )
     return group(
         "Steps to silence",
-        "The last step at which each layer spikes, from shallow to deep, for the methods that sleep: a rising line is "
+        "The last step at which each layer spikes, in the order in which the network computes them, for the methods that "
+        "sleep: a rising line is "
         "firing that ends layer after layer. The others never fall silent.",
         methods_key(asleep),
         grid(charts),

@@ -10,6 +10,7 @@ from torch import Tensor
 from casc_core.evidence.analysis import Analysis
 from casc_core.evidence.energy import EnergyTable
 from casc_core.rivals.methods import OURS
+from casc_lab.compare.depths import by_depth
 
 _NAMES = {
     "baseline": "Without either",
@@ -19,23 +20,25 @@ _NAMES = {
 }
 
 
-def findings(analyses: Mapping[str, Analysis], T: int, table: EnergyTable) -> list[str]:
+def findings(analyses: Mapping[str, Analysis], depths: Mapping[str, int], table: EnergyTable) -> list[str]:
     """Sentences on where mismatches vanish, where firing stops, and what it costs.
 
     Args:
-        analyses: by name of the four methods; those that are missing are passed over.
-        T: of the comparison; those that sleep are judged once silent.
+        analyses: by name of the four methods; those that are missing are passed over. Those that sleep are judged once
+            silent.
+        depths: of the layers (`layer_depths`): those that lie side by side have no order.
     """
-    sentences = [_mismatch(name, analysis) for name, analysis in analyses.items()]
+    layers = by_depth(depths)
+    sentences = [_mismatch(name, analysis, layers) for name, analysis in analyses.items()]
     sentences += _first_layer(analyses)
     ours = analyses.get(OURS)
     if ours is not None:
-        sentences += _order_of_silence(ours)
-        sentences += _vanishing(ours)
+        sentences += _order_of_silence(ours, layers)
+        sentences += _vanishing(ours, layers)
     if ours is not None and "baseline+WSC" in analyses:
         sentences.append(_span("baseline+WSC", analyses["baseline+WSC"]))
     if ours is not None:
-        sentences += _cost(ours, analyses.get("baseline"), T, table)
+        sentences += _cost(ours, analyses.get("baseline"), table)
     return sentences
 
 
@@ -45,17 +48,20 @@ def _off(analysis: Analysis, layer: str) -> float:
     return 100.0 * float(own.more[-1] + own.fewer[-1])
 
 
-def _mismatch(name: str, analysis: Analysis) -> str:
-    layers = list(analysis.layers)
-    shares = [_off(analysis, layer) for layer in layers]
+def _mismatch(name: str, analysis: Analysis, layers: Sequence[Sequence[str]]) -> str:
+    shares = {layer: _off(analysis, layer) for layer in analysis.layers}
     who = _NAMES[name]
     end = f"after {analysis.T} steps" if name in ("baseline", "baseline+CIF") else "once silent"
-    if not any(shares):
+    if not any(shares.values()):
         return f"{who}, no neuron of any layer is off the ANN's level {end}."
-    worst = max(range(len(shares)), key=shares.__getitem__)
+    worst = max(shares, key=shares.__getitem__)
+    if len(layers) == 1 and len(shares) > 1:
+        each = _enumerated([f"{share:.3g}% of those of {layer}" for layer, share in shares.items()])
+        return f"{who}, of the neurons of layers that lie side by side {each} are off their level {end}."
+    (first, *_), (*_, last) = layers[0], layers[-1]
     return (
-        f"{who}, {shares[0]:.3g}% of the neurons of the first layer ({layers[0]}), {shares[-1]:.3g}% of the last "
-        f"({layers[-1]}), and at most {shares[worst]:.3g}% ({layers[worst]}) are off their level {end}."
+        f"{who}, {shares[first]:.3g}% of the neurons of the first layer ({first}), {shares[last]:.3g}% of the last "
+        f"({last}), and at most {shares[worst]:.3g}% ({worst}) are off their level {end}."
     )
 
 
@@ -76,30 +82,44 @@ def _first_layer(analyses: Mapping[str, Analysis]) -> list[str]:
     return [f"Unlike in the paper, wake-sleep alone leaves {_off(wsc, first):.3g}% of the first layer ({first}) off."]
 
 
-def _order_of_silence(ours: Analysis) -> list[str]:
-    ends = {name: int(layer.silent_at.max()) for name, layer in ours.layers.items()}
-    if len(ends) < 2:
+def _order_of_silence(ours: Analysis, layers: Sequence[Sequence[str]]) -> list[str]:
+    """When firing ends, from shallow to deep; of layers that lie side by side, in the one that fires longest."""
+    if len(ours.layers) < 2:
         return []
-    steps = list(ends.values())
-    later = [(a, b) for a, b in itertools.pairwise(ends) if ends[b] < ends[a]]
-    said = f"Firing ends at step {steps[0]} in the first layer and at step {steps[-1]} in the last"
+    ends = [max((int(ours.layers[name].silent_at.max()), name) for name in side_by_side) for side_by_side in layers]
+    if len(ends) == 1:
+        each = _enumerated([f"at step {int(layer.silent_at.max())} in {name}" for name, layer in ours.layers.items()])
+        return [f"Firing ends {each}, which lie side by side."]
+    later = [(before, after) for before, after in itertools.pairwise(ends) if after[0] < before[0]]
+    said = f"Firing ends at step {ends[0][0]} in the first layer and at step {ends[-1][0]} in the last"
     if not later:
         return [f"{said}: from shallow to deep, no layer before the one in front of it."]
-    pairs = "; ".join(f"{b} at {ends[b]} before {a} at {ends[a]}" for a, b in later[:3])
+    pairs = "; ".join(f"{b} at {end} before {a} at {later_end}" for (later_end, a), (end, b) in later[:3])
     more = f" and {len(later) - 3} more" if len(later) > 3 else ""
-    return [f"{said}, but not in strict order: {pairs}{more} (layers that lie side by side have no order)."]
+    return [f"{said}, but not in strict order: {pairs}{more}."]
 
 
-def _vanishing(ours: Analysis) -> list[str]:
-    """When the last mismatch of each layer has gone."""
-    gone = {name: _last(layer.more + layer.fewer) for name, layer in ours.layers.items()}
-    steps = list(gone.values())
-    if len(steps) < 2:
-        return [f"The layer is right from step {steps[0] + 1} on."]
+def _vanishing(ours: Analysis, layers: Sequence[Sequence[str]]) -> list[str]:
+    """When the last mismatch of each layer has gone; of layers that lie side by side, the last of them all."""
+    gone = {name: _last(layer.more + layer.fewer) + 1 for name, layer in ours.layers.items()}
+    if len(gone) < 2:
+        return [f"The layer is right from step {step} on." for step in gone.values()]
+    steps = [max(gone[name] for name in side_by_side) for side_by_side in layers]
+    if len(steps) == 1:
+        return [f"{_enumerated([f'{name} is right from step {step} on' for name, step in gone.items()])}."]
     ordered = all(a <= b for a, b in itertools.pairwise(steps))
     how = "layer by layer" if ordered else "on the whole from shallow to deep"
-    first, last = steps[0] + 1, steps[-1] + 1
+    first, last = steps[0], steps[-1]
     return [f"Mismatches vanish {how}: the first layer is right from step {first} on, the last from step {last} on."]
+
+
+def _enumerated(parts: Sequence[str]) -> str:
+    """As in a sentence.
+
+    >>> _enumerated(["a"]), _enumerated(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([*filter(None, [", ".join(parts[:-1])]), parts[-1]])
 
 
 def _last(series: Tensor) -> int:
@@ -116,7 +136,7 @@ def _span(name: str, analysis: Analysis) -> str:
     )
 
 
-def _cost(ours: Analysis, baseline: Analysis | None, T: int, table: EnergyTable) -> Sequence[str]:
+def _cost(ours: Analysis, baseline: Analysis | None, table: EnergyTable) -> Sequence[str]:
     ann = ours.ann_energy(table)
     if ann == 0.0:
         return []

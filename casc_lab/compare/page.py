@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 
 from casc_lab.compare import tables
+from casc_lab.compare.cost_figures import operation_figures
 from casc_lab.compare.figures import figures
-from casc_lab.compare.spending import operations
-from casc_lab.compare.tables import Comparison
+from casc_lab.compare.measure import Comparison
 from casc_lab.compare.verdict import verdict
 from casc_lab.html.style import STYLE
+from casc_lab.html.table import pairs_table
 
 _PAPER = (
     "Figures are numbered as in the paper: Li et al., Spiking Neural Networks with Consistent Mapping Relations Allow "
@@ -23,10 +24,12 @@ def page(comparison: Comparison) -> str:
     It needs no network, no script and no font of its own; the same comparison gives the same page.
 
     >>> import torch, casc_core
-    >>> from casc_lab.compare.comparison import Subject, compare
+    >>> from casc_lab.compare.comparison import compare
+    >>> from casc_lab.compare.network_and_data import NetworkAndData
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), casc_core.CQReLU(q=2), torch.nn.Linear(8, 2))
-    >>> subject = Subject(casc_core.convert(model), None, lambda: [(torch.randn(9, 4),)], None, "tiny <b>", "noise", {})
-    >>> text = page(compare(subject, T=4))
+    >>> data = [(torch.randn(9, 4),)]
+    >>> network = NetworkAndData(casc_core.convert(model), None, lambda: data, None, "tiny <b>", "noise", {})
+    >>> text = page(compare(network, T=4))
     >>> text.startswith("<!DOCTYPE html>"), "tiny &lt;b&gt;" in text, "<b>" in text
     (True, True, False)
     """
@@ -45,7 +48,7 @@ def page(comparison: Comparison) -> str:
         _findings(comparison),
         f"<p class='soft'>{_PAPER}</p>",
         figures(comparison),
-        operations(comparison),
+        operation_figures(comparison),
         "<section><h2>Equivalence</h2>",
         f"<p>{html.escape(_equivalence(comparison))}</p>",
         tables.equivalence(comparison),
@@ -97,7 +100,7 @@ def _setting(comparison: Comparison) -> str:
         "<section><h2>How this was made</h2>"
         f"<pre><code>{html.escape(comparison['command'] or '(from Python)')}</code></pre>"
         f"<p class='soft'>{html.escape(comparison['created'])}, {comparison['seconds']:.0f} s</p>"
-        f"<div class='tables'>{tables.pairs(network, 'The network.')}"
-        f"{tables.pairs(comparison['configuration'], 'Its configuration.') if comparison['configuration'] else ''}"
-        f"{tables.pairs(comparison['environment'], 'The environment.')}</div></section>"
+        f"<div class='tables'>{pairs_table(network, 'The network.')}"
+        f"{pairs_table(comparison['configuration'], 'Its configuration.') if comparison['configuration'] else ''}"
+        f"{pairs_table(comparison['environment'], 'The environment.')}</div></section>"
     )

@@ -6,7 +6,9 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from casc_lab.compare.tables import Comparison, chain, joules, measure, ours, times
+from casc_lab.compare.measure import Comparison, answers, measure, scores_of_anns
+from casc_lab.compare.tables import ours
+from casc_lab.compare.units import joules, ratio
 
 
 def verdict(comparison: Comparison) -> str:
@@ -19,18 +21,20 @@ def verdict(comparison: Comparison) -> str:
     said = " ".join(filter(None, [_ours(comparison, own), _silence(own), _cost(comparison, own), _nearest(comparison)]))
     return (
         f'<section class="verdict{"" if own["exact"] and not faulty else " bad"}"><strong>{html.escape(head)}</strong>'
-        f"<p>{html.escape(said)}</p><p>{html.escape(moved(comparison))}</p></section>"
+        f"<p>{html.escape(said)}</p><p>{html.escape(differences_by_step(comparison))}</p></section>"
     )
 
 
 def _ours(comparison: Comparison, own: Mapping[str, Any]) -> str:
     samples, T = comparison["data"]["samples"], comparison["T"]
+    differing = 0 if own["exact"] else own["mismatches"][-1]
+    who = f"{own['label']}: {answers(comparison)} of {differing:,} of {samples:,} samples"
     if not own["exact"]:
-        return f"{own['label']}: {own['mismatches'][-1]:,} of {samples:,} predictions differ from the quantised ANN's."
+        return f"{who} differ from the quantised ANN's."
     later = f" That is beyond the T = {T} shown here." if own["exact_at"] > T else ""
     return (
-        f"{own['label']}: 0 of {samples:,} predictions differ from the quantised ANN's; every logit and every spike "
-        f"count of every neuron is the same, bit for bit.{later}"
+        f"{who} differ from the quantised ANN's; every logit and every spike count of every neuron is the same, bit for "
+        f"bit.{later}"
     )
 
 
@@ -45,24 +49,24 @@ def _cost(comparison: Comparison, own: Mapping[str, Any]) -> str:
     spent, ann = own["energy_nj"][-1], comparison["ann"]["energy_nj"]
     if ann == 0.0:
         return f"A sample takes {joules(spent)} up to T = {comparison['T']}."
-    return f"A sample takes {joules(spent)} up to T = {comparison['T']}, {times(spent, ann)} times the ANN's {joules(ann)}."
+    return f"A sample takes {joules(spent)} up to T = {comparison['T']}, {ratio(spent, ann)} times the ANN's {joules(ann)}."
 
 
 def _nearest(comparison: Comparison) -> str:
-    """The other method with the fewest differing predictions at the end; of these, the cheapest."""
+    """The other method with the fewest samples that differ at the end; of these, the cheapest."""
     others = [method for method in comparison["methods"] if not method["ours"]]
     if not others:
         return ""
     best = min(others, key=lambda method: (method["mismatches"][-1], method["energy_nj"][-1]))
     ann, spent = comparison["ann"]["energy_nj"], best["energy_nj"][-1]
-    cost = f"{joules(spent)} ({times(spent, ann)} times the ANN's)" if ann else joules(spent)
+    cost = f"{joules(spent)} ({ratio(spent, ann)} times the ANN's)" if ann else joules(spent)
     return (
         f"The nearest of the other methods at T = {comparison['T']}: {best['label']}, with {best['mismatches'][-1]:,} "
-        f"predictions that differ, for {cost}."
+        f"samples whose {answers(comparison)} differ, for {cost}."
     )
 
 
-def moved(comparison: Comparison) -> str:
+def differences_by_step(comparison: Comparison) -> str:
     """What lies between the network as trained and the one that the spiking network equals, step by step."""
     samples, calibrated, said = comparison["data"]["samples"], comparison.get("calibrated"), ""
     name = "ANN as trained"
@@ -70,12 +74,12 @@ def moved(comparison: Comparison) -> str:
         name = "calibrated ANN"
         said = (
             "This network was not trained with quantised activations: giving it levels by calibration is NOT LOSSLESS, and "
-            f"moved {calibrated['predictions_moved']:,} of {samples:,} predictions of the network as trained, "
-            f"logits by up to {calibrated['max_logit_difference']:.2g}. "
+            f"moved {_moved(calibrated['predictions_moved'], samples, 'network as trained')}logits by up to "
+            f"{calibrated['max_logit_difference']:.2g}. "
         )
     said += (
         f"Putting the weights on their grid ({comparison['network']['weights']}), and summing without rounding, moved "
-        f"{comparison['ann_predictions_moved']:,} of {samples:,} predictions of the {name}, logits by up to "
+        f"{_moved(comparison['ann_predictions_moved'], samples, name)}logits by up to "
         f"{comparison['ann_max_logit_difference']:.2g}."
     )
     if comparison["lowering"] is not None:
@@ -85,5 +89,10 @@ def moved(comparison: Comparison) -> str:
     if kind is None:
         return said
     unit = "%" if kind.unit == "%" else ""
-    met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in chain(comparison).items())
+    met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in scores_of_anns(comparison).items())
     return f"{said} {kind.name.capitalize()}: {met}."
+
+
+def _moved(predictions: int | None, samples: int, network: str) -> str:
+    """How many predictions moved, if the network makes some."""
+    return "" if predictions is None else f"predictions of the {network} for {predictions:,} of {samples:,} samples, "

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from casc_core.conversion.convert import convert
 from casc_core.numerics import Exact
+from casc_core.reporting.series import powers_of_two
 from casc_lab import distributed
 from casc_lab.distributed import say
-from casc_lab.evaluation.accuracy import Batches, Evaluation, evaluate, powers_of_two
-from casc_lab.evaluation.results import Published, findings, mismatch_table, table, write_results
+from casc_lab.evaluation.accuracy import Batches
+from casc_lab.evaluation.methods import Evaluation, evaluate
+from casc_lab.evaluation.results import Published, accuracy_table, exactness_lines, mismatch_table, write_results
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def report(
         snn.save(folder / "network")
         write_results(folder, evaluation, extra, experiment.title, experiment.published)
         print(
-            f"\n{table(evaluation, experiment.published)}\n\n{mismatch_table(evaluation)}\n\n{findings(evaluation)}\n\n"
+            f"\n{accuracy_table(evaluation, experiment.published)}\n\n{mismatch_table(evaluation)}\n\n"
+            f"{exactness_lines(evaluation)}\n\n"
             f"results.json, table.md, accuracy.png and the spiking network are in {folder}"
         )
     distributed.barrier()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from casc_core.errors import StorageError
+from casc_core.reporting.tables import markdown_table
 from casc_core.rivals.methods import OURS
 from casc_core.storage.files import read_whole, write_whole
+from casc_core.storage.json_files import write_json
 from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
 from casc_lab.distributed import say
-from casc_lab.evaluation.accuracy import Evaluation
-from casc_lab.evaluation.results import markdown
+from casc_lab.evaluation.methods import Evaluation
 
 Levels = int | None
 
 
 @dataclass(frozen=True)
-class Row:
+class LevelsRow:
     """One number of levels.
 
     Attributes:
@@ -45,14 +45,13 @@ class Row:
     exact_at: int | None
 
 
-def row(q: Levels, evaluation: Evaluation) -> Row:
+def levels_row(q: Levels, evaluation: Evaluation) -> LevelsRow:
     """What a sweep shows of an evaluation."""
     exact = evaluation.methods[OURS]
-    right = (exact.predictions == evaluation.labels.unsqueeze(1)).transpose(0, 1).flatten(1)
-    best = int(right.sum(1).argmax())  # the first of equals
-    percent = [round(100.0 * int(right[step].sum()) / right.shape[1], 4) for step in (best, -1)]
+    best = int(exact.accuracy_by_step.argmax())  # the first of equals
+    percent = [round(float(exact.accuracy_by_step[step]), 4) for step in (best, -1)]
     silent_at = int(exact.silent_at.max())
-    return Row(q, evaluation.ann_accuracy, percent[0], best + 1, percent[1], silent_at, evaluation.exact_at)
+    return LevelsRow(q, evaluation.ann_accuracy, percent[0], best + 1, percent[1], silent_at, evaluation.exact_at)
 
 
 def sweep(
@@ -63,7 +62,7 @@ def sweep(
     published: Mapping[Levels, tuple[float, float, int]] | None = None,
     title: str = "",
     again: bool = False,
-) -> list[Row]:
+) -> list[LevelsRow]:
     """Run an experiment for each number of levels; those done before, by their key, are not repeated.
 
     `sweep.json` and `sweep.md` are written to `folder` after each of them, and the table is printed at the end.
@@ -82,28 +81,28 @@ def sweep(
     """
     file = folder / "sweep.json"
     done = distributed.from_main(lambda: _read(file))
-    rows: dict[str, Row] = {}
+    rows: dict[str, LevelsRow] = {}
     for q in levels:
         name = key(q)
         if name in done and not again:
             say(f"q={_name(q)}: found")
-            rows[name] = Row(**done[name])
+            rows[name] = LevelsRow(**done[name])
         else:
-            rows[name] = row(q, run(q))
+            rows[name] = levels_row(q, run(q))
         if distributed.is_main():
             kept = done | {name: dataclasses.asdict(result) for name, result in rows.items()}
             shown = [dataclasses.asdict(result) for result in rows.values()]
-            write_whole(folder / "sweep.md", f"# {title}\n\n{table(list(rows.values()), published)}\n")
-            write_whole(file, json.dumps({"title": title, "rows": shown, "kept": kept}, indent=2) + "\n")
+            write_whole(folder / "sweep.md", f"# {title}\n\n{levels_table(list(rows.values()), published)}\n")
+            write_json(file, {"title": title, "rows": shown, "kept": kept})
     if distributed.is_main():
-        print(f"\n{table(list(rows.values()), published)}\n\nsweep.json and sweep.md are in {folder}")
+        print(f"\n{levels_table(list(rows.values()), published)}\n\nsweep.json and sweep.md are in {folder}")
     return list(rows.values())
 
 
-def table(rows: Sequence[Row], published: Mapping[Levels, tuple[float, float, int]] | None = None) -> str:
+def levels_table(rows: Sequence[LevelsRow], published: Mapping[Levels, tuple[float, float, int]] | None = None) -> str:
     """The rows in Markdown, the paper's own figures beside ours and named so.
 
-    >>> print(table([Row(8, 94.5, 94.6, 9, 94.5, 20, 18)], {8: (94.62, 94.64, 9)}))
+    >>> print(levels_table([LevelsRow(8, 94.5, 94.6, 9, 94.5, 20, 18)], {8: (94.62, 94.64, 9)}))
     | q |   ANN | SNN best | first at T | silent | silent at T | exact from T | paper: ANN | paper: SNN best | paper: T |
     |---|------:|---------:|-----------:|-------:|------------:|-------------:|-----------:|----------------:|---------:|
     | 8 | 94.50 |    94.60 |          9 |  94.50 |          20 |           18 |      94.62 |           94.64 |        9 |
@@ -119,7 +118,7 @@ def table(rows: Sequence[Row], published: Mapping[Levels, tuple[float, float, in
             ann, best, step = published.get(one.q, (math.nan, math.nan, None))
             line += ["-", "-", "-"] if step is None else [f"{ann:.2f}", f"{best:.2f}", str(step)]
         lines.append(line)
-    return markdown(lines)
+    return markdown_table(lines)
 
 
 def _name(q: Levels) -> str:
@@ -133,7 +132,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         kept: dict[str, dict[str, Any]] = of(dict, parsed(read_whole(file), finite=False), "a sweep")["kept"]
         for values in kept.values():
-            table([Row(**values)])
+            levels_table([LevelsRow(**values)])
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise StorageError(f"{file} is not a sweep ({error}); move it elsewhere") from error
     return kept

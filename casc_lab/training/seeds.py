@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
+
+from casc_core.storage.checksum import sha256
 
 
 def digest(*parts: Any) -> str:
@@ -13,7 +14,7 @@ def digest(*parts: Any) -> str:
     >>> digest({"q": 8}, [1, 2])[:12]
     '8043291dfa83'
     """
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256([json.dumps(parts, sort_keys=True).encode()])
 
 
 def mixed(*numbers: int) -> int:

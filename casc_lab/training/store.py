@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from casc_core.errors import CascError, StorageError
-from casc_core.storage.checksum import OPEN, is_whole, sealed
+from casc_core.storage.checksum import OPEN, is_whole, sealed, sha256
 from casc_core.storage.files import read_bytes, whole_folder, write_whole
 from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
@@ -161,7 +160,7 @@ def component(name: Any, where: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    return sha256([read_bytes(path)])
 
 
 def _check_weights(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

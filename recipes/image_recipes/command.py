@@ -15,7 +15,8 @@ from torch import Tensor
 from casc_core.errors import ConfigError, DataError
 from casc_lab import command
 from casc_lab.distributed import is_main, say
-from casc_lab.evaluation.accuracy import Batches, Evaluation
+from casc_lab.evaluation.accuracy import Batches
+from casc_lab.evaluation.methods import Evaluation
 from casc_lab.evaluation.report import Experiment, phase, report
 from casc_lab.evaluation.sweep import sweep
 from casc_lab.training.checks import MOST, check_fits

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
 from casc_lab.progress import followed
@@ -57,10 +57,8 @@ class MemoryImages:
 
 
 def _digest(images: ImageSet) -> str:
-    found = hashlib.sha256(repr(tuple(images.images.shape)).encode())
-    for part in (images.images, images.labels):
-        found.update(part.contiguous().numpy().tobytes())
-    return found.hexdigest()
+    parts = (part.contiguous().numpy().tobytes() for part in (images.images, images.labels))
+    return sha256([repr(tuple(images.images.shape)).encode(), *parts])
 
 
 def evaluation_batches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import ConfigError
+from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
 from casc_lab.progress import followed
@@ -42,9 +42,8 @@ class StreamedImages:
         """Differs where the names of the files, their labels, or the views of them differ."""
         if not isinstance(self.stream, FolderStream):
             return digest(self.source, len(self))
-        found = hashlib.sha256(self.stream.files.tobytes())
-        found.update(self.stream.labels.tobytes())
-        return digest(found.hexdigest(), repr(self.stream.views))
+        files = sha256([self.stream.files.tobytes(), self.stream.labels.tobytes()])
+        return digest(files, repr(self.stream.views))
 
     def batches(
         self, epoch: int, seed: int, batch_size: int, start: int, share: Share

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from casc_core.errors import DataError
+from casc_core.storage.checksum import sha256
 
 
 def load_weights(model: nn.Module, file: Path) -> list[str]:
@@ -67,12 +68,9 @@ def file_digest(file: Path) -> str:
         raise DataError(f"cannot read {file}: it is no file")
     try:
         with file.open("rb") as content:
-            digest = hashlib.sha256()
-            while block := content.read(1 << 22):
-                digest.update(block)
+            return sha256(iter(partial(content.read, 1 << 22), b""))
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 # What torch's reader raises of a file that holds no weights, which may be anything that it stumbles over.

@@ -19,7 +19,7 @@ from casc_lab import distributed
 from casc_lab.distributed import Share, choose_device, launched, processes
 from casc_lab.training.loop import train
 
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=TESTS.parent,
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        cwd=SUPPORT.parents[1],
+        env=os.environ | {"PYTHONPATH": str(SUPPORT)},
     )
     assert done.returncode == 0, done.stderr
     assert "said by 0" in done.stderr

@@ -43,14 +43,14 @@ def recipe(stem: str) -> argparse.ArgumentParser:
 
 
 def known_options() -> set[str]:
-    """Every option of a recipe, of `casc`, and of a benchmark."""
+    """Every option of a recipe, of `casc`, of a benchmark and of a tool."""
     lines = [recipe(stem) for stem in RECIPES]
     for entry in cli.commands().values():
         line = argparse.ArgumentParser()
         entry.load().add_options(line)
         lines.append(line)
     found = {option for line in lines for action in line._actions for option in action.option_strings}
-    for path in (ROOT / "benchmarks").glob("*.py"):
+    for path in (*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py")):
         found |= set(re.findall(r'"(--[\w-]+)"', path.read_text(encoding="utf-8")))
     return found | OTHERS
 
@@ -118,7 +118,7 @@ def test_options_that_are_spoken_of_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_that_are_spoken_of_exist(page: Path) -> None:
     for piece in code(page.read_text(encoding="utf-8")):
-        for path in re.findall(r"(?<![\w./])(?:casc_\w+|recipes|benchmarks|docs|tests)/[\w./-]*\w", piece):
+        for path in re.findall(r"(?<![\w./])(?:casc_\w+|recipes|benchmarks|docs|tests|tools)/[\w./-]*\w", piece):
             assert (ROOT / path).exists(), path
 
 

@@ -11,6 +11,7 @@ import pytest
 from pages import ROOT, blocks, outside_blocks
 
 import casc_core
+import casc_core.extend
 import casc_seq
 from casc_lab.cli import main
 
@@ -45,10 +46,10 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors((ROOT / path).read_text(encoding="utf-8")), target
 
 
-@pytest.mark.parametrize("package", [casc_core, casc_seq], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [casc_core, casc_core.extend, casc_seq], ids=lambda package: package.__name__)
 def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
     page = (ROOT / "docs" / "reference" / f"{package.__name__}.md").read_text(encoding="utf-8")
-    listed = re.findall(rf"^::: {package.__name__}\.(\w+)$", page, re.MULTILINE)
+    listed = re.findall(rf"^::: {re.escape(package.__name__)}\.(\w+)$", page, re.MULTILINE)
     public = [each for each in package.__all__ if each != "__version__"]
     assert sorted(listed) == sorted(public)
     assert all(inspect.getdoc(getattr(package, each)) for each in public)

@@ -39,7 +39,7 @@ def test_each_package_says_that_it_is_typed(installed: Path) -> None:
 
 def test_a_users_file_is_checked(installed: Path, tmp_path: Path) -> None:
     file = tmp_path / "user.py"
-    file.write_text((ROOT / "tests" / "typed_user.py").read_text(encoding="utf-8"), encoding="utf-8")
+    file.write_text((ROOT / "tests" / "support" / "typed_user.py").read_text(encoding="utf-8"), encoding="utf-8")
     assert "Success: no issues found" in checked(installed, file)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from casc_lab.cli import main
-from casc_lab.compare import subjects
+from casc_lab.compare import recipe_folder
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {
@@ -133,12 +133,12 @@ def test_a_recipe_of_someone_else_is_found_by_its_entry_point(folders, tmp_path,
     shutil.copytree(folders["agnews_rnn"], folder)
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results | {"recipe": "theirs"}))
-    real = subjects.entry_points
+    real = recipe_folder.entry_points
 
     def installed(group):
         return [*real(group=group), EntryPoint("theirs", "casc_recipes.agnews_rnn", group)]
 
-    monkeypatch.setattr(subjects, "entry_points", installed)
+    monkeypatch.setattr(recipe_folder, "entry_points", installed)
     assert main(["verify", str(folder), "--quiet", "--limit", "10"]) == 0
     assert "exact" in capsys.readouterr().out.lower()
 

@@ -3,57 +3,27 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.conversion.lowering import Lowering
-from casc_core.conversion.rules.affine import common_denominator, rescaled, scaled
-from casc_core.conversion.rules.normalisation import normalised, offset
+from casc_core.conversion.graph import Applied, Factor, InputNode, Normalisation, Offset, SignalNode, Sum, Zeroed
+from casc_core.conversion.grids import common_denominator
+from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.table import RULES
-from casc_core.conversion.symbols import Form, InputValue, Mapped, SignalValue
-from casc_core.engine.ops import (
-    Add,
-    DividedByInput,
-    TimesInput,
-)
+from casc_core.engine.ops import DividedByInput, TimesInput
 
 
-def common_scale(low: Lowering, signals: list[SignalValue]) -> list[SignalValue]:
-    """The signals brought to one scale: their own if they share it, else 1, or a part of 1 that no division rounds."""
-    scales = {signal.form.scale for signal in signals}
-    if len(scales) == 1:
-        return signals
-    common = Fraction(1, common_denominator(scales))
-    return [rescaled(low, signal, common) for signal in signals]
-
-
-def joint_form(forms: list[Form], reach: float) -> Form:
-    exponents = [form.exponent for form in forms if form.exponent is not None]
-    drives = [form.drive_exponent for form in forms if form.drive_exponent is not None]
-    return Form(
-        forms[0].scale,
-        min(exponents, default=None),
-        min(drives, default=None),
-        reach,
-        is_exact=all(form.is_exact for form in forms),
-        is_filled=any(form.is_filled for form in forms),
-        is_summed=any(form.is_summed for form in forms),
-        is_divided=any(form.is_divided for form in forms),
-    )
-
-
-def known(low: Lowering, value: Any) -> Tensor | None:
+def known(reader: Reader, value: Any) -> Tensor | None:
     """A number, or a tensor that follows from parameters and buffers alone, in float64; None: it is neither."""
     number = torch.tensor(value, dtype=torch.float64) if isinstance(value, (int, float)) else value
-    constant = number if isinstance(number, Tensor) else low.constant(number)
+    constant = number if isinstance(number, Tensor) else reader.constant(number)
     if constant is None:
         return None
     if constant.is_complex() or not bool(constant.isfinite().all()):
-        raise low.refuse(
+        raise reader.refuse(
             f"it computes with the constant {_first_not_finite(constant)!r}; only finite numbers can be exact"
         )
     return constant.detach().double()
@@ -70,81 +40,83 @@ def single(constant: Tensor) -> Fraction | None:
 
 
 @RULES.function(operator.add, operator.iadd, torch.add, "add", "add_")
-def add(low: Lowering, input: Any, other: Any, *, alpha: float = 1) -> SignalValue:
+def add(reader: Reader, input: Any, other: Any, *, alpha: float = 1) -> SignalNode:
     """`input + alpha * other`."""
-    other = other if alpha == 1 else times(low, other, alpha)
+    other = other if alpha == 1 else times(reader, other, alpha)
     for signal, constant in ((input, other), (other, input)):
-        amount = None if isinstance(constant, SignalValue) else known(low, constant)
+        amount = None if isinstance(constant, SignalNode) else known(reader, constant)
         if amount is not None:  # zero where the built-in sum() begins
-            return offset(low, low.signal(signal), amount)
-    signals = common_scale(low, [low.signal(input), low.signal(other)])
-    forms = [signal.form for signal in signals]
-    return SignalValue(low.emit(Add(), *signals), joint_form(forms, sum(form.drive_reach for form in forms)))
+            return _offset(reader, reader.signal(signal), amount)
+    return reader.add(Sum(reader.signal(input), reader.signal(other)))
+
+
+def _offset(reader: Reader, x: SignalNode, amount: Tensor) -> SignalNode:
+    if amount.dim() > 1 or amount.numel() != 1:
+        return reader.add(Offset(x, amount))
+    return reader.add(Offset(x, amount.reshape(()))) if bool(amount) else x
 
 
 @RULES.function(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
-def subtract(low: Lowering, input: Any, other: Any, *, alpha: float = 1) -> SignalValue:
+def subtract(reader: Reader, input: Any, other: Any, *, alpha: float = 1) -> SignalNode:
     """`input - alpha * other`."""
-    return add(low, input, times(low, other, -alpha))
+    return add(reader, input, times(reader, other, -alpha))
 
 
 @RULES.function(torch.rsub, "rsub")
-def _rsub(low: Lowering, input: Any, other: Any, *, alpha: float = 1) -> SignalValue:
-    return subtract(low, other, input, alpha=alpha)
+def _rsub(reader: Reader, input: Any, other: Any, *, alpha: float = 1) -> SignalNode:
+    return subtract(reader, other, input, alpha=alpha)
 
 
 @RULES.function(operator.neg, torch.neg, torch.negative, "neg", "neg_", "negative")
-def _neg(low: Lowering, input: Any) -> SignalValue:
-    return low.signal(input).times(Fraction(-1))
+def _neg(reader: Reader, input: Any) -> SignalNode:
+    return reader.add(Factor(reader.signal(input), Fraction(-1)))
 
 
-def times(low: Lowering, x: Any, factor: Any) -> Any:
+def times(reader: Reader, x: Any, factor: Any) -> Any:
     """`x` times a number or a tensor that is known: a signal, or a tensor that is known as well."""
-    by = known(low, factor)
+    by = known(reader, factor)
     if by is None:
-        raise low.refuse(f"it is scaled by {factor!r}, which follows from the inputs; multiply by it beforehand")
-    own = None if isinstance(x, SignalValue) else known(low, x)
-    return by * own if own is not None else multiplied(low, low.signal(x), by)
+        raise reader.refuse(f"it is scaled by {factor!r}, which follows from the inputs; multiply by it beforehand")
+    own = None if isinstance(x, SignalNode) else known(reader, x)
+    return by * own if own is not None else multiplied(reader, reader.signal(x), by)
 
 
-def multiplied(low: Lowering, x: SignalValue, factor: Tensor) -> SignalValue:
+def multiplied(reader: Reader, x: SignalNode, factor: Tensor) -> SignalNode:
     """`x` times constants, float64, that broadcast with it as torch does."""
     number = single(factor)
-    if number:
-        return x.times(number)
+    if number is not None:
+        return reader.add(Factor(x, number) if number else Zeroed(x))
     nothing = torch.zeros_like(factor)
-    if number is not None and not isinstance(x.origin, Mapped):  # times zero
-        return scaled(low, x, nothing.reshape(()), None, Fraction(1))
-    return normalised(low, x, factor, nothing, nothing, None)
+    return reader.add(Normalisation(x, factor, nothing, nothing, None))
 
 
-def divided(low: Lowering, x: SignalValue, divisor: Tensor) -> SignalValue:
+def divided(reader: Reader, x: SignalNode, divisor: Tensor) -> SignalNode:
     """`x` over constants, float64; what no binary fraction divides is left to the scale."""
     if not bool(divisor.all()):
-        raise low.refuse("it divides by 0.0")
+        raise reader.refuse("it divides by 0.0")
     number = single(divisor)
     if number is not None:
-        return x.times(1 / number)
+        return reader.add(Factor(x, 1 / number))
     shares = common_denominator(1 / Fraction(each) for each in divisor.unique().tolist())
-    return multiplied(low, x.times(Fraction(1, shares)), shares / divisor)
+    return multiplied(reader, reader.add(Factor(x, Fraction(1, shares))), shares / divisor)
 
 
 @RULES.function(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
-def multiply(low: Lowering, input: Any, other: Any) -> SignalValue:
+def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
     """A product with a constant, or with a mask from the inputs: integers, checked when the network runs."""
-    if not isinstance(input, SignalValue):
+    if not isinstance(input, SignalNode):
         input, other = other, input
-    if isinstance(other, SignalValue):
-        raise low.refuse(
+    if isinstance(other, SignalNode):
+        raise reader.refuse(
             "it multiplies two tensors that both depend on spikes (a gate, or attention), and a product of spike trains "
             "is not affine; remove the gate"
         )
-    constant = known(low, other)
+    constant = known(reader, other)
     if constant is not None:
-        return multiplied(low, input, constant)
-    if not isinstance(other, InputValue):
-        raise low.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")
-    return SignalValue(low.emit(TimesInput(), input, other), input.form)
+        return multiplied(reader, input, constant)
+    if not isinstance(other, InputNode):
+        raise reader.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")
+    return reader.apply(TimesInput(), input, other)
 
 
 @RULES.function(
@@ -158,42 +130,44 @@ def multiply(low: Lowering, input: Any, other: Any) -> SignalValue:
     "divide",
     "true_divide",
 )
-def divide(low: Lowering, input: Any, other: Any) -> SignalValue:
+def divide(reader: Reader, input: Any, other: Any) -> SignalNode:
     """A quotient by a constant, or by positive integers from the inputs, checked when the network runs."""
-    if isinstance(other, SignalValue):
-        raise low.refuse("it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths")
-    constant = known(low, other)
+    if isinstance(other, SignalNode):
+        raise reader.refuse(
+            "it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths"
+        )
+    constant = known(reader, other)
     if constant is not None:
-        return divided(low, low.signal(input), constant)
-    if not isinstance(other, InputValue):
-        raise low.refuse(f"it divides by {other!r}; divide by a number or by the texts' lengths")
-    return SignalValue(low.emit(DividedByInput(), input, other), replace(input.form, is_divided=True))
+        return divided(reader, reader.signal(input), constant)
+    if not isinstance(other, InputNode):
+        raise reader.refuse(f"it divides by {other!r}; divide by a number or by the texts' lengths")
+    return reader.add(Applied(DividedByInput(), (input, other), divides=True))
 
 
 @RULES.function(torch.addcmul, "addcmul", "addcmul_")
-def _addcmul(low: Lowering, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> SignalValue:
-    return add(low, input, times(low, _product(low, tensor1, tensor2), value))
+def _addcmul(reader: Reader, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> SignalNode:
+    return add(reader, input, times(reader, _product(reader, tensor1, tensor2), value))
 
 
 @RULES.function(torch.addcdiv, "addcdiv", "addcdiv_")
-def _addcdiv(low: Lowering, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> SignalValue:
-    if not isinstance(tensor2, SignalValue) and (divisor := known(low, tensor2)) is not None:
-        own = None if isinstance(tensor1, SignalValue) else known(low, tensor1)
-        quotient = divided(low, low.signal(tensor1), divisor) if own is None else own / divisor
+def _addcdiv(reader: Reader, input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> SignalNode:
+    if not isinstance(tensor2, SignalNode) and (divisor := known(reader, tensor2)) is not None:
+        own = None if isinstance(tensor1, SignalNode) else known(reader, tensor1)
+        quotient = divided(reader, reader.signal(tensor1), divisor) if own is None else own / divisor
     else:
-        quotient = divide(low, tensor1, tensor2)
-    return add(low, input, times(low, quotient, value))
+        quotient = divide(reader, tensor1, tensor2)
+    return add(reader, input, times(reader, quotient, value))
 
 
-def _product(low: Lowering, a: Any, b: Any) -> Any:
-    both = [None if isinstance(value, SignalValue) else known(low, value) for value in (a, b)]
-    return both[0] * both[1] if both[0] is not None and both[1] is not None else multiply(low, a, b)
+def _product(reader: Reader, a: Any, b: Any) -> Any:
+    both = [None if isinstance(value, SignalNode) else known(reader, value) for value in (a, b)]
+    return both[0] * both[1] if both[0] is not None and both[1] is not None else multiply(reader, a, b)
 
 
 @RULES.function(torch.lerp, "lerp", "lerp_")
-def _lerp(low: Lowering, input: Any, end: Any, weight: Any) -> SignalValue:
+def _lerp(reader: Reader, input: Any, end: Any, weight: Any) -> SignalNode:
     """`input + weight * (end - input)`, as two products with constants."""
-    share = None if isinstance(weight, SignalValue) else known(low, weight)
+    share = None if isinstance(weight, SignalNode) else known(reader, weight)
     if share is None:
-        raise low.refuse("its weight is no constant; only a weighted sum with constant weights is affine")
-    return add(low, times(low, input, 1 - share), times(low, end, share))
+        raise reader.refuse("its weight is no constant; only a weighted sum with constant weights is affine")
+    return add(reader, times(reader, input, 1 - share), times(reader, end, share))

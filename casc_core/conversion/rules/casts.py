@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from casc_core.conversion.lowering import Lowering
+from casc_core.conversion.graph import InputNode, SignalNode
+from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.table import RULES
-from casc_core.conversion.symbols import InputValue, SignalValue
-from casc_core.engine.callable_names import FLOATING, require_floating
-from casc_core.engine.ops import Call
+from casc_core.engine.functions import FLOATING, require_floating
 
 ROUNDS = (
     "a cast to {} rounds, which a sum of spikes does not; cast to torch.float32 or torch.float64, or leave the cast out"
@@ -25,46 +24,46 @@ for _name in ("int", "long", "short", "char", "byte", "bool", "half", "bfloat16"
 
 
 @RULES.function("float", "double", "contiguous", "clone", "detach", "requires_grad_")
-def _same(low: Lowering, x: SignalValue, *args: Any, **kwargs: Any) -> SignalValue:
+def _same(reader: Reader, x: SignalNode, *args: Any, **kwargs: Any) -> SignalNode:
     return x
 
 
 @RULES.function("to")
-def _to(low: Lowering, x: Any, *args: Any, dtype: Any = None, other: Any = None, **kwargs: Any) -> Any:
+def _to(reader: Reader, x: Any, *args: Any, dtype: Any = None, other: Any = None, **kwargs: Any) -> Any:
     """`x.to(dtype)`, `x.to(device)`, `x.to(other)`, and both of the first two."""
-    return _cast(low, x, (*args, dtype, other))
+    return _cast(reader, x, (*args, dtype, other))
 
 
 @RULES.function("type_as")
-def _type_as(low: Lowering, x: Any, other: Any) -> Any:
-    return _cast(low, x, (other,))
+def _type_as(reader: Reader, x: Any, other: Any) -> Any:
+    return _cast(reader, x, (other,))
 
 
 @RULES.function("type")
-def _type(low: Lowering, x: SignalValue, dtype: Any = None, non_blocking: bool = False) -> Any:
+def _type(reader: Reader, x: SignalNode, dtype: Any = None, non_blocking: bool = False) -> Any:
     if dtype is None:
-        raise low.refuse("it reads the name of a tensor's type; compare x.dtype, or leave it out")
+        raise reader.refuse("it reads the name of a tensor's type; compare x.dtype, or leave it out")
     if isinstance(dtype, str):
         dtype = torch.float32 if dtype in _FLOATING_NAMES else dtype
         if isinstance(dtype, str):
-            raise low.refuse(ROUNDS.format(dtype))
-    return _cast(low, x, (dtype,))
+            raise reader.refuse(ROUNDS.format(dtype))
+    return _cast(reader, x, (dtype,))
 
 
-def _cast(low: Lowering, x: Any, targets: Iterable[Any]) -> Any:
+def _cast(reader: Reader, x: Any, targets: Iterable[Any]) -> Any:
     """`x` itself, if none of these (types, devices, tensors whose type is taken) makes it round."""
-    if isinstance(x, InputValue):  # cast to the type of a spiking tensor
-        return InputValue(low.emit(Call(function="Tensor.float"), x))
+    if isinstance(x, InputNode):  # cast to the type of a spiking tensor
+        return reader.call("Tensor.float", x)
     for target in targets:
-        require_floating_type(low, target)
+        require_floating_type(reader, target)
     return x
 
 
-def require_floating_type(low: Lowering, target: Any) -> None:
+def require_floating_type(reader: Reader, target: Any) -> None:
     """Refuse a type that rounds; one that only the inputs know is asked for whenever the network runs."""
-    constant = low.constant(target)
+    constant = reader.constant(target)
     known = target if constant is None else constant.dtype
     if isinstance(known, torch.dtype) and known not in FLOATING:
-        raise low.refuse(ROUNDS.format(known))
-    if isinstance(target, InputValue) and constant is None:
-        low.check(require_floating, target)
+        raise reader.refuse(ROUNDS.format(known))
+    if isinstance(target, InputNode) and constant is None:
+        reader.check(require_floating, target)

@@ -8,97 +8,85 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casc_core.conversion.lowering import Lowering
-from casc_core.conversion.rules.affine import parameters, snapped_map, some
-from casc_core.conversion.rules.normalisation import shifted
+from casc_core.conversion.graph import ConvolutionMap, SignalNode
+from casc_core.conversion.passes.read import Reader
+from casc_core.conversion.rules.affine import parameters
 from casc_core.conversion.rules.table import RULES
-from casc_core.conversion.symbols import Channels, Mapped, SignalValue
-from casc_core.engine.ops import Convolution, Convolution3d, Layout
+from casc_core.engine.ops import Layout
 from casc_core.engine.pooling_windows import per_dimension
 
 
 def convolution(
-    low: Lowering, x: SignalValue, weight: Tensor, bias: Tensor | None, name: str, *, dims: int, groups: int,
+    reader: Reader, x: SignalNode, weight: Tensor, bias: Tensor | None, name: str, *, dims: int, groups: int,
     **geometry: Any,
-) -> SignalValue:  # fmt: skip
+) -> SignalNode:  # fmt: skip
     """`x` convolved with `weight` `[O, C/groups, kh, kw]`, in three dimensions `[O, C/groups, kd, kh, kw]`.
 
-    `geometry` is what the operation takes. What normalises `x` goes into the weights, channel by channel, and its offset
-    into the drive, which the padding's zeros do not have.
+    `geometry` is what the operation takes: stride and dilation, a number for each dimension; padding, two for each, before
+    and behind; and the `spread` of a transposed one. In one dimension they are those of two, the first of which is 1.
     """
-    weight, bias = weight.detach().double(), None if bias is None else bias.detach().double()
-    source, spiking, channels = x, weight, weight.shape[1] * groups
-    entries = x.origin.along(-dims - 1, dims + 2) if isinstance(x.origin, Channels) else None
-    if isinstance(x.origin, Channels) and entries is not None and len(entries[0]) in (1, channels):
-        factor = entries[0].expand(channels).reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
-        spiking = weight * factor.reshape(len(weight), -1, *[1] * (weight.dim() - 2))
-        source = shifted(low, x.origin)
-    snapped = snapped_map(low, source.form, spiking, weight, bias)
-    given: dict[str, Any] = {"name": name, "groups": groups, **snapped.arguments(), **geometry}
-    op = Convolution3d(**given) if dims == 3 else Convolution(dims=dims, **given)
-
-    def again(weight: Tensor, bias: Tensor) -> SignalValue:
-        return convolution(low, x, weight, some(bias), name, dims=dims, groups=groups, **geometry)
-
-    before = weight.new_zeros(len(weight)) if bias is None else bias
-    return SignalValue(low.emit(op, source), snapped.form, Mapped(weight, before, again, -dims - 1, dims + 2))
+    given = weight.detach().double(), None if bias is None else bias.detach().double()
+    sizes = {what: list(each) for what, each in geometry.items()}
+    return reader.add(ConvolutionMap(x, *given, name, dims, groups, sizes))
 
 
-@RULES.module(nn.Conv1d)
-def _conv1d(low: Lowering, module: nn.Conv1d, input: Any) -> SignalValue:
-    return _conv_module(low, module, input, 1)
+@RULES.module(nn.Conv1d, trace_overrides=True)
+def _conv1d(reader: Reader, module: nn.Conv1d, input: Any) -> SignalNode:
+    return _conv_module(reader, module, input, 1)
 
 
-@RULES.module(nn.Conv2d)
-def _conv2d(low: Lowering, module: nn.Conv2d, input: Any) -> SignalValue:
-    return _conv_module(low, module, input, 2)
+@RULES.module(nn.Conv2d, trace_overrides=True)
+def _conv2d(reader: Reader, module: nn.Conv2d, input: Any) -> SignalNode:
+    return _conv_module(reader, module, input, 2)
 
 
-@RULES.module(nn.Conv3d)
-def _conv3d(low: Lowering, module: nn.Conv3d, input: Any) -> SignalValue:
-    return _conv_module(low, module, input, 3)
+@RULES.module(nn.Conv3d, trace_overrides=True)
+def _conv3d(reader: Reader, module: nn.Conv3d, input: Any) -> SignalNode:
+    return _conv_module(reader, module, input, 3)
 
 
-def _conv_module(low: Lowering, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Any, dims: int) -> SignalValue:
-    x = low.signal(input)
+def _conv_module(reader: Reader, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Any, dims: int) -> SignalNode:
+    x: SignalNode = reader.signal(input)
     padding: Any = module.padding
     if module.padding_mode != "zeros":
         around = list(module._reversed_padding_repeated_twice)
-        x, padding = SignalValue(low.emit(Layout(function="F.pad"), x, around, module.padding_mode), x.form), 0
-    return _convolved(low, x, module.weight, module.bias, module.stride, padding, module.dilation, module.groups, dims)
+        x, padding = reader.apply(Layout(function="F.pad"), x, around, module.padding_mode), 0
+    return _convolved(
+        reader, x, module.weight, module.bias, module.stride, padding, module.dilation, module.groups, dims
+    )
 
 
 @RULES.function(F.conv2d, torch.conv2d)
 def _conv2d_call(
-    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
-) -> SignalValue:  # fmt: skip
-    known, known_bias = parameters(low, weight, bias)
-    return _convolved(low, low.signal(input), known, known_bias, stride, padding, dilation, groups, 2)
+) -> SignalNode:  # fmt: skip
+    known, known_bias = parameters(reader, weight, bias)
+    return _convolved(reader, reader.signal(input), known, known_bias, stride, padding, dilation, groups, 2)
 
 
 @RULES.function(F.conv3d, torch.conv3d)
 def _conv3d_call(
-    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
-) -> SignalValue:  # fmt: skip
-    known, known_bias = parameters(low, weight, bias)
-    return _convolved(low, low.signal(input), known, known_bias, stride, padding, dilation, groups, 3)
+) -> SignalNode:  # fmt: skip
+    known, known_bias = parameters(reader, weight, bias)
+    return _convolved(reader, reader.signal(input), known, known_bias, stride, padding, dilation, groups, 3)
 
 
 @RULES.function(F.conv1d, torch.conv1d)
 def _conv1d_call(
-    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
-) -> SignalValue:  # fmt: skip
-    known, known_bias = parameters(low, weight, bias)
-    return _convolved(low, low.signal(input), known, known_bias, stride, padding, dilation, groups, 1)
+) -> SignalNode:  # fmt: skip
+    known, known_bias = parameters(reader, weight, bias)
+    return _convolved(reader, reader.signal(input), known, known_bias, stride, padding, dilation, groups, 1)
 
 
 def _convolved(
-    low: Lowering, x: SignalValue, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
+    reader: Reader, x: SignalNode, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
     groups: int, dims: int,
-) -> SignalValue:  # fmt: skip
+) -> SignalNode:  # fmt: skip
     """A convolution as torch describes it; in one dimension it is one in two."""
     kernel = weight.shape[2:]
     strides, dilations = per_dimension(stride, dims), per_dimension(dilation, dims)
@@ -111,11 +99,11 @@ def _convolved(
     if dims == 1:
         weight, strides, dilations, around = weight.unsqueeze(2), [1, *strides], [1, *dilations], [0, 0, *around]
     return convolution(
-        low,
+        reader,
         x,
         weight,
         bias,
-        low.node_name,
+        reader.name,
         dims=dims,
         stride=strides,
         padding=around,
@@ -124,47 +112,51 @@ def _convolved(
     )
 
 
-@RULES.module(nn.ConvTranspose1d)
-def _transposed1d(low: Lowering, module: nn.ConvTranspose1d, input: Any, output_size: Any = None) -> SignalValue:
-    return _transposed_module(low, module, input, output_size, 1)
+@RULES.module(nn.ConvTranspose1d, trace_overrides=True)
+def _transposed1d(reader: Reader, module: nn.ConvTranspose1d, input: Any, output_size: Any = None) -> SignalNode:
+    return _transposed_module(reader, module, input, output_size, 1)
 
 
-@RULES.module(nn.ConvTranspose2d)
-def _transposed2d(low: Lowering, module: nn.ConvTranspose2d, input: Any, output_size: Any = None) -> SignalValue:
-    return _transposed_module(low, module, input, output_size, 2)
+@RULES.module(nn.ConvTranspose2d, trace_overrides=True)
+def _transposed2d(reader: Reader, module: nn.ConvTranspose2d, input: Any, output_size: Any = None) -> SignalNode:
+    return _transposed_module(reader, module, input, output_size, 2)
 
 
 def _transposed_module(
-    low: Lowering, module: nn.ConvTranspose1d | nn.ConvTranspose2d, input: Any, output_size: Any, dims: int
-) -> SignalValue:
+    reader: Reader, module: nn.ConvTranspose1d | nn.ConvTranspose2d, input: Any, output_size: Any, dims: int
+) -> SignalNode:
     if output_size is not None:
-        raise low.refuse("its output_size is read from the inputs; give the module an output_padding in its place")
-    m, x = module, low.signal(input)
-    return _transposed(low, x, m.weight, m.bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation, dims)
+        raise reader.refuse("its output_size is read from the inputs; give the module an output_padding in its place")
+    m, x = module, reader.signal(input)
+    return _transposed(reader, x, m.weight, m.bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation, dims)
 
 
 @RULES.function(F.conv_transpose1d, torch.conv_transpose1d)
 def _transposed1d_call(
-    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
     groups: int = 1, dilation: Any = 1,
-) -> SignalValue:  # fmt: skip
-    known, known_bias = parameters(low, weight, bias)
-    return _transposed(low, low.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 1)
+) -> SignalNode:  # fmt: skip
+    known, known_bias = parameters(reader, weight, bias)
+    return _transposed(
+        reader, reader.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 1
+    )
 
 
 @RULES.function(F.conv_transpose2d, torch.conv_transpose2d)
 def _transposed2d_call(
-    low: Lowering, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
     groups: int = 1, dilation: Any = 1,
-) -> SignalValue:  # fmt: skip
-    known, known_bias = parameters(low, weight, bias)
-    return _transposed(low, low.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 2)
+) -> SignalNode:  # fmt: skip
+    known, known_bias = parameters(reader, weight, bias)
+    return _transposed(
+        reader, reader.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 2
+    )
 
 
 def _transposed(
-    low: Lowering, x: SignalValue, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any,
+    reader: Reader, x: SignalNode, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any,
     groups: int, dilation: Any, dims: int,
-) -> SignalValue:  # fmt: skip
+) -> SignalNode:  # fmt: skip
     """A convolution of the inputs moved apart by the stride, with the kernel turned around."""
     inputs, outputs, *kernel = weight.shape  # [C, O/groups, ...]
     apart, dilations = per_dimension(stride, dims), per_dimension(dilation, dims)
@@ -178,6 +170,6 @@ def _transposed(
     if dims == 1:
         turned, apart, dilations, around = turned.unsqueeze(2), [1, *apart], [1, *dilations], [0, 0, *around]
     return convolution(
-        low, x, turned, bias, low.node_name, dims=dims, stride=[1, 1], padding=around, dilation=dilations, groups=groups,
+        reader, x, turned, bias, reader.name, dims=dims, stride=[1, 1], padding=around, dilation=dilations, groups=groups,
         spread=apart,
     )  # fmt: skip

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 
-from casc_core.conversion.lowering import Lowering
+from casc_core.conversion.graph import Applied, SignalNode
+from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.table import RULES
-from casc_core.conversion.symbols import SignalValue
 from casc_core.engine.ops import Interpolate, Layout, constant_parts
 from casc_core.engine.pooling_windows import per_dimension
 
@@ -21,37 +21,34 @@ _LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}
 
 @RULES.function(F.interpolate, F.upsample)
 def _interpolate(
-    low: Lowering, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    reader: Reader, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
     align_corners: bool | None = None, recompute_scale_factor: bool | None = None, antialias: bool = False,
-) -> SignalValue:  # fmt: skip
-    x = low.signal(input)
+) -> SignalNode:  # fmt: skip
+    x = reader.signal(input)
     if antialias:
-        raise low.refuse("it smooths before it interpolates; leave antialias out")
+        raise reader.refuse("it smooths before it interpolates; leave antialias out")
     if mode in _NEAREST:
         given = {} if recompute_scale_factor is None else {"recompute_scale_factor": recompute_scale_factor}
-        ref = low.emit(Layout(function="F.interpolate"), x, size, scale_factor, mode, **given)
-        return SignalValue(ref, x.form)
+        return reader.apply(Layout(function="F.interpolate"), x, size, scale_factor, mode, **given)
     if mode not in _LINEAR:
-        raise low.refuse(f"mode={mode!r} is not known; use mode='nearest' or 'bilinear', or a convolution")
-    return _linear(low, x, size, scale_factor, _LINEAR[mode], bool(align_corners))
+        raise reader.refuse(f"mode={mode!r} is not known; use mode='nearest' or 'bilinear', or a convolution")
+    return _linear(reader, x, size, scale_factor, _LINEAR[mode], bool(align_corners))
 
 
-def _linear(low: Lowering, x: SignalValue, size: Any, scale_factor: Any, dims: int, align: bool) -> SignalValue:
+def _linear(reader: Reader, x: SignalNode, size: Any, scale_factor: Any, dims: int, align: bool) -> SignalNode:
     if scale_factor is None:
-        op = Interpolate(name=low.node_name, dims=dims, factors=None, align_corners=align)
-        return SignalValue(low.emit(op, x, size), replace(x.form, is_divided=True))
+        op = Interpolate(name=reader.name, dims=dims, factors=None, align_corners=align)
+        return reader.add(Applied(op, (x, size), divides=True))
     given = list(scale_factor) if isinstance(scale_factor, (tuple, list)) else [scale_factor] * dims
     if any(not isinstance(each, (int, float)) or each < 1 or each != int(each) for each in given):
-        raise low.refuse(f"scale_factor={scale_factor!r} is no whole number; give whole numbers, or a size")
+        raise reader.refuse(f"scale_factor={scale_factor!r} is no whole number; give whole numbers, or a size")
     factors = per_dimension([int(each) for each in given], dims)
-    op = Interpolate(name=low.node_name, dims=dims, factors=factors, align_corners=align)
+    op = Interpolate(name=reader.name, dims=dims, factors=factors, align_corners=align)
     parts = 1 if align else math.prod(constant_parts(each) for each in factors)
-    reach, divides = x.form.drive_reach * parts, x.form.is_divided or align
-    form = replace(x.form, scale=x.form.scale / parts, drive_reach=reach, is_divided=divides)
-    return SignalValue(low.emit(op, x), form)
+    return reader.add(Applied(op, (x,), scale=Fraction(1, parts), terms=parts, divides=align))
 
 
 @RULES.module(nn.Upsample)
-def _upsample(low: Lowering, module: nn.Upsample, input: Any) -> SignalValue:
+def _upsample(reader: Reader, module: nn.Upsample, input: Any) -> SignalNode:
     m = module
-    return _interpolate(low, input, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor)
+    return _interpolate(reader, input, m.size, m.scale_factor, m.mode, m.align_corners, m.recompute_scale_factor)

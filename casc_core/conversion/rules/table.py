@@ -1,5 +1,5 @@
 """The table that every rule of the core is a row of."""
 
-from casc_core.conversion.lowering import RuleTable
+from casc_core.conversion.rule_table import RuleTable
 
 RULES = RuleTable()

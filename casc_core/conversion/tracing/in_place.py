@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from casc_core.conversion.tracing.randomness import DROPOUTS
-from casc_core.engine.callable_names import LAYOUT, name_of
 from casc_core.engine.conditions import expect_parts
+from casc_core.engine.functions import REARRANGING, name_of
 from casc_core.errors import ConversionError
 
 
@@ -84,4 +84,4 @@ def _is_view(model: nn.Module, node: fx.Node) -> bool:
         return node.args[1] in ("T", "mT", "values", "data")
     if str(node.target) in ("to", "float", "type", "type_as", "double"):
         return True
-    return name_of(node.target, node.op == "call_method") in LAYOUT
+    return name_of(node.target, node.op == "call_method") in REARRANGING

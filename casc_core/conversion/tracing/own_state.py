@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import ParameterProxy
 
-from casc_core.engine.frozen import checksum
+from casc_core.engine.guards.seals import checksum
 from casc_core.errors import ConversionError
 
 _PLAIN = (bool, int, float, complex, str, Tensor)

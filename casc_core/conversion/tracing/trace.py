@@ -29,7 +29,7 @@ from casc_core.errors import ConversionError
 _FACTORIES = {id(function) for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.tensor)}
 # fx keeps tensors that a forward makes under such names.
 _CONSTANT = "_tensor_constant"
-_LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+_LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}", "<")
 
 
 class Tracer(fx.Tracer):
@@ -248,6 +248,8 @@ def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:
         if new.op != old.op or str(new.target) != str(old.target):
             return
         new.meta |= {key: old.meta[key] for key in ("line", "nn_module_stack") if key in old.meta}
+        if new.target in (expect, expect_parts):
+            new.args = (*new.args[:-1], old.args[-1])
 
 
 def _random(what: str) -> ConversionError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from casc_core.engine.ops import Op
 from casc_core.engine.program import Program
 from casc_core.engine.run import Run
 from casc_core.errors import InputError
+from casc_core.reporting.series import last_repeated
 
 DEFAULT_LIMIT = 2 * 2**30
 # So many abstract runs are kept: of batches of the same shapes, the next is followed no more.
@@ -52,6 +53,11 @@ class Parts:
     count: int
 
     @property
+    def samples(self) -> int:
+        """How many samples a record of the runs is of."""
+        return self.whole.recorded
+
+    @property
     def sizes(self) -> list[int]:
         """How many samples each part has."""
         ends = [self.whole.samples * number // self.count for number in range(self.count + 1)]
@@ -70,14 +76,29 @@ class Parts:
             yield Inputs(part, self.whole.dims)
             start += size
 
-    def join(self, outputs: Sequence[Tensor], ahead: int = 0) -> Tensor:
-        """The output of the batch from those of its parts; `ahead` dimensions stand before the network's own."""
+    def join(self, outputs: Iterable[Tensor], over_time: bool = False) -> Tensor:
+        """The output of the batch from those of its parts, each put into its place as it comes.
+
+        Args:
+            outputs: of the parts, in order.
+            over_time: dimension 0 counts time steps; a part that has fewer than others was silent, and stays as it was.
+        """
         if self.count == 1:
-            return outputs[0]
-        axis = self.whole.axis
-        dim = axis.dim + ahead
-        each = [output.unflatten(dim, (-1, size, axis.inner)) for output, size in zip(outputs, self.sizes, strict=True)]
-        return torch.cat(each, dim + 1).flatten(dim, dim + 2)
+            (whole,) = outputs
+            return whole
+        axis, samples, start = self.whole.axis, self.whole.samples, 0
+        dim = axis.dim + over_time
+        whole = torch.empty(0)
+        for output, size in zip(outputs, self.sizes, strict=True):
+            part = output.unflatten(dim, (-1, size, axis.inner))
+            if not start:
+                whole = part.new_empty((*part.shape[: dim + 1], samples, *part.shape[dim + 2 :]))
+            if over_time:
+                whole = last_repeated(whole, max(len(whole), len(part)))
+                part = last_repeated(part, len(whole))
+            whole.narrow(dim + 1, start, size).copy_(part)
+            start += size
+        return whole.flatten(dim, dim + 2)
 
 
 class Splitter:

@@ -58,6 +58,14 @@ class Followed:
         return self.output.samples.why if isinstance(self.output.samples, Mixed) else None
 
     @property
+    def recorded(self) -> int:
+        """How many samples a record of the run is of: one, where all that would be samples meet in a single row of
+        outputs, as the entries of a sample do that was given without a batch."""
+        output = self.output
+        alone = isinstance(output, Abstract) and isinstance(output.samples, Mixed) and output.like.dim() == 1
+        return 1 if alone else self.samples
+
+    @property
     def is_mixed(self) -> bool:
         """Whether samples meet anywhere that counts: in a population or in the output."""
         there = [*self.layers.values(), *([self.output.samples] if isinstance(self.output, Abstract) else [])]

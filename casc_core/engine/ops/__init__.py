@@ -4,7 +4,7 @@ Each is built at conversion from plain settings (kept as JSON) and tensors (kept
 spikes and in levels alike. Tensors are natural values on a power-of-two grid, so they stay exact in floating point.
 """
 
-from casc_core.engine.ops.affine import Linear, RequireFeatures, Scale, Shift, exact_product
+from casc_core.engine.ops.affine import Linear, RequireFeatures, Scale, Shift, by_channel, exact_product
 from casc_core.engine.ops.arithmetic import Add, DividedByInput, TimesInput, as_integers
 from casc_core.engine.ops.convolution import Convolution, Convolution3d
 from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Silence, driven
@@ -46,6 +46,7 @@ __all__ = [
     "Sum",
     "TimesInput",
     "as_integers",
+    "by_channel",
     "constant_parts",
     "dims_of",
     "driven",

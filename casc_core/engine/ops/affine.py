@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,32 +55,10 @@ class AffineMap(Op, abstract=True):
     fine: Tensor | None
     bias: Tensor | None
 
-    def __init__(
-        self,
-        name: str,
-        weight: Tensor | None,
-        fine: Tensor | None,
-        bias: Tensor | None,
-        exponent: int,
-        input_exponent: int,
-        fine_exponent: int,
-        drive_exponent: int,
-        train_exponent: int | None = None,
-        **geometry: Any,
-    ) -> None:
-        super().__init__(
-            {
-                "name": name,
-                "exponent": exponent,
-                "input_exponent": input_exponent,
-                "fine_exponent": fine_exponent,
-                "drive_exponent": drive_exponent,
-                "train_exponent": train_exponent,
-                **geometry,
-            },
-            {"weight": weight, "fine": fine, "bias": bias},
-        )
-        self.reach = 0.0 if weight is None else largest_row(weight)
+    @cached_property
+    def reach(self) -> float:
+        """The largest current that inputs of 1 cause."""
+        return 0.0 if self.weight is None else largest_row(self.weight)
 
     def check(self) -> None:
         self.require(self.weight is not None or self.fine is not None, "one of 'weight' and 'fine' must be there")
@@ -243,9 +220,6 @@ class RequireFeatures(Op):
     SETTINGS = settings(name=NAME)
     connection = Connection.MOVES
 
-    def __init__(self, name: str) -> None:
-        super().__init__({"name": name})
-
     def forward(self, run: Run, signal: Signal) -> Signal:
         if len(signal.shape) != 2:
             raise InputError(
@@ -267,9 +241,6 @@ class Shift(Op):
     TENSORS = tensors(factor=PLACED, offset=replace(PLACED, grid="drive_exponent"))
     factor: Tensor
     offset: Tensor
-
-    def __init__(self, factor: Tensor, offset: Tensor, drive_exponent: int, axis: int | None = 1) -> None:
-        super().__init__({"drive_exponent": drive_exponent, "axis": axis}, {"factor": factor, "offset": offset})
 
     def check(self) -> None:
         check_placed(self)
@@ -303,12 +274,9 @@ class Scale(Op):
     fine: Tensor
     shift: Tensor | None
 
-    def __init__(
-        self, factor: Tensor, fine: Tensor, shift: Tensor | None, drive_exponent: int, axis: int | None = 1
-    ) -> None:
-        settings = {"drive_exponent": drive_exponent, "axis": axis}
-        super().__init__(settings, {"factor": factor, "fine": fine, "shift": shift})
-        self.largest = float(factor.abs().max())
+    @cached_property
+    def largest(self) -> float:
+        return float(self.factor.abs().max())
 
     def check(self) -> None:
         check_placed(self)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.callable_names import check_room
 from casc_core.engine.deferred_sum import DeferredSum
+from casc_core.engine.functions import check_room
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.provenance import Connection, Provenance
 from casc_core.engine.run import Run

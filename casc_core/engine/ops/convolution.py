@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.callable_names import check_room
 from casc_core.engine.deferred_sum import DeferredSum, Filter, Term
+from casc_core.engine.functions import check_room
 from casc_core.engine.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.engine.ops.affine import AffineMap, affine_tensors
-from casc_core.engine.ops.declared import PADDING, OneOf, Several, Whole, settings
+from casc_core.engine.ops.declared import PADDING, OneOf, Otherwise, Several, Whole, settings
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.engine.weight_cache import Kept
@@ -24,6 +26,12 @@ from casc_core.errors import InputError
 _MOVE = Whole(1, 2**16)
 # Of a transposed convolution it may be negative, which cuts off.
 _AROUND = Whole(-PADDING.most, PADDING.most)
+
+
+def _plane(settings: Mapping[str, Any], kernel: tuple[int, int], ahead: int) -> Geometry:
+    """The geometry of the last two dimensions, of which the settings name `ahead` before them."""
+    stride, dilation = (tuple(settings[name][ahead:]) for name in ("stride", "dilation"))
+    return Geometry(kernel, stride, tuple(settings["padding"][2 * ahead :]), dilation, settings["groups"])
 
 
 class Convolution(AffineMap):
@@ -36,43 +44,36 @@ class Convolution(AffineMap):
 
     SETTINGS = settings(
         **AffineMap.SETTINGS, dims=OneOf((1, 2)), stride=Several(_MOVE, 2, 2), padding=Several(_AROUND, 4, 4),
-        dilation=Several(_MOVE, 2, 2), groups=Whole(1, 2**20), spread=Several(_MOVE, 2, 2),
+        dilation=Several(_MOVE, 2, 2), groups=Whole(1, 2**20), spread=Otherwise(Several(_MOVE, 2, 2), [1, 1]),
     )  # fmt: skip
     TENSORS = affine_tensors("outputs", "inputs", "height", "width")
 
-    def __init__(
-        self,
-        name: str,
-        weight: Tensor | None,
-        fine: Tensor | None,
-        bias: Tensor | None,
-        exponent: int,
-        input_exponent: int,
-        fine_exponent: int,
-        drive_exponent: int,
-        dims: int,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        train_exponent: int | None = None,
-        spread: Sequence[int] = (1, 1),
-    ) -> None:
-        super().__init__(
-            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent, dims=dims,
-            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups, spread=list(spread),
-        )  # fmt: skip
-        kernel = self.kernel
-        self.channels = int(kernel[1]) * groups
-        top, bottom, left, right = padding
-        self.geometry = Geometry(
-            (int(kernel[2]), int(kernel[3])), (stride[0], stride[1]), (top, bottom, left, right),
-            (dilation[0], dilation[1]), groups,
-        )  # fmt: skip
-        self.is_cut = min(padding) < 0
-        self.inner = replace(self.geometry, padding=(0, 0, 0, 0)) if self.is_cut else self.geometry
-        self.is_spread = self.is_cut or max(spread) > 1
-        self.kept = Kept()
+    @cached_property
+    def channels(self) -> int:
+        """Of its input."""
+        return int(self.kernel[1]) * int(self.settings["groups"])
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        height, width = self.kernel[2:]
+        return _plane(self.settings, (int(height), int(width)), 0)
+
+    @cached_property
+    def is_cut(self) -> bool:
+        return bool(min(self.settings["padding"]) < 0)
+
+    @cached_property
+    def inner(self) -> Geometry:
+        """That of what is padded or cut already."""
+        return replace(self.geometry, padding=(0, 0, 0, 0)) if self.is_cut else self.geometry
+
+    @cached_property
+    def is_spread(self) -> bool:
+        return self.is_cut or max(self.settings["spread"]) > 1
+
+    @cached_property
+    def kept(self) -> Kept:
+        return Kept()
 
     def check(self) -> None:
         super().check()
@@ -184,34 +185,20 @@ class Convolution3d(AffineMap):
     )  # fmt: skip
     TENSORS = affine_tensors("outputs", "inputs", "depth", "height", "width")
 
-    def __init__(
-        self,
-        name: str,
-        weight: Tensor | None,
-        fine: Tensor | None,
-        bias: Tensor | None,
-        exponent: int,
-        input_exponent: int,
-        fine_exponent: int,
-        drive_exponent: int,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        train_exponent: int | None = None,
-    ) -> None:
-        super().__init__(
-            name, weight, fine, bias, exponent, input_exponent, fine_exponent, drive_exponent, train_exponent,
-            stride=list(stride), padding=list(padding), dilation=list(dilation), groups=groups,
-        )  # fmt: skip
-        kernel = self.kernel
-        self.channels = int(kernel[1]) * groups
-        front, back, top, bottom, left, right = padding
-        self.depth = Geometry((int(kernel[2]), 1), (stride[0], 1), (front, back, 0, 0), (dilation[0], 1))
-        self.plane = Geometry(
-            (int(kernel[3]), int(kernel[4])), (stride[1], stride[2]), (top, bottom, left, right),
-            (dilation[1], dilation[2]), groups,
-        )  # fmt: skip
+    @cached_property
+    def channels(self) -> int:
+        """Of its input."""
+        return int(self.kernel[1]) * int(self.settings["groups"])
+
+    @cached_property
+    def depth(self) -> Geometry:
+        stride, padding, dilation = (self.settings[name] for name in ("stride", "padding", "dilation"))
+        return Geometry((int(self.kernel[2]), 1), (stride[0], 1), (padding[0], padding[1], 0, 0), (dilation[0], 1))
+
+    @cached_property
+    def plane(self) -> Geometry:
+        height, width = self.kernel[3:]
+        return _plane(self.settings, (int(height), int(width)), 1)
 
     def check(self) -> None:
         super().check()

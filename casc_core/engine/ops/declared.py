@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import EllipsisType, MappingProxyType
 from typing import Any
 
@@ -23,8 +23,14 @@ Shape = tuple[str | int | EllipsisType, ...]
 """Of a tensor: a number, or a name for a size, the same wherever the operation says it; `...` for any dimensions."""
 
 
+_REQUIRED = object()
+
+
 class Kind(ABC):
     """What one setting may be; those that JSON has, and no other."""
+
+    default: Any = _REQUIRED
+    """What it is where it is not given."""
 
     @abstractmethod
     def wrong(self, value: Any) -> str | None:
@@ -105,10 +111,22 @@ class OrNone(Kind):
     """One of a kind, or None."""
 
     kind: Kind
+    default: Any = field(default=None, init=False)
 
     def wrong(self, value: Any) -> str | None:
         wrong = None if value is None else self.kind.wrong(value)
         return None if wrong is None else f"{wrong}, or None"
+
+
+@dataclass(frozen=True)
+class Otherwise(Kind):
+    """One of a kind, and another than `default` only where it is given."""
+
+    kind: Kind
+    default: Any
+
+    def wrong(self, value: Any) -> str | None:
+        return self.kind.wrong(value)
 
 
 LARGEST = 2.0**400
@@ -150,6 +168,37 @@ def settings(**kinds: Kind) -> Mapping[str, Kind]:
 def tensors(**numbers: Numbers) -> Mapping[str, Numbers]:
     """The tensors of an operation, by name."""
     return MappingProxyType(numbers)
+
+
+def bound(
+    kind: str,
+    declared: Mapping[str, Kind],
+    numbers: Mapping[str, Numbers],
+    values: Sequence[Any],
+    named: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Tensor | None]]:
+    """Settings and tensors as an operation is made from them: by name, or in the order of the declarations, settings first.
+
+    Tuples become lists, which JSON has. An optional tensor that is not given is None.
+
+    Raises:
+        ConfigError: there are more values than declarations, or one is given twice.
+
+    >>> bound("Pool", {"kernel": Several(Whole(1, 8), 2, 2), "below": OrNone(Positive())}, {}, [(3, 3)], {})
+    ({'kernel': [3, 3], 'below': None}, {})
+    """
+    names = [*declared, *numbers]
+    if len(values) > len(names):
+        raise ConfigError(f"{kind}: it takes {', '.join(names) or 'nothing'}; got {len(values)} values")
+    given = dict(zip(names, values, strict=False))
+    twice = sorted(given.keys() & named.keys())
+    if twice:
+        raise ConfigError(f"{kind}: {twice[0]!r} is given twice")
+    given |= named
+    tensors = {name: given.pop(name, None) for name in numbers if name in given or numbers[name].optional}
+    settings = {name: each.default for name, each in declared.items() if each.default is not _REQUIRED} | given
+    ordered = {name: settings.pop(name) for name in declared if name in settings} | settings
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in ordered.items()}, tensors
 
 
 def check_settings(kind: str, declared: Mapping[str, Kind], given: Mapping[str, Any]) -> None:

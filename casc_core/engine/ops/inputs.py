@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.engine.batching.function_rules import followed
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower
-from casc_core.engine.callable_names import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made
 from casc_core.engine.float64 import in_float64
+from casc_core.engine.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made, followed
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
 from casc_core.engine.ops.op import Op
 from casc_core.engine.provenance import Provenance
@@ -27,9 +27,6 @@ class Call(Op):
     """A function of the inputs alone (tokens, lengths, masks, shapes), executed as it is."""
 
     SETTINGS = settings(function=OneOf(FUNCTIONS))
-
-    def __init__(self, function: str) -> None:
-        super().__init__({"function": function})
 
     def forward(self, run: Run, *args: Any, **kwargs: Any) -> Any:
         with in_float64() if run.numerics.is_float64 else nullcontext():
@@ -47,9 +44,6 @@ class Constant(Op):
     TENSORS = tensors(value=Numbers(types=frozenset(DTYPES.values()), finite=False))
     value: Tensor
 
-    def __init__(self, value: Tensor) -> None:
-        super().__init__(tensors={"value": value})
-
     def forward(self, run: Run) -> Any:
         return self.value
 
@@ -61,9 +55,6 @@ class Attribute(Op):
     """Shape, device or number of dimensions of a signal."""
 
     SETTINGS = settings(name=OneOf(ATTRIBUTES))
-
-    def __init__(self, name: str) -> None:
-        super().__init__({"name": name})
 
     def forward(self, run: Run, signal: Signal) -> Any:
         known = {"shape": signal.shape, "device": signal.device, "ndim": len(signal.shape)}
@@ -79,16 +70,18 @@ class Encode(Op):
 
     SETTINGS = settings(exponent=EXPONENT)
 
-    def __init__(self, exponent: int) -> None:
-        super().__init__({"exponent": exponent})
-
     def forward(self, run: Run, value: Tensor | float) -> Signal:
         drive = run.numerics.snap(torch.as_tensor(value), self.settings["exponent"])
         reach = largest(drive)
+        if not math.isfinite(reach):
+            raise InputError(
+                f"real-valued inputs must be finite, and one is {reach:g}: find it with torch.isfinite(x), in the data or "
+                "in what prepares the data, such as a division by zero"
+            )
         if not reach < INPUT_REACH:
             raise InputError(
-                f"real-valued inputs must be finite and below {INPUT_REACH:g} in magnitude; the largest is {reach:g}. "
-                "Scale them, and the first layer's weights the other way"
+                f"real-valued inputs must be below {INPUT_REACH:g} in magnitude; the largest is {reach:g}. Scale them, and "
+                "the first layer's weights the other way"
             )
         return driven(drive, drive.shape, drive.device)
 
@@ -116,9 +109,6 @@ class Embed(Op):
     SETTINGS = settings(name=NAME, multiplies=Whole(0, 2**53), biases=Whole(0, 2**53))
     TENSORS = tensors(table=Numbers((("rows", "width"),)))
     table: Tensor
-
-    def __init__(self, name: str, table: Tensor, multiplies: int = 0, biases: int = 0) -> None:
-        super().__init__({"name": name, "multiplies": multiplies, "biases": biases}, {"table": table})
 
     def forward(self, run: Run, tokens: Tensor) -> Signal:
         rows, table = self.table.shape[0], self.table

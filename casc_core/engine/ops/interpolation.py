@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.callable_names import check_room
+from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.pooling_windows import per_dimension
@@ -90,10 +90,6 @@ class Interpolate(Op):
     """
 
     SETTINGS = settings(name=NAME, dims=OneOf((1, 2, 3)), factors=OrNone(Several(WINDOW, 1, 3)), align_corners=Flag())
-
-    def __init__(self, name: str, dims: int, factors: Sequence[int] | None, align_corners: bool) -> None:
-        given = {"name": name, "dims": dims, "factors": None if factors is None else list(factors)}
-        super().__init__({**given, "align_corners": align_corners})
 
     def check(self) -> None:
         factors = self.settings["factors"]

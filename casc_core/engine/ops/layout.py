@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.engine.batching.function_rules import follow_join, followed
 from casc_core.engine.batching.samples import Abstract, Follower
-from casc_core.engine.callable_names import FUNCTIONS, LAYOUT, check_room, foreseen
 from casc_core.engine.conditions import expect_parts
+from casc_core.engine.functions import FUNCTIONS, REARRANGING, Function, check_room, follow_join, followed, foreseen
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.provenance import Connection, Provenance
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, joined, padded, without_repeats
+from casc_core.engine.signal import Signal, joined, without_repeats
+from casc_core.reporting.series import zero_padded
 
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
@@ -28,13 +28,13 @@ _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channe
 class Layout(Op):
     """A rearrangement of elements: the user's own call, applied to every step."""
 
-    SETTINGS = settings(function=OneOf(LAYOUT))
+    SETTINGS = settings(function=OneOf(REARRANGING))
     connection = Connection.MOVES
     takes_fills = True
 
-    def __init__(self, function: str) -> None:
-        super().__init__({"function": function})
-        self.function = FUNCTIONS[function]
+    @cached_property
+    def function(self) -> Function:
+        return FUNCTIONS[self.settings["function"]]
 
     def forward(self, run: Run, signal: Signal, *args: Any, **kwargs: Any) -> Any:
         foreseen(self.settings["function"], run.room, signal.shape, args, kwargs)
@@ -69,9 +69,6 @@ class Pick(Op):
     connection = Connection.MOVES
     takes_fills = True
 
-    def __init__(self, index: int, count: int | None = None, line: str = "") -> None:
-        super().__init__({"index": index, "count": count, "line": line})
-
     def forward(self, run: Run, values: Sequence[Signal]) -> Signal:
         index, count = self.settings["index"], self.settings["count"]
         part: Signal = (values if count is None else expect_parts(values, count, self.settings["line"]))[index]
@@ -89,9 +86,9 @@ class Join(Op):
     connection = Connection.MOVES
     takes_fills = True
 
-    def __init__(self, stack: bool) -> None:
-        super().__init__({"stack": stack})
-        self.join: Callable[..., Tensor] = torch.stack if stack else joined
+    @cached_property
+    def join(self) -> Callable[..., Tensor]:
+        return torch.stack if self.settings["stack"] else joined
 
     def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
         check_room("a concatenation", sum(signal.shape.numel() for signal in signals), run.room)
@@ -108,7 +105,7 @@ class Join(Op):
                 ],
                 dim,
             )
-        train = self.join([padded(signal.train, steps) for signal in common], dim)
+        train = self.join([zero_padded(signal.train, steps) for signal in common], dim)
         return Signal(train, drive, divisor, max(signal.bound for signal in common))
 
     def provenance(self, run: Run, result: Signal, signals: Sequence[Provenance], dim: int = 0) -> Provenance:

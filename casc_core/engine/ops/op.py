@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.engine.batching.samples import Abstract, Follower
-from casc_core.engine.frozen import Sealed
-from casc_core.engine.ops.declared import Kind, Numbers, check_settings, check_tensors, is_on_grid
+from casc_core.engine.guards.seals import Sealed
+from casc_core.engine.ops.declared import Kind, Numbers, bound, check_settings, check_tensors, is_on_grid
 from casc_core.engine.provenance import Connection, carried
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
@@ -29,10 +29,10 @@ CONVERT_AGAIN = (
 class Op(nn.Module):
     """One operation: called as `op(run, *values)`.
 
-    A subclass takes its settings and tensors as keyword arguments of `__init__`, under the names under which it declares
-    them, and hands both to `super().__init__`, which checks them. It is registered under the name that networks are saved
-    with: an operation of this package under its class's name, any other under that and its module's, or under
-    `saved_as`. `class Base(Op, abstract=True)` is registered under none.
+    A subclass declares what it is made from: settings, plain values that are saved as JSON, and tensors. It is made from
+    these by name, or in the order of the declarations, settings first, and is checked against them. It is registered under
+    the name that networks are saved with: an operation of this package under its class's name, any other under that and
+    its module's, or under `saved_as`. `class Base(Op, abstract=True)` is registered under none.
 
     Attributes:
         SETTINGS: kind and range of each setting.
@@ -75,7 +75,8 @@ class Op(nn.Module):
     def provenance(self, run: Run, result: Any, *args: Any, **kwargs: Any) -> Any:
         """Where the spikes of its result come from, asked only while something is recorded.
 
-        Called as `forward`, with its result and the `Provenance` of signals. Unless it says otherwise, as `connection` has it.
+        Called as `forward`, with its result and the `Provenance` of signals; unless it says otherwise, it is what its
+        `connection` makes of them.
         """
         return carried(self.connection, lambda *x, **named: self(run, *x, **named), result, run.peak, args, kwargs)
 
@@ -102,14 +103,15 @@ class Op(nn.Module):
         """
         return 8 * max(entries(each) for each in signals)
 
-    def __init__(self, settings: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> None:
+    def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__()
         self._seals: dict[str, Sealed] | None = None
-        self.settings: Mapping[str, Any] = settings or {}
-        check_settings(self.kind, self.SETTINGS, self.settings)
-        check_tensors(self.kind, self.TENSORS, tensors or {})
+        settings, tensors = bound(self.kind, self.SETTINGS, self.TENSORS, values, named)
+        self.settings: Mapping[str, Any] = settings
+        check_settings(self.kind, self.SETTINGS, settings)
+        check_tensors(self.kind, self.TENSORS, tensors)
         known: set[int] = set()
-        for name, tensor in (tensors or {}).items():
+        for name, tensor in tensors.items():
             # One tensor under two names would be saved, and listed, once.
             self.register_buffer(name, tensor.clone() if tensor is not None and id(tensor) in known else tensor)
             known.add(id(tensor))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
-from casc_core.engine.callable_names import check_room
+from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
@@ -73,22 +74,11 @@ class MaxPool(Op):
     )
     takes_fills = True
 
-    def __init__(
-        self,
-        name: str,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        ceil_mode: bool,
-    ) -> None:
-        super().__init__(
-            {
-                "name": name, "kernel": list(kernel), "stride": list(stride), "padding": list(padding),
-                "dilation": list(dilation), "ceil_mode": ceil_mode,
-            }
-        )  # fmt: skip
-        self.windows = tuple(Window(*sizes, ceil_mode) for sizes in zip(kernel, stride, padding, dilation, strict=True))
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        given = self.settings
+        sizes = zip(given["kernel"], given["stride"], given["padding"], given["dilation"], strict=True)
+        return tuple(Window(*each, given["ceil_mode"]) for each in sizes)
 
     def check(self) -> None:
         _check_windows(self, "kernel", "stride", "padding", "dilation")
@@ -122,9 +112,6 @@ class AdaptiveMaxPool(Op):
     takes_fills = True
 
     SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
-
-    def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
-        super().__init__({"name": name, "outputs": list(outputs)})
 
     def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
         if outputs is not None:
@@ -211,9 +198,15 @@ class Average(Op, abstract=True):
         samples = follower.apart(signal, range(2, len(signal.shape)))
         return follower.signal([*signal.shape[:2], *size], samples, train.steps, 8, train.real)
 
-    dims: int
-    divides: bool
-    """Whether it divides by the number of entries itself; if not, a constant does."""
+    @property
+    @abstractmethod
+    def dims(self) -> int:
+        """Over how many dimensions the windows go."""
+
+    @property
+    @abstractmethod
+    def divides(self) -> bool:
+        """Whether it divides by the number of entries itself; if not, a constant does."""
 
     @abstractmethod
     def check_room(self, run: Run, signal: Signal) -> None:
@@ -245,26 +238,19 @@ class AveragePool(Average):
         divides=Flag(),
     )
 
-    def __init__(
-        self,
-        name: str,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-        padding: Sequence[int],
-        ceil_mode: bool,
-        count_include_pad: bool,
-        divides: bool,
-    ) -> None:
-        super().__init__(
-            {
-                "name": name, "kernel": list(kernel), "stride": list(stride), "padding": list(padding),
-                "ceil_mode": ceil_mode, "count_include_pad": count_include_pad, "divides": divides,
-            }
-        )  # fmt: skip
-        self.dims, self.divides = len(kernel), divides
-        self.windows = tuple(
-            Window(size, by, around, 1, ceil_mode) for size, by, around in zip(kernel, stride, padding, strict=True)
-        )
+    @property
+    def dims(self) -> int:
+        return len(self.settings["kernel"])
+
+    @property
+    def divides(self) -> bool:
+        return bool(self.settings["divides"])
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        given = self.settings
+        sizes = zip(given["kernel"], given["stride"], given["padding"], strict=True)
+        return tuple(Window(*each, 1, given["ceil_mode"]) for each in sizes)
 
     def check(self) -> None:
         _check_windows(self, "kernel", "stride", "padding")
@@ -291,11 +277,14 @@ class AdaptiveAveragePool(Average):
     """
 
     SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
-    divides = True
 
-    def __init__(self, name: str, outputs: Sequence[int | None]) -> None:
-        super().__init__({"name": name, "outputs": list(outputs)})
-        self.dims = len(outputs)
+    @property
+    def divides(self) -> bool:
+        return True
+
+    @property
+    def dims(self) -> int:
+        return len(self.settings["outputs"])
 
     def forward(self, run: Run, signal: Signal, outputs: Any = None) -> Signal:
         if outputs is None:
@@ -339,22 +328,6 @@ class PoolAt(Op):
     SETTINGS = settings(
         name=NAME, maximum=Flag(), padding=_AROUND, dilation=_WINDOWS, ceil_mode=Flag(), count_include_pad=Flag()
     )
-
-    def __init__(
-        self,
-        name: str,
-        maximum: bool,
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        ceil_mode: bool,
-        count_include_pad: bool,
-    ) -> None:
-        super().__init__(
-            {
-                "name": name, "maximum": maximum, "padding": list(padding), "dilation": list(dilation),
-                "ceil_mode": ceil_mode, "count_include_pad": count_include_pad,
-            }
-        )  # fmt: skip
 
     def forward(self, run: Run, signal: Signal, kernel: Any, stride: Any = None) -> Signal:
         result: Signal = self._pool(kernel, stride)(run, signal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -38,21 +39,10 @@ class Fire(Op):
     bias: Tensor | None
     thresholds: Tensor | None
 
-    def __init__(
-        self,
-        name: str,
-        threshold: float,
-        exponent: int,
-        charge: Tensor | None = None,
-        bias: Tensor | None = None,
-        thresholds: Tensor | None = None,
-    ) -> None:
-        super().__init__(
-            {"name": name, "threshold": threshold, "exponent": exponent},
-            {"charge": charge, "bias": bias, "thresholds": thresholds},
-        )
-        # Steps that the last runs took, by where they were cut.
-        self.steps: dict[int, int] = {}
+    @cached_property
+    def steps(self) -> dict[int, int]:
+        """Steps that the last runs took, by where they were cut."""
+        return {}
 
     def check(self) -> None:
         self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")

@@ -35,9 +35,6 @@ class Sum(Op):
     SETTINGS = settings(mean=Flag())
     connection = Connection.SUMS
 
-    def __init__(self, mean: bool) -> None:
-        super().__init__({"mean": mean})
-
     def forward(
         self, run: Run, signal: Signal, dim: int | Sequence[int] | None = None, keepdim: bool = False
     ) -> Signal:
@@ -130,7 +127,7 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     # Each total is a tensor of its own: a pool of windows of one entry gives a view of it.
     total, before = nothing, pool(nothing)
     for step in range(max(signal.steps, len(wake))):
-        if step == run.restarts_after:
+        if step and step == run.warm_up:
             total, before = nothing, pool(nothing)
         if step < signal.steps:
             total = total + signal.train[step]
@@ -175,8 +172,8 @@ class MaskedFill(Op):
     SETTINGS = settings(value=OneOf((0.0, "-inf")), below=OrNone(Positive()))
     takes_fills = True
 
-    def __init__(self, value: float, below: float | None = None) -> None:
-        super().__init__({"value": "-inf" if value == -math.inf else value, "below": below})
+    def __init__(self, value: float | str, below: float | None = None) -> None:
+        super().__init__("-inf" if value == -math.inf else value, below)  # JSON has no infinity
 
     def forward(self, run: Run, signal: Signal, mask: Tensor) -> Signal:
         value = float(self.settings["value"])

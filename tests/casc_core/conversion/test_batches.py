@@ -8,11 +8,13 @@ from torch import nn
 
 import casc_core
 from casc_core import IF, ConfigError, Continuous, CQReLU, InputError
-from casc_core.conversion.batches import each, parted
+from casc_core.conversion.batches import checked_batches, inputs_and_labels
 from casc_core.engine.agreement import Agreement
 from casc_core.rivals.methods import FOUR, Calibrated, Method, PercentileReLU, methods_for
-from casc_lab.compare.comparison import Subject, compare
-from casc_lab.evaluation.accuracy import Batch, evaluate
+from casc_lab.compare.comparison import compare
+from casc_lab.compare.network_and_data import NetworkAndData
+from casc_lab.evaluation.accuracy import Batch
+from casc_lab.evaluation.methods import evaluate
 
 X = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 0, 1, 0, 1])
@@ -32,7 +34,7 @@ LOOKS = {
     "calibrate": lambda batches: casc_core.calibrate(plain(), batches, q=4),
     "ACP": lambda batches: Calibrated(neuron=IF(), schedule=Continuous(), steps=4).network(converted(), batches),
     "percentile": lambda batches: PercentileReLU(neuron=IF(), schedule=Continuous()).network(converted(), batches),
-    "compare": lambda batches: compare(Subject(converted(), None, lambda: batches, None, "a", "b", {}), T=4),
+    "compare": lambda batches: compare(NetworkAndData(converted(), None, lambda: batches, None, "a", "b", {}), T=4),
 }
 
 
@@ -70,8 +72,8 @@ class Items:
 def test_batches_may_be_anything_that_can_be_gone_through(look):
     for batches in ([X], (X,), iter([X]), Items(), [(X, Y)]):
         look(batches)
-    assert len(list(each(Items(), "see"))) == 2
-    assert parted((X, Y), 1)[1] is Y
+    assert len(list(checked_batches(Items(), "see"))) == 2
+    assert inputs_and_labels((X, Y), 1)[1] is Y
 
 
 @pytest.mark.parametrize("percentile", ["99", None, True, float("nan"), -1, 100.5, [1]])
@@ -135,11 +137,11 @@ def test_a_network_is_analysed_against_one_of_its_layers():
 @pytest.mark.parametrize("T", [0, -1, True, 2.5, "4", None])
 def test_a_comparison_needs_steps(T):
     with pytest.raises(ConfigError, match="must be an integer of at least 1"):
-        compare(Subject(converted(), None, lambda: [X], None, "a", "b", {}), T=T)
+        compare(NetworkAndData(converted(), None, lambda: [X], None, "a", "b", {}), T=T)
 
 
 def test_our_method_must_be_compared():
-    subject = Subject(converted(), None, lambda: [X], None, "a", "b", {})
+    subject = NetworkAndData(converted(), None, lambda: [X], None, "a", "b", {})
     for methods in ({}, {"baseline": FOUR["baseline"]}):
         with pytest.raises(ConfigError, match=r"'baseline\+CIF\+WSC' must be among the methods"):
             compare(subject, 4, methods)

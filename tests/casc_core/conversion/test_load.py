@@ -18,8 +18,7 @@ from user_models import LENGTHS, TOKENS, user_model
 import casc_core
 from casc_core import CIF, IF, Continuous, CQReLU, Exact, InputError, Neuron, StorageError, WakeSleep
 from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.lowering import RuleTable
-from casc_core.conversion.symbols import SignalValue
+from casc_core.conversion.rule_table import RuleTable
 from casc_core.engine.ops import Op
 from casc_core.engine.saved import DESCRIPTION, TENSORS
 from casc_core.storage.checksum import OPEN, sealed
@@ -350,7 +349,7 @@ def test_an_operation_of_someone_else_is_saved_under_its_qualified_name_and_foun
     kind = f"{__name__}.Halves"
     assert Op.kinds[kind] is Halves
     rules = RuleTable()
-    rules.module(Half)(lambda low, module, x: SignalValue(low.emit(Halves(), low.signal(x)), low.signal(x).form))
+    rules.module(Half)(lambda reader, module, x: reader.apply(Halves(), reader.signal(x)))
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), CQReLU(2), Half(), torch.nn.Linear(4, 2))
     snn, x = casc_core.convert(model, Adapter("rnn", lambda model: True, {}, rules)), torch.randn(3, 4)
     snn.save(tmp_path / "net")

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 import casc_core
 import casc_seq
 from casc_core import CascError, CQReLU, StorageError, WakeSleep
-from casc_core.engine.callable_names import DTYPES, FUNCTIONS
+from casc_core.engine.functions import DTYPES, FUNCTIONS
 from casc_core.engine.ops import Op
 from casc_core.engine.saved import DESCRIPTION, TENSORS
 from casc_core.storage.checksum import OPEN, is_whole, sealed

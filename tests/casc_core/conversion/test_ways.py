@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 
 import pytest
@@ -174,4 +175,4 @@ def test_a_network_under_another_schedule_takes_new_ways_too(ann: nn.Module) -> 
     baseline = convert(ann).under(casc_core.IF(), casc_core.Continuous())
     assert baseline.simulate(X, mask=MASK, T=3).logits.shape == (3, 5, 3)
     with pytest.raises(InputError, match="got"):
-        convert(ann).with_own_layers()(X, mask=MASK, more=MASK)
+        convert(ann).with_layers(copy.deepcopy)(X, mask=MASK, more=MASK)

@@ -14,16 +14,16 @@ from casc_core.engine import kernels
 from casc_core.engine.agreement import Agreement, agreement
 from casc_core.engine.recorder import Recorder
 from casc_core.engine.spike_counts import LayerTrain
-from casc_core.evidence.verify import _compared
+from casc_core.evidence.verify import compare_layer
 
 LARGEST = 2**15 - 1
 
 
-def by_hand(train, levels, q, awake, restart=None):
+def by_hand(train, levels, q, awake, warm_up=0):
     more, fewer, error = [], [], []
     counts = [0] * len(levels)
     for step, wake in enumerate(awake):
-        if step == restart:
+        if step == warm_up:
             counts = [0] * len(levels)
         if step < len(train):
             counts = [count + spikes for count, spikes in zip(counts, train[step], strict=True)]
@@ -34,11 +34,11 @@ def by_hand(train, levels, q, awake, restart=None):
     return more, fewer, error
 
 
-def checked(train, levels, q, awake, restart=None):
-    expected = by_hand(train.tolist(), levels.tolist(), q, awake, restart)
+def checked(train, levels, q, awake, warm_up=0):
+    expected = by_hand(train.tolist(), levels.tolist(), q, awake, warm_up)
     for choice in kernels.all_instructions():
         with kernels.using(choice):
-            assert [each.tolist() for each in agreement(train, levels, q, awake, restart)] == list(expected), choice
+            assert [each.tolist() for each in agreement(train, levels, q, awake, warm_up)] == list(expected), choice
 
 
 @pytest.mark.parametrize("spikes", [-128, -1, 0, 1, 127])
@@ -57,15 +57,15 @@ def test_errors_are_summed_in_a_type_that_holds_them(spikes, neurons, q):
     wake=st.integers(1, LARGEST),
     steps=st.integers(1, 6),
     peak=st.integers(1, 127),
-    restart=st.sampled_from((None, 0, 2)),
+    warm_up=st.sampled_from((0, 1, 2)),
     kind=st.sampled_from((torch.int8, torch.int16, torch.int32)),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_any_counts_against_any_levels(seed, q, wake, steps, peak, restart, kind):
+def test_any_counts_against_any_levels(seed, q, wake, steps, peak, warm_up, kind):
     generator = torch.Generator().manual_seed(seed)
     train = torch.randint(-peak, peak + 1, (steps, 9), generator=generator).to(torch.int8)
     levels = torch.randint(0, min(q, torch.iinfo(kind).max) + 1, (9,), generator=generator).to(kind)
-    checked(train, levels, q, [wake * (step + 1) // (steps + 1) for step in range(steps + 1)], restart)
+    checked(train, levels, q, [wake * (step + 1) // (steps + 1) for step in range(steps + 1)], warm_up)
 
 
 @pytest.mark.parametrize("spikes", [1, 127])
@@ -91,7 +91,7 @@ def test_counts_are_kept_in_a_type_that_holds_them(peak, spikes, steps):
 def test_rates_of_the_most_levels_are_compared_in_a_type_that_holds_them(kind):
     counts = torch.tensor([0, LARGEST, LARGEST - 1], dtype=kind)
     spikes = casc_core.LayerSpikes(*[torch.zeros(1)] * 4, 0.0, 3, torch.ones(1))
-    found = _compared("a", counts, torch.tensor([LARGEST, LARGEST, 0], dtype=torch.int16), LARGEST, LARGEST, spikes)
+    found = compare_layer("a", counts, torch.tensor([LARGEST, LARGEST, 0], dtype=torch.int16), LARGEST, LARGEST, spikes)
     assert (found.mismatches, found.largest) == (2, float(LARGEST))
 
 

@@ -53,7 +53,7 @@ REFUSED = {
     "too many dimensions": (lambda x: x.expand(1, 1, 1, *x.shape), "expected"),
     "unsigned": (
         lambda x: (-x.int() - 1).to(torch.uint16),
-        "must be finite and below|cannot be applied to what this input gives",
+        "must be below|cannot be applied to what this input gives",
     ),
 }
 TAKEN = {
@@ -95,6 +95,18 @@ def test_a_batch_that_does_not_fit_beside_another_input():
     with pytest.raises(InputError, match="shapes do not broadcast"):
         snn(torch.cat([x] * 3), *more)
     assert snn(torch.cat([x] * 3), torch.cat([*more] * 3)).shape == (6, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_finite_number_is_not_to_be_scaled(value):
+    snn, x, more = NETWORKS["features"]
+    with pytest.raises(
+        InputError, match=r"must be finite, and one is (nan|inf): find it with torch\.isfinite"
+    ) as caught:
+        snn(torch.full(x.shape, value), *more)
+    assert "cale" not in str(caught.value)
+    with pytest.raises(InputError, match=r"must be below 1024 in magnitude; the largest is 2000\. Scale them"):
+        snn(torch.full(x.shape, 2000.0), *more)
 
 
 def test_on_another_device():

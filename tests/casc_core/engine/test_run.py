@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from casc_core import CIF, IF, ConfigError, Continuous, Exact, Neuron, WakeSleep
 from casc_core.engine import kernels
 from casc_core.engine.run import LARGEST_TOTAL, LevelRun, SpikingRun
-from casc_core.neuron import SNM, SRP, Burst
+from casc_core.rivals.neurons import SNM, SRP, Burst
 from casc_core.schedule import LARGEST_STEPS
 
 NEURONS = st.one_of(
@@ -47,7 +47,7 @@ SCHEDULES = st.one_of(
 def test_a_population_is_the_neurons_own_step(
     engine, seed, neuron, schedule, steps, arriving, driven, own_thresholds, dtype
 ):
-    if neuron.restarts_after is not None:
+    if neuron.warm_up:
         schedule = Continuous()
     if isinstance(schedule, Continuous):
         steps = steps or 9

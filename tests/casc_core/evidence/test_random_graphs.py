@@ -20,7 +20,7 @@ import casc_core
 import casc_core.conversion.prepare
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.tracing.randomness import DROPOUTS
-from casc_core.engine.callable_names import LAYOUT, name_of
+from casc_core.engine.functions import REARRANGING, name_of
 from casc_seq.adapter import RULES as SEQUENCES
 
 _IN_PLACE = "torch.fx records x += y as x + y"
@@ -106,7 +106,7 @@ def test_every_rule_is_drawn(drawn: Counter[Any]) -> None:
 
 def test_every_rearrangement_is_drawn(drawn: Counter[Any]) -> None:
     names = {name_of(target, isinstance(target, str)) for target in drawn}
-    assert {name for name in LAYOUT if not name.startswith("F.")} <= names
+    assert {name for name in REARRANGING if not name.startswith("F.")} <= names
 
 
 SMALL = """

@@ -10,11 +10,14 @@ from user_cnns import IMAGES, cnn, conv
 import casc_core
 from casc_core import CQReLU, InputError
 from casc_core.reporting.predictions import differing, labels_of, reading
-from casc_lab.compare.comparison import Subject, compare
+from casc_core.rivals.methods import FOUR
+from casc_lab.compare.comparison import compare
+from casc_lab.compare.network_and_data import NetworkAndData
 from casc_lab.compare.page import page
-from casc_lab.compare.text import summary
-from casc_lab.evaluation.accuracy import Batch, accuracy, evaluate
-from casc_lab.evaluation.sweep import row
+from casc_lab.compare.terminal_summary import terminal_summary
+from casc_lab.evaluation.accuracy import Batch, accuracy
+from casc_lab.evaluation.methods import evaluate
+from casc_lab.evaluation.sweep import levels_row
 
 
 class Reshaped(nn.Module):
@@ -87,8 +90,8 @@ def test_what_differs_is_counted_in_samples_and_alike_everywhere(shape, classes)
         assert evaluation.ann_prediction_mismatches == moved
         assert evaluation.ann_accuracy == pytest.approx(100.0 * float((~places).double().mean()), abs=1e-4)
         assert evaluation.reference_accuracy == 100.0
-        assert row(4, evaluation).silent == 100.0
-    result = compare(Subject(snn, None, lambda: [(X, labels)], None, "shapes", "noise", {}), T=4)
+        assert levels_row(4, evaluation).silent == 100.0
+    result = compare(NetworkAndData(snn, None, lambda: [(X, labels)], None, "shapes", "noise", {}), T=4)
     assert result["reference_accuracy"] == 100.0
     assert result["ann_accuracy"] == pytest.approx(100.0 * float((~places).double().mean()), abs=1e-4)
     if shape != (3, 4):
@@ -109,16 +112,39 @@ def test_numbers_are_met_or_missed_by_so_much(shape):
     assert analysis.mismatches.tolist() == off.tolist()
     assert "mean squared error 0.25" in str(analysis)
     assert "accuracy" not in str(analysis)
-    result = compare(Subject(snn, None, lambda: [(X, flat)], None, "numbers", "noise", {}), T=4)
+    result = compare(NetworkAndData(snn, None, lambda: [(X, flat)], None, "numbers", "noise", {}), T=4)
     assert result["ann_accuracy"] is result["reference_accuracy"] is None
     assert result["reference_error"] == pytest.approx(0.25, rel=1e-5)
     with torch.no_grad():
         assert result["ann_error"] == pytest.approx(float((model(X) - wanted).double().square().mean()), rel=1e-5)
-    assert "mean squared error (MSE)" in summary(result)
+    assert result["ann_predictions_moved"] is None  # nothing is predicted
+    assert "mean squared error (MSE)" in terminal_summary(result)
+    assert "samples whose outputs differ" in terminal_summary(result)
+    assert "predictions" not in terminal_summary(result)
     text = page(result)
     assert "Mean squared error against the labels" in text
     assert "Accuracy (Figure 4 e)" not in text
     assert "Accuracy in percent" not in text
+
+
+def test_a_sample_without_a_batch_is_one_sample():
+    layers = Reshaped(3)
+    snn = casc_core.convert(nn.Sequential(layers.a, layers.act, layers.b), numerics=casc_core.Exact(weight_bits=3))
+    report, same = casc_core.verify(snn, X[0]), casc_core.verify(snn, X[:1])
+    assert (len(report.silent_at), report.exact, report.grid) == (1, True, same.grid)
+    assert report.silent_at.tolist() == same.silent_at.tolist() == snn.simulate(X[0]).silent_at.tolist()
+    analysis = casc_core.analyse(snn, [X[0], X[1]])
+    assert analysis.samples == 2
+    torch.testing.assert_close(analysis.mse, casc_core.analyse(snn, [X[:2]]).mse)
+    assert analysis.mismatches.tolist() == casc_core.analyse(snn, [X[:2]]).mismatches.tolist()
+    assert "1 samples" in str(report)
+    result = compare(NetworkAndData(snn, None, lambda: [X[0], X[1]], None, "vectors", "noise", {}), T=4, methods=FOUR)
+    whole = compare(NetworkAndData(snn, None, lambda: [X[:2]], None, "vectors", "noise", {}), T=4, methods=FOUR)
+    for key in ("data", "ann_predictions_moved", "equivalence"):
+        assert result[key] == whole[key]
+    # One score for each of several samples is no sample without a batch.
+    _, scores, _ = labelled((), lambda y: y)
+    assert len(casc_core.verify(scores, X[:4]).silent_at) == casc_core.analyse(scores, [X[:4]]).samples == 4
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,37 @@ def test_steps_of_a_calibration(steps):
 def test_a_method_is_frozen():
     with pytest.raises(AttributeError):
         Method().label = "another"
+
+
+def test_calibration_by_thresholds_of_each_channel():
+    """Channel 0: a current of 0.35 in steps of 0.5 is 0.7 of it, as in the case by hand; channel 1: 1.4 in steps of 2."""
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, groups=2), casc_core.CQReLU(4, torch.tensor([0.5, 2.0])), nn.Flatten())
+    model[0].weight.data, model[0].bias.data = torch.tensor([0.35, 1.4]).reshape(2, 1, 1, 1), torch.zeros(2)
+    images = torch.ones(3, 2, 1, 1)
+    snn = casc_core.convert(model)
+    network = Calibrated(steps=3, **IF_METHOD).network(snn, [images])
+    found = network.simulate(images, T=3).spikes["1"]
+    plain = snn.under(**IF_METHOD).simulate(images, T=3).spikes["1"]
+    assert plain.positive.tolist() == [0, 6, 6]
+    assert found.positive.tolist() == [6, 0, 6]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_calibration_of_texts_along_either_dimension(batch_first):
+    class Text(nn.Module):
+        def __init__(self, batch_first):
+            super().__init__()
+            self.embedding, self.rnn = nn.Embedding(9, 3), RNN(3, 6, batch_first=batch_first, q=4)
+            self.fc, self.positions = nn.Linear(6, 2), 1 if batch_first else 0
+
+        def forward(self, tokens):
+            return self.fc(self.rnn(self.embedding(tokens))[0].sum(self.positions))
+
+    biases = []
+    for first in (True, batch_first):
+        torch.manual_seed(1)
+        model, tokens = Text(first), torch.randint(1, 9, (6, 4))
+        inputs = tokens if first else tokens.T.contiguous()
+        network = Calibrated(steps=6, **IF_METHOD).network(casc_core.convert(model), [inputs])
+        biases.append(next(op for op in network.operations() if op.is_layer).bias)
+    assert torch.equal(*biases)

@@ -12,7 +12,7 @@ from torch import nn
 import casc_core
 from casc_core import CIF, IF, SNM, SRP, Burst, Continuous, CQReLU, WakeSleep
 from casc_core.engine.kernels import all_instructions, using
-from casc_core.neuron import NEURONS
+from casc_core.neuron import Neuron
 from casc_seq import RNN
 
 # currents, caps, threshold, spikes, potential at the end
@@ -148,12 +148,10 @@ def test_a_population_follows_the_neurons_own_run(neuron):
     train, _ = neuron.run(current.expand(T, 5, 40), range(1, T + 1))
     counted = train.clone()
     since = torch.arange(1, T + 1)
-    if neuron.restarts_after is not None:
-        counted[: neuron.restarts_after] = 0
-        since = torch.where(since > neuron.restarts_after, since - neuron.restarts_after, since)
+    counted[: neuron.warm_up] = 0
+    since = torch.where(since > neuron.warm_up, since - neuron.warm_up, since)
     totals = counted.cumsum(0)
-    if neuron.restarts_after is not None:
-        totals[: neuron.restarts_after] = train[: neuron.restarts_after].cumsum(0)
+    totals[: neuron.warm_up] = train[: neuron.warm_up].cumsum(0)
     with torch.no_grad():
         logits = (totals / since.reshape(-1, 1, 1)) @ model[2].weight.T.double() + model[2].bias.double()
     torch.testing.assert_close(sim.logits.double(), logits, atol=2e-3, rtol=2e-3)
@@ -225,4 +223,6 @@ def test_beginning_anew_needs_continuous_input():
 
 
 def test_all_neurons_can_be_found_by_name():
-    assert set(NEURONS) == {"IF", "CIF", "SNM", "Burst", "SRP"}
+    assert {name: Neuron.kinds[name] for name in ("IF", "CIF", "SNM", "Burst", "SRP")} == {
+        "IF": IF, "CIF": CIF, "SNM": SNM, "Burst": Burst, "SRP": SRP,
+    }  # fmt: skip

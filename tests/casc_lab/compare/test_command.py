@@ -209,7 +209,7 @@ def test_an_error_that_nobody_foresaw_is_not_taken_for_inexactness(module, monke
     def fail(*arguments, **named):
         raise AssertionError("a bug")
 
-    monkeypatch.setattr("casc_lab.compare.command.subject", fail)
+    monkeypatch.setattr("casc_lab.compare.command.load_network", fail)
     assert main(["verify", f"{module}:load"]) == 3
     assert "AssertionError: a bug" in capsys.readouterr().err
 
@@ -312,7 +312,7 @@ def test_an_interrupted_command(module, monkeypatch, capsys):
     def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("casc_lab.compare.command.subject", interrupt)
+    monkeypatch.setattr("casc_lab.compare.command.load_network", interrupt)
     assert main(["verify", f"{module}:load"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -14,9 +14,11 @@ from torch import nn
 import casc_core
 from casc_core import CQReLU, EnergyTable
 from casc_core.rivals.methods import FOUR, OURS, methods_for
-from casc_lab.compare.comparison import Subject, compare
+from casc_lab.compare.comparison import compare
+from casc_lab.compare.depths import by_depth, layer_depths
+from casc_lab.compare.network_and_data import NetworkAndData
 from casc_lab.compare.page import page
-from casc_lab.compare.text import summary
+from casc_lab.compare.terminal_summary import terminal_summary
 from casc_seq import RNN
 
 
@@ -40,7 +42,7 @@ def texts(labels=True):
         batch = (torch.randint(1, 9, (size, int(lengths.max()))), lengths)
         batches.append((*batch, torch.randint(3, (size,))) if labels else batch)
     snn = casc_core.convert(model)
-    return Subject(snn, None, lambda: batches, lambda: batches[:1], "texts <i>", "noise & more", {"seed": 0})
+    return NetworkAndData(snn, None, lambda: batches, lambda: batches[:1], "texts <i>", "noise & more", {"seed": 0})
 
 
 def images(depth=5):
@@ -52,7 +54,7 @@ def images(depth=5):
     for parameter in model.parameters():
         parameter.data *= 2
     batches = [(torch.rand(7, 1, 6, 6), torch.randint(3, (7,)))]
-    return Subject(casc_core.convert(model), model, lambda: batches, None, "images", "noise", {})
+    return NetworkAndData(casc_core.convert(model), model, lambda: batches, None, "images", "noise", {})
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +129,36 @@ def test_findings_say_what_the_figures_show(compared):
     assert "With CIF and wake-sleep together, no neuron of any layer is off the ANN's level once silent." in said
     baseline = compared["texts"]["methods"][0]["layers"][0]
     share = 100 * (baseline["more"][-1] + baseline["fewer"][-1])
-    assert f"Without either, {share:.3g}% of the neurons of the first layer (rnn.l0)" in said
+    assert (
+        f"Without either, of the neurons of layers that lie side by side {share:.3g}% of those of rnn.l0 and " in said
+    )
+    ours = compared["texts"]["methods"][3]
+    one, other = (layer["silence"]["max"] for layer in ours["layers"])
+    assert f"Firing ends at step {one} in rnn.l0 and at step {other} in rnn.l0_reverse, which lie side by side." in said
+    assert "shallow" not in said
     deep = " ".join(compared["images"]["findings"])
     assert "As in the paper, wake-sleep alone mends the first layer (1), which reads real values." in deep
     ends = [layer["silence"]["max"] for layer in compared["images"]["methods"][3]["layers"]]
     assert f"Firing ends at step {ends[0]} in the first layer and at step {ends[-1]} in the last" in deep
+
+
+class Branched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c, self.fc = (nn.Linear(*sizes) for sizes in ((4, 6), (6, 6), (4, 6), (6, 3)))
+        self.first, self.second, self.beside, self.last = (CQReLU(4) for _ in range(4))
+
+    def forward(self, x):
+        return self.fc(self.last(self.second(self.b(self.first(self.a(x)))) + self.beside(self.c(x))))
+
+
+def test_layers_that_lie_side_by_side_have_one_depth():
+    depths = layer_depths(casc_core.convert(Branched()))
+    assert depths == {"first": 1, "second": 2, "beside": 1, "last": 3}
+    assert by_depth(depths) == [["first", "beside"], ["second"], ["last"]]
+    assert layer_depths(texts().snn) == {"rnn.l0": 1, "rnn.l0_reverse": 1}
+    assert list(layer_depths(images().snn).values()) == [1, 2, 3, 4, 5]
 
 
 class Checked(HTMLParser):
@@ -211,7 +238,7 @@ def test_forty_layers_have_room(compared):
 
 def test_the_summary_has_every_method(compared):
     for result in compared.values():
-        said = summary(result)
+        said = terminal_summary(result)
         for method in result["methods"]:
             assert f"| {method['name']} " in said
-    assert "accuracy" not in summary(compared["unlabelled"]).splitlines()[2]
+    assert "accuracy" not in terminal_summary(compared["unlabelled"]).splitlines()[2]

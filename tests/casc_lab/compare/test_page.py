@@ -11,10 +11,10 @@ import pytest
 from comparisons import comparison
 
 from casc_lab.compare.page import page
-from casc_lab.compare.tables import joules, times
+from casc_lab.compare.units import joules, ratio
 from casc_lab.html.axes import linear, logarithmic, time
 from casc_lab.html.charts import Series, legend, lines
-from casc_lab.html.heat import heat
+from casc_lab.html.heat_map import heat_map
 
 VOID = {"meta"}
 DEEP = [f"stage{i // 6}.{i % 6}.act" for i in range(40)]
@@ -114,7 +114,7 @@ def test_tables_hold_every_figure(read, name):
         label = method["label"]
         assert reader.rows(label, *(f"{method['mismatches'][t]:,}" for t in at))
         assert reader.rows(label, *(f"{method['spikes'][t]:,.0f}" for t in at))
-        assert reader.rows(label, *(times(method["energy_nj"][t], result["ann"]["energy_nj"]) for t in at))
+        assert reader.rows(label, *(ratio(method["energy_nj"][t], result["ann"]["energy_nj"]) for t in at))
         if method["accuracy"] is not None:
             assert reader.rows(label, *(f"{method['accuracy'][t]:.2f}" for t in at))
         silence = method["silence"]
@@ -125,7 +125,7 @@ def test_tables_hold_every_figure(read, name):
             *(("never", "never") if silence is None else (str(silence["p50"]), str(silence["max"]))),
             f"{method['spikes'][-1]:,.0f}",
             joules(method["energy_nj"][-1]),
-            times(method["energy_nj"][-1], result["ann"]["energy_nj"]),
+            ratio(method["energy_nj"][-1], result["ann"]["energy_nj"]),
         )
     for number, layer in enumerate(result["methods"][3]["layers"], 1):
         macs, acs = sum(layer["macs"]), sum(layer["acs"])
@@ -166,14 +166,14 @@ def test_the_verdict_says_what_was_found(read):
     result, text = read["rnn"]
     ours, nearest = result["methods"][3], result["methods"][9]
     assert f"Exact from T = {ours['exact_at']}<" in verdict(text)
-    assert "0 of 7,600 predictions differ" in verdict(text)
-    assert f"{nearest['label']}, with {nearest['mismatches'][-1]:,} predictions that differ" in verdict(text)
+    assert "predictions of 0 of 7,600 samples differ" in verdict(text)
+    assert f"{nearest['label']}, with {nearest['mismatches'][-1]:,} samples whose predictions differ" in verdict(text)
     assert joules(nearest["energy_nj"][-1]) in verdict(text)
     assert "verdict bad" not in text
     result, text = read["not exact"]
     assert "verdict bad" in text
     assert "Not exact<" in verdict(text)
-    assert f"{result['methods'][3]['mismatches'][-1]:,} of 7,600 predictions differ" in verdict(text)
+    assert f"predictions of {result['methods'][3]['mismatches'][-1]:,} of 7,600 samples differ" in verdict(text)
     assert "Accuracy" not in verdict(read["no labels"][1])
 
 
@@ -265,6 +265,6 @@ def test_lines_that_coincide_have_markers_apart():
 
 
 def test_only_exact_zeros_are_blank_in_a_map():
-    assert "<path d=" not in heat("", ["a"], [[0.0, 0.0]], "off", 0.0)
-    tiny = heat("", ["a"], [[0.0, 1e-9]], "off", 1.0)
+    assert "<path d=" not in heat_map("", ["a"], [[0.0, 0.0]], "off", 0.0)
+    tiny = heat_map("", ["a"], [[0.0, 1e-9]], "off", 1.0)
     assert float(re.search(r'fill-opacity="([\d.]+)"', tiny).group(1)) > 0.1

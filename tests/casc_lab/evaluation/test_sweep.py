@@ -12,8 +12,9 @@ from user_models import TOKENS, user_model
 import casc_core
 from casc_core.errors import StorageError
 from casc_lab.distributed import Share
-from casc_lab.evaluation.accuracy import Batch, Evaluation, evaluate
-from casc_lab.evaluation.sweep import row, sweep
+from casc_lab.evaluation.accuracy import Batch
+from casc_lab.evaluation.methods import Evaluation, evaluate
+from casc_lab.evaluation.sweep import levels_row, sweep
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
 PUBLISHED = {4: (94.62, 94.64, 9)}
@@ -30,7 +31,7 @@ def run(q: int | None) -> Evaluation:
 
 def test_a_row_is_what_a_direct_computation_gives() -> None:
     evaluation = run(4)
-    found = row(4, evaluation)
+    found = levels_row(4, evaluation)
     ann = casc_core.prepare(user_model(lambda self, t: self.fc(self.states(t).mean(1)), seed=5), q=4).eval()
     snn = casc_core.convert(ann)
     simulation = snn.simulate(TOKENS)

@@ -280,11 +280,11 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     } else if (neurons->levels)
                         any = NAME(levels_of)(width, sum, 0, driven, potential, neurons, fired);
                     else if (width == 64)
-                        any = NAME(fire)(64, sum, 0, driven, NULL, threshold, cap, lower, v, total, fired, NULL, NULL);
+                        any = NAME(fire_uncounted)(64, sum, driven, threshold, cap, lower, v, total, fired);
                     else if (width == 128)
-                        any = NAME(fire)(128, sum, 0, driven, NULL, threshold, cap, lower, v, total, fired, NULL, NULL);
+                        any = NAME(fire_uncounted)(128, sum, driven, threshold, cap, lower, v, total, fired);
                     else
-                        any = NAME(fire)(width, sum, 0, driven, NULL, threshold, cap, lower, v, total, fired, NULL, NULL);
+                        any = NAME(fire_uncounted)(width, sum, driven, threshold, cap, lower, v, total, fired);
                     quiet = !any;
                     if (!any && step >= arriving && step >= wake_steps) break;
                     if (step >= task->capacity) {

@@ -1,9 +1,11 @@
 /* The spiking neurons IF and CIF, over their steps, and the levels that they settle at. */
 
 /* The rule of IF and CIF, as casc_core/neuron.py has it, for a potential `v` that has received its current: +1 if v >= threshold
-   and N < cap; -1 if v < lower and N > 0; else 0. `lower` is 0 for CIF; for IF it is below every potential. */
-#define SPIKE(type, v, n, threshold, cap, lower)                                                                      \
-    ((type)((((v) >= (threshold)) & ((n) < (cap))) ? 1 : 0) - (type)((((v) < (lower)) & ((n) > 0)) ? 1 : 0))
+   and N < cap; -1 if v < lower and N > 0; else 0. `lower` is 0 for CIF; for IF it is below every potential. Numbers may be
+   vectors; a comparison of vectors that holds is -1, of scalars 1. */
+#define UP(v, n, threshold, cap) (((v) >= (threshold)) & ((n) < (cap)))
+#define DOWN(v, n, lower) (((v) < (lower)) & ((n) > 0))
+#define SPIKE(type, v, n, threshold, cap, lower) ((type)UP(v, n, threshold, cap) - (type)DOWN(v, n, lower))
 
 /* One step of `n` neurons in integers, which receive (a << shift) + b + c (NULL: nothing). Returns whether any spiked; counts
    the spikes of each sign where it is told where to. */
@@ -22,6 +24,27 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
     }
     if (up) *up = ups, *down = downs;
     return any;
+}
+
+/* The same for currents a + b, without counting. */
+INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b, int32_t threshold,
+                                    int32_t cap, int32_t lower, int32_t *restrict v, int32_t *restrict total,
+                                    int8_t *restrict out) {
+#if VECTOR == 512 /* compilers make less of the loop */
+    typedef int32_t Lanes __attribute__((vector_size(64)));
+    Lanes any = {0};
+    for (int64_t k = 0; k < n; k += 16) {
+        const Lanes count = (Lanes)LOAD(total + k), charged = (Lanes)LOAD(v + k) + (Lanes)LOAD(a + k) + (Lanes)LOAD(b + k);
+        const Lanes up = UP(charged, count, threshold, cap), down = DOWN(charged, count, lower), spike = down - up;
+        STORE(v + k, (WORD)(charged - (up & threshold) + (down & threshold)));
+        STORE(total + k, (WORD)(count + spike));
+        _mm_storeu_si128((__m128i *)(out + k), _mm512_cvtepi32_epi8((WORD)spike));
+        any |= spike;
+    }
+    return _mm512_test_epi32_mask((WORD)any, (WORD)any) != 0;
+#else
+    return NAME(fire)(n, a, 0, b, NULL, threshold, cap, lower, v, total, out, NULL, NULL);
+#endif
 }
 
 /* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times.
@@ -45,10 +68,11 @@ static int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, 
 }
 
 /* The neurons first..last-1 over all their steps, in blocks that stay in the nearest cache. */
-#define DEFINE_SCAN(REAL, CURRENT, TYPE)                                                                              \
+#define DEFINE_SCAN(REAL, COUNT, CURRENT, TYPE)                                                                             \
     static int64_t NAME(scan_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                             \
         enum { BLOCK = 512 };                                                                                         \
-        REAL v[BLOCK], total[BLOCK], threshold[BLOCK]; /* counts of one width with potentials: one vector loop */     \
+        COUNT total[BLOCK]; /* as wide as potentials: one vector loop */                                               \
+        REAL v[BLOCK], threshold[BLOCK];                                                                              \
         int64_t needed = 0;                                                                                           \
         const Neurons *neurons = &task->neurons;                                                                      \
         const REAL lower = neurons->cif ? 0 : -(REAL)INFINITY;                                                        \
@@ -74,14 +98,14 @@ static int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, 
                     for (int64_t k = 0; k < n; k++) v[k] += (REAL)current[k];                                         \
                 else if (driven)                                                                                      \
                     for (int64_t k = 0; k < n; k++) v[k] += drive[k];                                                 \
-                const REAL cap = (REAL)cap_at(neurons, step);                                                   \
-                int32_t any = 0;                                                                                      \
+                const COUNT cap = (COUNT)cap_at(neurons, step);                                                       \
+                COUNT any = 0;                                                                                        \
                 for (int64_t k = 0; k < n; k++) {                                                                     \
-                    const REAL spike = SPIKE(REAL, v[k], total[k], threshold[k], cap, lower);                         \
-                    v[k] -= spike * threshold[k];                                                                     \
+                    const COUNT spike = SPIKE(COUNT, v[k], total[k], threshold[k], cap, lower);                       \
+                    v[k] = v[k] - (spike > 0 ? threshold[k] : 0) + (spike < 0 ? threshold[k] : 0);                    \
                     total[k] += spike;                                                                                \
-                    out[k] = (int8_t)(int32_t)spike;                                                                  \
-                    any |= (int32_t)spike;                                                                            \
+                    out[k] = (int8_t)spike;                                                                           \
+                    any |= spike;                                                                                     \
                 }                                                                                                     \
                 if (any) {                                                                                            \
                     if (step == task->capacity) return task->capacity + 1;                                            \
@@ -94,9 +118,9 @@ static int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, 
         }                                                                                                             \
         return needed;                                                                                                \
     }
-DEFINE_SCAN(float, float, FLOAT32)
-DEFINE_SCAN(double, double, FLOAT64)
-DEFINE_SCAN(double, float, MIXED)
+DEFINE_SCAN(float, int32_t, float, FLOAT32)
+DEFINE_SCAN(double, int64_t, double, FLOAT64)
+DEFINE_SCAN(double, int64_t, float, MIXED)
 #undef DEFINE_SCAN
 
 #define DEFINE_LEVELS(REAL, TYPE)                                                                                     \

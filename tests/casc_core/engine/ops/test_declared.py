@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import torch
 
@@ -24,20 +22,45 @@ from casc_core.engine.ops.declared import (
 )
 from casc_seq.recurrence import Recurrence
 
+ONE = torch.ones(2, 3)
 OURS = {kind: op for kind, op in Op.kinds.items() if op.__module__.startswith(("casc_core.", "casc_seq."))}
 
 
 @pytest.mark.parametrize("kind", sorted(OURS))
-def test_every_operation_declares_all_that_it_is_made_from(kind):
-    """Who adds an operation adds `SETTINGS` and `TENSORS`: the names of `__init__`, each with its kind and range."""
+def test_the_grid_of_a_tensor_is_a_setting(kind):
     op = OURS[kind]
-    parameters = inspect.signature(op.__init__).parameters.values()
-    made_from = [each.name for each in parameters if each.name != "self" and each.kind is not each.VAR_KEYWORD]
-    if op.__init__ is Op.__init__:
-        made_from = []
-    assert sorted(made_from) == sorted((*op.SETTINGS, *op.TENSORS)), f"{op.__name__} must declare what it is made from"
-    for name, numbers in op.TENSORS.items():
-        assert numbers.grid is None or numbers.grid in op.SETTINGS, name
+    assert all(numbers.grid is None or numbers.grid in op.SETTINGS for numbers in op.TENSORS.values())
+
+
+class Gain(Op, abstract=True):
+    SETTINGS = settings(name=Text(), sides=Several(Whole(1, 8), 2, 2), below=OrNone(Positive()))
+    TENSORS = tensors(factor=Numbers(), shift=Numbers(optional=True))
+
+
+def test_an_operation_is_made_by_name_or_in_the_order_of_its_declarations():
+    factor = torch.ones(2)
+    for made in (
+        Gain("gain", [1, 2], None, factor),
+        Gain(name="gain", sides=(1, 2), factor=factor),
+        Gain("gain", factor=factor, sides=(1, 2), shift=None),
+    ):
+        assert made.settings == {"name": "gain", "sides": [1, 2], "below": None}
+        assert made.tensors() == {"factor": factor}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Gain("gain", [1, 2], None, ONE, ONE, ONE), "it takes name, sides, below, factor, shift; got 6 values"),
+        (lambda: Gain("gain", name="gain", sides=[1, 2], factor=ONE), "'name' is given twice"),
+        (lambda: Gain("gain", factor=ONE), "the setting 'sides' is missing"),
+        (lambda: Gain("gain", [1, 2]), "the tensor 'factor' is missing"),
+        (lambda: Gain("gain", [1, 2], None, ONE, secret=1), "it declares no setting 'secret'"),
+    ],
+)
+def test_nothing_else_makes_it(make, message):
+    with pytest.raises(ConfigError, match=f"Gain: {message}"):
+        make()
 
 
 def test_the_bare_names_are_ours_alone():
@@ -46,7 +69,6 @@ def test_the_bare_names_are_ours_alone():
 
 
 GOOD = {"name": "fc", "exponent": 0, "input_exponent": 0, "fine_exponent": 0, "drive_exponent": 0}
-ONE = torch.ones(2, 3)
 WINDOWS = {"name": "pool", "kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "ceil_mode": False}
 
 
@@ -66,7 +88,7 @@ WINDOWS = {"name": "pool", "kernel": [2, 2], "stride": [2, 2], "padding": [0, 0]
         (lambda: Fire("act", float("inf"), 0), "'threshold' must be a number above 0"),
         (lambda: Call("os.system"), "'function' must be one of"),
         (lambda: Layout("Tensor.add"), "'function' must be one of"),
-        (lambda: Pick(slice(1, 2)), "'index' must be an integer"),
+        (lambda: Pick(slice(1, 2), None, ""), "'index' must be an integer"),
         (lambda: MaxPool(**WINDOWS | {"stride": [0, 2]}, dilation=[1, 1]), r"'stride' must be a list of an integer in 1\."),
         (lambda: MaxPool(**WINDOWS | {"kernel": [10**9, 2]}, dilation=[1, 1]), "'kernel' must be a list of an integer"),
         (lambda: MaxPool(**WINDOWS | {"padding": [2, 0]}, dilation=[1, 1]), "padding must be at most half of kernel"),
@@ -76,11 +98,11 @@ WINDOWS = {"name": "pool", "kernel": [2, 2], "stride": [2, 2], "padding": [0, 0]
             "'count_include_pad' must be True or False; got 1",
         ),
         (
-            lambda: Recurrence("rnn", torch.ones(5, 4), 1.0, 1.0, 0, False, True),
+            lambda: Recurrence("rnn", 1.0, 1.0, 0, False, True, torch.ones(5, 4)),
             r"'weight' must be \[hidden, hidden\]; got \[5, 4\]",
         ),
         (
-            lambda: Recurrence("rnn", torch.ones(5, 5), 1.0, 1.0, 0, False, True, charge=torch.ones(4)),
+            lambda: Recurrence("rnn", 1.0, 1.0, 0, False, True, torch.ones(5, 5), torch.ones(4)),
             r"'charge' must be \[\] or \[hidden\] where hidden is 5; got \[4\]",
         ),
         (
@@ -102,15 +124,6 @@ WINDOWS = {"name": "pool", "kernel": [2, 2], "stride": [2, 2], "padding": [0, 0]
 def test_what_does_not_fit_is_refused_when_it_is_made(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
-
-
-def test_what_is_not_declared_is_refused():
-    class Undeclared(Op, abstract=True):
-        def __init__(self):
-            super().__init__({"secret": 1})
-
-    with pytest.raises(ConfigError, match="it declares no setting 'secret'"):
-        Undeclared()
 
 
 def test_weights_off_the_grid_that_the_settings_name():

@@ -1,0 +1,74 @@
+"""The graph that the passes of a conversion rewrite: operations in the user's own numbers, before any grid is chosen."""
+
+from casc_core.conversion.graph.factors import (
+    Factor,
+    MapNode,
+    Normalisation,
+    NormalisedDrive,
+    Offset,
+    Rescaled,
+    Zeroed,
+    as_map,
+    as_normalisation,
+    map_before,
+)
+from casc_core.conversion.graph.graph import Graph
+from casc_core.conversion.graph.inputs import Argument, AttributeOf, Encoded, FunctionCall, Known
+from casc_core.conversion.graph.maps import ConvolutionMap, LinearMap, TableLookup, TableMap
+from casc_core.conversion.graph.node import (
+    FILLED,
+    Folding,
+    InputNode,
+    Node,
+    PartsNode,
+    Place,
+    PopulationNode,
+    SignalNode,
+    Snapped,
+    Snapping,
+    SpikingNode,
+)
+from casc_core.conversion.graph.population import Population
+from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum
+
+__all__ = [
+    "FILLED",
+    "Applied",
+    "Argument",
+    "AttributeOf",
+    "Concatenation",
+    "ConvolutionMap",
+    "Counted",
+    "Encoded",
+    "Factor",
+    "Filled",
+    "Folding",
+    "FunctionCall",
+    "Graph",
+    "InputNode",
+    "Known",
+    "LinearMap",
+    "MapNode",
+    "Maximum",
+    "Node",
+    "Normalisation",
+    "NormalisedDrive",
+    "Offset",
+    "PartsNode",
+    "Place",
+    "Population",
+    "PopulationNode",
+    "Rescaled",
+    "SignalNode",
+    "Snapped",
+    "Snapping",
+    "SpikingNode",
+    "Split",
+    "Sum",
+    "TableLookup",
+    "TableMap",
+    "Zeroed",
+    "as_map",
+    "as_normalisation",
+    "map_before",
+]

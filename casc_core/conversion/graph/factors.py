@@ -1,0 +1,344 @@
+"""Nodes of factors and addends that are known, and how they fold: into a map before them, or into each other."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping
+from casc_core.conversion.grids import (
+    common_denominator,
+    is_binary,
+    snapped_normalisation,
+    snapped_scale,
+    snapped_shift,
+)
+
+MapT = TypeVar("MapT", bound="MapNode")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MapNode(SignalNode):
+    """A linear map or a convolution of a signal.
+
+    Attributes:
+        weight, bias: float64, in the user's values; outputs come first.
+        name: that an error gives.
+    """
+
+    x: SignalNode
+    weight: Tensor
+    bias: Tensor | None
+    name: str
+
+    @property
+    @abstractmethod
+    def axis(self) -> int:
+        """The dimension along which its outputs lie, counted from the end."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int | None:
+        """How many dimensions its result has; None: that is known only when the network runs."""
+
+    @property
+    def stays_a_map(self) -> bool:
+        """Whether folding leaves it a map."""
+        return True
+
+    def times(self: MapT, factor: float) -> MapT:
+        """The map whose outputs are `factor` times these."""
+        return replace(self, weight=self.weight * factor, bias=self._bias * factor)
+
+    def affine(self: MapT, factor: Tensor, offset: Tensor) -> MapT:
+        """The map whose outputs are `factor` times these plus `offset`, one number for each output or one for all."""
+        by_output = factor.expand(len(self.weight)).reshape(-1, *[1] * (self.weight.dim() - 1))
+        bias = self._bias * factor + offset
+        return replace(self, weight=self.weight * by_output, bias=bias if bool(bias.any()) else None)
+
+    @property
+    def _bias(self) -> Tensor:
+        return self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
+
+    def by_output(self, values: Sequence[Tensor], placed: int | None) -> list[Tensor] | None:
+        """Numbers placed as those of a `Normalisation` that one for each output, or one for all, stands for."""
+        entries = entries_along(values, placed, self.axis, self.rank)
+        # A single output meets several factors: it becomes several channels, unless normalisation counts them.
+        if entries is None or (placed is None and len(self.weight) == 1 and len(entries[0]) > 1):
+            return None
+        return entries
+
+    def details(self) -> str:
+        biased = "" if self.bias is None else ", biased"
+        return f"{self.name!r} {list(self.weight.shape)}{biased}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Factor(SignalNode):
+    """A signal times a number other than zero: what its numbers are worth changes, and they do not."""
+
+    x: SignalNode
+    factor: Fraction
+
+    @property
+    def takes_fills(self) -> bool:
+        return True
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        x = snapping.of(self.x)
+        return replace(x, form=replace(x.form, scale=x.form.scale * self.factor))
+
+    def details(self) -> str:
+        return str(self.factor)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Normalisation(SignalNode):
+    """What batch normalisation, or a product with constants, makes of a signal x: `factor * (x - centre) + offset`.
+
+    `factor`, `centre` and `offset` are float64, in the user's values. With `axis` 1 they are `[channels]` and lie along
+    dimension 1, whatever follows it; with None they broadcast with x from its last dimension on, as torch does. `rank` is
+    the number of dimensions that x has, if it is known. `bits` are those of its factors; None: those of a weight.
+    """
+
+    x: SignalNode
+    factor: Tensor
+    centre: Tensor
+    offset: Tensor
+    axis: int | None = 1
+    rank: int | None = None
+    bits: int | None = None
+
+    @property
+    def shift(self) -> Tensor:
+        """What is added to `factor * x`."""
+        return self.offset - self.factor * self.centre
+
+    def check(self) -> None:
+        super().check()
+        _check_channels(self, self.x, (self.factor, self.centre, self.offset), self.axis)
+
+    def times(self, factor: float) -> Normalisation:
+        """That of this tensor multiplied by a number."""
+        return replace(self, factor=self.factor * factor, offset=self.offset * factor)
+
+    def along(self, axis: int, rank: int | None) -> list[Tensor] | None:
+        """Factor, centre and offset as those of `entries_along`."""
+        if None not in (rank, self.rank) and rank != self.rank:
+            return None
+        return entries_along((self.factor, self.centre, self.offset), self.axis, axis, rank)
+
+    def fold(self, folding: Folding) -> SignalNode:
+        return self.folded()
+
+    def folded(self) -> SignalNode:
+        """It, as part of the map or normalisation before it if that can take it in."""
+        before = as_map(self.x)
+        entries = None if before is None else before.by_output((self.factor, self.centre, self.offset), self.axis)
+        if before is not None and entries is not None:
+            by, less, plus = entries
+            return replace(before.affine(by, plus - less * by), place=self.place)
+        earlier = as_normalisation(self.x)
+        if earlier is None or earlier.axis != self.axis or not _fit(earlier.factor, self.factor, self.axis):
+            return self
+        return replace(
+            earlier,
+            factor=earlier.factor * self.factor,
+            offset=(earlier.offset - self.centre) * self.factor + self.offset,
+            rank=earlier.rank or self.rank,
+            place=self.place,
+        )
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        form = snapping.of(self.x).form
+        op, result = snapped_normalisation(snapping.numerics, form, self.factor, self.shift, self.bits, self.axis)
+        return Snapped(snapping.call(op, self.x), result)
+
+    def details(self) -> str:
+        return f"{list(self.factor.shape)}" + ("" if self.axis is None else f" along {self.axis}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Offset(SignalNode):
+    """A signal plus constants, float64, which flow while awake; they broadcast with it as torch does."""
+
+    x: SignalNode
+    amount: Tensor
+
+    def check(self) -> None:
+        super().check()
+        if self.amount.dim() > 0:
+            _check_channels(self, self.x, (self.amount,), None)
+
+    def fold(self, folding: Folding) -> SignalNode:
+        one = torch.ones((), dtype=torch.float64)
+        before, earlier = as_map(self.x), as_normalisation(self.x)
+        if before is not None and self.amount.dim() == 0:
+            return replace(before.affine(one, self.amount), place=self.place)
+        if before is not None and entries_along((self.amount,), None, before.axis, before.rank) is not None:
+            return Normalisation(self.x, one, torch.zeros_like(one), self.amount, None, place=self.place).folded()
+        if earlier is not None and (
+            self.amount.dim() == 0 or (earlier.axis is None and _fit(earlier.factor, self.amount, None))
+        ):
+            return replace(earlier, offset=earlier.offset + self.amount, place=self.place)
+        return self
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        x, form = self.x, snapping.of(self.x).form
+        if form.is_exact and not is_binary(1 / form.scale):
+            x = Rescaled(x, Fraction(1, common_denominator([form.scale])), place=self.place)
+            form = snapping.of(x).form
+        one = torch.ones((), dtype=torch.float64)
+        op, result = snapped_shift(snapping.numerics, form, one, self.amount * float(1 / form.scale), None)
+        return Snapped(snapping.call(op, x), result)
+
+    def details(self) -> str:
+        return f"{list(self.amount.shape)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Zeroed(SignalNode):
+    """A signal times zero."""
+
+    x: SignalNode
+
+    def fold(self, folding: Folding) -> SignalNode:
+        if as_map(self.x) is None:
+            return self
+        nothing = torch.zeros((), dtype=torch.float64)
+        return Normalisation(self.x, nothing, nothing, nothing, None, place=self.place).folded()
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        nothing = torch.zeros((), dtype=torch.float64)
+        op, form = snapped_scale(snapping.numerics, snapping.of(self.x).form, nothing, None, Fraction(1))
+        return Snapped(snapping.call(op, self.x), form)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NormalisedDrive(SignalNode):
+    """A normalised signal without its factor: the train as it is, the drive times `factor` plus `shift`."""
+
+    x: SignalNode
+    factor: Tensor
+    shift: Tensor
+    axis: int | None
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        x = snapping.of(self.x)
+        if x.form.drive_exponent is None and not bool(self.shift.any()):
+            return x
+        # In the units of the train, as the drive is.
+        op, form = snapped_shift(snapping.numerics, x.form, self.factor, self.shift / x.form.factor, self.axis)
+        return Snapped(snapping.call(op, self.x), form)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rescaled(SignalNode):
+    """A signal with its scale changed to `scale`: its numbers times one factor, snapped to so many bits."""
+
+    x: SignalNode
+    scale: Fraction = Fraction(1)
+    bits: int | None = None
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        x = snapping.of(self.x)
+        ratio = x.form.scale / self.scale
+        if ratio == 1:
+            return x
+        if self.is_filled:
+            raise self.refuse(FILLED)
+        factor = torch.tensor(float(ratio), dtype=torch.float64)
+        op, form = snapped_scale(snapping.numerics, x.form, factor, None, self.scale, self.bits)
+        return Snapped(snapping.call(op, self.x), form)
+
+
+def positive(snapping: Snapping, x: SignalNode, reader: Node) -> SignalNode:
+    """`x`, its numbers multiplied by its scale where that is negative: what is larger in them is larger in its values."""
+    return Rescaled(x, place=reader.place) if snapping.of(x).form.scale < 0 else x
+
+
+def common_scale(snapping: Snapping, signals: Sequence[SignalNode], reader: Node) -> list[SignalNode]:
+    """The signals brought to one scale: their own if they share it, else 1, or a part of 1 that no division rounds."""
+    scales = {snapping.of(signal).form.scale for signal in signals}
+    if len(scales) == 1:
+        return list(signals)
+    common = Fraction(1, common_denominator(scales))
+    return [Rescaled(signal, common, place=reader.place) for signal in signals]
+
+
+def as_map(x: Node) -> MapNode | None:
+    """The map that `x`, which has been folded, is; None: it is none."""
+    if isinstance(x, Factor):
+        before = as_map(x.x)
+        return None if before is None else before.times(float(x.factor))
+    return x if isinstance(x, MapNode) else None
+
+
+def as_normalisation(x: Node) -> Normalisation | None:
+    """The normalisation that `x`, which has been folded, is; None: it is none."""
+    if isinstance(x, Factor):
+        earlier = as_normalisation(x.x)
+        return None if earlier is None else earlier.times(float(x.factor))
+    return x if isinstance(x, Normalisation) else None
+
+
+def map_before(x: Node) -> MapNode | None:
+    """A map of as many outputs as the one that `x` will be once it is folded; None: it will be none.
+
+    No weight is computed for it, so that what does not fit is told when the model is read.
+    """
+    if isinstance(x, MapNode):
+        return x if x.stays_a_map else None
+    if isinstance(x, (Factor, Zeroed)):
+        return map_before(x.x)
+    if isinstance(x, (Normalisation, Offset)):
+        before, placed = map_before(x.x), x.axis if isinstance(x, Normalisation) else None
+        values = (x.factor, x.centre, x.offset) if isinstance(x, Normalisation) else (x.amount,)
+        return before if before is not None and before.by_output(values, placed) is not None else None
+    return None
+
+
+def _check_channels(node: Node, x: SignalNode, values: Sequence[Tensor], placed: int | None) -> None:
+    before = map_before(x)
+    entries = None if before is None else before.by_output(values, placed)
+    if before is not None and entries is not None and len(entries[0]) not in (1, len(before.weight)):
+        raise node.refuse(
+            f"it is for {len(entries[0])} channels, and what it reads has {len(before.weight)}; make them equal"
+        )
+
+
+def _fit(one: Tensor, other: Tensor, axis: int | None) -> bool:
+    """Whether two normalisations in a row are one; what does not fit is told where the network runs."""
+    if axis is not None:
+        return len(one) == len(other)
+    return all(a == b or 1 in (a, b) for a, b in zip(reversed(one.shape), reversed(other.shape), strict=False))
+
+
+def entries_along(values: Sequence[Tensor], placed: int | None, axis: int, rank: int | None) -> list[Tensor] | None:
+    """Numbers as `[entries]`, if they lie along one dimension of a tensor and leave its number of dimensions as it is.
+
+    Args:
+        values: the numbers, of shapes that broadcast with each other.
+        placed: 1: they are `[channels]` of dimension 1; None: they broadcast with the tensor from its last dimension on.
+        axis: the dimension that is asked about, counted from the end.
+        rank: of the tensor; None: unknown.
+
+    >>> entries_along([torch.ones(1, 3, 1, 1), torch.ones(3, 1, 1)], None, -3, 4)
+    [tensor([1., 1., 1.]), tensor([1., 1., 1.])]
+    >>> entries_along([torch.ones(3, 1, 1)], None, -1, 4), entries_along([torch.ones(1, 3)], None, -1, None)
+    (None, None)
+    """
+    if placed is not None:
+        return list(values) if rank is not None and rank + axis == placed else None
+    most = -axis if rank is None else rank
+    for value in values:
+        entries = value.shape[axis] if value.dim() >= -axis else 1
+        if value.dim() > most or value.numel() != entries:
+            return None
+    return [value.reshape(-1) for value in torch.broadcast_tensors(*(value.reshape(-1) for value in values))]

@@ -1,0 +1,116 @@
+"""Nodes of what the inputs, parameters and buffers alone decide, and of how it enters the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.conversion.graph.node import InputNode, SignalNode, Snapped, Snapping, SpikingNode
+from casc_core.conversion.grids import Form
+from casc_core.engine.ops import Attribute, Call, Constant, Encode, Silence
+from casc_core.engine.program import Ref
+from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, snapped
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Argument(InputNode):
+    """An argument of the forward."""
+
+    name: str
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        return Snapped(Ref(self.name))
+
+    def details(self) -> str:
+        return repr(self.name)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Known(InputNode):
+    """A parameter or buffer, or what is computed from them alone."""
+
+    value: Tensor
+
+    @property
+    def numbers(self) -> Tensor:
+        return self.value
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        return Snapped(snapping.call(Constant(self.value)))
+
+    def details(self) -> str:
+        return f"{list(self.value.shape)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FunctionCall(InputNode):
+    """A function of the inputs alone, by the name under which a network may call it.
+
+    Attributes:
+        filled: the numbers among which every entry of the result is, where the inputs decide about its shape alone.
+    """
+
+    function: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    filled: Tensor | None = None
+
+    @property
+    def numbers(self) -> Tensor | None:
+        return self.filled
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        return Snapped(snapping.call(Call(self.function), *self.args, **self.kwargs))
+
+    def details(self) -> str:
+        return self.function
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttributeOf(InputNode):
+    """Shape, type, device or number of dimensions of a spiking tensor."""
+
+    x: SpikingNode
+    name: str
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        return Snapped(snapping.call(Attribute(name=self.name), self.x))
+
+    def details(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Encoded(SignalNode):
+    """Real-valued input, or a parameter, on its way to neurons: a drive; zeros are nothing at all."""
+
+    value: InputNode
+
+    def check(self) -> None:
+        """It is where spiking tensors begin."""
+
+    @cached_property
+    def _is_silent(self) -> bool:
+        numbers = self.value.numbers
+        return numbers is not None and not bool(numbers.any())
+
+    @cached_property
+    def has_spikes(self) -> bool:
+        return self._is_silent  # its train is empty, and counts as one
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        numbers = self.value.numbers
+        if numbers is None:
+            form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=EXPECTED_INPUT)
+            return Snapped(snapping.call(Encode(exponent=INPUT_EXPONENT), self.value), form)
+        if self._is_silent:
+            return Snapped(snapping.call(Silence(), self.value), Form(exponent=0, is_exact=True))
+        on, exponent = snapped(snapping.numerics, numbers.double(), DRIVE_BITS)
+        is_exact = torch.equal(on, numbers.double())
+        form = Form(drive_exponent=exponent, drive_reach=float(on.abs().max()), is_exact=is_exact)
+        return Snapped(snapping.call(Encode(exponent=exponent), self.value), form)

@@ -1,0 +1,224 @@
+"""What a graph of operations is made of: nodes for whose numbers no grid has been chosen yet.
+
+A rule reads an operation of the user's model as a node, in the user's own numbers. Each kind of node says what the later
+passes do with it: `fold` and `absorb` rewrite it, `snap` puts its numbers on grids and calls operations of the engine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from casc_core.conversion.grids import Form
+from casc_core.engine.leaves import leaves, map_leaves
+from casc_core.engine.ops import Op
+from casc_core.engine.program import Ref
+from casc_core.errors import ConversionError
+from casc_core.numerics import Numerics
+
+NodeT = TypeVar("NodeT", bound="Node")
+FILLED = (
+    "entries that were filled with a large negative number stand for minus infinity, which only a maximum may read; fill "
+    "with 0, or mask the converted network's output"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the user's model an operation stands.
+
+    Attributes:
+        name: module path of the operation, or the name that the trace gave it.
+        where: the module, or the module in whose forward it is.
+        operation: what it is.
+        line: the user's line; None: not known.
+    """
+
+    name: str
+    where: str
+    operation: str
+    line: str | None
+
+    def refuse(self, why: str) -> ConversionError:
+        """The error for this operation: where it stands, what it is, why it is refused."""
+        return ConversionError(
+            f"{self.where}: {self.operation} cannot be converted exactly: {why}\n  at {self.line or '?'}"
+        )
+
+
+@dataclass(frozen=True)
+class Snapped:
+    """What a node has become: the value that a call of an operation leaves, and the numbers in which it travels."""
+
+    ref: Ref
+    form: Form = field(default_factory=Form)
+
+
+class Folding(ABC):
+    """What a node's `fold` may ask for beside its own inputs."""
+
+    @abstractmethod
+    def require(self, check: InputNode) -> None:
+        """Call `check` whenever the network runs, for its complaints alone."""
+
+
+class Snapping(ABC):
+    """What a node's `snap` is given.
+
+    Attributes:
+        numerics: which grids there are.
+    """
+
+    numerics: Numerics
+
+    @abstractmethod
+    def of(self, node: Node) -> Snapped:
+        """What `node` has become. Each node is snapped once."""
+
+    @abstractmethod
+    def call(self, op: Op, *args: Any, **kwargs: Any) -> Ref:
+        """Call an operation of the engine; nodes among the arguments stand for what they have become."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Node(ABC):
+    """One operation, its inputs among its fields."""
+
+    place: Place | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def inputs(self) -> tuple[Node, ...]:
+        """The nodes that it reads, or may read."""
+        held = (leaves(getattr(self, each.name)) for each in fields(self))
+        return tuple(leaf for each in held for leaf in each if isinstance(leaf, Node))
+
+    def with_inputs(self: NodeT, rewritten: Callable[[Node], Node]) -> NodeT:
+        """The same operation of other inputs; itself, if they are the same."""
+        if all(rewritten(node) is node for node in self.inputs):
+            return self
+
+        def leaf(value: Any) -> Any:
+            return rewritten(value) if isinstance(value, Node) else value
+
+        return replace(self, **{each.name: map_leaves(getattr(self, each.name), leaf) for each in fields(self)})
+
+    def refuse(self, why: str) -> ConversionError:
+        """The error for this operation."""
+        assert self.place is not None
+        return self.place.refuse(why)
+
+    def check(self) -> None:  # noqa: B027 - most kinds take whatever they are given
+        """Complain, when it is read, about what can never be converted.
+
+        Raises:
+            ConversionError: it cannot.
+        """
+
+    def fold(self, folding: Folding) -> Node:
+        """What takes its place once its inputs have been folded."""
+        return self
+
+    def absorb(self) -> Node:
+        """What takes its place once all is folded: a map takes in what normalises its input."""
+        return self
+
+    @abstractmethod
+    def snap(self, snapping: Snapping) -> Snapped:
+        """Put its numbers on grids, and call the operations that it becomes."""
+
+    def details(self) -> str:
+        """What a listing of the graph says of it beside its kind and inputs."""
+        return ""
+
+
+class InputNode(Node):
+    """What is computed from the inputs, parameters and buffers alone."""
+
+    @property
+    def numbers(self) -> Tensor | None:
+        """The numbers among which every entry of it is; None: the inputs decide."""
+        return None
+
+    def __repr__(self) -> str:
+        return "a tensor computed from the inputs"
+
+
+class SpikingNode(Node):
+    """What follows from spikes, or is on its way to neurons."""
+
+    @cached_property
+    def sources(self) -> list[SpikingNode]:
+        """The spiking nodes among its inputs."""
+        return [node for node in self.inputs if isinstance(node, SpikingNode)]
+
+    def check(self) -> None:
+        if not self.sources:
+            raise TypeError("it reads no spiking tensor")
+
+    @property
+    def takes_fills(self) -> bool:
+        """Whether it may read what is filled."""
+        return False
+
+    @cached_property
+    def is_filled(self) -> bool:
+        """Whether some of its entries stand for minus infinity, on the way to a maximum."""
+        return any(node.is_filled for node in self.sources)
+
+    @cached_property
+    def is_divided(self) -> bool:
+        """Whether it may carry a divisor."""
+        return any(node.is_divided for node in self.sources)
+
+    @cached_property
+    def has_spikes(self) -> bool:
+        """Whether spikes arrive in it, and not real-valued input alone."""
+        return any(node.has_spikes for node in self.sources)
+
+
+class SignalNode(SpikingNode):
+    """A spiking tensor, or one of real-valued input that is on its way to neurons."""
+
+    def __repr__(self) -> str:
+        return "a spiking tensor"
+
+
+class PartsNode(SpikingNode):
+    """A tuple of spiking tensors, as `chunk` and `unbind` return.
+
+    Attributes:
+        count: how many the trace took them to be, at this line of the forward; None: nothing depends on it.
+    """
+
+    count: int | None = None
+    line: str = ""
+
+    def __repr__(self) -> str:
+        return "a tuple of spiking tensors"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PopulationNode(SignalNode):
+    """A population of neurons: whatever it reads, spikes come out of it.
+
+    Attributes:
+        name: of the layer.
+    """
+
+    name: str
+
+    @cached_property
+    def is_divided(self) -> bool:
+        return False
+
+    @cached_property
+    def has_spikes(self) -> bool:
+        return True
+
+    def details(self) -> str:
+        return repr(self.name)

@@ -1,0 +1,122 @@
+"""The node of an activation: a population of neurons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from casc_core.conversion.graph.factors import (
+    Factor,
+    MapNode,
+    Normalisation,
+    Rescaled,
+    as_map,
+    as_normalisation,
+    map_before,
+    positive,
+)
+from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
+from casc_core.conversion.grids import (
+    EXACT_BITS,
+    LARGEST_DENOMINATOR,
+    THRESHOLD_BITS,
+    Form,
+    common_denominator,
+    grid_threshold,
+    half_step,
+    is_binary,
+)
+from casc_core.engine.ops import Fire
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Population(PopulationNode):
+    """Neurons that read `x`; their spikes are worth the threshold each, or 1 where each channel has its own.
+
+    Attributes:
+        threshold: a number; or float64 `[channels]`, one for each channel.
+        rounds: to the nearest level instead of down.
+        divided: `x` over the thresholds, where a map or a normalisation can take them in. What has been rounded to a grid
+            already is read from it; what has not meets the thresholds as they are.
+    """
+
+    x: SignalNode
+    threshold: float | Tensor
+    rounds: bool = False
+    divided: SignalNode | None = None
+
+    def check(self) -> None:
+        super().check()
+        before = map_before(self.x)
+        if before is None or not isinstance(self.threshold, Tensor):
+            return
+        if len(before.weight) != len(self.threshold):
+            raise self.refuse(f"it is for {len(self.threshold)} channels, and what it reads has {len(before.weight)}")
+
+    def fold(self, folding: Folding) -> Population:
+        if not isinstance(self.threshold, Tensor):
+            return self
+        is_short = bool((self.threshold * 2.0**THRESHOLD_BITS % 1 == 0).all())
+        if is_short or (as_map(self.x) is None and as_normalisation(self.x) is None):
+            return self
+        nothing = torch.zeros_like(self.threshold)
+        share = Normalisation(self.x, 1.0 / self.threshold, nothing, nothing, place=self.place)
+        return replace(self, divided=share.folded())
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        x = _unrounded(snapping, self.x)
+        if self.divided is not None and not snapping.of(x).form.is_exact:
+            x = _unrounded(snapping, self.divided)
+            return self._fire(snapping, x, 1.0)
+        return self._fire(snapping, x, self.threshold)
+
+    def _fire(self, snapping: Snapping, x: SignalNode, threshold: float | Tensor) -> Snapped:
+        x = positive(snapping, x, self)
+        if isinstance(threshold, Tensor):
+            return self._fire_by_channel(snapping, x, threshold)
+        x = self._on_binary_scale(snapping, x, Fraction(threshold))
+        form, numerics = snapping.of(x).form, snapping.numerics
+        ratio = Fraction(threshold) / form.scale
+        scaled, exponent = grid_threshold(numerics, ratio, form.exponent, form.is_exact, self.rounds)
+        charge = half_step(numerics, scaled, exponent) if self.rounds else None
+        ref = snapping.call(Fire(name=self.name, threshold=scaled, exponent=exponent, charge=charge), x)
+        return Snapped(ref, Form(scale=Fraction(threshold), exponent=0, is_exact=True))
+
+    def _fire_by_channel(self, snapping: Snapping, x: SignalNode, thresholds: Tensor) -> Snapped:
+        x = self._on_binary_scale(snapping, x, Fraction(1))
+        form, numerics = snapping.of(x).form, snapping.numerics
+        each = thresholds / form.factor
+        grids = [grid_threshold(numerics, float(one), form.exponent, form.is_exact, self.rounds)[1] for one in each]
+        each = numerics.snap(each, min(grids))
+        half = numerics.snap(each / 2, min(grids)) if self.rounds else None
+        op = Fire(name=self.name, threshold=float(each.max()), exponent=min(grids), charge=half, thresholds=each)
+        return Snapped(snapping.call(op, x), Form(exponent=0, is_exact=True))
+
+    def _on_binary_scale(self, snapping: Snapping, x: SignalNode, threshold: Fraction) -> SignalNode:
+        """`x` on a scale in which the threshold is a binary fraction, where a whole factor does that, or nothing was
+        rounded.
+
+        Of spikes that are worth 2/9 it takes 27/8 to reach 3/4; of those that are worth 3/4 it takes 8/3 to reach 2, which
+        no binary fraction is, so they are counted in units of 1.
+        """
+        form = snapping.of(x).form
+        share = threshold / form.scale
+        is_short = share.denominator <= LARGEST_DENOMINATOR and not _is_map(x)
+        if not (form.is_exact or is_short) or is_binary(share):
+            return x
+        return Rescaled(x, Fraction(1, common_denominator([form.scale])), EXACT_BITS, place=self.place)
+
+
+def _unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:
+    """`x`, its factors of each channel in all their bits where nothing else has been rounded on its way."""
+    normalisation = as_normalisation(x)
+    if normalisation is None or not snapping.of(normalisation.x).form.is_exact or snapping.of(x).form.is_exact:
+        return x
+    return replace(normalisation, bits=EXACT_BITS)
+
+
+def _is_map(x: Node) -> bool:
+    return _is_map(x.x) if isinstance(x, Factor) else isinstance(x, MapNode)

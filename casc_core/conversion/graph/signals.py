@@ -1,0 +1,222 @@
+"""Nodes of what passes signals on, joins them, or takes sums and maxima of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from casc_core.conversion.graph.factors import Normalisation, as_normalisation, common_scale, positive
+from casc_core.conversion.graph.inputs import AttributeOf, FunctionCall
+from casc_core.conversion.graph.node import (
+    Folding,
+    InputNode,
+    PartsNode,
+    SignalNode,
+    Snapped,
+    Snapping,
+    SpikingNode,
+)
+from casc_core.conversion.grids import joint_form
+from casc_core.engine.conditions import expect
+from casc_core.engine.functions import name_of
+from casc_core.engine.leaves import leaves
+from casc_core.engine.ops import Add, Join, MaskedFill, Op
+
+
+def _first_spiking(args: Any) -> SpikingNode:
+    return next(leaf for leaf in leaves(args) if isinstance(leaf, SpikingNode))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Applied(SignalNode):
+    """An operation of the engine that needs no grid: its result is on that of the first spiking tensor it reads.
+
+    Attributes:
+        op: called with `args` and `kwargs`, among which nodes stand for their values.
+        scale: what its numbers are worth, times what those that it reads are: a mean of four, computed as a sum, a quarter.
+        terms: of how many entries it takes sums; None: of as many as the inputs decide.
+        divides: it gives its result a divisor.
+    """
+
+    op: Op
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    scale: Fraction = Fraction(1)
+    terms: int | None = 1
+    divides: bool = False
+
+    @property
+    def takes_fills(self) -> bool:
+        return self.op.takes_fills
+
+    @cached_property
+    def is_divided(self) -> bool:
+        return self.divides or any(node.is_divided for node in self.sources)
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        form = snapping.of(_first_spiking(self.args)).form
+        form = replace(form, scale=form.scale * self.scale).summed(self.terms)
+        return Snapped(snapping.call(self.op, *self.args, **self.kwargs), form)
+
+    def details(self) -> str:
+        return str(self.op.settings.get("function") or self.op.kind)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(PartsNode):
+    """An operation that gives parts of a signal."""
+
+    op: Op
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes_fills(self) -> bool:
+        return self.op.takes_fills
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        form = snapping.of(_first_spiking(self.args)).form
+        return Snapped(snapping.call(self.op, *self.args, **self.kwargs), form)
+
+    def details(self) -> str:
+        return str(self.op.settings.get("function") or self.op.kind)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Counted(PartsNode):
+    """Parts of which the trace counted how many they are."""
+
+    x: PartsNode
+    count: int | None
+    line: str
+
+    @property
+    def takes_fills(self) -> bool:
+        return True
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        return snapping.of(self.x)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sum(SignalNode):
+    """A signal plus another."""
+
+    a: SignalNode
+    b: SignalNode
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        signals = common_scale(snapping, (self.a, self.b), self)
+        forms = [snapping.of(signal).form for signal in signals]
+        form = joint_form(forms, sum(form.drive_reach for form in forms))
+        return Snapped(snapping.call(Add(), *signals), form)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Concatenation(SignalNode):
+    """Signals behind each other along a dimension, or stacked along a new one."""
+
+    signals: tuple[SignalNode, ...]
+    dim: Any
+    stack: bool
+
+    @property
+    def takes_fills(self) -> bool:
+        return Join.takes_fills
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        signals = common_scale(snapping, self.signals, self)
+        forms = [snapping.of(signal).form for signal in signals]
+        form = joint_form(forms, max(form.drive_reach for form in forms))
+        return Snapped(snapping.call(Join(stack=self.stack), signals, dim=self.dim), form)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Maximum(SignalNode):
+    """A maximum over windows or dimensions: a train, whatever is in the drive of what it reads.
+
+    Attributes:
+        op: called with the signal, `args` and `kwargs`.
+        dims: over so many dimensions, the last ones; None: over others.
+    """
+
+    op: Op
+    x: SignalNode
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    dims: int | None = None
+
+    @property
+    def takes_fills(self) -> bool:
+        return self.op.takes_fills
+
+    @cached_property
+    def is_filled(self) -> bool:
+        return False
+
+    @cached_property
+    def has_spikes(self) -> bool:
+        return True
+
+    def fold(self, folding: Folding) -> SignalNode:
+        """The maximum before the normalisation, where that leaves the order of numbers: spikes stay spikes for longer."""
+        before = as_normalisation(self.x)
+        if self.dims is None or before is None or before.along(-self.dims - 1, self.dims + 2) is None:
+            return self
+        if not bool((before.factor > 0).all()):
+            return self
+        if before.axis is not None and before.rank is None:  # without a batch, dimension 1 would be among those pooled
+            folding.require(self._has_batch(before.x, self.dims))
+        inner = replace(self, x=before.x)
+        return Normalisation(inner, before.factor, before.centre, before.offset, before.axis, place=self.place)
+
+    def _has_batch(self, x: SignalNode, dims: int) -> InputNode:
+        assert self.place is not None
+        rank = AttributeOf(x, "ndim", place=self.place)
+        is_it = FunctionCall("operator.eq", (rank, dims + 2), place=self.place)
+        checked = name_of(expect, False)
+        assert checked is not None
+        return FunctionCall(checked, (True, is_it, self.place.line or "?"), place=self.place)
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        x = positive(snapping, self.x, self)
+        form = snapping.of(x).form.maximum()
+        return Snapped(snapping.call(self.op, x, *self.args, **self.kwargs), form)
+
+    def details(self) -> str:
+        return self.op.kind
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Filled(SignalNode):
+    """A signal with zeros, or with what lies below every sum, where a mask holds."""
+
+    x: SignalNode
+    mask: InputNode
+    value: float
+
+    @property
+    def takes_fills(self) -> bool:
+        return MaskedFill.takes_fills
+
+    @cached_property
+    def is_filled(self) -> bool:
+        return self.value != 0 or self.x.is_filled
+
+    def snap(self, snapping: Snapping) -> Snapped:
+        x = positive(snapping, self.x, self)
+        form = snapping.of(x).form
+        if self.value == 0:
+            return Snapped(snapping.call(MaskedFill(value=0.0), x, self.mask), form)
+        # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
+        below = None if self.value == -math.inf else -self.value / form.factor
+        op = MaskedFill(value=-math.inf, below=below)
+        form = replace(form, drive_exponent=form.drive_exponent or 0)
+        return Snapped(snapping.call(op, x, self.mask), form)
+
+    def details(self) -> str:
+        return str(self.value)

@@ -1,0 +1,291 @@
+"""The arithmetic of grids: where each number of a lowered network is rounded, and to how many bits.
+
+Nothing here knows of a model or of its graph. The kinds of nodes ask, when they are snapped, what a map, a factor or a
+threshold becomes for a signal of a given `Form`, and are told numbers on a grid and the form of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.ops import Scale, Shift
+from casc_core.numerics import Numerics, binade, coarsest, drive_grid, is_on, snapped, stored
+
+# Real-valued tables keep this many bits.
+TABLE_BITS = 22
+# Factors and weights that meet a drive keep this many.
+FINE_BITS = 24
+# Biases are up to this many bits finer than the weights beside them.
+BIAS_BITS = 6
+# What must not be rounded may take this many bits: those of a float32, and a few for the number of entries of a mean.
+EXACT_BITS = 28
+# A threshold spans at least 2**THRESHOLD_BITS grid units, so that rounding a real-valued current to it is harmless.
+THRESHOLD_BITS = 14
+# Signals of several scales are brought to a common one by whole factors no larger than this.
+LARGEST_DENOMINATOR = 2**12
+# Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
+EXPECTED_TERMS = 2.0**8
+
+
+@dataclass(frozen=True)
+class Form:
+    """In which numbers a signal travels.
+
+    Attributes:
+        scale: factor from the signal's numbers to the values of the user's tensor, as the fraction that it is: a mean of
+            nine entries has a ninth, which no floating-point number is.
+        exponent: its train is on the grid `2**exponent`; None: it has no train.
+        drive_exponent: its drive is on the grid `2**drive_exponent`; None: it has no drive.
+        drive_reach: expected magnitude of the drive, from which the bits of weights are chosen (never exactness).
+        is_exact: no number between the populations and this signal has been rounded to a grid, so that sums which meet a
+            threshold exactly are the rule: it must not be rounded either.
+        is_summed: a sum over a dimension of unknown size is counted in `drive_reach`.
+    """
+
+    scale: Fraction = Fraction(1)
+    exponent: int | None = None
+    drive_exponent: int | None = None
+    drive_reach: float = 0.0
+    is_exact: bool = False
+    is_summed: bool = False
+
+    @property
+    def factor(self) -> float:
+        """The scale as the nearest floating-point number."""
+        return float(self.scale)
+
+    def summed(self, terms: int | None) -> Form:
+        """That of a sum of so many entries; None: the inputs decide how many, which is expected once."""
+        if terms is not None:
+            return replace(self, drive_reach=self.drive_reach * terms)
+        return replace(self, drive_reach=self.drive_reach * (1 if self.is_summed else EXPECTED_TERMS), is_summed=True)
+
+    def maximum(self) -> Form:
+        """That of a maximum, which is a train, whatever was in the drive."""
+        exponents = [exponent for exponent in (self.exponent, self.drive_exponent) if exponent is not None]
+        return replace(self, exponent=min(exponents), drive_exponent=None, drive_reach=0.0, is_summed=False)
+
+
+def joint_form(forms: Sequence[Form], drive_reach: float) -> Form:
+    """That of a sum or a concatenation of signals of one scale."""
+    return Form(
+        forms[0].scale,
+        min((form.exponent for form in forms if form.exponent is not None), default=None),
+        min((form.drive_exponent for form in forms if form.drive_exponent is not None), default=None),
+        drive_reach,
+        is_exact=all(form.is_exact for form in forms),
+        is_summed=any(form.is_summed for form in forms),
+    )
+
+
+@dataclass(frozen=True)
+class SnappedMap:
+    """A linear map on its grids: `weight` for spikes, `fine` for real-valued input, and the form of what it gives."""
+
+    weight: Tensor | None
+    fine: Tensor | None
+    bias: Tensor | None
+    input_exponent: int
+    fine_exponent: int
+    drive_exponent: int
+    train_exponent: int
+    form: Form
+
+    def arguments(self) -> dict[str, Any]:
+        """What an `AffineMap` is made from, but for its name and geometry."""
+        return {
+            "weight": None if self.weight is None else stored(self.weight),
+            "fine": None if self.fine is None else stored(self.fine),
+            "bias": self.bias,
+            "exponent": self.form.exponent or 0,
+            "train_exponent": self.train_exponent,
+            "input_exponent": self.input_exponent,
+            "fine_exponent": self.fine_exponent,
+            "drive_exponent": self.drive_exponent,
+        }
+
+
+def snapped_map(
+    numerics: Numerics,
+    form: Form,
+    weight: Tensor,
+    real: Tensor,
+    bias: Tensor | None,
+    exponent: int | None = None,
+    centre: Tensor | None = None,
+) -> SnappedMap:
+    """A map of a signal of this form, float64: `weight` for its spikes, `real` for its drive.
+
+    Args:
+        exponent: the result is no finer than this grid; None: the weights' own bits decide.
+        centre: of the inputs; rounding of the weights is to leave it where it is.
+    """
+    weight, real = weight * form.factor, real * form.factor
+    snapped = fine = None
+    out_exponent, fine_exponent, drive_exponent = None, 0, exponent
+    drive_reach = 0.0
+    if form.exponent is not None:
+        own = numerics.weight_exponent(weight)
+        if exponent is not None:
+            own = max(own, exponent - form.exponent)
+        snapped = numerics.snap(weight, own)
+        out_exponent = form.exponent + own if centre is not None else _coarsest(snapped, bias, form, own)
+    if form.drive_exponent is not None:
+        drive_reach += form.drive_reach * float(real.abs().flatten(1).sum(1).max())
+        fine_exponent = numerics.weight_exponent(real, bits=FINE_BITS)
+        fine = numerics.snap(real, fine_exponent)
+    if centre is not None and bias is not None:
+        # Of the snapped weights, so that what snapping moved is multiplied by x - centre, and not by x.
+        used = next(w for w in (snapped, fine) if w is not None)
+        bias = bias - used @ (centre / form.factor)
+    if bias is not None:
+        drive_reach += float(bias.abs().max())
+    if drive_exponent is None:
+        drive_exponent = drive_grid(drive_reach)
+        if out_exponent is not None:  # much finer than what it is added to would only cost range
+            drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
+    unrounded = snapped is None or torch.equal(snapped, weight)
+    if bias is not None:
+        rounded = numerics.snap(bias, drive_exponent)
+        unrounded, bias = unrounded and torch.equal(rounded, bias), rounded
+    driven = bias is not None or fine is not None
+    result = Form(
+        exponent=out_exponent,
+        drive_exponent=drive_exponent if driven else None,
+        drive_reach=drive_reach,
+        is_exact=form.is_exact and unrounded and fine is None,
+        is_summed=form.is_summed,
+    )
+    return SnappedMap(
+        snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result
+    )
+
+
+def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) -> int:
+    """The grid of what `weight`, on the grid of `exponent`, makes of a signal of this form: as coarse as it really is.
+
+    Maps in a row then take no more bits than their weights have. Where anything is rounded, or a bias would be, the grid
+    stays as fine as the bits of a weight allow.
+    """
+    result = (form.exponent or 0) + exponent
+    if form.drive_exponent is not None or not form.is_exact:
+        return result
+    while bool(weight.any()) and is_on(weight, exponent + 1) and (bias is None or is_on(bias, result + 1)):
+        exponent, result = exponent + 1, result + 1
+    return result
+
+
+def common_denominator(scales: Iterable[Fraction]) -> int:
+    """The least odd whole number that makes each scale a whole number of some power of two; 1 where that is too large.
+
+    >>> common_denominator([Fraction(2, 9), Fraction(3, 4)]), common_denominator([Fraction(0.1)])
+    (9, 1)
+    """
+    least = 1
+    for scale in scales:
+        odd = scale.denominator
+        while odd % 2 == 0:
+            odd //= 2
+        least = math.lcm(least, odd)
+    return least if least <= LARGEST_DENOMINATOR else 1
+
+
+def is_binary(fraction: Fraction) -> bool:
+    """Whether a floating-point number of enough bits holds it.
+
+    >>> is_binary(Fraction(3, 4)), is_binary(Fraction(1, 3))
+    (True, False)
+    """
+    return fraction.denominator & (fraction.denominator - 1) == 0
+
+
+def snapped_scale(
+    numerics: Numerics, form: Form, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None,
+    axis: int | None = None,
+) -> tuple[Scale, Form]:  # fmt: skip
+    """A signal's numbers times `factor` plus `shift`, placed as those of a `Normalisation`; the result has this scale.
+
+    `bits` are those of a factor of the train; None: those of a weight.
+    """
+    shift = shift if shift is not None and bool(shift.any()) else None
+    coarse, exponent = snapped(numerics, factor, bits)
+    fine, fine_exponent = snapped(numerics, factor, FINE_BITS)
+    reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
+    if shift is not None:
+        reach += float(shift.abs().max())
+    unrounded = form.is_exact and torch.equal(coarse, factor)
+    if form.drive_exponent is not None or shift is not None:
+        drive_exponent = drive_grid(reach)
+        if form.drive_exponent is not None:
+            own = form.drive_exponent + fine_exponent
+            unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
+            if shift is None or is_on(shift, own):  # what lies on no finer grid needs none
+                drive_exponent = max(own, drive_exponent)
+    flowing = None if shift is None else numerics.snap(shift, drive_exponent or 0)
+    unrounded = unrounded and (flowing is None or shift is None or torch.equal(flowing, shift))
+    if flowing is not None and form.drive_exponent is None:
+        drive_exponent = coarsest(flowing, drive_exponent or 0)
+    op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis)
+    out_exponent = None if form.exponent is None else form.exponent + exponent
+    return op, Form(scale, out_exponent, drive_exponent, reach, unrounded, form.is_summed)
+
+
+def snapped_normalisation(
+    numerics: Numerics, form: Form, factor: Tensor, shift: Tensor, bits: int | None, axis: int | None
+) -> tuple[Scale, Form]:
+    """A signal's values times `factor` plus `shift`, the factors in so many bits (None: those of a weight)."""
+    # What has not been rounded is not rounded here either, if so many bits hold the factors: a ninth stays in the scale.
+    parts = common_denominator([form.scale]) if form.is_exact else 1
+    by = factor * float(form.scale * parts)
+    if parts > 1 and not torch.equal(numerics.snap(by, numerics.weight_exponent(by, bits)), by):
+        parts, by = 1, factor * form.factor
+    return snapped_scale(numerics, form, by, shift * parts, Fraction(1, parts), bits, axis)
+
+
+def snapped_shift(
+    numerics: Numerics, form: Form, factor: Tensor, offset: Tensor, axis: int | None
+) -> tuple[Shift, Form]:
+    """A signal's drive times `factor` plus `offset`, in the signal's numbers; its train stays as it is."""
+    fine_exponent = numerics.weight_exponent(factor, bits=FINE_BITS)
+    reach = form.drive_reach * float(factor.abs().max()) + float(offset.abs().max())
+    exponent = drive_grid(reach)
+    flowing = numerics.snap(offset, exponent)
+    if form.drive_exponent is None:
+        exponent = coarsest(flowing, exponent)
+    op = Shift(factor=numerics.snap(factor, fine_exponent), offset=flowing, drive_exponent=exponent, axis=axis)
+    unrounded = form.is_exact and form.drive_exponent is None and torch.equal(flowing, offset)
+    return op, replace(form, drive_exponent=exponent, drive_reach=reach, is_exact=unrounded)
+
+
+def grid_threshold(
+    numerics: Numerics,
+    threshold: float | Fraction,
+    exponent: int | None,
+    is_exact: bool = False,
+    rounds: bool = False,
+) -> tuple[float, int]:
+    """`threshold` on a grid, and the grid: no coarser than `2**exponent`, and fine enough for the threshold.
+
+    Args:
+        is_exact: the signal that meets it has not been rounded: it is not either, while a float32's bits hold it.
+        rounds: half of it is on the grid as well.
+    """
+    value = float(threshold)
+    finest = binade(value) - THRESHOLD_BITS
+    if is_exact:
+        own = 1 - Fraction(threshold).denominator.bit_length() - rounds
+        finest = min(finest, max(own, binade(value) - EXACT_BITS))
+    exponent = finest if exponent is None else min(exponent, finest)
+    return float(numerics.snap(torch.tensor(value, dtype=torch.float64), exponent)), exponent
+
+
+def half_step(numerics: Numerics, threshold: float, exponent: int) -> Tensor:
+    """What a potential begins with where an activation rounds to the nearest level instead of down: half a threshold."""
+    return numerics.snap(torch.tensor(threshold / 2, dtype=torch.float64), exponent)

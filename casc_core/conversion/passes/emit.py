@@ -1,0 +1,53 @@
+"""The fourth pass: calls become a `Program`; equal operations are shared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from casc_core.conversion.passes.snap import Calls, OpCall
+from casc_core.engine.ops import Op
+from casc_core.engine.program import Program, Step, refs
+
+
+class OpPool:
+    """The operations of a network; one that is already there is shared."""
+
+    def __init__(self, ops: Iterable[Op] = ()) -> None:
+        self.ops: list[Op] = list(ops)
+        self._known = {self._digest(op): index for index, op in enumerate(self.ops)}
+
+    def add(self, op: Op) -> int:
+        """Index of `op`, or of an equal one."""
+        key = self._digest(op)
+        if key not in self._known:
+            self._known[key] = len(self.ops)
+            self.ops.append(op)
+        return self._known[key]
+
+    @staticmethod
+    def _digest(op: Op) -> str:
+        digest = hashlib.sha256(repr((op.kind, sorted(op.settings.items()))).encode())
+        for name, tensor in sorted(op.tensors().items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def emit(calls: Calls, pool: OpPool) -> Program:
+    """The program of the calls that something reads; their operations are added to `pool`."""
+    steps = tuple(Step(pool.add(call.op), call.args, call.kwargs, call.result.name, call.line) for call in _read(calls))
+    form = calls.output.form
+    exponent = min(each for each in (form.exponent, form.drive_exponent) if each is not None)
+    return Program(calls.inputs, steps, calls.output.ref, form.factor, exponent).renamed()
+
+
+def _read(calls: Calls) -> list[OpCall]:
+    """The calls whose results another one or the output reads, and those that check."""
+    needed = {calls.output.ref.name, *(check.name for check in calls.checks)}
+    kept: list[OpCall] = []
+    for call in reversed(calls.calls):
+        if call.result.name in needed:
+            kept.append(call)
+            needed |= refs((call.args, call.kwargs))
+    return kept[::-1]

@@ -1,0 +1,55 @@
+"""The second pass: factors, normalisations and thresholds go into maps, in the user's own numbers, before any grid.
+
+First every node is folded in order: a map takes in what normalises its outputs, normalisations in a row become one, a
+linear map of a table becomes a table, a maximum is taken before what normalises it. Then maps absorb what is left before
+them. What nothing reads any more is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from casc_core.conversion.graph import Folding, Graph, InputNode, Node, SignalNode
+from casc_core.conversion.passes.refusing import refusing
+
+
+def fold(graph: Graph) -> Graph:
+    """The same graph with fewer and other nodes.
+
+    Raises:
+        ConversionError: an operation cannot be folded.
+    """
+    folded = _Folding(graph).rewritten(lambda folding, node: node.fold(folding)).pruned()
+    return _Folding(folded).rewritten(lambda folding, node: node.absorb()).pruned()
+
+
+class _Folding(Folding):
+    """One walk over a graph, which rewrites it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[Node] = []
+        self.checks: list[InputNode] = []
+        self.known: dict[Node, Node] = {}
+
+    def require(self, check: InputNode) -> None:
+        self.nodes.append(check)
+        self.checks.append(check)
+
+    def rewritten(self, rewrite: Callable[[_Folding, Node], Node]) -> Graph:
+        """The graph of what `rewrite` makes of each node, whose inputs have been rewritten."""
+
+        def of(node: Node) -> Node:
+            if node not in self.known:
+                with refusing(node.place):
+                    self.known[node] = rewrite(self, node.with_inputs(of))
+            return self.known[node]
+
+        for node in self.graph.nodes:
+            self.nodes.append(of(node))
+        output = of(self.graph.output)
+        assert isinstance(output, SignalNode)
+        checks = [check for check in map(of, self.graph.checks) if isinstance(check, InputNode)]
+        nodes = tuple(dict.fromkeys(self.nodes))
+        return replace(self.graph, nodes=nodes, checks=(*checks, *self.checks), output=output)

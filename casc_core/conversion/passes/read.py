@@ -1,0 +1,400 @@
+"""The first pass: each operation of a traced forward is read as a node, by its rule; what has no rule is refused.
+
+A rule takes a `Reader` and the arguments of the operation, nodes among them, and returns the node of its result. Everything
+that can be refused without computing a weight is refused here.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from casc_core.activation import Quantised
+from casc_core.conversion.graph import (
+    FILLED,
+    Applied,
+    Argument,
+    AttributeOf,
+    Encoded,
+    FunctionCall,
+    Graph,
+    InputNode,
+    Known,
+    Node,
+    PartsNode,
+    Place,
+    SignalNode,
+    SpikingNode,
+)
+from casc_core.conversion.passes.refusing import refusing
+from casc_core.conversion.rule_table import Rule, RuleTable
+from casc_core.conversion.tracing.causes import wrapper
+from casc_core.conversion.tracing.dataflow import reading_inputs
+from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
+from casc_core.conversion.tracing.trace import arguments_of
+from casc_core.engine.conditions import expect
+from casc_core.engine.float64 import in_float64
+from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
+from casc_core.engine.leaves import leaves
+from casc_core.engine.ops import Op
+from casc_core.errors import ConversionError
+from casc_core.numerics import Numerics
+
+NodeT = TypeVar("NodeT", bound=Node)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A result that spikes cannot carry; whatever reads it is refused, and `why`."""
+
+    why: str
+
+
+class Reader:
+    """Reads one traced forward; rules call its methods.
+
+    Attributes:
+        model: the network that was traced.
+        rules: the whole table.
+    """
+
+    def __init__(self, model: nn.Module, rules: RuleTable, numerics: Numerics) -> None:
+        self.model, self.rules = model, rules
+        self.is_float64 = numerics.is_float64
+        self._nodes: list[Node] = []
+        self._checks: list[InputNode] = []
+        self._layers: list[str] = []
+        self._current: fx.Node | None = None
+        # The operations that follow from the inputs; and what the others are.
+        self._reading: set[fx.Node] = set()
+        self._evaluated: dict[fx.Node, Any] = {}
+        self.left = 0
+        """How many operations have not been read yet."""
+
+    # What rules use.
+
+    def add(self, node: NodeT) -> NodeT:
+        """`node`, as what the current operation becomes, or part of it.
+
+        Raises:
+            ConversionError: it can never be converted.
+        """
+        node = replace(node, place=self.place)
+        if isinstance(node, SpikingNode) and not node.takes_fills and any(each.is_filled for each in node.sources):
+            raise self.refuse(FILLED)
+        node.check()
+        self._nodes.append(node)
+        return node
+
+    def apply(self, op: Op, *args: Any, **kwargs: Any) -> Applied:
+        """The result of an operation of the engine that needs no grid, called with signals and what else it takes."""
+        return self.add(Applied(op, args, kwargs))
+
+    def signal(self, value: Any) -> SignalNode:
+        """`value` as a signal: a real-valued input or parameter is encoded as a drive, and zeros as nothing at all."""
+        if isinstance(value, SignalNode):
+            return value
+        if isinstance(value, InputNode):
+            return self.add(Encoded(value))
+        raise self.refuse(f"{value!r} is no tensor that can drive neurons")
+
+    def call(self, function: str, *args: Any, filled: Tensor | None = None, **kwargs: Any) -> FunctionCall:
+        """A function of the inputs alone, by its name; `filled` are the numbers among which every entry of it is."""
+        return self.add(FunctionCall(function, args, kwargs, filled))
+
+    def attribute(self, x: SpikingNode, name: str) -> AttributeOf:
+        """Shape, device or number of dimensions of a signal, known when the network runs."""
+        return self.add(AttributeOf(x, name))
+
+    def check(self, function: Callable[..., Any], *args: Any) -> FunctionCall:
+        """Call `function` whenever the network runs, for its complaints alone."""
+        name = name_of(function, False)
+        assert name is not None
+        node = self.call(name, *args)
+        self._checks.append(node)
+        return node
+
+    def constant(self, value: Any) -> Tensor | None:
+        """The tensor behind `value` if it is a parameter or buffer as it stands, else None."""
+        return value.value if isinstance(value, Known) else None
+
+    def layer_name(self, name: str) -> str:
+        """`name`, made unique among the populations so far: one module used twice has its own neurons at each place."""
+        unique, count = name, 1
+        while unique in self._layers:
+            count += 1
+            unique = f"{name}#{count}"
+        self._layers.append(unique)
+        return unique
+
+    @property
+    def name(self) -> str:
+        """Module path of the current operation, or the name that the trace gave it."""
+        return self.place.name
+
+    @property
+    def target(self) -> Any:
+        """What the current operation calls."""
+        assert self._current is not None
+        return self._current.target
+
+    @property
+    def place(self) -> Place:
+        """Where the current operation stands."""
+        node = self._current
+        assert node is not None
+        line = node.meta.get("line")
+        if node.op == "call_module":
+            operation = type(self.model.get_submodule(str(node.target))).__name__
+            return Place(str(node.target), f"module {node.target!r}", operation, line)
+        around = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+        where = f"forward of module {around[-1]!r}" if around else "forward"
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
+        return Place(node.name, where, f"{name}()", line)
+
+    def refuse(self, why: str) -> ConversionError:
+        """The error for the current operation: where it stands, what it is, why it is refused."""
+        return self.place.refuse(why)
+
+    # The pass itself.
+
+    def read(self, graph: fx.Graph) -> Graph:
+        """The graph of what a traced forward computes.
+
+        Raises:
+            ConversionError: an operation is refused, or what the forward returns.
+        """
+        record = _record(graph)
+        inputs, output = self._operations(graph) if record is None else ([], record)
+        kind = type(self.model).__name__
+        if not isinstance(output, SignalNode):
+            part, arguments = _logits_in(output), arguments_of(self.model)
+            wrapped = f", or wrap it:\n{wrapper(kind, arguments, inputs or arguments, part)}" if part else ""
+            raise ConversionError(
+                f"the forward of {kind} must return one tensor computed by the network, its logits; it returns "
+                f"{_describe(output)}. Return the logits alone, without softmax, states or dictionaries{wrapped}"
+            )
+        if not inputs:
+            raise ConversionError(f"the forward of {kind} reads no input, so there is nothing to convert")
+        if output.is_filled:
+            raise ConversionError(f"the output of {kind} cannot be converted exactly: {FILLED}")
+        if not self._layers:
+            raise ConversionError(
+                f"{kind} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between its input and its "
+                "output, so there is nothing that could spike"
+            )
+        return Graph(tuple(inputs), tuple(self._nodes), tuple(self._checks), output, tuple(self._layers))
+
+    def _operations(self, graph: fx.Graph) -> tuple[list[str], Any]:
+        """Names of the inputs, and what is returned."""
+        values: dict[fx.Node, Any] = {}
+        self._reading, self.left = reading_inputs(graph, arguments_of(self.model)), len(graph.nodes)
+        inputs: list[str] = []
+        output: Any = None
+        for node in graph.nodes:
+            self._current, self.left = node, self.left - 1
+            if node.op == "placeholder":
+                values[node] = self._argument(node, inputs)
+                continue
+            args, kwargs = (_plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
+            if node.op == "output":
+                output = args[0]
+                continue
+            with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
+                values[node] = self._operation(node, args, kwargs)
+        return inputs, output
+
+    def _argument(self, node: fx.Node, inputs: list[str]) -> Any:
+        name = str(node.target)
+        # An argument held fixed keeps a placeholder named `argument_1`, whose only use is an assertion.
+        if name not in arguments_of(self.model):
+            return None
+        inputs.append(name)
+        return self.add(Argument(name))
+
+    def _operation(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "get_attr":
+            value = self._evaluate(node)
+            return self.add(Known(value.clone())) if isinstance(value, Tensor) else value
+        if "_assert" in getattr(node.target, "__name__", ""):
+            return None
+        if node.op == "call_module":
+            return self._module(node, args, kwargs)
+        unreadable = next((value for value in (*args, *kwargs.values()) if isinstance(value, Unreadable)), None)
+        if unreadable is not None:
+            raise self.refuse(unreadable.why)
+        if node.target is operator.getitem and isinstance(args[0], InputNode) and isinstance(args[1], str):
+            raise self.refuse(
+                f"it takes {args[1]!r} out of an input, which is then no tensor: give each tensor as an argument of its "
+                "own, as by\n"
+                "  class Wrapped(torch.nn.Module):\n"
+                "      def __init__(self, model): super().__init__(); self.model = model\n"
+                f"      def forward(self, {args[1]}): return self.model({{{args[1]!r}: {args[1]}}})"
+            )
+        method = node.op == "call_method"
+        signals = _holds((args, kwargs), SpikingNode)
+        name = name_of(node.target, method)
+        if not signals:
+            of_numbers = name is None or name.startswith(("operator.", "math."))
+            if not _holds((args, kwargs), InputNode) and not method and of_numbers and callable(node.target):
+                return node.target(*args, **kwargs)
+            if node not in self._reading and (known := self._as_constants(self._evaluate(node))) is not None:
+                return known
+            if node.target is getattr and not hasattr(Tensor, args[1]) and args[1] not in FIELDS:
+                raise self.refuse(f"it reads the attribute {args[1]!r}, which a tensor does not have")
+            if node.target is getattr and not may_read(str(args[1])):
+                raise self.refuse(f"it reads the attribute {args[1]!r}; read shapes, types and devices alone")
+            if name is not None:
+                if node.target is expect:
+                    return self.check(expect, *args)
+                return self._called(name, args, kwargs)
+        rule = self.rules.functions.get(node.target)
+        if rule is not None:
+            return self._ruled(rule, args, kwargs)
+        if node not in self._reading and (known := self._as_constants(self._evaluate(node))) is not None:
+            return known
+        if name in REARRANGING and isinstance(args[0], SignalNode):
+            return self._ruled(self.rules.functions["layout"], (name, *args), kwargs)
+        raise self.refuse(
+            self.rules.refusal(node.target)
+            or "no rule is known for it; "
+            + (
+                "compute it from the inputs alone, or express it by operations that are linear between activations"
+                if signals
+                else "compute it once, and hold it as a buffer or give it as an input"
+            )
+        )
+
+    def _called(self, name: str, args: Any, kwargs: Any) -> InputNode:
+        """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
+        number, numbers = filled_with(name, args, kwargs), None
+        if number is not None:
+            numbers = torch.tensor([number], dtype=torch.float64)
+        elif name in REARRANGING and isinstance(args[0], InputNode):
+            numbers = args[0].numbers
+        return self.add(FunctionCall(name, tuple(args), kwargs, numbers))
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        """What an operation makes of parameters and buffers alone, computed as the model computes it.
+
+        Raises:
+            ConversionError: it is random.
+        """
+        if node not in self._evaluated:
+            self._evaluated[node] = self._computed(node)
+        return self._evaluated[node]
+
+    def _computed(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":  # of an argument that is not given
+            return None
+        if node.op == "get_attr":
+            value: Any = self.model
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            return value.detach() if isinstance(value, Tensor) else value
+        args, kwargs = copy.deepcopy(  # it may be an operation in place
+            tuple(_plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
+        )
+        wide = in_float64() if self.is_float64 else nullcontext()
+        with wide, NothingRandom(lambda _: self.refuse(RANDOM)):
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            module = node.op == "call_module"
+            function: Any = self.model.get_submodule(str(node.target)) if module else node.target
+            return function(*args, **kwargs)
+
+    def _as_constants(self, value: Any) -> Any:
+        """`value`, its tensors known ones; None if there is anything else in it than they and numbers."""
+        if isinstance(value, Tensor):
+            undefined = value.is_floating_point() and bool(value.isnan().any())
+            return None if undefined else self.add(Known(value.detach().clone()))
+        if isinstance(value, (int, float, torch.Size)):
+            return value
+        if not isinstance(value, (tuple, list)):
+            return None
+        items = [self._as_constants(item) for item in value]
+        return None if any(item is None for item in items) else tuple(items)
+
+    def _module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        module = self.model.get_submodule(str(node.target))
+        why, rule = self.rules.refusal(module), self.rules.find_module(module)
+        if node not in self._reading and (rule is None or why is not None or isinstance(module, Quantised)):
+            known = self._as_constants(self._evaluate(node))
+            if known is not None:
+                return known
+        if rule is None or why is not None:
+            raise self.refuse(why or "no rule is known for it; replace it, or write an adapter with a rule for it")
+        return self._ruled(rule, (module, *args), kwargs)
+
+    def _ruled(self, rule: Rule, args: Any, kwargs: Any) -> Any:
+        try:
+            bound = inspect.signature(rule).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
+        try:
+            return rule(*bound.args, **bound.kwargs)
+        except (TypeError, ValueError, AttributeError) as error:
+            if _holds((bound.args, bound.kwargs), InputNode):
+                raise self.refuse(
+                    "one of its arguments is computed from the inputs, where a number is needed that is known before"
+                ) from error
+            raise
+
+
+def _holds(value: Any, kind: type) -> bool:
+    return any(isinstance(leaf, kind) for leaf in leaves(value))
+
+
+def _plain(value: Any) -> Any:
+    """fx's immutable containers as ordinary ones."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a forward returns that fx knows only by its type: a dataclass, or a named tuple."""
+
+    kind: str
+    fields: tuple[str, ...]
+
+
+def _record(graph: fx.Graph) -> _Record | None:
+    (returned,) = graph.output_node().args
+    if not isinstance(returned, fx.Node) or not isinstance(returned.target, type):
+        return None
+    return _Record(returned.target.__name__, tuple(returned.kwargs) or getattr(returned.target, "_fields", ()))
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, _Record):
+        return f"a {value.kind} of {', '.join(value.fields)}"
+    if isinstance(value, dict):
+        return f"a dict of {len(value)} ({', '.join(map(repr, value))})"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, PartsNode):
+        return "a tuple of parts"
+    return "a function of its inputs alone" if isinstance(value, InputNode) else repr(value)
+
+
+def _logits_in(value: Any) -> str:
+    """How the logits are read out of what a forward returns: the entry of that name, or the first; "" if there is none."""
+    if isinstance(value, _Record) and value.fields:
+        return f".{'logits' if 'logits' in value.fields else value.fields[0]}"
+    if isinstance(value, dict) and value:
+        return f"[{('logits' if 'logits' in value else next(iter(value)))!r}]"
+    return "[0]" if isinstance(value, (tuple, list, PartsNode)) and value else ""

@@ -1,0 +1,85 @@
+"""The third pass: every number is put on its grid, and operations of the engine are called in order.
+
+The nodes are walked once, in the order in which they are computed. Each is snapped once: when it is its turn, or when
+another asks for it. Which grids there are is for `conversion.grids` to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from casc_core.conversion.graph import Graph, Node, Snapped, Snapping
+from casc_core.conversion.passes.refusing import refusing
+from casc_core.engine.leaves import map_leaves
+from casc_core.engine.ops import Op
+from casc_core.engine.program import Ref
+from casc_core.numerics import Numerics
+
+
+@dataclass(frozen=True)
+class OpCall:
+    """One call of an operation: its arguments (with `Ref`s inside), its result, and the user's line it comes from."""
+
+    op: Op
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Ref
+    line: str | None
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls in order, for one way of calling the model: what a snapped graph is.
+
+    Attributes:
+        inputs: names of the arguments it takes.
+        calls: some of which nothing may read.
+        checks: the results of those that are called for their complaints alone.
+        output: the logits, and the numbers in which they are.
+    """
+
+    inputs: tuple[str, ...]
+    calls: tuple[OpCall, ...]
+    checks: tuple[Ref, ...]
+    output: Snapped
+
+
+def snap(graph: Graph, numerics: Numerics) -> Calls:
+    """The operations that a folded graph becomes.
+
+    Raises:
+        ConversionError: an operation cannot be converted. ExactnessError: no type holds its sums.
+    """
+    walk = _Walk(numerics)
+    for node in graph.nodes:
+        walk.line = None if node.place is None else node.place.line
+        with refusing(node.place):
+            walk.of(node)
+    checks = tuple(walk.of(check).ref for check in graph.checks)
+    return Calls(graph.inputs, tuple(walk.calls), checks, walk.of(graph.output))
+
+
+class _Walk(Snapping):
+    """One walk over a graph."""
+
+    def __init__(self, numerics: Numerics) -> None:
+        self.numerics = numerics
+        self.calls: list[OpCall] = []
+        self.line: str | None = None
+        self.known: dict[Node, Snapped] = {}
+
+    def of(self, node: Node) -> Snapped:
+        if node not in self.known:
+            self.known[node] = node.snap(self)
+        return self.known[node]
+
+    def call(self, op: Op, *args: Any, **kwargs: Any) -> Ref:
+        def ref(value: Any) -> Any:
+            return self.of(value).ref if isinstance(value, Node) else value
+
+        given = tuple(map_leaves(value, ref) for value in args)
+        named = {name: map_leaves(value, ref) for name, value in kwargs.items()}
+        result = Ref(f"%{len(self.calls)}")  # no argument of a forward can be called so
+        self.calls.append(OpCall(op, given, named, result, self.line))
+        return result

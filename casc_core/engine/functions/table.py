@@ -1,0 +1,140 @@
+"""The table of the functions that a program may call; `registered` fills it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MethodDescriptorType
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casc_core.errors import ConfigError, InputError
+
+Rule = Callable[..., Any]
+RuleT = TypeVar("RuleT", bound=Rule)
+Size = Callable[[tuple[Any, ...], Mapping[str, Any]], int]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that a program may call.
+
+    Attributes:
+        name: what saved networks call it: its own name, behind that of what it belongs to.
+        call: the function itself.
+        rule: what it does to the samples of a batch, called as `rule(follower, function, *args, **kwargs)` with what is
+            known of its arguments before a run.
+        size: how many elements its result has, or more, from its arguments; None: never more than it is given.
+        rearranges: each entry of its result is one of its argument, or zero, so that it may be called on a signal.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    rule: Rule
+    size: Size | None = None
+    rearranges: bool = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(*args, **kwargs)
+
+    def makes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """How many elements it would make, or more; 0 where they are never more than it is given."""
+        of_tensors = self.name.startswith(("Tensor.", "F."))
+        if self.size is None or (of_tensors and not (args and isinstance(args[0], Tensor))):
+            return 0
+        return int(self.size(args, kwargs))
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method of tensors as a function; unlike a closure it can be pickled."""
+
+    name: str
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Tensor) and not (isinstance(x, torch.Size) and self.name == "numel"):
+            raise InputError(f"{self.name}() of a {type(x).__name__}: a network calls methods of tensors alone")
+        return getattr(x, self.name)(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _ByValue:
+    """A rearrangement that torch knows for floating point alone; whole numbers up to 2**53 go through it and back."""
+
+    name: str
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        moved: Tensor = getattr(F, self.name)(x.double(), *args, **kwargs)
+        return moved.to(x.dtype)
+
+
+_OWNERS: Mapping[str, Callable[[str], Callable[..., Any]]] = {
+    "Tensor": _Method,
+    "torch": lambda name: getattr(torch, name),
+    "F": _ByValue,
+    "operator": lambda name: getattr(operator, name),
+    "math": lambda name: getattr(math, name),
+}
+
+FUNCTIONS: dict[str, Function] = {}
+"""By name: all that a network can call, and so all that one that is loaded can."""
+
+
+def functions(owners: str, names: str, size: Size | None = None, rearranges: bool = False) -> Callable[[RuleT], RuleT]:
+    """Decorator of the rule of these functions, which registers them.
+
+    Args:
+        owners: where each is found: "Tensor" (a method), "torch", "F", "operator", "math".
+        names: their names there.
+        size, rearranges: as of a `Function`.
+
+    Raises:
+        ConfigError: one is registered already.
+    """
+
+    def register(rule: RuleT) -> RuleT:
+        for owner in owners.split():
+            for name in names.split():
+                _add(Function(f"{owner}.{name}", _OWNERS[owner](name), rule, size, rearranges))
+        return rule
+
+    return register
+
+
+def function(name: str, call: Callable[..., Any]) -> Callable[[RuleT], RuleT]:
+    """Decorator of the rule of a function of our own, which registers it under this name."""
+
+    def register(rule: RuleT) -> RuleT:
+        _add(Function(name, call, rule))
+        return rule
+
+    return register
+
+
+def name_of(target: Any, is_method: bool) -> str | None:
+    """The name under which `target` stands in the table, or None; an operation in place stands under its plain name."""
+    if is_method:
+        name = f"Tensor.{target}"
+        name = name if name in FUNCTIONS else name.removesuffix("_")
+        return name if name in FUNCTIONS else None
+    if isinstance(target, MethodDescriptorType):  # a method called on a parameter, which is no proxy
+        return name_of(target.__name__, True)
+    return _NAMES.get(id(target))
+
+
+_NAMES = {id(getattr): "getattr"}
+_NAMES |= {
+    id(getattr(operator, f"i{name}")): f"operator.{name}" for name in ("add", "sub", "mul", "truediv", "floordiv")
+}
+
+
+def _add(function: Function) -> None:
+    if function.name in FUNCTIONS:
+        raise ConfigError(f"the function {function.name!r} is registered already")
+    FUNCTIONS[function.name] = function
+    _NAMES[id(function.call)] = function.name

@@ -1,0 +1,117 @@
+"""The ANN that was converted, evaluated by its own modules and forward, and the levels of its populations meanwhile."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casc_core.activation import Quantised
+from casc_core.engine.float64 import in_float64, widened
+from casc_core.errors import CascError, ExactnessError
+
+Observer = Callable[[str, tuple[str, ...], Quantised, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class LogitsAndLevels:
+    """A network's answer and the levels of its populations, by layer, int16."""
+
+    logits: Tensor
+    levels: dict[str, Tensor]
+
+
+def evaluate_ann(
+    ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], float64: bool
+) -> LogitsAndLevels:
+    """The network with so many levels, in its own types or in float64.
+
+    Raises:
+        ExactnessError: it cannot be evaluated so.
+    """
+    levels: dict[str, Tensor] = {}
+
+    def see(
+        called: str, layers: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not layers:
+            return type(module).forward(module, *args, **kwargs)
+        output, before = module.observed([None] * len(layers), *args, **kwargs)
+        levels.update((name, z.floor().clamp_(0, q).to(torch.int16)) for name, z in zip(layers, before, strict=True))
+        return output
+
+    return LogitsAndLevels(run_observed(ann, q, inputs, named, see, float64), levels)
+
+
+@torch.no_grad()
+def run_observed(
+    ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], see: Observer, float64: bool
+) -> Tensor:
+    """The logits of a copy of the network in which each module of populations is called through `see`.
+
+    Args:
+        q: its number of levels.
+        see: called with the name of the module's call, the layers that its populations are in a lowering, the module, and
+            what it is given; gives its output. No layers: the module does not say what its populations are.
+        float64: evaluate it in float64.
+
+    Raises:
+        ExactnessError: it cannot be evaluated so.
+    """
+    device = next((value.device for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
+    network, calls = copy.deepcopy(ann).eval().to(device), Counter[str]()
+    # A forward may change what it is given in place, and others read it too.
+    inputs, named = tuple(map(_cloned, inputs)), {name: _cloned(value) for name, value in named.items()}
+    running = ""
+
+    def call(name: str, module: Quantised, /, *args: Any, **kwargs: Any) -> Any:
+        nonlocal running
+        running = f", at or behind module {name!r}"
+        calls[name] += 1
+        again = f"#{calls[name]}" if calls[name] > 1 else ""
+        layers = tuple(f"{name}{suffix}{again}" for suffix in module.populations())
+        return see(f"{name}{again}", layers, module, args, kwargs)
+
+    for name, module in network.named_modules():
+        if isinstance(module, Quantised):
+            module.q = q
+            vars(module)["forward"] = partial(call, name, module)
+    try:
+        with in_float64() if float64 else nullcontext():
+            if float64:
+                network = network.double()
+                inputs, named = widened(inputs, named)
+            else:  # the conversion takes any floating-point type
+                own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
+                inputs = tuple(_as_type(value, own) for value in inputs)
+                named = {name: _as_type(value, own) for name, value in named.items()}
+            logits = network(*inputs, **named)
+    except CascError:
+        raise
+    except Exception as error:  # whatever the user's forward raises
+        words = str(error).strip().splitlines() or [""]
+        raise ExactnessError(
+            f"the network that was converted, a {type(ann).__name__}, cannot be evaluated"
+            f"{' in float64' if float64 else ''} beside its conversion{running}, so the two could not be compared: "
+            f"{type(error).__name__}: {words[0]}"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ExactnessError(
+            f"the network that was converted returns a {type(logits).__name__}; it must return its logits"
+        )
+    return logits
+
+
+def _as_type(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

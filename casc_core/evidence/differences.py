@@ -1,0 +1,91 @@
+"""How two evaluations of a network differ: in how many levels and predictions, and by how much in logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casc_core.evidence.ann_evaluation import LogitsAndLevels
+from casc_core.reporting.predictions import differing, with_batch
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How one evaluation of a network differs from another, which some change has made of it.
+
+    Attributes:
+        neurons: how many there are, over all samples.
+        layers: by name, how many neurons have another level, errors of the layers before included.
+        predictions: samples whose predicted class is another one.
+        max_logit_difference: the largest difference of two logits.
+    """
+
+    neurons: int
+    layers: dict[str, int]
+    predictions: int
+    max_logit_difference: float
+
+    @property
+    def first_layer(self) -> str | None:
+        """The first layer in which a level is another one."""
+        return next((name for name, count in self.layers.items() if count), None)
+
+    def sentence(self, what: str, samples: int) -> str:
+        """In a line; `what` has made the change.
+
+        >>> Differences(100, {"1": 0, "3": 2}, 0, 0.25).sentence("the 8-bit grid", 16)
+        "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, predictions of 0 of 16 samples, logits by up to 0.25"
+        """
+        first = "" if self.first_layer is None else f", from layer {self.first_layer!r} on"
+        return (
+            f"{what} moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, predictions of "
+            f"{self.predictions:,} of {samples:,} samples, logits by up to {self.max_logit_difference:.3g}"
+        )
+
+
+def differences(before: LogitsAndLevels, after: LogitsAndLevels, samples: int) -> Differences:
+    """How an evaluation of a network on so many samples differs from the one before a change."""
+    shared = {name: (levels, after.levels[name]) for name, levels in before.levels.items() if name in after.levels}
+    layers = {name: int(_differ(*levels).sum()) for name, levels in shared.items()}
+    neurons = sum(levels.numel() for levels, _ in shared.values())
+    own, other = (with_batch(each.logits.double(), samples) for each in (before, after))
+    if own.shape != other.shape:
+        return Differences(neurons, layers, len(own), math.inf)
+    return Differences(neurons, layers, int(differing(own, other).sum()), largest_difference(own, other))
+
+
+def absolute_difference(a: Tensor, b: Tensor) -> Tensor:
+    """`|a - b|`, zero between equal infinities."""
+    return torch.where(a == b, 0.0, (a - b).abs())
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """The largest of `|a - b|`.
+
+    >>> largest_difference(torch.tensor([1.0, -math.inf]), torch.tensor([3.0, -math.inf]))
+    2.0
+    """
+    return float(absolute_difference(a, b).max())
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors differ: everywhere if they have not the same shape."""
+    return a != b if a.shape == b.shape else torch.ones_like(a, dtype=torch.bool)
+
+
+def combine_differences(parts: Sequence[Differences]) -> Differences:
+    """The differences over several batches."""
+    layers: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.layers.items():
+            layers[name] = layers.get(name, 0) + count
+    return Differences(
+        sum(part.neurons for part in parts),
+        layers,
+        sum(part.predictions for part in parts),
+        max(part.max_logit_difference for part in parts),
+    )

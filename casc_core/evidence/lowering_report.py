@@ -1,0 +1,133 @@
+"""What the check of a lowering finds: neurons and logits that are not what the user's network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from casc_core.engine.program import READOUT
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One neuron, or logit, of a lowering that is not what the network computes.
+
+    Attributes:
+        at: its index, `(sample, ...)` in the layout of the model; None: shapes differ.
+        own: what the network has there: the activation before it is rounded, in levels, or the logit; or the shape.
+        lowered: what the lowering has there: a level, or a logit; or the shape.
+    """
+
+    at: tuple[int, ...] | None
+    own: str
+    lowered: str
+
+    def __str__(self) -> str:
+        if self.at is None:
+            return f"the network's has shape {self.own}, the lowering's {self.lowered}"
+        return f"at {self.at} the network has {self.own}, the lowering {self.lowered}"
+
+
+@dataclass(frozen=True)
+class LayerLowering:
+    """One layer of a lowering beside that of the network, or its logits (named "the readout").
+
+    Attributes:
+        name: the layer.
+        neurons: how many were compared, over all samples.
+        wrong: how many are not what the network computes.
+        ties: how many differ, and fall on an edge between two levels as exactly as float64 can tell.
+        first: the first that is wrong, or None.
+    """
+
+    name: str
+    neurons: int
+    wrong: int
+    ties: int
+    first: Fault | None
+
+
+@dataclass(frozen=True)
+class LoweringReport:
+    """A lowering beside the network that it was made from, both in float64.
+
+    Attributes:
+        layers: by name, in the order of the network's forward; "the readout" last.
+        max_logit_difference: the largest difference of two logits.
+        by_output: layers of a family whose modules do not say what is inside: what comes out of them was compared.
+        not_compared: layers that could not be compared by themselves, only by what follows them.
+    """
+
+    layers: dict[str, LayerLowering]
+    max_logit_difference: float
+    by_output: tuple[str, ...]
+    not_compared: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """No neuron and no logit is anything but what the network computes."""
+        return all(not layer.wrong for layer in self.layers.values())
+
+    def after(self, samples: int) -> LoweringReport:
+        """The report on a part of a batch, so many of whose samples come before it."""
+        layers = {name: replace(layer, first=_after(layer.first, samples)) for name, layer in self.layers.items()}
+        return replace(self, layers=layers)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons were compared."""
+        return sum(layer.neurons for name, layer in self.layers.items() if name != READOUT)
+
+    @property
+    def ties(self) -> int:
+        """How many differ by the rounding of float64 alone."""
+        return sum(layer.ties for layer in self.layers.values())
+
+    @property
+    def first_fault(self) -> LayerLowering | None:
+        """The first layer that is not what the network computes."""
+        return next((layer for layer in self.layers.values() if layer.wrong), None)
+
+    def __str__(self) -> str:
+        apart = "".join(
+            f"; {how}: {', '.join(names)}"
+            for how, names in (
+                ("compared by what comes out of them", self.by_output),
+                ("not compared by themselves", self.not_compared),
+            )
+            if names
+        )
+        fault = self.first_fault
+        if fault is None:
+            tied = f", {self.ties:,} of them ties" if self.ties else ""
+            return f"lowering: all {self.neurons:,} neurons and the logits are your network's in float64{tied}{apart}"
+        what = "logits" if fault.name == READOUT else "neurons"
+        others = sum(1 for layer in self.layers.values() if layer.wrong) - 1
+        return (
+            f"FAULT OF THE LOWERING: {fault.name!r}, {fault.wrong:,} of {fault.neurons:,} {what} are not what your network "
+            f"computes in float64: {fault.first}{f'; {others} more layers' if others else ''}{apart}. Please report this: "
+            "the spiking network is not your network"
+        )
+
+
+def _after(fault: Fault | None, samples: int) -> Fault | None:
+    if fault is None or fault.at is None:
+        return fault
+    return replace(fault, at=(fault.at[0] + samples, *fault.at[1:]))
+
+
+def combine_lowering_reports(reports: Sequence[LoweringReport]) -> LoweringReport:
+    """The report on several batches, in order."""
+    layers: dict[str, LayerLowering] = {}
+    for report in reports:
+        for name, layer in report.layers.items():
+            before = layers.get(name, LayerLowering(name, 0, 0, 0, None))
+            layers[name] = LayerLowering(
+                name,
+                before.neurons + layer.neurons,
+                before.wrong + layer.wrong,
+                before.ties + layer.ties,
+                before.first if before.first is not None else layer.first,
+            )
+    furthest = max(report.max_logit_difference for report in reports)
+    return LoweringReport(layers, furthest, reports[0].by_output, reports[0].not_compared)

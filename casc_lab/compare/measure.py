@@ -1,0 +1,71 @@
+"""How well networks meet the labels: accuracy where these are classes, the mean squared error where they are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Comparison = Mapping[str, Any]
+"""What `casc_lab.compare.comparison.compare` returns."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How well networks meet the labels.
+
+    Attributes:
+        key: of the figures of a method, and behind "ann_" and "reference_" of the networks that know no time.
+        name, unit: as tables say it. caption: of a table over time.
+        digits: how a figure is written.
+    """
+
+    key: str
+    name: str
+    unit: str
+    caption: str
+    digits: str
+
+    def cell(self, method: Mapping[str, Any], step: int) -> str:
+        """The figure of a method at a step, from 0."""
+        return self.shown(method[self.key][step])
+
+    def shown(self, value: float) -> str:
+        """A figure as it is written."""
+        return f"{value:{self.digits}}"
+
+
+_MEASURES = (
+    Measure("accuracy", "accuracy", "%", "Accuracy in percent after T steps, on the same trained network.", ".2f"),
+    Measure(
+        "error", "mean squared error", "MSE", "Mean squared error against the labels after T steps, on the same trained "
+        "network.", ".4g",
+    ),
+)  # fmt: skip
+
+
+def measure(comparison: Comparison) -> Measure | None:
+    """Accuracy where labels are classes, the mean squared error where they are numbers; None without labels."""
+    return next((one for one in _MEASURES if comparison[f"ann_{one.key}"] is not None), None)
+
+
+def answers(comparison: Comparison) -> str:
+    """What of a sample is compared with the quantised ANN's: its outputs where labels are numbers, else its predictions."""
+    return "predictions" if comparison["ann_error"] is None else "outputs"
+
+
+def scores_of_anns(comparison: Comparison) -> dict[str, float]:
+    """How well the network as trained meets the labels, calibrated if it was, and on the grid; nothing without labels."""
+    kind = measure(comparison)
+    if kind is None:
+        return {}
+    calibrated = comparison.get("calibrated")
+    first = {} if calibrated is None else {"network as trained": calibrated[f"trained_{kind.key}"]}
+    ann = "ANN as trained" if calibrated is None else "ANN, calibrated"
+    return first | {ann: comparison[f"ann_{kind.key}"], "ANN on the grid": comparison[f"reference_{kind.key}"]}
+
+
+def constant_rows(comparison: Comparison) -> dict[str, str]:
+    """How well networks that know no time meet the labels."""
+    kind = measure(comparison)
+    return {} if kind is None else {name: kind.shown(value) for name, value in scores_of_anns(comparison).items()}

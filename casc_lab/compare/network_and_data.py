@@ -1,0 +1,79 @@
+"""What is compared: a trained network, converted, and the data that it is compared on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from casc_core.spiking_model import SpikingModel
+
+Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
+"""Gives batches anew at each call: inputs, and labels if there are any."""
+
+
+@dataclass(frozen=True)
+class NetworkAndData:
+    """A trained network, converted, and the data on which methods are compared.
+
+    Attributes:
+        snn: the conversion; `snn.ann` is what was converted.
+        trained: the network as trained, where that is not `snn.ann` but has been calibrated to become it.
+        batches: gives the test set anew at each call: tuples of inputs, and labels if there are any.
+        calibration: likewise some training data, without labels; None: there is none.
+        title, source: what the network, and the data, are.
+        configuration: anything that tells how the network came about.
+        calibration_said: what the calibration says of itself, if there was one.
+    """
+
+    snn: SpikingModel
+    trained: nn.Module | None
+    batches: Batches
+    calibration: Batches | None
+    title: str
+    source: str
+    configuration: Mapping[str, Any]
+    calibration_said: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says of the network and the data.
+
+    Attributes:
+        what: a recipe's output folder, or `module:function`.
+        data: the folder of the recipe's data, if it is not where it was.
+        adapter, q: of a network of the user's own.
+        weight_bits: of the conversion; None: those of the recipe, or 16.
+        limit: so many samples only.
+        device: as torch names it, or "auto".
+    """
+
+    what: str
+    data: str | None = None
+    adapter: str | None = None
+    q: int | None = None
+    weight_bits: int | None = None
+    limit: int | None = None
+    device: str = "auto"
+
+
+def limited(batches: Batches, limit: int | None) -> Batches:
+    """The first samples of some batches, taken once, so that each method sees the same; None: all of them."""
+    if limit is None:
+        return batches
+    kept: list[tuple[Tensor, ...]] = []
+
+    def of() -> Iterable[tuple[Tensor, ...]]:
+        left = limit if not kept else 0
+        for batch in batches() if left else ():
+            samples = len(batch[0])
+            kept.append(tuple(part[:left] if len(part) == samples else part for part in batch))
+            left -= samples
+            if left <= 0:
+                break
+        return kept
+
+    return of
