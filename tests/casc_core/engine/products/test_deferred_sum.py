@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, Exact, ExactnessError
 from casc_core.engine import kernels
-from casc_core.engine.deferred_sum import MOST_TERMS, DeferredSum, Filter, Term, identity
-from casc_core.engine.geometry import Geometry
 from casc_core.engine.kernels import KernelNeuron
-from casc_core.engine.weight_cache import WeightCache
+from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Filter, Term, identity
+from casc_core.engine.products.geometry import Geometry
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.schedule import WakeSleep
 
 COMPILED_ONLY = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")

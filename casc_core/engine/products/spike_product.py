@@ -25,7 +25,7 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import PackedWeights
-from casc_core.engine.weight_cache import WeightCache
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.numerics import FLOAT64_UNITS
 
 WAYS = ("float", "int8", "rows")

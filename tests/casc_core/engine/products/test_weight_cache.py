@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from casc_core.engine.weight_cache import WeightCache
+from casc_core.engine.products.weight_cache import WeightCache
 
 
 @pytest.fixture
