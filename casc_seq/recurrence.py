@@ -52,7 +52,7 @@ class Recurrence(Op, saved_as="Recurrence"):
     steps at once: one product for the recurrent current of every step, then one scan over time.
 
     Settings: the layer's name, threshold, grid, and direction; `charge`, what a neuron's potential begins with, and `bias`,
-    what flows besides while awake, `[hidden]` each or one number, in the unit of the threshold.
+    what is received besides at each wake step, `[hidden]` each or one number, in the unit of the threshold.
 
     Called with the input current `[B, L, hidden]` (or `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]`
     or None, its row, and lengths `[B]` or None.

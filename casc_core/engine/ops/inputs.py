@@ -91,7 +91,7 @@ class Encode(Op):
 
 
 class Silence(Op):
-    """Zeros become a signal in which nothing flows."""
+    """Zeros become a signal without spikes and without a drive."""
 
     def forward(self, run: Run, value: Tensor) -> Signal:
         return driven(None, value.shape, value.device)

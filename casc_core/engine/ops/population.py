@@ -23,9 +23,9 @@ from casc_core.numerics import Exact
 class Fire(Op):
     """A population of spiking neurons, one for each element of its input.
 
-    `charge` is what their potential begins with, `bias` flows besides while awake; both broadcast against the population,
-    in the unit of the threshold. `thresholds` `[channels]` are those of each channel (dimension 1), where they differ; then
-    a charge is `[channels]` too.
+    `charge` is what their potential begins with, `bias` is received besides at each wake step; both broadcast against the
+    population, in the unit of the threshold. `thresholds` `[channels]` are those of each channel (dimension 1), where they
+    differ; then a charge is `[channels]` too.
     """
 
     SETTINGS = settings(name=NAME, threshold=Positive(), exponent=EXPONENT)
@@ -81,8 +81,8 @@ class Fire(Op):
         if self.thresholds is not None:
             threshold = by_channel(self.thresholds, signal.shape)
         if self.bias is not None:
-            flowing = (self.bias if divisor is None else self.bias * divisor).expand(signal.shape)
-            drive = flowing if drive is None else drive + flowing
+            bias = signal.constant(self.bias)
+            drive = bias if drive is None else drive + bias
         if drive is not None:
             drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
             signal = replace(signal, lazy_drive=drive)

@@ -123,3 +123,31 @@ def test_a_network_with_other_names_and_numbers_is_the_same_one(tmp_path):
         model.fc.weight[0, 0] += 1
     with pytest.raises(casc_core.StorageError, match="was converted from another network"):
         casc_core.load(tmp_path / "network", model=model)
+
+
+FORWARD = """
+def forward(self, x):
+    activation = self.act or relu
+    if x.shape[-1] < 3:
+        x = x * 2
+    a, b = activation(self.fc(x)).chunk(2, -1)
+    return a - b
+"""
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_network_is_the_same_one_wherever_the_users_code_stands(tmp_path, traced):
+    def model(lines):
+        inside = {"relu": torch.relu}
+        exec(compile("\n" * lines + FORWARD, f"{tmp_path}/model{lines}.py", "exec"), inside)
+        torch.manual_seed(0)
+        own = type("Model", (nn.Module,), {"forward": inside["forward"]})()
+        own.fc, own.act = nn.Linear(4, 6), None if traced else CQReLU(4)
+        return casc_core.prepare(own, "cnn", q=4) if traced else own
+
+    snn = casc_core.convert(model(0), "cnn")
+    snn.save(tmp_path / "network")
+    assert casc_core.verify(casc_core.load(tmp_path / "network", model=model(9)), torch.randn(3, 4)).exact
+    with pytest.raises(casc_core.InputError, match=r"model0\.py:4") as refused:
+        snn(torch.randn(3, 2))
+    assert "other sizes" in str(refused.value)

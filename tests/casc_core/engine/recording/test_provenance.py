@@ -121,3 +121,21 @@ def test_ways_to_a_convolution(way, layer):
 )
 def test_other_convolutions(way, layer):
     check(way, layer, CIF(), WakeSleep())
+
+
+@pytest.mark.parametrize("window", [2, 12])
+def test_a_running_maximum_of_sums_moves_by_as_many_spikes_as_it_says(window):
+    """Sums of 4 neurons fit a byte, those of 144 do not; either counts in full."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), CQReLU(4), nn.AvgPool2d(window), nn.MaxPool2d(24 // window, 1), nn.Flatten(),
+        nn.Linear(4, 3), CQReLU(4), nn.Linear(3, 2),
+    )  # fmt: skip
+    images, recorder = torch.randn(2, 2, 24, 24) * 2, Recorder(keep_trains=True)
+    simulation = casc_core.convert(model).simulate_recorded((images,), {}, 5, recorder)
+    totals = recorder.trains["1"].double().cumsum(0).flatten(0, 1)
+    summed = F.avg_pool2d(totals, window) * window**2
+    largest = summed.amax((2, 3)).unflatten(0, (-1, 2))
+    moved = largest.diff(dim=0, prepend=torch.zeros(1, 2, 4, dtype=torch.float64)).abs().sum((1, 2)).round()
+    assert float(moved.max()) > 2 * 4 * 2  # more than one for each entry
+    np.testing.assert_array_equal(simulation.spikes["6"].operations[: len(moved)], 3 * moved)
