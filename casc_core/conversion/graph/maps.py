@@ -15,7 +15,8 @@ from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode
 from casc_core.conversion.graph.signals import Applied
 from casc_core.conversion.grids import TABLE_BITS, Form, snapped_map
 from casc_core.engine.ops import Convolution, Convolution3d, Embed, Linear, Op, RequireFeatures, exact_product
-from casc_core.engine.ops.declared import check_settings
+from casc_core.engine.ops.declared import check_settings, check_tensors
+from casc_core.errors import ConfigError
 from casc_core.numerics import Numerics, stored
 
 
@@ -41,7 +42,14 @@ class LinearMap(MapNode):
 
     @property
     def stays_a_map(self) -> bool:
-        return not _becomes_table(self.x)
+        return _table_width(self.x) is None
+
+    def check(self) -> None:
+        super().check()
+        _check_declared(self, Linear, {})
+        width = _table_width(self.x)
+        if width not in (None, self.weight.shape[1]):
+            raise self.refuse(f"it is for {self.weight.shape[1]} features, and what it reads has {width}")
 
     def on_grid(self, exponent: int) -> LinearMap:
         """The same map, its result no finer than this grid."""
@@ -107,7 +115,7 @@ class ConvolutionMap(MapNode):
     def check(self) -> None:
         super().check()
         kind: type[Op] = Convolution3d if self.dims == 3 else Convolution
-        check_settings(kind.kind, {name: kind.SETTINGS[name] for name in self.geometry}, self.geometry)
+        _check_declared(self, kind, self.geometry)
         if len(self.weight) % self.groups:
             raise self.refuse(f"its groups must divide its {len(self.weight)} outputs")
 
@@ -202,8 +210,19 @@ def _as_table(x: Node) -> tuple[TableLookup, Fraction] | None:
     return (x, Fraction(1)) if isinstance(x, TableLookup) else None
 
 
-def _becomes_table(x: Node) -> bool:
-    """Whether `x` is a table once it is folded."""
-    if isinstance(x, (Factor, LinearMap)):
-        return _becomes_table(x.x)
-    return isinstance(x, TableLookup)
+def _table_width(x: Node) -> int | None:
+    """How many features the rows have, if `x` is a table once it is folded; None: it is none."""
+    if isinstance(x, Factor):
+        return _table_width(x.x)
+    if isinstance(x, LinearMap):
+        return None if x.stays_a_map else len(x.weight)
+    return x.rows.shape[1] if isinstance(x, TableLookup) else None
+
+
+def _check_declared(node: MapNode, kind: type[Op], geometry: Mapping[str, Any]) -> None:
+    """Refuse what the operation that it becomes would not be made from."""
+    try:
+        check_settings(kind.kind, {name: kind.SETTINGS[name] for name in geometry}, geometry)
+        check_tensors(kind.kind, kind.TENSORS, {"weight": node.weight, "fine": None, "bias": node.bias})
+    except ConfigError as error:
+        raise node.refuse(str(error)) from error
