@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from casc_core.conversion.graph.factors import Factor, Normalisation, NormalisedDrive, as_normalisation
+from casc_core.conversion.graph.factors import Normalisation, NormalisedDrive, as_normalisation, without_factors
 from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.graph.signals import Applied
@@ -40,7 +42,7 @@ class LinearMap(MapNode):
     def rank(self) -> None:
         return None
 
-    @property
+    @cached_property
     def stays_a_map(self) -> bool:
         return _table_width(self.x) is None
 
@@ -204,19 +206,16 @@ class TableLookup(SignalNode):
 
 def _as_table(x: Node) -> tuple[TableLookup, Fraction] | None:
     """The table that `x`, which has been folded, is, and what its numbers are to be multiplied by."""
-    if isinstance(x, Factor):
-        found = _as_table(x.x)
-        return None if found is None else (found[0], found[1] * x.factor)
-    return (x, Fraction(1)) if isinstance(x, TableLookup) else None
+    lookup, factors = without_factors(x)
+    return (lookup, math.prod(factors, start=Fraction(1))) if isinstance(lookup, TableLookup) else None
 
 
 def _table_width(x: Node) -> int | None:
     """How many features the rows have, if `x` is a table once it is folded; None: it is none."""
-    if isinstance(x, Factor):
-        return _table_width(x.x)
-    if isinstance(x, LinearMap):
-        return None if x.stays_a_map else len(x.weight)
-    return x.rows.shape[1] if isinstance(x, TableLookup) else None
+    before, _ = without_factors(x)
+    if isinstance(before, LinearMap):
+        return None if before.stays_a_map else len(before.weight)
+    return before.rows.shape[1] if isinstance(before, TableLookup) else None
 
 
 def _check_declared(node: MapNode, kind: type[Op], geometry: Mapping[str, Any]) -> None:

@@ -92,8 +92,10 @@ class Reader:
             ConversionError: it can never be converted.
         """
         node = replace(node, place=self.place)
-        if isinstance(node, SpikingNode) and not node.takes_fills and any(each.is_filled for each in node.sources):
-            raise self.refuse(FILLED)
+        if isinstance(node, SpikingNode):
+            node.settle()
+            if not node.takes_fills and any(each.is_filled for each in node.sources):
+                raise self.refuse(FILLED)
         node.check()
         self._nodes.append(node)
         return node
