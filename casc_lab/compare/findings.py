@@ -28,7 +28,8 @@ def findings(analyses: Mapping[str, Analysis], depths: Mapping[str, int], table:
             silent.
         depths: of the layers (`layer_depths`): those that lie side by side have no order.
     """
-    layers = by_depth(depths)
+    run = next(iter(analyses.values())).layers  # another way of calling the network may have others
+    layers = by_depth({name: depth for name, depth in depths.items() if name in run})
     sentences = [_mismatch(name, analysis, layers) for name, analysis in analyses.items()]
     sentences += _first_layer(analyses)
     ours = analyses.get(OURS)

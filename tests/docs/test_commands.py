@@ -81,7 +81,7 @@ def check(command: str) -> None:
 
 
 def _check_casc(arguments: list[str]) -> None:
-    if arguments == ["--version"]:
+    if arguments in (["--version"], ["--help"]):
         return
     if len(arguments) == 1:  # spoken of, not shown
         assert arguments[0] in cli.commands()

@@ -16,12 +16,12 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.products.spike_product import Product
+from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.spike_counts import by_step
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, broadcast
-from casc_core.engine.spike_counts import by_step
-from casc_core.engine.spike_product import Product
-from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, add_trains, broadcast, without_repeats
-from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 

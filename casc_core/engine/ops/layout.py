@@ -14,7 +14,7 @@ from casc_core.engine.conditions import expect_parts
 from casc_core.engine.functions import FUNCTIONS, REARRANGING, Function, check_room, follow_join, followed, foreseen
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, joined, without_repeats
 from casc_core.reporting.series import zero_padded

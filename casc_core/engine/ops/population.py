@@ -9,14 +9,14 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.ops.affine import by_channel
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.provenance import Provenance
+from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.recording.provenance import Provenance
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
-from casc_core.engine.work import Work
 from casc_core.numerics import Exact
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import casc_core
 from casc_core import CIF, Burst, Continuous, CQReLU, WakeSleep
 from casc_core.engine.kernels import all_instructions, using
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 
 MASK = torch.arange(6)[:, None].remainder(3) > 0
 FACTORS = torch.tensor([0.5, 0.0, 2.0, 1.0]).reshape(1, 4, 1, 1)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.leaves import leaves, map_leaves
+from casc_core.engine.recording.spike_counts import by_step, signed_counts
+from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import Signal
-from casc_core.engine.spike_counts import by_step, signed_counts
-from casc_core.engine.work import Work
 
 
 class Connection(Enum):
