@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -80,6 +81,8 @@ def _downloaded(name: str, **how: Any) -> Any:
         raise UnreachableError(f"hub data set {name} is not in the local cache, and the hub does not answer")
     import datasets
 
+    if sys.stderr is None or not sys.stderr.isatty():  # its bars are drawn over and over
+        datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(name, **how)
     except Exception as error:  # the library raises many kinds; whichever, the data cannot be had

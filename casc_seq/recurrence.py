@@ -17,12 +17,12 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
 from casc_core.engine.ops import Op, entries
 from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.products.spike_product import Product
+from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.spike_counts import LayerTrain, by_step
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, TableRows
-from casc_core.engine.spike_counts import LayerTrain, by_step
-from casc_core.engine.spike_product import Product
-from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
 from casc_seq.rnn import check_lengths, time_order
@@ -39,7 +39,7 @@ class Recurrence(Op, saved_as="Recurrence"):
     steps at once: one product for the recurrent current of every step, then one scan over time.
 
     Settings: the layer's name, threshold, grid, and direction; `charge`, what a neuron's potential begins with, and `bias`,
-    what flows besides while awake, `[hidden]` each or one number, in the unit of the threshold.
+    what is received besides at each wake step, `[hidden]` each or one number, in the unit of the threshold.
 
     Called with the input current `[B, L, hidden]` (or `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]`
     or None, its row, and lengths `[B]` or None.

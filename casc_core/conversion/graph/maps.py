@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from casc_core.conversion.graph.factors import Factor, MapNode, Normalisation, NormalisedDrive, as_normalisation
+from casc_core.conversion.graph.factors import Factor, Normalisation, NormalisedDrive, as_normalisation
+from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.graph.signals import Applied
 from casc_core.conversion.grids import TABLE_BITS, Form, snapped_map

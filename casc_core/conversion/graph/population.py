@@ -10,7 +10,6 @@ from torch import Tensor
 
 from casc_core.conversion.graph.factors import (
     Factor,
-    MapNode,
     Normalisation,
     Rescaled,
     as_map,
@@ -18,6 +17,7 @@ from casc_core.conversion.graph.factors import (
     map_before,
     positive,
 )
+from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,

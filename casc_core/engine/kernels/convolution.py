@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.engine.geometry import Geometry
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
 from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
 from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of
+from casc_core.engine.products.geometry import Geometry
 
 _Term = structure(
     "ConvolutionTerm",

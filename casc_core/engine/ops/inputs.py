@@ -15,10 +15,10 @@ from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made, followed
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
 from casc_core.engine.ops.op import Op
-from casc_core.engine.provenance import Provenance
+from casc_core.engine.recording.provenance import Provenance
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, TableRows
-from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import INPUT_REACH, largest
 
@@ -91,7 +91,7 @@ class Encode(Op):
 
 
 class Silence(Op):
-    """Zeros become a signal in which nothing flows."""
+    """Zeros become a signal without spikes and without a drive."""
 
     def forward(self, run: Run, value: Tensor) -> Signal:
         return driven(None, value.shape, value.device)

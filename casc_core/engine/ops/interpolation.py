@@ -15,8 +15,8 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.pooling_windows import per_dimension
-from casc_core.engine.provenance import Provenance
+from casc_core.engine.products.pooling_windows import per_dimension
+from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.errors import InputError

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.leaves import leaves, map_leaves
+from casc_core.engine.recording.spike_counts import by_step, signed_counts
+from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import Signal
-from casc_core.engine.spike_counts import by_step, signed_counts
-from casc_core.engine.work import Work
 
 
 class Connection(Enum):
@@ -68,7 +68,8 @@ class Provenance:
         if self.rows is not None and dim == -1:
             return self.rows
         train = None if self.summed is not None else self.signal.train
-        if train is None or self.peak > 1 or train.dtype != torch.int8 or train.dim() == 1:
+        single = self.peak == 1 and self.signal.bound <= 1  # a running maximum of sums moves by more
+        if train is None or not single or train.dtype != torch.int8 or train.dim() == 1:
             return self.spikes().sum(dim)
         positive, negative = signed_counts(train.movedim(dim, -1), self.peak)
         return positive + negative
