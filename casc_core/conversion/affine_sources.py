@@ -21,22 +21,25 @@ from casc_core.conversion.tracing.trace import each_way
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
+OUTPUT = ("", 0)
+"""The place of the network's output among those of its activations."""
+
+Place = tuple[str, int]  # an activation's path, and how many of its calls come before
+
+
 @dataclass(frozen=True)
 class AffineSources:
-    """For each activation, and the output, the layers whose output is a summand of its input and of nothing else.
+    """For each call of an activation, and the output: the layers whose output is a summand of its input and nothing else.
 
-    A layer, or an activation, that is called at several places has none.
+    A layer that is called at several places is none of them.
 
     Attributes:
-        activations: paths, in the order of their calls.
-        layers: by activation, and by "" for the output, the paths of those layers: convolutions, linear layers and batch
-            norms.
+        layers: paths of those layers, in the order of the calls, `OUTPUT` last: convolutions, linear layers, batch norms.
         batch_norms: paths of the batch norms that are called once, in the order of their calls.
     """
 
     model: nn.Module
-    activations: tuple[str, ...]
-    layers: dict[str, tuple[str, ...]]
+    layers: dict[Place, tuple[str, ...]]
     batch_norms: tuple[str, ...]
 
     @staticmethod
@@ -46,24 +49,33 @@ class AffineSources:
         ways = each_way(copy.deepcopy(prepared).eval(), rules.is_leaf)
         graph = next(way for way in ways if isinstance(way, fx.Graph))  # `prepare` has seen to it that there is one
         calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-        layers: dict[str, tuple[str, ...]] = {}
-        order: dict[str, None] = {}
+        seen: Counter[str] = Counter()
+        layers: dict[Place, tuple[str, ...]] = {}
         norms = []
         for node in graph.nodes:
-            module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+            name = str(node.target)
+            module = prepared.get_submodule(name) if node.op == "call_module" else None
+            if isinstance(module, _BatchNorm) and calls[name] == 1:
+                norms.append(name)
             if isinstance(module, CQReLU):
-                order[str(node.target)] = None
-            if isinstance(module, _BatchNorm) and calls[str(node.target)] == 1:
-                norms.append(str(node.target))
-            place = "" if node.op == "output" else str(node.target)
-            if node.op == "output" or (isinstance(module, CQReLU) and calls[place] == 1):
-                layers[place] = tuple(_summands(node.all_input_nodes[0], prepared, calls))
-        return AffineSources(prepared, tuple(order), layers, tuple(norms))
+                layers[name, seen[name]] = tuple(_summands(node.all_input_nodes[0], prepared, calls))
+                seen[name] += 1
+            if node.op == "output":
+                layers[OUTPUT] = tuple(_summands(node.all_input_nodes[0], prepared, calls))
+        return AffineSources(prepared, layers, tuple(norms))
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Their paths, in the order of their first calls."""
+        return tuple(dict.fromkeys(name for name, _ in self.layers if name))
 
     def has_channels(self, activation: str) -> bool:
         """Whether dimension 1 of the activation's input counts channels: it comes from a convolution or a batch norm."""
-        found = (self.model.get_submodule(path) for path in self.layers.get(activation, ()))
-        return any(isinstance(module, (_ConvNd, _BatchNorm)) for module in found)
+        return all(
+            any(isinstance(self.model.get_submodule(path), (_ConvNd, _BatchNorm)) for path in paths)
+            for (name, _), paths in self.layers.items()
+            if name == activation
+        )
 
 
 def _summands(node: fx.Node, model: nn.Module, calls: Counter[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from casc_core.activation import SMALLEST_THRESHOLD, CQReLU
 from casc_core.conversion.activation_values import Histogram
-from casc_core.conversion.affine_sources import AffineSources
+from casc_core.conversion.affine_sources import OUTPUT, AffineSources, Place
 from casc_core.conversion.batches import output_of
 
 CANDIDATES, RATIO = 32, 0.9
@@ -117,9 +118,8 @@ def correct_biases(state: Calibrating) -> None:
 
     Layer by layer: what is put back in one changes the means of those behind it.
     """
-    places = [*state.sources.activations, ""]
-    biases: dict[str, tuple[nn.Module, Tensor]] = {}
-    for place in places:
+    biases: dict[Place, tuple[nn.Module, Tensor]] = {}
+    for place in state.sources.layers:
         source = _bias_before(state, place)
         if source is not None:
             biases[place] = source
@@ -161,7 +161,7 @@ STEPS: dict[str, Callable[[Calibrating], None]] = {
 """In the order in which they are taken."""
 
 
-def _bias_before(state: Calibrating, place: str) -> tuple[nn.Module, Tensor] | None:
+def _bias_before(state: Calibrating, place: Place) -> tuple[nn.Module, Tensor] | None:
     """A layer with a bias whose output is a summand of the activation's input, and the bias."""
     for path in state.sources.layers.get(place, ()):
         layer = state.prepared.get_submodule(path)
@@ -172,30 +172,39 @@ def _bias_before(state: Calibrating, place: str) -> tuple[nn.Module, Tensor] | N
 
 
 def _input_means(
-    state: Calibrating, network: nn.Module, places: dict[str, tuple[nn.Module, Tensor]]
-) -> dict[str, Tensor]:
-    """By place: the mean of each channel of its input, in float64; "" is the output."""
-    sums: dict[str, Any] = {}
+    state: Calibrating, network: nn.Module, places: dict[Place, tuple[nn.Module, Tensor]]
+) -> dict[Place, Tensor]:
+    """By place: the mean of each channel of its input, in float64."""
+    sums: dict[Place, Any] = {}
+    last = next(reversed(places), OUTPUT)
+    calls: Counter[str] = Counter()
 
-    def add(place: str, value: Tensor) -> None:
-        channel = value.dim() - 1 if isinstance(places[place][0], nn.Linear) else 1
-        if value.dim() < 2:
+    def add(place: Place, value: Tensor) -> None:
+        if place not in places or value.dim() < 2:
             return
+        channel = value.dim() - 1 if isinstance(places[place][0], nn.Linear) else 1
         others = [dim for dim in range(value.dim()) if dim != channel]
         total, count = value.sum(others, dtype=torch.float64), value.numel() // value.shape[channel]
         before, number = sums.get(place, (0.0, 0))
         sums[place] = before + total, number + count
 
-    def see(place: str) -> Callable[..., None]:
-        return lambda module, inputs: add(place, inputs[0])
+    def see(name: str) -> Callable[..., None]:
+        def count(module: nn.Module, inputs: Any) -> None:
+            place = name, calls[name]
+            calls[name] += 1
+            add(place, inputs[0])
+            if place == last:
+                raise _Enough
 
-    inner = [place for place in places if place]
-    handles = [network.get_submodule(place).register_forward_pre_hook(see(place)) for place in inner]
-    with _removed(handles):
+        return count
+
+    names = {name for name, _ in places if name}
+    with _removed([network.get_submodule(name).register_forward_pre_hook(see(name)) for name in names]):
         for batch in state.batches:
-            result = _through(network, batch, stop=inner[0] if list(places) == inner[:1] else None)
-            if "" in places and result is not None:
-                add("", result)
+            calls.clear()
+            result = _through(network, batch)
+            if result is not None:
+                add(OUTPUT, result)
     return {place: total / count for place, (total, count) in sums.items()}
 
 
@@ -209,12 +218,14 @@ def _moments(state: Calibrating, network: nn.Module, paths: tuple[str, ...]) -> 
             sums[path][0] = sums[path][0] + output.sum(others, dtype=torch.float64)
             sums[path][1] = sums[path][1] + output.double().square().sum(others)
             sums[path][2] += output.numel() // output.shape[1]
+            if path == paths[-1]:
+                raise _Enough
 
         return add
 
     with _removed([network.get_submodule(path).register_forward_hook(see(path)) for path in paths]):
         for batch in state.batches:
-            _through(network, batch, stop=paths[0] if len(paths) == 1 else None)
+            _through(network, batch)
     found = {}
     for path, (total, squares, count) in sums.items():
         mean = total / count
@@ -227,19 +238,12 @@ class _Enough(BaseException):
 
 
 @torch.no_grad()
-def _through(network: nn.Module, batch: tuple[Any, ...], stop: str | None) -> Any:
-    """The output, or None: the forward ends when the named module has been called."""
-    if stop is None:
+def _through(network: nn.Module, batch: tuple[Any, ...]) -> Any:
+    """The output, or None: a hook has had enough."""
+    try:
         return output_of(network, batch)
-
-    def end(module: nn.Module, inputs: Any, output: Any) -> None:
-        raise _Enough
-
-    with _removed([network.get_submodule(stop).register_forward_hook(end)]):
-        try:
-            return output_of(network, batch)
-        except _Enough:
-            return None
+    except _Enough:
+        return None
 
 
 @contextmanager

@@ -209,6 +209,35 @@ def test_channels_are_where_a_layer_has_them():
     assert casc_core.calibrate(trained(), batches(), q=4).thresholds["relu2"].shape == (6,)
 
 
+def test_an_activation_called_twice_has_channels_and_its_biases_are_corrected():
+    """As in torchvision's residual blocks, where one ReLU stands at two places."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.relu, self.last = nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.relu(self.first(x))
+            return self.last(self.relu(self.second(x) + x).mean((2, 3)))
+
+    torch.manual_seed(0)
+    calibration = casc_core.calibrate(Shared(), batches(), q=3)
+    assert calibration.thresholds["relu"].shape == (4,)
+    state = of(Shared())
+    assert state.sources.layers == {("relu", 0): ("first",), ("relu", 1): ("second",), ("", 0): ("last",)}
+    images = torch.cat([batch[0] for batch in state.batches])
+    second = []
+    for network in (state.plain, state.prepared):
+        network.second.register_forward_hook(lambda module, inputs, output: second.append(inputs[0] + output))
+    STEPS["biases"](state)
+    second.clear()
+    with torch.no_grad():
+        state.plain(images), state.prepared(images)
+    torch.testing.assert_close(second[0].mean((0, 2, 3)), second[1].mean((0, 2, 3)), atol=1e-4, rtol=0)
+
+
 def test_a_layer_called_twice_keeps_its_bias():
     class Twice(nn.Module):
         def __init__(self) -> None:
