@@ -167,14 +167,14 @@ def calibrate(
     histograms = {
         name: Histogram(bool(per_channel) if channels is None else name in channels) for name in _names(prepared)
     }
-    _set_percentiles(prepared, plain, histograms, kept, percentile)
+    state = Calibrating(prepared, plain, kept, histograms, sources)
+    state.set_percentiles(percentile)
     if channels:
         try:
             require_convertible(prepared, adapter)
         except ConversionError:  # its thresholds are one for each layer then
-            histograms = {name: Histogram(per_channel=False) for name in histograms}
-            _set_percentiles(prepared, plain, histograms, kept, percentile)
-    state = Calibrating(prepared, plain, kept, histograms, sources)
+            state.histograms = {name: Histogram(per_channel=False) for name in histograms}
+            state.set_percentiles(percentile)
     report = _Report(state, labels)
     done = [report.after("percentile")]
     for name, step in STEPS.items():
@@ -246,20 +246,6 @@ def _channelled(plain: nn.Module, sources: AffineSources, batch: tuple[Any, ...]
         and len({shape[1:2] for shape in found}) == 1
         and all(len(shape) == 2 or (len(shape) > 2 and sources.has_channels(name)) for shape in found)
     }
-
-
-def _set_percentiles(
-    prepared: nn.Module,
-    plain: nn.Module,
-    histograms: dict[str, Histogram],
-    batches: list[tuple[Any, ...]],
-    percentile: float,
-) -> None:
-    watched(plain, list(histograms), batches, lambda name, value: histograms[name].add(value))
-    for name, histogram in histograms.items():
-        module, threshold = prepared.get_submodule(name), histogram.percentile(percentile)
-        assert isinstance(module, CQReLU)
-        module.set_threshold(threshold if threshold.dim() else float(threshold))
 
 
 class _Report:

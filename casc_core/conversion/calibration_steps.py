@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from casc_core.activation import SMALLEST_THRESHOLD, CQReLU
-from casc_core.conversion.activation_values import Histogram
+from casc_core.conversion.activation_values import Histogram, watched
 from casc_core.conversion.affine_sources import OUTPUT, AffineSources, Place
 from casc_core.conversion.batches import output_of
 
@@ -55,7 +55,14 @@ class Calibrating:
 
     def set_threshold(self, name: str, threshold: Tensor) -> None:
         """Give the activation another; one number is kept as a number."""
-        self.activation(name).set_threshold(threshold if threshold.dim() else float(threshold))
+        device = next((parameter.device for parameter in self.prepared.parameters()), threshold.device)
+        self.activation(name).set_threshold(threshold.to(device) if threshold.dim() else float(threshold))
+
+    def set_percentiles(self, percentile: float) -> None:
+        """Count the plain network's activations, and give each activation their percentile."""
+        watched(self.plain, list(self.histograms), self.batches, lambda name, value: self.histograms[name].add(value))
+        for name, histogram in self.histograms.items():
+            self.set_threshold(name, histogram.percentile(percentile))
 
     def snapshot(self) -> Callable[[], None]:
         """Call what this returns, and the network is again as it is now."""
@@ -89,7 +96,7 @@ def least_error_thresholds(state: Calibrating) -> None:
         tried = torch.stack([largest * RATIO**power for power in range(CANDIDATES)])
         errors = torch.stack([histogram.rounding_error(each, activation.q, activation.half_step) for each in tried])
         best = tried.gather(0, errors.argmin(0, keepdim=True))[0]
-        state.set_threshold(name, best.float().clamp_min(SMALLEST_THRESHOLD).to(state.threshold(name).device))
+        state.set_threshold(name, best.float().clamp_min(SMALLEST_THRESHOLD))
 
 
 def match_batch_norms(state: Calibrating) -> None:
