@@ -15,7 +15,7 @@ from casc_core.errors import ConfigError
 from casc_core.numerics import Exact
 from casc_core.schedule import LARGEST_STEPS
 from casc_core.storage.files import require_writable, sole_use
-from casc_lab.cli import Parser, answered
+from casc_lab.cli import HelpFormatter, Parser, answered
 from casc_lab.distributed import choose_device, from_main, launched, processes
 
 MOST_THREADS = 1_024
@@ -24,7 +24,7 @@ Main = Callable[[argparse.Namespace, torch.device], None]
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An empty command line whose help shows defaults."""
-    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    return Parser(description=description, formatter_class=HelpFormatter)
 
 
 def check_range(option: str, value: int | None, most: int, least: int = 1) -> None:
@@ -104,7 +104,7 @@ def add_options(
     add("--threads", type=int, help="CPU threads of each process")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--retrain", action="store_true", help="train anew even if the model is there")
-    add("--quiet", action="store_true", help="do not say how far it has come")
+    add("--quiet", action="store_true", help="print no progress")
 
 
 def run(line: argparse.ArgumentParser, main: Main) -> None:
