@@ -229,7 +229,7 @@ class SpikingModel(nn.Module):
 
         >>> import casc_core
         >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
-        >>> baseline = casc_core.convert(model, adapter="rnn").under(casc_core.IF(), casc_core.Continuous())
+        >>> baseline = casc_core.convert(model).under(casc_core.IF(), casc_core.Continuous())
         >>> baseline.simulate(torch.randn(3, 4), T=8).logits.shape
         torch.Size([8, 3, 2])
         """

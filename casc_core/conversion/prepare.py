@@ -76,7 +76,7 @@ def prepare(
             would refuse is refused here, before the training.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> prepare(model, adapter="rnn", q=4)[1]
+    >>> prepare(model, q=4)[1]
     CQReLU(q=4, threshold=1)
     """
     require_module(model, "prepare takes a")
