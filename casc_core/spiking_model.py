@@ -149,7 +149,7 @@ class SpikingModel(nn.Module):
         return join_simulations(simulations, partial(parts.join, over_time=True))
 
     def check_steps(self, T: int | None) -> None:
-        """Complain about a number of steps that cannot be simulated.
+        """Refuse a number of steps that cannot be simulated.
 
         Raises:
             ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
@@ -206,7 +206,7 @@ class SpikingModel(nn.Module):
         return [op for op in self.ops if isinstance(op, Op)]
 
     def require_unchanged(self) -> None:
-        """Complain if anything has been edited since it was converted; each run looks too, less thoroughly.
+        """Raise an error if anything has been edited since it was converted; each run looks too, less thoroughly.
 
         Raises:
             ConfigError: a weight or a setting of an operation is not what it was.

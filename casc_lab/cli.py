@@ -188,7 +188,7 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         return _told(interrupted, INTERRUPTED)
     except BrokenPipeError:  # whoever read the output has had enough
         with contextlib.suppress(OSError, AttributeError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would complain again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would raise again
         return 0
     except OSError as error:  # a file system that will not
         return _told(f"{before}{error}", MISTAKE)

@@ -1,4 +1,4 @@
-"""What the command lines of all experiments share: options, devices and processes, and how mistakes are told."""
+"""What the command lines of all experiments share: options, devices and processes, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def run(line: argparse.ArgumentParser, main: Main) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Complain at once about what would fail after hours.
+    """Refuse at once what would fail after hours.
 
     Raises:
         ConfigError: an option out of its range. StorageError: the output folder cannot be written.

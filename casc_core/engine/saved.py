@@ -131,7 +131,7 @@ def _description(network: Network) -> dict[str, Any]:
 
 
 def _require_readable(settings: Settings) -> None:
-    """Complain about a configuration that a loader could not make again."""
+    """Refuse a configuration that a loader could not make again."""
     for what in _CONFIGS:
         config = getattr(settings, what)
         try:

@@ -138,7 +138,7 @@ def loaded_experiment(
 
 
 def check(args: argparse.Namespace) -> None:
-    """Complain at once about what would fail when the images are loaded, or after the training; and fill in defaults.
+    """Refuse at once what would fail when the images are loaded, or after the training; and fill in defaults.
 
     Raises:
         ConfigError: an option out of its range, or a network that this machine cannot hold. DataError: no such file.

@@ -64,7 +64,7 @@ class Folding(ABC):
 
     @abstractmethod
     def require(self, check: InputNode) -> None:
-        """Call `check` whenever the network runs, for its complaints alone."""
+        """Call `check` whenever the network runs, only for the error that it may raise."""
 
 
 class Snapping(ABC):
@@ -113,7 +113,7 @@ class Node(ABC):
         return self.place.refuse(why)
 
     def check(self) -> None:  # noqa: B027 - most kinds take whatever they are given
-        """Complain, when it is read, about what can never be converted.
+        """Refuse, when it is read, what can never be converted.
 
         Raises:
             ConversionError: it cannot.

@@ -1,4 +1,4 @@
-"""Whose sample each element of a tensor is, followed through operations by shapes alone.
+"""Which sample each element of a tensor belongs to, followed through operations by shapes alone.
 
 A tensor whose numbers are known before a run (a buffer, `torch.arange(x.shape[1])`) is followed as itself, one that comes
 from the inputs as an `Abstract`: a shape, a type, and where its samples are. Whatever a rule does not understand, it says
