@@ -27,6 +27,9 @@ class LinearMap(MapNode):
     """`x @ weight.T + bias`.
 
     Attributes:
+        x: what it reads.
+        weight, bias: float64 `[outputs, inputs]`, and `[outputs]` or None, in the user's values.
+        name: that errors give it.
         exponent: the grid that the result is to be no finer than; None: the weights' own bits decide.
         centre: of what it reads; rounding of the weights is to leave it where it is.
     """
@@ -170,8 +173,9 @@ class TableLookup(SignalNode):
     """Rows of a table, looked up by token id. A linear map of them is again a table.
 
     Attributes:
+        tokens: the ids.
         rows: the table, float64.
-        name: that an error gives.
+        name: that errors give it.
         maps: the linear maps that its rows go through, in order.
     """
 
