@@ -65,8 +65,9 @@ class SpikingModel(nn.Module):
     """A spiking network that gives the answer of the network it was converted from. Made by `casc_core.convert`.
 
     `snn(*inputs)` takes what the model took and returns its logits, simulated in spikes until silent; they equal
-    `snn.reference(*inputs)` bit for bit under CIF and WakeSleep. `forward`, `reference`, `simulate`, `under`, `save` and the
-    attributes here are public; its other methods serve these packages.
+    `snn.reference(*inputs)` bit for bit under CIF and WakeSleep.
+
+    `forward`, `reference`, `simulate`, `under`, `save` and the attributes below are public. The other methods are internal.
 
     Attributes:
         settings: how it was converted.

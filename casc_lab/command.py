@@ -50,7 +50,7 @@ def check_levels(option: str, q: int | None) -> None:
 
 
 def limit_threads(count: int | None) -> None:
-    """Let torch use so many CPU threads; None: as many as it likes.
+    """Let torch use this many CPU threads; None: as many as it likes.
 
     Raises:
         ConfigError: a number out of its range.

@@ -421,7 +421,7 @@ def require_prepared(model: nn.Module, adapter: Adapter, q: int | None) -> tuple
     trained = levels_of(model)
     if trained is None:
         if q is None:
-            prepare(model, adapter, q=1)  # what cannot be converted is said first
+            prepare(model, adapter, q=1)  # what cannot be converted is reported first
             raise ConfigError(
                 f"{type(model).__name__} has no CQReLU activation, so its number of levels is not known: call "
                 "casc_core.prepare(model, q=...) and train it, or pass q=... to convert it untrained"

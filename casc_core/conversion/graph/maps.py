@@ -88,7 +88,7 @@ class LinearMap(MapNode):
 
 
 def _features(normalisation: Normalisation, features: int) -> list[Tensor] | None:
-    """What normalises the last dimension, of so many features; None: it is not the last alone that is normalised."""
+    """What normalises the last dimension, of this many features; None: it is not the last alone that is normalised."""
     entries = normalisation.along(-1, None if normalisation.axis is None else 2)
     return entries if entries is not None and len(entries[0]) in (1, features) else None
 

@@ -21,7 +21,7 @@ _LARGEST_INTEGER = 2**63
 _LONGEST_SEQUENCE = 2**12
 # Put together again and again, a tensor would double each time.
 _JOINS = ("torch.cat", "torch.stack")
-# All calls of a run together may make so many times what one may.
+# All calls of a run together may make this many times what one may.
 _ROOMS = 8
 
 

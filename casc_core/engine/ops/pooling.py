@@ -305,7 +305,7 @@ class AdaptiveAveragePool(Average):
         return self._into(outputs).follow(follower, signal)
 
     def _into(self, outputs: Any) -> AdaptiveAveragePool:
-        """The same pool into so many parts."""
+        """The same pool into this many parts."""
         return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
 
     def check_room(self, run: Run, signal: Signal) -> None:
