@@ -271,9 +271,10 @@ def grid_threshold(
     is_exact: bool = False,
     rounds: bool = False,
 ) -> tuple[float, int]:
-    """`threshold` on a grid, and the grid: no coarser than `2**exponent`, and fine enough for the threshold.
+    """`threshold` on a grid, and the grid's exponent: no coarser than `2**exponent`, and fine enough for the threshold.
 
     Args:
+        exponent: the grid of the currents that meet it; None: they are on none.
         is_exact: the signal that meets it has not been rounded: it is not either, while a float32's bits hold it.
         rounds: half of it is on the grid as well.
     """

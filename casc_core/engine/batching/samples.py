@@ -63,8 +63,9 @@ class Abstract:
 
     Attributes:
         like: an empty tensor of its shape and type, without memory.
-        samples: where the samples are.
-        train: of a signal; None: a tensor computed from the inputs.
+        samples: where the samples are: along a dimension, mixed, or (None) nowhere: all share it.
+        train: of a signal, the room it takes: `steps`, bytes of an entry (`unit`), and whether it has a drive (`real`);
+            None: a tensor computed from the inputs.
         at_most: its shape is only the largest that it may have, and why; the samples are then mixed.
     """
 

@@ -27,7 +27,7 @@ _REQUIRED = object()
 
 
 class Kind(ABC):
-    """What one setting may be; those that JSON has, and no other."""
+    """What one setting may be: some of the values that JSON has."""
 
     default: Any = _REQUIRED
     """What it is where it is not given."""
@@ -120,7 +120,7 @@ class OrNone(Kind):
 
 @dataclass(frozen=True)
 class Otherwise(Kind):
-    """One of a kind, and another than `default` only where it is given."""
+    """One of a kind; `default` where it is not given."""
 
     kind: Kind
     default: Any
