@@ -164,7 +164,7 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         before: what a line begins with.
         interrupted: the line for an interruption by the user.
     """
-    from casc_core.errors import CascError  # not above: it loads torch, which `casc --help` does without
+    from casc_core.errors import CascError  # here, because it loads torch: `casc --help` does without
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import os
-import sys
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from casc_lab.progress import can_draw
 
 PROBE_SECONDS = 2.0
 
@@ -81,7 +82,7 @@ def _downloaded(name: str, **how: Any) -> Any:
         raise UnreachableError(f"hub data set {name} is not in the local cache, and the hub does not answer")
     import datasets
 
-    if sys.stderr is None or not sys.stderr.isatty():  # its bars are drawn over and over
+    if not can_draw():
         datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(name, **how)

@@ -16,6 +16,12 @@ LOG_SECONDS = 60.0
 """From one line in a log to the next."""
 
 
+def can_draw() -> bool:
+    """Whether a bar can be drawn over and over on stderr: in a terminal, and in a notebook that says it is none."""
+    stream = sys.stderr
+    return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel."))
+
+
 class Progress:
     """How many of its batches some work has gone through; use it as a context.
 
@@ -27,7 +33,7 @@ class Progress:
         stays: whether its bar is left in the terminal at the end.
 
     Attributes:
-        is_bar: whether it is drawn in a terminal, its name beside it.
+        is_bar: whether it is drawn, its name beside it.
 
     >>> with Progress(3, "epoch 1/2", shown=False) as progress:
     ...     for _ in range(3):
@@ -44,7 +50,7 @@ class Progress:
     ) -> None:
         self.total, self.name, self.done, self.note = total, name, done, ""
         self._first, self._started = done, time.monotonic()
-        self.is_bar = shown and sys.stderr is not None and sys.stderr.isatty()
+        self.is_bar = shown and can_draw()
         self._logs = shown and not self.is_bar
         self._bar = tqdm(
             total=total, initial=done, desc=name or None, unit=" batches", leave=stays, disable=not self.is_bar

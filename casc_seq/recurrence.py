@@ -13,17 +13,30 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.places import Axis
-from casc_core.engine.batching.samples import Abstract, Follower, Train, meta
+from casc_core.engine.batching.samples import Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
-from casc_core.engine.ops import Op, entries
-from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
+from casc_core.engine.ops import entries
 from casc_core.engine.products.spike_product import Product
-from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.recording.work import Work
-from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, TableRows
+from casc_core.engine.signal import TableRows
 from casc_core.errors import InputError
+from casc_core.extend import (
+    EXPONENT,
+    Abstract,
+    Connection,
+    Flag,
+    Follower,
+    Numbers,
+    Op,
+    Positive,
+    Provenance,
+    Run,
+    Signal,
+    Text,
+    Work,
+    settings,
+    tensors,
+)
 from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
 from casc_seq.rnn import check_lengths, time_order
 
@@ -46,7 +59,7 @@ class Recurrence(Op, saved_as="Recurrence"):
     """
 
     SETTINGS = settings(
-        name=NAME, threshold=Positive(), scale=Positive(), exponent=EXPONENT, reverse=Flag(), batch_first=Flag()
+        name=Text(), threshold=Positive(), scale=Positive(), exponent=EXPONENT, reverse=Flag(), batch_first=Flag()
     )
     TENSORS = tensors(weight=Numbers((("hidden", "hidden"),), "exponent"), charge=_EACH, bias=_EACH)
     is_layer = True

@@ -73,6 +73,14 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "validating" in screen.getvalue()
 
 
+def test_a_notebook_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream_type = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    monkeypatch.setattr(sys, "stderr", stream_type())
+    assert list(followed(range(3), name="evaluating")) == [0, 1, 2]
+    assert "evaluating:" in sys.stderr.getvalue()
+    assert "%" in sys.stderr.getvalue()
+
+
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO(), None])
 def test_what_is_not_wanted_is_not_shown(stream: io.StringIO | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)

@@ -57,13 +57,18 @@ class Normalisation(SignalNode):
     bits: int | None = None
 
     @property
+    def placed(self) -> tuple[list[Tensor], int | None]:
+        """Its numbers, and along which axis they lie."""
+        return [self.factor, self.centre, self.offset], self.axis
+
+    @property
     def shift(self) -> Tensor:
         """What is added to `factor * x`."""
         return self.offset - self.factor * self.centre
 
     def check(self) -> None:
         super().check()
-        _check_channels(self, self.x, (self.factor, self.centre, self.offset), self.axis)
+        _check_channels(self)
 
     def times(self, factor: float) -> Normalisation:
         """That of this tensor multiplied by a number."""
@@ -81,7 +86,7 @@ class Normalisation(SignalNode):
     def folded(self) -> SignalNode:
         """It, as part of the map or normalisation before it if that can take it in."""
         before = as_map(self.x)
-        entries = None if before is None else before.by_output((self.factor, self.centre, self.offset), self.axis)
+        entries = None if before is None else before.by_output(*self.placed)
         if before is not None and entries is not None:
             by, less, plus = entries
             return replace(before.affine(by, plus - less * by), place=self.place)
@@ -112,10 +117,15 @@ class Offset(SignalNode):
     x: SignalNode
     amount: Tensor
 
+    @property
+    def placed(self) -> tuple[list[Tensor], int | None]:
+        """Its numbers, and along which axis they lie: they broadcast."""
+        return [self.amount], None
+
     def check(self) -> None:
         super().check()
         if self.amount.dim() > 0:
-            _check_channels(self, self.x, (self.amount,), None)
+            _check_channels(self)
 
     def fold(self, folding: Folding) -> SignalNode:
         one = torch.ones((), dtype=torch.float64)
@@ -213,20 +223,39 @@ def common_scale(snapping: Snapping, signals: Sequence[SignalNode], reader: Node
     return [Rescaled(signal, common, place=reader.place) for signal in signals]
 
 
+def without_factors(x: Node) -> tuple[Node, list[Fraction]]:
+    """What the factors are of that `x` ends in, and the factors, first things first.
+
+    >>> from casc_core.conversion.graph import Argument, Encoded
+    >>> node = Encoded(Argument("x"))
+    >>> [str(factor) for factor in without_factors(Factor(Factor(node, Fraction(2)), Fraction(1, 3)))[1]]
+    ['2', '1/3']
+    """
+    factors: list[Fraction] = []
+    while isinstance(x, Factor):
+        factors.append(x.factor)
+        x = x.x
+    return x, factors[::-1]
+
+
 def as_map(x: Node) -> MapNode | None:
     """The map that `x`, which has been folded, is; None: it is none."""
-    if isinstance(x, Factor):
-        before = as_map(x.x)
-        return None if before is None else before.times(float(x.factor))
-    return x if isinstance(x, MapNode) else None
+    before, factors = without_factors(x)
+    if not isinstance(before, MapNode):
+        return None
+    for factor in factors:
+        before = before.times(float(factor))
+    return before
 
 
 def as_normalisation(x: Node) -> Normalisation | None:
     """The normalisation that `x`, which has been folded, is; None: it is none."""
-    if isinstance(x, Factor):
-        earlier = as_normalisation(x.x)
-        return None if earlier is None else earlier.times(float(x.factor))
-    return x if isinstance(x, Normalisation) else None
+    earlier, factors = without_factors(x)
+    if not isinstance(earlier, Normalisation):
+        return None
+    for factor in factors:
+        earlier = earlier.times(float(factor))
+    return earlier
 
 
 def map_before(x: Node) -> MapNode | None:
@@ -234,20 +263,22 @@ def map_before(x: Node) -> MapNode | None:
 
     No weight is computed for it, so that what does not fit is told when the model is read.
     """
-    if isinstance(x, MapNode):
-        return x if x.stays_a_map else None
-    if isinstance(x, (Factor, Zeroed)):
-        return map_before(x.x)
-    if isinstance(x, (Normalisation, Offset)):
-        before, placed = map_before(x.x), x.axis if isinstance(x, Normalisation) else None
-        values = (x.factor, x.centre, x.offset) if isinstance(x, Normalisation) else (x.amount,)
-        return before if before is not None and before.by_output(values, placed) is not None else None
-    return None
+    passed: list[Normalisation | Offset] = []
+    while isinstance(x, (Factor, Zeroed, Normalisation, Offset)):
+        if isinstance(x, (Normalisation, Offset)):
+            passed.append(x)
+        x = x.x
+    if not isinstance(x, MapNode) or not x.stays_a_map:
+        return None
+    for each in passed:
+        if x.by_output(*each.placed) is None:
+            return None
+    return x
 
 
-def _check_channels(node: Node, x: SignalNode, values: Sequence[Tensor], placed: int | None) -> None:
-    before = map_before(x)
-    entries = None if before is None else before.by_output(values, placed)
+def _check_channels(node: Normalisation | Offset) -> None:
+    before = map_before(node.x)
+    entries = None if before is None else before.by_output(*node.placed)
     if before is not None and entries is not None and len(entries[0]) not in (1, len(before.weight)):
         raise node.refuse(
             f"it is for {len(entries[0])} channels, and what it reads has {len(before.weight)}; make them equal"

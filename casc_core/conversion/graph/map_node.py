@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -39,7 +40,7 @@ class MapNode(SignalNode):
     def rank(self) -> int | None:
         """How many dimensions its result has; None: that is known only when the network runs."""
 
-    @property
+    @cached_property
     def stays_a_map(self) -> bool:
         """Whether folding leaves it a map."""
         return True

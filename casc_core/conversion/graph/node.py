@@ -165,6 +165,10 @@ class SpikingNode(Node):
         """Whether it may read what is filled."""
         return False
 
+    def settle(self) -> None:
+        """Find out what is known of it while its sources know: asked of the last of many nodes, each would ask the next."""
+        _ = self.is_filled, self.is_divided, self.has_spikes
+
     @cached_property
     def is_filled(self) -> bool:
         """Whether some of its entries stand for minus infinity, on the way to a maximum."""

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.graph.factors import (
-    Factor,
     Normalisation,
     Rescaled,
     as_map,
     as_normalisation,
     map_before,
     positive,
+    without_factors,
 )
 from casc_core.conversion.graph.map_node import MapNode
-from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.node import Folding, PopulationNode, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,
     LARGEST_DENOMINATOR,
@@ -104,7 +104,7 @@ class Population(PopulationNode):
         """
         form = snapping.of(x).form
         share = threshold / form.scale
-        is_short = share.denominator <= LARGEST_DENOMINATOR and not _is_map(x)
+        is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
         if not (form.is_exact or is_short) or is_binary(share):
             return x
         return Rescaled(x, Fraction(1, common_denominator([form.scale])), EXACT_BITS, place=self.place)
@@ -116,7 +116,3 @@ def _unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:
     if normalisation is None or not snapping.of(normalisation.x).form.is_exact or snapping.of(x).form.is_exact:
         return x
     return replace(normalisation, bits=EXACT_BITS)
-
-
-def _is_map(x: Node) -> bool:
-    return _is_map(x.x) if isinstance(x, Factor) else isinstance(x, MapNode)

@@ -45,7 +45,7 @@ from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Op
-from casc_core.errors import ConversionError
+from casc_core.errors import CascError, ConversionError
 from casc_core.numerics import Numerics
 
 NodeT = TypeVar("NodeT", bound=Node)
@@ -92,8 +92,10 @@ class Reader:
             ConversionError: it can never be converted.
         """
         node = replace(node, place=self.place)
-        if isinstance(node, SpikingNode) and not node.takes_fills and any(each.is_filled for each in node.sources):
-            raise self.refuse(FILLED)
+        if isinstance(node, SpikingNode):
+            node.settle()
+            if not node.takes_fills and any(each.is_filled for each in node.sources):
+                raise self.refuse(FILLED)
         node.check()
         self._nodes.append(node)
         return node
@@ -335,6 +337,8 @@ class Reader:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
         try:
             return rule(*bound.args, **bound.kwargs)
+        except CascError:
+            raise
         except (TypeError, ValueError, AttributeError) as error:
             if _holds((bound.args, bound.kwargs), InputNode):
                 raise self.refuse(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from casc_core.conversion.graph import Graph, Node, Snapped, Snapping
+from casc_core.conversion.graph import Graph, Node, Snapped, Snapping, SpikingNode
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.engine.leaves import map_leaves
 from casc_core.engine.ops import Op
@@ -54,6 +54,8 @@ def snap(graph: Graph, numerics: Numerics) -> Calls:
     walk = _Walk(numerics)
     for node in graph.nodes:
         walk.line = None if node.place is None else node.place.line
+        if isinstance(node, SpikingNode):
+            node.settle()
         with refusing(node.place):
             walk.of(node)
     checks = tuple(walk.of(check).ref for check in graph.checks)

@@ -218,7 +218,7 @@ class RequireFeatures(Op):
     """Passes on a signal `[batch, features]`; its channels have been folded into the linear map that follows."""
 
     SETTINGS = settings(name=NAME)
-    connection = Connection.MOVES
+    connection = Connection.KEEPS
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         if len(signal.shape) != 2:
@@ -236,7 +236,7 @@ class RequireFeatures(Op):
 class Shift(Op):
     """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `aligned`."""
 
-    connection = Connection.MOVES
+    connection = Connection.KEEPS
     SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
     TENSORS = tensors(factor=ALIGNED, offset=replace(ALIGNED, grid="drive_exponent"))
     factor: Tensor

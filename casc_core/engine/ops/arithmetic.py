@@ -59,7 +59,7 @@ class TimesInput(Op):
 class DividedByInput(Op):
     """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor."""
 
-    connection = Connection.MOVES
+    connection = Connection.KEEPS
     takes_fills = True
 
     def forward(self, run: Run, signal: Signal, divisor: Tensor) -> Signal:

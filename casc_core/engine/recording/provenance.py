@@ -20,6 +20,7 @@ class Connection(Enum):
     """How an operation takes spikes from its inputs to its result."""
 
     NONE = "each entry of the result is spikes of its own, as those of a running maximum are"
+    KEEPS = "each entry brings the spikes of the entry in its place, of what is read first"
     MOVES = "each entry brings the spikes of the one entry that it was, or of none"
     SUMS = "each entry brings the spikes of all entries that it is the sum of"
     SYNAPSES = "each spike goes through synapses: the result is currents"
@@ -139,7 +140,7 @@ def carried(
     """
     read = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Provenance)]
     is_current = connection is Connection.SYNAPSES or any(each.is_current for each in read)
-    as_read = connection is Connection.MOVES and all(each.summed is None for each in read)
+    as_read = connection in (Connection.KEEPS, Connection.MOVES) and all(each.summed is None for each in read)
 
     def counts() -> list[Any]:
         given, named = map_leaves(
@@ -150,6 +151,8 @@ def carried(
     def of(signal: Any, index: int) -> Any:
         if not isinstance(signal, Signal):
             return signal
+        if connection is Connection.KEEPS and read and signal.shape == read[0].shape:
+            return replace(read[0], signal=signal)
         if is_current or as_read or connection is Connection.NONE:
             return Provenance(signal, peak, is_current)
         return Provenance(signal, peak, summed=lambda: counts()[index].train)

@@ -15,6 +15,7 @@ from casc_core.conversion.graph import (
     Maximum,
     Normalisation,
     NormalisedDrive,
+    Offset,
     Population,
     TableLookup,
 )
@@ -141,6 +142,31 @@ def test_thresholds_of_each_channel_may_go_into_the_map_before_unless_they_are_s
         torch.testing.assert_close(
             found.divided.weight * by, layer.weight.double().unsqueeze(2), rtol=1e-12, atol=1e-12
         )
+
+
+def test_a_row_of_any_length_is_one_map(read):
+    """Of more factors and addends than Python calls functions within each other."""
+
+    class Long(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.act = nn.Conv2d(2, 3, 1, bias=False), settled(nn.BatchNorm2d(3)), CQReLU(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            for _ in range(1200):
+                x = x * 2 * 0.5
+            for _ in range(1200):
+                x = x + 0.25
+            return self.act(self.norm(x))
+
+    model = Long()
+    graph = fold(read(model))
+    (found,) = kinds(graph, MapNode)
+    assert not kinds(graph, Factor, Normalisation, Offset)
+    with torch.no_grad():
+        wanted = model.double().norm(torch.full((1, 3, 1, 1), 300.0).double()).flatten()
+    torch.testing.assert_close(found.bias, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_what_nothing_reads_is_dropped(read):

@@ -68,6 +68,32 @@ def test_a_preparation_computes_no_weight(monkeypatch):
         casc_core.convert(prepared, "cnn")
 
 
+class Looked(nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.table, self.one, self.two = nn.Embedding(7, 3), nn.Linear(3, 4), nn.Linear(5, 2)
+        self.large, self.inner = nn.Parameter(torch.tensor(2.0**127)), forward
+
+    def forward(self, x):
+        return self.inner(self, x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda s, x: torch.relu(s.two(s.one(s.table(x)) / 3)), "it is for 5 features, and what it reads has 4"),
+        (lambda s, x: torch.relu(F.linear(x, s.two.weight, s.one.bias)), "Linear: 'bias' must be"),
+        (lambda s, x: torch.relu(F.linear(x, s.two.weight * s.large * s.large)), "holds a number that is not finite"),
+        (lambda s, x: torch.relu(F.conv1d(x, s.two.weight.unsqueeze(-1), dilation=2**20)), "Convolution: 'dilation'"),
+        (lambda s, x: torch.relu(F.conv1d(x, s.one.weight.unsqueeze(-1), groups=3)), "its groups must divide"),
+    ],
+)
+def test_a_map_that_cannot_be_is_refused_by_a_preparation(forward, message):
+    with pytest.raises(casc_core.ConversionError, match=message) as refused:
+        casc_core.prepare(Looked(forward), "cnn", q=4)
+    assert "test_read.py:" in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
