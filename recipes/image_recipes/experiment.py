@@ -159,10 +159,7 @@ def train_or_find(
         teacher = Teacher(model.to(device).eval(), fine_tuning.temperature)
         calibrated = fine_tuning.calibration.apply(model, fine_tuning.images())
         say(str(calibrated))
-        sizes = {
-            name: threshold.shape[0] if threshold.dim() else 0 for name, threshold in calibrated.thresholds.items()
-        }
-        about = {**about, "thresholds": sizes}
+        about = {**about, "thresholds": {name: list(each.shape) for name, each in calibrated.thresholds.items()}}
         model = calibrated.model.train()
         with_thresholds(model, calibrated.thresholds)
     result = train(
