@@ -31,7 +31,9 @@ def functions() -> frozenset[int]:
             id(function)
             for module in (torch, F)
             for name, function in vars(module).items()
-            if inspect.isbuiltin(function) and _takes_numbers(name)
+            if inspect.isbuiltin(function)
+            and _takes_numbers(name)
+            and function is not torch.as_tensor  # data, as a whole
         }
     return frozenset(found)
 
@@ -72,8 +74,14 @@ def _recorded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def _takes_numbers(name: str) -> bool:
-    """Whether an operation of that name has an argument that is a number, or a list of them."""
+    """Whether an operation of that name has an argument that is a number, or a list of them, and gives no list of tensors.
+
+    >>> _takes_numbers("arange"), _takes_numbers("relu"), _takes_numbers("chunk")
+    (True, False, False)
+    """
     schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+    if any(str(each.type) == "List[Tensor]" for schema in schemas for each in schema.returns):
+        return False  # a trace gives their parts, not one proxy, which torch.fx's own recording cannot
     return any(number in str(each.type) for schema in schemas for each in schema.arguments for number in _NUMBERS)
 
 
