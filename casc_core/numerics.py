@@ -168,7 +168,7 @@ Numerics = Exact | Float
 
 
 def snapped(numerics: Numerics, x: Tensor, bits: int | None) -> tuple[Tensor, int]:
-    """`x` on a grid of so many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
+    """`x` on a grid of this many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
 
     >>> snapped(Exact(), torch.tensor([0.5, -3.0]), 16)[1]
     -1
