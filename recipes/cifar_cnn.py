@@ -2,6 +2,7 @@
 
     python recipes/cifar_cnn.py --model vgg16 --q 8 --T 32 --data FOLDER
     python recipes/cifar_cnn.py --model vgg16 --sweep none,64,32,16,8 --data FOLDER
+    python recipes/cifar_cnn.py --model resnet20a --weights FILE --fine-tune --q 8 --T 32 --data FOLDER
     torchrun --nproc-per-node 4 recipes/cifar_cnn.py --model vgg16 --q 8 --T 32 --data FOLDER
 
 It trains the network (or finds the one trained before with the same options on the same images), converts it, runs the
@@ -49,7 +50,8 @@ def options() -> argparse.ArgumentParser:
     add("--dataset", choices=("cifar10", "cifar100"), default="cifar10", help="where the folder or the hub has both")
     add("--size", type=int, help="height and width to bring the images to")
     about = (
-        "crop; basic: crop and flip; paper: AutoAugment, crop, flip and Cutout; auto: paper, but crop for the digits"
+        "crop; basic: crop and flip; paper: AutoAugment, crop, flip and Cutout; auto: paper, but crop for the digits, and "
+        "basic with --fine-tune"
     )
     add("--augment", choices=AUGMENTATIONS, default="auto", help=about)
     return parser
@@ -82,10 +84,11 @@ def load(
         )
         say(data.notice or "", data.source)
     digits, size = "digits" in data.source, data.train.images.shape[-1]
+    augment = "basic" if args.fine_tune and args.augment == "auto" and not digits else args.augment
     some = data.train.balanced(CALIBRATION_IMAGES).images
     images = image_recipes.command.Images(
         name=args.dataset if "CIFAR" in data.source or "cifar" in data.source else "",
-        train=MemoryImages(data.train, augmentation(args.augment, data)),
+        train=MemoryImages(data.train, augmentation(augment, data)),
         test=evaluation_batches(
             data.test, data.mean, data.std, batch_size=args.eval_batch, device=device,
             progress=is_main() and not args.quiet,
