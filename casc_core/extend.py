@@ -22,6 +22,7 @@ from casc_core.activation import Quantised
 from casc_core.conversion.graph import (
     InputNode,
     LinearMap,
+    Node,
     PartsNode,
     PopulationNode,
     SignalNode,
@@ -29,7 +30,7 @@ from casc_core.conversion.graph import (
     Snapping,
     TableLookup,
 )
-from casc_core.conversion.grids import Form, grid_threshold, half_step
+from casc_core.conversion.grids import Form, Reach, grid_threshold, half_step
 from casc_core.conversion.passes import Reader
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import batch_norm, convolution, join, linear_map, neurons
@@ -66,6 +67,7 @@ __all__ = [
     "InputNode",
     "Kind",
     "LinearMap",
+    "Node",
     "Numbers",
     "OneOf",
     "Op",
@@ -76,6 +78,7 @@ __all__ = [
     "Positive",
     "Provenance",
     "Quantised",
+    "Reach",
     "Reader",
     "RuleTable",
     "Run",

@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.places import Axis
 from casc_core.engine.batching.samples import Abstract, Follower, Train, meta
+from casc_core.engine.exact_sums import exact_product
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
 from casc_core.engine.ops import Op, entries
 from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
@@ -24,7 +24,7 @@ from casc_core.engine.spike_counts import LayerTrain, by_step
 from casc_core.engine.spike_product import Product
 from casc_core.engine.work import Work
 from casc_core.errors import InputError
-from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
+from casc_core.numerics import INPUT_EXPONENT
 from casc_seq.rnn import check_lengths, time_order
 
 # Steps that a train may go on beyond what one position could need.
@@ -171,7 +171,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         """The spikes by the compiled kernel, in int32; None where it is not there or int32 might not hold a sum."""
         exponent, train = self.settings["exponent"], current.train
         neuron = run.kernel_neuron
-        if neuron is None or not isinstance(run.numerics, Exact) or not kernels.ready(train, self.weight):
+        if neuron is None or not run.numerics.is_exact or not kernels.ready(train, self.weight):
             return None
         packed = self.product.packed(self.weight, exponent, run.peak)
         threshold = math.ldexp(self.settings["threshold"], -exponent)
@@ -291,12 +291,13 @@ class Recurrence(Op, saved_as="Recurrence"):
             raise InputError(
                 f"{self.settings['name']}: expected hx of shape [cells, {batch}, {hidden}]; got {list(start.shape)}"
             )
-        state = run.numerics.snap(start[row] / self.settings["scale"], INPUT_EXPONENT)
-        if not float(state.abs().max()) < INPUT_REACH:
-            raise InputError(f"{self.settings['name']}: the initial state must be finite and below {INPUT_REACH:g}")
-        exponent = self.settings["exponent"]
-        run.numerics.dtype(float(state.abs().max()) * self.reach, exponent + INPUT_EXPONENT, self.settings["name"])
-        return run.numerics.snap(F.linear(state, self.weight.double()), exponent)
+        name, exponent = self.settings["name"], self.settings["exponent"]
+        state = run.numerics.drive(start[row].double() / self.settings["scale"], INPUT_EXPONENT)
+        if not float(state.abs().max()) < run.numerics.input_reach:
+            raise InputError(f"{name}: the initial state must be finite and below {run.numerics.input_reach:g}")
+        return run.numerics.snap(
+            exact_product(run.numerics, state, self.weight, INPUT_EXPONENT, exponent, name), exponent
+        )
 
 
 def _divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:

@@ -26,7 +26,7 @@ from casc_core.engine.program import Program
 from casc_core.engine.program_json import program_from_json, program_to_json
 from casc_core.errors import CascError, StorageError
 from casc_core.neuron import Neuron
-from casc_core.numerics import Exact, Float
+from casc_core.numerics import AsTrained, Exact
 from casc_core.schedule import Continuous, WakeSleep
 from casc_core.storage.checksum import OPEN, is_whole, sealed, sha256
 from casc_core.storage.files import has_file, read_bytes, whole_folder, write_whole
@@ -40,7 +40,7 @@ DESCRIPTION, TENSORS = "network.json", "network.safetensors"
 _CONFIGS: dict[str, Kinds[Any]] = {
     "neuron": Neuron.kinds,
     "schedule": Kinds("schedule", WakeSleep, Continuous),
-    "numerics": Kinds("arithmetic", Exact, Float),
+    "numerics": Kinds("arithmetic", AsTrained, Exact),
 }
 # What reading a file that makes no sense may raise.
 _SENSELESS = (
@@ -185,9 +185,8 @@ def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Netw
     ops = [_operation(index, op, tensors, older) for index, op in enumerate(of(list, whole["ops"], "ops"))]
     if tensors:
         raise ValueError(f"tensors that no operation uses: {sorted(tensors)!r:.200}")
-    if isinstance(settings.numerics, Exact):
-        for op in ops:
-            op.check_grids()
+    for op in ops:
+        op.check_grids()
     layers = tuple(strings(whole["layers"], "layers"))
     unknown = {op.settings["name"] for op in ops if op.is_layer} - set(layers)
     if unknown:

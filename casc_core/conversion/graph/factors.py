@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
@@ -13,12 +13,15 @@ from torch import Tensor
 
 from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
+    Reach,
     common_denominator,
     is_binary,
     snapped_normalisation,
     snapped_scale,
     snapped_shift,
 )
+from casc_core.engine.exact_sums import largest_row
+from casc_core.numerics import largest
 
 MapT = TypeVar("MapT", bound="MapNode")
 
@@ -51,6 +54,13 @@ class MapNode(SignalNode):
     def stays_a_map(self) -> bool:
         """Whether folding leaves it a map."""
         return True
+
+    @property
+    def is_snapped(self) -> bool:
+        return True
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(largest_row(self.weight), largest(self._bias))
 
     def times(self: MapT, factor: float) -> MapT:
         """The map whose outputs are `factor` times these."""
@@ -90,6 +100,9 @@ class Factor(SignalNode):
     def takes_fills(self) -> bool:
         return True
 
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(abs(float(self.factor)))
+
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)
         return replace(x, form=replace(x.form, scale=x.form.scale * self.factor))
@@ -123,6 +136,13 @@ class Normalisation(SignalNode):
     def check(self) -> None:
         super().check()
         _check_channels(self, self.x, (self.factor, self.centre, self.offset), self.axis)
+
+    @property
+    def is_snapped(self) -> bool:
+        return True
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(largest(self.factor), largest(self.shift))
 
     def times(self, factor: float) -> Normalisation:
         """That of this tensor multiplied by a number."""
@@ -170,6 +190,9 @@ class Offset(SignalNode):
 
     x: SignalNode
     amount: Tensor
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(1.0, largest(self.amount))
 
     def check(self) -> None:
         super().check()
@@ -228,6 +251,10 @@ class NormalisedDrive(SignalNode):
     factor: Tensor
     shift: Tensor
     axis: int | None
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        x = of(self.x)
+        return Reach(x.train, x.times(largest(self.factor), largest(self.shift)).drive)
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)

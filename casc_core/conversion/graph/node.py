@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from casc_core.conversion.grids import Form
+from casc_core.conversion.grids import Form, Reach
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref
@@ -70,11 +70,12 @@ class Folding(ABC):
 class Snapping(ABC):
     """What a node's `snap` is given.
 
-    Attributes:
-        numerics: which grids there are.
     """
 
-    numerics: Numerics
+    @property
+    @abstractmethod
+    def numerics(self) -> Numerics:
+        """Which grids there are for the node that is being snapped."""
 
     @abstractmethod
     def of(self, node: Node) -> Snapped:
@@ -156,6 +157,16 @@ class SpikingNode(Node):
         """The spiking nodes among its inputs."""
         return [node for node in self.inputs if isinstance(node, SpikingNode)]
 
+    @property
+    def is_snapped(self) -> bool:
+        """Whether numbers of its own, which are put on a grid, multiply the spikes that arrive in it."""
+        return False
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
+        each = [of(node) for node in self.sources]
+        return Reach(max((one.train for one in each), default=0.0), max((one.drive for one in each), default=0.0))
+
     def check(self) -> None:
         if not self.sources:
             raise TypeError("it reads no spiking tensor")
@@ -219,6 +230,14 @@ class PopulationNode(SignalNode):
     @cached_property
     def has_spikes(self) -> bool:
         return True
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        """What its spikes are worth."""
+        return Reach(1.0)
+
+    def potential(self, of: Callable[[Node], Reach]) -> float:
+        """How much its neurons may receive for each spike or wake step, and the largest threshold."""
+        return sum(of(node).total for node in self.sources) + of(self).total
 
     def details(self) -> str:
         return repr(self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -24,10 +25,13 @@ from casc_core.conversion.grids import (
     LARGEST_DENOMINATOR,
     THRESHOLD_BITS,
     Form,
+    Reach,
+    Stretch,
     common_denominator,
     grid_threshold,
     half_step,
     is_binary,
+    potential_grid,
 )
 from casc_core.engine.ops import Fire
 
@@ -56,6 +60,13 @@ class Population(PopulationNode):
         if len(before.weight) != len(self.threshold):
             raise self.refuse(f"it is for {len(self.threshold)} channels, and what it reads has {len(before.weight)}")
 
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return Reach(float(torch.as_tensor(self.threshold).max()))
+
+    def potential(self, of: Callable[[Node], Reach]) -> float:
+        largest = of(self.x).total + of(self).total
+        return largest if self.divided is None else max(largest, of(self.divided).total + 1.0)
+
     def fold(self, folding: Folding) -> Population:
         if not isinstance(self.threshold, Tensor):
             return self
@@ -80,7 +91,9 @@ class Population(PopulationNode):
         x = self._on_binary_scale(snapping, x, Fraction(threshold))
         form, numerics = snapping.of(x).form, snapping.numerics
         ratio = Fraction(threshold) / form.scale
-        scaled, exponent = grid_threshold(numerics, ratio, form.exponent, form.is_exact, self.rounds)
+        numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
+        arriving = potential_grid(numerics, form)
+        scaled, exponent = grid_threshold(numerics, ratio, arriving, form.is_exact, self.rounds)
         charge = half_step(numerics, scaled, exponent) if self.rounds else None
         ref = snapping.call(Fire(name=self.name, threshold=scaled, exponent=exponent, charge=charge), x)
         return Snapped(ref, Form(scale=Fraction(threshold), exponent=0, is_exact=True))
@@ -89,7 +102,9 @@ class Population(PopulationNode):
         x = self._on_binary_scale(snapping, x, Fraction(1))
         form, numerics = snapping.of(x).form, snapping.numerics
         each = thresholds / form.factor
-        grids = [grid_threshold(numerics, float(one), form.exponent, form.is_exact, self.rounds)[1] for one in each]
+        numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
+        arriving = potential_grid(numerics, form)
+        grids = [grid_threshold(numerics, float(one), arriving, form.is_exact, self.rounds)[1] for one in each]
         each = numerics.snap(each, min(grids))
         half = numerics.snap(each / 2, min(grids)) if self.rounds else None
         op = Fire(name=self.name, threshold=float(each.max()), exponent=min(grids), charge=half, thresholds=each)
@@ -103,7 +118,9 @@ class Population(PopulationNode):
         no binary fraction is, so they are counted in units of 1.
         """
         form = snapping.of(x).form
-        share = threshold / form.scale
+        share, numerics = threshold / form.scale, snapping.numerics
+        if isinstance(numerics, Stretch) and (form.exponent or 0) < 0:
+            return x  # what has been through a map has no room for another factor, and its grid is fine enough
         is_short = share.denominator <= LARGEST_DENOMINATOR and not _is_map(x)
         if not (form.is_exact or is_short) or is_binary(share):
             return x

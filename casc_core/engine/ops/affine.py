@@ -14,6 +14,7 @@ from torch import Tensor
 
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.exact_sums import exact_product, largest_row
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.provenance import Connection, Provenance
@@ -23,7 +24,6 @@ from casc_core.engine.spike_counts import by_step
 from casc_core.engine.spike_product import Product
 from casc_core.engine.work import Work
 from casc_core.errors import InputError
-from casc_core.numerics import Float, Numerics, binade, largest, on_grid
 
 
 def affine_tensors(*shape: str) -> dict[str, Numbers]:
@@ -39,7 +39,7 @@ class AffineMap(Op, abstract=True):
     """A snapped linear map, with a bias that flows while awake.
 
     The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
-    the same weights on a finer grid, after which the current is rounded once.
+    the same weights on a finer grid. Where the arithmetic rounds what is computed of inputs, the current is rounded once.
     """
 
     SETTINGS = settings(
@@ -93,7 +93,7 @@ class AffineMap(Op, abstract=True):
             assert self.fine is not None
             exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
             drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"], product)
-            drive = run.numerics.snap(drive, self.settings["drive_exponent"])
+            drive = run.numerics.drive(drive, self.settings["drive_exponent"])
         if self.bias is None:
             return drive
         bias = self.bias if features == -1 else self.bias.reshape(-1, *[1] * (-1 - features))
@@ -167,37 +167,6 @@ class Linear(AffineMap):
         return 8 * sum(entries(each) for each in signals)
 
 
-def exact_product(
-    numerics: Numerics,
-    x: Tensor,
-    weight: Tensor,
-    exponent: int,
-    weight_exponent: int,
-    name: str,
-    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
-) -> Tensor:
-    """`product(x, weight)` in float64, the same bits in whatever order it is summed; both are on these grids.
-
-    Where one product could round, the weights are split into two limbs. Each limb's product is exact; only their sum,
-    one addition for each result, is rounded.
-    """
-    weight, grid = weight.double(), exponent + weight_exponent
-    reach = largest(x)
-    excess = binade(reach * largest_row(weight)) - grid - 52
-    if excess <= 0 or isinstance(numerics, Float):
-        return product(x, weight)
-    high = on_grid(weight, weight_exponent + excess)
-    low = weight - high
-    numerics.dtype(reach * largest_row(high), grid + excess, name)
-    numerics.dtype(reach * largest_row(low), grid, name)
-    return product(x, high) + product(x, low)
-
-
-def largest_row(weight: Tensor) -> float:
-    """The largest sum of magnitudes of the weights that one output has."""
-    return float(weight.double().abs().flatten(1).sum(1).max())
-
-
 AXIS = OrNone(OneOf((1,)))
 PLACED = Numbers()
 """Numbers that lie along an axis, as `placed` has it."""
@@ -250,7 +219,7 @@ class Shift(Op):
         drive = signal.drive
         flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
         if drive is not None:
-            flowing = flowing + run.numerics.snap(drive * factor, self.settings["drive_exponent"])
+            flowing = flowing + run.numerics.drive(drive * factor, self.settings["drive_exponent"])
         return replace(signal, lazy_drive=flowing)
 
     def work(self, result: Provenance, signal: Provenance) -> Work:
@@ -265,7 +234,7 @@ class Shift(Op):
 class Scale(Op):
     """Multiplication by snapped numbers, and a shift while awake. `axis` as for `placed`.
 
-    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
+    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid.
     """
 
     SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
@@ -287,7 +256,7 @@ class Scale(Op):
         train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
-            drive = run.numerics.snap(drive * fine, self.settings["drive_exponent"])
+            drive = run.numerics.drive(drive * fine, self.settings["drive_exponent"])
         for each in shift:
             flowing = (each if signal.divisor is None else each * signal.divisor).expand(signal.shape)
             drive = flowing if drive is None else drive + flowing

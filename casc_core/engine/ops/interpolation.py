@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.exact_sums import whole_sums
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, entries
@@ -113,7 +115,7 @@ class Interpolate(Op):
             by = torch.tensor(most, dtype=torch.float64, device=signal.device)
             divisor = by if divisor is None else divisor * by
         summed = _along(lines, train.to(kind))
-        return Signal(summed, None if drive is None else _along(lines, drive), divisor, signal.bound * most)
+        return Signal(summed, None if drive is None else whole_sums(run.numerics, drive, partial(_along, lines)), divisor, signal.bound * most)
 
     def provenance(self, run: Run, result: Signal, signal: Provenance, size: Any = None) -> Provenance:
         lines = [each.reading() for each in self._lines(signal.shape[2:], result.shape[2:])]

@@ -17,7 +17,6 @@ from casc_core.engine.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
 from casc_core.engine.work import Work
-from casc_core.numerics import Exact
 
 
 class Fire(Op):
@@ -108,7 +107,7 @@ class Fire(Op):
         if neuron is None or isinstance(threshold, Tensor):
             return None
         reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
-        if not isinstance(run.numerics, Exact) or not kernels.fits_int32(reach, exponent):
+        if not run.numerics.is_exact or not kernels.fits_int32(reach, exponent):
             return None
         if potential is not None:
             potential = potential.expand(signal.shape)

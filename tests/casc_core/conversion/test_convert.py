@@ -188,7 +188,7 @@ def test_float_numerics_report_flips():
             layer.bias.zero_()
     x = torch.randint(0, 2, (60, 20)) / 8
     assert casc_core.verify(casc_core.convert(rough, "rnn"), x).exact
-    report = casc_core.verify(casc_core.convert(rough, "rnn", numerics="float"), x)
+    report = casc_core.verify(casc_core.convert(rough, "rnn", numerics="as trained"), x)
     assert not report.promised
     assert "Float() rounds its sums" in str(report)
     assert not report.exact
