@@ -22,13 +22,16 @@ from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, TableRows
 from casc_core.engine.spike_counts import LayerTrain, by_step
 from casc_core.engine.spike_product import Product
+from casc_core.engine.weight_cache import Kept
 from casc_core.engine.work import Work
 from casc_core.errors import InputError
-from casc_core.numerics import INPUT_EXPONENT
+from casc_core.numerics import INPUT_EXPONENT, binade, largest
 from casc_seq.rnn import check_lengths, time_order
 
 # Steps that a train may go on beyond what one position could need.
 _SPARE = 16
+# A margin of 16-bit weights that is a larger part of the threshold would leave too many neurons undecided.
+NEAR = 2.0**-9
 _EACH = Numbers(((), ("hidden",)), optional=True)
 
 
@@ -61,6 +64,10 @@ class Recurrence(Op, saved_as="Recurrence"):
     @cached_property
     def product(self) -> Product:
         return Product()
+
+    @cached_property
+    def kept(self) -> Kept:
+        return Kept()
 
     @cached_property
     def steps(self) -> dict[int, int]:
@@ -173,17 +180,21 @@ class Recurrence(Op, saved_as="Recurrence"):
         neuron = run.kernel_neuron
         if neuron is None or not run.numerics.is_exact or not kernels.ready(train, self.weight):
             return None
-        packed = self.product.packed(self.weight, exponent, run.peak)
-        threshold = math.ldexp(self.settings["threshold"], -exponent)
-        if packed is None or packed.exponent - exponent > 30:
-            return None
-        reach = current.bound * run.peak + packed.reach
+        reach = current.bound * run.peak
         for extra in (initial, potential):
             reach += 0.0 if extra is None else float(extra.abs().max())
-        # As potential_dtype bounds it: every sum over all steps, and the threshold beside it.
-        limit = kernels.INT32_UNITS / (run.total + 1) - math.ldexp(reach, -exponent) - threshold - 1
+        packed = self.product.packed(self.weight, exponent, run.peak)
+        limit, exact = 0.0, None
+        if packed is not None and packed.exponent - exponent <= 30:
+            limit = self._limit(run, reach + packed.reach, exponent)
         if limit <= 0:
-            return None
+            found = self._rounded(run, current, reach)
+            if found is None:
+                return None
+            packed, exact = found
+            limit = self._limit(run, reach + packed.reach, packed.exponent)
+        assert packed is not None
+        unit = exponent if exact is None else packed.exponent
         batch_first = self.settings["batch_first"]
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
@@ -195,26 +206,68 @@ class Recurrence(Op, saved_as="Recurrence"):
             train = train.transpose(1, 2)
         if not train.dtype.is_floating_point:
             train = train.double()
-        units = None if initial is None else (initial * 2.0**-exponent).to(torch.int32).contiguous()
-        begun = None
-        if potential is not None:
-            begun = (potential * 2.0**-exponent).to(torch.int32).expand(len(self.weight)).contiguous()
+        units, begun = (self._units(each, unit, torch.int32) for each in (initial, potential))
+        if exact is not None:
+            own = (self._units(each, exponent, torch.float64) for each in (initial, potential))
+            exact = kernels.ExactCurrents(exponent, math.ldexp(self.settings["threshold"], -exponent), exact, *own)
         lengths = None if lengths is None else lengths.contiguous()
         sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
         spikes = kernels.recurrence(
             packed,
             sequences,
-            exponent,
-            int(threshold),
+            unit,
+            round(math.ldexp(self.settings["threshold"], -unit)),
             limit,
             neuron,
             positions_first=not batch_first,
             tally=run.row_counts is not None,
             guess=self.steps.get(neuron.most, 0),
+            exact=exact,
         )
         if spikes is not None:  # one long run is forgotten little by little
             self.steps[neuron.most] = max(len(spikes.train), self.steps.get(neuron.most, 0) - 1)
         return spikes
+
+    def _limit(self, run: Run, reach: float, unit: int) -> float:
+        """The largest drive, in units of `2**unit`, beside currents of this reach, for which no sum leaves int32."""
+        # As potential_dtype bounds it: every sum over all steps, and the threshold beside it.
+        units = math.ldexp(reach + self.settings["threshold"], -unit)
+        return kernels.INT32_UNITS / (run.total + 1) - units - 2
+
+    def _rounded(self, run: Run, current: Signal, reach: float) -> tuple[kernels.PackedWeights, int] | None:
+        """The recurrent weights rounded so that int32 holds every sum, and the margin of what that leaves out.
+
+        It is summed only for neurons nearer than that to a decision. Weights of 16 bits are the cheapest to sum, where
+        such neurons are rare.
+
+        Raises:
+            ExactnessError: float64 does not hold the sums as they are.
+        """
+        drive, threshold, exponent = current.lazy_drive, self.settings["threshold"], self.settings["exponent"]
+        if isinstance(drive, TableRows):
+            largest_drive = self.kept(drive.table, "largest", lambda table=drive.table: largest(table))
+        else:
+            largest_drive = current.drive_reach
+        whole = (run.total + 1) * (reach + self.reach + largest_drive + threshold)
+        run.numerics.dtype(whole, exponent, self.settings["name"])
+        widest = binade(whole) - kernels.SUM_BITS
+        narrow = binade(float(self.weight.abs().max())) - 15
+        for unit in (narrow, widest):
+            packed = self.product.packed(self.weight, unit, run.peak, exponent) if unit >= widest else None
+            if packed is None:
+                continue
+            # Of the drive and the threshold at each count, of currents at each step, of the potential once.
+            margin = math.ceil(run.total * (packed.left_out + 1.0) + 0.5 * current.steps + 1.0)
+            if unit == widest or math.ldexp(margin, unit) <= NEAR * threshold:
+                return packed, margin
+        return None
+
+    def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
+        """`[..., hidden]` in whole units of `2**exponent`."""
+        if values is None:
+            return None
+        units = (values * 2.0**-exponent).round().to(dtype)
+        return units.expand(*units.shape[:-1], len(self.weight)).contiguous()
 
     def _passed_on(self, spikes: Tensor, lengths: Tensor | None) -> Tensor:
         """Of the spikes at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
