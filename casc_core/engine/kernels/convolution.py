@@ -127,6 +127,8 @@ def pack_convolution(
         units, exponent = coarsest(weight, exponent)
     else:
         units, left_out = rounded(weight, exponent)
+        unit = exponent
+        units, exponent = coarsest(units * 2.0**unit, unit)
     reach = float(units.abs().flatten(1).sum(1).max()) * peak
     kind = kind_of(units, reach)
     if kind is None:

@@ -14,7 +14,7 @@ from casc_core.engine.kernels.loader import TYPES, call, checked, empty, isa, re
 INT32_UNITS = 2.0**31 - 1
 INT16_UNITS = 2.0**15 - 1
 # Sums of rounded numbers are to take so many bits: their differences, and margins beside them, still fit int32.
-SUM_BITS = 29
+SUM_BITS = 30
 # A train's counts are int8.
 LARGEST_COUNT = 127
 SUMS16, SUMS32, WIDE = range(3)

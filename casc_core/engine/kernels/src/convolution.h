@@ -123,19 +123,20 @@ INLINE void NAME(add_wide)(const int words, const int32_t *weight, const RowList
     WORD sum[8];
     const int64_t stride = LANES32 * words;
     for (int w = 0; w < words; w++) sum[w] = ZERO();
+    int32_t ones = 0;
     for (int64_t i = 0; i < list->count; i++) {
         const int32_t *row = weight + list->row[i] * stride;
         const int32_t factor = list->factor[i];
-        if (factor == 1 || factor == -1) {
-            /* -x is ~x + 1; the ones are added here too. */
-            const WORD sign = EACH_PAIR(factor >> 1), one = EACH_PAIR(factor < 0);
-            for (int w = 0; w < words; w++) sum[w] = ADD32(ADD32(sum[w], one), XOR(LOAD(row + LANES32 * w), sign));
+        if (factor == 1 || factor == -1) { /* -x is ~x + 1 */
+            const WORD sign = EACH_PAIR(factor >> 1);
+            ones -= factor >> 1;
+            for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], XOR(LOAD(row + LANES32 * w), sign));
         } else {
             const WORD by = EACH_PAIR(factor);
             for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], TIMES32(LOAD(row + LANES32 * w), by));
         }
     }
-    for (int w = 0; w < words; w++) STORE(to + LANES32 * w, sum[w]);
+    for (int w = 0; w < words; w++) STORE(to + LANES32 * w, ADD32(sum[w], EACH_PAIR(ones)));
 }
 #undef LANES32
 
