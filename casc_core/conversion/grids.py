@@ -157,6 +157,12 @@ class Stretch(AsTrained):
         """The exponent of the finest grid of numbers of this scale."""
         return self.finest + 1 - math.frexp(float(self.scale))[1]
 
+    def train_grid(self, form: Form) -> int:
+        """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
+        if form.exponent is not None:
+            return form.exponent
+        return max(self.of_scale(form.scale).grid, binade(form.drive_reach) - self.bits)
+
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         row = largest_row(weight) if weight.dim() > 1 else largest(weight)
         room = self.grid - arriving

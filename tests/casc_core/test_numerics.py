@@ -91,5 +91,5 @@ def test_numerics_by_name():
     assert as_numerics("exact") == Exact()
     assert as_numerics("as trained") == AsTrained()
     assert as_numerics(Exact(8)) == Exact(8)
-    with pytest.raises(ConfigError, match=r"'exact', 'float'.*'int8'"):
+    with pytest.raises(ConfigError, match=r"'as trained', 'exact'.*'int8'"):
         as_numerics("int8")

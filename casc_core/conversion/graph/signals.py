@@ -21,7 +21,7 @@ from casc_core.conversion.graph.node import (
     Snapping,
     SpikingNode,
 )
-from casc_core.conversion.grids import EXPECTED_TERMS, Reach, Stretch, joint_form, potential_grid
+from casc_core.conversion.grids import EXPECTED_TERMS, Reach, Stretch, joint_form
 from casc_core.engine.conditions import expect
 from casc_core.engine.functions import name_of
 from casc_core.engine.leaves import leaves
@@ -198,8 +198,7 @@ class Maximum(SignalNode):
         x = positive(snapping, self.x, self)
         form = snapping.of(x).form
         if isinstance(snapping.numerics, Stretch) and form.drive_exponent is not None:  # a train is made of the drive
-            grid = potential_grid(snapping.numerics, form)
-            assert grid is not None
+            grid = snapping.numerics.train_grid(form)
             rounded = snapping.call(Round(exponent=grid), x)
             maximum = replace(form, exponent=grid, drive_exponent=None).maximum()
             return Snapped(snapping.call(self.op, rounded, *self.args, **self.kwargs), maximum)

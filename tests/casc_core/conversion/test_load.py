@@ -49,7 +49,7 @@ def saved(snn, tmp_path):
 
 @pytest.mark.parametrize("neuron", [CIF(), IF()])
 @pytest.mark.parametrize("schedule", [WakeSleep(), WakeSleep(2, 1, 2), Continuous()])
-@pytest.mark.parametrize("numerics", ["exact", Exact(8), "float"])
+@pytest.mark.parametrize("numerics", ["exact", Exact(8), "as trained"])
 def test_a_loaded_network_gives_the_same_bits(neuron, schedule, numerics, tmp_path):
     snn = casc_core.convert(prepared(), neuron=neuron, schedule=schedule, numerics=numerics)
     snn.save(tmp_path / "net")
