@@ -28,6 +28,8 @@ slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests
 
 SANITIZED := build/sanitized
+# Seconds of forged networks.
+FUZZ      ?= 300
 SANITIZE  := -fsanitize=address,undefined -fno-omit-frame-pointer -g
 # The sanitizers come before everything else that Python loads. Theirs are the copies, found before what is installed.
 RUN_SANITIZED := cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
@@ -35,11 +37,11 @@ RUN_SANITIZED := cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.
 
 sanitize: $(VENV)/.dev
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
-	cp -r casc_core casc_lab casc_seq recipes tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
+	cp -r casc_core casc_lab casc_seq recipes tests tools setup.py pyproject.toml README.md LICENSE $(SANITIZED)
 	rm -f $(SANITIZED)/casc_core/engine/kernels/*.so
 	cd $(SANITIZED) && CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(abspath $(BIN))/python setup.py -q build_ext --inplace -f
 	$(RUN_SANITIZED) -m pytest -q tests/casc_core/engine/kernels --deselect tests/casc_core/engine/kernels/test_triton.py
-	$(RUN_SANITIZED) tests/casc_core/conversion/test_load_fuzz.py --seconds 300 --gigabytes 0
+	$(RUN_SANITIZED) tests/casc_core/conversion/test_load_fuzz.py --seconds $(FUZZ) --gigabytes 0
 
 # Neither needs a compiler to be installed; without one, the source distribution goes on and says so.
 TRIED := build/tried

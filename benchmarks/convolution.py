@@ -33,9 +33,9 @@ from torch import Tensor, nn
 import casc_core
 from casc_core import SpikingModel
 from casc_core.engine import kernels
-from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.ops.population import Fire
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.reporting.predictions import differing

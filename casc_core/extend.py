@@ -20,6 +20,7 @@ True
 
 from casc_core.activation import Quantised
 from casc_core.conversion.graph import (
+    Folding,
     InputNode,
     LinearMap,
     Node,
@@ -51,10 +52,10 @@ from casc_core.engine.ops.declared import (
     settings,
     tensors,
 )
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
-from casc_core.engine.work import Work
 from casc_core.numerics import stored
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "Abstract",
     "Connection",
     "Flag",
+    "Folding",
     "Follower",
     "Form",
     "InputNode",

@@ -98,7 +98,7 @@ class Numerics(ABC):
 
     @abstractmethod
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
-        """The finest grid for weights that meet numbers on the grid `2**arriving`, of so many bits where it goes by bits."""
+        """The grid for weights that meet numbers on the grid `2**arriving`; where it goes by bits, of so many."""
 
     @abstractmethod
     def snap(self, x: Tensor, exponent: int) -> Tensor:

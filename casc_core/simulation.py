@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from casc_core.engine.recorder import Recorder
-from casc_core.engine.work import Work
+from casc_core.engine.recording.recorder import Recorder
+from casc_core.engine.recording.work import Work
 from casc_core.reporting.series import zero_padded
 
 

@@ -16,17 +16,18 @@ from casc_core.engine.batching.batch_parts import DEFAULT_LIMIT, Inputs, Parts, 
 from casc_core.engine.guards.capture import captured, uncaptured
 from casc_core.engine.guards.inputs import bound_arguments
 from casc_core.engine.guards.isolation import undisturbed
+from casc_core.engine.guards.seals import Composition
 from casc_core.engine.kernels import instructions
 from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.program import READOUT, Program
 from casc_core.engine.readout import final_readout, readouts
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun
 from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
-from casc_core.engine.work import Work
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.schedule import Schedule, check_steps
@@ -88,9 +89,9 @@ class SpikingModel(nn.Module):
         self._memory_limit = DEFAULT_LIMIT
         self._splitters: dict[frozenset[str], Splitter] = {}
         # Whether ways of calling it can be added: not where populations have been changed since.
-        self._lowers = True
+        self._takes_further_ways = True
         self.eval()
-        self._hold()
+        self._composition = Composition(self._components())
 
     @property
     def network(self) -> Network:
@@ -142,8 +143,8 @@ class SpikingModel(nn.Module):
             InputError: as for a call.
         """
         self.check_steps(T)
-        program, values = self._bound(inputs, named)
-        parts = self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit)
+        program, arguments = self._bound(inputs, named)
+        parts = self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit)
         simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
         return join_simulations(simulations, partial(parts.join, over_time=True))
 
@@ -169,13 +170,13 @@ class SpikingModel(nn.Module):
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], steps: int | None, recorder: Recorder
     ) -> Simulation:
         """`simulate` of the whole batch at once; what `recorder` is set to keep is in it afterwards."""
-        program, values = self._bound(inputs, named)
-        return self._simulated(program, values, steps, recorder)
+        program, arguments = self._bound(inputs, named)
+        return self._simulated(program, arguments, steps, recorder)
 
-    def _simulated(self, program: Program, values: Inputs, steps: int | None, recorder: Recorder) -> Simulation:
+    def _simulated(self, program: Program, arguments: Inputs, steps: int | None, recorder: Recorder) -> Simulation:
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
-        output = self._evaluate(run, program, values)
+        output = self._evaluate(run, program, arguments)
         silent = torch.zeros(recorder.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
@@ -189,15 +190,15 @@ class SpikingModel(nn.Module):
 
         The outputs of the parts, one behind another, are those of the batch.
         """
-        program, values = self._bound(inputs, named)
-        return self._splitter(program).parts(values, self._spiking_run(T, None), self.memory_limit, in_rows=True)
+        program, arguments = self._bound(inputs, named)
+        return self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit, in_rows=True)
 
     def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The reference's logits, and every neuron's level by layer, of the whole batch at once."""
         recorder = Recorder(keep_counts=True)
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
-        program, values = self._bound(inputs, named)
-        output = self._evaluate(run, program, values)
+        program, arguments = self._bound(inputs, named)
+        output = self._evaluate(run, program, arguments)
         return final_readout(output, run, program), recorder.counts
 
     def operations(self) -> list[Op]:
@@ -210,20 +211,15 @@ class SpikingModel(nn.Module):
         Raises:
             ConfigError: a weight or a setting of an operation is not what it was.
         """
-        self._require_held()
+        self._require_composition()
         for op in self.operations():
             op.require_unchanged(thorough=True)
 
-    def _hold(self) -> None:
-        """Keep what the network is made of, to notice when something else stands in its place."""
-        self._made_of = self._parts()
+    def _components(self) -> list[Any]:
+        return [self.settings, *self.ops, *(each for item in self.programs.items() for each in item)]
 
-    def _parts(self) -> list[Any]:
-        return [self.settings, *self.ops, *(part for item in self.programs.items() for part in item)]
-
-    def _require_held(self) -> None:
-        held, parts = self._made_of, self._parts()
-        if len(held) != len(parts) or any(one is not other for one, other in zip(held, parts, strict=True)):
+    def _require_composition(self) -> None:
+        if not self._composition.is_of(self._components()):
             raise ConfigError(
                 "an operation, a program or the settings of a spiking network have been replaced; " + CONVERT_AGAIN
             )
@@ -250,15 +246,15 @@ class SpikingModel(nn.Module):
     def with_layers(self, other_for: Callable[[Op], Op]) -> SpikingModel:
         """The same network, each population replaced by another; other operations are shared."""
         other = self.under()
-        other._lowers = False
+        other._takes_further_ways = False
         other.ops = nn.ModuleList([other_for(op) if op.is_layer else op for op in self.operations()])
-        other._hold()
+        other._composition = Composition(other._components())
         return other
 
     def evaluated(self, run: Run, inputs: tuple[Any, ...]) -> Signal:
         """The output of a run of one's own over the whole batch."""
-        program, values = self._bound(inputs, {})
-        return self._evaluate(run, program, values)
+        program, arguments = self._bound(inputs, {})
+        return self._evaluate(run, program, arguments)
 
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
@@ -278,36 +274,36 @@ class SpikingModel(nn.Module):
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
     def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
-        def one(values: Inputs) -> Tensor:
+        def one(arguments: Inputs) -> Tensor:
             run = new_run()
-            return final_readout(self._evaluate(run, program, values), run, program)
+            return final_readout(self._evaluate(run, program, arguments), run, program)
 
-        program, values = self._bound(inputs, named)
-        parts = self._splitter(program).parts(values, new_run(), self.memory_limit)
+        program, arguments = self._bound(inputs, named)
+        parts = self._splitter(program).parts(arguments, new_run(), self.memory_limit)
         return parts.join([one(part) for part in parts])
 
     def _splitter(self, program: Program) -> Splitter:
         return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
 
-    def _evaluate(self, run: Run, program: Program, values: Inputs) -> Signal:
-        return undisturbed(lambda: self._evaluated(run, program, values))
+    def _evaluate(self, run: Run, program: Program, arguments: Inputs) -> Signal:
+        return undisturbed(lambda: self._evaluated(run, program, arguments))
 
-    def _evaluated(self, run: Run, program: Program, values: Inputs) -> Signal:
+    def _evaluated(self, run: Run, program: Program, arguments: Inputs) -> Signal:
         # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
-        run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(value.numel() for value in values.values())
+        run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(each.numel() for each in arguments.values())
         if run.recorder is not None:
-            whole = self._splitter(program).followed(values, run)
+            whole = self._splitter(program).followed(arguments, run)
             run.recorder.samples, run.recorder.whose = whole.recorded, whole.layers
         operations = self.operations()
-        self._require_held()
+        self._require_composition()
         for op in operations:
             op.require_unchanged()
         try:
-            output = program.run(operations, run, values)
+            output = program.run(operations, run, arguments)
         except (CascError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:
-            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in values.items())
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arguments.items())
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"inputs of shape {shapes} do not go through the network: {why}") from error
         if not isinstance(output, Signal):
@@ -322,9 +318,9 @@ class SpikingModel(nn.Module):
         """The program for this way of calling the model, and its inputs by name."""
         held = {} if self.origin is None else self.origin.held
         read = {name for program in self.programs.values() for name in program.inputs}
-        values = bound_arguments(self.settings.arguments, inputs, named, held, read, self._device)
-        program = self.program_for(frozenset(values), tuple(values))
-        return program, Inputs(values, named.dims if isinstance(named, Inputs) else None)
+        arguments = bound_arguments(self.settings.arguments, inputs, named, held, read, self._device)
+        program = self.program_for(frozenset(arguments), tuple(arguments))
+        return program, Inputs(arguments, named.dims if isinstance(named, Inputs) else None)
 
     def program_for(self, given: frozenset[str], shown: tuple[str, ...] = ()) -> Program:
         """The program for a call that gives these arguments; where the ANN is at hand, it is lowered when first asked for.
@@ -334,7 +330,7 @@ class SpikingModel(nn.Module):
         """
         if given not in self.programs:
             why = ""
-            if self.origin is not None and self._lowers and given >= set(self.origin.required):
+            if self.origin is not None and self._takes_further_ways and given >= set(self.origin.required):
                 try:
                     self.origin.lower(self, given)
                     return self.programs[given]
@@ -351,7 +347,7 @@ class SpikingModel(nn.Module):
         self.ops.extend(ops)
         self.layers += tuple(name for name in layers if name not in self.layers)
         self.programs[frozenset(program.inputs)] = program
-        self._hold()
+        self._composition = Composition(self._components())
 
     @property
     def _device(self) -> torch.device | None:

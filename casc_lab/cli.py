@@ -1,5 +1,7 @@
 """The command `casc`: its parts are found by the entry point group `casc.commands`, so that any package can add one.
 
+A part is loaded when it is called, and torch with it: `casc --help` reads each one's line from its source.
+
 Exit status, of recipes too: 0, all is as it should be; 1, something is not exact; 2, a mistake, told in one line; 3, an
 error that nobody foresaw, with its traceback; 130, interrupted.
 """
@@ -7,6 +9,7 @@ error that nobody foresaw, with its traceback; 130, interrupted.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import os
 import re
@@ -14,18 +17,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import NoReturn
-
-import torch
-
-from casc_core import __version__
-from casc_core.errors import CascError, ConfigError
-from casc_core.schedule import LARGEST_STEPS
+from importlib.metadata import EntryPoint, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
 
 GROUP = "casc.commands"
 NOT_EXACT, MISTAKE, UNFORESEEN, INTERRUPTED = 1, 2, 3, 130
-MOST_THREADS = 1_024
 # What torch says of a tensor that cannot be.
 _TOO_LARGE = re.compile("allocate memory|out of memory|[Oo]verflow")
 
@@ -37,31 +35,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(MISTAKE, f"{self.prog}: error: {message}; --help lists the options\n")
 
 
-def check_range(option: str, value: int | None, most: int) -> None:
-    """Raise `ConfigError` unless the value of an option is None or lies between 1 and `most`."""
-    if value is not None and not 1 <= value <= most:
-        bound = "at least 1" if value < 1 else f"at most {most:,}"
-        raise ConfigError(f"{option} must be {bound}; got {value}")
-
-
-def settle(threads: int | None, T: int | None) -> None:
-    """Let torch use so many CPU threads (None: as many as it likes), and check a number of time steps.
-
-    Raises:
-        ConfigError: a number out of its range.
-    """
-    check_range("--threads", threads, MOST_THREADS)
-    check_range("--T", T, LARGEST_STEPS)
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True)
 class Command:
     """A part of the command `casc`.
 
     Attributes:
-        about: one line for `casc --help`.
+        about: one line for `casc --help`; written as a string where the entry point's name is assigned, it is read from
+            there, and the module need not be loaded for it.
         description: for its own help.
         add_options: adds its options to its command line.
         run: does it, and gives the exit status.
@@ -73,26 +53,97 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
-def commands() -> dict[str, Command]:
-    """All that are installed, by name."""
-    return {entry.name: entry.load() for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+class _Part(Parser):
+    """The command line of one part, which is loaded when it is called."""
+
+    def __init__(self, *, entry: EntryPoint, **options: Any) -> None:
+        super().__init__(**options, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self.entry: EntryPoint | None = entry
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.entry is not None:
+            command = self._load(self.entry)
+            self.entry, self.description = None, command.description
+            command.add_options(self)
+            self.set_defaults(run=command.run)
+        return super().parse_known_args(args, namespace)
+
+    def _load(self, entry: EntryPoint) -> Command:
+        try:
+            command: Command = entry.load()
+        except Exception as error:  # whatever the module of someone else raises
+            self.exit(MISTAKE, f"casc: the command {entry.name!r} {_unloadable(error)}\n")
+        return command
+
+
+def commands() -> dict[str, EntryPoint]:
+    """All that are installed, by name; none of them is loaded."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     line = Parser(prog="casc", description="Exact spiking networks: compare, verify, classify.")
-    line.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parts = line.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, command in commands().items():
-        part = parts.add_parser(
-            name,
-            help=command.about,
-            description=command.description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        command.add_options(part)
-        part.set_defaults(run=command.run)
+    line.add_argument("--version", action="version", version=f"%(prog)s {version('casc')}")
+    parts = line.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Part)
+    for name, entry in commands().items():
+        parts.add_parser(name, entry=entry, help=about(entry).replace("%", "%%"))
     return line
+
+
+def about(entry: EntryPoint) -> str:
+    """A command's line for `casc --help`, from its source; only where it does not stand there is the command loaded.
+
+    >>> about(EntryPoint("verify", "casc_lab.compare.command:verification", GROUP))
+    'compare a converted network with its quantised ANN, neuron by neuron'
+    """
+    written = _written(_source(entry.module), entry.attr)
+    if written is not None:
+        return written
+    try:
+        return str(entry.load().about)
+    except Exception as error:  # one that is broken does not break the others
+        return _unloadable(error)
+
+
+def _unloadable(error: Exception) -> str:
+    return f"cannot be loaded; reinstall its package ({type(error).__name__}: {' '.join(str(error).split())})"
+
+
+def _source(module: str) -> str:
+    """The source of a module, found without running it or the packages that it lies in; empty if there is none."""
+    top, *inner = module.split(".")
+    try:
+        spec = find_spec(top)
+        if spec is None:
+            return ""
+        places = [Path(folder, *inner) for folder in spec.submodule_search_locations or ()]
+        files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+        files += [Path(spec.origin or "")] if not inner else []
+        return next(file.read_text(encoding="utf-8") for file in files if file.is_file())
+    except (ImportError, OSError, StopIteration, ValueError):
+        return ""
+
+
+def _written(source: str, name: str) -> str | None:
+    """What a `Command` that is assigned to `name` says of itself, if it stands there as a string.
+
+    >>> _written('command = Command("do it", "It does it.", options, run)', "command")
+    'do it'
+    """
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return None
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call(args=given, keywords=named)) if (
+                target == name
+            ):
+                said = [*given[:1], *(word.value for word in named if word.arg == "about")]
+                texts = [one.value for one in said if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+                return texts[0] if texts else None
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,6 +164,8 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         before: what a line begins with.
         interrupted: the line for an interruption by the user.
     """
+    from casc_core.errors import CascError  # here, because it loads torch: `casc --help` does without
+
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives

@@ -10,18 +10,54 @@ from pathlib import Path
 
 import torch
 
+from casc_core.engine.run import LARGEST_TOTAL
 from casc_core.errors import ConfigError
 from casc_core.numerics import Exact
+from casc_core.schedule import LARGEST_STEPS
 from casc_core.storage.files import require_writable, sole_use
-from casc_lab.cli import Parser, answered, settle
+from casc_lab.cli import Parser, answered
 from casc_lab.distributed import choose_device, from_main, launched, processes
 
+MOST_THREADS = 1_024
 Main = Callable[[argparse.Namespace, torch.device], None]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An empty command line whose help shows defaults."""
     return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+
+def check_range(option: str, value: int | None, most: int, least: int = 1) -> None:
+    """Raise `ConfigError` unless the value of an option is None or lies between `least` and `most`.
+
+    >>> check_range("--T", 0, 8)
+    Traceback (most recent call last):
+    casc_core.errors.ConfigError: --T must be at least 1; got 0
+    """
+    if value is not None and not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most:,}"
+        raise ConfigError(f"{option} must be {bound}; got {value}")
+
+
+def check_steps(T: int | None) -> None:
+    """Raise `ConfigError` unless `--T` is a number of time steps, or None."""
+    check_range("--T", T, LARGEST_STEPS)
+
+
+def check_levels(option: str, q: int | None) -> None:
+    """Raise `ConfigError` unless an option is a number of levels that a network can be converted with, or None."""
+    check_range(option, q, LARGEST_TOTAL)
+
+
+def limit_threads(count: int | None) -> None:
+    """Let torch use so many CPU threads; None: as many as it likes.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+    check_range("--threads", count, MOST_THREADS)
+    if count is not None:
+        torch.set_num_threads(count)
 
 
 def levels(text: str) -> int | None:
@@ -68,7 +104,7 @@ def add_options(
     add("--threads", type=int, help="CPU threads of each process")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--retrain", action="store_true", help="train anew even if the model is there")
-    add("--quiet", action="store_true", help="no progress bars")
+    add("--quiet", action="store_true", help="do not say how far it has come")
 
 
 def run(line: argparse.ArgumentParser, main: Main) -> None:
@@ -100,7 +136,9 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: an option out of its range. StorageError: the output folder cannot be written.
     """
-    settle(args.threads, args.T)
+    limit_threads(args.threads)
+    check_steps(args.T)
+    check_levels("--q", args.q)
     Exact(args.weight_bits)
     require_writable(args.out)
     here = launched()

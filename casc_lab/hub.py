@@ -10,6 +10,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from casc_lab.progress import can_draw
+
 PROBE_SECONDS = 2.0
 
 
@@ -80,6 +82,8 @@ def _downloaded(name: str, **how: Any) -> Any:
         raise UnreachableError(f"hub data set {name} is not in the local cache, and the hub does not answer")
     import datasets
 
+    if not can_draw():
+        datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(name, **how)
     except Exception as error:  # the library raises many kinds; whichever, the data cannot be had

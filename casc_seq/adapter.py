@@ -103,8 +103,9 @@ class RecurrentPopulation(PopulationNode):
     row: int
     lengths: InputNode | None
 
-    def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return Reach(self.threshold)
+    @property
+    def worth(self) -> Fraction:
+        return Fraction(self.threshold)
 
     def potential(self, of: Callable[[Node], Reach]) -> float:
         recurrent = float(self.recurrent.abs().sum(1).max())

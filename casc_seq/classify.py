@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from casc_core.storage.files import require_writable, write_whole
-from casc_lab.cli import Command, settle
+from casc_lab.cli import Command
+from casc_lab.command import check_steps
 from casc_seq.classified_text import ClassifiedText, classify_text
 from casc_seq.raster import raster_page
 
@@ -79,7 +80,7 @@ def _options(line: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    settle(None, args.T)
+    check_steps(args.T)
     folder = args.network or next((Path(name) for name in FOLDERS if Path(name).is_dir()), Path(FOLDERS[0]))
     if args.out is not None:
         require_writable(args.out.parent)

@@ -12,18 +12,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from casc_core.errors import ConfigError
+from casc_core.errors import ConfigError, DataError
 from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation import accuracy as evaluation
 from casc_lab.evaluation.accuracy import Batches
+from casc_lab.progress import followed
 from casc_lab.training.store import Store, training_facts
 from casc_seq.batches import BucketedBatches, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.data import Corpus
-from casc_seq.text.tokenizer import WordTokenizer
+from casc_seq.text.tokenizer import WordTokenizer, check_count
 from casc_seq.text.torchtext import TorchtextTokenizer
 from casc_seq.text.vectors import corpus_vectors
 from casc_seq.torchtext_batches import bucket_iterator_batches
@@ -57,7 +57,7 @@ class TextPipeline:
             "random", or a file in GloVe's text format.
 
     Raises:
-        ConfigError: an unknown tokenizer.
+        ConfigError: an unknown tokenizer, or a number below 1. DataError: no such file of vectors.
     """
 
     tokenizer: str = "words"
@@ -69,6 +69,12 @@ class TextPipeline:
     def __post_init__(self) -> None:
         if self.tokenizer not in ("words", "torchtext"):
             raise ConfigError(f"tokenizer must be 'words' or 'torchtext'; got {self.tokenizer!r}")
+        for name in ("max_words", "min_count", "max_len"):
+            check_count(name, getattr(self, name))
+        if self.vectors not in ("corpus", "random") and not Path(self.vectors).is_file():
+            raise DataError(
+                f"vectors must be 'corpus', 'random' or a file of vectors; there is no file {self.vectors!r}"
+            )
 
     def tokenizer_type(self) -> Any:
         """The class of the tokenizer."""
@@ -178,7 +184,7 @@ def evaluation_batches(
     def of(share: Share) -> Iterator[evaluation.Batch]:
         mine = batches.shared(share)
         count = len(share.of(range(len(batches))))
-        for batch in tqdm(mine, total=count, unit="batch", leave=False, disable=not progress or share.rank > 0):
+        for batch in followed(mine, count, shown=progress and share.rank == 0):
             inputs = batch.tokens.to(device), batch.lengths.to(device)
             yield evaluation.Batch(inputs, batch.labels, batch.index)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,19 +12,32 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.places import Axis
-from casc_core.engine.batching.samples import Abstract, Follower, Train, meta
-from casc_core.engine.exact_sums import exact_product
+from casc_core.engine.batching.samples import Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
-from casc_core.engine.ops import Op, entries
-from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Numbers, Positive, settings, tensors
-from casc_core.engine.provenance import Connection, Provenance
-from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, TableRows
-from casc_core.engine.spike_counts import LayerTrain, by_step
-from casc_core.engine.spike_product import Product
-from casc_core.engine.weight_cache import Kept
-from casc_core.engine.work import Work
+from casc_core.engine.ops import entries
+from casc_core.engine.products.exact_sums import exact_product
+from casc_core.engine.products.spike_product import Product
+from casc_core.engine.products.weight_cache import WeightCache
+from casc_core.engine.recording.spike_counts import LayerTrain, by_step
+from casc_core.engine.signal import TableRows
 from casc_core.errors import InputError
+from casc_core.extend import (
+    EXPONENT,
+    Abstract,
+    Connection,
+    Flag,
+    Follower,
+    Numbers,
+    Op,
+    Positive,
+    Provenance,
+    Run,
+    Signal,
+    Text,
+    Work,
+    settings,
+    tensors,
+)
 from casc_core.numerics import INPUT_EXPONENT, binade, largest
 from casc_seq.rnn import check_lengths, time_order
 
@@ -42,14 +55,14 @@ class Recurrence(Op, saved_as="Recurrence"):
     steps at once: one product for the recurrent current of every step, then one scan over time.
 
     Settings: the layer's name, threshold, grid, and direction; `charge`, what a neuron's potential begins with, and `bias`,
-    what flows besides while awake, `[hidden]` each or one number, in the unit of the threshold.
+    what is received besides at each wake step, `[hidden]` each or one number, in the unit of the threshold.
 
     Called with the input current `[B, L, hidden]` (or `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]`
     or None, its row, and lengths `[B]` or None.
     """
 
     SETTINGS = settings(
-        name=NAME, threshold=Positive(), scale=Positive(), exponent=EXPONENT, reverse=Flag(), batch_first=Flag()
+        name=Text(), threshold=Positive(), scale=Positive(), exponent=EXPONENT, reverse=Flag(), batch_first=Flag()
     )
     TENSORS = tensors(weight=Numbers((("hidden", "hidden"),), "exponent"), charge=_EACH, bias=_EACH)
     is_layer = True
@@ -66,8 +79,8 @@ class Recurrence(Op, saved_as="Recurrence"):
         return Product()
 
     @cached_property
-    def kept(self) -> Kept:
-        return Kept()
+    def kept(self) -> WeightCache:
+        return WeightCache()
 
     @cached_property
     def steps(self) -> dict[int, int]:
@@ -184,17 +197,17 @@ class Recurrence(Op, saved_as="Recurrence"):
         for extra in (initial, potential):
             reach += 0.0 if extra is None else float(extra.abs().max())
         packed = self.product.packed(self.weight, exponent, run.peak)
-        limit, exact = 0.0, None
+        limit, margin = 0.0, 0
         if packed is not None and packed.exponent - exponent <= 30:
             limit = self._limit(run, reach + packed.reach, exponent)
         if limit <= 0:
             found = self._rounded(run, current, reach)
             if found is None:
                 return None
-            packed, exact = found
+            packed, margin = found
             limit = self._limit(run, reach + packed.reach, packed.exponent)
         assert packed is not None
-        unit = exponent if exact is None else packed.exponent
+        unit = packed.exponent if margin else exponent
         batch_first = self.settings["batch_first"]
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
@@ -207,9 +220,11 @@ class Recurrence(Op, saved_as="Recurrence"):
         if not train.dtype.is_floating_point:
             train = train.double()
         units, begun = (self._units(each, unit, torch.int32) for each in (initial, potential))
-        if exact is not None:
-            own = (self._units(each, exponent, torch.float64) for each in (initial, potential))
-            exact = kernels.ExactCurrents(exponent, math.ldexp(self.settings["threshold"], -exponent), exact, *own)
+        exact = None
+        if margin:
+            begins, begun_at = (self._units(each, exponent, torch.float64) for each in (initial, potential))
+            threshold = math.ldexp(self.settings["threshold"], -exponent)
+            exact = kernels.ExactCurrents(exponent, threshold, margin, begins, begun_at)
         lengths = None if lengths is None else lengths.contiguous()
         sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
         spikes = kernels.recurrence(
@@ -245,7 +260,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         """
         drive, threshold, exponent = current.lazy_drive, self.settings["threshold"], self.settings["exponent"]
         if isinstance(drive, TableRows):
-            largest_drive = self.kept(drive.table, "largest", lambda table=drive.table: largest(table))
+            largest_drive = self.kept(drive.table, "largest", partial(largest, drive.table))
         else:
             largest_drive = current.drive_reach
         whole = (run.total + 1) * (reach + self.reach + largest_drive + threshold)

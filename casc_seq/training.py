@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from casc_core.errors import ConfigError, InputError
-from casc_core.reporting.predictions import reading
+from casc_core.errors import InputError
 from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share, device_of
 from casc_lab.evaluation.accuracy import accuracy
+from casc_lab.progress import followed
 from casc_lab.training import loop as training
 from casc_lab.training.checkpoint import save_checkpoint
+from casc_lab.training.checks import check_numbers
+from casc_lab.training.classification import learning_rate_share, loss_and_correct, remedy, set_learning_rate, shapes
 from casc_lab.training.loop import EpochResult, TrainingResult
-from casc_lab.training.task import Epoch, Validation, learning_rate_share
+from casc_lab.training.task import Epoch, Validation
 from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
 from casc_seq.text.tokenizer import PAD, UNKNOWN
 
@@ -81,21 +81,13 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed must be an integer from 0 to 2**63 - 1; got {self.seed!r}")
-        for name in ("lr", "clip"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be positive and finite; got {getattr(self, name)!r}")
-        for name in ("embedding_lr", "weight_decay"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be at least 0 and finite; got {getattr(self, name)!r}")
-        for name in ("warm_up", "label_smoothing", "word_dropout", "validation"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} must be in [0, 1); got {getattr(self, name)!r}")
+        check_numbers(
+            self,
+            counts=("epochs", "batch_size"),
+            positive=("lr", "clip"),
+            not_negative=("embedding_lr", "weight_decay"),
+            shares=("warm_up", "label_smoothing", "word_dropout", "validation"),
+        )
 
 
 SMALL_CORPUS = 20_000
@@ -125,7 +117,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], progress: bool = False)
     Args:
         model: called as `model(tokens, lengths)`.
         batches: as `casc_seq.batches.bucketed_batches` makes them.
-        progress: show a progress bar on stderr.
+        progress: show on stderr how far it has come.
 
     Raises:
         InputError: no batches.
@@ -135,7 +127,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], progress: bool = False)
     logits, labels, index = [], [], []
     try:
         with torch.no_grad():
-            for batch in tqdm(batches, desc="evaluating", disable=not progress, leave=False):
+            for batch in followed(batches, name="evaluating", shown=progress):
                 logits.append(model(batch.tokens.to(device), batch.lengths.to(device)).cpu())
                 labels.append(batch.labels)
                 index.append(batch.index)
@@ -195,7 +187,7 @@ def train(
         checkpoint: file for the state of the training, written whole or not at all.
         save_seconds: how often, at least; after each epoch in any case.
         save_steps: also after every so many steps.
-        progress: show progress bars on stderr.
+        progress: show on stderr how far it has come.
         batches: what makes batches, called as `bucketed_batches` is.
         precision: as `casc_lab.training.loop.train` takes it.
 
@@ -250,7 +242,7 @@ class _TextTask:
         )
         self.epochs, self.seed = config.epochs, config.seed
         self.owner = _fingerprint(model, encoded, labels, config)
-        self.remedy = f"lower lr (now {config.lr:g}) or clip (now {config.clip:g}), or check the initial weights"
+        self.remedy = remedy(config.lr, config.clip)
         vectors = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         trained = [p for p in model.parameters() if p.requires_grad]
         self.vectors = [p for p in trained if id(p) in vectors]
@@ -269,9 +261,7 @@ class _TextTask:
         )
 
     def before_step(self, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
-        share = learning_rate_share(step, steps, self.config.warm_up, "linear")
-        for group in optimiser.param_groups:
-            group["lr"] = self.config.lr * group["factor"] * share
+        set_learning_rate(optimiser, self.config.lr, learning_rate_share(step, steps, self.config.warm_up, "linear"))
         nn.utils.clip_grad_norm_(self.others, self.config.clip)
 
     def epoch(self, number: int, start: int, share: Share) -> Epoch[Batch]:
@@ -288,8 +278,7 @@ class _TextTask:
             tokens = torch.where(unread & (tokens != PAD), UNKNOWN, tokens)
         labels = batch.labels.to(self.device)
         logits = network(tokens, batch.lengths.to(self.device))
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        return loss, (reading(logits.shape).classes(logits) == labels).sum()
+        return loss_and_correct(logits, labels, self.config.label_smoothing)
 
     def validate(self, model: nn.Module) -> Validation | None:
         if self.validation is None:
@@ -302,6 +291,5 @@ def _fingerprint(
     model: nn.Module, encoded: Sequence[Sequence[int]], labels: Sequence[int], config: TrainingConfig
 ) -> str:
     """Names a training by its options, the sizes of its model, and its data."""
-    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-    parts = itertools.chain([[dataclasses.asdict(config), shapes, list(labels)]], map(list, encoded))
+    parts = itertools.chain([[dataclasses.asdict(config), shapes(model), list(labels)]], map(list, encoded))
     return sha256(json.dumps(part).encode() for part in parts)

@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
+import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
+
+# isort: split
 import torch
 
 from casc_lab import command
 from casc_lab.distributed import is_main, say
 from casc_lab.evaluation.report import Experiment, phase, report
 from casc_lab.evaluation.results import Published
+from casc_lab.training.checks import check_fits
 from casc_lab.training.store import describe
-from casc_seq.classifier import POOLINGS, ClassifierConfig
+from casc_seq.classifier import POOLINGS, ClassifierConfig, TextClassifier
 from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, calibration_batches, evaluation_batches, train_or_find
 from casc_seq.training import SMALL_CORPUS, TrainingConfig, recommended
@@ -63,24 +68,38 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def experiment(
-    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
-) -> Experiment:
-    """The trained classifier and its test set; with `find_only`, one that had been trained before."""
-    progress = is_main() and not args.quiet
-    with phase("data", seconds):
-        corpus = load_corpus(args.data)
-        say(corpus.notice or "", corpus.source)
+def _checked(args: argparse.Namespace) -> tuple[TextPipeline, dict[str, Any], dict[str, Any]]:
+    """How texts become batches, the sizes of the network, and what is said of its training; before any text is read.
+
+    Raises:
+        ConfigError: an option out of its range, or a network that this machine cannot hold.
+    """
     pipeline = TextPipeline(args.tokenizer, max_words=args.max_words, max_len=args.max_len, vectors=args.vectors)
     sizes = {
         "embedding_size": args.embedding, "hidden_size": args.hidden, "num_layers": args.layers,
         "bidirectional": args.bidirectional, "pooling": args.pooling, "batch_norm": args.batch_norm,
         "q": args.q, "dropout": args.dropout,
     }  # fmt: skip
-    given = {
-        name: value for name in ("epochs", "batch_size", "word_dropout") if (value := getattr(args, name)) is not None
+    smallest = ClassifierConfig(vocabulary_size=2, classes=2, **sizes)
+    check_fits(lambda: TextClassifier(smallest), "choose smaller --embedding, --hidden or --layers")
+    by_size = {name: getattr(args, name) for name in ("epochs", "batch_size", "word_dropout")}
+    training = {"lr": args.lr, "seed": args.seed} | {
+        name: value for name, value in by_size.items() if value is not None
     }
-    training = replace(recommended(len(corpus.train)), lr=args.lr, seed=args.seed, **given)
+    TrainingConfig(**training)
+    return pipeline, sizes, training
+
+
+def experiment(
+    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
+) -> Experiment:
+    """The trained classifier and its test set; with `find_only`, one that had been trained before."""
+    progress = is_main() and not args.quiet
+    pipeline, sizes, given = _checked(args)
+    with phase("data", seconds):
+        corpus = load_corpus(args.data)
+        say(corpus.notice or "", corpus.source)
+    training = replace(recommended(len(corpus.train)), **given)
     with phase("train", seconds):
         trained = train_or_find(
             corpus, args.out, pipeline, sizes, training,

@@ -16,6 +16,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
+
 if __package__:  # found by its name; a script's own folder is searched anyhow
     sys.path.insert(0, str(Path(__file__).parent))
 

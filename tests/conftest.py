@@ -1,7 +1,10 @@
-"""Deterministic property tests, and two threads at most."""
+"""Deterministic property tests, two threads at most, and threads that do not spin while another program has their core."""
 
 from __future__ import annotations
 
+import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
+
+# isort: split
 import torch
 from hypothesis import HealthCheck, settings
 

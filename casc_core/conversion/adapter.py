@@ -36,8 +36,12 @@ class Adapter:
 
 
 @cache
-def _entries() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _entries() -> dict[str, list[EntryPoint]]:
+    """By name, the entry points of that name: one, unless two packages claim it."""
+    found: dict[str, dict[str, EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):  # one installation may be listed twice
+        found.setdefault(entry.name, {})[entry.value] = entry
+    return {name: list(entries.values()) for name, entries in found.items()}
 
 
 def adapter_names() -> list[str]:
@@ -50,12 +54,18 @@ def adapter_named(name: str) -> Adapter:
     """The installed adapter of this name.
 
     Raises:
-        ConfigError: there is none; the message lists those there are.
+        ConfigError: there is none, and the message lists those there are; or two packages claim the name.
     """
-    entry = _entries().get(name)
-    if entry is None:
+    claimed = _entries().get(name, [])
+    if len(claimed) > 1:
+        raise ConfigError(
+            f"the adapter name {name!r} is claimed by {' and '.join(entry.value for entry in claimed)}; uninstall one of "
+            "their packages, or give the Adapter itself"
+        )
+    if not claimed:
         known = ", ".join(map(repr, adapter_names())) or "none (is the package installed?)"
         raise ConfigError(f"no adapter named {name!r}; installed: {known}")
+    (entry,) = claimed
     adapter = entry.load()
     if not isinstance(adapter, Adapter):
         raise ConfigError(f"the entry point {entry.value!r} of adapter {name!r} is not an Adapter: {adapter!r}")

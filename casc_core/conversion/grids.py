@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.ops import Scale, Shift
-from casc_core.engine.exact_sums import largest_row
+from casc_core.engine.products.exact_sums import largest_row
 from casc_core.numerics import (
     AsTrained,
     Numerics,
@@ -234,7 +234,9 @@ def snapped_map(
         drive_reach += float(bias.abs().max())
     if drive_exponent is None:
         drive_exponent = _drive_exponent(numerics, drive_reach)
-        if out_exponent is not None and not isinstance(numerics, Stretch):  # much finer than what it is added to would only cost range
+        if out_exponent is not None and not isinstance(
+            numerics, Stretch
+        ):  # much finer than what it is added to would only cost range
             drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
     unrounded = snapped is None or torch.equal(snapped, weight)
     if bias is not None:

@@ -98,8 +98,8 @@ def prepare(
 
         evaluated = copy.deepcopy(prepared).eval()
         ways = each_way(evaluated, lambda module: rules.is_leaf(module) or is_replaced(module))
-        apart = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
-        _replace_modules(prepared, replacements, q, threshold, apart)
+        of_constants = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
+        _replace_modules(prepared, replacements, q, threshold, of_constants)
         _require_same_forward(prepared, ways, each_way(copy.deepcopy(prepared).eval(), rules.is_leaf))
         prepared = _without_functional_activations(prepared, chosen, q, threshold)
     if trainable_threshold:
@@ -146,12 +146,12 @@ def _replace_modules(
     replacements: Mapping[type[nn.Module], Replacement],
     q: int,
     threshold: float | None,
-    apart: Collection[str],
+    of_constants: Collection[str],
 ) -> None:
     made: dict[nn.Module, nn.Module] = {}  # a module used at several places stays one module
-    kept = {model.get_submodule(name) for name in apart}
+    evaluated = {model.get_submodule(name) for name in of_constants}
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module in kept:
+        if module in evaluated:
             continue
         replacement = _replacement(module, replacements)
         if replacement is not None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from casc_core.engine.leaves import map_leaves
-from casc_core.engine.observer import Observer
 from casc_core.engine.ops import Op
+from casc_core.engine.recording.observer import Observer
 from casc_core.engine.run import Run
 from casc_core.errors import CascError, InputError
 

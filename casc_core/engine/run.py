@@ -16,7 +16,7 @@ from torch import Tensor
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.neuron_loop import scan
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import ConfigError
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics

@@ -89,9 +89,13 @@ def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
 
 
 def are_saved_alike(network: Network, other: Network) -> bool:
-    """Whether both call the same operations in the same order, but for what a file of the first version does not say."""
+    """Whether both call the same operations in the same order, on the same numbers.
+
+    What results are called is left out, and which lines of the user's code they come from; so is what a file of the first
+    version does not say.
+    """
     network, other = network.in_order_of_calls(), other.in_order_of_calls()
-    if _without_grids(_description(network)) != _without_grids(_description(other)):
+    if _comparable(network) != _comparable(other):
         return False
     own, others = network.tensors(), other.tensors()
     return all(torch.equal(own[name].cpu(), others[name].cpu()) for name in own)
@@ -241,8 +245,24 @@ def _operation(index: int, value: Any, tensors: dict[str, Tensor], older: bool) 
     return kind(**settings, **own)
 
 
-def _without_grids(description: dict[str, Any]) -> dict[str, Any]:
-    """Without what the first version did not say: the grids of what arrives at a map."""
+_LINES = ("expect", "expect_parts")
+"""Functions whose last argument is a line of the user's code."""
+
+
+def _comparable(network: Network) -> dict[str, Any]:
+    """The description of a network, but for lines, and for the grids of what arrives at a map (in no first version)."""
+    functions = [op.settings.get("function") for op in network.ops]
+    programs = {
+        given: dataclasses.replace(
+            program,
+            steps=tuple(
+                dataclasses.replace(step, args=step.args[:-1]) if functions[step.op] in _LINES else step
+                for step in program.steps
+            ),
+        )
+        for given, program in network.programs.items()
+    }
+    description = _description(network._replace(programs=programs))
     for op in description["ops"]:
-        op["settings"] = {name: value for name, value in op["settings"].items() if name != "train_exponent"}
+        op["settings"] = {name: each for name, each in op["settings"].items() if name not in ("train_exponent", "line")}
     return description

@@ -1,4 +1,4 @@
-"""What flows between two neurons during a run."""
+"""The tensors of a run, between one population of neurons and the next."""
 
 from __future__ import annotations
 
@@ -96,6 +96,10 @@ class Signal:
         """Largest magnitude of the drive."""
         drive = self.drive
         return 0.0 if drive is None else largest(without_repeats(drive))
+
+    def constant(self, value: Tensor) -> Tensor:
+        """`[*shape]`: what the drive grows by when `value` is added at each wake step."""
+        return (value if self.divisor is None else value * self.divisor).expand(self.shape)
 
     def map(self, function: Callable[[Tensor], Tensor], by_sample: bool = False) -> Signal:
         """The signal under a map that only moves and repeats elements.
@@ -202,7 +206,7 @@ def stacked(steps: Sequence[Tensor]) -> Tensor:
     return together.permute(0, *(dim + 1 for dim in inverse(order)))
 
 
-def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+def concatenated(parts: Sequence[Tensor], dim: int) -> Tensor:
     """`torch.cat`, the dimensions in memory as those of the first part."""
     order = memory_order(parts[0])
     if order is None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.batches import checked_batches, inputs_and_labels
-from casc_core.engine.agreement import Agreement, LayerAgreement, PositionAgreement
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.agreement import Agreement, LayerAgreement, PositionAgreement
+from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import ConfigError, InputError
 from casc_core.evidence.analysis import Analysis, LayerAnalysis, PositionAnalysis
 from casc_core.evidence.readout import ReadoutOverTime, readout_over_time

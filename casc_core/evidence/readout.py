@@ -38,6 +38,7 @@ def readout_over_time(readouts: Tensor, reference: Tensor, labels: Tensor | None
     Raises:
         InputError: labels that are no classes of the network, or of another shape than its outputs ask for.
 
+    >>> import torch
     >>> readouts = torch.tensor([[[0.0, 1.0]], [[2.0, 1.0]]])
     >>> found = readout_over_time(readouts, torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
     >>> found.mismatches.tolist(), found.scores.tolist(), found.squared_error.tolist(), found.exact_at.tolist()

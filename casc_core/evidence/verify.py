@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import ConfigError
 from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann
 from casc_core.evidence.differences import Differences, differences, largest_difference

@@ -1,4 +1,4 @@
-"""SHA-256, and a checksum inside the text that it is of: any change of any bit, there or in what lies beside it, is noticed.
+"""SHA-256, and a checksum inside the text that it is of: any changed bit, there or in what lies beside it, is noticed.
 
 It guards against damage, and not against someone who means harm, and would make it anew.
 """

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from casc_core.evidence.energy import EnergyTable
 from casc_core.evidence.equivalence import EquivalenceReport, combine_reports
@@ -22,12 +21,14 @@ from casc_core.reporting.series import median_and_largest
 from casc_core.rivals.methods import FOUR, RIVALS, chosen, methods_for
 from casc_core.storage.files import require_writable, write_whole
 from casc_core.storage.json_files import write_json
-from casc_lab.cli import NOT_EXACT, Command, settle
+from casc_lab.cli import NOT_EXACT, Command
+from casc_lab.command import check_steps, limit_threads
 from casc_lab.compare.comparison import compare
 from casc_lab.compare.load_network import load_network
 from casc_lab.compare.network_and_data import NetworkAndData, Request
 from casc_lab.compare.page import page
 from casc_lab.compare.terminal_summary import terminal_summary
+from casc_lab.progress import Progress
 
 NETWORK = "output folder of a recipe, or module:function that returns (model, batches[, calibration_batches])"
 
@@ -42,7 +43,7 @@ def _network_options(add: Any) -> None:
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="CPU threads")
     add("--json", action="store_true", help="print JSON instead of tables")
-    add("--quiet", action="store_true", help="no progress bars")
+    add("--quiet", action="store_true", help="do not say how far it has come")
 
 
 def _compare_options(line: argparse.ArgumentParser) -> None:
@@ -68,21 +69,21 @@ def _verify_options(line: argparse.ArgumentParser) -> None:
 
 
 def _request(args: argparse.Namespace) -> Request:
-    settle(args.threads, args.T)
+    limit_threads(args.threads)
+    check_steps(args.T)
     return Request(args.network, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
 
 
-def _with_progress(found: NetworkAndData, quiet: bool) -> tuple[NetworkAndData, tqdm[Any]]:
-    """The same with batches that advance a bar."""
-    # Where nobody watches, names of methods will do.
-    bar = tqdm(unit=" batches", leave=False, disable=True if quiet else None)
+def _with_progress(found: NetworkAndData, quiet: bool) -> tuple[NetworkAndData, Progress]:
+    """The same with batches that say how far it has come."""
+    progress = Progress(shown=not quiet)
 
-    def batches_with_bar() -> Iterator[Any]:
+    def batches_with_progress() -> Iterator[Any]:
         for batch in found.batches():
             yield batch
-            bar.update()
+            progress.advance()
 
-    return replace(found, batches=batches_with_bar), bar
+    return replace(found, batches=batches_with_progress), progress
 
 
 def _table(args: argparse.Namespace) -> EnergyTable:
@@ -100,15 +101,15 @@ def _compare(args: argparse.Namespace) -> int:
     found = load_network(request)
     require_writable(out)
     methods = chosen(methods_for(found.snn, args.T, found.trained is None), args.methods)
-    followed, bar = _with_progress(found, args.quiet)
+    followed, progress = _with_progress(found, args.quiet)
 
     def announce(name: str) -> None:
-        bar.set_description(name)
-        if bar.disable:
+        progress.rename(name)
+        if not progress.is_bar:
             print(f"  {name}", file=sys.stderr)
 
-    result = compare(followed, args.T, methods, table, _command(args), announce)
-    bar.close()
+    with progress:
+        result = compare(followed, args.T, methods, table, _command(args), announce)
     write_json(out / "comparison.json", result)
     write_whole(out / "report.html", page(result))
     if args.json:
@@ -135,9 +136,9 @@ def _command(args: argparse.Namespace) -> str:
 
 def _verify(args: argparse.Namespace) -> int:
     found = load_network(_request(args))
-    followed, bar = _with_progress(found, args.quiet)
-    report = combine_reports(list(_reports(followed, followed.batches(), args.T)))
-    bar.close()
+    followed, progress = _with_progress(found, args.quiet)
+    with progress:
+        report = combine_reports(list(_reports(followed, followed.batches(), args.T)))
     if args.json:
         print(json.dumps(_as_json(found, report)))
     else:

@@ -28,7 +28,8 @@ def findings(analyses: Mapping[str, Analysis], depths: Mapping[str, int], table:
             silent.
         depths: of the layers (`layer_depths`): those that lie side by side have no order.
     """
-    layers = by_depth(depths)
+    run = next(iter(analyses.values())).layers  # another way of calling the network may have others
+    layers = by_depth({name: depth for name, depth in depths.items() if name in run})
     sentences = [_mismatch(name, analysis, layers) for name, analysis in analyses.items()]
     sentences += _first_layer(analyses)
     ours = analyses.get(OURS)
@@ -56,8 +57,8 @@ def _mismatch(name: str, analysis: Analysis, layers: Sequence[Sequence[str]]) ->
         return f"{who}, no neuron of any layer is off the ANN's level {end}."
     worst = max(shares, key=shares.__getitem__)
     if len(layers) == 1 and len(shares) > 1:
-        each = _enumerated([f"{share:.3g}% of those of {layer}" for layer, share in shares.items()])
-        return f"{who}, of the neurons of layers that lie side by side {each} are off their level {end}."
+        each = _enumerated([f"{share:.3g}% in {layer}" for layer, share in shares.items()])
+        return f"{who}, so many neurons are off their level {end}: {each}, which lie side by side."
     (first, *_), (*_, last) = layers[0], layers[-1]
     return (
         f"{who}, {shares[first]:.3g}% of the neurons of the first layer ({first}), {shares[last]:.3g}% of the last "

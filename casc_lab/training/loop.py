@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from casc_core.errors import ConfigError, StorageError
 from casc_lab import distributed
 from casc_lab.distributed import device_of
+from casc_lab.progress import Progress
 from casc_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from casc_lab.training.seeds import mixed
 from casc_lab.training.task import Part, Task
@@ -81,7 +81,7 @@ def train(
         save: what writes it.
         save_seconds: how often, at least; after each epoch in any case.
         save_steps: also after every so many steps.
-        progress: show progress bars on stderr.
+        progress: show on stderr how far it has come.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 on a GPU that has it, else float32.
         sync_batch_norm: on several GPUs, standardise over the whole batch instead of each process's share.
 
@@ -151,21 +151,13 @@ class _Run:
         self.network = self.network or distributed.parallel(self.model)
         self.network.train()
         epoch = self.task.epoch(self.epoch, self.batch, self.share)
-        bar = tqdm(
-            total=epoch.steps,
-            initial=self.batch,
-            desc=f"epoch {self.epoch + 1}/{self.task.epochs}",
-            unit="batch",
-            disable=not progress,
-        )
-        with bar:
+        name = f"epoch {self.epoch + 1}/{self.task.epochs}"
+        with Progress(epoch.steps, name, done=self.batch, shown=progress, stays=True) as shown:
             for part in epoch.parts:
                 self._step(self.network, part, epoch.steps)
-                bar.set_postfix(loss=f"{self.loss_sum / self.seen:.3f}", refresh=False)
-                bar.update()
+                shown.advance(f"loss={self.loss_sum / self.seen:.3f}")
                 yield
-            if progress:
-                bar.set_postfix_str("validating")
+            shown.remark("validating")
 
     def _step(self, network: nn.Module, part: Part[Any], steps: int) -> None:
         if self.share.world > 1:  # each process draws numbers of its own, which no checkpoint need hold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -84,20 +83,3 @@ class Task(Protocol[BatchT]):
     def validate(self, model: nn.Module) -> Validation | None:
         """Accuracy and loss on what is set aside; None if nothing is. Called in every process."""
         ...
-
-
-def learning_rate_share(step: int, steps: int, warm_up: float, shape: str) -> float:
-    """The learning rate at `step` of `steps`, as a share of the largest: it rises linearly, then falls to 0.
-
-    Args:
-        warm_up: share of the steps in which it rises.
-        shape: how it falls: "linear" or "cosine".
-
-    >>> [round(learning_rate_share(step, 10, 0.2, "cosine"), 2) for step in (0, 1, 2, 6, 9)]
-    [0.5, 1.0, 1.0, 0.5, 0.04]
-    """
-    warm = max(1, round(warm_up * steps))
-    falling = (steps - step) / max(1, steps - warm)
-    if shape == "cosine":
-        falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, falling))
-    return min((step + 1) / warm, falling)

@@ -69,9 +69,11 @@ def as_strings(texts: Iterable[str | bytes]) -> Iterator[str]:
 
 
 def check_count(name: str, value: int) -> int:
-    """Return `value` if it is an integer of at least 1, else raise a `ConfigError` that calls it `name`."""
+    """Return `value` if it is an integer from 1 to 2**31 - 1, else raise a `ConfigError` that calls it `name`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
+    if value >= 2**31:
+        raise ConfigError(f"{name} must be at most {2**31 - 1:,}; got {value}")
     return value
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from casc_core.errors import ConfigError
+from casc_core.errors import ConfigError, DataError
 from casc_lab import command
 from casc_lab.distributed import is_main, say
 from casc_lab.evaluation.accuracy import Batches
 from casc_lab.evaluation.methods import Evaluation
 from casc_lab.evaluation.report import Experiment, phase, report
 from casc_lab.evaluation.sweep import sweep
+from casc_lab.training.checks import MOST, check_fits
 from casc_lab.training.loop import PRECISIONS
 from casc_lab.training.seeds import digest
 from casc_lab.training.store import describe
@@ -39,6 +40,13 @@ SETTINGS = {
 }
 
 
+_UNLESS_TOLD = CalibrationConfig()
+CALIBRATION = {
+    "calibrate_q": _UNLESS_TOLD.q, "percentile": _UNLESS_TOLD.percentile, "per_channel": _UNLESS_TOLD.per_channel,
+}  # fmt: skip
+"""Options of a network that was trained with plain ReLU, and their defaults."""
+
+
 def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **others: str) -> None:
     """Add the options that both image recipes have.
 
@@ -47,7 +55,6 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
         defaults: of training.
         others: of a setting, what else its default may be.
     """
-    calibration = CalibrationConfig()
     add = parser.add_argument
     add("--model", choices=tuple(MODELS), default="resnet20")
     add("--pooling", choices=POOLINGS, default="max")
@@ -65,9 +72,12 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
     add("--limit-train", type=int, help="so many training images only")
     add("--limit-test", type=int, help="so many test images only")
     add("--eval-batch", type=int, default=100, help="images in a test batch")
-    add("--calibrate-q", type=int, default=calibration.q, help="levels of a network trained with plain ReLU")
-    add("--percentile", type=float, default=calibration.percentile, help="of its activations that is the threshold")
-    add("--per-channel", action="store_true", help="a threshold for each channel of it")
+    usual = {name: f"(default: {value})" for name, value in CALIBRATION.items()}
+    about = f"levels of a network trained with plain ReLU {usual['calibrate_q']}"
+    add("--calibrate-q", type=int, help=about, default=SUPPRESS)
+    about = f"of its activations that is the threshold {usual['percentile']}"
+    add("--percentile", type=float, help=about, default=SUPPRESS)
+    add("--per-channel", action="store_true", help="a threshold for each channel of it", default=SUPPRESS)
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,11 @@ Load = Callable[[argparse.Namespace, torch.device, dict[str, float]], tuple[Imag
 def main(load: Load, args: argparse.Namespace, device: torch.device) -> None:
     """Load the images, then train or find, convert, simulate, report."""
     seconds: dict[str, float] = {}
+    useless = [name for name in CALIBRATION if name in vars(args)]
+    if useless and None not in _levels(args):
+        option = f"--{useless[0].replace('_', '-')}"
+        raise ConfigError(f"{option} is for a network trained with plain ReLU: add --q none, or leave {option} out")
+    check(args)
     run(args, device, *load(args, device, seconds), seconds)
 
 
@@ -115,10 +130,42 @@ def loaded_experiment(
     load: Load, args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
 ) -> Experiment:
     """The network and its test set; with `find_only`, one that had been trained before."""
+    check(args)
     images, defaults = load(args, device, seconds)
     return experiment(
         args, device, images, training_config(args, defaults), args.q, args.out, seconds, find_only=find_only
     )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Complain at once about what would fail when the images are loaded, or after the training; and fill in defaults.
+
+    Raises:
+        ConfigError: an option out of its range, or a network that this machine cannot hold. DataError: no such file.
+    """
+    for name, value in CALIBRATION.items():
+        vars(args).setdefault(name, value)
+    for q in _levels(args):
+        command.check_levels("--q" if args.sweep is None else "--sweep", q)
+    command.check_levels("--calibrate-q", args.calibrate_q)
+    for name in ("eval_batch", "limit_train", "limit_test", "size"):
+        command.check_range(f"--{name.replace('_', '-')}", getattr(args, name), MOST)
+    calibration(args)
+    training_config(args, TrainingConfig())
+    network = NetworkConfig(args.model, 2, 0, pooling=args.pooling, width=args.width)
+    check_fits(network.built, "choose a smaller --width, or another --model")
+    if args.weights is not None and not args.weights.is_file():
+        raise DataError(f"cannot read {args.weights}: there is no such file")
+
+
+def _levels(args: argparse.Namespace) -> list[int | None]:
+    """Every number of levels that there is to be a network of."""
+    return [args.q] if args.sweep is None else list(args.sweep)
+
+
+def calibration(args: argparse.Namespace) -> CalibrationConfig:
+    """How a network with plain ReLU is calibrated."""
+    return CalibrationConfig(args.calibrate_q, args.percentile, args.per_channel)
 
 
 def run(
@@ -157,8 +204,6 @@ def run(
 def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> TrainingConfig:
     """The defaults, but for what the command line says."""
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
-    if args.eval_batch < 1:
-        raise ConfigError(f"--eval-batch must be at least 1; got {args.eval_batch}")
     return dataclasses.replace(defaults, seed=args.seed, **given)
 
 
@@ -204,7 +249,7 @@ def experiment(
     converted, facts = trained.model, dict(trained.training)
     if q is None:
         with phase("calibrate", seconds):
-            how = CalibrationConfig(args.calibrate_q, args.percentile, args.per_channel)
+            how = calibration(args)
             calibrated = how.apply(trained.model, images.calibration())
         say(str(calibrated))
         converted = calibrated.model

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import casc_core
+from casc_core.activation import check_levels
 from casc_core.errors import ConfigError
 from casc_lab.distributed import say
-from casc_lab.evaluation.accuracy import Batches, accuracy, logits_of
+from casc_lab.evaluation.accuracy import Batches, logits_of
+from casc_lab.training import classification
 from casc_lab.training.seeds import digest
 from casc_lab.training.store import Store, training_facts
 from casc_lab.training.task import Validation
@@ -28,7 +30,7 @@ class NetworkConfig:
     """Which network.
 
     Args:
-        model, stem, pooling: as `cnn.models.build` takes them.
+        model, stem, pooling: as `image_recipes.models.build` takes them.
         classes: number of classes.
         size: height and width of the images.
         q: levels of its CQReLU activations; None: plain ReLU.
@@ -48,14 +50,22 @@ class NetworkConfig:
     width: int | None = None
     trainable_threshold: bool = False
 
+    def built(self) -> nn.Module:
+        """The network with plain ReLU and fresh weights, not tried on an image.
+
+        Raises:
+            ConfigError: an unknown name, or a number out of its range.
+        """
+        options = {} if self.width is None else {"width": self.width}
+        return build(self.model, self.classes, self.stem, self.pooling, **options)
+
     def plain(self) -> nn.Module:
         """The network with plain ReLU and fresh weights.
 
         Raises:
             ConfigError: an unknown name, or images too small for it.
         """
-        options = {} if self.width is None else {"width": self.width}
-        model = build(self.model, self.classes, self.stem, self.pooling, **options)
+        model = self.built()
         try:
             with torch.no_grad():
                 model.eval()(torch.zeros(1, 3, self.size, self.size))
@@ -117,7 +127,7 @@ def train_or_find(
         validation: other images, to pick the best epoch by.
         retrain: train anew even if one is there.
         find_only: never train.
-        progress, precision, sync_batch_norm: as `cnn.training.train` takes them.
+        progress, precision, sync_batch_norm: as `image_recipes.training.train` takes them.
 
     Raises:
         ConfigError, DataError: an argument out of range, a file that holds no such weights.
@@ -155,8 +165,7 @@ def _validator(batches: Batches | None) -> Callable[[nn.Module], Validation | No
     def validate(model: nn.Module) -> Validation | None:
         if batches is None:
             return None
-        logits, labels = logits_of(model.eval(), batches)
-        return Validation(accuracy(logits, labels), nn.functional.cross_entropy(logits.double(), labels).item())
+        return classification.validation(*logits_of(model.eval(), batches))
 
     return validate
 
@@ -169,11 +178,19 @@ class CalibrationConfig:
         q: levels.
         percentile: of what a layer's activations are on some training images; it becomes the layer's threshold.
         per_channel: a threshold for each channel instead.
+
+    Raises:
+        ConfigError: a value out of its range.
     """
 
     q: int = 32
     percentile: float = 99.9
     per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        check_levels(self.q)
+        if not 0.0 < self.percentile <= 100.0:
+            raise ConfigError(f"percentile must lie in (0, 100]; got {self.percentile!r}")
 
     def apply(self, trained: nn.Module, batches: Iterable[Tensor]) -> casc_core.Calibration:
         """`trained` with CQReLU in place of ReLU, calibrated on batches of images; and how far off that is."""

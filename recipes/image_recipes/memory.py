@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
+from casc_lab.progress import followed
 from casc_lab.training.seeds import digest, mixed
 from casc_lab.training.task import Part
 from image_recipes.augment import Augmentation, normalise
@@ -20,7 +20,7 @@ from image_recipes.image_set import ImageSet
 
 @dataclass(frozen=True)
 class MemoryImages:
-    """Images to train on, in memory; made for `cnn.training.train`.
+    """Images to train on, in memory; made for `image_recipes.training.train`.
 
     Args:
         images: uint8 `[N, 3, H, W]` and their labels.
@@ -80,7 +80,7 @@ def evaluation_batches(
 
     def of(share: Share) -> Iterator[Batch]:
         parts = share.of(torch.arange(len(images)).split(batch_size))
-        for index in tqdm(parts, unit="batch", leave=False, disable=not progress or share.rank > 0):
+        for index in followed(parts, shown=progress and share.rank == 0):
             pixels = normalise(images.images[index].to(device), mean, std)
             yield Batch((pixels,), images.labels[index], index)
 

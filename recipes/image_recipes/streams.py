@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from casc_core.errors import ConfigError
 from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
+from casc_lab.progress import followed
 from casc_lab.training.seeds import digest
 from casc_lab.training.task import Part
 from image_recipes.augment import normalise
@@ -22,7 +22,7 @@ from image_recipes.imagenet import FolderStream, ImageStream
 
 @dataclass(frozen=True)
 class StreamedImages:
-    """Images to train on, read while they are used; made for `cnn.training.train`.
+    """Images to train on, read while they are used; made for `image_recipes.training.train`.
 
     Args:
         stream: the split.
@@ -81,9 +81,8 @@ def evaluation_batches(
         # Only a folder says which images a share holds. A hub stream is read by every process, each using its batches.
         divided = share if isinstance(stream, FolderStream) else Share()
         loader = stream.loader(batch_size, rank=divided.rank, ranks=divided.world, workers=workers)
-        bar = tqdm(loader, unit="batch", leave=False, disable=not progress or share.rank > 0)
         position = 0
-        for number, (images, labels) in enumerate(bar):
+        for number, (images, labels) in enumerate(followed(loader, shown=progress and share.rank == 0)):
             index = divided.rank + divided.world * torch.arange(position, position + len(labels))
             position += len(labels)
             if divided is share or number % share.world == share.rank:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError
-from casc_core.reporting.predictions import reading
 from casc_lab.distributed import Share, device_of
 from casc_lab.training import loop as training
+from casc_lab.training.checks import check_numbers
+from casc_lab.training.classification import learning_rate_share, loss_and_correct, remedy, set_learning_rate, shapes
 from casc_lab.training.loop import TrainingResult
 from casc_lab.training.seeds import digest
-from casc_lab.training.task import Epoch, Part, Validation, learning_rate_share
+from casc_lab.training.task import Epoch, Part, Validation
 from image_recipes.augment import normalise
 
 OPTIMIZERS = {"adamw": 0.01, "sgd": 0.1}
@@ -62,23 +61,15 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be an integer of at least 1; got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed must be an integer from 0 to 2**63 - 1; got {self.seed!r}")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer must be one of {', '.join(map(repr, OPTIMIZERS))}; got {self.optimizer!r}")
-        for name in ("learning_rate", "clip"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                said = "lr" if name == "learning_rate" else name
-                raise ConfigError(f"{said} must be positive and finite; got {getattr(self, name)!r}")
-        if not 0.0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay must be at least 0 and finite; got {self.weight_decay!r}")
-        for name in ("warm_up", "label_smoothing", "momentum"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} must be in [0, 1); got {getattr(self, name)!r}")
+        check_numbers(
+            self,
+            counts=("epochs", "batch_size"),
+            positive=("clip",) if self.lr is None else ("lr", "clip"),
+            not_negative=("weight_decay",),
+            shares=("warm_up", "label_smoothing", "momentum"),
+        )
 
     @property
     def learning_rate(self) -> float:
@@ -159,9 +150,8 @@ class _ImageTask:
         self.validate = validate
         self.device = device_of(model)
         self.epochs, self.seed = config.epochs, config.seed
-        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-        self.owner = digest(dataclasses.asdict(config), shapes, images.digest, mean, std)
-        self.remedy = f"lower lr (now {config.learning_rate:g}) or clip (now {config.clip:g}), or check the weights"
+        self.owner = digest(dataclasses.asdict(config), shapes(model), images.digest, mean, std)
+        self.remedy = remedy(config.learning_rate, config.clip)
 
     def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -176,8 +166,7 @@ class _ImageTask:
 
     def before_step(self, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
         share = learning_rate_share(step, steps, self.config.warm_up, "cosine")
-        for group in optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * share
+        set_learning_rate(optimiser, self.config.learning_rate, share)
         nn.utils.clip_grad_norm_(model.parameters(), self.config.clip)
 
     def epoch(self, number: int, start: int, share: Share) -> Epoch[tuple[Tensor, Tensor]]:
@@ -188,6 +177,4 @@ class _ImageTask:
     def loss(self, network: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         pixels = normalise(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
-        logits = network(pixels)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
-        return loss, (reading(logits.shape).classes(logits) == labels).sum()
+        return loss_and_correct(network(pixels), labels, self.config.label_smoothing)

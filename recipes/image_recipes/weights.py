@@ -22,7 +22,7 @@ def load_weights(model: nn.Module, file: Path) -> list[str]:
     The last layer may be of another number of classes; it then keeps the weights it has.
 
     Args:
-        model: as `cnn.models.build` makes it, before its activations are quantised.
+        model: as `image_recipes.models.build` makes it, before its activations are quantised.
         file: `.safetensors`, or what `torch.save` wrote of a state_dict, of which only tensors are read.
 
     Returns:

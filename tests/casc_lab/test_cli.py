@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
 
 import pytest
 
 from casc_core.errors import ConfigError
+from casc_lab import cli
 from casc_lab.cli import answered, main
 
 
@@ -107,3 +111,109 @@ def test_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status_of(raising(ConfigError("nobody hears this"))) == 2
     with sys.stdout as out, sys.stderr as err:
         assert out.name == err.name == os.devnull
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_do_not_load_torch(option: str) -> None:
+    code = f"""
+import sys
+from casc_lab.cli import main
+try:
+    main([{option!r}])
+except SystemExit as stopped:
+    assert stopped.code == 0, stopped.code
+assert not {{"torch", "numpy", "casc_core", "casc_seq"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    if option == "--version":
+        assert said == f"casc {version('casc')}"
+    else:
+        for line in (
+            "compare run every conversion method on a trained network, and write a report",
+            "verify compare a converted network with its quantised ANN, neuron by neuron",
+            "classify classify a text in spikes, and show how",
+        ):
+            assert line in said
+
+
+THEIRS = """
+import sys
+from casc_lab.cli import Command
+
+def options(line):
+    line.add_argument("name")
+
+def run(args):
+    print("hello", args.name)
+    return 0
+
+def made():
+    return Command("made elsewhere, 100%", "", options, run)
+
+hello = Command("greet 100% of you", "Greets.", options, run)
+named = Command(description="Greets.", add_options=options, run=run, about="greet by name")
+late = made()
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands of someone else's package, two of them broken, beside one of ours."""
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "commands.py").write_text(THEIRS, encoding="utf-8")
+    (package / "broken.py").write_text("raise RuntimeError('no\\nlicence')", encoding="utf-8")
+    (package / "garbled.py").write_text("command = Command(", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    places = {
+        "hello": "their_package.commands:hello",
+        "named": "their_package.commands:named",
+        "late": "their_package.commands:late",
+        "broken": "their_package.broken:command",
+        "garbled": "their_package.garbled:command",
+        "gone": "their_lost_package:command",
+        "verify": "casc_lab.compare.command:verification",
+    }
+    entries = [EntryPoint(name, value, cli.GROUP) for name, value in places.items()]
+    monkeypatch.setattr(cli, "entry_points", lambda group: entries)
+    yield
+    for name in [name for name in sys.modules if name.startswith("their_package")]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("theirs")
+def test_help_lists_commands_of_other_packages_and_broken_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "hello greet 100% of you",
+        "named greet by name",
+        "late made elsewhere, 100%",
+        "broken cannot be loaded; reinstall its package (RuntimeError: no licence)",
+        "garbled cannot be loaded; reinstall its package (SyntaxError: ",
+        "gone cannot be loaded; reinstall its package (ModuleNotFoundError: No module named 'their_lost_package')",
+        "verify compare a converted network",
+    ):
+        assert line in said
+
+
+@pytest.mark.usefixtures("theirs")
+@pytest.mark.parametrize("name", ["hello", "named", "late"])
+def test_a_command_of_another_package_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "you"]) == 0
+    assert capsys.readouterr().out == "hello you\n"
+
+
+@pytest.mark.usefixtures("theirs")
+def test_a_broken_command_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["broken", "you"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "casc: the command 'broken' cannot be loaded; reinstall its package (RuntimeError: no licence)\n"
+    )

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError, InputError, StorageError
+from casc_lab import progress
 from casc_seq.batches import bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 from casc_seq.training import EpochResult, TrainingConfig, TrainingResult, evaluate, split_validation, train
@@ -295,10 +296,11 @@ def test_checkpoints_are_saved_by_time(tmp_path: Path, monkeypatch: Any) -> None
     assert len(saves) == 2
 
 
-def test_progress_goes_to_stderr_and_can_be_off(capsys: Any) -> None:
+def test_progress_goes_to_stderr_and_can_be_off(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     train(model(), *toy(40), CONFIG, progress=True)
     shown = capsys.readouterr()
-    assert "epoch 2/2" in shown.err
+    assert "epoch 2/2: 3 of 3 batches" in shown.err
     assert not shown.out
     train(model(), *toy(40), CONFIG, progress=False)
     assert capsys.readouterr() == ("", "")

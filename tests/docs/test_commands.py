@@ -45,9 +45,9 @@ def recipe(stem: str) -> argparse.ArgumentParser:
 def known_options() -> set[str]:
     """Every option of a recipe, of `casc`, of a benchmark and of a tool."""
     lines = [recipe(stem) for stem in RECIPES]
-    for command in cli.commands().values():
+    for entry in cli.commands().values():
         line = argparse.ArgumentParser()
-        command.add_options(line)
+        entry.load().add_options(line)
         lines.append(line)
     found = {option for line in lines for action in line._actions for option in action.option_strings}
     for path in (*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").glob("*.py")):
@@ -81,7 +81,7 @@ def check(command: str) -> None:
 
 
 def _check_casc(arguments: list[str]) -> None:
-    if arguments == ["--version"]:
+    if arguments in (["--version"], ["--help"]):
         return
     if len(arguments) == 1:  # spoken of, not shown
         assert arguments[0] in cli.commands()

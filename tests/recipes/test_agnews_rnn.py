@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import agnews_rnn
 import pytest
 
 import casc_core
+from casc_lab import command
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "agnews_rnn.py"
 TINY = [
@@ -35,8 +37,8 @@ METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
 
 
 def run(*arguments: object, launcher: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *launcher, str(RECIPE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+    words = [sys.executable, *launcher, str(RECIPE), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, env=os.environ | environment, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_torchtext_is_one_option(corpus: Path, tmp_path: Path):
     ("arguments", "message"),
     [
         (["--data", "/no/such/folder"], "no such folder"),
-        (["--data", "sample", "--q", "0"], "q, the number of levels"),
+        (["--data", "sample", "--q", "0"], "--q must be at least 1; got 0"),
         (["--data", "sample", "--T", "0"], "--T must be at least 1"),
         (["--data", "sample", "--out", "/dev/null/out"], "cannot write /dev/null/out"),
     ],
@@ -135,6 +137,34 @@ def test_a_mistake_is_one_clear_line_and_no_traceback(arguments: list[str], mess
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--q 40000", "--q must be at most 32,767; got 40000"),
+        ("--hidden 1000000", "choose smaller --embedding, --hidden or --layers"),
+        ("--layers 1001", "num_layers must be at most 1000; got 1001"),
+        ("--batch-size 100000000000000000000", "batch_size must be at most 2,147,483,647"),
+        ("--max-words 100000000000000000000", "max_words must be at most 2,147,483,647"),
+        ("--max-len 0", "max_len must be an integer of at least 1; got 0"),
+        ("--vectors nowhere.txt", "vectors must be 'corpus', 'random' or a file of vectors; there is no file"),
+        ("--dropout 7", "dropout must be a probability in [0, 1); got 7.0"),
+        ("--lr nan", "lr must be positive and finite; got nan"),
+        ("--seed -1", "seed must be an integer from 0"),
+    ],
+)
+def test_a_mistake_is_told_before_the_texts_are_read(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(agnews_rnn, "load_corpus", lambda *args: pytest.fail("read"))
+    monkeypatch.setattr(sys, "argv", ["agnews_rnn.py", "--out", str(tmp_path), *arguments.split()])
+    with pytest.raises(SystemExit) as stopped:
+        command.run(agnews_rnn.options(), agnews_rnn.main)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow

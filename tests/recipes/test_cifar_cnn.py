@@ -156,15 +156,7 @@ def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pyte
     ("arguments", "message"),
     [
         (["--data", "/no/such/folder"], "no such folder"),
-        (["--q", "none", "--percentile", "0", "--epochs", "1"], "percentile must lie in (0, 100]; got 0.0"),
-        (["--q", "0"], "q, the number of levels"),
         (["--model", "vgg16"], "vgg16 cannot take images of 8x8"),
-        (["--epochs", "0"], "epochs must be an integer of at least 1; got 0"),
-        (["--lr", "nan"], "lr must be positive and finite; got nan"),
-        (["--optimizer", "adam"], "optimizer must be one of 'adamw', 'sgd'; got 'adam'"),
-        (["--eval-batch", "0"], "--eval-batch must be at least 1"),
-        (["--width", "0"], "width must be an integer of at least 1"),
-        (["--weights", "/no/such.pth"], "cannot read /no/such.pth"),
         (["--lr", "1e30"], "the loss became nan in epoch 1, batch 3; lower lr (now 1e+30)"),
     ],
 )
@@ -180,6 +172,50 @@ def test_a_mistake_is_one_clear_line(
     assert last.startswith("error: ")
     assert message in last
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--q 40000", "--q must be at most 32,767; got 40000"),
+        ("--sweep 8,40000", "--sweep must be at most 32,767; got 40000"),
+        ("--sweep 8,0", "--sweep must be at least 1; got 0"),
+        ("--q none --calibrate-q 40000", "--calibrate-q must be at most 32,767; got 40000"),
+        ("--q none --percentile 200", "percentile must lie in (0, 100]; got 200.0"),
+        ("--calibrate-q 16", "--calibrate-q is for a network trained with plain ReLU: add --q none, or leave"),
+        ("--sweep 8,4 --per-channel", "--per-channel is for a network trained with plain ReLU"),
+        ("--eval-batch 100000000000000000000", "--eval-batch must be at most 2,147,483,647; got 100000000000000000000"),
+        ("--batch-size 100000000000000000000", "batch_size must be at most 2,147,483,647; got 100000000000000000000"),
+        ("--limit-train 0", "--limit-train must be at least 1; got 0"),
+        ("--width 100000000", "parameters takes"),
+        ("--width 0", "width must be an integer of at least 1; got 0"),
+        ("--model regnet_x_8gf", "has no option 'width'"),
+        ("--q 0", "--q must be at least 1; got 0"),
+        ("--lr nan", "lr must be positive and finite; got nan"),
+        ("--optimizer adam", "optimizer must be one of 'adamw', 'sgd'; got 'adam'"),
+        ("--eval-batch 0", "--eval-batch must be at least 1; got 0"),
+        ("--epochs 0", "epochs must be an integer of at least 1; got 0"),
+        ("--weights nowhere.pth", "cannot read nowhere.pth: there is no such file"),
+    ],
+)
+def test_a_mistake_is_told_before_the_images_are_loaded(
+    arguments: str, message: str, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cifar_cnn, "load_images", lambda *args, **options: pytest.fail("loaded"))
+    with pytest.raises(SystemExit) as stopped:
+        recipe(tmp_path, *arguments.split())
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_options_of_calibration_are_for_a_sweep_with_plain_relu_too(data: Path, tmp_path: Path, recipe: Recipe) -> None:
+    recipe(tmp_path, "--data", data, "--sweep", "none,2", "--calibrate-q", 4, "--T", 2, "--epochs", 1)
+    results = json.loads((tmp_path / "qnone" / "results.json").read_text())
+    assert results["training"]["calibration"]["q"] == 4
+    assert results["options"]["percentile"] == 99.9
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from casc_core.engine import kernels
-from casc_core.engine import spike_product as product
+from casc_core.engine.products import spike_product as product
 
 COMPILED = kernels.all_instructions()[1:]
 ENGINES: list[tuple[str | None, str | None]] = [(kernels.instructions(), None), (None, "float"), (None, "int8")]

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 import casc_core
 import casc_seq
 from casc_core import CQReLU
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import CascError, ExactnessError
 
 # Two numbers of levels that are nearer than this are equal: true ones lie on a power-of-two grid that is far coarser, and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 
 
 def simulated(snn, *inputs, T=None):

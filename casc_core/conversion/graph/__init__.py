@@ -2,7 +2,6 @@
 
 from casc_core.conversion.graph.factors import (
     Factor,
-    MapNode,
     Normalisation,
     NormalisedDrive,
     Offset,
@@ -14,6 +13,7 @@ from casc_core.conversion.graph.factors import (
 )
 from casc_core.conversion.graph.graph import Graph
 from casc_core.conversion.graph.inputs import Argument, AttributeOf, Encoded, FunctionCall, Known
+from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.maps import ConvolutionMap, LinearMap, TableLookup, TableMap
 from casc_core.conversion.graph.node import (
     FILLED,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from casc_core.conversion.graph.map_node import MapNode, entries_along
 from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     Reach,
@@ -20,73 +19,7 @@ from casc_core.conversion.grids import (
     snapped_scale,
     snapped_shift,
 )
-from casc_core.engine.exact_sums import largest_row
 from casc_core.numerics import largest
-
-MapT = TypeVar("MapT", bound="MapNode")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class MapNode(SignalNode):
-    """A linear map or a convolution of a signal.
-
-    Attributes:
-        weight, bias: float64, in the user's values; outputs come first.
-        name: that an error gives.
-    """
-
-    x: SignalNode
-    weight: Tensor
-    bias: Tensor | None
-    name: str
-
-    @property
-    @abstractmethod
-    def axis(self) -> int:
-        """The dimension along which its outputs lie, counted from the end."""
-
-    @property
-    @abstractmethod
-    def rank(self) -> int | None:
-        """How many dimensions its result has; None: that is known only when the network runs."""
-
-    @property
-    def stays_a_map(self) -> bool:
-        """Whether folding leaves it a map."""
-        return True
-
-    @property
-    def is_snapped(self) -> bool:
-        return True
-
-    def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return of(self.x).times(largest_row(self.weight), largest(self._bias))
-
-    def times(self: MapT, factor: float) -> MapT:
-        """The map whose outputs are `factor` times these."""
-        return replace(self, weight=self.weight * factor, bias=self._bias * factor)
-
-    def affine(self: MapT, factor: Tensor, offset: Tensor) -> MapT:
-        """The map whose outputs are `factor` times these plus `offset`, one number for each output or one for all."""
-        by_output = factor.expand(len(self.weight)).reshape(-1, *[1] * (self.weight.dim() - 1))
-        bias = self._bias * factor + offset
-        return replace(self, weight=self.weight * by_output, bias=bias if bool(bias.any()) else None)
-
-    @property
-    def _bias(self) -> Tensor:
-        return self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
-
-    def by_output(self, values: Sequence[Tensor], placed: int | None) -> list[Tensor] | None:
-        """Numbers placed as those of a `Normalisation` that one for each output, or one for all, stands for."""
-        entries = entries_along(values, placed, self.axis, self.rank)
-        # A single output meets several factors: it becomes several channels, unless normalisation counts them.
-        if entries is None or (placed is None and len(self.weight) == 1 and len(entries[0]) > 1):
-            return None
-        return entries
-
-    def details(self) -> str:
-        biased = "" if self.bias is None else ", biased"
-        return f"{self.name!r} {list(self.weight.shape)}{biased}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,13 +62,18 @@ class Normalisation(SignalNode):
     bits: int | None = None
 
     @property
+    def placed(self) -> tuple[list[Tensor], int | None]:
+        """Its numbers, and along which axis they lie."""
+        return [self.factor, self.centre, self.offset], self.axis
+
+    @property
     def shift(self) -> Tensor:
         """What is added to `factor * x`."""
         return self.offset - self.factor * self.centre
 
     def check(self) -> None:
         super().check()
-        _check_channels(self, self.x, (self.factor, self.centre, self.offset), self.axis)
+        _check_channels(self)
 
     @property
     def is_snapped(self) -> bool:
@@ -160,7 +98,7 @@ class Normalisation(SignalNode):
     def folded(self) -> SignalNode:
         """It, as part of the map or normalisation before it if that can take it in."""
         before = as_map(self.x)
-        entries = None if before is None else before.by_output((self.factor, self.centre, self.offset), self.axis)
+        entries = None if before is None else before.by_output(*self.placed)
         if before is not None and entries is not None:
             by, less, plus = entries
             return replace(before.affine(by, plus - less * by), place=self.place)
@@ -194,10 +132,15 @@ class Offset(SignalNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).times(1.0, largest(self.amount))
 
+    @property
+    def placed(self) -> tuple[list[Tensor], int | None]:
+        """Its numbers, and along which axis they lie: they broadcast."""
+        return [self.amount], None
+
     def check(self) -> None:
         super().check()
         if self.amount.dim() > 0:
-            _check_channels(self, self.x, (self.amount,), None)
+            _check_channels(self)
 
     def fold(self, folding: Folding) -> SignalNode:
         one = torch.ones((), dtype=torch.float64)
@@ -299,20 +242,39 @@ def common_scale(snapping: Snapping, signals: Sequence[SignalNode], reader: Node
     return [Rescaled(signal, common, place=reader.place) for signal in signals]
 
 
+def without_factors(x: Node) -> tuple[Node, list[Fraction]]:
+    """What the factors are of that `x` ends in, and the factors, first things first.
+
+    >>> from casc_core.conversion.graph import Argument, Encoded
+    >>> node = Encoded(Argument("x"))
+    >>> [str(factor) for factor in without_factors(Factor(Factor(node, Fraction(2)), Fraction(1, 3)))[1]]
+    ['2', '1/3']
+    """
+    factors: list[Fraction] = []
+    while isinstance(x, Factor):
+        factors.append(x.factor)
+        x = x.x
+    return x, factors[::-1]
+
+
 def as_map(x: Node) -> MapNode | None:
     """The map that `x`, which has been folded, is; None: it is none."""
-    if isinstance(x, Factor):
-        before = as_map(x.x)
-        return None if before is None else before.times(float(x.factor))
-    return x if isinstance(x, MapNode) else None
+    before, factors = without_factors(x)
+    if not isinstance(before, MapNode):
+        return None
+    for factor in factors:
+        before = before.times(float(factor))
+    return before
 
 
 def as_normalisation(x: Node) -> Normalisation | None:
     """The normalisation that `x`, which has been folded, is; None: it is none."""
-    if isinstance(x, Factor):
-        earlier = as_normalisation(x.x)
-        return None if earlier is None else earlier.times(float(x.factor))
-    return x if isinstance(x, Normalisation) else None
+    earlier, factors = without_factors(x)
+    if not isinstance(earlier, Normalisation):
+        return None
+    for factor in factors:
+        earlier = earlier.times(float(factor))
+    return earlier
 
 
 def map_before(x: Node) -> MapNode | None:
@@ -320,20 +282,22 @@ def map_before(x: Node) -> MapNode | None:
 
     No weight is computed for it, so that what does not fit is told when the model is read.
     """
-    if isinstance(x, MapNode):
-        return x if x.stays_a_map else None
-    if isinstance(x, (Factor, Zeroed)):
-        return map_before(x.x)
-    if isinstance(x, (Normalisation, Offset)):
-        before, placed = map_before(x.x), x.axis if isinstance(x, Normalisation) else None
-        values = (x.factor, x.centre, x.offset) if isinstance(x, Normalisation) else (x.amount,)
-        return before if before is not None and before.by_output(values, placed) is not None else None
-    return None
+    passed: list[Normalisation | Offset] = []
+    while isinstance(x, (Factor, Zeroed, Normalisation, Offset)):
+        if isinstance(x, (Normalisation, Offset)):
+            passed.append(x)
+        x = x.x
+    if not isinstance(x, MapNode) or not x.stays_a_map:
+        return None
+    for each in passed:
+        if x.by_output(*each.placed) is None:
+            return None
+    return x
 
 
-def _check_channels(node: Node, x: SignalNode, values: Sequence[Tensor], placed: int | None) -> None:
-    before = map_before(x)
-    entries = None if before is None else before.by_output(values, placed)
+def _check_channels(node: Normalisation | Offset) -> None:
+    before = map_before(node.x)
+    entries = None if before is None else before.by_output(*node.placed)
     if before is not None and entries is not None and len(entries[0]) not in (1, len(before.weight)):
         raise node.refuse(
             f"it is for {len(entries[0])} channels, and what it reads has {len(before.weight)}; make them equal"
@@ -345,27 +309,3 @@ def _fit(one: Tensor, other: Tensor, axis: int | None) -> bool:
     if axis is not None:
         return len(one) == len(other)
     return all(a == b or 1 in (a, b) for a, b in zip(reversed(one.shape), reversed(other.shape), strict=False))
-
-
-def entries_along(values: Sequence[Tensor], placed: int | None, axis: int, rank: int | None) -> list[Tensor] | None:
-    """Numbers as `[entries]`, if they lie along one dimension of a tensor and leave its number of dimensions as it is.
-
-    Args:
-        values: the numbers, of shapes that broadcast with each other.
-        placed: 1: they are `[channels]` of dimension 1; None: they broadcast with the tensor from its last dimension on.
-        axis: the dimension that is asked about, counted from the end.
-        rank: of the tensor; None: unknown.
-
-    >>> entries_along([torch.ones(1, 3, 1, 1), torch.ones(3, 1, 1)], None, -3, 4)
-    [tensor([1., 1., 1.]), tensor([1., 1., 1.])]
-    >>> entries_along([torch.ones(3, 1, 1)], None, -1, 4), entries_along([torch.ones(1, 3)], None, -1, None)
-    (None, None)
-    """
-    if placed is not None:
-        return list(values) if rank is not None and rank + axis == placed else None
-    most = -axis if rank is None else rank
-    for value in values:
-        entries = value.shape[axis] if value.dim() >= -axis else 1
-        if value.dim() > most or value.numel() != entries:
-            return None
-    return [value.reshape(-1) for value in torch.broadcast_tensors(*(value.reshape(-1) for value in values))]

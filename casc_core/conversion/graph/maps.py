@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from casc_core.conversion.graph.factors import Factor, MapNode, Normalisation, NormalisedDrive, as_normalisation
+from casc_core.conversion.graph.factors import Normalisation, NormalisedDrive, as_normalisation, without_factors
+from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.graph.signals import Applied
 from casc_core.conversion.grids import TABLE_BITS, Form, Reach, Stretch, snapped_map
-from casc_core.engine.exact_sums import exact_product, largest_row
 from casc_core.engine.ops import Convolution, Convolution3d, Embed, Linear, Op, RequireFeatures
-from casc_core.engine.ops.declared import check_settings
+from casc_core.engine.ops.declared import check_settings, check_tensors
+from casc_core.engine.products.exact_sums import exact_product, largest_row
+from casc_core.errors import ConfigError
 from casc_core.numerics import Numerics, largest, stored
 
 
@@ -39,9 +43,16 @@ class LinearMap(MapNode):
     def rank(self) -> None:
         return None
 
-    @property
+    @cached_property
     def stays_a_map(self) -> bool:
-        return not _becomes_table(self.x)
+        return _table_width(self.x) is None
+
+    def check(self) -> None:
+        super().check()
+        _check_declared(self, Linear, {})
+        width = _table_width(self.x)
+        if width not in (None, self.weight.shape[1]):
+            raise self.refuse(f"it is for {self.weight.shape[1]} features, and what it reads has {width}")
 
     def on_grid(self, exponent: int) -> LinearMap:
         """The same map, its result no finer than this grid."""
@@ -107,7 +118,7 @@ class ConvolutionMap(MapNode):
     def check(self) -> None:
         super().check()
         kind: type[Op] = Convolution3d if self.dims == 3 else Convolution
-        check_settings(kind.kind, {name: kind.SETTINGS[name] for name in self.geometry}, self.geometry)
+        _check_declared(self, kind, self.geometry)
         if len(self.weight) % self.groups:
             raise self.refuse(f"its groups must divide its {len(self.weight)} outputs")
 
@@ -211,14 +222,22 @@ class TableLookup(SignalNode):
 
 def _as_table(x: Node) -> tuple[TableLookup, Fraction] | None:
     """The table that `x`, which has been folded, is, and what its numbers are to be multiplied by."""
-    if isinstance(x, Factor):
-        found = _as_table(x.x)
-        return None if found is None else (found[0], found[1] * x.factor)
-    return (x, Fraction(1)) if isinstance(x, TableLookup) else None
+    lookup, factors = without_factors(x)
+    return (lookup, math.prod(factors, start=Fraction(1))) if isinstance(lookup, TableLookup) else None
 
 
-def _becomes_table(x: Node) -> bool:
-    """Whether `x` is a table once it is folded."""
-    if isinstance(x, (Factor, LinearMap)):
-        return _becomes_table(x.x)
-    return isinstance(x, TableLookup)
+def _table_width(x: Node) -> int | None:
+    """How many features the rows have, if `x` is a table once it is folded; None: it is none."""
+    before, _ = without_factors(x)
+    if isinstance(before, LinearMap):
+        return None if before.stays_a_map else len(before.weight)
+    return before.rows.shape[1] if isinstance(before, TableLookup) else None
+
+
+def _check_declared(node: MapNode, kind: type[Op], geometry: Mapping[str, Any]) -> None:
+    """Refuse what the operation that it becomes would not be made from."""
+    try:
+        check_settings(kind.kind, {name: kind.SETTINGS[name] for name in geometry}, geometry)
+        check_tensors(kind.kind, kind.TENSORS, {"weight": node.weight, "fine": None, "bias": node.bias})
+    except ConfigError as error:
+        raise node.refuse(str(error)) from error

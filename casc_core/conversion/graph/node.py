@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -68,9 +69,7 @@ class Folding(ABC):
 
 
 class Snapping(ABC):
-    """What a node's `snap` is given.
-
-    """
+    """What a node's `snap` is given."""
 
     @property
     @abstractmethod
@@ -176,6 +175,10 @@ class SpikingNode(Node):
         """Whether it may read what is filled."""
         return False
 
+    def settle(self) -> None:
+        """Find out what is known of it while its sources know: asked of the last of many nodes, each would ask the next."""
+        _ = self.is_filled, self.is_divided, self.has_spikes
+
     @cached_property
     def is_filled(self) -> bool:
         """Whether some of its entries stand for minus infinity, on the way to a maximum."""
@@ -231,9 +234,13 @@ class PopulationNode(SignalNode):
     def has_spikes(self) -> bool:
         return True
 
+    @property
+    def worth(self) -> Fraction:
+        """Of one of its spikes, in the user's values."""
+        return Fraction(1)
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        """What its spikes are worth."""
-        return Reach(1.0)
+        return Reach(float(self.worth))
 
     def potential(self, of: Callable[[Node], Reach]) -> float:
         """How much its neurons may receive for each spike or wake step, and the largest threshold."""

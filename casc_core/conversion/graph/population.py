@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.graph.factors import (
-    Factor,
-    MapNode,
     Normalisation,
     Rescaled,
     as_map,
     as_normalisation,
     map_before,
     positive,
+    without_factors,
 )
+from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,
@@ -60,11 +60,12 @@ class Population(PopulationNode):
         if len(before.weight) != len(self.threshold):
             raise self.refuse(f"it is for {len(self.threshold)} channels, and what it reads has {len(before.weight)}")
 
-    def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return Reach(float(torch.as_tensor(self.threshold).max()))
+    @property
+    def worth(self) -> Fraction:
+        return Fraction(1) if isinstance(self.threshold, Tensor) else Fraction(self.threshold)
 
     def potential(self, of: Callable[[Node], Reach]) -> float:
-        largest = of(self.x).total + of(self).total
+        largest = of(self.x).total + float(torch.as_tensor(self.threshold).max())
         return largest if self.divided is None else max(largest, of(self.divided).total + 1.0)
 
     def fold(self, folding: Folding) -> Population:
@@ -121,7 +122,7 @@ class Population(PopulationNode):
         share, numerics = threshold / form.scale, snapping.numerics
         if isinstance(numerics, Stretch) and (form.exponent or 0) < 0:
             return x  # what has been through a map has no room for another factor, and its grid is fine enough
-        is_short = share.denominator <= LARGEST_DENOMINATOR and not _is_map(x)
+        is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
         if not (form.is_exact or is_short) or is_binary(share):
             return x
         return Rescaled(x, Fraction(1, common_denominator([form.scale])), EXACT_BITS, place=self.place)
@@ -133,7 +134,3 @@ def _unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:
     if normalisation is None or not snapping.of(normalisation.x).form.is_exact or snapping.of(x).form.is_exact:
         return x
     return replace(normalisation, bits=EXACT_BITS)
-
-
-def _is_map(x: Node) -> bool:
-    return _is_map(x.x) if isinstance(x, Factor) else isinstance(x, MapNode)

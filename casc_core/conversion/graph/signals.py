@@ -171,6 +171,10 @@ class Maximum(SignalNode):
     def has_spikes(self) -> bool:
         return True
 
+    @property
+    def is_snapped(self) -> bool:
+        return not self.x.has_spikes  # real-valued input is put on a grid
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return Reach(of(self.x).total)
 

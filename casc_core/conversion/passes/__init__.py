@@ -4,6 +4,29 @@
 2. **fold** (`passes.fold`): factors, normalisations and thresholds go into the maps before or behind them.
 3. **snap** (`passes.snap`): every number is put on its grid, and operations of the engine are called in order.
 4. **emit** (`passes.emit`): the calls that something reads become a `Program`; equal operations are shared.
+
+>>> from casc_core import CQReLU, Exact
+>>> from casc_core.conversion.rules import RULES
+>>> from casc_core.conversion.tracing.trace import trace
+>>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), CQReLU(2), nn.Flatten(), nn.Linear(4, 2)).eval()
+>>> graph = Reader(model, RULES, Exact()).read(trace(model, RULES.is_leaf))
+>>> print(graph)
+%0 = Argument 'input'
+%1 = Encoded of %0
+%2 = ConvolutionMap '0' [4, 1, 3, 3], biased of %1
+%3 = Normalisation [4] along 1 of %2
+%4 = Population '2' of %3
+%5 = Applied torch.flatten of %4
+%6 = LinearMap '4' [2, 4], biased of %5
+output: %6
+>>> print(fold(graph))
+%0 = Argument 'input'
+%1 = Encoded of %0
+%2 = ConvolutionMap '0' [4, 1, 3, 3], biased of %1
+%3 = Population '2' of %2
+%4 = Applied torch.flatten of %3
+%5 = LinearMap '4' [2, 4], biased of %4
+output: %5
 """
 
 from __future__ import annotations

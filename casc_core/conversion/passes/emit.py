@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from casc_core.conversion.passes.snap import Calls, OpCall
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Program, Step, refs
+from casc_core.storage.checksum import sha256
 
 
 class OpPool:
@@ -27,11 +27,15 @@ class OpPool:
 
     @staticmethod
     def _digest(op: Op) -> str:
-        digest = hashlib.sha256(repr((op.kind, sorted(op.settings.items()))).encode())
-        for name, tensor in sorted(op.tensors().items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return sha256(_bytes_of(op))
+
+
+def _bytes_of(op: Op) -> Iterator[bytes]:
+    """What tells an operation from others: its kind, its settings and its tensors."""
+    yield repr((op.kind, sorted(op.settings.items()))).encode()
+    for name, tensor in sorted(op.tensors().items()):
+        yield f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode()
+        yield tensor.detach().cpu().contiguous().numpy().tobytes()
 
 
 def emit(calls: Calls, pool: OpPool) -> Program:

@@ -45,7 +45,7 @@ from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Op
-from casc_core.errors import ConversionError
+from casc_core.errors import CascError, ConversionError
 from casc_core.numerics import Numerics
 
 NodeT = TypeVar("NodeT", bound=Node)
@@ -64,7 +64,14 @@ class Reader:
     Attributes:
         model: the network that was traced.
         rules: the whole table.
+        place: where the operation stands that is being read.
+        target: what it calls.
+        left: how many operations have not been read yet.
     """
+
+    place: Place
+    target: Any
+    left: int = 0
 
     def __init__(self, model: nn.Module, rules: RuleTable, numerics: Numerics) -> None:
         self.model, self.rules = model, rules
@@ -72,12 +79,9 @@ class Reader:
         self._nodes: list[Node] = []
         self._checks: list[InputNode] = []
         self._layers: list[str] = []
-        self._current: fx.Node | None = None
         # The operations that follow from the inputs; and what the others are.
         self._reading: set[fx.Node] = set()
         self._evaluated: dict[fx.Node, Any] = {}
-        self.left = 0
-        """How many operations have not been read yet."""
 
     # What rules use.
 
@@ -88,8 +92,10 @@ class Reader:
             ConversionError: it can never be converted.
         """
         node = replace(node, place=self.place)
-        if isinstance(node, SpikingNode) and not node.takes_fills and any(each.is_filled for each in node.sources):
-            raise self.refuse(FILLED)
+        if isinstance(node, SpikingNode):
+            node.settle()
+            if not node.takes_fills and any(each.is_filled for each in node.sources):
+                raise self.refuse(FILLED)
         node.check()
         self._nodes.append(node)
         return node
@@ -140,26 +146,6 @@ class Reader:
         """Module path of the current operation, or the name that the trace gave it."""
         return self.place.name
 
-    @property
-    def target(self) -> Any:
-        """What the current operation calls."""
-        assert self._current is not None
-        return self._current.target
-
-    @property
-    def place(self) -> Place:
-        """Where the current operation stands."""
-        node = self._current
-        assert node is not None
-        line = node.meta.get("line")
-        if node.op == "call_module":
-            operation = type(self.model.get_submodule(str(node.target))).__name__
-            return Place(str(node.target), f"module {node.target!r}", operation, line)
-        around = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-        where = f"forward of module {around[-1]!r}" if around else "forward"
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
-        return Place(node.name, where, f"{name}()", line)
-
     def refuse(self, why: str) -> ConversionError:
         """The error for the current operation: where it stands, what it is, why it is refused."""
         return self.place.refuse(why)
@@ -200,7 +186,7 @@ class Reader:
         inputs: list[str] = []
         output: Any = None
         for node in graph.nodes:
-            self._current, self.left = node, self.left - 1
+            self.place, self.target, self.left = self._place(node), node.target, self.left - 1
             if node.op == "placeholder":
                 values[node] = self._argument(node, inputs)
                 continue
@@ -211,6 +197,16 @@ class Reader:
             with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
                 values[node] = self._operation(node, args, kwargs)
         return inputs, output
+
+    def _place(self, node: fx.Node) -> Place:
+        line = node.meta.get("line")
+        if node.op == "call_module":
+            operation = type(self.model.get_submodule(str(node.target))).__name__
+            return Place(str(node.target), f"module {node.target!r}", operation, line)
+        around = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+        where = f"forward of module {around[-1]!r}" if around else "forward"
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
+        return Place(node.name, where, f"{name}()", line)
 
     def _argument(self, node: fx.Node, inputs: list[str]) -> Any:
         name = str(node.target)
@@ -341,6 +337,8 @@ class Reader:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
         try:
             return rule(*bound.args, **bound.kwargs)
+        except CascError:
+            raise
         except (TypeError, ValueError, AttributeError) as error:
             if _holds((bound.args, bound.kwargs), InputNode):
                 raise self.refuse(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from casc_core.conversion.graph import Graph, Node, Snapped, Snapping
+from casc_core.conversion.graph import Graph, Node, Snapped, Snapping, SpikingNode
 from casc_core.conversion.grids import Stretch
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.passes.stretches import stretches
@@ -59,6 +59,8 @@ def snap(graph: Graph, numerics: Numerics, levels: int) -> Calls:
     walk = _Walk(numerics, stretches(graph, levels) if isinstance(numerics, AsTrained) else {})
     for node in graph.nodes:
         walk.line = None if node.place is None else node.place.line
+        if isinstance(node, SpikingNode):
+            node.settle()
         with refusing(node.place):
             walk.of(node)
     checks = tuple(walk.of(check).ref for check in graph.checks)

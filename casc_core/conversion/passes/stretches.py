@@ -7,10 +7,11 @@ graph, between the populations whose spikes enter it and those that it reaches, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 from casc_core.conversion.graph import Encoded, Factor, Graph, Node, PopulationNode, SpikingNode
-from casc_core.conversion.graph.signals import Concatenation, Sum
-from casc_core.conversion.grids import Reach, Stretch
+from casc_core.conversion.graph.signals import Applied, Concatenation, Maximum, Sum
+from casc_core.conversion.grids import LARGEST_DENOMINATOR, Reach, Stretch
 
 
 def stretches(graph: Graph, levels: int) -> dict[Node, Stretch]:
@@ -33,8 +34,10 @@ def stretches(graph: Graph, levels: int) -> dict[Node, Stretch]:
         is_population = isinstance(node, PopulationNode)
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node].total
         largest[own] = max(largest.get(own, 0.0), reach)
-        before = max((depths[source] for source in node.sources if not isinstance(source, PopulationNode)), default=0)
-        depths[node] = before if is_population else before + _factors(node)
+        joins = isinstance(node, (Sum, Concatenation))
+        before = max(((depths[source] + (joins and _is_rescaled(source))) for source in node.sources), default=0)
+        maps[own] = max(maps.get(own, 0), before)
+        depths[node] = 0 if is_population else before + (node.is_snapped and node.has_spikes)
         maps[own] = max(maps.get(own, 0), depths[node])
         if isinstance(node, Encoded) and node.is_unknown:
             driven.add(own)
@@ -69,9 +72,12 @@ def _joined(nodes: list[SpikingNode]) -> dict[Node, Node]:
     return {node: root(node) for node in nodes}
 
 
-def _factors(node: SpikingNode) -> int:
-    """How many numbers that take all the bits of a weight it multiplies spikes with."""
-    if not node.has_spikes:
-        return 0
-    meets = isinstance(node, (Sum, Concatenation)) and any(isinstance(source, Factor) for source in node.sources)
-    return int(node.is_snapped or meets)
+def _is_rescaled(node: Node) -> bool:
+    """Whether spikes are multiplied by a number of many bits where this is brought to one scale with others."""
+    scale = Fraction(1)
+    while isinstance(node, (Applied, Factor, Maximum)):
+        scale *= 1 if isinstance(node, Maximum) else node.scale if isinstance(node, Applied) else node.factor
+        node = node.sources[0]
+    if isinstance(node, PopulationNode):
+        scale *= node.worth
+    return max(scale.numerator, scale.denominator) > LARGEST_DENOMINATOR

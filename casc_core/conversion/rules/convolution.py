@@ -13,7 +13,7 @@ from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.affine import parameters
 from casc_core.conversion.rules.table import RULES
 from casc_core.engine.ops import Layout
-from casc_core.engine.pooling_windows import per_dimension
+from casc_core.engine.products.pooling_windows import per_dimension
 
 
 def convolution(

@@ -13,7 +13,7 @@ from casc_core.conversion.graph import Applied, SignalNode
 from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.table import RULES
 from casc_core.engine.ops import Interpolate, Layout, constant_parts
-from casc_core.engine.pooling_windows import per_dimension
+from casc_core.engine.products.pooling_windows import per_dimension
 
 _NEAREST = ("nearest", "nearest-exact")
 _LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}

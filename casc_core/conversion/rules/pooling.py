@@ -15,7 +15,7 @@ from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.reduction import INDICES, total
 from casc_core.conversion.rules.table import RULES
 from casc_core.engine.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, Max, MaxPool, PoolAt
-from casc_core.engine.pooling_windows import per_dimension
+from casc_core.engine.products.pooling_windows import per_dimension
 
 
 def _dims(module: nn.Module) -> int:

@@ -248,8 +248,6 @@ def _remember_lines(graph: fx.Graph, traced: fx.Graph) -> None:
         if new.op != old.op or str(new.target) != str(old.target):
             return
         new.meta |= {key: old.meta[key] for key in ("line", "nn_module_stack") if key in old.meta}
-        if new.target in (expect, expect_parts):
-            new.args = (*new.args[:-1], old.args[-1])
 
 
 def _random(what: str) -> ConversionError:

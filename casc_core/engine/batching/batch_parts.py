@@ -21,7 +21,7 @@ from casc_core.reporting.series import last_repeated
 
 DEFAULT_LIMIT = 2 * 2**30
 # So many abstract runs are kept: of batches of the same shapes, the next is followed no more.
-_KEPT = 64
+_MOST_FOLLOWED = 64
 # A batch of so many samples, which no side of a tensor is likely to be as long as.
 _NO_SIDE = 10_007
 
@@ -106,7 +106,7 @@ class Splitter:
 
     def __init__(self, program: Program, ops: Sequence[Op]) -> None:
         self.program, self.ops = program, ops
-        self._kept: dict[object, Followed] = {}
+        self._followed: dict[object, Followed] = {}
         self._warned: set[str] = set()
 
     def followed(self, values: Inputs, run: Run) -> Followed:
@@ -120,11 +120,11 @@ class Splitter:
         """
         settled = None if values.dims is None else tuple(values.dims.items())
         key = (_shapes(values), settled, run.kind, kernels.instructions(), tuple(op.seen for op in self.ops))
-        found = self._kept.get(key)
+        found = self._followed.get(key)
         if found is None:
-            found = self._kept[key] = self._settled(values, run)
-            while len(self._kept) > _KEPT:
-                self._kept.pop(next(iter(self._kept)), None)
+            found = self._followed[key] = self._settled(values, run)
+            while len(self._followed) > _MOST_FOLLOWED:
+                self._followed.pop(next(iter(self._followed)), None)
         return found
 
     def parts(self, values: Inputs, run: Run, limit: int, in_rows: bool = False) -> Parts:

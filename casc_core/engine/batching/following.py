@@ -59,11 +59,12 @@ class Followed:
 
     @property
     def recorded(self) -> int:
-        """How many samples a record of the run is of: one, where all that would be samples meet in a single row of
-        outputs, as the entries of a sample do that was given without a batch."""
-        output = self.output
-        alone = isinstance(output, Abstract) and isinstance(output.samples, Mixed) and output.like.dim() == 1
-        return 1 if alone else self.samples
+        """How many samples a record of the run is of: one, if the inputs are vectors whose entries all meet in the single
+        row of outputs, as those of a sample do that is given without a batch."""
+        if not isinstance(self.output, Abstract) or not isinstance(self.output.samples, Mixed):
+            return self.samples
+        vectors = all(self.values[name].like.dim() == 1 for name, dim in self.dims.items() if dim is not None)
+        return 1 if vectors and self.output.like.dim() == 1 else self.samples
 
     @property
     def is_mixed(self) -> bool:

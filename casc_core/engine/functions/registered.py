@@ -104,8 +104,8 @@ def _reduction(follower: Follower, function: Any, x: Any, dim: Any = None, *args
     result = function(as_single(x), *(() if dim is None else (dim,)), *args, **kwargs)
     dims = range(len(x.shape)) if dim is None else [dim] if isinstance(dim, int) else dim
     follower.note(args, kwargs)
-    kept = kwargs.get("keepdim", args[0] if args else False) is True
-    shape, samples = follower.reduced(x, dims, kept)
+    keepdim = kwargs.get("keepdim", args[0] if args else False) is True
+    shape, samples = follower.reduced(x, dims, keepdim)
     return map_leaves(result, lambda part: Abstract(meta(shape, part.dtype), samples))
 
 

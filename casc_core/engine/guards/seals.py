@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +61,23 @@ class Sealed:
 
     def _entries(self) -> bytes | None:
         return None if self.some is None else self.some.tobytes()
+
+
+class Composition:
+    """What something is made of, to notice when something else stands in the place of a part.
+
+    >>> parts = [[1], [2]]
+    >>> made_of = Composition(parts)
+    >>> made_of.is_of(parts), made_of.is_of([parts[0], [2]]), made_of.is_of(parts[:1])
+    (True, False, False)
+    """
+
+    def __init__(self, parts: Iterable[object]) -> None:
+        self.parts = list(parts)
+
+    def is_of(self, parts: Sequence[object]) -> bool:
+        """Whether these are the very same parts."""
+        return len(parts) == len(self.parts) and all(map(operator.is_, parts, self.parts))
 
 
 def checksum(tensors: Iterable[Tensor]) -> int:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_core.engine.geometry import Geometry
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
 from casc_core.engine.kernels.neurons import Exactly, KernelNeuron, Neurons
 from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of, rounded
+from casc_core.engine.products.geometry import Geometry
 
 _Term = structure(
     "ConvolutionTerm",
@@ -149,7 +149,14 @@ def pack_convolution(
 
 
 def _arranged(
-    units: Tensor, dtype: torch.dtype, blocks: Blocks, first: Tensor, count: Tensor, each_in: int, each_out: int, room: int
+    units: Tensor,
+    dtype: torch.dtype,
+    blocks: Blocks,
+    first: Tensor,
+    count: Tensor,
+    each_in: int,
+    each_out: int,
+    room: int,
 ) -> Tensor:
     """`[blocks, room]`: what each block reads, as `PackedConvolution.values`."""
     values = torch.zeros(len(blocks.low), room, dtype=dtype, device="cpu")
@@ -210,7 +217,7 @@ def convolution(
     """
     samples, channels, height, width = shape
     _check(terms, blocks, shape, drive, potential, exponent, threshold)
-    exactly = (Exactly(0, 0.0), None, None)
+    exactly: tuple[object, ...] = (Exactly(0, 0.0), None, None)
     if exact is not None:
         _check_exact(terms, drive, potential, exact)
         exactly = (Exactly(exact.margin, exact.threshold), address(exact.drive), address(exact.potential))

@@ -51,7 +51,7 @@ def tally(train: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def agreement(train: Tensor, levels: Tensor, q: int, awake: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """`casc_core.engine.agreement.agreement` of an int8 train, and int16 levels."""
+    """`casc_core.engine.recording.agreement.agreement` of an int8 train, and int16 levels."""
     require(train.dim() == 2, f"a train {list(train.shape)} of {levels.numel()} neurons")
     train = checked(train.contiguous(), "the train", torch.int8, train.shape)
     levels = checked(levels.to(torch.int16).contiguous(), "the levels", torch.int16, train.shape[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ _NO_MEMORY = -1
 _CHUNKS = 4
 # Below this many entries to write, threads cost more than they save.
 _WORTH_THREADS = 50_000
+# How many times as long as a call whose threads came late the next ones go without: trying again costs a twentieth.
+_ALONE = 20
 _LARGE = 4 * 2**20
 _LOADED_BY = os.getpid()
 
@@ -156,16 +159,14 @@ def run(kernel: str, task: ctypes.Structure, items: int, work: int, kind: int = 
         work: entries to write; torch's number of threads is used where there are many.
         kind: of numbers, one of TYPES.
     """
-    threads = torch.get_num_threads() if work >= _WORTH_THREADS and not forked() else 1
+    threads = torch.get_num_threads() if work >= _WORTH_THREADS and not forked() and _team.is_worth_it() else 1
     chunks = min(items, threads * _CHUNKS) if threads > 1 else 1
     shared = _Shared(isa(), KERNELS.index(kernel), kind, ctypes.addressof(task), items, chunks)
     pointer = ctypes.addressof(shared)
     if chunks <= 1:
         call("work", pointer)
-    elif _openmp() is not None:
-        call("parallel", _openmp(), pointer, threads)
     else:
-        list(_pool(threads, os.getpid()).map(lambda _: call("work", pointer), range(threads)))
+        _team.work(pointer, threads)
     if shared.least == _NO_MEMORY:
         raise MemoryError("no memory for a thread's own working space")
     require(shared.least != _UNFIT, f"the sizes of a task of {kernel!r}")
@@ -191,9 +192,44 @@ def _openmp() -> int | None:
 
 
 @cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+def _pool(process: int) -> ThreadPoolExecutor:
     """A process's own threads, which a fork does not inherit."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="casc")
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="casc")
+
+
+class _Team:
+    """Several threads at a task, unless they have just cost more than they saved.
+
+    Where another process holds a core, the thread on it comes late, and OpenMP waits for it, spinning. Once that took
+    longer than the calling thread's own work, which it could as well have done alone, it works alone for a while.
+    """
+
+    def __init__(self) -> None:
+        self.alone_until = 0.0
+
+    def is_worth_it(self) -> bool:
+        """Whether the others are asked again."""
+        return time.monotonic() >= self.alone_until
+
+    def work(self, shared: int, threads: int) -> None:
+        """All of a task, whose address this is."""
+        began = time.monotonic()
+        if _openmp() is not None:
+            late = bool(call("parallel", _openmp(), shared, threads))
+        else:
+            others = [_pool(os.getpid()).submit(call, "work", shared) for _ in range(threads - 1)]
+            call("work", shared)
+            done = time.monotonic()
+            for other in others:
+                if not other.cancel():  # else it has not even begun, and there is nothing left to do
+                    other.result()
+            late = time.monotonic() - done > done - began
+        if late:
+            ended = time.monotonic()
+            self.alone_until = ended + _ALONE * (ended - began)
+
+
+_team = _Team()
 
 
 def checked(tensor: Tensor, what: str, dtype: torch.dtype, shape: Sequence[int], packed: bool = True) -> Tensor:

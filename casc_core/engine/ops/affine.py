@@ -14,15 +14,15 @@ from torch import Tensor
 
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.exact_sums import exact_product, largest_row
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.products.exact_sums import exact_product, largest_row
+from casc_core.engine.products.spike_product import Product
+from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.spike_counts import by_step
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, broadcast
-from casc_core.engine.spike_counts import by_step
-from casc_core.engine.spike_product import Product
-from casc_core.engine.work import Work
 from casc_core.errors import InputError
 
 
@@ -36,7 +36,7 @@ def affine_tensors(*shape: str) -> dict[str, Numbers]:
 
 
 class AffineMap(Op, abstract=True):
-    """A snapped linear map, with a bias that flows while awake.
+    """A snapped linear map, with a bias at each wake step.
 
     The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
     the same weights on a finer grid. Where the arithmetic rounds what is computed of inputs, the current is rounded once.
@@ -82,7 +82,7 @@ class AffineMap(Op, abstract=True):
     def drive(
         self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int
     ) -> Tensor | None:
-        """What flows awake: the signal's drive through `product` with the fine weights, rounded once, and the bias.
+        """The drive of the result: that of the signal through `product` with the fine weights, rounded once, and the bias.
 
         Args:
             product: `(x, weight)` to their product.
@@ -168,11 +168,11 @@ class Linear(AffineMap):
 
 
 AXIS = OrNone(OneOf((1,)))
-PLACED = Numbers()
-"""Numbers that lie along an axis, as `placed` has it."""
+ALIGNED = Numbers()
+"""Numbers that lie along an axis, as `aligned` has it."""
 
 
-def check_placed(op: Op) -> None:
+def check_aligned(op: Op) -> None:
     """Complain about numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
     shapes = [tensor.shape for tensor in op.tensors().values()]
     if op.settings["axis"] is None:
@@ -187,7 +187,7 @@ class RequireFeatures(Op):
     """Passes on a signal `[batch, features]`; its channels have been folded into the linear map that follows."""
 
     SETTINGS = settings(name=NAME)
-    connection = Connection.MOVES
+    connection = Connection.KEEPS
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         if len(signal.shape) != 2:
@@ -203,42 +203,42 @@ class RequireFeatures(Op):
 
 
 class Shift(Op):
-    """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `placed`."""
+    """The drive normalised: `factor * drive + offset`; the train as it is. `axis` as for `aligned`."""
 
-    connection = Connection.MOVES
+    connection = Connection.KEEPS
     SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
-    TENSORS = tensors(factor=PLACED, offset=replace(PLACED, grid="drive_exponent"))
+    TENSORS = tensors(factor=ALIGNED, offset=replace(ALIGNED, grid="drive_exponent"))
     factor: Tensor
     offset: Tensor
 
     def check(self) -> None:
-        check_placed(self)
+        check_aligned(self)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        signal, (factor, offset) = placed(signal, self.settings["axis"], self.factor, self.offset)
+        signal, (factor, offset) = aligned(signal, self.settings["axis"], self.factor, self.offset)
         drive = signal.drive
-        flowing = (offset if signal.divisor is None else offset * signal.divisor).expand(signal.shape)
+        shifted = signal.constant(offset)
         if drive is not None:
-            flowing = flowing + run.numerics.drive(drive * factor, self.settings["drive_exponent"])
-        return replace(signal, lazy_drive=flowing)
+            shifted = shifted + run.numerics.drive(drive * factor, self.settings["drive_exponent"])
+        return replace(signal, lazy_drive=shifted)
 
     def work(self, result: Provenance, signal: Provenance) -> Work:
         return Work(awake=float(result.shape.numel()))
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
-        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.offset)
+        shape, samples = _aligned_samples(follower, signal, self.settings["axis"], self.factor, self.offset)
         return follower.signal(shape, samples, train.steps, train.unit, real=True)
 
 
 class Scale(Op):
-    """Multiplication by snapped numbers, and a shift while awake. `axis` as for `placed`.
+    """Multiplication by snapped numbers, and a shift while awake. `axis` as for `aligned`.
 
     The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid.
     """
 
     SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
-    TENSORS = tensors(factor=PLACED, fine=PLACED, shift=replace(PLACED, grid="drive_exponent", optional=True))
+    TENSORS = tensors(factor=ALIGNED, fine=ALIGNED, shift=replace(ALIGNED, grid="drive_exponent", optional=True))
     factor: Tensor
     fine: Tensor
     shift: Tensor | None
@@ -248,22 +248,22 @@ class Scale(Op):
         return float(self.factor.abs().max())
 
     def check(self) -> None:
-        check_placed(self)
+        check_aligned(self)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
-        signal, (factor, fine, *shift) = placed(signal, self.settings["axis"], *given)
+        signal, (factor, fine, *shift) = aligned(signal, self.settings["axis"], *given)
         train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
             drive = run.numerics.drive(drive * fine, self.settings["drive_exponent"])
         for each in shift:
-            flowing = (each if signal.divisor is None else each * signal.divisor).expand(signal.shape)
-            drive = flowing if drive is None else drive + flowing
+            constant = signal.constant(each)
+            drive = constant if drive is None else drive + constant
         return replace(signal, lazy_train=train, lazy_drive=drive, bound=signal.bound * self.largest)
 
     def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
-        _, (factor,) = placed(result, self.settings["axis"], self.factor)
+        _, (factor,) = aligned(result, self.settings["axis"], self.factor)
         return signal.scaled(result, factor)
 
     def work(self, result: Provenance, signal: Provenance) -> Work:
@@ -271,11 +271,11 @@ class Scale(Op):
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train = signal.train or Train()
-        shape, samples = _followed(follower, signal, self.settings["axis"], self.factor, self.fine, self.shift)
+        shape, samples = _aligned_samples(follower, signal, self.settings["axis"], self.factor, self.fine, self.shift)
         return follower.signal(shape, samples, train.steps, 8, train.real or self.shift is not None)
 
 
-def _met(shape: torch.Size, values: Sequence[Tensor]) -> torch.Size:
+def _shape_with(shape: torch.Size, values: Sequence[Tensor]) -> torch.Size:
     """The shape in which a tensor of this one meets numbers that broadcast against it."""
     try:
         return broadcast(shape, *(value.shape for value in values))
@@ -286,24 +286,24 @@ def _met(shape: torch.Size, values: Sequence[Tensor]) -> torch.Size:
         ) from error
 
 
-def _followed(
+def _aligned_samples(
     follower: Follower, signal: Abstract, axis: int | None, *values: Tensor | None
 ) -> tuple[torch.Size, Samples]:
-    """Shape and samples of a signal that meets numbers, shaped as by `placed`."""
+    """Shape and samples of a signal that meets numbers, shaped as by `aligned`."""
     given = [each for each in values if each is not None]
     if axis is None:
-        _met(signal.shape, given)
+        _shape_with(signal.shape, given)
     return follower.together(signal, *(given if axis is None else (by_channel(each, signal.shape) for each in given)))
 
 
-def placed(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, tuple[Tensor, ...]]:
+def aligned(signal: Signal, axis: int | None, *values: Tensor) -> tuple[Signal, tuple[Tensor, ...]]:
     """Numbers shaped to meet a signal, and the signal in the shape that comes of it.
 
     `axis` 1: they are `[channels]` of dimension 1, whatever follows; None: they broadcast as torch's tensors do.
     """
     if axis is not None:
         return signal, tuple(by_channel(value, signal.shape) for value in values)
-    shape = _met(signal.shape, values)
+    shape = _shape_with(signal.shape, values)
     if shape != signal.shape:
         signal = signal.map(lambda x: x.expand(shape))
     return signal, values

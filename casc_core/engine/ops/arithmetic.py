@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, add_trains, broadcast, without_repeats
-from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 
 
-def _met(run: Run, *shapes: torch.Size) -> torch.Size:
+def _common_shape(run: Run, *shapes: torch.Size) -> torch.Size:
     """The shape to which these broadcast, if there is room for it."""
     shape = broadcast(*shapes)
     check_room("an operation entry by entry", shape.numel(), run.room + sum(each.numel() for each in shapes))
@@ -32,7 +32,7 @@ class TimesInput(Op):
 
     def forward(self, run: Run, signal: Signal, factor: Tensor) -> Signal:
         factor = as_integers(factor, "multiplied", signal)
-        shape = _met(run, signal.shape, factor.shape)
+        shape = _common_shape(run, signal.shape, factor.shape)
         if len(shape) > len(signal.shape):
             signal = signal.map(lambda x: x.expand(shape))
         largest = float(factor.abs().max())
@@ -59,14 +59,14 @@ class TimesInput(Op):
 class DividedByInput(Op):
     """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor."""
 
-    connection = Connection.MOVES
+    connection = Connection.KEEPS
     takes_fills = True
 
     def forward(self, run: Run, signal: Signal, divisor: Tensor) -> Signal:
         divisor = as_integers(divisor, "divided", signal)
         if not bool((divisor > 0).all()):
             raise InputError(f"a spiking tensor is divided by {float(divisor.min()):g}; lengths must be at least 1")
-        shape = _met(run, signal.shape, divisor.shape)
+        shape = _common_shape(run, signal.shape, divisor.shape)
         if shape != signal.shape:
             signal = signal.map(lambda x: x.expand(shape))
         # Shaped like the signal from here on, so that every later rearrangement can be applied to it.
@@ -101,7 +101,7 @@ class Add(Op):
 
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         a, b = a.with_common_divisor(b)
-        shape = _met(run, a.shape, b.shape)
+        shape = _common_shape(run, a.shape, b.shape)
         drives = [without_repeats(drive) for drive in (a.drive, b.drive) if drive is not None]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
         return Signal(_sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound)

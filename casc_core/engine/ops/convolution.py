@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.deferred_sum import DeferredSum, Filter, Term
 from casc_core.engine.functions import check_room
-from casc_core.engine.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.engine.ops.affine import AffineMap, affine_tensors
 from casc_core.engine.ops.declared import PADDING, OneOf, Otherwise, Several, Whole, settings
+from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term
+from casc_core.engine.products.geometry import PATCH_BYTES, Geometry, convolve
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
-from casc_core.engine.weight_cache import Kept
 from casc_core.errors import InputError
 
 _MOVE = Whole(1, 2**16)
@@ -72,8 +72,8 @@ class Convolution(AffineMap):
         return self.is_cut or max(self.settings["spread"]) > 1
 
     @cached_property
-    def kept(self) -> Kept:
-        return Kept()
+    def cache(self) -> WeightCache:
+        return WeightCache()
 
     def check(self) -> None:
         super().check()
@@ -111,7 +111,7 @@ class Convolution(AffineMap):
         else:
             bound = signal.bound * self.reach
             train = signal.train.unsqueeze(-2) if dims == 1 else signal.train
-            own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.kept)
+            own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.cache)
             currents = DeferredSum((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
         return Signal(currents, drive, signal.divisor, bound)
 

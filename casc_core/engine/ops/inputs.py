@@ -16,10 +16,10 @@ from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made, followed
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, Whole, settings, tensors
 from casc_core.engine.ops.op import Op
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, TableRows
-from casc_core.engine.work import Work
 from casc_core.errors import InputError
 from casc_core.numerics import largest
 
@@ -79,9 +79,10 @@ class Encode(Op):
                 f"real-valued inputs must be finite, and one is {reach:g}: find it with torch.isfinite(x), in the data or "
                 "in what prepares the data, such as a division by zero"
             )
-        if not reach < run.numerics.input_reach:
+        most = run.numerics.input_reach
+        if not reach < most:
             raise InputError(
-                f"real-valued inputs must be below {run.numerics.input_reach:g} in magnitude; the largest is {reach:g}. Scale them, and "
+                f"real-valued inputs must be below {most:g} in magnitude; the largest is {reach:g}. Scale them, and "
                 "the first layer's weights the other way"
             )
         return driven(drive, drive.shape, drive.device)
@@ -100,14 +101,16 @@ class Round(Op):
 
     def forward(self, run: Run, signal: Signal) -> Signal:
         drive = signal.drive
-        return signal if drive is None else replace(signal, lazy_drive=run.numerics.snap(drive, self.settings["exponent"]))
+        return (
+            signal if drive is None else replace(signal, lazy_drive=run.numerics.snap(drive, self.settings["exponent"]))
+        )
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         return signal
 
 
 class Silence(Op):
-    """Zeros become a signal in which nothing flows."""
+    """Zeros become a signal without spikes and without a drive."""
 
     def forward(self, run: Run, value: Tensor) -> Signal:
         return driven(None, value.shape, value.device)

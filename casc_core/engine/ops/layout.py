@@ -14,9 +14,9 @@ from casc_core.engine.conditions import expect_parts
 from casc_core.engine.functions import FUNCTIONS, REARRANGING, Function, check_room, follow_join, followed, foreseen
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
-from casc_core.engine.provenance import Connection, Provenance
+from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, joined, without_repeats
+from casc_core.engine.signal import Signal, concatenated, without_repeats
 from casc_core.reporting.series import zero_padded
 
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
@@ -88,7 +88,7 @@ class Join(Op):
 
     @cached_property
     def join(self) -> Callable[..., Tensor]:
-        return torch.stack if self.settings["stack"] else joined
+        return torch.stack if self.settings["stack"] else concatenated
 
     def forward(self, run: Run, signals: Sequence[Signal], dim: int = 0) -> Signal:
         check_room("a concatenation", sum(signal.shape.numel() for signal in signals), run.room)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.guards.seals import Sealed
 from casc_core.engine.ops.declared import Kind, Numbers, bound, check_settings, check_tensors, is_on_grid
-from casc_core.engine.provenance import Connection, carried
+from casc_core.engine.recording.provenance import Connection, carried
+from casc_core.engine.recording.spike_counts import LayerTrain
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
-from casc_core.engine.spike_counts import LayerTrain
-from casc_core.engine.work import Work
 from casc_core.errors import ConfigError
 from casc_core.storage.kinds import Kinds
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
-from casc_core.engine.exact_sums import whole_sums
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
-from casc_core.engine.pooling_windows import Window, adaptive, maxima, per_dimension, sums
-from casc_core.engine.provenance import Provenance
+from casc_core.engine.products.exact_sums import whole_sums
+from casc_core.engine.products.pooling_windows import Window, adaptive, maxima, per_dimension, sums
+from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.errors import InputError

@@ -9,23 +9,23 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.deferred_sum import DeferredSum
 from casc_core.engine.ops.affine import by_channel
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.provenance import Provenance
+from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.recording.provenance import Provenance
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
-from casc_core.engine.work import Work
 from casc_core.numerics import binade
 
 
 class Fire(Op):
     """A population of spiking neurons, one for each element of its input.
 
-    `charge` is what their potential begins with, `bias` flows besides while awake; both broadcast against the population,
-    in the unit of the threshold. `thresholds` `[channels]` are those of each channel (dimension 1), where they differ; then
-    a charge is `[channels]` too.
+    `charge` is what their potential begins with, `bias` is received besides at each wake step; both broadcast against the
+    population, in the unit of the threshold. `thresholds` `[channels]` are those of each channel (dimension 1), where they
+    differ; then a charge is `[channels]` too.
     """
 
     SETTINGS = settings(name=NAME, threshold=Positive(), exponent=EXPONENT)
@@ -81,8 +81,8 @@ class Fire(Op):
         if self.thresholds is not None:
             threshold = by_channel(self.thresholds, signal.shape)
         if self.bias is not None:
-            flowing = (self.bias if divisor is None else self.bias * divisor).expand(signal.shape)
-            drive = flowing if drive is None else drive + flowing
+            bias = signal.constant(self.bias)
+            drive = bias if drive is None else drive + bias
         if drive is not None:
             drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
             signal = replace(signal, lazy_drive=drive)

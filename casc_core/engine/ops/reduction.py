@@ -14,10 +14,10 @@ from torch import Tensor
 from casc_core.engine import kernels
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.exact_sums import whole_sums
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Positive, settings
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.provenance import Connection, Provenance, carried
+from casc_core.engine.products.exact_sums import whole_sums
+from casc_core.engine.recording.provenance import Connection, Provenance, carried
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, stacked
 from casc_core.errors import InputError

@@ -51,6 +51,14 @@ def test_an_unknown_name_lists_those_there_are():
         casc_core.prepare(nn.Sequential(nn.ReLU()), adapter="resnet-99", q=2)
 
 
+def test_a_name_that_two_packages_claim(installed):
+    installed(rnn="third_party")
+    with pytest.raises(
+        ConfigError, match=r"'rnn' is claimed by casc_seq\.adapter:adapter and .*:third_party; uninstall one"
+    ):
+        adapter_named("rnn")
+
+
 def test_a_third_party_adds_one(installed):
     installed(signed="third_party")
     assert adapter_names() == sorted({*adapter_names(), "signed"})

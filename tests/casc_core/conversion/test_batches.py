@@ -9,7 +9,7 @@ from torch import nn
 import casc_core
 from casc_core import IF, ConfigError, Continuous, CQReLU, InputError
 from casc_core.conversion.batches import checked_batches, inputs_and_labels
-from casc_core.engine.agreement import Agreement
+from casc_core.engine.recording.agreement import Agreement
 from casc_core.rivals.methods import FOUR, Calibrated, Method, PercentileReLU, methods_for
 from casc_lab.compare.comparison import compare
 from casc_lab.compare.network_and_data import NetworkAndData

@@ -192,9 +192,9 @@ def test_sums_on_an_edge_in_real_numbers_are_as_trained():
     assert report.promised
     assert report.exact
     assert report.grid is not None
-    assert report.grid.neurons == 0
+    assert not any(report.grid.layers.values())
     assert report.float32 is not None
-    assert report.float32.neurons > 0  # which rounds them to either side
+    assert any(report.float32.layers.values())  # which rounds them to either side
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 24])

@@ -17,7 +17,7 @@ from user_cnns import Head, cnn, conv
 import casc_core
 from casc_core import CQReLU
 from casc_core.engine import kernels
-from casc_core.engine import spike_product as product
+from casc_core.engine.products import spike_product as product
 from casc_seq.rnn import RNN
 
 FORKED = """

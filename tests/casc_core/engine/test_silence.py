@@ -9,7 +9,7 @@ from torch import nn
 
 import casc_core
 from casc_core.engine.batching.places import Axis, Mixed
-from casc_core.engine.spike_counts import last_spike
+from casc_core.engine.recording.spike_counts import last_spike
 from casc_seq.rnn import RNN
 
 WAITING = torch.tensor([4.0, 0.0, 1.0, 0.25, 2.0])

@@ -11,9 +11,9 @@ from torch import nn
 
 import casc_core
 from casc_core import CIF, IF, SRP, Burst, Continuous, CQReLU, EnergyTable, WakeSleep
-from casc_core.engine.agreement import agreement
 from casc_core.engine.kernels import all_instructions, using
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.agreement import agreement
+from casc_core.engine.recording.recorder import Recorder
 from casc_seq import RNN
 
 METHODS = {

@@ -12,8 +12,8 @@ import torch
 from blobs import POINTS, Blobs, network, weights
 
 from casc_core.errors import ConfigError, StorageError
+from casc_lab.training.classification import learning_rate_share
 from casc_lab.training.loop import train
-from casc_lab.training.task import learning_rate_share
 
 # An epoch has 8 batches.
 STOPS = [1, 7, 8, 9, 23]

@@ -7,11 +7,13 @@
 
    Each kernel is compiled once for each set of instructions; which of them runs is chosen at run time. */
 
+#define _DEFAULT_SOURCE /* for madvise and clock_gettime */
 #if defined(__linux__)
-#define _DEFAULT_SOURCE /* for madvise */
 #include <sys/mman.h>
 #endif
 #include <math.h>
+#include <pthread.h>
+#include <time.h>
 #if !defined(__GNUC__)
 #error "The kernels are written for GCC and Clang; without them, torch does their work."
 #endif
@@ -187,10 +189,31 @@ EXPORT void casc_work(Shared *shared) {
     }
 }
 
-static void work(void *shared) { casc_work((Shared *)shared); }
+/* When the thread that called had no more to do, in nanoseconds. */
+typedef struct {
+    Shared *shared;
+    pthread_t caller;
+    int64_t done;
+} Team;
 
-/* All of a task on so many threads of the caller's OpenMP, by its GOMP_parallel. */
-EXPORT void casc_parallel(void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned), Shared *shared,
-                          int64_t threads) {
-    gomp_parallel(work, shared, (unsigned)threads, 0);
+static int64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static void work(void *team_) {
+    Team *team = (Team *)team_;
+    casc_work(team->shared);
+    if (pthread_equal(pthread_self(), team->caller)) team->done = now();
+}
+
+/* All of a task on so many threads of the caller's OpenMP, by its GOMP_parallel, which waits for all of them. Returns whether
+   the caller waited longer for the others than it worked. */
+EXPORT int64_t casc_parallel(void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned), Shared *shared,
+                             int64_t threads) {
+    Team team = {shared, pthread_self(), 0};
+    const int64_t began = now();
+    gomp_parallel(work, &team, (unsigned)threads, 0);
+    return now() - team.done > team.done - began;
 }

@@ -22,6 +22,22 @@ def test_each_operation_knows_the_users_line():
     assert "user_models.py:" in lines["rnn"]
 
 
+def test_what_is_checked_for_an_operation_knows_its_line():
+    def forward(self, x):
+        if x.shape[0] < 2:
+            return x
+        a, b = x.chunk(2)
+        return a - b
+
+    nodes = trace(user_model(forward), lambda module: False).nodes
+    checks = {node.name: node for node in nodes if node.name.startswith("expect")}
+    assert list(checks) == ["expect", "expect_parts"]
+    for node, code in zip(checks.values(), ("if x.shape[0] < 2:", "a, b = x.chunk(2)"), strict=True):
+        for line in (node.args[-1], node.meta["line"]):
+            assert "test_trace.py:" in line
+            assert line.endswith(code)
+
+
 @pytest.mark.parametrize(
     ("forward", "variants"),
     [

@@ -20,7 +20,7 @@ from casc_core.engine.batching.following import follow
 from casc_core.engine.batching.places import Axis
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref, Step
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 from casc_core.spiking_model import SpikingModel
 
 WIDTH = 4

@@ -13,9 +13,9 @@ from spike_trains import spike_trains
 
 from casc_core import CIF, IF, Continuous, WakeSleep
 from casc_core.engine import kernels
-from casc_core.engine.geometry import Geometry
 from casc_core.engine.kernels import Blocks, KernelNeuron, loader
 from casc_core.engine.kernels.rows import SUMS16, SUMS32, WIDE
+from casc_core.engine.products.geometry import Geometry
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 SCHEDULES = (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3), WakeSleep(2, 0, 2), Continuous())
@@ -189,6 +189,7 @@ def test_bands_blocks_and_threads_change_no_bit(instructions, channels, size, sa
     threads = torch.get_num_threads()
     for openmp in (True, False):
         monkeypatch.setattr(loader, "_WORTH_THREADS", 0)
+        monkeypatch.setattr(loader._Team, "is_worth_it", lambda self: True)
         if not openmp:
             monkeypatch.setattr(loader, "_openmp", lambda: None)
         try:

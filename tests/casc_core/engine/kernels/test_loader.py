@@ -76,6 +76,7 @@ def test_the_environment_can_ask_for_less(monkeypatch):
 
 @pytest.mark.parametrize("openmp", [True, False])
 def test_threads_do_not_change_a_bit(monkeypatch, openmp):
+    monkeypatch.setattr(loader._Team, "is_worth_it", lambda self: True)
     if not openmp:
         monkeypatch.setattr(loader, "_openmp", lambda: None)
     rng = np.random.default_rng(1)
@@ -91,3 +92,44 @@ def test_threads_do_not_change_a_bit(monkeypatch, openmp):
     for products, sums in found[1:]:
         assert torch.equal(products, found[0][0])
         assert torch.equal(sums, found[0][1])
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+def test_threads_that_come_late_are_not_asked_again_for_a_while(monkeypatch, openmp):
+    """The clock stands still but for what the calls are said to take."""
+    clock = [0.0]
+    call = loader.call
+
+    def late(name, *arguments):
+        if name == "parallel":
+            call("work", arguments[1])
+            clock[0] += 0.5
+            return 1
+        return call(name, *arguments)
+
+    class Pool:
+        def submit(self, *task):
+            return self
+
+        def cancel(self):
+            clock[0] += 0.5
+            return True
+
+    monkeypatch.setattr(loader, "_openmp", lambda: 1 if openmp else None)
+    monkeypatch.setattr(loader, "_pool", lambda process: Pool())
+    monkeypatch.setattr(loader, "call", late)
+    monkeypatch.setattr(loader, "_team", loader._Team())
+    monkeypatch.setattr(loader.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    train = torch.ones(8, 3, 100_000, dtype=torch.int8)
+
+    def together():
+        before = clock[0]
+        assert torch.equal(kernels.sum_middle(train, 1), train.sum(1, dtype=torch.int32))
+        return clock[0] > before
+
+    assert [together(), together()] == [True, False]
+    clock[0] += 0.5 * loader._ALONE - 0.01
+    assert not together()
+    clock[0] += 0.02
+    assert together()

@@ -9,8 +9,8 @@ import torch
 
 from casc_core import CIF
 from casc_core.engine import kernels
-from casc_core.engine.geometry import Geometry
 from casc_core.engine.kernels import Blocks, KernelNeuron, Sequences
+from casc_core.engine.products.geometry import Geometry
 
 pytestmark = pytest.mark.skipif(not kernels.ready(), reason="there are no compiled kernels")
 NEURON = KernelNeuron.spiking(CIF(), [True, True], None)

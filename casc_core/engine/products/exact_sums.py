@@ -34,7 +34,9 @@ def limbs(x: Tensor) -> Iterator[Tensor]:
     """
     rest = x.double()
     while (reach := largest(rest)) > 2.0**_LOWEST:
-        below = math.frexp(reach)[1]  # every number is smaller than 2**below, and the largest no smaller than half of it
+        below = math.frexp(reach)[
+            1
+        ]  # every number is smaller than 2**below, and the largest no smaller than half of it
         place = _HIGHEST + LIMB_BITS * ((below - 1 - _HIGHEST) // LIMB_BITS)
         limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
         yield limb

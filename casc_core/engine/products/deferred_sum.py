@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.geometry import Geometry, convolve
 from casc_core.engine.kernels import KernelNeuron
+from casc_core.engine.products.geometry import Geometry, convolve
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.signal import without_repeats
-from casc_core.engine.weight_cache import Kept
 from casc_core.numerics import Numerics
 
 # More terms than this are put together first: a population reads every one of them at every step.
@@ -35,7 +35,7 @@ class Filter:
     exponent: int
     geometry: Geometry
     reach: float
-    kept: Kept
+    cache: WeightCache
 
     def packed(
         self, peak: int, blocks: kernels.Blocks, units: int | None = None, finest: int | None = None
@@ -48,7 +48,7 @@ class Filter:
         """
         key = (peak, units, finest, blocks.width, *blocks.low.tolist())
         exponent = self.exponent if units is None else units
-        return self.kept(
+        return self.cache(
             self.weight,
             key,
             lambda: kernels.pack_convolution(self.weight, self.geometry, exponent, peak, blocks, finest),
@@ -61,7 +61,7 @@ def identity(channels: int, factor: float) -> Filter:
     weight = torch.full((channels, 1, 1, 1), factor, dtype=torch.float64, device="cpu")
     denominator = factor.as_integer_ratio()[1]
     geometry = Geometry((1, 1), groups=channels)
-    return Filter("a shortcut", weight, -(denominator.bit_length() - 1), geometry, abs(factor), Kept())
+    return Filter("a shortcut", weight, -(denominator.bit_length() - 1), geometry, abs(factor), WeightCache())
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,16 @@ class DeferredSum:
                 *(self._units(values, finest, torch.float64) for values in (drive, potential)),
             )
         spikes = kernels.convolution(
-            packs, blocks, shape, flowing, exponent, round(math.ldexp(threshold, -exponent)), neuron, guess, start, exact
+            packs,
+            blocks,
+            shape,
+            flowing,
+            exponent,
+            round(math.ldexp(threshold, -exponent)),
+            neuron,
+            guess,
+            start,
+            exact,
         )
         return spikes.squeeze(-2) if self.dims == 1 else spikes
 

@@ -11,7 +11,7 @@ from torch import nn
 import casc_core
 from casc_core import CIF, Burst, Continuous, CQReLU, WakeSleep
 from casc_core.engine.kernels import all_instructions, using
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 
 MASK = torch.arange(6)[:, None].remainder(3) > 0
 FACTORS = torch.tensor([0.5, 0.0, 2.0, 1.0]).reshape(1, 4, 1, 1)
@@ -121,3 +121,21 @@ def test_ways_to_a_convolution(way, layer):
 )
 def test_other_convolutions(way, layer):
     check(way, layer, CIF(), WakeSleep())
+
+
+@pytest.mark.parametrize("window", [2, 12])
+def test_a_running_maximum_of_sums_moves_by_as_many_spikes_as_it_says(window):
+    """Sums of 4 neurons fit a byte, those of 144 do not; either counts in full."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), CQReLU(4), nn.AvgPool2d(window), nn.MaxPool2d(24 // window, 1), nn.Flatten(),
+        nn.Linear(4, 3), CQReLU(4), nn.Linear(3, 2),
+    )  # fmt: skip
+    images, recorder = torch.randn(2, 2, 24, 24) * 2, Recorder(keep_trains=True)
+    simulation = casc_core.convert(model).simulate_recorded((images,), {}, 5, recorder)
+    totals = recorder.trains["1"].double().cumsum(0).flatten(0, 1)
+    summed = F.avg_pool2d(totals, window) * window**2
+    largest = summed.amax((2, 3)).unflatten(0, (-1, 2))
+    moved = largest.diff(dim=0, prepend=torch.zeros(1, 2, 4, dtype=torch.float64)).abs().sum((1, 2)).round()
+    assert float(moved.max()) > 2 * 4 * 2  # more than one for each entry
+    np.testing.assert_array_equal(simulation.spikes["6"].operations[: len(moved)], 3 * moved)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, Exact, ExactnessError
 from casc_core.engine import kernels
-from casc_core.engine.deferred_sum import MOST_TERMS, DeferredSum, Filter, Term, identity
-from casc_core.engine.geometry import Geometry
 from casc_core.engine.kernels import KernelNeuron
-from casc_core.engine.weight_cache import Kept
+from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Filter, Term, identity
+from casc_core.engine.products.geometry import Geometry
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.schedule import WakeSleep
 
 COMPILED_ONLY = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
@@ -30,7 +30,7 @@ def term(seed, outputs=5, channels=3, kernel=3, steps=4, exponent=-6, size=(4, 6
     train = whole(generator, -1, 2, steps, 2, channels, *size).to(torch.int8)
     geometry = Geometry((kernel, kernel), padding=(kernel // 2,) * 4, groups=groups)
     reach = float(weight.abs().flatten(1).sum(1).max())
-    return Term(Filter(f"conv{seed}", weight, exponent, geometry, reach, Kept()), train, 1.0)
+    return Term(Filter(f"conv{seed}", weight, exponent, geometry, reach, WeightCache()), train, 1.0)
 
 
 def by_torch(one):
@@ -97,7 +97,7 @@ def test_what_is_better_added_as_tensors():
 
 def test_in_one_dimension_the_height_is_left_out():
     a = term(1, outputs=3, size=(1, 9))
-    flat = Filter("line", a.filter.weight[:, :, :1], -6, Geometry((1, 3), padding=(0, 0, 1, 1)), 10.0, Kept())
+    flat = Filter("line", a.filter.weight[:, :, :1], -6, Geometry((1, 3), padding=(0, 0, 1, 1)), 10.0, WeightCache())
     own = currents(Term(flat, a.train, 1.0), dims=1)
     assert own.shape == own.tensor().shape == (4, 2, 3, 9)
     together = currents(Term(flat, a.train, 1.0), dims=1).plus(torch.ones(4, 2, 3, 9, dtype=torch.int8), 1.0)

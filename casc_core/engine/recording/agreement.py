@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
+from casc_core.engine.recording.spike_counts import LayerTrain
 from casc_core.engine.signal import memory_order
-from casc_core.engine.spike_counts import LayerTrain
 from casc_core.errors import ConfigError
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from casc_core.engine.agreement import Agreement
 from casc_core.engine.batching.places import Axis, Samples
+from casc_core.engine.recording.agreement import Agreement
+from casc_core.engine.recording.spike_counts import LayerTrain, by_step, last_spike, signed_counts
+from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import memory_order
-from casc_core.engine.spike_counts import LayerTrain, by_step, last_spike, signed_counts
-from casc_core.engine.work import Work
 
 
 @dataclass

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.leaves import leaves, map_leaves
+from casc_core.engine.recording.spike_counts import by_step, signed_counts
+from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import Signal
-from casc_core.engine.spike_counts import by_step, signed_counts
-from casc_core.engine.work import Work
 
 
 class Connection(Enum):
     """How an operation takes spikes from its inputs to its result."""
 
     NONE = "each entry of the result is spikes of its own, as those of a running maximum are"
+    KEEPS = "each entry brings the spikes of the entry in its place, of what is read first"
     MOVES = "each entry brings the spikes of the one entry that it was, or of none"
     SUMS = "each entry brings the spikes of all entries that it is the sum of"
     SYNAPSES = "each spike goes through synapses: the result is currents"
@@ -68,7 +69,8 @@ class Provenance:
         if self.rows is not None and dim == -1:
             return self.rows
         train = None if self.summed is not None else self.signal.train
-        if train is None or self.peak > 1 or train.dtype != torch.int8 or train.dim() == 1:
+        single = self.peak == 1 and self.signal.bound <= 1  # a running maximum of sums moves by more
+        if train is None or not single or train.dtype != torch.int8 or train.dim() == 1:
             return self.spikes().sum(dim)
         positive, negative = signed_counts(train.movedim(dim, -1), self.peak)
         return positive + negative
@@ -138,7 +140,7 @@ def carried(
     """
     read = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Provenance)]
     is_current = connection is Connection.SYNAPSES or any(each.is_current for each in read)
-    as_read = connection is Connection.MOVES and all(each.summed is None for each in read)
+    as_read = connection in (Connection.KEEPS, Connection.MOVES) and all(each.summed is None for each in read)
 
     def counts() -> list[Any]:
         given, named = map_leaves(
@@ -149,6 +151,8 @@ def carried(
     def of(signal: Any, index: int) -> Any:
         if not isinstance(signal, Signal):
             return signal
+        if connection is Connection.KEEPS and read and signal.shape == read[0].shape:
+            return replace(read[0], signal=signal)
         if is_current or as_read or connection is Connection.NONE:
             return Provenance(signal, peak, is_current)
         return Provenance(signal, peak, summed=lambda: counts()[index].train)

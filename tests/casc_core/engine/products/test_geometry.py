@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from casc_core import InputError
-from casc_core.engine import geometry
-from casc_core.engine.geometry import Geometry, convolve, patches
+from casc_core.engine.products import geometry
+from casc_core.engine.products.geometry import Geometry, convolve, patches
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 GEOMETRIES = st.builds(

@@ -11,9 +11,9 @@ from torch import nn
 import casc_core
 from casc_core import CQReLU
 from casc_core.engine import kernels
-from casc_core.engine.agreement import Agreement, agreement
-from casc_core.engine.recorder import Recorder
-from casc_core.engine.spike_counts import LayerTrain
+from casc_core.engine.recording.agreement import Agreement, agreement
+from casc_core.engine.recording.recorder import Recorder
+from casc_core.engine.recording.spike_counts import LayerTrain
 from casc_core.evidence.verify import compare_layer
 
 LARGEST = 2**15 - 1

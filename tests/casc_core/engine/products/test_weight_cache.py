@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from casc_core.engine.weight_cache import Kept
+from casc_core.engine.products.weight_cache import WeightCache
 
 
 @pytest.fixture
 def counted():
-    kept, made = Kept(), []
+    cache, made = WeightCache(), []
 
     def sum_of(weight, key="sum"):
         def make():
             made.append(key)
             return float(weight.sum())
 
-        return kept(weight, key, make)
+        return cache(weight, key, make)
 
     return sum_of, made
 
@@ -65,8 +65,8 @@ def test_a_tensor_without_a_version(counted):
 
 
 def test_nothing_that_failed_is_kept():
-    kept, weight = Kept(), torch.ones(2)
+    cache, weight = WeightCache(), torch.ones(2)
     with pytest.raises(ZeroDivisionError):
-        kept(weight, "key", lambda: 1 / 0)
-    assert kept(weight, "key", lambda: None) is None
-    assert kept(weight, "key", lambda: 1) is None
+        cache(weight, "key", lambda: 1 / 0)
+    assert cache(weight, "key", lambda: None) is None
+    assert cache(weight, "key", lambda: 1) is None

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casc_core.engine import kernels
-from casc_core.engine import spike_product as product
-from casc_core.engine.spike_product import Product, Speeds, limbs_of
+from casc_core.engine.products import spike_product as product
+from casc_core.engine.products.spike_product import Product, Speeds, limbs_of
 
 
 @settings(max_examples=80)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import PackedWeights
-from casc_core.engine.weight_cache import Kept
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.numerics import FLOAT64_UNITS
 
 WAYS = ("float", "int8", "rows")
@@ -55,7 +55,7 @@ class Product:
     """Products with one matrix; what it prepares from the weights is kept for the next call."""
 
     def __init__(self) -> None:
-        self._kept = Kept()
+        self._cache = WeightCache()
 
     def __call__(self, train: Tensor, weight: Tensor, exponent: int, peak: float, dtype: torch.dtype) -> Tensor:
         """`train @ weight.T`, `[steps, ..., outputs]`.
@@ -100,10 +100,10 @@ class Product:
     def packed(self, weight: Tensor, exponent: int, peak: int, finest: int | None = None) -> PackedWeights | None:
         """`kernels.pack` of the weights, kept."""
         key = ("rows", peak, exponent, finest)
-        return self._kept(weight, key, lambda: kernels.pack(weight, exponent, peak, finest))
+        return self._cache(weight, key, lambda: kernels.pack(weight, exponent, peak, finest))
 
     def _limbs(self, weight: Tensor, exponent: int) -> Limbs | None:
-        return self._kept(weight, ("limbs", 0), lambda: limbs_of(weight, exponent))
+        return self._cache(weight, ("limbs", 0), lambda: limbs_of(weight, exponent))
 
 
 @dataclass(frozen=True)

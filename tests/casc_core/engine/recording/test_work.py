@@ -12,7 +12,7 @@ from torch import nn
 import casc_core
 from casc_core import CIF, IF, Burst, Continuous, CQReLU, EnergyTable, WakeSleep
 from casc_core.engine.kernels import all_instructions, using
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.recorder import Recorder
 from casc_seq import RNN
 
 KINDS = {"CASC": (CIF(), WakeSleep()), "baseline": (IF(), Continuous()), "burst": (Burst(gamma=3), Continuous())}

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from casc_core.engine.ops import Op
-from casc_core.engine.provenance import Provenance
-from casc_core.engine.recorder import Recorder
+from casc_core.engine.recording.provenance import Provenance
+from casc_core.engine.recording.recorder import Recorder
+from casc_core.engine.recording.spike_counts import LayerTrain
+from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
-from casc_core.engine.spike_counts import LayerTrain
-from casc_core.engine.work import Work
 
 
 class Observer:

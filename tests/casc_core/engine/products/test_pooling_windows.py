@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from casc_core import InputError
-from casc_core.engine.pooling_windows import Window, adaptive, maxima, sums
+from casc_core.engine.products.pooling_windows import Window, adaptive, maxima, sums
 
 TYPES = st.sampled_from((torch.int8, torch.int16, torch.int32, torch.float32, torch.float64))
 
