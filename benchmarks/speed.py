@@ -26,7 +26,7 @@ def recurrent(classifiers: Classifiers, scale: Scale) -> Section:
     facts = []
     for q, numerics in ((2, None), (2, casc_core.Exact(weight_bits=8)), (8, None)):
         model = classifiers.trained(q).model
-        snn = casc_core.convert(model, adapter="rnn", numerics=numerics or "exact")
+        snn = casc_core.convert(model, adapter="rnn", numerics=numerics or casc_core.Exact())
         full, natural = classifiers.full(scale.batch), classifiers.natural(scale.batch)
         for texts in (full, natural):
             require_exact(snn, texts, scale.steps)

@@ -250,6 +250,11 @@ def is_on(x: Tensor, exponent: int) -> bool:
     return bool((x * 2.0**-exponent % 1 == 0).all())
 
 
+def of_bits(weight_bits: int | None) -> Numerics:
+    """`Exact` of so many bits; None: `AsTrained`."""
+    return AsTrained() if weight_bits is None else Exact(weight_bits)
+
+
 def as_numerics(numerics: Numerics | str) -> Numerics:
     """`AsTrained()`, `Exact()`, or the one of them named by "as trained" or "exact"."""
     if isinstance(numerics, (AsTrained, Exact)):

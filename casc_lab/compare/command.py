@@ -38,7 +38,7 @@ def _network_options(add: Any) -> None:
     add("--data", help="the recipe's data, if it is not where it was")
     add("--adapter", help="of your own network: cnn, rnn, ...; unset: by its modules")
     add("--q", type=int, help="levels for a network with plain ReLU, which is calibrated")
-    add("--weight-bits", type=int, help="of a converted weight; unset: the recipe's, or 16")
+    add("--weight-bits", type=int, help="of a converted weight; unset: the recipe's, or the weights as trained")
     add("--limit", type=int, help="so many samples only")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="CPU threads")
