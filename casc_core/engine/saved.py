@@ -34,8 +34,10 @@ from casc_core.storage.kinds import Kinds
 from casc_core.storage.strict import of, parsed, record, strings
 
 FORMAT = "casc-network"
-VERSION, UNSEALED = 2, 1
-"""What is written; and what is still read: there the description has no checksum."""
+VERSION, READ = 3, (1, 2, 3)
+"""What is written; and what is read. Before 3 there were no inputs that are not rounded."""
+UNSEALED = 1
+"""The description has no checksum there."""
 DESCRIPTION, TENSORS = "network.json", "network.safetensors"
 _CONFIGS: dict[str, Kinds[Any]] = {
     "neuron": Neuron.kinds,
@@ -147,7 +149,10 @@ def _config_to_json(config: Any, what: str) -> dict[str, Any]:
 
 
 def _config_from_json(value: Any, what: str) -> Any:
-    kind = _CONFIGS[what].find(of(str, of(dict, value, what).get("kind"), f"the kind of {what}"))
+    name = of(str, of(dict, value, what).get("kind"), f"the kind of {what}")
+    if (what, name) == ("numerics", "Float"):
+        raise ValueError("its sums were rounded, numerics='float', which is no more: convert its model again")
+    kind = _CONFIGS[what].find(name)
     fields = record(value, ("kind", *(field.name for field in dataclasses.fields(kind))), what)
     return kind(**{name: content for name, content in fields.items() if name != "kind"})
 
@@ -167,8 +172,8 @@ def _read_description(path: Path, text: bytes, tensors: bytes) -> dict[str, Any]
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise StorageError(f"{where} was not written by casc: it does not say 'format': {FORMAT!r}")
     version = description.get("version")
-    if version not in (VERSION, UNSEALED) or isinstance(version, (bool, float)):
-        raise StorageError(f"{where} has version {version!r:.40}; this casc reads versions {UNSEALED} and {VERSION}")
+    if version not in READ or isinstance(version, (bool, float)):
+        raise StorageError(f"{where} has version {version!r:.40}; this casc reads versions {', '.join(map(str, READ))}")
     if version == UNSEALED:
         if sha256([tensors]) != description.get("sha256"):
             raise StorageError(

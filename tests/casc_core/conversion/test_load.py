@@ -143,7 +143,7 @@ def test_a_description_that_was_edited(saved):
 
 def test_another_version(saved):
     edited(saved, lambda d: d.update(version=99))
-    with pytest.raises(StorageError, match="version 99; this casc reads versions 1 and 2"):
+    with pytest.raises(StorageError, match="version 99; this casc reads versions 1, 2, 3"):
         casc_core.load(saved)
 
 
@@ -237,7 +237,7 @@ def test_a_network_saved_as_version_1_gives_the_same_bits():
     assert snn.simulate(tokens).silent_at.tolist() == answers["silent_at"]
 
 
-def test_a_network_saved_as_version_1_is_that_of_its_model_and_is_saved_as_version_2(saved, tmp_path):
+def test_a_network_saved_as_version_1_is_that_of_its_model_and_is_saved_as_version_3(saved, tmp_path):
     def older(description):
         description.update(version=1, sha256=hashlib.sha256((saved / TENSORS).read_bytes()).hexdigest())
         for op in description["ops"]:
@@ -249,7 +249,7 @@ def test_a_network_saved_as_version_1_is_that_of_its_model_and_is_saved_as_versi
     loaded = casc_core.load(saved, prepared())
     assert casc_core.verify(loaded, TOKENS).ann_predictions_moved == 0
     loaded.save(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / DESCRIPTION).read_text())["version"] == 2
+    assert json.loads((tmp_path / "again" / DESCRIPTION).read_text())["version"] == 3
     assert torch.equal(casc_core.load(tmp_path / "again")(TOKENS), loaded(TOKENS))
 
 
@@ -469,3 +469,18 @@ def test_a_neurons_name_that_is_taken_is_refused():
             pass
 
     assert Neuron.kinds["CIF"] is CIF
+
+
+def test_a_network_saved_as_version_2_gives_the_same_bits(tmp_path):
+    snn = casc_core.convert(prepared(), numerics=Exact())
+    snn.save(tmp_path / "net")
+    edited(tmp_path / "net", lambda description: description.update(version=2))
+    loaded = casc_core.load(tmp_path / "net", snn.ann)
+    assert loaded.settings.numerics == Exact()
+    assert torch.equal(loaded(TOKENS), snn(TOKENS))
+
+
+def test_sums_that_were_rounded_are_refused(saved):
+    edited(saved, lambda description: description["settings"].update(numerics={"kind": "Float"}))
+    with pytest.raises(StorageError, match="its sums were rounded, numerics='float', which is no more: convert its model"):
+        casc_core.load(saved)

@@ -155,7 +155,7 @@ def test_convolutions_with_normalisation_a_shortcut_and_unequal_pools(seed, q):
             float(norm.running_mean[channel]), float(norm.bias.detach()[channel]),
         )  # fmt: skip
         second.append([
-            [(value - Fraction(mean)) * Fraction(factor) + Fraction(offset) + one[channel][i][j] for j, value in enumerate(line)]
+            [(v - Fraction(mean)) * Fraction(factor) + Fraction(offset) + one[channel][i][j] for j, v in enumerate(line)]
             for i, line in enumerate(plane)
         ])  # fmt: skip
     check_levels(flat(second), [edges[1]] * 36, q, levels["act2"])
