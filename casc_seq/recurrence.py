@@ -271,8 +271,9 @@ class Recurrence(Op, saved_as="Recurrence"):
             packed = self.product.packed(self.weight, unit, run.peak, exponent) if unit >= widest else None
             if packed is None:
                 continue
-            # Of the drive and the threshold at each count, of currents at each step, of the potential once.
-            margin = math.ceil(run.total * (packed.left_out + 1.0) + 0.5 * current.steps + 1.0)
+            # Of the drive, the initial current and the threshold at each count, of currents at each step, of the potential
+            # once.
+            margin = math.ceil(run.total * (packed.left_out + 1.5) + 0.5 * current.steps + 1.0)
             if unit == widest or math.ldexp(margin, unit) <= NEAR * threshold:
                 return packed, margin
         return None
