@@ -274,7 +274,9 @@ class Recurrence(Op, saved_as="Recurrence"):
             # Of the drive, the initial current and the threshold at each count, of currents at each step, of the potential
             # once.
             margin = math.ceil(run.total * (packed.left_out + 1.5) + 0.5 * current.steps + 1.0)
-            if unit == widest or math.ldexp(margin, unit) <= NEAR * threshold:
+            # Within a threshold of a decision, every neuron would be near one, always.
+            most = threshold if unit == widest else NEAR * threshold
+            if math.ldexp(margin, unit) < most:
                 return packed, margin
         return None
 

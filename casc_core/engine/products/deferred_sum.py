@@ -199,9 +199,12 @@ class DeferredSum:
             # What rounding leaves out: of weights for each spike, of the drive and the threshold for each count, and of
             # the potential that all begins with.
             left_out = sum(term.bound * packed.left_out for term, (packed, _) in zip(self.terms, packs, strict=True))
+            margin = math.ceil(neuron.total * (left_out + 1.0) + 1.0)
+            if margin >= math.ldexp(threshold, -exponent):
+                return None  # every neuron would be near a decision, always
             exact = kernels.Exact(
                 math.ldexp(threshold, -finest),
-                math.ceil(neuron.total * (left_out + 1.0) + 1.0),
+                margin,
                 *(self._units(values, finest, torch.float64) for values in (drive, potential)),
             )
         spikes = kernels.convolution(
