@@ -482,5 +482,7 @@ def test_a_network_saved_as_version_2_gives_the_same_bits(tmp_path):
 
 def test_sums_that_were_rounded_are_refused(saved):
     edited(saved, lambda description: description["settings"].update(numerics={"kind": "Float"}))
-    with pytest.raises(StorageError, match="its sums were rounded, numerics='float', which is no more: convert its model"):
+    with pytest.raises(
+        StorageError, match="its sums were rounded, numerics='float', which is no more: convert its model"
+    ):
         casc_core.load(saved)
