@@ -224,7 +224,10 @@ class Recurrence(Op, saved_as="Recurrence"):
         if margin:
             begins, begun_at = (self._units(each, exponent, torch.float64) for each in (initial, potential))
             threshold = math.ldexp(self.settings["threshold"], -exponent)
-            exact = kernels.ExactCurrents(exponent, threshold, margin, begins, begun_at)
+            drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
+            exact = kernels.ExactCurrents(exponent, threshold, margin, begins, begun_at, drive)
+            if rows is not None:  # half as much to read
+                drive = self.kept(rows.table, "rounded", rows.table.float)
         lengths = None if lengths is None else lengths.contiguous()
         sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
         spikes = kernels.recurrence(
@@ -271,8 +274,9 @@ class Recurrence(Op, saved_as="Recurrence"):
             packed = self.product.packed(self.weight, unit, run.peak, exponent) if unit >= widest else None
             if packed is None:
                 continue
-            # Of the drive and the threshold at each count, of currents at each step, of the potential once.
-            margin = math.ceil(run.total * (packed.left_out + 1.0) + 0.5 * current.steps + 1.0)
+            # Of the drive, in float32, and the threshold at each count, of currents at each step, of the potential once.
+            each = packed.left_out + 1.0 + math.ldexp(largest_drive, -24 - unit)
+            margin = math.ceil(run.total * each + 0.5 * current.steps + 1.0)
             if unit == widest or math.ldexp(margin, unit) <= NEAR * threshold:
                 return packed, margin
         return None

@@ -17,7 +17,7 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
-from casc_core.engine.products.exact_sums import exact_product, largest_row
+from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
@@ -96,13 +96,26 @@ class AffineMap(Op, abstract=True):
         if drive is not None:
             assert self.fine is not None
             exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"], product)
+            drive = exact_product(
+                run.numerics, drive, self.fine, *exponents, self.settings["name"], product, self.fine_limbs
+            )
             drive = run.numerics.drive(drive, self.settings["drive_exponent"])
         if self.bias is None:
             return drive
         bias = self.bias if features == -1 else self.bias.reshape(-1, *[1] * (-1 - features))
         bias = bias if signal.divisor is None else bias * signal.divisor
         return bias if drive is None else drive + bias
+
+    def fine_limbs(self) -> list[Tensor]:
+        """`weight_limbs` of the fine weights, kept."""
+        assert self.fine is not None
+        fine = self.fine
+        return self.inputs_cache(fine, "limbs", lambda: list(weight_limbs(fine)))
+
+    @cached_property
+    def inputs_cache(self) -> WeightCache:
+        """What is made of the weights that real-valued input meets."""
+        return WeightCache()
 
     @property
     @abstractmethod
@@ -176,7 +189,7 @@ class Linear(AffineMap):
 
     def _filter(self, weight: Tensor) -> Filter:
         """Its weights as those of a convolution of single entries."""
-        return self.cache(
+        return self.filters(
             weight,
             "filter",
             lambda: Filter(
@@ -186,7 +199,8 @@ class Linear(AffineMap):
         )  # fmt: skip
 
     @cached_property
-    def cache(self) -> WeightCache:
+    def filters(self) -> WeightCache:
+        """What is made of the weights that spikes meet."""
         return WeightCache()
 
     input_dim = -1
