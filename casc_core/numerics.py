@@ -222,7 +222,7 @@ class Unrounded(Numerics):
 
 
 def snapped(numerics: Numerics, x: Tensor, bits: int | None, arriving: int = 0) -> tuple[Tensor, int]:
-    """`x` on a grid of so many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
+    """`x` on a grid of this many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
 
     `arriving` is the exponent of the grid of what it will be multiplied with.
 

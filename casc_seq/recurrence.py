@@ -167,7 +167,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         return follower.signal(current.shape, samples, self._longest(follower.run, train.steps, length))
 
     def _longest(self, run: Run, arriving: int, length: int) -> int:
-        """How long the train of so many positions may be: each may go on for as many steps as it has spikes to give or to
+        """How long the train of this many positions may be: each may go on for as many steps as it has spikes to give or to
         take back after that before it, which none does; twice as long as any has been is taken for the most."""
         most = arriving
         for _ in range(length):

@@ -1,7 +1,7 @@
 """The arithmetic of grids: where each number of a lowered network is rounded, and to how many bits.
 
 Nothing here knows of a model or of its graph. The kinds of nodes ask, when they are snapped, what a map, a factor or a
-threshold becomes for a signal of a given `Form`, and are told numbers on a grid and the form of the result.
+threshold becomes for a signal of a given `Form`, and get numbers on a grid and the form of the result.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Form:
         return float(self.scale)
 
     def summed(self, terms: int | None) -> Form:
-        """That of a sum of so many entries; None: the inputs decide how many, which is expected once."""
+        """That of a sum of this many entries; None: the inputs decide how many, which is expected once."""
         if terms is not None:
             return replace(self, drive_reach=self.drive_reach * terms)
         return replace(self, drive_reach=self.drive_reach * (1 if self.is_summed else EXPECTED_TERMS), is_summed=True)
@@ -344,8 +344,8 @@ def snapped_scale(
 def snapped_normalisation(
     numerics: Numerics, form: Form, factor: Tensor, shift: Tensor, bits: int | None, axis: int | None
 ) -> tuple[Scale, Form]:
-    """A signal's values times `factor` plus `shift`, the factors in so many bits (None: those of a weight)."""
-    # What has not been rounded is not rounded here either, if so many bits hold the factors: a ninth stays in the scale.
+    """A signal's values times `factor` plus `shift`, the factors in this many bits (None: those of a weight)."""
+    # What has not been rounded is not rounded here either, if this many bits hold the factors: a ninth stays in the scale.
     parts = common_denominator([form.scale]) if form.is_exact else 1
     by = factor * float(form.scale * parts)
     own = numerics.weight_exponent(by, bits, form.exponent or 0)
@@ -378,9 +378,10 @@ def grid_threshold(
     is_exact: bool = False,
     rounds: bool = False,
 ) -> tuple[float, int]:
-    """`threshold` on a grid, and the grid: no coarser than `2**exponent`, and fine enough for the threshold.
+    """`threshold` on a grid, and the grid's exponent: no coarser than `2**exponent`, and fine enough for the threshold.
 
     Args:
+        exponent: the grid of the currents that meet it; None: they are on none.
         is_exact: the signal that meets it has not been rounded: it is not either, while a float32's bits hold it.
         rounds: half of it is on the grid as well.
     """

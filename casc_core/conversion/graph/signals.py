@@ -150,7 +150,7 @@ class Maximum(SignalNode):
 
     Attributes:
         op: called with the signal, `args` and `kwargs`.
-        dims: over so many dimensions, the last ones; None: over others.
+        dims: over this many dimensions, the last ones; None: over others.
     """
 
     op: Op

@@ -223,7 +223,7 @@ ALIGNED = Numbers()
 
 
 def check_aligned(op: Op) -> None:
-    """Complain about numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
+    """Refuse numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
     shapes = [tensor.shape for tensor in op.tensors().values()]
     if op.settings["axis"] is None:
         columns = itertools.zip_longest(*map(reversed, shapes), fillvalue=1)

@@ -1,4 +1,4 @@
-"""Currents on their way to a population, as the convolutions they are sums of: computed only where they are read."""
+"""Deferred sums: currents as the convolutions that they are sums of, computed only where a population reads them."""
 
 from __future__ import annotations
 

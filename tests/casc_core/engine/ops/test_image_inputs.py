@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from user_cnns import IMAGES, SERIES, Head, conv, converted, settled
 
+import casc_core
 from casc_core import InputError
 
 IN_TWO = nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(2), conv(6, 6, 3, 0), nn.ReLU(), nn.Flatten(), nn.Linear(24, 4))
