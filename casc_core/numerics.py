@@ -184,6 +184,8 @@ class AsTrained(_OnGrids):
     computed of real-valued inputs is rounded to that grid once, where neurons receive it.
     """
 
+    _remedy: ClassVar[str] = 'a coarser grid (numerics="exact"), '
+
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         """A grid for weights of which nothing else is known: it leaves room for the sums of a row."""
         row = float(weight.double().abs().flatten(1).sum(1).max()) if weight.dim() > 1 else largest(weight)

@@ -44,6 +44,8 @@ THRESHOLD_BITS = 14
 LARGEST_DENOMINATOR = 2**12
 # Of the network as trained: bits left for schedules of more wake steps, and neurons that spike more often, than trained.
 SPARE_BITS = 6
+# And where nothing but the readout follows: no decision rests on it, and a logit has 24 bits.
+READOUT_SPARE_BITS = 22
 # Bits left for inputs that are larger than expected.
 SPARE_INPUT_BITS = 3
 # Weights that meet real-valued input alone keep so many bits.
@@ -142,9 +144,13 @@ class Stretch(AsTrained):
     scale: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, reach: float, maps: int, levels: int, is_driven: bool) -> Stretch:
-        """That of sums of this magnitude for each spike or wake step, behind so many maps in a row."""
-        spare = SPARE_BITS if maps <= 1 else SPARE_BITS // 2
+    def of(cls, reach: float, maps: int, levels: int, is_driven: bool, is_fired: bool) -> Stretch:
+        """That of sums of this magnitude for each spike or wake step, behind so many maps in a row.
+
+        Args:
+            is_driven: real-valued inputs are among them. is_fired: neurons receive them, and not the readout alone.
+        """
+        spare = READOUT_SPARE_BITS if not is_fired else SPARE_BITS if maps <= 1 else SPARE_BITS // 2
         bits = 53 - levels.bit_length() - spare
         return cls(binade(reach) + (SPARE_INPUT_BITS if is_driven else 0) - bits, -(-bits // max(1, maps)))
 
@@ -159,9 +165,8 @@ class Stretch(AsTrained):
 
     def train_grid(self, form: Form) -> int:
         """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
-        if form.exponent is not None:
-            return form.exponent
-        return max(self.of_scale(form.scale).grid, binade(form.drive_reach) - self.bits)
+        drive = max(self.of_scale(form.scale).grid, binade(form.drive_reach) - self.bits)
+        return drive if form.exponent is None else min(form.exponent, drive)
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         row = largest_row(weight) if weight.dim() > 1 else largest(weight)
