@@ -2,12 +2,12 @@
 
 >>> import torch, casc_core
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
->>> ann = casc_core.prepare(model, adapter="rnn", q=2)       # ReLU -> CQReLU; train it as usual
->>> snn = casc_core.convert(ann, adapter="rnn")              # CIF neurons, wake-sleep schedule, exact arithmetic
+>>> ann = casc_core.prepare(model, q=2)  # ReLU -> CQReLU; train it as usual
+>>> snn = casc_core.convert(ann)         # CIF neurons, wake-sleep schedule, exact arithmetic
 >>> casc_core.verify(snn, torch.randn(5, 4)).exact
 True
 
-What stands here, and in `casc_core.extend` for adapters, rules and operations of your own, is public. All else is internal.
+What this module and `casc_core.extend` (adapters, operations of your own) export is public; all else is internal.
 """
 
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""For who adds to it: adapters, rules, operations, neurons. What stands here is public, and is kept or deprecated.
+"""What adapters need: rules, nodes, grids and operations of your own. It is public: names stay, or are deprecated first.
 
 >>> from torch import nn
 >>> import torch, casc_core

@@ -184,6 +184,8 @@ class AsTrained(_OnGrids):
     computed of real-valued inputs is rounded to that grid once, where neurons receive it.
     """
 
+    _remedy: ClassVar[str] = 'a coarser grid (numerics="exact"), '
+
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         """A grid for weights of which nothing else is known: it leaves room for the sums of a row."""
         row = float(weight.double().abs().flatten(1).sum(1).max()) if weight.dim() > 1 else largest(weight)
@@ -222,7 +224,7 @@ class Unrounded(Numerics):
 
 
 def snapped(numerics: Numerics, x: Tensor, bits: int | None, arriving: int = 0) -> tuple[Tensor, int]:
-    """`x` on a grid of so many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
+    """`x` on a grid of this many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
 
     `arriving` is the exponent of the grid of what it will be multiplied with.
 

@@ -1,4 +1,4 @@
-"""What a simulation in spikes leaves behind."""
+"""The result of a simulation in spikes."""
 
 from __future__ import annotations
 

@@ -67,6 +67,8 @@ class SpikingModel(nn.Module):
     `snn(*inputs)` takes what the model took and returns its logits, simulated in spikes until silent; they equal
     `snn.reference(*inputs)` bit for bit under CIF and WakeSleep.
 
+    `forward`, `reference`, `simulate`, `under`, `save` and the attributes below are public. The other methods are internal.
+
     Attributes:
         settings: how it was converted.
         layers: names of its spiking layers, in order.
@@ -149,7 +151,7 @@ class SpikingModel(nn.Module):
         return join_simulations(simulations, partial(parts.join, over_time=True))
 
     def check_steps(self, T: int | None) -> None:
-        """Complain about a number of steps that cannot be simulated.
+        """Refuse a number of steps that cannot be simulated.
 
         Raises:
             ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
@@ -206,7 +208,7 @@ class SpikingModel(nn.Module):
         return [op for op in self.ops if isinstance(op, Op)]
 
     def require_unchanged(self) -> None:
-        """Complain if anything has been edited since it was converted; each run looks too, less thoroughly.
+        """Raise an error if anything has been edited since it was converted; each run looks too, less thoroughly.
 
         Raises:
             ConfigError: a weight or a setting of an operation is not what it was.
@@ -229,7 +231,7 @@ class SpikingModel(nn.Module):
 
         >>> import casc_core
         >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
-        >>> baseline = casc_core.convert(model, adapter="rnn").under(casc_core.IF(), casc_core.Continuous())
+        >>> baseline = casc_core.convert(model).under(casc_core.IF(), casc_core.Continuous())
         >>> baseline.simulate(torch.randn(3, 4), T=8).logits.shape
         torch.Size([8, 3, 2])
         """

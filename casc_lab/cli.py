@@ -2,7 +2,7 @@
 
 A part is loaded when it is called, and torch with it: `casc --help` reads each one's line from its source.
 
-Exit status, of recipes too: 0, all is as it should be; 1, something is not exact; 2, a mistake, told in one line; 3, an
+Exit status, of recipes too: 0, all is as it should be; 1, something is not exact; 2, a mistake, reported in one line; 3, an
 error that nobody foresaw, with its traceback; 130, interrupted.
 """
 
@@ -28,8 +28,16 @@ NOT_EXACT, MISTAKE, UNFORESEEN, INTERRUPTED = 1, 2, 3, 130
 _TOO_LARGE = re.compile("allocate memory|out of memory|[Oo]verflow")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.default is not None and action.default is not False
+        return super()._get_help_string(action) if has_default else action.help
+
+
 class Parser(argparse.ArgumentParser):
-    """A command line that tells a mistake in one line."""
+    """A command line that reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"{self.prog}: error: {message}; --help lists the options\n")
@@ -57,7 +65,7 @@ class _Part(Parser):
     """The command line of one part, which is loaded when it is called."""
 
     def __init__(self, *, entry: EntryPoint, **options: Any) -> None:
-        super().__init__(**options, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**options, formatter_class=HelpFormatter)
         self.entry: EntryPoint | None = entry
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -147,7 +155,7 @@ def _written(source: str, name: str) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line, do it, and give the exit status.
+    """Read the command line, run the command, and return the exit status.
 
     >>> main(["verify", "no-such-folder"])
     2
@@ -157,11 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
-    """Do it and give its exit status; what goes wrong is told in one line on stderr.
+    """Run an action and return its exit status; an error is reported in one line on stderr.
 
     Args:
-        action: gives its own exit status.
-        before: what a line begins with.
+        action: returns its own exit status.
+        before: what that line begins with.
         interrupted: the line for an interruption by the user.
     """
     from casc_core.errors import CascError  # here, because it loads torch: `casc --help` does without
@@ -180,7 +188,7 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         return _told(interrupted, INTERRUPTED)
     except BrokenPipeError:  # whoever read the output has had enough
         with contextlib.suppress(OSError, AttributeError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would complain again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would raise again
         return 0
     except OSError as error:  # a file system that will not
         return _told(f"{before}{error}", MISTAKE)

@@ -1,4 +1,4 @@
-"""What the command lines of all experiments share: options, devices and processes, and how mistakes are told."""
+"""What the command lines of all experiments share: options, devices and processes, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from casc_core.errors import ConfigError
 from casc_core.numerics import of_bits
 from casc_core.schedule import LARGEST_STEPS
 from casc_core.storage.files import require_writable, sole_use
-from casc_lab.cli import Parser, answered
+from casc_lab.cli import HelpFormatter, Parser, answered
 from casc_lab.distributed import choose_device, from_main, launched, processes
 
 MOST_THREADS = 1_024
@@ -24,7 +24,7 @@ Main = Callable[[argparse.Namespace, torch.device], None]
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An empty command line whose help shows defaults."""
-    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    return Parser(description=description, formatter_class=HelpFormatter)
 
 
 def check_range(option: str, value: int | None, most: int, least: int = 1) -> None:
@@ -50,7 +50,7 @@ def check_levels(option: str, q: int | None) -> None:
 
 
 def limit_threads(count: int | None) -> None:
-    """Let torch use so many CPU threads; None: as many as it likes.
+    """Let torch use this many CPU threads; None: as many as it likes.
 
     Raises:
         ConfigError: a number out of its range.
@@ -107,7 +107,7 @@ def add_options(
     add("--threads", type=int, help="CPU threads of each process")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--retrain", action="store_true", help="train anew even if the model is there")
-    add("--quiet", action="store_true", help="do not say how far it has come")
+    add("--quiet", action="store_true", help="print no progress")
 
 
 def run(line: argparse.ArgumentParser, main: Main) -> None:
@@ -134,7 +134,7 @@ def run(line: argparse.ArgumentParser, main: Main) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Complain at once about what would fail after hours.
+    """Refuse at once what would fail after hours.
 
     Raises:
         ConfigError: an option out of its range. StorageError: the output folder cannot be written.

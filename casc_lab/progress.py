@@ -91,7 +91,7 @@ class Progress:
             print(self.line(now - self._started), file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
-        """What a log says after so many seconds.
+        """What a log says after this many seconds.
 
         >>> progress = Progress(600, "epoch 1/3", done=100, shown=False)
         >>> progress.done = 200

@@ -27,7 +27,7 @@ _STEP, _GAP, _HEIGHT, _TOP, _LEFT = 7, 8, 200, 84, 12
 
 
 def raster_page(classified: ClassifiedText) -> str:
-    """A page of its own, readable with no network."""
+    """A page of its own, readable offline."""
     answer = html.escape(classified.classes[classified.answer])
     share = 100 * float(classified.probabilities[-1].max())
     how = "the quantised ANN's, bit for bit" if classified.exact else "not yet the quantised ANN's"

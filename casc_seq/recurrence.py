@@ -167,7 +167,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         return follower.signal(current.shape, samples, self._longest(follower.run, train.steps, length))
 
     def _longest(self, run: Run, arriving: int, length: int) -> int:
-        """How long the train of so many positions may be: each may go on for as many steps as it has spikes to give or to
+        """How long the train of this many positions may be: each may go on for as many steps as it has spikes to give or to
         take back after that before it, which none does; twice as long as any has been is taken for the most."""
         most = arriving
         for _ in range(length):
@@ -224,7 +224,10 @@ class Recurrence(Op, saved_as="Recurrence"):
         if margin:
             begins, begun_at = (self._units(each, exponent, torch.float64) for each in (initial, potential))
             threshold = math.ldexp(self.settings["threshold"], -exponent)
-            exact = kernels.ExactCurrents(exponent, threshold, margin, begins, begun_at)
+            drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
+            exact = kernels.ExactCurrents(exponent, threshold, margin, begins, begun_at, drive)
+            if rows is not None:  # half as much to read
+                drive = self.kept(rows.table, "rounded", rows.table.float)
         lengths = None if lengths is None else lengths.contiguous()
         sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
         spikes = kernels.recurrence(
@@ -271,9 +274,10 @@ class Recurrence(Op, saved_as="Recurrence"):
             packed = self.product.packed(self.weight, unit, run.peak, exponent) if unit >= widest else None
             if packed is None:
                 continue
-            # Of the drive, the initial current and the threshold at each count, of currents at each step, of the potential
-            # once.
-            margin = math.ceil(run.total * (packed.left_out + 1.5) + 0.5 * current.steps + 1.0)
+            # Of the drive, in float32, the initial current and the threshold at each count, of currents at each step, of
+            # the potential once.
+            each = packed.left_out + 1.5 + math.ldexp(largest_drive, -24 - unit)
+            margin = math.ceil(run.total * each + 0.5 * current.steps + 1.0)
             # Within a threshold of a decision, every neuron would be near one, always.
             most = threshold if unit == widest else NEAR * threshold
             if math.ldexp(margin, unit) < most:

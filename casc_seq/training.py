@@ -94,7 +94,7 @@ SMALL_CORPUS = 20_000
 
 
 def recommended(texts: int) -> TrainingConfig:
-    """The configuration for so many training texts: a small corpus takes more epochs, smaller batches, every word.
+    """The configuration for this many training texts: a small corpus takes more epochs, smaller batches, every word.
 
     >>> recommended(100_000).epochs, recommended(6_000).epochs
     (5, 10)
@@ -186,7 +186,7 @@ def train(
         config: how; all defaults if None.
         checkpoint: file for the state of the training, written whole or not at all.
         save_seconds: how often, at least; after each epoch in any case.
-        save_steps: also after every so many steps.
+        save_steps: also each time that this many steps have been made.
         progress: show on stderr how far it has come.
         batches: what makes batches, called as `bucketed_batches` is.
         precision: as `casc_lab.training.loop.train` takes it.

@@ -64,7 +64,10 @@ def adapter_named(name: str) -> Adapter:
         )
     if not claimed:
         known = ", ".join(map(repr, adapter_names())) or "none (is the package installed?)"
-        raise ConfigError(f"no adapter named {name!r}; installed: {known}")
+        raise ConfigError(
+            f"no adapter named {name!r}; installed: {known}. An adapter has a name once a package that lists it among the "
+            f"entry points {GROUP!r} is installed"
+        )
     (entry,) = claimed
     adapter = entry.load()
     if not isinstance(adapter, Adapter):

@@ -11,7 +11,7 @@ from casc_core.errors import CascError, InputError
 
 
 def inputs_and_labels(batch: Any, takes: int) -> tuple[tuple[Any, ...], Any]:
-    """The inputs of a network that takes so many, and what stands next in the batch: its labels, None if there are none.
+    """The inputs of a network that takes this many, and what follows in the batch: its labels, or None.
 
     >>> inputs_and_labels(("tokens", "lengths", "labels"), 2), inputs_and_labels("images", 1)
     ((('tokens', 'lengths'), 'labels'), (('images',), None))

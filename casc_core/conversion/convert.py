@@ -54,8 +54,8 @@ def convert(
 
     >>> import torch
     >>> from casc_core import prepare
-    >>> ann = prepare(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), adapter="rnn", q=4)
-    >>> snn = convert(ann, adapter="rnn")
+    >>> ann = prepare(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), q=4)
+    >>> snn = convert(ann)
     >>> x = torch.randn(3, 4)
     >>> torch.equal(snn(x), snn.reference(x))
     True

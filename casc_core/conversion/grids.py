@@ -1,7 +1,7 @@
 """The arithmetic of grids: where each number of a lowered network is rounded, and to how many bits.
 
 Nothing here knows of a model or of its graph. The kinds of nodes ask, when they are snapped, what a map, a factor or a
-threshold becomes for a signal of a given `Form`, and are told numbers on a grid and the form of the result.
+threshold becomes for a signal of a given `Form`, and get numbers on a grid and the form of the result.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ THRESHOLD_BITS = 14
 LARGEST_DENOMINATOR = 2**12
 # Of the network as trained: bits left for schedules of more wake steps, and neurons that spike more often, than trained.
 SPARE_BITS = 6
+# And where nothing but the readout follows: no decision rests on it, and a logit has 24 bits.
+READOUT_SPARE_BITS = 22
 # Bits left for inputs that are larger than expected.
 SPARE_INPUT_BITS = 3
 # Weights that meet real-valued input alone keep so many bits.
@@ -82,7 +84,7 @@ class Form:
         return float(self.scale)
 
     def summed(self, terms: int | None) -> Form:
-        """That of a sum of so many entries; None: the inputs decide how many, which is expected once."""
+        """That of a sum of this many entries; None: the inputs decide how many, which is expected once."""
         if terms is not None:
             return replace(self, drive_reach=self.drive_reach * terms)
         return replace(self, drive_reach=self.drive_reach * (1 if self.is_summed else EXPECTED_TERMS), is_summed=True)
@@ -142,9 +144,13 @@ class Stretch(AsTrained):
     scale: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, reach: float, maps: int, levels: int, is_driven: bool) -> Stretch:
-        """That of sums of this magnitude for each spike or wake step, behind so many maps in a row."""
-        spare = SPARE_BITS if maps <= 1 else SPARE_BITS // 2
+    def of(cls, reach: float, maps: int, levels: int, is_driven: bool, is_fired: bool) -> Stretch:
+        """That of sums of this magnitude for each spike or wake step, behind so many maps in a row.
+
+        Args:
+            is_driven: real-valued inputs are among them. is_fired: neurons receive them, and not the readout alone.
+        """
+        spare = READOUT_SPARE_BITS if not is_fired else SPARE_BITS if maps <= 1 else SPARE_BITS // 2
         bits = 53 - levels.bit_length() - spare
         return cls(binade(reach) + (SPARE_INPUT_BITS if is_driven else 0) - bits, -(-bits // max(1, maps)))
 
@@ -159,9 +165,8 @@ class Stretch(AsTrained):
 
     def train_grid(self, form: Form) -> int:
         """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
-        if form.exponent is not None:
-            return form.exponent
-        return max(self.of_scale(form.scale).grid, binade(form.drive_reach) - self.bits)
+        drive = max(self.of_scale(form.scale).grid, binade(form.drive_reach) - self.bits)
+        return drive if form.exponent is None else min(form.exponent, drive)
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         row = largest_row(weight) if weight.dim() > 1 else largest(weight)
@@ -344,8 +349,8 @@ def snapped_scale(
 def snapped_normalisation(
     numerics: Numerics, form: Form, factor: Tensor, shift: Tensor, bits: int | None, axis: int | None
 ) -> tuple[Scale, Form]:
-    """A signal's values times `factor` plus `shift`, the factors in so many bits (None: those of a weight)."""
-    # What has not been rounded is not rounded here either, if so many bits hold the factors: a ninth stays in the scale.
+    """A signal's values times `factor` plus `shift`, the factors in this many bits (None: those of a weight)."""
+    # What has not been rounded is not rounded here either, if this many bits hold the factors: a ninth stays in the scale.
     parts = common_denominator([form.scale]) if form.is_exact else 1
     by = factor * float(form.scale * parts)
     own = numerics.weight_exponent(by, bits, form.exponent or 0)
@@ -378,9 +383,10 @@ def grid_threshold(
     is_exact: bool = False,
     rounds: bool = False,
 ) -> tuple[float, int]:
-    """`threshold` on a grid, and the grid: no coarser than `2**exponent`, and fine enough for the threshold.
+    """`threshold` on a grid, and the grid's exponent: no coarser than `2**exponent`, and fine enough for the threshold.
 
     Args:
+        exponent: the grid of the currents that meet it; None: they are on none.
         is_exact: the signal that meets it has not been rounded: it is not either, while a float32's bits hold it.
         rounds: half of it is on the grid as well.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from casc_core.conversion.adapter import adapter_named
 from casc_core.conversion.convert import convert
 from casc_core.engine.saved import are_saved_alike, read
-from casc_core.errors import StorageError
+from casc_core.errors import ConfigError, StorageError
 from casc_core.spiking_model import SpikingModel
 
 
@@ -21,20 +22,29 @@ def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
         model: the trained network it was converted from, if `verify` is to compare with it. It is checked to be that one.
 
     Raises:
-        StorageError: no such folder, not a network of ours, or a damaged one; or `model` is another network.
+        StorageError: no such folder, not a network of ours, or a damaged one; its adapter is not installed; or `model` is
+            another network.
 
     >>> import tempfile, torch, casc_core
     >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
-    >>> snn, x = casc_core.convert(model, adapter="rnn"), torch.randn(3, 4)
+    >>> snn, x = casc_core.convert(model), torch.randn(3, 4)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     snn.save(f"{folder}/network")
     ...     torch.equal(casc_core.load(f"{folder}/network")(x), snn(x))
     True
     """
-    snn = SpikingModel(read(folder, adapter_named))
+    snn = SpikingModel(read(folder, partial(_import_adapter, folder)))
     if model is not None:
         _attach(snn, model, folder)
     return snn
+
+
+def _import_adapter(folder: str | Path, name: str) -> None:
+    """Import the adapter of the network in `folder`: its package registers its operations."""
+    try:
+        adapter_named(name)
+    except ConfigError as error:
+        raise StorageError(f"the network in {folder} needs the adapter that it was converted with: {error}") from error
 
 
 def _attach(snn: SpikingModel, model: nn.Module, folder: str | Path) -> None:

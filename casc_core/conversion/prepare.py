@@ -76,7 +76,7 @@ def prepare(
             would refuse is refused here, before the training.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> prepare(model, adapter="rnn", q=4)[1]
+    >>> prepare(model, q=4)[1]
     CQReLU(q=4, threshold=1)
     """
     require_module(model, "prepare takes a")
@@ -421,7 +421,7 @@ def require_prepared(model: nn.Module, adapter: Adapter, q: int | None) -> tuple
     trained = levels_of(model)
     if trained is None:
         if q is None:
-            prepare(model, adapter, q=1)  # what cannot be converted is said first
+            prepare(model, adapter, q=1)  # what cannot be converted is reported first
             raise ConfigError(
                 f"{type(model).__name__} has no CQReLU activation, so its number of levels is not known: call "
                 "casc_core.prepare(model, q=...) and train it, or pass q=... to convert it untrained"

@@ -20,7 +20,7 @@ _ARITHMETIC = {
 
 
 def expect(outcome: bool, condition: Any, line: str) -> Any:
-    """Raise `InputError` unless `condition` is what the trace took it for; while tracing, record that it is to be asked.
+    """Raise `InputError` unless `condition` is what the trace took it for; while tracing, record that it is to be checked.
 
     >>> expect(False, 8 < 7, "forward.py:3: if x.shape[-1] < 7:")
     """
@@ -36,7 +36,7 @@ def expect(outcome: bool, condition: Any, line: str) -> Any:
 
 
 def expect_parts(parts: Any, count: int, line: str) -> Any:
-    """`parts`, if there are so many, else raise `InputError`; while tracing, record that they are to be counted.
+    """`parts`, if there are this many, else raise `InputError`; while tracing, record that they are to be counted.
 
     >>> expect_parts(("a", "b"), 2, "forward.py:3: a, b = x.chunk(2)")
     ('a', 'b')

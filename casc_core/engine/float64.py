@@ -16,7 +16,7 @@ _CASTS = frozenset((Tensor.float, Tensor.half, Tensor.bfloat16))
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """Within, in this thread, torch computes in float64 whatever it is asked for: casts, `dtype=`, narrow tensors.
+    """Within the block, in this thread, torch computes in float64 whatever is asked for: casts, `dtype=`, narrow tensors.
 
     What torch makes of whole numbers alone (a quotient, a new tensor) it makes in its default type; it is wide at once.
 

@@ -1,4 +1,4 @@
-"""Arguments as they stand in a program: values inside tuples, lists, dicts and slices."""
+"""Nested arguments of a program: the leaves of tuples, lists, dicts and slices."""
 
 from __future__ import annotations
 

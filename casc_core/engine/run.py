@@ -62,7 +62,7 @@ class Run(ABC):
 
     @abstractmethod
     def longest(self, arriving: int) -> int:
-        """The most steps that a population's train has, its input's having so many."""
+        """The most steps that a population's train has, its input's having this many."""
 
     @property
     @abstractmethod
@@ -112,7 +112,7 @@ def checked_total(total: int) -> int:
 
 
 def checked_steps(steps: int) -> int:
-    """`steps`, if a run can take so many.
+    """`steps`, if a run can take this many.
 
     Raises:
         ConfigError: it cannot.

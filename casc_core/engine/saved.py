@@ -71,10 +71,11 @@ def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
 
     Args:
         folder: where it was saved.
-        bring_in: called with the name of the network's adapter, to import the package that defines its operations.
+        bring_in: called with the name of the network's adapter, to import the package that defines its operations; raises
+            `StorageError` if it cannot.
 
     Raises:
-        StorageError: no such folder, not a network of ours, or a damaged one.
+        StorageError: no such folder, not a network of ours, or a damaged one; or `bring_in` raised it.
     """
     path = _path(folder)
     if not has_file(path / DESCRIPTION):
@@ -84,6 +85,8 @@ def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
     try:
         bring_in(description["settings"]["adapter"])
         return _rebuilt(description, tensors_from_bytes(tensors))
+    except StorageError:
+        raise
     except _SENSELESS as error:
         raise StorageError(
             f"{path / DESCRIPTION} does not describe a network: {type(error).__name__}: {' '.join(str(error).split()):.500}"
@@ -130,7 +133,7 @@ def _description(network: Network) -> dict[str, Any]:
 
 
 def _require_readable(settings: Settings) -> None:
-    """Complain about a configuration that a loader could not make again."""
+    """Refuse a configuration that a loader could not make again."""
     for what in _CONFIGS:
         config = getattr(settings, what)
         try:

@@ -102,7 +102,9 @@ class Signal:
         return (value if self.divisor is None else value * self.divisor).expand(self.shape)
 
     def map(self, function: Callable[[Tensor], Tensor], by_sample: bool = False) -> Signal:
-        """The signal under a map that only moves and repeats elements.
+        """The signal under a map that only moves, takes or repeats elements: the `bound` stays as it is.
+
+        What adds or weighs elements needs a wider train and a larger bound first, as by `times`.
 
         Args:
             by_sample: it treats each entry of dimension 0 alike.

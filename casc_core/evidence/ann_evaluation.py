@@ -31,7 +31,7 @@ class LogitsAndLevels:
 def evaluate_ann(
     ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], float64: bool
 ) -> LogitsAndLevels:
-    """The network with so many levels, in its own types or in float64.
+    """The network with this many levels, in its own types or in float64.
 
     Raises:
         ExactnessError: it cannot be evaluated so.

@@ -48,7 +48,7 @@ class Differences:
 
 
 def differences(before: LogitsAndLevels, after: LogitsAndLevels, samples: int) -> Differences:
-    """How an evaluation of a network on so many samples differs from the one before a change."""
+    """How an evaluation of a network on this many samples differs from the one before a change."""
     shared = {name: (levels, after.levels[name]) for name, levels in before.levels.items() if name in after.levels}
     layers = {name: int(_differ(*levels).sum()) for name, levels in shared.items()}
     neurons = sum(levels.numel() for levels, _ in shared.values())

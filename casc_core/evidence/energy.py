@@ -48,5 +48,5 @@ class EnergyTable:
     @overload
     def picojoules(self, macs: Tensor, acs: Tensor) -> Tensor: ...
     def picojoules(self, macs: float | Tensor, acs: float | Tensor) -> float | Tensor:
-        """Energy of so many operations, in pJ: numbers, or tensors of one shape."""
+        """Energy of this many operations, in pJ: numbers, or tensors of one shape."""
         return self.mac * macs + self.ac * acs

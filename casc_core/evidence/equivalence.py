@@ -94,7 +94,7 @@ class EquivalenceReport:
         return self.logits_equal and all(layer.exact for layer in self.layers.values())
 
     def after(self, samples: int) -> EquivalenceReport:
-        """The report on a part of a batch, so many of whose samples come before it."""
+        """The report on a part of a batch, as one that comes behind this many samples."""
         layers = {
             name: replace(layer, first=None if layer.first is None else (layer.first[0] + samples, *layer.first[1:]))
             for name, layer in self.layers.items()

@@ -69,7 +69,7 @@ class LoweringReport:
         return all(not layer.wrong for layer in self.layers.values())
 
     def after(self, samples: int) -> LoweringReport:
-        """The report on a part of a batch, so many of whose samples come before it."""
+        """The report on a part of a batch, as one that comes behind this many samples."""
         layers = {name: replace(layer, first=_after(layer.first, samples)) for name, layer in self.layers.items()}
         return replace(self, layers=layers)
 

@@ -28,7 +28,7 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     """Compare a simulation in spikes with `snn.reference`, and the reference with the network that was converted.
 
     Every count of every neuron, and the logits, must be the reference's bit for bit. What lies between the reference and
-    the network is told in three parts: a fault of the lowering, which is never exact (both in float64, layer by layer),
+    the network is reported in three parts: a fault of the lowering, which is never exact (both in float64, layer by layer),
     what the grid of the numbers moved, and what float32 itself moves. That takes four more passes of the network. A batch
     whose simulation would exceed `snn.memory_limit` is verified in parts.
 

@@ -1,4 +1,4 @@
-"""What outputs say, and how figures are printed: one meaning for every report.
+"""What a network's outputs mean, and how figures are printed: the same in every report.
 
 Internal.
 """

@@ -96,7 +96,7 @@ class _Calibrating(Op, abstract=True):
         return error, 1 if error.dim() == 4 else error.dim() - 1, layer.neurons
 
     def _add(self, run: SpikingRun, name: str, thresholds: Tensor, shape: torch.Size) -> None:
-        """Add so many thresholds to the population's "bias" or "charge"."""
+        """Add this many thresholds to the population's "bias" or "charge"."""
         population, settings = self.population, self.population.settings
         before, own = getattr(population, name), getattr(population, "thresholds", None)
         threshold = settings["threshold"] if own is None else by_channel(own, shape)

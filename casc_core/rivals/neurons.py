@@ -1,4 +1,4 @@
-"""The neurons of other methods, written as `casc_core.neuron` has ours; they run in the engine's plain loop."""
+"""The neurons of other methods, in the style of `casc_core.neuron`; they run in the engine's plain loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks that know no time: the ANN as trained, calibrated if it had to be, and on the grid of the weights."""
+"""Figures of the networks without time steps: the ANN as trained, calibrated if it had to be, and on the weights' grid."""
 
 from __future__ import annotations
 

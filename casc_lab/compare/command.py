@@ -35,37 +35,37 @@ NETWORK = "output folder of a recipe, or module:function that returns (model, ba
 
 def _network_options(add: Any) -> None:
     add("network", help=NETWORK)
-    add("--data", help="the recipe's data, if it is not where it was")
-    add("--adapter", help="of your own network: cnn, rnn, ...; unset: by its modules")
-    add("--q", type=int, help="levels for a network with plain ReLU, which is calibrated")
-    add("--weight-bits", type=int, help="of a converted weight; unset: the recipe's, or the weights as trained")
-    add("--limit", type=int, help="so many samples only")
+    add("--data", help="where the recipe's data is now, if it has been moved")
+    add("--adapter", help="family of your own network: cnn, rnn, ...; unset: chosen by its modules")
+    add("--q", type=int, help="levels of a network with plain ReLU, which is then calibrated")
+    add("--weight-bits", type=int, help="bits of a converted weight; unset: as in the recipe, or as trained")
+    add("--limit", type=int, help="use the first LIMIT samples only")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="CPU threads")
     add("--json", action="store_true", help="print JSON instead of tables")
-    add("--quiet", action="store_true", help="do not say how far it has come")
+    add("--quiet", action="store_true", help="print no progress")
 
 
 def _compare_options(line: argparse.ArgumentParser) -> None:
     add = line.add_argument
     _network_options(add)
-    add("--T", type=int, default=32, help="steps of the comparison")
+    add("--T", type=int, default=32, help="time steps to simulate")
     names = ", ".join(FOUR | RIVALS)
     add(
         "--methods",
         type=lambda text: text.split(","),
-        help=f"some of {names}; ours is always there; unset: all that apply",
+        help=f"comma-separated, of {names}; ours (baseline+CIF+WSC) is always included; unset: all that apply",
     )
     add("--out", type=Path, help="folder for report.html and comparison.json; unset: the network's, or casc_comparison")
     table = EnergyTable()
     add("--mac-pj", type=float, default=table.mac, help="energy of a multiply-accumulate, pJ")
     add("--ac-pj", type=float, default=table.ac, help="energy of an accumulate, pJ")
-    add("--energy-source", help="where those figures are from")
+    add("--energy-source", help="the source of those two figures, for the report")
 
 
 def _verify_options(line: argparse.ArgumentParser) -> None:
     _network_options(line.add_argument)
-    line.add_argument("--T", type=int, help="steps to simulate; unset: until silent")
+    line.add_argument("--T", type=int, help="time steps to simulate; unset: until silent")
 
 
 def _request(args: argparse.Namespace) -> Request:
@@ -193,7 +193,7 @@ def _silence(silent_at: Tensor) -> dict[str, int]:
 command = Command(
     "run every conversion method on a trained network, and write a report",
     "Runs the methods over T steps on one trained network and its test set, and writes report.html (one file, readable "
-    "with no network) and comparison.json. Exit status 0: the network is exact; 1: it is not; 2: a mistake.",
+    "offline) and comparison.json. Exit status 0: the network is exact; 1: it is not; 2: a mistake.",
     _compare_options,
     _compare,
 )

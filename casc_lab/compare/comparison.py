@@ -44,7 +44,7 @@ def compare(
         methods: by name; None: all that apply (`casc_core.methods.methods_for`). `OURS` must be among them.
         table: energy of operations.
         command: what reproduces this.
-        announce: told what is about to run.
+        announce: called with the name of what is about to run.
 
     Raises:
         ConfigError: no such number of steps, or `OURS` is not among the methods. InputError: batches that the network does

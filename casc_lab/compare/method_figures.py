@@ -11,7 +11,7 @@ from casc_core.evidence.energy import EnergyTable
 from casc_core.reporting.series import last_repeated, steps_to_silence, zero_padded
 from casc_core.rivals.methods import FOUR, OURS, Method
 
-# What lies behind so many positions, few texts reach; it is left out.
+# What lies behind this many positions, few texts reach; it is left out.
 _MOST_POSITIONS = 200
 
 

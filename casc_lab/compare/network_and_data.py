@@ -47,7 +47,7 @@ class Request:
         data: the folder of the recipe's data, if it is not where it was.
         adapter, q: of a network of the user's own.
         weight_bits: of the conversion; None: those of the recipe, or the weights as trained.
-        limit: so many samples only.
+        limit: this many samples only.
         device: as torch names it, or "auto".
     """
 

@@ -1,4 +1,4 @@
-"""Tables of the report, in HTML; rows that those for a terminal have, too."""
+"""Tables of the report, in HTML, and the rows that they share with those for a terminal."""
 
 from __future__ import annotations
 

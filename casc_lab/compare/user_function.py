@@ -140,7 +140,7 @@ def _checked(batches: Iterable[Any], device: torch.device, takes: int, where: st
 
 
 def _try(model: nn.Module, batch: tuple[Tensor, ...] | None, takes: int, where: str) -> None:
-    """The network on a first batch: what fails here is told as the user's."""
+    """The network on a first batch: an error here is reported as the user's."""
     if batch is None:
         raise InputError(f"{where} returns no batch")
     try:

@@ -129,7 +129,7 @@ def evaluate(
         batches: the test set. Each process runs its share, and all of them get the whole result.
         steps: time steps at which to read out.
         methods: by name, on the weights as they are; `OURS` must be among them.
-        announce: told what is about to run.
+        announce: called with the name of what is about to run.
 
     Raises:
         ConfigError: no steps, or `OURS` is not among the methods. InputError: no samples, or labels that are no classes.

@@ -1,4 +1,4 @@
-"""What is written of an evaluation: tables, a JSON file and a picture."""
+"""The files of an evaluation: tables, JSON and a picture."""
 
 from __future__ import annotations
 

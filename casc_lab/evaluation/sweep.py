@@ -71,7 +71,7 @@ def sweep(
         levels: in the order of the table.
         run: runs the experiment.
         folder: output folder.
-        key: fingerprint of everything that the results for so many levels depend on.
+        key: fingerprint of everything that the results for this many levels depend on.
         published: the paper's ANN accuracy, best SNN accuracy and its time step, by levels.
         title: of the table.
         again: repeat those done before, too.

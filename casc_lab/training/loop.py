@@ -80,7 +80,7 @@ def train(
         checkpoint: file for the state of the training, written whole or not at all.
         save: what writes it.
         save_seconds: how often, at least; after each epoch in any case.
-        save_steps: also after every so many steps.
+        save_steps: also each time that this many steps have been made.
         progress: show on stderr how far it has come.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 on a GPU that has it, else float32.
         sync_batch_norm: on several GPUs, standardise over the whole batch instead of each process's share.

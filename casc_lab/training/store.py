@@ -36,7 +36,7 @@ class Store:
         folder: output folder of the experiment.
         key: fingerprint of the training.
         retrain: forget what is there.
-        find_only: complain where there is no trained network.
+        find_only: raise an error where there is no trained network.
 
     Raises:
         StorageError: there is none, and `find_only`.
@@ -164,7 +164,7 @@ def _digest(path: Path) -> str:
 
 
 def _check_weights(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Complain about weights that are not those that a network has.
+    """Refuse weights that are not those that a network has.
 
     Raises:
         ValueError: one is missing, or of another shape or type.

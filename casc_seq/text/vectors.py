@@ -37,7 +37,7 @@ def corpus_vectors(
         encoded: word numbers of each text.
         vocabulary_size: rows.
         dim: columns; where the vocabulary is smaller, the rest are zeros.
-        window: words are near if at most so many positions apart.
+        window: words are near if at most this many positions apart.
         seed: of the random start of the decomposition.
 
     Raises:

@@ -19,7 +19,7 @@ class Augmentation:
 
     Attributes:
         auto_augment: apply AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019).
-        crop_padding: pad by so many pixels on each side and crop to the old size at random; 0 for none.
+        crop_padding: pad by this many pixels on each side and crop to the old size at random; 0 for none.
         flip: mirror left to right with probability one half.
         cutout: side of the square that is painted over (DeVries and Taylor, 2017: 16 for CIFAR-10, 8 for CIFAR-100). Its
             centre is any pixel, so it may reach beyond the edge; 0 for none.

@@ -69,8 +69,8 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
         add(f"--{name.replace('_', '-')}", type=kind, help=f"{about} (default: {default}{also})", default=SUPPRESS)
     add("--precision", choices=PRECISIONS, default="auto", help="of training; auto: bfloat16 on GPUs that have it")
     add("--sync-bn", action="store_true", help="batch norm over all GPUs' images together")
-    add("--limit-train", type=int, help="so many training images only")
-    add("--limit-test", type=int, help="so many test images only")
+    add("--limit-train", type=int, help="use this many training images only")
+    add("--limit-test", type=int, help="use this many test images only")
     add("--eval-batch", type=int, default=100, help="images in a test batch")
     usual = {name: f"(default: {value})" for name, value in CALIBRATION.items()}
     about = f"levels of a network trained with plain ReLU {usual['calibrate_q']}"
@@ -138,7 +138,7 @@ def loaded_experiment(
 
 
 def check(args: argparse.Namespace) -> None:
-    """Complain at once about what would fail when the images are loaded, or after the training; and fill in defaults.
+    """Refuse at once what would fail when the images are loaded, or after the training; and fill in defaults.
 
     Raises:
         ConfigError: an option out of its range, or a network that this machine cannot hold. DataError: no such file.
@@ -231,7 +231,7 @@ def experiment(
     seconds: dict[str, float],
     find_only: bool = False,
 ) -> Experiment:
-    """The network trained with so many levels, and its test set; with `find_only`, one that had been trained before."""
+    """The network trained with this many levels, and its test set; with `find_only`, one that had been trained before."""
     progress = is_main() and not args.quiet
     title = f"{images.source.split(':')[0]}, {args.model}, q={'none' if q is None else q}"
     say(title)

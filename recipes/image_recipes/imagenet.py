@@ -105,7 +105,7 @@ def load_imagenet(
         data: a folder with `train/CLASS/IMAGE` and `val/CLASS/IMAGE` (or whose subfolder `imagenet` has them), or "hub" for
             `ILSVRC/imagenet-1k`, streamed. None: the folder that the environment variable CASC_DATA names, else the hub.
         views: sizes and seed of what is cut out of an image.
-        limit_train, limit_test: so many images only: from a folder the first ones of the classes in turn, from the hub the
+        limit_train, limit_test: this many images: from a folder the first ones of the classes in turn, from the hub the
             first ones.
 
     Raises:

@@ -67,7 +67,7 @@ def load_images(
             - images: `train/CLASS/IMAGE` and `test/`, `val/` or `valid/CLASS/IMAGE`. `name` is then not used.
         name: which data set to take from a folder that may hold both, or from the hub.
         size: height and width to bring all images to; None leaves them as they are (the digits, 8x8, are doubled).
-        limit_train, limit_test: take so many images only: the first ones, from the classes in turn.
+        limit_train, limit_test: take this many images only: the first ones, from the classes in turn.
 
     With `data=None`: the folder that the environment variable CASC_DATA names; else `name` from the local cache of
     `datasets` or from the hub, if that answers at once; else the digits, with a `notice` that says so.

@@ -1,4 +1,4 @@
-"""Images that are read while they are used, as batches for training and for evaluation."""
+"""Images streamed from disk or from the hub, as batches for training and for evaluation."""
 
 from __future__ import annotations
 

@@ -90,6 +90,8 @@ def _check_casc(arguments: list[str]) -> None:
 
 
 def _check_python(arguments: list[str]) -> None:
+    if arguments[0] == "-I":  # of the interpreter itself
+        arguments = arguments[1:]
     script = Path(arguments[0])
     if arguments[0] == "-c":
         compile(arguments[1], "-c", "exec")

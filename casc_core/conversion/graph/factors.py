@@ -210,7 +210,7 @@ class NormalisedDrive(SignalNode):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rescaled(SignalNode):
-    """A signal with its scale changed to `scale`: its numbers times one factor, snapped to so many bits."""
+    """A signal with its scale changed to `scale`: its numbers times one factor, snapped to this many bits."""
 
     x: SignalNode
     scale: Fraction = Fraction(1)
@@ -243,7 +243,7 @@ def common_scale(snapping: Snapping, signals: Sequence[SignalNode], reader: Node
 
 
 def without_factors(x: Node) -> tuple[Node, list[Fraction]]:
-    """What the factors are of that `x` ends in, and the factors, first things first.
+    """The node behind the factors that `x` ends in, and those factors, the first one first.
 
     >>> from casc_core.conversion.graph import Argument, Encoded
     >>> node = Encoded(Argument("x"))
@@ -280,7 +280,7 @@ def as_normalisation(x: Node) -> Normalisation | None:
 def map_before(x: Node) -> MapNode | None:
     """A map of as many outputs as the one that `x` will be once it is folded; None: it will be none.
 
-    No weight is computed for it, so that what does not fit is told when the model is read.
+    No weight is computed for it, so that what does not fit is reported when the model is read.
     """
     passed: list[Normalisation | Offset] = []
     while isinstance(x, (Factor, Zeroed, Normalisation, Offset)):
@@ -305,7 +305,7 @@ def _check_channels(node: Normalisation | Offset) -> None:
 
 
 def _fit(one: Tensor, other: Tensor, axis: int | None) -> bool:
-    """Whether two normalisations in a row are one; what does not fit is told where the network runs."""
+    """Whether two normalisations in a row are one; what does not fit is reported where the network runs."""
     if axis is not None:
         return len(one) == len(other)
     return all(a == b or 1 in (a, b) for a, b in zip(reversed(one.shape), reversed(other.shape), strict=False))

@@ -14,7 +14,7 @@ class Graph:
     Attributes:
         inputs: names of the arguments that are given.
         nodes: in the order in which they are computed. A node that only one other reads may be left out.
-        checks: those that are called for their complaints alone.
+        checks: those that are called only for the errors that they may raise.
         output: the logits.
         layers: names of the populations.
     """

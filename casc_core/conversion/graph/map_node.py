@@ -25,7 +25,7 @@ class MapNode(SignalNode):
 
     Attributes:
         weight, bias: float64, in the user's values; outputs come first.
-        name: that an error gives.
+        name: that errors give it.
     """
 
     x: SignalNode

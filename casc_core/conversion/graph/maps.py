@@ -28,6 +28,9 @@ class LinearMap(MapNode):
     """`x @ weight.T + bias`.
 
     Attributes:
+        x: what it reads.
+        weight, bias: float64 `[outputs, inputs]`, and `[outputs]` or None, in the user's values.
+        name: that errors give it.
         exponent: the grid that the result is to be no finer than; None: the weights' own bits decide.
         centre: of what it reads; rounding of the weights is to leave it where it is.
     """
@@ -86,7 +89,7 @@ class LinearMap(MapNode):
 
 
 def _features(normalisation: Normalisation, features: int) -> list[Tensor] | None:
-    """What normalises the last dimension, of so many features; None: it is not the last alone that is normalised."""
+    """What normalises the last dimension, of this many features; None: it is not the last alone that is normalised."""
     entries = normalisation.along(-1, None if normalisation.axis is None else 2)
     return entries if entries is not None and len(entries[0]) in (1, features) else None
 
@@ -176,8 +179,9 @@ class TableLookup(SignalNode):
     """Rows of a table, looked up by token id. A linear map of them is again a table.
 
     Attributes:
+        tokens: the ids.
         rows: the table, float64.
-        name: that an error gives.
+        name: that errors give it.
         maps: the linear maps that its rows go through, in order.
     """
 

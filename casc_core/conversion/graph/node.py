@@ -54,7 +54,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Snapped:
-    """What a node has become: the value that a call of an operation leaves, and the numbers in which it travels."""
+    """What a node has become.
+
+    Attributes:
+        ref: the value that a call of an operation leaves, as `Snapping.call` gives it.
+        form: the numbers in which it travels.
+    """
 
     ref: Ref
     form: Form = field(default_factory=Form)
@@ -65,7 +70,7 @@ class Folding(ABC):
 
     @abstractmethod
     def require(self, check: InputNode) -> None:
-        """Call `check` whenever the network runs, for its complaints alone."""
+        """Call `check` whenever the network runs, only for the error that it may raise."""
 
 
 class Snapping(ABC):
@@ -74,7 +79,7 @@ class Snapping(ABC):
     @property
     @abstractmethod
     def numerics(self) -> Numerics:
-        """Which grids there are for the node that is being snapped."""
+        """The arithmetic as it is for the node that is being snapped; it chooses grids and rounds to them."""
 
     @abstractmethod
     def of(self, node: Node) -> Snapped:
@@ -113,7 +118,7 @@ class Node(ABC):
         return self.place.refuse(why)
 
     def check(self) -> None:  # noqa: B027 - most kinds take whatever they are given
-        """Complain, when it is read, about what can never be converted.
+        """Refuse, when it is read, what can never be converted.
 
         Raises:
             ConversionError: it cannot.
@@ -206,7 +211,8 @@ class PartsNode(SpikingNode):
     """A tuple of spiking tensors, as `chunk` and `unbind` return.
 
     Attributes:
-        count: how many the trace took them to be, at this line of the forward; None: nothing depends on it.
+        count: how many parts the trace took there to be, on which the forward depends; None: it does not.
+        line: the user's line that depends on it.
     """
 
     count: int | None = None

@@ -22,6 +22,7 @@ from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,
+    EXPECTED_TERMS,
     LARGEST_DENOMINATOR,
     THRESHOLD_BITS,
     Form,
@@ -65,7 +66,9 @@ class Population(PopulationNode):
         return Fraction(1) if isinstance(self.threshold, Tensor) else Fraction(self.threshold)
 
     def potential(self, of: Callable[[Node], Reach]) -> float:
-        largest = of(self.x).total + float(torch.as_tensor(self.threshold).max())
+        threshold = float(torch.as_tensor(self.threshold).max())
+        # A divisor that only a run knows multiplies the threshold.
+        largest = of(self.x).total + threshold * (EXPECTED_TERMS if self.x.is_divided else 1)
         return largest if self.divided is None else max(largest, of(self.divided).total + 1.0)
 
     def fold(self, folding: Folding) -> Population:
@@ -120,12 +123,15 @@ class Population(PopulationNode):
         """
         form = snapping.of(x).form
         share, numerics = threshold / form.scale, snapping.numerics
-        if isinstance(numerics, Stretch) and (form.exponent or 0) < 0:
-            return x  # what has been through a map has no room for another factor, and its grid is fine enough
+        common = Fraction(1, common_denominator([form.scale]))
+        ratio = form.scale / common
+        is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
+        if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
+            return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
         is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
         if not (form.is_exact or is_short) or is_binary(share):
             return x
-        return Rescaled(x, Fraction(1, common_denominator([form.scale])), EXACT_BITS, place=self.place)
+        return Rescaled(x, common, EXACT_BITS, place=self.place)
 
 
 def _unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:

@@ -59,7 +59,7 @@ class Applied(SignalNode):
         return self.divides or any(node.is_divided for node in self.sources)
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        terms = EXPECTED_TERMS if self.terms is None else self.terms
+        terms = EXPECTED_TERMS if self.terms is None or self.divides else self.terms
         return super().reach(of).times(terms * abs(float(self.scale)))
 
     def snap(self, snapping: Snapping) -> Snapped:
@@ -150,7 +150,7 @@ class Maximum(SignalNode):
 
     Attributes:
         op: called with the signal, `args` and `kwargs`.
-        dims: over so many dimensions, the last ones; None: over others.
+        dims: over this many dimensions, the last ones; None: over others.
     """
 
     op: Op

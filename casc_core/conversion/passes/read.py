@@ -121,7 +121,7 @@ class Reader:
         return self.add(AttributeOf(x, name))
 
     def check(self, function: Callable[..., Any], *args: Any) -> FunctionCall:
-        """Call `function` whenever the network runs, for its complaints alone."""
+        """Call `function` whenever the network runs, only for the error that it may raise."""
         name = name_of(function, False)
         assert name is not None
         node = self.call(name, *args)

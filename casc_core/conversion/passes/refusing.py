@@ -1,4 +1,4 @@
-"""Errors that arise in a pass, told of the operation that they arise at."""
+"""Errors raised in a pass, reported as refusals of the operation that they were raised at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from casc_core.errors import CascError
 
 @contextmanager
 def refusing(place: Place | None) -> Iterator[None]:
-    """Within, whatever the user's arguments make of an operation refuses it.
+    """Within the block, an error becomes the refusal of this operation, whose arguments caused it.
 
     Raises:
         ConversionError: something went wrong that is no error of ours.

@@ -37,7 +37,7 @@ class Calls:
     Attributes:
         inputs: names of the arguments it takes.
         calls: some of which nothing may read.
-        checks: the results of those that are called for their complaints alone.
+        checks: the results of those that are called only for the errors that they may raise.
         output: the logits, and the numbers in which they are.
     """
 

@@ -28,6 +28,7 @@ def stretches(graph: Graph, levels: int) -> dict[Node, Stretch]:
     largest: dict[Node, float] = {}
     maps: dict[Node, int] = {}
     driven: set[Node] = set()
+    fired: set[Node] = set()
     depths: dict[Node, int] = {}
     for node in nodes:
         own = first[node]
@@ -41,7 +42,9 @@ def stretches(graph: Graph, levels: int) -> dict[Node, Stretch]:
         maps[own] = max(maps.get(own, 0), depths[node])
         if isinstance(node, Encoded) and node.is_unknown:
             driven.add(own)
-    found = {own: Stretch.of(largest[own], maps[own], levels, own in driven) for own in largest}
+        if is_population:
+            fired.add(own)
+    found = {own: Stretch.of(largest[own], maps[own], levels, own in driven, own in fired) for own in largest}
     return {node: found[first[node]] for node in nodes}
 
 

@@ -14,7 +14,14 @@ from casc_core.engine.ops import Layout
 
 
 def linear_map(reader: Reader, x: SignalNode, weight: Tensor, bias: Tensor | None, name: str) -> SignalNode:
-    """`x @ weight.T + bias`; later passes fold into it whatever factor, normalisation or table precedes or follows it."""
+    """`x @ weight.T + bias`; later passes fold into it the factors, normalisations and tables before and behind it.
+
+    Args:
+        x: the signal that it reads.
+        weight: `[outputs, inputs]`; a parameter, or computed from parameters.
+        bias: `[outputs]`, or None.
+        name: that errors give it, such as `reader.name`.
+    """
     return reader.add(LinearMap(x, weight.detach().double(), None if bias is None else bias.detach().double(), name))
 
 

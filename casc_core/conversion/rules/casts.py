@@ -60,7 +60,7 @@ def _cast(reader: Reader, x: Any, targets: Iterable[Any]) -> Any:
 
 
 def require_floating_type(reader: Reader, target: Any) -> None:
-    """Refuse a type that rounds; one that only the inputs know is asked for whenever the network runs."""
+    """Refuse a type that rounds; one that only the inputs know is checked whenever the network runs."""
     constant = reader.constant(target)
     known = target if constant is None else constant.dtype
     if isinstance(known, torch.dtype) and known not in FLOATING:

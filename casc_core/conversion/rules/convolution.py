@@ -22,8 +22,12 @@ def convolution(
 ) -> SignalNode:  # fmt: skip
     """`x` convolved with `weight` `[O, C/groups, kh, kw]`, in three dimensions `[O, C/groups, kd, kh, kw]`.
 
-    `geometry` is what the operation takes: stride and dilation, a number for each dimension; padding, two for each, before
-    and behind; and the `spread` of a transposed one. In one dimension they are those of two, the first of which is 1.
+    Args:
+        x, weight, bias, name: as those of `linear_map`.
+        dims: 1, 2 or 3 spatial dimensions. In one, weight and geometry are those of two, the first of which has size 1.
+        groups: as in `torch.nn.Conv2d`.
+        geometry: `stride` and `dilation`, a number for each dimension; `padding`, two for each, before and behind it; and
+            `spread`, how far a transposed convolution moves its inputs apart.
     """
     given = weight.detach().double(), None if bias is None else bias.detach().double()
     sizes = {what: list(each) for what, each in geometry.items()}

@@ -84,7 +84,7 @@ def _stack(reader: Reader, tensors: Any, dim: int = 0) -> SignalNode:
 
 
 def join(reader: Reader, tensors: Any, dim: int, stack: bool) -> SignalNode:
-    """Concatenation or stack of signals, brought to one scale."""
+    """Concatenation, or stack, of signals along a dimension, brought to one scale; `tensors` may be a `PartsNode`."""
     if isinstance(tensors, PartsNode):
         return reader.apply(Join(stack=stack), tensors, dim=dim)
     signals = tuple(reader.signal(tensor) for tensor in tensors)

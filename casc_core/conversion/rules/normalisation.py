@@ -17,7 +17,10 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 def batch_norm(reader: Reader, module: BatchNorm, input: Any) -> SignalNode:
-    """Its statistics are fixed after training, so it is one factor and one shift for each channel."""
+    """The rule of batch normalisation, also for a module of yours that inherits from it.
+
+    Its statistics are fixed after training, so it is one factor and one shift for each channel.
+    """
     if module.running_mean is None or module.running_var is None:
         raise reader.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
     weight, bias = (module.weight, module.bias) if module.affine else (None, None)

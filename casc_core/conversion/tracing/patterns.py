@@ -1,4 +1,4 @@
-"""The operations of einops, written in torch's own: a trace looks through them."""
+"""The operations of einops in terms of torch's own, so that a trace sees through them."""
 
 from __future__ import annotations
 

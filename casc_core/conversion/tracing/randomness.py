@@ -1,4 +1,4 @@
-"""What is random: dropout, the identity only where it is not training, and whatever draws a number."""
+"""Random operations, which are refused: dropout that is active in evaluation, and whatever else draws random numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rate(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 class NothingRandom(TorchFunctionMode):
-    """While it is entered, a call of torch that draws random numbers raises `ConversionError`.
+    """A block in which a call of torch that draws random numbers raises `ConversionError`.
 
     Args:
         refusal: the error for a call that is random.

@@ -87,7 +87,7 @@ class Tracer(fx.Tracer):
         return Proxy(node, self)
 
     def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
-        """The parts of what `x.chunk(3)` and the like give, which the network checks to be so many whenever it runs."""
+        """The parts of what `x.chunk(3)` and the like give, which the network checks to be this many whenever it runs."""
         checked: Any = expect_parts(whole, count, user_line()) if _splits(whole.node.target) else whole
         return tuple(checked[index] for index in range(count))
 

@@ -1,1 +1,1 @@
-"""Whose sample each number is, known before a run; and batches in parts that stay under a memory limit."""
+"""Which sample each number belongs to, known before a run; and splitting batches to stay under a memory limit."""

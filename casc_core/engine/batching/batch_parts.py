@@ -22,7 +22,7 @@ from casc_core.reporting.series import last_repeated
 DEFAULT_LIMIT = 2 * 2**30
 # So many abstract runs are kept: of batches of the same shapes, the next is followed no more.
 _MOST_FOLLOWED = 64
-# A batch of so many samples, which no side of a tensor is likely to be as long as.
+# A batch of this many samples, which no side of a tensor is likely to be as long as.
 _NO_SIDE = 10_007
 
 
@@ -128,7 +128,7 @@ class Splitter:
         return found
 
     def parts(self, values: Inputs, run: Run, limit: int, in_rows: bool = False) -> Parts:
-        """The batch in parts whose runs each stay under a limit of so many bytes, or whole if it cannot be split.
+        """The batch in parts whose runs each stay under a limit of this many bytes, or whole if it cannot be split.
 
         Args:
             in_rows: the outputs of the parts, one behind another, are to be the output of the batch.
@@ -207,7 +207,7 @@ def _shapes(values: Inputs) -> tuple[Any, ...]:
 
 
 def _resized(values: Inputs, dims: Dims, samples: int) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shapes and types of the inputs, with so many samples along `dims`."""
+    """Shapes and types of the inputs, with this many samples along `dims`."""
     shapes = {}
     for name, value in values.items():
         shape, dim = list(value.shape), dims.get(name)

@@ -139,7 +139,7 @@ def follow(
 
 
 def _followed(follower: Follower, op: Op, args: Any, kwargs: Any, doubts: list[str]) -> Any:
-    """What is known of one operation's result. Whatever goes wrong, goes wrong again, and is told, in the run itself."""
+    """What is known of one operation's result. An error here is left to the run itself, which meets it again."""
     args, sizes = _without_ends(op, args)
     given = leaves((args, kwargs))
     unknown = next((each for each in given if isinstance(each, Unknown)), None)

@@ -1,4 +1,4 @@
-"""Whose sample each element of a tensor is, followed through operations by shapes alone.
+"""Which sample each element of a tensor belongs to, followed through operations by shapes alone.
 
 A tensor whose numbers are known before a run (a buffer, `torch.arange(x.shape[1])`) is followed as itself, one that comes
 from the inputs as an `Abstract`: a shape, a type, and where its samples are. Whatever a rule does not understand, it says
@@ -62,8 +62,9 @@ class Abstract:
 
     Attributes:
         like: an empty tensor of its shape and type, without memory.
-        samples: where the samples are.
-        train: of a signal; None: a tensor computed from the inputs.
+        samples: where the samples are: along a dimension, mixed, or (None) nowhere: all share it.
+        train: of a signal, the room it takes: `steps`, bytes of an entry (`unit`), and whether it has a drive (`real`);
+            None: a tensor computed from the inputs.
         at_most: its shape is only the largest that it may have, and why; the samples are then mixed.
     """
 

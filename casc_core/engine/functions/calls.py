@@ -1,4 +1,4 @@
-"""Calling the functions of the table, so that whatever a network calls them with does no harm.
+"""Calling the functions of the table safely, whatever arguments a network has for them.
 
 They read no attribute that is not listed, write to nothing they are given, and make no more than they are allowed.
 """
@@ -21,7 +21,7 @@ _LARGEST_INTEGER = 2**63
 _LONGEST_SEQUENCE = 2**12
 # Put together again and again, a tensor would double each time.
 _JOINS = ("torch.cat", "torch.stack")
-# All calls of a run together may make so many times what one may.
+# All calls of a run together may make this many times what one may.
 _ROOMS = 8
 
 
@@ -77,7 +77,7 @@ def count_made(made: int, result: Any, room: int) -> int:
 
 
 def foreseen(function: str, room: int, shape: torch.Size, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Complain, as `call` does, about a rearrangement of a tensor of this shape that would make too much."""
+    """Refuse, as `call` does, a rearrangement of a tensor of this shape that would make too much."""
     check_keywords(function, kwargs)
     all_args = (torch.empty(shape, device="meta"), *args)
     given = leaves_of((all_args, tuple(kwargs.values())))
@@ -85,7 +85,7 @@ def foreseen(function: str, room: int, shape: torch.Size, args: tuple[Any, ...],
 
 
 def check_keywords(function: str, kwargs: Mapping[str, Any]) -> None:
-    """Complain about a keyword that has effects beyond the function's result.
+    """Refuse a keyword that has effects beyond the function's result.
 
     Raises:
         InputError: it has.
@@ -95,7 +95,7 @@ def check_keywords(function: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def check_room(what: str, wanted: int, room: int) -> None:
-    """Complain about more numbers than there is room for.
+    """Refuse more numbers than there is room for.
 
     Raises:
         InputError: there are.

@@ -1,4 +1,4 @@
-"""What a network may read of what it computes: a few attributes, and types of numbers by name."""
+"""What a network may read of a tensor that it computes: a few attributes; and types of numbers by name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What stands around a run: which inputs are let in, and that weights, products and the run itself are as was proven."""
+"""What guards a run: checks of its inputs, and that weights, arithmetic and the run itself stay as the proofs assume."""

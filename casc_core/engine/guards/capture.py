@@ -1,4 +1,4 @@
-"""What would record a run of a spiking network instead of letting it run: refused, since it could not be replayed.
+"""Refusing to be recorded or transformed: a run of a spiking network that torch captured could not be replayed.
 
 How many steps a run takes, and which of its products it computes, depends on its input; a recording of one run would give
 wrong answers for the next.

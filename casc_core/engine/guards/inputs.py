@@ -1,4 +1,4 @@
-"""What may be given to a network: by the names of the arguments, dense tensors of real numbers, where the network is."""
+"""Checks of a network's inputs: arguments by name, dense tensors of real numbers, on the network's device."""
 
 from __future__ import annotations
 

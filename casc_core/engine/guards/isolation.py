@@ -1,4 +1,4 @@
-"""Computing apart from what torch has been told elsewhere: float32 products in all their bits, no autocast, no gradients.
+"""Runs isolated from torch's global settings: float32 products in all their bits, no autocast, no gradients.
 
 torch lets a process choose TF32 or bfloat16 for the products of float32, which would round what a proof says is exact: by
 `torch.set_float32_matmul_precision` for all, and from 2.9 on for each backend and kind of product, with defaults for a

@@ -1,4 +1,4 @@
-"""Tensors that are not to change any more, and how it is noticed that one has."""
+"""Sealed tensors: weights that must not change any more, and how a change is noticed."""
 
 from __future__ import annotations
 

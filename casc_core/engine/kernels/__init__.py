@@ -2,7 +2,7 @@
 
 Each has a counterpart in plain torch that gives the same bits; callers use that where `ready` says no, or where a
 function returns None because the integers of a kernel might not hold a sum. The library is compiled when the package is
-installed (`_kernels.c`) and loaded with ctypes, so that its calls run on several threads at once.
+installed (`src/dispatch.c`) and loaded with ctypes, so that its calls run on several threads at once.
 """
 
 from casc_core.engine.kernels.convolution import (

@@ -93,7 +93,7 @@ class KernelNeuron:
         )  # fmt: skip
 
     def room(self, arriving: int, guess: int) -> int:
-        """Steps to make room for, where currents arrive for so many and about `guess` will be needed."""
+        """Steps to make room for, where currents arrive for this many and about `guess` will be needed."""
         return min(max(arriving, len(self.awake), guess), self.most)
 
 

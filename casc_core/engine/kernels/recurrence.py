@@ -37,7 +37,8 @@ _Task = structure(
     (c_int64, "train_type arriving train_step train_sample train_position"),
     (c_void_p, "initial potential"),
     (Exactly, "exactly"),
-    (c_void_p, "exact_weights exact_initial exact_potential"),
+    (c_void_p, "exact_weights exact_initial exact_potential exact_drive"),
+    (c_int64, "exact_drive_type"),
     (c_double, "exact_scale"),
     (c_int64, "capacity"),
     (c_void_p, "out"),
@@ -77,6 +78,7 @@ class ExactCurrents:
         threshold: in its units.
         margin: of sums in int32, in int32's units: the true ones are nearer to them than that.
         initial, potential: as those in int32 units.
+        drive: as that of the sequences, which may be rounded to float32; or None, where there is none.
     """
 
     exponent: int
@@ -84,6 +86,7 @@ class ExactCurrents:
     margin: int
     initial: Tensor | None
     potential: Tensor | None
+    drive: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,13 @@ def recurrence(
     if drive is not None:
         strides = (*drive.stride()[:2], 0) if index is None else (*index.stride(), drive.stride(0))
     counts: tuple[Tensor, Tensor] | None = None
-    exactly: tuple[object, ...] = (Exactly(0, 0.0), None, None, None, 0.0)
+    exactly: tuple[object, ...] = (Exactly(0, 0.0), None, None, None, None, 0, 0.0)
     if exact is not None:
-        _check_exact(packed, inputs, exact)
+        _check_exact(packed, drive, inputs, exact)
         addresses = (address(packed.exact), address(exact.initial), address(exact.potential))
-        exactly = (Exactly(exact.margin, exact.threshold), *addresses, 2.0**-exact.exponent)
+        kind = 0 if exact.drive is None else TYPES[exact.drive.dtype]
+        scale = 2.0**-exact.exponent
+        exactly = (Exactly(exact.margin, exact.threshold), *addresses, address(exact.drive), kind, scale)
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         nonlocal counts
@@ -161,10 +166,14 @@ def recurrence(
     return RecurrentSpikes(out[:needed], None if counts is None else (counts[0][:needed], counts[1][:needed]))
 
 
-def _check_exact(packed: PackedWeights, inputs: Sequences, exact: ExactCurrents) -> None:
+def _check_exact(packed: PackedWeights, drive: Tensor | None, inputs: Sequences, exact: ExactCurrents) -> None:
     """That the exact numbers lie as the rounded ones do."""
     same = packed.exact is not None and packed.exact.shape == packed.values.shape
     require(same and exact.margin > 0 and exact.threshold > 0, f"rounded weights, a margin of {exact.margin}")
+    require((drive is None) == (exact.drive is None), "a drive without what it was rounded from")
+    if drive is not None and exact.drive is not None:
+        same = exact.drive.shape == drive.shape and exact.drive.stride() == drive.stride()
+        require(same and exact.drive.dtype in TYPES and exact.drive.device.type == "cpu", "an exact drive")
     for rounded, own in ((inputs.initial, exact.initial), (inputs.potential, exact.potential)):
         require((rounded is None) == (own is None), "a current without what it was rounded from")
         if rounded is not None and own is not None:

@@ -16,14 +16,18 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.products.exact_sums import exact_product, largest_row
+from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
+from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
+from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.spike_product import Product
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import by_step
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, broadcast
 from casc_core.errors import InputError
+from casc_core.numerics import AsTrained
 
 
 def affine_tensors(*shape: str) -> dict[str, Numbers]:
@@ -92,13 +96,26 @@ class AffineMap(Op, abstract=True):
         if drive is not None:
             assert self.fine is not None
             exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"], product)
+            drive = exact_product(
+                run.numerics, drive, self.fine, *exponents, self.settings["name"], product, self.fine_limbs
+            )
             drive = run.numerics.drive(drive, self.settings["drive_exponent"])
         if self.bias is None:
             return drive
         bias = self.bias if features == -1 else self.bias.reshape(-1, *[1] * (-1 - features))
         bias = bias if signal.divisor is None else bias * signal.divisor
         return bias if drive is None else drive + bias
+
+    def fine_limbs(self) -> list[Tensor]:
+        """`weight_limbs` of the fine weights, kept."""
+        assert self.fine is not None
+        fine = self.fine
+        return self.inputs_cache(fine, "limbs", lambda: list(weight_limbs(fine)))
+
+    @cached_property
+    def inputs_cache(self) -> WeightCache:
+        """What is made of the weights that real-valued input meets."""
+        return WeightCache()
 
     @property
     @abstractmethod
@@ -148,10 +165,43 @@ class Linear(AffineMap):
             train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
         else:
             bound = signal.bound * self.reach
+            if self._is_deferred(run, signal):
+                term = Term(self._filter(self.weight), with_plane(signal.train, 0), signal.bound)
+                drive = None if drive is None else drive.expand(term.train.shape[1], self.outputs)
+                return Signal(DeferredSum((term,), 0, run.numerics, run.peak), drive, signal.divisor, bound)
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
         drive = None if drive is None else drive.expand(train.shape[1:])
         return Signal(train, drive, signal.divisor, bound)
+
+    def _is_deferred(self, run: Run, signal: Signal) -> bool:
+        """Whether the population behind it is to take the currents from the spikes, as that behind a convolution does.
+
+        It is where the grid is too fine for the ways of `Product`.
+        """
+        return (
+            isinstance(run.numerics, AsTrained)
+            and len(signal.shape) == 2
+            and signal.steps > 0
+            and signal.train.dtype == torch.int8
+            and signal.train.numel() > 0
+        )
+
+    def _filter(self, weight: Tensor) -> Filter:
+        """Its weights as those of a convolution of single entries."""
+        return self.filters(
+            weight,
+            "filter",
+            lambda: Filter(
+                self.settings["name"], weight[:, :, None, None], self.settings["exponent"], Geometry((1, 1)), self.reach,
+                WeightCache(),
+            ),
+        )  # fmt: skip
+
+    @cached_property
+    def filters(self) -> WeightCache:
+        """What is made of the weights that spikes meet."""
+        return WeightCache()
 
     input_dim = -1
 
@@ -173,7 +223,7 @@ ALIGNED = Numbers()
 
 
 def check_aligned(op: Op) -> None:
-    """Complain about numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
+    """Refuse numbers that do not lie as the operation's axis says, or that do not broadcast with each other."""
     shapes = [tensor.shape for tensor in op.tensors().values()]
     if op.settings["axis"] is None:
         columns = itertools.zip_longest(*map(reversed, shapes), fillvalue=1)

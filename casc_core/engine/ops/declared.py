@@ -27,7 +27,7 @@ _REQUIRED = object()
 
 
 class Kind(ABC):
-    """What one setting may be; those that JSON has, and no other."""
+    """What one setting may be: some of the values that JSON has."""
 
     default: Any = _REQUIRED
     """What it is where it is not given."""
@@ -120,7 +120,7 @@ class OrNone(Kind):
 
 @dataclass(frozen=True)
 class Otherwise(Kind):
-    """One of a kind, and another than `default` only where it is given."""
+    """One of a kind; `default` where it is not given."""
 
     kind: Kind
     default: Any
@@ -170,7 +170,7 @@ def tensors(**numbers: Numbers) -> Mapping[str, Numbers]:
     return MappingProxyType(numbers)
 
 
-def bound(
+def bind(
     kind: str,
     declared: Mapping[str, Kind],
     numbers: Mapping[str, Numbers],
@@ -184,7 +184,7 @@ def bound(
     Raises:
         ConfigError: there are more values than declarations, or one is given twice.
 
-    >>> bound("Pool", {"kernel": Several(Whole(1, 8), 2, 2), "below": OrNone(Positive())}, {}, [(3, 3)], {})
+    >>> bind("Pool", {"kernel": Several(Whole(1, 8), 2, 2), "below": OrNone(Positive())}, {}, [(3, 3)], {})
     ({'kernel': [3, 3], 'below': None}, {})
     """
     names = [*declared, *numbers]
@@ -202,7 +202,7 @@ def bound(
 
 
 def check_settings(kind: str, declared: Mapping[str, Kind], given: Mapping[str, Any]) -> None:
-    """Complain about settings that are not as declared.
+    """Refuse settings that are not as declared.
 
     Raises:
         ConfigError: one is missing, too many, or of another kind or range.
@@ -220,7 +220,7 @@ def check_settings(kind: str, declared: Mapping[str, Kind], given: Mapping[str, 
 
 
 def check_tensors(kind: str, declared: Mapping[str, Numbers], given: Mapping[str, Tensor | None]) -> None:
-    """Complain about tensors that are not as declared, or whose sizes do not fit each other.
+    """Refuse tensors that are not as declared, or whose sizes do not fit each other.
 
     Raises:
         ConfigError: one is missing, too many, or of another type or shape, or holds a number that is not finite.

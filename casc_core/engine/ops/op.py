@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.guards.seals import Sealed
-from casc_core.engine.ops.declared import Kind, Numbers, bound, check_settings, check_tensors, is_on_grid
+from casc_core.engine.ops.declared import Kind, Numbers, bind, check_settings, check_tensors, is_on_grid
 from casc_core.engine.recording.provenance import Connection, carried
 from casc_core.engine.recording.spike_counts import LayerTrain
 from casc_core.engine.recording.work import Work
@@ -106,7 +106,7 @@ class Op(nn.Module):
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__()
         self._seals: dict[str, Sealed] | None = None
-        settings, tensors = bound(self.kind, self.SETTINGS, self.TENSORS, values, named)
+        settings, tensors = bind(self.kind, self.SETTINGS, self.TENSORS, values, named)
         self.settings: Mapping[str, Any] = settings
         check_settings(self.kind, self.SETTINGS, settings)
         check_tensors(self.kind, self.TENSORS, tensors)
@@ -118,7 +118,7 @@ class Op(nn.Module):
         self.check()
 
     def check(self) -> None:
-        """Complain about settings and tensors that do not fit each other; each is as declared.
+        """Refuse settings and tensors that do not fit each other; each is as declared.
 
         Raises:
             ConfigError: they do not.
@@ -135,7 +135,7 @@ class Op(nn.Module):
         return None if setting is None else int(self.settings[setting])
 
     def check_grids(self) -> None:
-        """Complain about numbers that are not on the grids that the settings name: then no sum is proven exact.
+        """Refuse numbers that are not on the grids that the settings name: then no sum is proven exact.
 
         Raises:
             ConfigError: a tensor, or the threshold, is not.
@@ -167,7 +167,7 @@ class Op(nn.Module):
         self._seals = {name: Sealed(tensor) for name, tensor in self.tensors().items()}
 
     def require_unchanged(self, thorough: bool = False) -> None:
-        """Complain about a tensor that is not as it was sealed.
+        """Refuse a tensor that is not as it was sealed.
 
         Args:
             thorough: look at every entry, and at the settings too.

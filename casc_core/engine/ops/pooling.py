@@ -54,14 +54,14 @@ def _check_windows(op: Op, *names: str) -> None:
 
 
 def _check_padded(name: str, run: Run, signal: Signal, windows: Sequence[Window]) -> None:
-    """Complain about padding that takes far more than what is padded."""
+    """Refuse padding that takes far more room than what is padded."""
     outer, sizes = signal.shape[: -len(windows)], signal.shape[-len(windows) :]
     padded = math.prod(size + 2 * window.padding for window, size in zip(windows, sizes, strict=True))
     check_room(name, math.prod(outer) * padded, run.room + signal.shape.numel())
 
 
 def _check_outputs(name: str, run: Run, signal: Signal, outputs: Sequence[int | None]) -> None:
-    """Complain about parts that are far more than what is parted."""
+    """Refuse far more parts than there are entries."""
     outer, sizes = signal.shape[: -len(outputs)], signal.shape[-len(outputs) :]
     parts = math.prod(count or size for count, size in zip(outputs, sizes, strict=True))
     check_room(name, math.prod(outer) * parts, run.room + signal.shape.numel())
@@ -211,7 +211,7 @@ class Average(Op, abstract=True):
 
     @abstractmethod
     def check_room(self, run: Run, signal: Signal) -> None:
-        """Complain about windows that take far more than what they slide over."""
+        """Refuse windows that take far more room than what they slide over."""
 
     @abstractmethod
     def outputs(self, size: Sequence[int]) -> list[int]:
@@ -306,7 +306,7 @@ class AdaptiveAveragePool(Average):
         return self._into(outputs).follow(follower, signal)
 
     def _into(self, outputs: Any) -> AdaptiveAveragePool:
-        """The same pool into so many parts."""
+        """The same pool into this many parts."""
         return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
 
     def check_room(self, run: Run, signal: Signal) -> None:

@@ -1,1 +1,1 @@
-"""How linear maps of trains are computed: products, convolutions, sums that wait for whoever reads them, windows."""
+"""How linear maps of trains are computed: products, convolutions, deferred sums, pooling windows."""

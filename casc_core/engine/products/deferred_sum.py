@@ -1,4 +1,4 @@
-"""Currents on their way to a population, as the convolutions they are sums of: computed only where they are read."""
+"""Deferred sums: currents as the convolutions that they are sums of, computed only where a population reads them."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ class Filter:
         )
 
 
+def with_plane(x: Tensor, dims: int) -> Tensor:
+    """A tensor with so many spatial dimensions as one with two."""
+    return x[..., None, None] if dims == 0 else x.unsqueeze(-2) if dims == 1 else x
+
+
+def without_plane(x: Tensor, dims: int) -> Tensor:
+    """A tensor with two spatial dimensions as one with so many."""
+    return x[..., 0, 0] if dims == 0 else x.squeeze(-2) if dims == 1 else x
+
+
 @cache
 def identity(channels: int, factor: float) -> Filter:
     """Every channel to itself, times `factor`."""
@@ -87,7 +97,7 @@ class DeferredSum:
     """The sum of some terms, all of one shape: a `casc_core.engine.signal.LazyTrain`.
 
     Attributes:
-        dims: spatial dimensions of the user's tensor, 1 or 2; with 1, the height is 1 and left out.
+        dims: spatial dimensions of the user's tensor, 0 to 2; the others, of size 1, are left out: the height first.
         numerics, peak: of the run.
     """
 
@@ -134,7 +144,7 @@ class DeferredSum:
             else:
                 total[: len(part)] += part
         assert total is not None
-        return total.squeeze(-2) if self.dims == 1 else total
+        return without_plane(total, self.dims)
 
     @property
     def is_computed(self) -> bool:
@@ -146,7 +156,7 @@ class DeferredSum:
         if isinstance(train, DeferredSum):
             more = train.terms
         elif train.dtype == torch.int8 and train.dim() == self.dims + 3:
-            train = train.unsqueeze(-2) if self.dims == 1 else train
+            train = with_plane(train, self.dims)
             more = (Term(identity(train.shape[2], 1.0), train, bound),)
         else:
             return None
@@ -219,13 +229,13 @@ class DeferredSum:
             start,
             exact,
         )
-        return spikes.squeeze(-2) if self.dims == 1 else spikes
+        return without_plane(spikes, self.dims)
 
     def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
         """In whole units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
         if values is None:
             return None
-        values = values.unsqueeze(-2) if self.dims == 1 else values
+        values = with_plane(values, self.dims)
         units = (without_repeats(values) * 2.0**-exponent).round_().to(dtype)
         return units.contiguous().expand(values.shape)
 

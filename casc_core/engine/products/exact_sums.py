@@ -9,7 +9,7 @@ product"), so that the result is rounded as if once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,17 +61,19 @@ def exact_product(
     weight_exponent: int,
     name: str,
     product: Callable[[Tensor, Tensor], Tensor] = F.linear,
+    parts: Callable[[], Sequence[Tensor]] | None = None,
 ) -> Tensor:
     """`product(x, weight)` in float64, the same bits in whatever order it is summed.
 
     Args:
         exponent, weight_exponent: of the grids that `x` and `weight` are on, where the numerics round them to grids.
         name: that an error gives.
+        parts: the `weight_limbs`, if they are at hand.
     """
     weight = weight.double()
     if isinstance(numerics, AsTrained):
-        parts = list(weight_limbs(weight))
-        return _added([product(limb, part) for limb in limbs(x) for part in parts], lambda: product(x, weight))
+        cut = list(weight_limbs(weight)) if parts is None else parts()
+        return _added([product(limb, part) for limb in limbs(x) for part in cut], lambda: product(x, weight))
     if not numerics.is_exact:
         return product(x, weight)
     return _on_grids(numerics, x, weight, exponent, weight_exponent, name, product)
@@ -95,8 +97,8 @@ def _added(sums: list[Tensor], nothing: Callable[[], Tensor]) -> Tensor:
     for each in sums[1:]:
         before, total = total, total + each
         seen = total - before
-        lost = (before - (total - seen)) + (each - seen)
-        error = lost if error is None else error + lost
+        lost = (before - (total - seen)).add_(each - seen)
+        error = lost if error is None else error.add_(lost)
     return total if error is None else total + error
 
 

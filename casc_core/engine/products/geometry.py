@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 
-# Patches are made for so many bytes at a time.
+# Patches are made for this many bytes at a time.
 PATCH_BYTES = 32 * 2**20
 
 
@@ -21,7 +21,7 @@ class Geometry:
     Attributes:
         kernel, stride, dilation: as those of `torch.nn.Conv2d`.
         padding: zeros before and after: (top, bottom, left, right).
-        groups: outputs and inputs fall into so many groups, each with a map of its own.
+        groups: outputs and inputs fall into this many groups, each with a map of its own.
     """
 
     kernel: tuple[int, int]

@@ -1,4 +1,4 @@
-"""What is made from weights once and used again, as long as they stay as they are."""
+"""A cache of what is derived from weights, valid as long as they are unchanged."""
 
 from __future__ import annotations
 

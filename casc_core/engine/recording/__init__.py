@@ -1,1 +1,1 @@
-"""What is counted of a run, from beside it: spikes, operations, steps to silence, agreement with the reference."""
+"""What is counted of a run by an observer: spikes, operations, steps to silence, agreement with the reference."""

@@ -1,4 +1,4 @@
-"""What is recorded of a run, from beside it: operations themselves know nothing of it."""
+"""The observer that records a run; operations themselves know nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps beside its output, layer by layer: spikes, operations, and how far counts are from the reference's."""
+"""The record of a run, layer by layer: spikes, operations, and how far counts are from the reference's."""
 
 from __future__ import annotations
 

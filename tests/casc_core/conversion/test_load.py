@@ -175,7 +175,6 @@ CHANGES = {
     "wake of 10**12": lambda d: d["settings"]["schedule"].update(wake=10**12),
     "sleep of 10**12": lambda d: d["settings"]["schedule"].update(cycles=2, sleep=10**12),
     "weight_bits of 99": lambda d: d["settings"]["numerics"].update(weight_bits=99),
-    "unknown adapter": lambda d: d["settings"].update(adapter="nothing"),
     "operation that is not there": lambda d: d["programs"][0]["steps"][0].update(op=999),
     "undefined output": lambda d: d["programs"][0].update(output="nothing"),
     "tensor that is not there": lambda d: d["ops"][0].update(tensors=["nothing"]),
@@ -190,6 +189,14 @@ def test_a_description_that_makes_no_sense(saved, change):
     edited(saved, CHANGES[change])
     with pytest.raises(StorageError, match="does not describe a network"):
         casc_core.load(saved)
+
+
+def test_an_adapter_that_is_not_installed_is_asked_for(saved):
+    edited(saved, lambda d: d["settings"].update(adapter="nothing"))
+    with pytest.raises(StorageError, match=r"needs the adapter .* no adapter named 'nothing'.*entry points") as caught:
+        casc_core.load(saved)
+    assert str(saved) in str(caught.value)
+    assert "does not describe" not in str(caught.value)
 
 
 def test_an_older_network_is_replaced(saved):
@@ -482,5 +489,7 @@ def test_a_network_saved_as_version_2_gives_the_same_bits(tmp_path):
 
 def test_sums_that_were_rounded_are_refused(saved):
     edited(saved, lambda description: description["settings"].update(numerics={"kind": "Float"}))
-    with pytest.raises(StorageError, match="its sums were rounded, numerics='float', which is no more: convert its model"):
+    with pytest.raises(
+        StorageError, match="its sums were rounded, numerics='float', which is no more: convert its model"
+    ):
         casc_core.load(saved)

@@ -257,3 +257,51 @@ def test_inputs_of_any_size(scale):
     for sample in range(8):
         sums = rows(model[0].weight, model[0].bias, rational(x[sample]))
         check_levels(sums, [Fraction(float(model[1].effective_threshold))] * 20, 4, levels["1"][sample])
+
+
+def near_edges(model: nn.Module) -> nn.Module:
+    """With weights whose sums lie on edges between levels, but for what only the lowest bits tell."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            jitter = torch.randint(-40, 41, parameter.shape) * 2.0**-25
+            parameter.copy_(torch.randint(-3, 4, parameter.shape) / 8 + jitter)
+    return model.eval()
+
+
+class Tokens(nn.Module):
+    def __init__(self, q: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 24)
+        self.rnn = casc_seq.RNN(24, 40, q=q, num_layers=2, batch_first=True)
+        self.fc = nn.Linear(40, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc(self.rnn(self.embedding(tokens))[0].sum(1))
+
+
+def images(q: int) -> nn.Module:
+    blocks = (nn.Conv2d(3, 40, 3, padding=1), casc_core.CQReLU(q), nn.Conv2d(40, 70, 3), casc_core.CQReLU(q))
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(70 * 16, 30), casc_core.CQReLU(q), nn.Linear(30, 3))
+
+
+@pytest.mark.parametrize("neuron", [casc_core.CIF(), casc_core.IF()], ids=str)
+@pytest.mark.parametrize("q", [2, 8])
+@pytest.mark.parametrize("kind", ["images", "tokens"])
+def test_neurons_that_int32_leaves_undecided(kind, q, neuron):
+    """Rounded sums, and true ones for neurons near a decision, decide as float64 does, with each set of instructions."""
+    torch.manual_seed(q)
+    model = near_edges(images(q) if kind == "images" else Tokens(q))
+    if isinstance(model, Tokens):
+        nn.init.constant_(model.embedding.weight, 0.5)
+    x = torch.randint(0, 3, (3, 3, 6, 6)) / 4.0 if kind == "images" else torch.randint(0, 20, (4, 9))
+    snn = casc_core.convert(model, neuron=neuron)
+
+    def outcome() -> list[Tensor]:
+        logits, levels = snn.reference_counts((x,), {})
+        return [logits, *levels.values(), *snn.simulate(x).logits, snn(x)]
+
+    with using(None):
+        expected = outcome()
+    for instructions in all_instructions():
+        with using(instructions):
+            assert all(torch.equal(one, other) for one, other in zip(outcome(), expected, strict=True)), instructions

@@ -39,8 +39,10 @@ static double NAME(true_potential)(const RecurrenceTask *task, int64_t k, int64_
     const double flows = (double)(neurons->levels ? neurons->total : cap_at(neurons, step));
     double sum = task->exact_potential ? task->exact_potential[k] : 0;
     /* A drive is rounded where neurons receive it; trains are on the grid already. */
-    if (drive >= 0)
-        sum += flows * __builtin_rint(task->exact_scale * NAME(value_at)(task->drive, task->drive_type, drive + k));
+    if (drive >= 0) {
+        const double value = NAME(value_at)(task->exact_drive, task->exact_drive_type, drive + k);
+        sum += flows * __builtin_rint(task->exact_scale * value);
+    }
     if (initial) sum += flows * initial[k];
     for (int64_t s = 0; s <= step && s < task->arriving; s++)
         sum += task->exact_scale * NAME(value_at)(task->train, task->train_type, train + s * task->train_step + k);

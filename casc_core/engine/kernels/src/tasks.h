@@ -91,6 +91,8 @@ typedef struct {
     const int32_t *initial, *potential;
     Exactly exactly;
     const double *exact_weights, *exact_initial, *exact_potential; /* the weights as `weights` has them */
+    const void *exact_drive; /* as the drive, which may be rounded to float32 */
+    int64_t exact_drive_type;
     double exact_scale;
     int64_t capacity;
     int8_t *out;
