@@ -196,11 +196,12 @@ typedef struct {
     const int64_t *windows;
     RowList *list;
     int64_t block, drive, potential; /* where those of output 0 of the block are, if there are any */
-    int32_t *which;
+    int32_t *which, *behind, *upto;
     double *sum;
 } NAME(Position);
 
-/* Decides them: corrects potentials, counts and spikes. Returns whether any neuron of the position spikes. */
+/* Decides them: corrects potentials, counts and spikes. Returns whether any neuron of the position spikes. What a neuron has
+   received up to step `upto` is kept in its `sum`, so that no step is summed twice for it however often it is undecided. */
 static int64_t NAME(decide)(const NAME(Position) *at, int64_t undecided, int64_t step, int32_t *v, int32_t *total,
                             int8_t *fired) {
     const ConvolutionTask *task = at->task;
@@ -208,32 +209,42 @@ static int64_t NAME(decide)(const NAME(Position) *at, int64_t undecided, int64_t
     const int32_t threshold = (int32_t)neurons->threshold;
     const int64_t cap = cap_at(neurons, step), width = task->width, flows = neurons->levels ? neurons->total : cap;
     RowList *list = at->list;
+    int64_t from = step;
     for (int64_t u = 0; u < undecided; u++) {
         const int64_t k = at->which[u];
-        at->sum[u] = task->drive && k < task->out_n[at->block]
-                         ? task->exact_drive[at->drive + k * task->drive_channel] * (double)flows : 0;
-        if (task->potential && k < task->out_n[at->block])
-            at->sum[u] += task->exact_potential[at->potential + k * task->potential_channel];
+        if (!at->upto[k])
+            at->sum[k] = task->potential && k < task->out_n[at->block]
+                             ? task->exact_potential[at->potential + k * task->potential_channel] : 0;
+        from = at->upto[k] < from ? at->upto[k] : from;
     }
-    for (int64_t t = 0, w = 0; t < task->terms; w += at->windows[t++]) {
-        const ConvolutionTerm *term = task->term + t;
-        const double *weights = (const double *)((const char *)term->exact_weights + at->block * term->exact_block_bytes);
-        for (int64_t s = 0; s <= step && s < term->steps; s++) {
+    for (int64_t s = from; s <= step; s++) {
+        int64_t behind = 0;
+        for (int64_t u = 0; u < undecided; u++)
+            if (at->upto[at->which[u]] <= s) at->behind[behind++] = at->which[u];
+        for (int64_t t = 0, w = 0; t < task->terms; w += at->windows[t++]) {
+            const ConvolutionTerm *term = task->term + t;
+            if (s >= term->steps) continue;
+            const double *weights =
+                (const double *)((const char *)term->exact_weights + at->block * term->exact_block_bytes);
             NAME(gather)(at->window + w, at->windows[t], s * term->width, list);
             for (int64_t i = 0; i < list->count; i++) {
                 const double *row = weights + (int64_t)list->row[i] * width, factor = list->factor[i];
-                for (int64_t u = 0; u < undecided; u++) at->sum[u] += factor * row[at->which[u]];
+                for (int64_t n = 0; n < behind; n++) at->sum[at->behind[n]] += factor * row[at->behind[n]];
             }
         }
     }
     for (int64_t u = 0; u < undecided; u++) {
         const int64_t k = at->which[u];
+        at->upto[k] = (int32_t)step + 1;
+        double received = at->sum[k];
+        if (task->drive && k < task->out_n[at->block])
+            received += task->exact_drive[at->drive + k * task->drive_channel] * (double)flows;
         if (neurons->levels) {
-            fired[k] = (int8_t)NAME(decided)(neurons, &task->exactly, at->sum[u], 0, 0);
+            fired[k] = (int8_t)NAME(decided)(neurons, &task->exactly, received, 0, 0);
             continue;
         }
         const int32_t spike = fired[k], count = total[k] - spike;
-        const double charged = at->sum[u] - task->exactly.threshold * count;
+        const double charged = received - task->exactly.threshold * count;
         const int32_t true_spike = NAME(decided)(neurons, &task->exactly, charged, count, cap);
         v[k] += (spike - true_spike) * threshold;
         total[k] = count + true_spike;
@@ -257,7 +268,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         reads = taps * term->most_in > reads ? taps * term->most_in : reads;
         bytes += term->ring * (6 * (entries + 16) + (term->steps * term->width + 1) * 4 + 64);
     }
-    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 11 * ints + 320 +
+    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 13 * ints + 352 +
                                            most * (int64_t)sizeof(NAME(Window)) + 6 * (reads + 17) + terms * 16 +
                                            task->capacity * task->out_width * width));
     if (!memory) return NO_MEMORY;
@@ -276,6 +287,8 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     TAKE(int32_t, current, width)
     TAKE(int32_t, potential, width)
     TAKE(int32_t, which, width)
+    TAKE(int32_t, behind, width)
+    TAKE(int32_t, upto, width)
     TAKE(double, sum_of, width)
     TAKE(int8_t, fired, width)
     TAKE(int8_t, out_row, task->capacity * task->out_width * width)
@@ -301,7 +314,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     const int32_t threshold = (int32_t)neurons->threshold, lower = lower_of(neurons);
     const int64_t wake_steps = neurons->wake_steps;
     const int32_t margin = (int32_t)task->exactly.margin;
-    NAME(Position) position = {task, window, windows, &list, 0, 0, 0, which, sum_of};
+    NAME(Position) position = {task, window, windows, &list, 0, 0, 0, which, behind, upto, sum_of};
 
     for (int64_t item = first; item < last; item++) {
         const int64_t band = item % task->bands, sample = item / task->bands % task->samples;
@@ -333,6 +346,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     for (int64_t k = out_n; k < width; k++) potential[k] = 0;
                 }
                 if (margin) {
+                    memset(upto, 0, (size_t)ints);
                     position.block = block;
                     position.drive = sample * task->drive_sample + oy * task->drive_y + ox * task->drive_x +
                                      out_lo * task->drive_channel;
