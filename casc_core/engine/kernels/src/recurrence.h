@@ -30,10 +30,11 @@ INLINE double NAME(value_at)(const void *from, int64_t type, int64_t at) {
 }
 
 /* The true potential of a neuron that has fired so often, current received: of neuron `k` of one position, which `before`
-   reached for so many steps. */
+   reached for so many steps. What it has received of spikes and currents up to step `upto[k]` is kept in `received[k]`: no step
+   is summed twice. */
 static double NAME(true_potential)(const RecurrenceTask *task, int64_t k, int64_t step, const int8_t *before,
                                    int64_t before_steps, int64_t drive, int64_t train, const double *initial,
-                                   int64_t count) {
+                                   int64_t count, double *received, int32_t *upto) {
     const Neurons *neurons = &task->neurons;
     const int64_t rows = task->weights.rows, padded = task->weights.rows_padded, stride = task->weights.stride;
     const double flows = (double)(neurons->levels ? neurons->total : cap_at(neurons, step));
@@ -44,18 +45,20 @@ static double NAME(true_potential)(const RecurrenceTask *task, int64_t k, int64_
         sum += flows * __builtin_rint(task->exact_scale * value);
     }
     if (initial) sum += flows * initial[k];
-    for (int64_t s = 0; s <= step && s < task->arriving; s++)
-        sum += task->exact_scale * NAME(value_at)(task->train, task->train_type, train + s * task->train_step + k);
-    for (int64_t s = 0; s <= step && s < before_steps; s++) {
+    double arrived = upto[k] ? received[k] : 0;
+    for (int64_t s = upto[k]; s <= step && s < task->arriving; s++)
+        arrived += task->exact_scale * NAME(value_at)(task->train, task->train_type, train + s * task->train_step + k);
+    for (int64_t s = upto[k]; s <= step && s < before_steps; s++) {
         const int8_t *spikes = before + s * padded;
         for (int64_t j = 0; j < rows; j += 8) {
             uint64_t eight;
             memcpy(&eight, spikes + j, 8);
             for (int64_t i = j; eight && i < j + 8 && i < rows; i++)
-                if (spikes[i]) sum += spikes[i] * task->exact_weights[i * stride + k];
+                if (spikes[i]) arrived += spikes[i] * task->exact_weights[i * stride + k];
         }
     }
-    return sum - task->exactly.threshold * (double)count;
+    received[k] = arrived, upto[k] = (int32_t)step + 1;
+    return sum + arrived - task->exactly.threshold * (double)count;
 }
 
 /* The sequences first..last-1: position after position, all steps of each. */
@@ -67,13 +70,14 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
     const int64_t capacity = task->capacity, trains = (capacity + 1) * padded; /* one more, to see it silent */
     const int64_t ints = stride * (int64_t)sizeof(int32_t);
     Scratch scratch;
-    char *memory = scratch_open(&scratch, padded, (capacity + 7) * ints + 3 * trains + padded);
+    char *memory = scratch_open(&scratch, padded, (capacity + 10) * ints + 3 * trains + padded);
     if (!memory) return NO_MEMORY;
     int32_t *products = (int32_t *)memory, *zeros = products + capacity * stride, *drive = zeros + stride;
     int32_t *arriving = drive + stride, *v = arriving + stride, *total = v + stride, *initial = total + stride;
-    int32_t *which = initial + stride;
+    int32_t *which = initial + stride, *upto = which + stride;
+    double *received = (double *)(upto + stride);
     const int32_t margin = (int32_t)task->exactly.margin;
-    int8_t *spikes = (int8_t *)(which + stride), *before = spikes + trains, *earlier = before + trains;
+    int8_t *spikes = (int8_t *)(received + stride), *before = spikes + trains, *earlier = before + trains;
     int8_t *nothing = earlier + trains;
     int64_t needed = 0;
 
@@ -106,6 +110,7 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                 }
                 memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
+                memset(upto, 0, (size_t)ints);
                 if (task->potential) memcpy(v, task->potential, (size_t)hidden * sizeof *v);
                 for (; step < neurons->most_steps; step++) {
                     const int32_t *recurrent = zeros, *current = zeros;
@@ -160,7 +165,8 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                         const double charged = NAME(true_potential)(
                             task, k, step, before, before_steps, drive_at,
                             sample * task->train_sample + position * task->train_position,
-                            task->exact_initial && visit == 0 ? task->exact_initial + sample * hidden : NULL, count);
+                            task->exact_initial && visit == 0 ? task->exact_initial + sample * hidden : NULL, count,
+                            received, upto);
                         const int32_t decided = NAME(decided)(neurons, &task->exactly, charged, count, cap);
                         if (decided == spike) continue;
                         fired[k] = (int8_t)decided;
