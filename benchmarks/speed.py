@@ -26,7 +26,7 @@ def recurrent(classifiers: Classifiers, scale: Scale) -> Section:
     facts = []
     for q, numerics in ((2, None), (2, casc_core.Exact(weight_bits=8)), (8, None)):
         model = classifiers.trained(q).model
-        snn = casc_core.convert(model, adapter="rnn", numerics=numerics or "exact")
+        snn = casc_core.convert(model, adapter="rnn", numerics=numerics or casc_core.Exact())
         full, natural = classifiers.full(scale.batch), classifiers.natural(scale.batch)
         for texts in (full, natural):
             require_exact(snn, texts, scale.steps)
@@ -99,7 +99,7 @@ def peer_entries(snn: SpikingModel, x: Tensor, steps: int) -> list[Entry]:
     same = snn.under(**settings)
     entries = [Entry(f"snn.under(IF, Continuous), T={steps}", lambda: same.simulate(x, T=steps), steps)]
     # Not on the 16-bit grid, as the peers are not.
-    ours = casc_core.convert(model, adapter="rnn", numerics="float", **settings).simulate(x, T=steps).logits[-1]
+    ours = casc_core.convert(model, adapter="rnn", numerics="as trained", **settings).simulate(x, T=steps).logits[-1]
     for name, peer in peers.found(model).items():
         entries.append(peer_entry(name, peer, x, steps))
         if not isinstance(peer, str):

@@ -33,7 +33,7 @@ from casc_core.evidence.energy import EnergyTable
 from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence
 from casc_core.evidence.verify import verify
 from casc_core.neuron import CIF, IF, Neuron, NeuronState
-from casc_core.numerics import Exact, Float
+from casc_core.numerics import AsTrained, Exact
 from casc_core.rivals import methods
 from casc_core.rivals.neurons import SNM, SRP, Burst
 from casc_core.schedule import Continuous, WakeSleep
@@ -49,6 +49,7 @@ __all__ = [
     "SRP",
     "Adapter",
     "Analysis",
+    "AsTrained",
     "Burst",
     "CQReLU",
     "Calibration",
@@ -61,7 +62,6 @@ __all__ = [
     "EquivalenceReport",
     "Exact",
     "ExactnessError",
-    "Float",
     "InputError",
     "LayerAnalysis",
     "LayerEquivalence",

@@ -23,6 +23,7 @@ from casc_core.conversion.graph import (
     Folding,
     InputNode,
     LinearMap,
+    Node,
     PartsNode,
     PopulationNode,
     SignalNode,
@@ -30,7 +31,7 @@ from casc_core.conversion.graph import (
     Snapping,
     TableLookup,
 )
-from casc_core.conversion.grids import Form, grid_threshold, half_step
+from casc_core.conversion.grids import Form, Reach, grid_threshold, half_step
 from casc_core.conversion.passes import Reader
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import batch_norm, convolution, join, linear_map, neurons
@@ -68,6 +69,7 @@ __all__ = [
     "InputNode",
     "Kind",
     "LinearMap",
+    "Node",
     "Numbers",
     "OneOf",
     "Op",
@@ -78,6 +80,7 @@ __all__ = [
     "Positive",
     "Provenance",
     "Quantised",
+    "Reach",
     "Reader",
     "RuleTable",
     "Run",

@@ -8,6 +8,7 @@ units. So the order of summation, the batch split and the number of threads cann
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,9 @@ from casc_core.errors import ConfigError, ExactnessError
 INT32_UNITS = 2.0**31
 FLOAT32_UNITS = 2.0**24
 FLOAT64_UNITS = 2.0**53
-# Real-valued inputs are rounded once, to this grid, and must stay below this magnitude.
+# Sums of weights that nothing else is known of take so many bits of float64's; the rest is for spike counts.
+SUM_BITS = 40
+# With `Exact`, real-valued inputs are rounded once, to this grid, and must stay below this magnitude.
 INPUT_EXPONENT = -16
 INPUT_REACH = 1024.0
 # They are expected to be about as large as this; only the choice of bits depends on it.
@@ -83,40 +86,44 @@ def stored(weight: Tensor) -> Tensor:
     return single if torch.equal(single.double(), weight) else weight
 
 
-@dataclass(frozen=True)
-class Exact:
-    """Weights snapped to a power-of-two grid; every sum of the run is proven exact before it is taken.
-
-    Args:
-        weight_bits: bits of a weight, sign included, 2 to 24. Fewer bits are coarser, and cheaper on hardware.
-    """
-
-    weight_bits: int = 16
+class Numerics(ABC):
+    """An arithmetic: which numbers weights, thresholds and real-valued inputs become, and in which type sums are taken."""
 
     is_float64: ClassVar[bool] = False
     """Whether what is computed from the inputs alone, and the readout, are float64 instead of float32."""
+    is_exact: ClassVar[bool] = True
+    """Whether every sum of whole spikes is proven exact before it is taken."""
+    input_reach: ClassVar[float] = math.inf
+    """Real-valued inputs must stay below this magnitude."""
 
-    def __post_init__(self) -> None:
-        if isinstance(self.weight_bits, bool) or not isinstance(self.weight_bits, int):
-            raise ConfigError(f"weight_bits must be an integer; got {self.weight_bits!r}")
-        if not 2 <= self.weight_bits <= 24:
-            raise ConfigError(f"weight_bits must lie in 2..24; got {self.weight_bits!r}")
+    @abstractmethod
+    def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
+        """The grid for weights that meet numbers on the grid `2**arriving`; where it goes by bits, of so many."""
 
-    def weight_exponent(self, weight: Tensor, bits: int | None = None) -> int:
-        """The finest grid on which every entry of `weight` is a signed integer of `bits` bits (default: `weight_bits`)."""
-        largest = float(weight.abs().max()) if weight.numel() else 0.0
-        bits = bits or self.weight_bits
-        exponent = binade(largest) - (bits - 1)
-        # What rounds up to 2**(bits - 1) takes one bit more.
-        fits = round(math.ldexp(largest, -exponent)) < math.ldexp(1.0, bits - 1)
-        return exponent if fits else exponent + 1
-
+    @abstractmethod
     def snap(self, x: Tensor, exponent: int) -> Tensor:
         """`x` in float64 on the grid `2**exponent`."""
+
+    @abstractmethod
+    def drive(self, x: Tensor, exponent: int | None) -> Tensor:
+        """Real-valued input, or what is computed of it entry by entry, in float64, on its way to neurons."""
+
+    @abstractmethod
+    def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
+        """The cheapest type in which sums of magnitude up to `bound` on the grid `2**exponent` never round.
+
+        Raises:
+            ExactnessError: there is none.
+        """
+
+
+class _OnGrids(Numerics):
+    """Weights on power-of-two grids; every sum of the run is proven exact before it is taken."""
+
+    def snap(self, x: Tensor, exponent: int) -> Tensor:
         return on_grid(x, exponent)
 
     def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
-        """The cheapest type in which sums of magnitude up to `bound` on the grid `2**exponent` never round."""
         try:
             units = math.ldexp(bound, -exponent)
         except OverflowError:
@@ -127,17 +134,79 @@ class Exact:
             return torch.float64
         raise ExactnessError(
             f"{what}: sums may reach {units:.3g} grid units and float64 is exact only below {FLOAT64_UNITS:.3g}; use "
-            f'fewer weight_bits, smaller inputs or weights, or numerics="float" to give up exactness'
+            f"{self._remedy}smaller inputs or weights, or fewer levels or wake steps"
         )
+
+    _remedy: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
-class Float:
-    """Weights as they are, float32 sums that round: a neuron on the edge of a level may fall to another side."""
+class Exact(_OnGrids):
+    """Weights snapped to a coarse power-of-two grid, for hardware and for speed; `casc_core.verify` says what that moved.
 
-    is_float64: ClassVar[bool] = False
+    Real-valued inputs are rounded to `2**-16`. Every sum of the run is proven exact before it is taken.
 
-    def weight_exponent(self, weight: Tensor, bits: int | None = None) -> int:
+    Args:
+        weight_bits: bits of a weight, sign included, 2 to 24. Fewer bits are coarser, and cheaper on hardware.
+    """
+
+    weight_bits: int = 16
+    input_reach: ClassVar[float] = INPUT_REACH
+    _remedy: ClassVar[str] = "fewer weight_bits, "
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight_bits, bool) or not isinstance(self.weight_bits, int):
+            raise ConfigError(f"weight_bits must be an integer; got {self.weight_bits!r}")
+        if not 2 <= self.weight_bits <= 24:
+            raise ConfigError(f"weight_bits must lie in 2..24; got {self.weight_bits!r}")
+
+    def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
+        """The finest grid on which every entry of `weight` is a signed integer of `bits` bits (default: `weight_bits`)."""
+        largest = float(weight.abs().max()) if weight.numel() else 0.0
+        bits = bits or self.weight_bits
+        exponent = binade(largest) - (bits - 1)
+        # What rounds up to 2**(bits - 1) takes one bit more.
+        fits = round(math.ldexp(largest, -exponent)) < math.ldexp(1.0, bits - 1)
+        return exponent if fits else exponent + 1
+
+    def drive(self, x: Tensor, exponent: int | None) -> Tensor:
+        """On the grid `2**exponent`."""
+        assert exponent is not None
+        return on_grid(x, exponent)
+
+
+@dataclass(frozen=True)
+class AsTrained(_OnGrids):
+    """The network that was trained: real-valued inputs as they are, weights on the finest grids that are provably exact.
+
+    Between populations, weights, thresholds, biases and initial potentials are on the finest power-of-two grid on which
+    every sum is exact in float64: about 40 bits, from the largest row of weights, the thresholds and the levels. What is
+    computed of real-valued inputs is rounded to that grid once, where neurons receive it.
+    """
+
+    _remedy: ClassVar[str] = 'a coarser grid (numerics="exact"), '
+
+    def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
+        """A grid for weights of which nothing else is known: it leaves room for the sums of a row."""
+        row = float(weight.double().abs().flatten(1).sum(1).max()) if weight.dim() > 1 else largest(weight)
+        return binade(row) - SUM_BITS
+
+    def drive(self, x: Tensor, exponent: int | None) -> Tensor:
+        """As it is."""
+        return x.double()
+
+
+@dataclass(frozen=True)
+class Unrounded(Numerics):
+    """No grid, and everything in float64: what a lowering computes before it is put on its grids.
+
+    For `casc_core.verify`, which holds it against the network that was converted.
+    """
+
+    is_float64: ClassVar[bool] = True
+    is_exact: ClassVar[bool] = False
+
+    def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         """No grid: 0."""
         return 0
 
@@ -145,35 +214,24 @@ class Float:
         """`x` in float64, unchanged."""
         return x.double()
 
-    def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
-        """float32."""
-        return torch.float32
-
-
-@dataclass(frozen=True)
-class Unrounded(Float):
-    """No grid, and everything in float64: what a lowering computes before it is put on its grids.
-
-    For `casc_core.verify`, which holds it against the network that was converted.
-    """
-
-    is_float64: ClassVar[bool] = True
+    def drive(self, x: Tensor, exponent: int | None) -> Tensor:
+        """As it is."""
+        return x.double()
 
     def dtype(self, bound: float, exponent: int, what: str) -> torch.dtype:
         """float64."""
         return torch.float64
 
 
-Numerics = Exact | Float
-
-
-def snapped(numerics: Numerics, x: Tensor, bits: int | None) -> tuple[Tensor, int]:
+def snapped(numerics: Numerics, x: Tensor, bits: int | None, arriving: int = 0) -> tuple[Tensor, int]:
     """`x` on a grid of this many bits, and the coarsest such grid: a half takes one bit, a third takes them all.
+
+    `arriving` is the exponent of the grid of what it will be multiplied with.
 
     >>> snapped(Exact(), torch.tensor([0.5, -3.0]), 16)[1]
     -1
     """
-    exponent = numerics.weight_exponent(x, bits=bits)
+    exponent = numerics.weight_exponent(x, bits=bits, arriving=arriving)
     on = numerics.snap(x, exponent)
     return on, coarsest(on, exponent)
 
@@ -194,11 +252,18 @@ def is_on(x: Tensor, exponent: int) -> bool:
     return bool((x * 2.0**-exponent % 1 == 0).all())
 
 
+def of_bits(weight_bits: int | None) -> Numerics:
+    """`Exact` of so many bits; None: `AsTrained`."""
+    return AsTrained() if weight_bits is None else Exact(weight_bits)
+
+
 def as_numerics(numerics: Numerics | str) -> Numerics:
-    """`Exact()`, `Float()`, or the one of them named by "exact" or "float"."""
-    if isinstance(numerics, (Exact, Float)):
+    """`AsTrained()`, `Exact()`, or the one of them named by "as trained" or "exact"."""
+    if isinstance(numerics, (AsTrained, Exact)):
         return numerics
-    named: dict[str, Numerics] = {"exact": Exact(), "float": Float()}
+    named: dict[str, Numerics] = {"as trained": AsTrained(), "exact": Exact()}
     if not isinstance(numerics, str) or numerics not in named:
-        raise ConfigError(f"numerics must be 'exact', 'float', casc_core.Exact(...) or Float(); got {numerics!r}")
+        raise ConfigError(
+            f"numerics must be 'as trained', 'exact', casc_core.AsTrained() or casc_core.Exact(...); got {numerics!r}"
+        )
     return named[numerics]

@@ -12,7 +12,7 @@ import torch
 
 from casc_core.engine.run import LARGEST_TOTAL
 from casc_core.errors import ConfigError
-from casc_core.numerics import Exact
+from casc_core.numerics import of_bits
 from casc_core.schedule import LARGEST_STEPS
 from casc_core.storage.files import require_writable, sole_use
 from casc_lab.cli import HelpFormatter, Parser, answered
@@ -98,8 +98,11 @@ def add_options(
     add("--T", type=int, default=T, help="largest number of time steps in the table")
     add("--data", help=data)
     add("--out", type=Path, default=Path(out), help="output folder")
-    bits = Exact().weight_bits
-    add("--weight-bits", type=int, default=bits, help="bits of a converted weight; 8 is cheapest")
+    add(
+        "--weight-bits",
+        type=int,
+        help="bits of a converted weight, for hardware and speed; unset: the weights as trained",
+    )
     add("--seed", type=int, default=seed)
     add("--threads", type=int, help="CPU threads of each process")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
@@ -139,7 +142,7 @@ def check(args: argparse.Namespace) -> None:
     limit_threads(args.threads)
     check_steps(args.T)
     check_levels("--q", args.q)
-    Exact(args.weight_bits)
+    of_bits(args.weight_bits)
     require_writable(args.out)
     here = launched()
     choose_device(args.device, None if here is None else here[1])

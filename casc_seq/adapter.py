@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,9 @@ from casc_core.extend import (
     Form,
     InputNode,
     LinearMap,
+    Node,
     PopulationNode,
+    Reach,
     Reader,
     RuleTable,
     SignalNode,
@@ -100,11 +103,19 @@ class RecurrentPopulation(PopulationNode):
     row: int
     lengths: InputNode | None
 
+    @property
+    def worth(self) -> Fraction:
+        return Fraction(self.threshold)
+
+    def potential(self, of: Callable[[Node], Reach]) -> float:
+        recurrent = float(self.recurrent.abs().sum(1).max())
+        return of(self.current).total + recurrent + self.threshold
+
     def snap(self, snapping: Snapping) -> Snapped:
         numerics, form = snapping.numerics, snapping.of(self.x).form
         exponent = own = numerics.weight_exponent(self.recurrent)
         if form.exponent is not None:
-            arriving = form.exponent + numerics.weight_exponent(self.weight * form.factor)
+            arriving = form.exponent + numerics.weight_exponent(self.weight * form.factor, arriving=form.exponent)
             # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
             exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine import kernels
@@ -16,7 +15,9 @@ from casc_core.engine.batching.places import Axis
 from casc_core.engine.batching.samples import Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
 from casc_core.engine.ops import entries
+from casc_core.engine.products.exact_sums import exact_product
 from casc_core.engine.products.spike_product import Product
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
 from casc_core.engine.signal import TableRows
 from casc_core.errors import InputError
@@ -37,11 +38,13 @@ from casc_core.extend import (
     settings,
     tensors,
 )
-from casc_core.numerics import INPUT_EXPONENT, INPUT_REACH, Exact
+from casc_core.numerics import INPUT_EXPONENT, binade, largest
 from casc_seq.rnn import check_lengths, time_order
 
 # Steps that a train may go on beyond what one position could need.
 _SPARE = 16
+# A margin of 16-bit weights that is a larger part of the threshold would leave too many neurons undecided.
+NEAR = 2.0**-9
 _EACH = Numbers(((), ("hidden",)), optional=True)
 
 
@@ -74,6 +77,10 @@ class Recurrence(Op, saved_as="Recurrence"):
     @cached_property
     def product(self) -> Product:
         return Product()
+
+    @cached_property
+    def kept(self) -> WeightCache:
+        return WeightCache()
 
     @cached_property
     def steps(self) -> dict[int, int]:
@@ -184,19 +191,23 @@ class Recurrence(Op, saved_as="Recurrence"):
         """The spikes by the compiled kernel, in int32; None where it is not there or int32 might not hold a sum."""
         exponent, train = self.settings["exponent"], current.train
         neuron = run.kernel_neuron
-        if neuron is None or not isinstance(run.numerics, Exact) or not kernels.ready(train, self.weight):
+        if neuron is None or not run.numerics.is_exact or not kernels.ready(train, self.weight):
             return None
-        packed = self.product.packed(self.weight, exponent, run.peak)
-        threshold = math.ldexp(self.settings["threshold"], -exponent)
-        if packed is None or packed.exponent - exponent > 30:
-            return None
-        reach = current.bound * run.peak + packed.reach
+        reach = current.bound * run.peak
         for extra in (initial, potential):
             reach += 0.0 if extra is None else float(extra.abs().max())
-        # As potential_dtype bounds it: every sum over all steps, and the threshold beside it.
-        limit = kernels.INT32_UNITS / (run.total + 1) - math.ldexp(reach, -exponent) - threshold - 1
+        packed = self.product.packed(self.weight, exponent, run.peak)
+        limit, margin = 0.0, 0
+        if packed is not None and packed.exponent - exponent <= 30:
+            limit = self._limit(run, reach + packed.reach, exponent)
         if limit <= 0:
-            return None
+            found = self._rounded(run, current, reach)
+            if found is None:
+                return None
+            packed, margin = found
+            limit = self._limit(run, reach + packed.reach, packed.exponent)
+        assert packed is not None
+        unit = packed.exponent if margin else exponent
         batch_first = self.settings["batch_first"]
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
@@ -208,26 +219,77 @@ class Recurrence(Op, saved_as="Recurrence"):
             train = train.transpose(1, 2)
         if not train.dtype.is_floating_point:
             train = train.double()
-        units = None if initial is None else (initial * 2.0**-exponent).to(torch.int32).contiguous()
-        begun = None
-        if potential is not None:
-            begun = (potential * 2.0**-exponent).to(torch.int32).expand(len(self.weight)).contiguous()
+        units, begun = (self._units(each, unit, torch.int32) for each in (initial, potential))
+        exact = None
+        if margin:
+            begins, begun_at = (self._units(each, exponent, torch.float64) for each in (initial, potential))
+            threshold = math.ldexp(self.settings["threshold"], -exponent)
+            drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
+            exact = kernels.ExactCurrents(exponent, threshold, margin, begins, begun_at, drive)
+            if rows is not None:  # half as much to read
+                drive = self.kept(rows.table, "rounded", rows.table.float)
         lengths = None if lengths is None else lengths.contiguous()
         sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
         spikes = kernels.recurrence(
             packed,
             sequences,
-            exponent,
-            int(threshold),
+            unit,
+            round(math.ldexp(self.settings["threshold"], -unit)),
             limit,
             neuron,
             positions_first=not batch_first,
             tally=run.row_counts is not None,
             guess=self.steps.get(neuron.most, 0),
+            exact=exact,
         )
         if spikes is not None:  # one long run is forgotten little by little
             self.steps[neuron.most] = max(len(spikes.train), self.steps.get(neuron.most, 0) - 1)
         return spikes
+
+    def _limit(self, run: Run, reach: float, unit: int) -> float:
+        """The largest drive, in units of `2**unit`, beside currents of this reach, for which no sum leaves int32."""
+        # As potential_dtype bounds it: every sum over all steps, and the threshold beside it.
+        units = math.ldexp(reach + self.settings["threshold"], -unit)
+        return kernels.INT32_UNITS / (run.total + 1) - units - 2
+
+    def _rounded(self, run: Run, current: Signal, reach: float) -> tuple[kernels.PackedWeights, int] | None:
+        """The recurrent weights rounded so that int32 holds every sum, and the margin of what that leaves out.
+
+        It is summed only for neurons nearer than that to a decision. Weights of 16 bits are the cheapest to sum, where
+        such neurons are rare.
+
+        Raises:
+            ExactnessError: float64 does not hold the sums as they are.
+        """
+        drive, threshold, exponent = current.lazy_drive, self.settings["threshold"], self.settings["exponent"]
+        if isinstance(drive, TableRows):
+            largest_drive = self.kept(drive.table, "largest", partial(largest, drive.table))
+        else:
+            largest_drive = current.drive_reach
+        whole = (run.total + 1) * (reach + self.reach + largest_drive + threshold)
+        run.numerics.dtype(whole, exponent, self.settings["name"])
+        widest = binade(whole) - kernels.SUM_BITS
+        narrow = binade(float(self.weight.abs().max())) - 15
+        for unit in (narrow, widest):
+            packed = self.product.packed(self.weight, unit, run.peak, exponent) if unit >= widest else None
+            if packed is None:
+                continue
+            # Of the drive, in float32, the initial current and the threshold at each count, of currents at each step, of
+            # the potential once.
+            each = packed.left_out + 1.5 + math.ldexp(largest_drive, -24 - unit)
+            margin = math.ceil(run.total * each + 0.5 * current.steps + 1.0)
+            # Within a threshold of a decision, every neuron would be near one, always.
+            most = threshold if unit == widest else NEAR * threshold
+            if math.ldexp(margin, unit) < most:
+                return packed, margin
+        return None
+
+    def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
+        """`[..., hidden]` in whole units of `2**exponent`."""
+        if values is None:
+            return None
+        units = (values * 2.0**-exponent).round().to(dtype)
+        return units.expand(*units.shape[:-1], len(self.weight)).contiguous()
 
     def _passed_on(self, spikes: Tensor, lengths: Tensor | None) -> Tensor:
         """Of the spikes at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
@@ -304,12 +366,13 @@ class Recurrence(Op, saved_as="Recurrence"):
             raise InputError(
                 f"{self.settings['name']}: expected hx of shape [cells, {batch}, {hidden}]; got {list(start.shape)}"
             )
-        state = run.numerics.snap(start[row] / self.settings["scale"], INPUT_EXPONENT)
-        if not float(state.abs().max()) < INPUT_REACH:
-            raise InputError(f"{self.settings['name']}: the initial state must be finite and below {INPUT_REACH:g}")
-        exponent = self.settings["exponent"]
-        run.numerics.dtype(float(state.abs().max()) * self.reach, exponent + INPUT_EXPONENT, self.settings["name"])
-        return run.numerics.snap(F.linear(state, self.weight.double()), exponent)
+        name, exponent = self.settings["name"], self.settings["exponent"]
+        state = run.numerics.drive(start[row].double() / self.settings["scale"], INPUT_EXPONENT)
+        if not float(state.abs().max()) < run.numerics.input_reach:
+            raise InputError(f"{name}: the initial state must be finite and below {run.numerics.input_reach:g}")
+        return run.numerics.snap(
+            exact_product(run.numerics, state, self.weight, INPUT_EXPONENT, exponent, name), exponent
+        )
 
 
 def _divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:

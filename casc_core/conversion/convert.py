@@ -26,12 +26,13 @@ def convert(
     q: int | None = None,
     neuron: Neuron | None = None,
     schedule: Schedule | None = None,
-    numerics: Numerics | str = "exact",
+    numerics: Numerics | str = "as trained",
 ) -> SpikingModel:
     """The spiking network of `model`; under CIF and WakeSleep it equals its quantised ANN bit for bit.
 
     The model's forward is traced, each operation is lowered by its rule, and each path from neuron to neuron becomes a
-    linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded. `model` is left alone. Of a
+    linear map whose weights are snapped to a power-of-two grid on which no sum is ever rounded: the finest one there is, so
+    that the answer is that of the network as trained. `model` is left alone. Of a
     model that `torch.compile`, `DataParallel`, `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken.
     Where the forward has optional arguments, each way of calling it is lowered: those that can be at once, or when it is
     first asked for.
@@ -42,8 +43,9 @@ def convert(
         q: levels, for an unprepared model only.
         neuron: `CIF()` (default) or `IF()`, the baseline's.
         schedule: `WakeSleep()` (default: q wake steps) or `Continuous()`, the baseline's.
-        numerics: "exact" (16-bit weights), `Exact(weight_bits=...)`, or "float": the weights as they are, in float32;
-            then a neuron on the edge between two levels may fall to either side, and `verify` counts how many do.
+        numerics: "as trained" (`AsTrained()`): inputs unrounded, weights on the finest grids on which every sum is provably
+            exact; or "exact" (16-bit weights) or `Exact(weight_bits=...)`, coarser, for hardware and for speed: `verify`
+            says what that moved.
 
     Raises:
         ConversionError: an operation cannot be converted exactly, or the forward cannot be traced; the message names

@@ -16,7 +16,19 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.ops import Scale, Shift
-from casc_core.numerics import Numerics, binade, coarsest, drive_grid, is_on, snapped, stored
+from casc_core.engine.products.exact_sums import largest_row
+from casc_core.numerics import (
+    AsTrained,
+    Numerics,
+    binade,
+    coarsest,
+    drive_grid,
+    is_on,
+    largest,
+    on_grid,
+    snapped,
+    stored,
+)
 
 # Real-valued tables keep this many bits.
 TABLE_BITS = 22
@@ -30,6 +42,16 @@ EXACT_BITS = 28
 THRESHOLD_BITS = 14
 # Signals of several scales are brought to a common one by whole factors no larger than this.
 LARGEST_DENOMINATOR = 2**12
+# Of the network as trained: bits left for schedules of more wake steps, and neurons that spike more often, than trained.
+SPARE_BITS = 6
+# And where nothing but the readout follows: no decision rests on it, and a logit has 24 bits.
+READOUT_SPARE_BITS = 22
+# Bits left for inputs that are larger than expected.
+SPARE_INPUT_BITS = 3
+# Weights that meet real-valued input alone keep so many bits.
+INPUT_WEIGHT_BITS = 49
+# Weights keep at least so many, whatever the room.
+LEAST_BITS = 14
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
 
@@ -86,6 +108,75 @@ def joint_form(forms: Sequence[Form], drive_reach: float) -> Form:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How large the numbers of a signal may be, in the user's values.
+
+    Attributes:
+        train: for each spike that a neuron has fired.
+        drive: of its real-valued part; an input is expected to be as large as `EXPECTED_INPUT`.
+    """
+
+    train: float = 0.0
+    drive: float = 0.0
+
+    def times(self, factor: float, shift: float = 0.0) -> Reach:
+        """That of a map whose rows of weights are as large as `factor`, and its biases as large as `shift`."""
+        return Reach(self.train * factor, self.drive * factor + shift)
+
+    @property
+    def total(self) -> float:
+        """Of both together."""
+        return self.train + self.drive
+
+
+@dataclass(frozen=True)
+class Stretch(AsTrained):
+    """`AsTrained` for what lies between populations and those that it reaches: all of it has room for their sums.
+
+    Attributes:
+        finest: no number is on a finer grid than `2**finest`, in the user's values.
+        bits: of the weights of one map, where several follow each other without neurons between them.
+        scale: of the numbers that are being put on a grid.
+    """
+
+    finest: int
+    bits: int
+    scale: Fraction = Fraction(1)
+
+    @classmethod
+    def of(cls, reach: float, maps: int, levels: int, is_driven: bool, is_fired: bool) -> Stretch:
+        """That of sums of this magnitude for each spike or wake step, behind so many maps in a row.
+
+        Args:
+            is_driven: real-valued inputs are among them. is_fired: neurons receive them, and not the readout alone.
+        """
+        spare = READOUT_SPARE_BITS if not is_fired else SPARE_BITS if maps <= 1 else SPARE_BITS // 2
+        bits = 53 - levels.bit_length() - spare
+        return cls(binade(reach) + (SPARE_INPUT_BITS if is_driven else 0) - bits, -(-bits // max(1, maps)))
+
+    def of_scale(self, scale: Fraction) -> Stretch:
+        """For a result whose numbers are worth so much."""
+        return replace(self, scale=scale)
+
+    @property
+    def grid(self) -> int:
+        """The exponent of the finest grid of numbers of this scale."""
+        return self.finest + 1 - math.frexp(float(self.scale))[1]
+
+    def train_grid(self, form: Form) -> int:
+        """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
+        drive = max(self.of_scale(form.scale).grid, binade(form.drive_reach) - self.bits)
+        return drive if form.exponent is None else min(form.exponent, drive)
+
+    def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
+        row = largest_row(weight) if weight.dim() > 1 else largest(weight)
+        room = self.grid - arriving
+        if arriving < 0:  # behind another map; where that took all the room, a run will say so
+            room = min(room, binade(row) - LEAST_BITS)
+        return max(binade(row) - self.bits, room)
+
+
+@dataclass(frozen=True)
 class SnappedMap:
     """A linear map on its grids: `weight` for spikes, `fine` for real-valued input, and the form of what it gives."""
 
@@ -132,15 +223,14 @@ def snapped_map(
     out_exponent, fine_exponent, drive_exponent = None, 0, exponent
     drive_reach = 0.0
     if form.exponent is not None:
-        own = numerics.weight_exponent(weight)
+        own = numerics.weight_exponent(weight, arriving=form.exponent)
         if exponent is not None:
             own = max(own, exponent - form.exponent)
         snapped = numerics.snap(weight, own)
         out_exponent = form.exponent + own if centre is not None else _coarsest(snapped, bias, form, own)
     if form.drive_exponent is not None:
         drive_reach += form.drive_reach * float(real.abs().flatten(1).sum(1).max())
-        fine_exponent = numerics.weight_exponent(real, bits=FINE_BITS)
-        fine = numerics.snap(real, fine_exponent)
+        fine, fine_exponent = _fine(numerics, real)
     if centre is not None and bias is not None:
         # Of the snapped weights, so that what snapping moved is multiplied by x - centre, and not by x.
         used = next(w for w in (snapped, fine) if w is not None)
@@ -148,8 +238,10 @@ def snapped_map(
     if bias is not None:
         drive_reach += float(bias.abs().max())
     if drive_exponent is None:
-        drive_exponent = drive_grid(drive_reach)
-        if out_exponent is not None:  # much finer than what it is added to would only cost range
+        drive_exponent = _drive_exponent(numerics, drive_reach)
+        if out_exponent is not None and not isinstance(
+            numerics, Stretch
+        ):  # much finer than what it is added to would only cost range
             drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
     unrounded = snapped is None or torch.equal(snapped, weight)
     if bias is not None:
@@ -180,6 +272,20 @@ def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) ->
     while bool(weight.any()) and is_on(weight, exponent + 1) and (bias is None or is_on(bias, result + 1)):
         exponent, result = exponent + 1, result + 1
     return result
+
+
+def _fine(numerics: Numerics, real: Tensor) -> tuple[Tensor, int]:
+    """Weights or factors that meet real-valued input alone, and the exponent of their grid."""
+    if not isinstance(numerics, Stretch):
+        exponent = numerics.weight_exponent(real, bits=FINE_BITS)
+        return numerics.snap(real, exponent), exponent
+    exponent = binade(largest(real)) - INPUT_WEIGHT_BITS
+    return on_grid(real, exponent), exponent
+
+
+def _drive_exponent(numerics: Numerics, reach: float) -> int:
+    """The grid of what flows awake."""
+    return numerics.grid if isinstance(numerics, Stretch) else drive_grid(reach)
 
 
 def common_denominator(scales: Iterable[Fraction]) -> int:
@@ -215,15 +321,18 @@ def snapped_scale(
     `bits` are those of a factor of the train; None: those of a weight.
     """
     shift = shift if shift is not None and bool(shift.any()) else None
-    coarse, exponent = snapped(numerics, factor, bits)
-    fine, fine_exponent = snapped(numerics, factor, FINE_BITS)
+    if isinstance(numerics, Stretch):
+        numerics = numerics.of_scale(scale)
+    coarse, exponent = snapped(numerics, factor, bits, form.exponent or 0)
+    fine, fine_exponent = _fine(numerics, factor)
+    fine_exponent = coarsest(fine, fine_exponent)
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
     if shift is not None:
         reach += float(shift.abs().max())
     unrounded = form.is_exact and torch.equal(coarse, factor)
     if form.drive_exponent is not None or shift is not None:
-        drive_exponent = drive_grid(reach)
-        if form.drive_exponent is not None:
+        drive_exponent = _drive_exponent(numerics, reach)
+        if form.drive_exponent is not None and not isinstance(numerics, Stretch):
             own = form.drive_exponent + fine_exponent
             unrounded = unrounded and torch.equal(fine, factor) and drive_exponent <= own
             if shift is None or is_on(shift, own):  # what lies on no finer grid needs none
@@ -244,7 +353,8 @@ def snapped_normalisation(
     # What has not been rounded is not rounded here either, if this many bits hold the factors: a ninth stays in the scale.
     parts = common_denominator([form.scale]) if form.is_exact else 1
     by = factor * float(form.scale * parts)
-    if parts > 1 and not torch.equal(numerics.snap(by, numerics.weight_exponent(by, bits)), by):
+    own = numerics.weight_exponent(by, bits, form.exponent or 0)
+    if parts > 1 and not torch.equal(numerics.snap(by, own), by):
         parts, by = 1, factor * form.factor
     return snapped_scale(numerics, form, by, shift * parts, Fraction(1, parts), bits, axis)
 
@@ -253,13 +363,15 @@ def snapped_shift(
     numerics: Numerics, form: Form, factor: Tensor, offset: Tensor, axis: int | None
 ) -> tuple[Shift, Form]:
     """A signal's drive times `factor` plus `offset`, in the signal's numbers; its train stays as it is."""
-    fine_exponent = numerics.weight_exponent(factor, bits=FINE_BITS)
+    if isinstance(numerics, Stretch):
+        numerics = numerics.of_scale(form.scale)
+    fine, _ = _fine(numerics, factor)
     reach = form.drive_reach * float(factor.abs().max()) + float(offset.abs().max())
-    exponent = drive_grid(reach)
+    exponent = _drive_exponent(numerics, reach)
     flowing = numerics.snap(offset, exponent)
     if form.drive_exponent is None:
         exponent = coarsest(flowing, exponent)
-    op = Shift(factor=numerics.snap(factor, fine_exponent), offset=flowing, drive_exponent=exponent, axis=axis)
+    op = Shift(factor=fine, offset=flowing, drive_exponent=exponent, axis=axis)
     unrounded = form.is_exact and form.drive_exponent is None and torch.equal(flowing, offset)
     return op, replace(form, drive_exponent=exponent, drive_reach=reach, is_exact=unrounded)
 
@@ -279,12 +391,24 @@ def grid_threshold(
         rounds: half of it is on the grid as well.
     """
     value = float(threshold)
+    if isinstance(numerics, Stretch):
+        own = max(numerics.grid, 1 - Fraction(threshold).denominator.bit_length() - rounds)
+        exponent = own if exponent is None else min(exponent, own)
+        return float(on_grid(torch.tensor(value, dtype=torch.float64), exponent)), exponent
     finest = binade(value) - THRESHOLD_BITS
     if is_exact:
         own = 1 - Fraction(threshold).denominator.bit_length() - rounds
         finest = min(finest, max(own, binade(value) - EXACT_BITS))
     exponent = finest if exponent is None else min(exponent, finest)
     return float(numerics.snap(torch.tensor(value, dtype=torch.float64), exponent)), exponent
+
+
+def potential_grid(numerics: Numerics, form: Form) -> int | None:
+    """The exponent of the grid of what reaches neurons; None: their thresholds alone decide."""
+    if isinstance(numerics, Stretch) and form.drive_exponent is not None:
+        grid = numerics.of_scale(form.scale).grid
+        return grid if form.exponent is None else min(grid, form.exponent)
+    return form.exponent
 
 
 def half_step(numerics: Numerics, threshold: float, exponent: int) -> Tensor:

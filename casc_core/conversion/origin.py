@@ -75,7 +75,7 @@ class TrainedOrigin:
             with _traced_for(numerics):
                 graph = trace(self.ann, rules.is_leaf, way(self.ann, given))
             read, pool = Reader(self.ann, rules, numerics).read(graph), OpPool(there)
-            program = lower(read, numerics, pool)
+            program = lower(read, numerics, snn.settings.q, pool)
             further = sorted({step.op for step in program.steps if step.op >= len(there)})
             number = {index: index for index in range(len(there))}
             number |= {old: len(there) + new for new, old in enumerate(further)}
@@ -100,7 +100,7 @@ def lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMode
     refuse_module_uses(ann, rules, ways, prepared=True)
     programs: dict[frozenset[str], Program] = {}
     layers: list[str] = []
-    for program, names in lower_each(ann, ways, rules, settings.numerics, pool):
+    for program, names in lower_each(ann, ways, rules, settings.numerics, settings.q, pool):
         programs[frozenset(program.inputs)] = program
         layers += [name for name in names if name not in layers]
     network = Network(pool.ops, programs, tuple(layers), settings).in_order_of_calls()

@@ -23,7 +23,7 @@ from casc_core.conversion.tracing.randomness import DROPOUTS, rate
 from casc_core.conversion.tracing.trace import arguments_of, each_way
 from casc_core.conversion.wrappers import bare
 from casc_core.errors import ConfigError, ConversionError
-from casc_core.numerics import Float
+from casc_core.numerics import Exact
 from casc_core.spiking_model import SpikingModel
 
 Replacement = Callable[[nn.Module, int, float], nn.Module]
@@ -143,7 +143,7 @@ def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
     model = copy.deepcopy(prepared).eval()
     ways = each_way(model, rules.is_leaf)
     refuse_module_uses(model, rules, ways, prepared=True)
-    read_each(model, ways, rules, Float())
+    read_each(model, ways, rules, Exact())
 
 
 def _replace_modules(

@@ -26,7 +26,7 @@ from casc_core.engine.program import Program
 from casc_core.engine.program_json import program_from_json, program_to_json
 from casc_core.errors import CascError, StorageError
 from casc_core.neuron import Neuron
-from casc_core.numerics import Exact, Float
+from casc_core.numerics import AsTrained, Exact
 from casc_core.schedule import Continuous, WakeSleep
 from casc_core.storage.checksum import OPEN, is_whole, sealed, sha256
 from casc_core.storage.files import has_file, read_bytes, whole_folder, write_whole
@@ -34,13 +34,15 @@ from casc_core.storage.kinds import Kinds
 from casc_core.storage.strict import of, parsed, record, strings
 
 FORMAT = "casc-network"
-VERSION, UNSEALED = 2, 1
-"""What is written; and what is still read: there the description has no checksum."""
+VERSION, READ = 3, (1, 2, 3)
+"""What is written; and what is read. Before 3 there were no inputs that are not rounded."""
+UNSEALED = 1
+"""The description has no checksum there."""
 DESCRIPTION, TENSORS = "network.json", "network.safetensors"
 _CONFIGS: dict[str, Kinds[Any]] = {
     "neuron": Neuron.kinds,
     "schedule": Kinds("schedule", WakeSleep, Continuous),
-    "numerics": Kinds("arithmetic", Exact, Float),
+    "numerics": Kinds("arithmetic", AsTrained, Exact),
 }
 # What reading a file that makes no sense may raise.
 _SENSELESS = (
@@ -150,7 +152,10 @@ def _config_to_json(config: Any, what: str) -> dict[str, Any]:
 
 
 def _config_from_json(value: Any, what: str) -> Any:
-    kind = _CONFIGS[what].find(of(str, of(dict, value, what).get("kind"), f"the kind of {what}"))
+    name = of(str, of(dict, value, what).get("kind"), f"the kind of {what}")
+    if (what, name) == ("numerics", "Float"):
+        raise ValueError("its sums were rounded, numerics='float', which is no more: convert its model again")
+    kind = _CONFIGS[what].find(name)
     fields = record(value, ("kind", *(field.name for field in dataclasses.fields(kind))), what)
     return kind(**{name: content for name, content in fields.items() if name != "kind"})
 
@@ -170,8 +175,8 @@ def _read_description(path: Path, text: bytes, tensors: bytes) -> dict[str, Any]
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise StorageError(f"{where} was not written by casc: it does not say 'format': {FORMAT!r}")
     version = description.get("version")
-    if version not in (VERSION, UNSEALED) or isinstance(version, (bool, float)):
-        raise StorageError(f"{where} has version {version!r:.40}; this casc reads versions {UNSEALED} and {VERSION}")
+    if version not in READ or isinstance(version, (bool, float)):
+        raise StorageError(f"{where} has version {version!r:.40}; this casc reads versions {', '.join(map(str, READ))}")
     if version == UNSEALED:
         if sha256([tensors]) != description.get("sha256"):
             raise StorageError(
@@ -192,9 +197,8 @@ def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Netw
     ops = [_operation(index, op, tensors, older) for index, op in enumerate(of(list, whole["ops"], "ops"))]
     if tensors:
         raise ValueError(f"tensors that no operation uses: {sorted(tensors)!r:.200}")
-    if isinstance(settings.numerics, Exact):
-        for op in ops:
-            op.check_grids()
+    for op in ops:
+        op.check_grids()
     layers = tuple(strings(whole["layers"], "layers"))
     unknown = {op.settings["name"] for op in ops if op.is_layer} - set(layers)
     if unknown:

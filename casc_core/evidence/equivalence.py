@@ -12,7 +12,7 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.evidence.differences import Differences, combine_differences
 from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
-from casc_core.numerics import Exact, Numerics
+from casc_core.numerics import Numerics
 from casc_core.reporting.series import median_and_largest
 from casc_core.reporting.tables import text_table
 
@@ -63,7 +63,7 @@ class EquivalenceReport:
         ann_max_logit_difference: likewise for logits.
         lowering: the network that was converted, in float64, beside its lowering before it is put on any grid: whatever
             differs there is a fault of the lowering; None if that network is not at hand.
-        grid: what the grid of the numbers (or, with `Float()`, their rounding) moved, from that lowering to the reference.
+        grid: what the grids of the numbers moved, from that lowering to the reference.
         float32: what the types of the network as trained move, from its evaluation in float64 to its own.
         numerics: the arithmetic of the conversion.
     """
@@ -136,9 +136,7 @@ class EquivalenceReport:
                 "lowering: not compared, since the network that was converted is not at hand (load(..., model=...))"
             )
             return "\n".join(lines)
-        grid = (
-            f"the grid of {self.numerics}" if isinstance(self.numerics, Exact) else f"the rounding of {self.numerics}"
-        )
+        grid = f"the grid of {self.numerics}"
         lines += [
             str(self.lowering),
             self.grid.sentence(grid, samples),

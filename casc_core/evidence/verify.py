@@ -15,7 +15,6 @@ from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence, 
 from casc_core.evidence.lowering_check import lowered_in_float64, lowering_report
 from casc_core.evidence.lowering_report import LoweringReport
 from casc_core.neuron import CIF
-from casc_core.numerics import Exact
 from casc_core.reporting.predictions import differing, with_batch
 from casc_core.schedule import Continuous
 from casc_core.simulation import LayerSpikes
@@ -135,7 +134,7 @@ def _why_not_promised(snn: SpikingModel, steps: int | None) -> str:
         reasons.append(f"{settings.neuron} cannot take a spike back")
     if isinstance(settings.schedule, Continuous):
         reasons.append("under Continuous() the network never falls silent")
-    if not isinstance(settings.numerics, Exact):
+    if not settings.numerics.is_exact:
         reasons.append(f"{settings.numerics} rounds its sums")
     if steps is not None and not reasons:
         reasons.append(f"T={steps} may end before the network is silent")

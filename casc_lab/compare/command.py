@@ -38,7 +38,7 @@ def _network_options(add: Any) -> None:
     add("--data", help="where the recipe's data is now, if it has been moved")
     add("--adapter", help="family of your own network: cnn, rnn, ...; unset: chosen by its modules")
     add("--q", type=int, help="levels of a network with plain ReLU, which is then calibrated")
-    add("--weight-bits", type=int, help="bits of a converted weight; unset: as in the recipe, or 16")
+    add("--weight-bits", type=int, help="bits of a converted weight; unset: as in the recipe, or as trained")
     add("--limit", type=int, help="use the first LIMIT samples only")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="CPU threads")

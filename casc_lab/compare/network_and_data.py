@@ -46,7 +46,7 @@ class Request:
         what: a recipe's output folder, or `module:function`.
         data: the folder of the recipe's data, if it is not where it was.
         adapter, q: of a network of the user's own.
-        weight_bits: of the conversion; None: those of the recipe, or 16.
+        weight_bits: of the conversion; None: those of the recipe, or the weights as trained.
         limit: this many samples only.
         device: as torch names it, or "auto".
     """

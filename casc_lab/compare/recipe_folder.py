@@ -10,7 +10,7 @@ from typing import Any
 from casc_core.conversion.convert import convert
 from casc_core.conversion.load import load
 from casc_core.errors import ConfigError, StorageError
-from casc_core.numerics import Exact
+from casc_core.numerics import Exact, of_bits
 from casc_core.storage.files import read_whole
 from casc_core.storage.strict import of, parsed
 from casc_lab.compare.network_and_data import NetworkAndData, Request, limited
@@ -53,8 +53,8 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
     if request.weight_bits in (None, bits):
         snn = load(folder / NETWORK, model=experiment.network)  # the one that was saved, and of this very network
     else:
-        snn = convert(experiment.network, experiment.adapter, numerics=Exact(request.weight_bits or bits))
-    shown = {"recipe": results["recipe"], "weight bits": request.weight_bits or bits}
+        snn = convert(experiment.network, experiment.adapter, numerics=of_bits(request.weight_bits))
+    shown = {"recipe": results["recipe"], "weights": str(snn.settings.numerics)}
     shown |= {"training examples": experiment.train_examples}
     shown |= {name: value for name, value in results["options"].items() if _worth_showing(name, value)}
     return NetworkAndData(
@@ -68,10 +68,11 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
     )
 
 
-def _weight_bits(options: dict[str, Any]) -> int:
-    """Bits of a weight with which the recipe converted."""
-    bits = options.get("weight_bits") or Exact().weight_bits
-    return Exact(bits).weight_bits
+def _weight_bits(options: dict[str, Any]) -> int | None:
+    """Bits of a weight with which the recipe converted; None: as trained."""
+    bits: int | None = options["weight_bits"] if "weight_bits" in options else Exact().weight_bits
+    of_bits(bits)
+    return bits
 
 
 def _worth_showing(name: str, value: Any) -> bool:

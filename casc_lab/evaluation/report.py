@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.conversion.convert import convert
-from casc_core.numerics import Exact
+from casc_core.numerics import of_bits
 from casc_core.reporting.series import powers_of_two
 from casc_lab import distributed
 from casc_lab.distributed import say
@@ -63,7 +63,7 @@ def report(
     experiment: Experiment,
     folder: Path,
     T: int,
-    weight_bits: int,
+    weight_bits: int | None,
     options: Mapping[str, Any],
     seconds: dict[str, float],
 ) -> Evaluation:
@@ -72,7 +72,7 @@ def report(
     Args:
         folder: output folder.
         T: largest number of time steps in the table.
-        weight_bits: of the converted network.
+        weight_bits: of the converted network; None: the network as trained.
         options: of the command line; anything.
         seconds: time of the phases so far; those of this function are added.
 
@@ -80,7 +80,7 @@ def report(
         ConversionError: the network cannot be converted. StorageError: the folder cannot be written.
     """
     with phase("convert", seconds):
-        snn = convert(experiment.network, adapter=experiment.adapter, numerics=Exact(weight_bits))
+        snn = convert(experiment.network, adapter=experiment.adapter, numerics=of_bits(weight_bits))
     with phase("evaluate", seconds):
         evaluation = evaluate(
             experiment.trained or experiment.network, snn, experiment.batches, powers_of_two(T),

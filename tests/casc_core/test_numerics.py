@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casc_core import ConfigError, Exact, ExactnessError, Float
+from casc_core import AsTrained, ConfigError, Exact, ExactnessError
 from casc_core.numerics import as_numerics, binade, on_grid, stored
 
 FINITE = st.floats(-1000, 1000, allow_nan=False)
@@ -59,7 +59,7 @@ def test_choice_of_type(units, dtype, exponent):
 def test_what_does_not_fit_is_refused_with_a_remedy():
     with pytest.raises(ExactnessError, match=r"fc: sums may reach .* fewer weight_bits"):
         Exact().dtype(2.0**53, 0, "fc")
-    assert Float().dtype(2.0**53, 0, "fc") == torch.float32
+    assert AsTrained().dtype(2.0**30, 0, "fc") == torch.float64
 
 
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(2, 24), st.integers(1, 64), st.integers(-20, 5))
@@ -89,7 +89,7 @@ def test_bad_weight_bits(bits):
 
 def test_numerics_by_name():
     assert as_numerics("exact") == Exact()
-    assert as_numerics("float") == Float()
+    assert as_numerics("as trained") == AsTrained()
     assert as_numerics(Exact(8)) == Exact(8)
-    with pytest.raises(ConfigError, match=r"'exact', 'float'.*'int8'"):
+    with pytest.raises(ConfigError, match=r"'as trained', 'exact'.*'int8'"):
         as_numerics("int8")

@@ -99,7 +99,7 @@ def test_it_converts_with_its_batch_normalisation(options: dict[str, Any]) -> No
     snn = casc_core.convert(model, adapter="rnn")
     assert casc_core.verify(snn, tokens).exact
     # with the weights as they are, it is the same function
-    same = casc_core.convert(model, adapter="rnn", numerics="float").reference(tokens)
+    same = casc_core.convert(model, adapter="rnn", numerics="as trained").reference(tokens)
     torch.testing.assert_close(same, model(tokens).float(), rtol=0, atol=1e-4)
 
 

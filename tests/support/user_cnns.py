@@ -71,7 +71,7 @@ def check(model: nn.Module, *inputs: Tensor, q: int = 4) -> SpikingModel:
     snn.memory_limit = usual
     with torch.no_grad():
         expected = ann(*inputs)
-    for same in (snn, casc_core.convert(ann, adapter="cnn", numerics="float")):
+    for same in (snn, casc_core.convert(ann, adapter="cnn", numerics="as trained")):
         found = same.reference(*inputs)
         assert found.shape == expected.shape
         close = torch.isclose(found, expected, rtol=1e-3, atol=2e-3).flatten(1).float().mean(1)

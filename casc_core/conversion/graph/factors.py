@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -12,12 +12,14 @@ from torch import Tensor
 from casc_core.conversion.graph.map_node import MapNode, entries_along
 from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
+    Reach,
     common_denominator,
     is_binary,
     snapped_normalisation,
     snapped_scale,
     snapped_shift,
 )
+from casc_core.numerics import largest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +32,9 @@ class Factor(SignalNode):
     @property
     def takes_fills(self) -> bool:
         return True
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(abs(float(self.factor)))
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)
@@ -69,6 +74,13 @@ class Normalisation(SignalNode):
     def check(self) -> None:
         super().check()
         _check_channels(self)
+
+    @property
+    def is_snapped(self) -> bool:
+        return True
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(largest(self.factor), largest(self.shift))
 
     def times(self, factor: float) -> Normalisation:
         """That of this tensor multiplied by a number."""
@@ -116,6 +128,9 @@ class Offset(SignalNode):
 
     x: SignalNode
     amount: Tensor
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(1.0, largest(self.amount))
 
     @property
     def placed(self) -> tuple[list[Tensor], int | None]:
@@ -179,6 +194,10 @@ class NormalisedDrive(SignalNode):
     factor: Tensor
     shift: Tensor
     axis: int | None
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        x = of(self.x)
+        return Reach(x.train, x.times(largest(self.factor), largest(self.shift)).drive)
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)

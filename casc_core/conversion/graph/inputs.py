@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.conversion.graph.node import InputNode, SignalNode, Snapped, Snapping, SpikingNode
-from casc_core.conversion.grids import Form
+from casc_core.conversion.graph.node import InputNode, Node, SignalNode, Snapped, Snapping, SpikingNode
+from casc_core.conversion.grids import Form, Reach, Stretch
 from casc_core.engine.ops import Attribute, Call, Constant, Encode, Silence
 from casc_core.engine.program import Ref
-from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, snapped
+from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, largest, snapped
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,8 +103,20 @@ class Encoded(SignalNode):
     def has_spikes(self) -> bool:
         return self._is_silent  # its train is empty, and counts as one
 
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        numbers = self.value.numbers
+        return Reach(0.0, EXPECTED_INPUT if numbers is None else largest(numbers.double()))
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether only a run knows how large its numbers are."""
+        return self.value.numbers is None
+
     def snap(self, snapping: Snapping) -> Snapped:
         numbers = self.value.numbers
+        if isinstance(snapping.numerics, Stretch) and not self._is_silent:
+            form = Form(drive_exponent=snapping.numerics.grid, drive_reach=self.reach(lambda node: Reach()).drive)
+            return Snapped(snapping.call(Encode(exponent=None), self.value), form)
         if numbers is None:
             form = Form(drive_exponent=INPUT_EXPONENT, drive_reach=EXPECTED_INPUT)
             return Snapped(snapping.call(Encode(exponent=INPUT_EXPONENT), self.value), form)

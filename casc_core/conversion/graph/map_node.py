@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -11,7 +11,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from casc_core.conversion.graph.node import SignalNode
+from casc_core.conversion.graph.node import Node, SignalNode
+from casc_core.conversion.grids import Reach
+from casc_core.engine.products.exact_sums import largest_row
+from casc_core.numerics import largest
 
 MapT = TypeVar("MapT", bound="MapNode")
 
@@ -44,6 +47,13 @@ class MapNode(SignalNode):
     def stays_a_map(self) -> bool:
         """Whether folding leaves it a map."""
         return True
+
+    @property
+    def is_snapped(self) -> bool:
+        return True
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return of(self.x).times(largest_row(self.weight), largest(self._bias))
 
     def times(self: MapT, factor: float) -> MapT:
         """The map whose outputs are `factor` times these."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -15,11 +15,12 @@ from casc_core.conversion.graph.factors import Normalisation, NormalisedDrive, a
 from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.graph.signals import Applied
-from casc_core.conversion.grids import TABLE_BITS, Form, snapped_map
-from casc_core.engine.ops import Convolution, Convolution3d, Embed, Linear, Op, RequireFeatures, exact_product
+from casc_core.conversion.grids import TABLE_BITS, Form, Reach, Stretch, snapped_map
+from casc_core.engine.ops import Convolution, Convolution3d, Embed, Linear, Op, RequireFeatures
 from casc_core.engine.ops.declared import check_settings, check_tensors
+from casc_core.engine.products.exact_sums import exact_product, largest_row
 from casc_core.errors import ConfigError
-from casc_core.numerics import Numerics, stored
+from casc_core.numerics import Numerics, largest, stored
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,6 +125,11 @@ class ConvolutionMap(MapNode):
         if len(self.weight) % self.groups:
             raise self.refuse(f"its groups must divide its {len(self.weight)} outputs")
 
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        whole = super().reach(of)
+        spikes = self.weight if self.spiking is None else self.spiking
+        return Reach(of(self.x).train * largest_row(spikes), whole.drive)
+
     def absorb(self) -> ConvolutionMap:
         before, channels = as_normalisation(self.x), self.weight.shape[1] * self.groups
         entries = None if before is None else before.along(self.axis, self.rank)
@@ -187,6 +193,13 @@ class TableLookup(SignalNode):
     def check(self) -> None:
         """It is where spiking tensors begin."""
 
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        reach = Reach(0.0, largest(self.rows))
+        for each in self.maps:
+            bias = 0.0 if each.bias is None else largest(each.bias)
+            reach = reach.times(largest_row(each.weight) * abs(float(each.scale)), bias)
+        return reach
+
     def on_grid(self, exponent: int) -> TableLookup:
         """The same rows, no finer than this grid."""
         *earlier, last = self.maps
@@ -194,8 +207,11 @@ class TableLookup(SignalNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics = snapping.numerics
-        exponent = numerics.weight_exponent(self.rows, bits=TABLE_BITS)
-        rows = numerics.snap(self.rows, exponent)
+        if isinstance(numerics, Stretch) and self.maps:
+            exponent, rows = numerics.grid, self.rows
+        else:
+            exponent = numerics.weight_exponent(self.rows, bits=TABLE_BITS)
+            rows = numerics.snap(self.rows, exponent)
         form = Form(drive_exponent=exponent, drive_reach=float(self.rows.abs().max()))
         multiplies = biases = 0
         for each in self.maps:

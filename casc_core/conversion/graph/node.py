@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from casc_core.conversion.grids import Form
+from casc_core.conversion.grids import Form, Reach
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref
@@ -73,13 +74,12 @@ class Folding(ABC):
 
 
 class Snapping(ABC):
-    """What a node's `snap` is given.
+    """What a node's `snap` is given."""
 
-    Attributes:
-        numerics: the arithmetic that was asked for; it chooses grids and rounds to them.
-    """
-
-    numerics: Numerics
+    @property
+    @abstractmethod
+    def numerics(self) -> Numerics:
+        """The arithmetic as it is for the node that is being snapped; it chooses grids and rounds to them."""
 
     @abstractmethod
     def of(self, node: Node) -> Snapped:
@@ -161,6 +161,16 @@ class SpikingNode(Node):
         """The spiking nodes among its inputs."""
         return [node for node in self.inputs if isinstance(node, SpikingNode)]
 
+    @property
+    def is_snapped(self) -> bool:
+        """Whether numbers of its own, which are put on a grid, multiply the spikes that arrive in it."""
+        return False
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
+        each = [of(node) for node in self.sources]
+        return Reach(max((one.train for one in each), default=0.0), max((one.drive for one in each), default=0.0))
+
     def check(self) -> None:
         if not self.sources:
             raise TypeError("it reads no spiking tensor")
@@ -229,6 +239,18 @@ class PopulationNode(SignalNode):
     @cached_property
     def has_spikes(self) -> bool:
         return True
+
+    @property
+    def worth(self) -> Fraction:
+        """Of one of its spikes, in the user's values."""
+        return Fraction(1)
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return Reach(float(self.worth))
+
+    def potential(self, of: Callable[[Node], Reach]) -> float:
+        """How much its neurons may receive for each spike or wake step, and the largest threshold."""
+        return sum(of(node).total for node in self.sources) + of(self).total
 
     def details(self) -> str:
         return repr(self.name)

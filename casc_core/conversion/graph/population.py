@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -18,16 +19,20 @@ from casc_core.conversion.graph.factors import (
     without_factors,
 )
 from casc_core.conversion.graph.map_node import MapNode
-from casc_core.conversion.graph.node import Folding, PopulationNode, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,
+    EXPECTED_TERMS,
     LARGEST_DENOMINATOR,
     THRESHOLD_BITS,
     Form,
+    Reach,
+    Stretch,
     common_denominator,
     grid_threshold,
     half_step,
     is_binary,
+    potential_grid,
 )
 from casc_core.engine.ops import Fire
 
@@ -56,6 +61,16 @@ class Population(PopulationNode):
         if len(before.weight) != len(self.threshold):
             raise self.refuse(f"it is for {len(self.threshold)} channels, and what it reads has {len(before.weight)}")
 
+    @property
+    def worth(self) -> Fraction:
+        return Fraction(1) if isinstance(self.threshold, Tensor) else Fraction(self.threshold)
+
+    def potential(self, of: Callable[[Node], Reach]) -> float:
+        threshold = float(torch.as_tensor(self.threshold).max())
+        # A divisor that only a run knows multiplies the threshold.
+        largest = of(self.x).total + threshold * (EXPECTED_TERMS if self.x.is_divided else 1)
+        return largest if self.divided is None else max(largest, of(self.divided).total + 1.0)
+
     def fold(self, folding: Folding) -> Population:
         if not isinstance(self.threshold, Tensor):
             return self
@@ -80,7 +95,9 @@ class Population(PopulationNode):
         x = self._on_binary_scale(snapping, x, Fraction(threshold))
         form, numerics = snapping.of(x).form, snapping.numerics
         ratio = Fraction(threshold) / form.scale
-        scaled, exponent = grid_threshold(numerics, ratio, form.exponent, form.is_exact, self.rounds)
+        numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
+        arriving = potential_grid(numerics, form)
+        scaled, exponent = grid_threshold(numerics, ratio, arriving, form.is_exact, self.rounds)
         charge = half_step(numerics, scaled, exponent) if self.rounds else None
         ref = snapping.call(Fire(name=self.name, threshold=scaled, exponent=exponent, charge=charge), x)
         return Snapped(ref, Form(scale=Fraction(threshold), exponent=0, is_exact=True))
@@ -89,7 +106,9 @@ class Population(PopulationNode):
         x = self._on_binary_scale(snapping, x, Fraction(1))
         form, numerics = snapping.of(x).form, snapping.numerics
         each = thresholds / form.factor
-        grids = [grid_threshold(numerics, float(one), form.exponent, form.is_exact, self.rounds)[1] for one in each]
+        numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
+        arriving = potential_grid(numerics, form)
+        grids = [grid_threshold(numerics, float(one), arriving, form.is_exact, self.rounds)[1] for one in each]
         each = numerics.snap(each, min(grids))
         half = numerics.snap(each / 2, min(grids)) if self.rounds else None
         op = Fire(name=self.name, threshold=float(each.max()), exponent=min(grids), charge=half, thresholds=each)
@@ -103,11 +122,16 @@ class Population(PopulationNode):
         no binary fraction is, so they are counted in units of 1.
         """
         form = snapping.of(x).form
-        share = threshold / form.scale
+        share, numerics = threshold / form.scale, snapping.numerics
+        common = Fraction(1, common_denominator([form.scale]))
+        ratio = form.scale / common
+        is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
+        if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
+            return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
         is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
         if not (form.is_exact or is_short) or is_binary(share):
             return x
-        return Rescaled(x, Fraction(1, common_denominator([form.scale])), EXACT_BITS, place=self.place)
+        return Rescaled(x, common, EXACT_BITS, place=self.place)
 
 
 def _unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -14,17 +14,18 @@ from casc_core.conversion.graph.inputs import AttributeOf, FunctionCall
 from casc_core.conversion.graph.node import (
     Folding,
     InputNode,
+    Node,
     PartsNode,
     SignalNode,
     Snapped,
     Snapping,
     SpikingNode,
 )
-from casc_core.conversion.grids import joint_form
+from casc_core.conversion.grids import EXPECTED_TERMS, Reach, Stretch, joint_form
 from casc_core.engine.conditions import expect
 from casc_core.engine.functions import name_of
 from casc_core.engine.leaves import leaves
-from casc_core.engine.ops import Add, Join, MaskedFill, Op
+from casc_core.engine.ops import Add, Join, MaskedFill, Op, Round
 
 
 def _first_spiking(args: Any) -> SpikingNode:
@@ -56,6 +57,10 @@ class Applied(SignalNode):
     @cached_property
     def is_divided(self) -> bool:
         return self.divides or any(node.is_divided for node in self.sources)
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        terms = EXPECTED_TERMS if self.terms is None or self.divides else self.terms
+        return super().reach(of).times(terms * abs(float(self.scale)))
 
     def snap(self, snapping: Snapping) -> Snapped:
         form = snapping.of(_first_spiking(self.args)).form
@@ -108,6 +113,10 @@ class Sum(SignalNode):
 
     a: SignalNode
     b: SignalNode
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        a, b = of(self.a), of(self.b)
+        return Reach(a.train + b.train, a.drive + b.drive)
 
     def snap(self, snapping: Snapping) -> Snapped:
         signals = common_scale(snapping, (self.a, self.b), self)
@@ -162,6 +171,13 @@ class Maximum(SignalNode):
     def has_spikes(self) -> bool:
         return True
 
+    @property
+    def is_snapped(self) -> bool:
+        return not self.x.has_spikes  # real-valued input is put on a grid
+
+    def reach(self, of: Callable[[Node], Reach]) -> Reach:
+        return Reach(of(self.x).total)
+
     def fold(self, folding: Folding) -> SignalNode:
         """The maximum before the normalisation, where that leaves the order of numbers: spikes stay spikes for longer."""
         before = as_normalisation(self.x)
@@ -184,7 +200,13 @@ class Maximum(SignalNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = positive(snapping, self.x, self)
-        form = snapping.of(x).form.maximum()
+        form = snapping.of(x).form
+        if isinstance(snapping.numerics, Stretch) and form.drive_exponent is not None:  # a train is made of the drive
+            grid = snapping.numerics.train_grid(form)
+            rounded = snapping.call(Round(exponent=grid), x)
+            maximum = replace(form, exponent=grid, drive_exponent=None).maximum()
+            return Snapped(snapping.call(self.op, rounded, *self.args, **self.kwargs), maximum)
+        form = form.maximum()
         return Snapped(snapping.call(self.op, x, *self.args, **self.kwargs), form)
 
     def details(self) -> str:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from casc_core.conversion.graph import Graph, Node, Snapped, Snapping, SpikingNode
+from casc_core.conversion.grids import Stretch
 from casc_core.conversion.passes.refusing import refusing
+from casc_core.conversion.passes.stretches import stretches
 from casc_core.engine.leaves import map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref
-from casc_core.numerics import Numerics
+from casc_core.numerics import AsTrained, Numerics
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,16 @@ class Calls:
     output: Snapped
 
 
-def snap(graph: Graph, numerics: Numerics) -> Calls:
+def snap(graph: Graph, numerics: Numerics, levels: int) -> Calls:
     """The operations that a folded graph becomes.
+
+    Args:
+        levels: that the network was trained with.
 
     Raises:
         ConversionError: an operation cannot be converted. ExactnessError: no type holds its sums.
     """
-    walk = _Walk(numerics)
+    walk = _Walk(numerics, stretches(graph, levels) if isinstance(numerics, AsTrained) else {})
     for node in graph.nodes:
         walk.line = None if node.place is None else node.place.line
         if isinstance(node, SpikingNode):
@@ -65,15 +70,23 @@ def snap(graph: Graph, numerics: Numerics) -> Calls:
 class _Walk(Snapping):
     """One walk over a graph."""
 
-    def __init__(self, numerics: Numerics) -> None:
-        self.numerics = numerics
+    def __init__(self, numerics: Numerics, stretches: dict[Node, Stretch]) -> None:
+        self._all, self._stretches = numerics, stretches
+        self._snapped: list[Numerics] = []
         self.calls: list[OpCall] = []
         self.line: str | None = None
         self.known: dict[Node, Snapped] = {}
 
+    @property
+    def numerics(self) -> Numerics:
+        return self._snapped[-1]
+
     def of(self, node: Node) -> Snapped:
         if node not in self.known:
+            # A node that another made only now is of that one's stretch.
+            self._snapped.append(self._stretches.get(node, self._snapped[-1] if self._snapped else self._all))
             self.known[node] = node.snap(self)
+            self._snapped.pop()
         return self.known[node]
 
     def call(self, op: Op, *args: Any, **kwargs: Any) -> Ref:

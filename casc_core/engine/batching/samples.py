@@ -23,7 +23,6 @@ from casc_core.engine.batching.places import Axis, Mixed, Samples
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.run import Run
 from casc_core.engine.signal import broadcast
-from casc_core.numerics import Exact
 
 # In the strides that label dimensions, that of the one that counts samples: no size of a new dimension.
 _LABEL = 3
@@ -142,7 +141,7 @@ class Follower:
     @property
     def compiled(self) -> bool:
         """Whether compiled kernels read convolutions' spikes."""
-        exact = isinstance(self.run.numerics, Exact) and self.run.kernel_neuron is not None
+        exact = self.run.numerics.is_exact and self.run.kernel_neuron is not None
         return exact and kernels.instructions() is not None and self.device.type == "cpu"
 
     def note(self, *facts: Any) -> None:

@@ -5,17 +5,27 @@ function returns None because the integers of a kernel might not hold a sum. The
 installed (`src/dispatch.c`) and loaded with ctypes, so that its calls run on several threads at once.
 """
 
-from casc_core.engine.kernels.convolution import Blocks, PackedConvolution, convolution, fits_int32, pack_convolution
+from casc_core.engine.kernels.convolution import (
+    Blocks,
+    Exact,
+    PackedConvolution,
+    convolution,
+    fits_int32,
+    pack_convolution,
+)
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, levels, scan, scans
-from casc_core.engine.kernels.recurrence import RecurrentSpikes, Sequences, recurrence
-from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, PackedWeights, count_rows, pack, rows
+from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
+from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, SUM_BITS, PackedWeights, count_rows, pack, rows
 
 __all__ = [
     "INT32_UNITS",
     "LARGEST_COUNT",
+    "SUM_BITS",
     "Blocks",
+    "Exact",
+    "ExactCurrents",
     "KernelNeuron",
     "PackedConvolution",
     "PackedWeights",

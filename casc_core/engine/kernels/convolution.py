@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
-from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
-from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of
+from casc_core.engine.kernels.neurons import Exactly, KernelNeuron, Neurons
+from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of, rounded
 from casc_core.engine.products.geometry import Geometry
 
 _Term = structure(
@@ -24,6 +24,8 @@ _Term = structure(
     (c_int64, "kind block_bytes shift most_in"),
     (c_void_p, "in_lo in_n"),
     (c_int64, "kernel_y kernel_x stride_y stride_x pad_y pad_x dilation_y dilation_x ring"),
+    (c_void_p, "exact_weights"),
+    (c_int64, "exact_block_bytes"),
 )
 _Task = structure(
     "ConvolutionTask",
@@ -34,6 +36,8 @@ _Task = structure(
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
     (c_int64, "potential_sample potential_channel potential_y potential_x"),
+    (Exactly, "exactly"),
+    (c_void_p, "exact_drive exact_potential"),
     (c_int64, "capacity"),
     (c_void_p, "out"),
 )
@@ -84,6 +88,8 @@ class PackedConvolution:
         values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed.
         kind: how they are summed.
         low, count: `[blocks]` int64, the input channels that each block reads.
+        exact: where the units are rounded, the weights as they are, float64, as `values` has them.
+        left_out: the largest row of what rounding has left out, in units.
     """
 
     values: Tensor
@@ -92,6 +98,8 @@ class PackedConvolution:
     exponent: int
     low: Tensor
     count: Tensor
+    exact: Tensor | None = None
+    left_out: float = 0.0
 
     def term(self, train: Tensor, exponent: int) -> ctypes.Structure:
         """For the kernel; `train` is `[steps, samples, height, width, channels]`, closely packed."""
@@ -100,17 +108,27 @@ class PackedConvolution:
             train.data_ptr(), steps, height, width, channels,
             self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, int(self.count.max()),
             self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
-            (g.kernel[0] - 1) * g.dilation[0] + 1,
+            (g.kernel[0] - 1) * g.dilation[0] + 1, address(self.exact), 0 if self.exact is None else self.exact[0].nbytes,
         )  # fmt: skip
 
 
 def pack_convolution(
-    weight: Tensor, geometry: Geometry, exponent: int, peak: int, blocks: Blocks
+    weight: Tensor, geometry: Geometry, exponent: int, peak: int, blocks: Blocks, finest: int | None = None
 ) -> PackedConvolution | None:
-    """`weight` `[O, C/groups, kh, kw]`, multiples of `2**exponent`, for trains of magnitude up to `peak`; None: no room."""
+    """`weight` `[O, C/groups, kh, kw]`, multiples of `2**exponent`, for trains of magnitude up to `peak`; None: no room.
+
+    Args:
+        finest: the weights are on this finer grid, and rounded; they are kept as they are too, in units of it.
+    """
     if not weight.numel() or peak > LARGEST_COUNT:
         return None
-    units, exponent = coarsest(weight, exponent)
+    left_out = 0.0
+    if finest is None:
+        units, exponent = coarsest(weight, exponent)
+    else:
+        units, left_out = rounded(weight, exponent)
+        unit = exponent
+        units, exponent = coarsest(units * 2.0**unit, unit)
     reach = float(units.abs().flatten(1).sum(1).max()) * peak
     kind = kind_of(units, reach)
     if kind is None:
@@ -121,8 +139,29 @@ def pack_convolution(
     count = ((blocks.low + blocks.count - 1) // each_out + 1) * each_in - first
     most, taps = int(count.max()), math.prod(geometry.kernel)
     dtype = torch.int32 if kind == WIDE else torch.int16
-    values = torch.zeros(len(blocks.low), taps * most * blocks.width, dtype=dtype, device="cpu")
+
+    def arranged(units: Tensor, dtype: torch.dtype) -> Tensor:
+        room = taps * most * blocks.width
+        return _arranged(units, dtype, blocks, first, count, each_in, each_out, room)
+
+    exact = None if finest is None else arranged(weight.double().cpu() * 2.0**-finest, torch.float64)
+    return PackedConvolution(arranged(units, dtype), kind, geometry, exponent, first, count, exact, left_out)
+
+
+def _arranged(
+    units: Tensor,
+    dtype: torch.dtype,
+    blocks: Blocks,
+    first: Tensor,
+    count: Tensor,
+    each_in: int,
+    each_out: int,
+    room: int,
+) -> Tensor:
+    """`[blocks, room]`: what each block reads, as `PackedConvolution.values`."""
+    values = torch.zeros(len(blocks.low), room, dtype=dtype, device="cpu")
     by_tap = units.flatten(2).permute(2, 1, 0)  # [taps, inputs of a group, O]
+    taps = len(by_tap)
     for number, (low, size, low_in, reads) in enumerate(
         zip(*(t.tolist() for t in (blocks.low, blocks.count, first, count)), strict=True)
     ):
@@ -131,7 +170,23 @@ def pack_convolution(
             start, end = max(low, group * each_out), min(low + size, (group + 1) * each_out)
             at = group * each_in - low_in
             block[:, at : at + each_in, start - low : end - low] = by_tap[:, :, start:end].to(dtype)
-    return PackedConvolution(values, kind, geometry, exponent, first, count)
+    return values
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The numbers of a population as they are, where those in int32 units are rounded: in float64 units of a finer grid.
+
+    Attributes:
+        threshold: in these units.
+        margin: of sums in int32, in int32's units: the true ones are nearer to them than that.
+        drive, potential: as those in int32 units, of the same strides.
+    """
+
+    threshold: float
+    margin: int
+    drive: Tensor | None
+    potential: Tensor | None
 
 
 def convolution(
@@ -144,6 +199,7 @@ def convolution(
     neuron: KernelNeuron,
     guess: int,
     potential: Tensor | None = None,
+    exact: Exact | None = None,
 ) -> Tensor:
     """Spikes `[steps, samples, channels, height, width]` of a population, channels last in memory.
 
@@ -157,9 +213,14 @@ def convolution(
         neuron: what it is and when it is awake.
         guess: of the steps that will be needed.
         potential: before the first step, as the drive; or None.
+        exact: the same numbers where those in these units are rounded.
     """
     samples, channels, height, width = shape
     _check(terms, blocks, shape, drive, potential, exponent, threshold)
+    exactly: tuple[object, ...] = (Exactly(0, 0.0), None, None)
+    if exact is not None:
+        _check_exact(terms, drive, potential, exact)
+        exactly = (Exactly(exact.margin, exact.threshold), address(exact.drive), address(exact.potential))
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
     structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
@@ -171,7 +232,7 @@ def convolution(
         task = _Task(
             neuron.structure(threshold), ctypes.addressof(array), len(array), samples, height, width, channels, bands,
             blocks.width, blocks.low.data_ptr(), blocks.count.data_ptr(), address(drive), *strides,
-            address(potential), *steps, capacity, out.data_ptr(),
+            address(potential), *steps, *exactly, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
 
@@ -210,6 +271,21 @@ def _check(
     for values in (drive, potential):
         if values is not None:
             checked(values, "a drive or a potential", torch.int32, shape, packed=False)
+
+
+def _check_exact(
+    terms: Sequence[tuple[PackedConvolution, Tensor]], drive: Tensor | None, potential: Tensor | None, exact: Exact
+) -> None:
+    """That the exact numbers lie as the rounded ones do."""
+    require(exact.margin > 0 and exact.threshold > 0, f"a margin of {exact.margin}")
+    for packed, _ in terms:
+        same = packed.exact is not None and packed.exact.shape == packed.values.shape
+        require(same, "weights without those that they were rounded from")
+    for rounded_one, own in ((drive, exact.drive), (potential, exact.potential)):
+        require((rounded_one is None) == (own is None), "a drive or a potential without what it was rounded from")
+        if rounded_one is not None and own is not None:
+            require(own.dtype == torch.float64 and own.stride() == rounded_one.stride(), "an exact drive or potential")
+            require(own.shape == rounded_one.shape and own.device.type == "cpu", "an exact drive or potential")
 
 
 def fits_int32(reach: float, exponent: int) -> bool:

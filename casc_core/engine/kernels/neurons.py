@@ -35,6 +35,8 @@ Neurons = structure(
     (c_void_p, "awake caps"),
     (c_int64, "wake_steps most_steps"),
 )
+# What int32 leaves out of the sums of finer numbers.
+Exactly = structure("Exactly", (c_int64, "margin"), (c_double, "threshold"))
 _Task = structure(
     "ScanTask",
     (Neurons, "neurons"),

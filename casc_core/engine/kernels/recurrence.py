@@ -19,7 +19,7 @@ from casc_core.engine.kernels.loader import (
     structure,
     with_capacity,
 )
-from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
+from casc_core.engine.kernels.neurons import Exactly, KernelNeuron, Neurons
 from casc_core.engine.kernels.rows import PackedWeights, Weights
 
 _Task = structure(
@@ -36,6 +36,10 @@ _Task = structure(
     (c_void_p, "train"),
     (c_int64, "train_type arriving train_step train_sample train_position"),
     (c_void_p, "initial potential"),
+    (Exactly, "exactly"),
+    (c_void_p, "exact_weights exact_initial exact_potential exact_drive"),
+    (c_int64, "exact_drive_type"),
+    (c_double, "exact_scale"),
     (c_int64, "capacity"),
     (c_void_p, "out"),
     (c_int64, "out_step out_sample out_position"),
@@ -66,6 +70,26 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class ExactCurrents:
+    """The numbers of a recurrence as they are, where those in int32 units are rounded: in float64 units of a finer grid.
+
+    Attributes:
+        exponent: of that grid.
+        threshold: in its units.
+        margin: of sums in int32, in int32's units: the true ones are nearer to them than that.
+        initial, potential: as those in int32 units.
+        drive: as that of the sequences, which may be rounded to float32; or None, where there is none.
+    """
+
+    exponent: int
+    threshold: float
+    margin: int
+    initial: Tensor | None
+    potential: Tensor | None
+    drive: Tensor | None
+
+
+@dataclass(frozen=True)
 class RecurrentSpikes:
     """Spikes `[steps, batch, length, hidden]` int8, and how many of each sign `[steps, batch, length]` if asked for."""
 
@@ -84,6 +108,7 @@ def recurrence(
     positions_first: bool,
     tally: bool,
     guess: int,
+    exact: ExactCurrents | None = None,
 ) -> RecurrentSpikes | None:
     """Position after position, `current + W s_before` at every step, then the neurons.
 
@@ -95,6 +120,7 @@ def recurrence(
         positions_first: the memory layout of the result: `[steps, length, batch, hidden]`.
         tally: count spikes.
         guess: of the steps that will be needed.
+        exact: the same numbers where those in these units are rounded.
 
     Returns:
         None if the drive exceeds its limit.
@@ -108,6 +134,13 @@ def recurrence(
     if drive is not None:
         strides = (*drive.stride()[:2], 0) if index is None else (*index.stride(), drive.stride(0))
     counts: tuple[Tensor, Tensor] | None = None
+    exactly: tuple[object, ...] = (Exactly(0, 0.0), None, None, None, None, 0, 0.0)
+    if exact is not None:
+        _check_exact(packed, drive, inputs, exact)
+        addresses = (address(packed.exact), address(exact.initial), address(exact.potential))
+        kind = 0 if exact.drive is None else TYPES[exact.drive.dtype]
+        scale = 2.0**-exact.exponent
+        exactly = (Exactly(exact.margin, exact.threshold), *addresses, address(exact.drive), kind, scale)
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         nonlocal counts
@@ -122,7 +155,7 @@ def recurrence(
             packed.exponent - exponent, batch, length, address(inputs.lengths), inputs.reverse,
             address(drive), address(index), 0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent,
             drive_limit, train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3],
-            address(inputs.initial), address(inputs.potential), capacity, out.data_ptr(), *out.stride()[:3],
+            address(inputs.initial), address(inputs.potential), *exactly, capacity, out.data_ptr(), *out.stride()[:3],
             *(address(t) for t in counts or (None, None)),
         )  # fmt: skip
         return out, run("recurrence", task, batch, out.numel())
@@ -131,6 +164,20 @@ def recurrence(
     if needed == OUT_OF_RANGE:
         return None
     return RecurrentSpikes(out[:needed], None if counts is None else (counts[0][:needed], counts[1][:needed]))
+
+
+def _check_exact(packed: PackedWeights, drive: Tensor | None, inputs: Sequences, exact: ExactCurrents) -> None:
+    """That the exact numbers lie as the rounded ones do."""
+    same = packed.exact is not None and packed.exact.shape == packed.values.shape
+    require(same and exact.margin > 0 and exact.threshold > 0, f"rounded weights, a margin of {exact.margin}")
+    require((drive is None) == (exact.drive is None), "a drive without what it was rounded from")
+    if drive is not None and exact.drive is not None:
+        same = exact.drive.shape == drive.shape and exact.drive.stride() == drive.stride()
+        require(same and exact.drive.dtype in TYPES and exact.drive.device.type == "cpu", "an exact drive")
+    for rounded, own in ((inputs.initial, exact.initial), (inputs.potential, exact.potential)):
+        require((rounded is None) == (own is None), "a current without what it was rounded from")
+        if rounded is not None and own is not None:
+            checked(own, "an exact current", torch.float64, tuple(rounded.shape))
 
 
 def _check(packed: PackedWeights, inputs: Sequences, shift: int, threshold: int) -> None:

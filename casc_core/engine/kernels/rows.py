@@ -13,6 +13,8 @@ from casc_core.engine.kernels.loader import TYPES, call, checked, empty, isa, re
 
 INT32_UNITS = 2.0**31 - 1
 INT16_UNITS = 2.0**15 - 1
+# Sums of rounded numbers are to take so many bits: their differences, and margins beside them, still fit int32.
+SUM_BITS = 30
 # A train's counts are int8.
 LARGEST_COUNT = 127
 SUMS16, SUMS32, WIDE = range(3)
@@ -38,6 +40,8 @@ class PackedWeights:
         kind: how they are summed.
         peaks, peak_product: the largest spike count at every input, and the product of that.
         reach: largest product of one step.
+        exact: where the units are rounded, the weights as they are, float64, as `values` has them.
+        left_out: the largest row of what rounding has left out, in units.
     """
 
     values: Tensor
@@ -48,20 +52,29 @@ class PackedWeights:
     peaks: Tensor
     peak_product: Tensor
     reach: float
+    exact: Tensor | None = None
+    left_out: float = 0.0
 
     def structure(self) -> ctypes.Structure:
         """For a kernel."""
         return Weights(self.values.data_ptr(), self.kind, self.inputs, self.peaks.numel(), self.values.shape[1])
 
 
-def pack(weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
+def pack(weight: Tensor, exponent: int, peak: int, finest: int | None = None) -> PackedWeights | None:
     """`weight` `[outputs, inputs]`, multiples of `2**exponent`, for trains of magnitude up to `peak`; None: no room.
+
+    Args:
+        finest: the weights are on this finer grid, and rounded; they are kept as they are too, in units of it.
 
     >>> packed = pack(torch.tensor([[1.0, -3.0], [0.0, 2.0]]), 0, peak=1)
     >>> rows(packed, torch.tensor([[[1, -1]]], dtype=torch.int8), torch.float32)
     tensor([[[ 4., -2.]]])
     """
-    units, exponent = coarsest(weight, exponent)
+    left_out = 0.0
+    if finest is None:
+        units, exponent = coarsest(weight, exponent)
+    else:
+        units, left_out = rounded(weight, exponent)
     reach = float(units.abs().sum(1).max()) * peak
     kind = kind_of(units, reach)
     if peak > LARGEST_COUNT or kind is None:
@@ -74,7 +87,13 @@ def pack(weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
     peaks[:inputs] = peak
     product = torch.zeros(values.shape[1], dtype=torch.int32, device="cpu")
     product[:outputs] = units.sum(1) * peak
-    return PackedWeights(values, kind, inputs, outputs, exponent, peaks, product, reach * 2.0**exponent)
+    exact = None
+    if finest is not None:
+        exact = torch.zeros(values.shape, dtype=torch.float64, device="cpu")
+        exact[:, :outputs] = weight.double().cpu().T * 2.0**-finest
+    return PackedWeights(
+        values, kind, inputs, outputs, exponent, peaks, product, reach * 2.0**exponent, exact, left_out
+    )
 
 
 def coarsest(weight: Tensor, exponent: int) -> tuple[Tensor, int]:
@@ -87,6 +106,18 @@ def coarsest(weight: Tensor, exponent: int) -> tuple[Tensor, int]:
     while bool(units.any()) and bool((units % 2 == 0).all()):
         units, exponent = units / 2, exponent + 1
     return units, exponent
+
+
+def rounded(weight: Tensor, exponent: int) -> tuple[Tensor, float]:
+    """`weight` in whole units of `2**exponent`, float64, and the largest row of what rounding has left out, in units.
+
+    >>> rounded(torch.tensor([[1.25, -3.0], [0.5, 0.25]]), 0)
+    (tensor([[ 1., -3.],
+            [ 0.,  0.]], dtype=torch.float64), 0.75)
+    """
+    exact = weight.detach().double().cpu() * 2.0**-exponent
+    units = exact.round()
+    return units, float((exact - units).abs().flatten(1).sum(1).max())
 
 
 def kind_of(units: Tensor, reach: float) -> int | None:

@@ -4,10 +4,10 @@ Each is built at conversion from plain settings (kept as JSON) and tensors (kept
 spikes and in levels alike. Tensors are natural values on a power-of-two grid, so they stay exact in floating point.
 """
 
-from casc_core.engine.ops.affine import Linear, RequireFeatures, Scale, Shift, by_channel, exact_product
+from casc_core.engine.ops.affine import Linear, RequireFeatures, Scale, Shift, by_channel
 from casc_core.engine.ops.arithmetic import Add, DividedByInput, TimesInput, as_integers
 from casc_core.engine.ops.convolution import Convolution, Convolution3d
-from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Silence, driven
+from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Round, Silence, driven
 from casc_core.engine.ops.interpolation import Interpolate, constant_parts
 from casc_core.engine.ops.layout import Join, Layout, Pick
 from casc_core.engine.ops.op import Op, entries
@@ -40,6 +40,7 @@ __all__ = [
     "Pick",
     "PoolAt",
     "RequireFeatures",
+    "Round",
     "Scale",
     "Shift",
     "Silence",
@@ -51,5 +52,4 @@ __all__ = [
     "dims_of",
     "driven",
     "entries",
-    "exact_product",
 ]

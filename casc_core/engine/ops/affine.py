@@ -16,14 +16,18 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
+from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
+from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.spike_product import Product
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import by_step
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, broadcast
 from casc_core.errors import InputError
-from casc_core.numerics import Float, Numerics, binade, largest, on_grid
+from casc_core.numerics import AsTrained
 
 
 def affine_tensors(*shape: str) -> dict[str, Numbers]:
@@ -39,7 +43,7 @@ class AffineMap(Op, abstract=True):
     """A snapped linear map, with a bias at each wake step.
 
     The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
-    the same weights on a finer grid, after which the current is rounded once.
+    the same weights on a finer grid. Where the arithmetic rounds what is computed of inputs, the current is rounded once.
     """
 
     SETTINGS = settings(
@@ -92,13 +96,26 @@ class AffineMap(Op, abstract=True):
         if drive is not None:
             assert self.fine is not None
             exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(run.numerics, drive, self.fine, *exponents, self.settings["name"], product)
-            drive = run.numerics.snap(drive, self.settings["drive_exponent"])
+            drive = exact_product(
+                run.numerics, drive, self.fine, *exponents, self.settings["name"], product, self.fine_limbs
+            )
+            drive = run.numerics.drive(drive, self.settings["drive_exponent"])
         if self.bias is None:
             return drive
         bias = self.bias if features == -1 else self.bias.reshape(-1, *[1] * (-1 - features))
         bias = bias if signal.divisor is None else bias * signal.divisor
         return bias if drive is None else drive + bias
+
+    def fine_limbs(self) -> list[Tensor]:
+        """`weight_limbs` of the fine weights, kept."""
+        assert self.fine is not None
+        fine = self.fine
+        return self.inputs_cache(fine, "limbs", lambda: list(weight_limbs(fine)))
+
+    @cached_property
+    def inputs_cache(self) -> WeightCache:
+        """What is made of the weights that real-valued input meets."""
+        return WeightCache()
 
     @property
     @abstractmethod
@@ -148,10 +165,43 @@ class Linear(AffineMap):
             train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
         else:
             bound = signal.bound * self.reach
+            if self._is_deferred(run, signal):
+                term = Term(self._filter(self.weight), with_plane(signal.train, 0), signal.bound)
+                drive = None if drive is None else drive.expand(term.train.shape[1], self.outputs)
+                return Signal(DeferredSum((term,), 0, run.numerics, run.peak), drive, signal.divisor, bound)
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
         drive = None if drive is None else drive.expand(train.shape[1:])
         return Signal(train, drive, signal.divisor, bound)
+
+    def _is_deferred(self, run: Run, signal: Signal) -> bool:
+        """Whether the population behind it is to take the currents from the spikes, as that behind a convolution does.
+
+        It is where the grid is too fine for the ways of `Product`.
+        """
+        return (
+            isinstance(run.numerics, AsTrained)
+            and len(signal.shape) == 2
+            and signal.steps > 0
+            and signal.train.dtype == torch.int8
+            and signal.train.numel() > 0
+        )
+
+    def _filter(self, weight: Tensor) -> Filter:
+        """Its weights as those of a convolution of single entries."""
+        return self.filters(
+            weight,
+            "filter",
+            lambda: Filter(
+                self.settings["name"], weight[:, :, None, None], self.settings["exponent"], Geometry((1, 1)), self.reach,
+                WeightCache(),
+            ),
+        )  # fmt: skip
+
+    @cached_property
+    def filters(self) -> WeightCache:
+        """What is made of the weights that spikes meet."""
+        return WeightCache()
 
     input_dim = -1
 
@@ -165,37 +215,6 @@ class Linear(AffineMap):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         return 8 * sum(entries(each) for each in signals)
-
-
-def exact_product(
-    numerics: Numerics,
-    x: Tensor,
-    weight: Tensor,
-    exponent: int,
-    weight_exponent: int,
-    name: str,
-    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
-) -> Tensor:
-    """`product(x, weight)` in float64, the same bits in whatever order it is summed; both are on these grids.
-
-    Where one product could round, the weights are split into two limbs. Each limb's product is exact; only their sum,
-    one addition for each result, is rounded.
-    """
-    weight, grid = weight.double(), exponent + weight_exponent
-    reach = largest(x)
-    excess = binade(reach * largest_row(weight)) - grid - 52
-    if excess <= 0 or isinstance(numerics, Float):
-        return product(x, weight)
-    high = on_grid(weight, weight_exponent + excess)
-    low = weight - high
-    numerics.dtype(reach * largest_row(high), grid + excess, name)
-    numerics.dtype(reach * largest_row(low), grid, name)
-    return product(x, high) + product(x, low)
-
-
-def largest_row(weight: Tensor) -> float:
-    """The largest sum of magnitudes of the weights that one output has."""
-    return float(weight.double().abs().flatten(1).sum(1).max())
 
 
 AXIS = OrNone(OneOf((1,)))
@@ -250,7 +269,7 @@ class Shift(Op):
         drive = signal.drive
         shifted = signal.constant(offset)
         if drive is not None:
-            shifted = shifted + run.numerics.snap(drive * factor, self.settings["drive_exponent"])
+            shifted = shifted + run.numerics.drive(drive * factor, self.settings["drive_exponent"])
         return replace(signal, lazy_drive=shifted)
 
     def work(self, result: Provenance, signal: Provenance) -> Work:
@@ -265,7 +284,7 @@ class Shift(Op):
 class Scale(Op):
     """Multiplication by snapped numbers, and a shift while awake. `axis` as for `aligned`.
 
-    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid, and then rounded once.
+    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid.
     """
 
     SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
@@ -287,7 +306,7 @@ class Scale(Op):
         train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
-            drive = run.numerics.snap(drive * fine, self.settings["drive_exponent"])
+            drive = run.numerics.drive(drive * fine, self.settings["drive_exponent"])
         for each in shift:
             constant = signal.constant(each)
             drive = constant if drive is None else drive + constant

@@ -16,7 +16,7 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.affine import AffineMap, affine_tensors
 from casc_core.engine.ops.declared import PADDING, OneOf, Otherwise, Several, Whole, settings
-from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term
+from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
 from casc_core.engine.products.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.run import Run
@@ -110,7 +110,7 @@ class Convolution(AffineMap):
             currents, bound = drive.new_zeros((0, *shape), dtype=torch.int8), 0.0
         else:
             bound = signal.bound * self.reach
-            train = signal.train.unsqueeze(-2) if dims == 1 else signal.train
+            train = with_plane(signal.train, dims)
             own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.cache)
             currents = DeferredSum((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
         return Signal(currents, drive, signal.divisor, bound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made, followed
-from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, Whole, settings, tensors
+from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, Whole, settings, tensors
 from casc_core.engine.ops.op import Op
-from casc_core.engine.recording.provenance import Provenance
+from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, TableRows
 from casc_core.errors import InputError
-from casc_core.numerics import INPUT_REACH, largest
+from casc_core.numerics import largest
 
 
 class Call(Op):
@@ -66,21 +67,22 @@ class Attribute(Op):
 
 
 class Encode(Op):
-    """A real-valued input becomes a drive, rounded once to a fixed grid."""
+    """A real-valued input becomes a drive: as it is, or rounded once to a fixed grid."""
 
-    SETTINGS = settings(exponent=EXPONENT)
+    SETTINGS = settings(exponent=OrNone(EXPONENT))
 
     def forward(self, run: Run, value: Tensor | float) -> Signal:
-        drive = run.numerics.snap(torch.as_tensor(value), self.settings["exponent"])
+        drive = run.numerics.drive(torch.as_tensor(value), self.settings["exponent"])
         reach = largest(drive)
         if not math.isfinite(reach):
             raise InputError(
                 f"real-valued inputs must be finite, and one is {reach:g}: find it with torch.isfinite(x), in the data or "
                 "in what prepares the data, such as a division by zero"
             )
-        if not reach < INPUT_REACH:
+        most = run.numerics.input_reach
+        if not reach < most:
             raise InputError(
-                f"real-valued inputs must be below {INPUT_REACH:g} in magnitude; the largest is {reach:g}. Scale them, and "
+                f"real-valued inputs must be below {most:g} in magnitude; the largest is {reach:g}. Scale them, and "
                 "the first layer's weights the other way"
             )
         return driven(drive, drive.shape, drive.device)
@@ -88,6 +90,23 @@ class Encode(Op):
     def follow(self, follower: Follower, value: Abstract | Tensor | float) -> Abstract:
         value = value if isinstance(value, Abstract) else torch.as_tensor(value)
         return follower.signal(value.shape, _samples(follower, value), real=True)
+
+
+class Round(Op):
+    """A signal whose drive is rounded to a grid, where something other than neurons is about to make a train of it."""
+
+    SETTINGS = settings(exponent=EXPONENT)
+    connection = Connection.MOVES
+    takes_fills = True
+
+    def forward(self, run: Run, signal: Signal) -> Signal:
+        drive = signal.drive
+        return (
+            signal if drive is None else replace(signal, lazy_drive=run.numerics.snap(drive, self.settings["exponent"]))
+        )
+
+    def follow(self, follower: Follower, signal: Abstract) -> Abstract:
+        return signal
 
 
 class Silence(Op):

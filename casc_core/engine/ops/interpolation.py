@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import per_dimension
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
@@ -113,7 +115,9 @@ class Interpolate(Op):
             by = torch.tensor(most, dtype=torch.float64, device=signal.device)
             divisor = by if divisor is None else divisor * by
         summed = _along(lines, train.to(kind))
-        return Signal(summed, None if drive is None else _along(lines, drive), divisor, signal.bound * most)
+        if drive is not None:
+            drive = whole_sums(run.numerics, drive, partial(_along, lines))
+        return Signal(summed, drive, divisor, signal.bound * most)
 
     def provenance(self, run: Run, result: Signal, signal: Provenance, size: Any = None) -> Provenance:
         lines = [each.reading() for each in self._lines(signal.shape[2:], result.shape[2:])]

@@ -16,6 +16,7 @@ from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
+from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import Window, adaptive, maxima, per_dimension, sums
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
@@ -174,7 +175,7 @@ class Average(Op, abstract=True):
             reach = signal.bound * run.peak * most
             kind = torch.int8 if reach <= _INT8 else whole_type(reach)
         summed = self.sums(train.to(kind).flatten(0, 1)).unflatten(0, train.shape[:2])
-        summed_drive = None if drive is None else self.sums(drive)
+        summed_drive = None if drive is None else whole_sums(run.numerics, drive, self.sums)
         divisor = signal.divisor
         if self.divides:
             by = torch.tensor(float(common), dtype=torch.float64, device=signal.device)

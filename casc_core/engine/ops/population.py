@@ -17,7 +17,7 @@ from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
-from casc_core.numerics import Exact
+from casc_core.numerics import binade
 
 
 class Fire(Op):
@@ -108,12 +108,16 @@ class Fire(Op):
         if neuron is None or isinstance(threshold, Tensor):
             return None
         reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
-        if not isinstance(run.numerics, Exact) or not kernels.fits_int32(reach, exponent):
+        if not run.numerics.is_exact:
             return None
+        units = None
+        if not kernels.fits_int32(reach, exponent):
+            run.numerics.dtype(reach, exponent, self.settings["name"])
+            units = binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
         guess = self.steps.get(neuron.most, 0)
-        train = currents.population(signal.drive, exponent, threshold, neuron, guess, potential)
+        train = currents.population(signal.drive, exponent, threshold, neuron, guess, potential, units)
         if train is not None:  # one long run is forgotten little by little
             self.steps[neuron.most] = max(len(train), self.steps.get(neuron.most, 0) - 1)
         return train

@@ -16,6 +16,7 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Positive, settings
 from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.recording.provenance import Connection, Provenance, carried
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, inverse, memory_order, stacked
@@ -50,7 +51,7 @@ class Sum(Op):
         drive, reach = signal.drive, signal.bound * size * run.peak
         return Signal(
             _summed(signal.train, dims, keepdim, reach),
-            None if drive is None else drive.sum(dims, keepdim=keepdim),
+            None if drive is None else whole_sums(run.numerics, drive, lambda x: x.sum(dims, keepdim=keepdim)),
             divisor,
             signal.bound * size,
         )

@@ -37,14 +37,32 @@ class Filter:
     reach: float
     cache: WeightCache
 
-    def packed(self, peak: int, blocks: kernels.Blocks) -> kernels.PackedConvolution | None:
-        """For the compiled kernel; None: its integers might not hold a sum."""
-        key = (peak, blocks.width, *blocks.low.tolist())
+    def packed(
+        self, peak: int, blocks: kernels.Blocks, units: int | None = None, finest: int | None = None
+    ) -> kernels.PackedConvolution | None:
+        """For the compiled kernel; None: its integers might not hold a sum.
+
+        Args:
+            units: exponent of the grid that they are rounded to; None: they are not.
+            finest: then, of the units in which they are kept as they are.
+        """
+        key = (peak, units, finest, blocks.width, *blocks.low.tolist())
+        exponent = self.exponent if units is None else units
         return self.cache(
             self.weight,
             key,
-            lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks),
+            lambda: kernels.pack_convolution(self.weight, self.geometry, exponent, peak, blocks, finest),
         )
+
+
+def with_plane(x: Tensor, dims: int) -> Tensor:
+    """A tensor with so many spatial dimensions as one with two."""
+    return x[..., None, None] if dims == 0 else x.unsqueeze(-2) if dims == 1 else x
+
+
+def without_plane(x: Tensor, dims: int) -> Tensor:
+    """A tensor with two spatial dimensions as one with so many."""
+    return x[..., 0, 0] if dims == 0 else x.squeeze(-2) if dims == 1 else x
 
 
 @cache
@@ -79,7 +97,7 @@ class DeferredSum:
     """The sum of some terms, all of one shape: a `casc_core.engine.signal.LazyTrain`.
 
     Attributes:
-        dims: spatial dimensions of the user's tensor, 1 or 2; with 1, the height is 1 and left out.
+        dims: spatial dimensions of the user's tensor, 0 to 2; the others, of size 1, are left out: the height first.
         numerics, peak: of the run.
     """
 
@@ -126,7 +144,7 @@ class DeferredSum:
             else:
                 total[: len(part)] += part
         assert total is not None
-        return total.squeeze(-2) if self.dims == 1 else total
+        return without_plane(total, self.dims)
 
     @property
     def is_computed(self) -> bool:
@@ -138,7 +156,7 @@ class DeferredSum:
         if isinstance(train, DeferredSum):
             more = train.terms
         elif train.dtype == torch.int8 and train.dim() == self.dims + 3:
-            train = train.unsqueeze(-2) if self.dims == 1 else train
+            train = with_plane(train, self.dims)
             more = (Term(identity(train.shape[2], 1.0), train, bound),)
         else:
             return None
@@ -155,6 +173,7 @@ class DeferredSum:
         neuron: KernelNeuron,
         guess: int,
         potential: Tensor | None = None,
+        units: int | None = None,
     ) -> Tensor | None:
         """Spikes of the population that reads these currents, by the compiled kernel; None: it cannot.
 
@@ -164,6 +183,8 @@ class DeferredSum:
             neuron: what it is and when it is awake.
             guess: of the steps that will be needed.
             potential: before the first step, as the drive; or None.
+            units: exponent of the coarser grid on which int32 holds every sum of the population; what that leaves out is
+                summed only for neurons that are near a decision. None: int32 holds the sums as they are.
         """
         if not kernels.ready(drive, potential, *(term.train for term in self.terms)):
             return None
@@ -174,25 +195,49 @@ class DeferredSum:
         first = self.terms[0].filter
         outputs, geometry = len(first.weight), first.geometry
         blocks = kernels.Blocks.of(outputs, geometry.groups, first.weight[0].numel())
+        finest, exponent = (None, exponent) if units is None else (exponent, units)
         packs = []
         for term in self.terms:
-            packed = term.filter.packed(math.ceil(term.bound * self.peak), blocks)
+            packed = term.filter.packed(math.ceil(term.bound * self.peak), blocks, units, finest)
             if packed is None or packed.exponent - exponent > 30:
                 return None
             packs.append((packed, term.train))
         shape = (self.shape[1], outputs, *self.terms[0].size)
-        units, start = (self._units(values, exponent) for values in (drive, potential))
+        flowing, start = (self._units(values, exponent, torch.int32) for values in (drive, potential))
+        exact = None
+        if finest is not None:
+            # What rounding leaves out: of weights for each spike, of the drive and the threshold for each count, and of
+            # the potential that all begins with.
+            left_out = sum(term.bound * packed.left_out for term, (packed, _) in zip(self.terms, packs, strict=True))
+            margin = math.ceil(neuron.total * (left_out + 1.0) + 1.0)
+            if margin >= math.ldexp(threshold, -exponent):
+                return None  # every neuron would be near a decision, always
+            exact = kernels.Exact(
+                math.ldexp(threshold, -finest),
+                margin,
+                *(self._units(values, finest, torch.float64) for values in (drive, potential)),
+            )
         spikes = kernels.convolution(
-            packs, blocks, shape, units, exponent, round(math.ldexp(threshold, -exponent)), neuron, guess, start
+            packs,
+            blocks,
+            shape,
+            flowing,
+            exponent,
+            round(math.ldexp(threshold, -exponent)),
+            neuron,
+            guess,
+            start,
+            exact,
         )
-        return spikes.squeeze(-2) if self.dims == 1 else spikes
+        return without_plane(spikes, self.dims)
 
-    def _units(self, values: Tensor | None, exponent: int) -> Tensor | None:
-        """In int32 units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
+    def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
+        """In whole units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
         if values is None:
             return None
-        values = values.unsqueeze(-2) if self.dims == 1 else values
-        return (without_repeats(values) * 2.0**-exponent).to(torch.int32).contiguous().expand(values.shape)
+        values = with_plane(values, self.dims)
+        units = (without_repeats(values) * 2.0**-exponent).round_().to(dtype)
+        return units.contiguous().expand(values.shape)
 
 
 def _convolved(term: Term, dtype: torch.dtype) -> Tensor:

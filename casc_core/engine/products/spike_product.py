@@ -97,9 +97,10 @@ class Product:
         dense, seconds = _cheapest_dense(operations, limbs, dtype)
         return (len(train) if packed is None else _dense_steps(train, packed, seconds)), dense
 
-    def packed(self, weight: Tensor, exponent: int, peak: int) -> PackedWeights | None:
+    def packed(self, weight: Tensor, exponent: int, peak: int, finest: int | None = None) -> PackedWeights | None:
         """`kernels.pack` of the weights, kept."""
-        return self._cache(weight, ("rows", peak), lambda: kernels.pack(weight, exponent, peak))
+        key = ("rows", peak, exponent, finest)
+        return self._cache(weight, key, lambda: kernels.pack(weight, exponent, peak, finest))
 
     def _limbs(self, weight: Tensor, exponent: int) -> Limbs | None:
         return self._cache(weight, ("limbs", 0), lambda: limbs_of(weight, exponent))

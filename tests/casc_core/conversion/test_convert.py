@@ -12,7 +12,7 @@ from torch import nn
 from user_models import TOKENS, user_model
 
 import casc_core
-from casc_core import CIF, IF, ConfigError, Continuous, CQReLU, Exact, Float, WakeSleep
+from casc_core import CIF, IF, AsTrained, ConfigError, Continuous, CQReLU, Exact, WakeSleep
 
 
 def model(**sizes):
@@ -176,7 +176,7 @@ def test_the_model_is_left_alone(ann):
     assert trained.training
 
 
-def test_float_numerics_report_flips():
+def test_sums_on_an_edge_in_real_numbers_are_as_trained():
     torch.manual_seed(0)
     rough = nn.Sequential(
         nn.Linear(20, 200), casc_core.CQReLU(16), nn.Linear(200, 200), casc_core.CQReLU(16), nn.Linear(200, 3)
@@ -188,11 +188,13 @@ def test_float_numerics_report_flips():
             layer.bias.zero_()
     x = torch.randint(0, 2, (60, 20)) / 8
     assert casc_core.verify(casc_core.convert(rough, "rnn"), x).exact
-    report = casc_core.verify(casc_core.convert(rough, "rnn", numerics="float"), x)
-    assert not report.promised
-    assert "Float() rounds its sums" in str(report)
-    assert not report.exact
-    assert sum(layer.mismatches for layer in report.layers.values()) > 0
+    report = casc_core.verify(casc_core.convert(rough, "rnn", numerics="as trained"), x)
+    assert report.promised
+    assert report.exact
+    assert report.grid is not None
+    assert not any(report.grid.layers.values())
+    assert report.float32 is not None
+    assert any(report.float32.layers.values())  # which rounds them to either side
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 24])
@@ -201,7 +203,7 @@ def test_weight_bits(ann, bits):
     assert casc_core.verify(snn, TOKENS).exact
     difference = float((snn(TOKENS) - ann(TOKENS).detach()).abs().max())
     assert difference < 1e-5 if bits > 7 else difference > 1e-3
-    assert casc_core.convert(ann, numerics=Float()).settings.numerics == Float()
+    assert casc_core.convert(ann, numerics=AsTrained()).settings.numerics == AsTrained()
 
 
 def test_under_shares_weights(snn):

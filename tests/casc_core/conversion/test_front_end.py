@@ -76,7 +76,7 @@ def test_a_layer_with_weights_and_its_own_forward_is_looked_into():
     x = torch.randn(50, 6)
     snn = casc_core.convert(model, adapter="rnn")
     assert casc_core.verify(snn, x).exact
-    torch.testing.assert_close(casc_core.convert(model, adapter="rnn", numerics="float").reference(x), model(x))
+    torch.testing.assert_close(casc_core.convert(model, adapter="rnn", numerics="as trained").reference(x), model(x))
 
 
 def test_a_subclass_that_inherits_its_forward_is_taken():

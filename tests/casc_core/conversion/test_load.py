@@ -49,7 +49,7 @@ def saved(snn, tmp_path):
 
 @pytest.mark.parametrize("neuron", [CIF(), IF()])
 @pytest.mark.parametrize("schedule", [WakeSleep(), WakeSleep(2, 1, 2), Continuous()])
-@pytest.mark.parametrize("numerics", ["exact", Exact(8), "float"])
+@pytest.mark.parametrize("numerics", ["exact", Exact(8), "as trained"])
 def test_a_loaded_network_gives_the_same_bits(neuron, schedule, numerics, tmp_path):
     snn = casc_core.convert(prepared(), neuron=neuron, schedule=schedule, numerics=numerics)
     snn.save(tmp_path / "net")
@@ -143,7 +143,7 @@ def test_a_description_that_was_edited(saved):
 
 def test_another_version(saved):
     edited(saved, lambda d: d.update(version=99))
-    with pytest.raises(StorageError, match="version 99; this casc reads versions 1 and 2"):
+    with pytest.raises(StorageError, match="version 99; this casc reads versions 1, 2, 3"):
         casc_core.load(saved)
 
 
@@ -244,7 +244,7 @@ def test_a_network_saved_as_version_1_gives_the_same_bits():
     assert snn.simulate(tokens).silent_at.tolist() == answers["silent_at"]
 
 
-def test_a_network_saved_as_version_1_is_that_of_its_model_and_is_saved_as_version_2(saved, tmp_path):
+def test_a_network_saved_as_version_1_is_that_of_its_model_and_is_saved_as_version_3(saved, tmp_path):
     def older(description):
         description.update(version=1, sha256=hashlib.sha256((saved / TENSORS).read_bytes()).hexdigest())
         for op in description["ops"]:
@@ -256,7 +256,7 @@ def test_a_network_saved_as_version_1_is_that_of_its_model_and_is_saved_as_versi
     loaded = casc_core.load(saved, prepared())
     assert casc_core.verify(loaded, TOKENS).ann_predictions_moved == 0
     loaded.save(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / DESCRIPTION).read_text())["version"] == 2
+    assert json.loads((tmp_path / "again" / DESCRIPTION).read_text())["version"] == 3
     assert torch.equal(casc_core.load(tmp_path / "again")(TOKENS), loaded(TOKENS))
 
 
@@ -476,3 +476,20 @@ def test_a_neurons_name_that_is_taken_is_refused():
             pass
 
     assert Neuron.kinds["CIF"] is CIF
+
+
+def test_a_network_saved_as_version_2_gives_the_same_bits(tmp_path):
+    snn = casc_core.convert(prepared(), numerics=Exact())
+    snn.save(tmp_path / "net")
+    edited(tmp_path / "net", lambda description: description.update(version=2))
+    loaded = casc_core.load(tmp_path / "net", snn.ann)
+    assert loaded.settings.numerics == Exact()
+    assert torch.equal(loaded(TOKENS), snn(TOKENS))
+
+
+def test_sums_that_were_rounded_are_refused(saved):
+    edited(saved, lambda description: description["settings"].update(numerics={"kind": "Float"}))
+    with pytest.raises(
+        StorageError, match="its sums were rounded, numerics='float', which is no more: convert its model"
+    ):
+        casc_core.load(saved)

@@ -62,7 +62,7 @@ def test_each_way_that_is_asked_for_is_exact(ann: nn.Module) -> None:
     for given in TAKEN:
         report = casc_core.verify(snn, X, **given)
         assert report.exact, str(report)
-        torch.testing.assert_close(convert(ann, numerics="float").reference(X, **given), ann(X, **given).detach())
+        torch.testing.assert_close(convert(ann, numerics="as trained").reference(X, **given), ann(X, **given).detach())
     assert snn.layers == ("act", "deep")
     assert len(snn.ops) == shared  # the operations are shared
     count = len(snn.ops)

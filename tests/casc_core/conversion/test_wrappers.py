@@ -183,7 +183,7 @@ def test_parametrized_weights_are_taken_as_they_are(kind: Callable[..., nn.Modul
     kind(model if own else model[0])
     prepared = casc_core.prepare(model, q=4).eval()
     assert casc_core.verify(casc_core.convert(prepared), X).exact
-    found = casc_core.convert(prepared, numerics="float").reference(X)
+    found = casc_core.convert(prepared, numerics="as trained").reference(X)
     torch.testing.assert_close(found, prepared(X).detach())
 
 

@@ -126,7 +126,7 @@ def test_images_of_any_size_by_one_network(snn):
         assert report.exact, str(report)
 
 
-@pytest.mark.parametrize("numerics", ["exact", Exact(8), Exact(20), "float"], ids=str)
+@pytest.mark.parametrize("numerics", ["exact", Exact(8), Exact(20), "as trained"], ids=str)
 @pytest.mark.parametrize(("neuron", "schedule"), [(CIF(), WakeSleep()), (IF(), Continuous())])
 def test_a_loaded_network(numerics, neuron, schedule, many, tmp_path):
     ann = casc_core.prepare(network(), adapter="cnn", q=4)

@@ -302,7 +302,7 @@ def test_what_a_grid_moves_and_what_float32_moves_are_two_lines():
     [
         {"neuron": casc_core.IF()},
         {"neuron": casc_core.IF(), "schedule": casc_core.Continuous()},
-        {"numerics": "float"},
+        {"numerics": "as trained"},
     ],
 )
 def test_settings_that_promise_nothing_are_held_against_the_network_too(monkeypatch, options):

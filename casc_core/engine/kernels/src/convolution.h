@@ -117,6 +117,29 @@ INLINE void NAME(gather)(const NAME(Window) *window, int64_t windows, int64_t at
 }
 
 #if VECTOR
+#define LANES32 (WORD_LANES / 2)
+/* to = the weights of a list of int32, `words` vectors wide. */
+INLINE void NAME(add_wide)(const int words, const int32_t *weight, const RowList *list, int32_t *to) {
+    WORD sum[8];
+    const int64_t stride = LANES32 * words;
+    for (int w = 0; w < words; w++) sum[w] = ZERO();
+    int32_t ones = 0;
+    for (int64_t i = 0; i < list->count; i++) {
+        const int32_t *row = weight + list->row[i] * stride;
+        const int32_t factor = list->factor[i];
+        if (factor == 1 || factor == -1) { /* -x is ~x + 1 */
+            const WORD sign = EACH_PAIR(factor >> 1);
+            ones -= factor >> 1;
+            for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], XOR(LOAD(row + LANES32 * w), sign));
+        } else {
+            const WORD by = EACH_PAIR(factor);
+            for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], TIMES32(LOAD(row + LANES32 * w), by));
+        }
+    }
+    for (int w = 0; w < words; w++) STORE(to + LANES32 * w, ADD32(sum[w], EACH_PAIR(ones)));
+}
+#undef LANES32
+
 /* to = the weights of a list, as `sums32` adds them, `words` vectors wide. */
 INLINE void NAME(add32)(const int words, const int16_t *weight, const RowList *list, int32_t *to) {
     WORD low[MOST_WORDS], high[MOST_WORDS];
@@ -153,9 +176,83 @@ INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const RowLis
             case 4: NAME(add32)(4, rows, list, to); return;
             default: break;
         }
+    } else {
+        const int32_t *wide = (const int32_t *)weight;
+        switch (2 * stride / WORD_LANES) {
+            case 2: NAME(add_wide)(2, wide, list, to); return;
+            case 4: NAME(add_wide)(4, wide, list, to); return;
+            case 8: NAME(add_wide)(8, wide, list, to); return;
+            default: break;
+        }
     }
 #endif
     NAME(accumulate)(weight, kind, stride, list, zeros, to);
+}
+
+/* Neurons of one output position whose true sums decide about this step. */
+typedef struct {
+    const ConvolutionTask *task;
+    const NAME(Window) *window;
+    const int64_t *windows;
+    RowList *list;
+    int64_t block, drive, potential; /* where those of output 0 of the block are, if there are any */
+    int32_t *which, *behind, *upto;
+    double *sum;
+} NAME(Position);
+
+/* Decides them: corrects potentials, counts and spikes. Returns whether any neuron of the position spikes. What a neuron has
+   received up to step `upto` is kept in its `sum`, so that no step is summed twice for it however often it is undecided. */
+static int64_t NAME(decide)(const NAME(Position) *at, int64_t undecided, int64_t step, int32_t *v, int32_t *total,
+                            int8_t *fired) {
+    const ConvolutionTask *task = at->task;
+    const Neurons *neurons = &task->neurons;
+    const int32_t threshold = (int32_t)neurons->threshold;
+    const int64_t cap = cap_at(neurons, step), width = task->width, flows = neurons->levels ? neurons->total : cap;
+    RowList *list = at->list;
+    int64_t from = step;
+    for (int64_t u = 0; u < undecided; u++) {
+        const int64_t k = at->which[u];
+        if (!at->upto[k])
+            at->sum[k] = task->potential && k < task->out_n[at->block]
+                             ? task->exact_potential[at->potential + k * task->potential_channel] : 0;
+        from = at->upto[k] < from ? at->upto[k] : from;
+    }
+    for (int64_t s = from; s <= step; s++) {
+        int64_t behind = 0;
+        for (int64_t u = 0; u < undecided; u++)
+            if (at->upto[at->which[u]] <= s) at->behind[behind++] = at->which[u];
+        for (int64_t t = 0, w = 0; t < task->terms; w += at->windows[t++]) {
+            const ConvolutionTerm *term = task->term + t;
+            if (s >= term->steps) continue;
+            const double *weights =
+                (const double *)((const char *)term->exact_weights + at->block * term->exact_block_bytes);
+            NAME(gather)(at->window + w, at->windows[t], s * term->width, list);
+            for (int64_t i = 0; i < list->count; i++) {
+                const double *row = weights + (int64_t)list->row[i] * width, factor = list->factor[i];
+                for (int64_t n = 0; n < behind; n++) at->sum[at->behind[n]] += factor * row[at->behind[n]];
+            }
+        }
+    }
+    for (int64_t u = 0; u < undecided; u++) {
+        const int64_t k = at->which[u];
+        at->upto[k] = (int32_t)step + 1;
+        double received = at->sum[k];
+        if (task->drive && k < task->out_n[at->block])
+            received += task->exact_drive[at->drive + k * task->drive_channel] * (double)flows;
+        if (neurons->levels) {
+            fired[k] = (int8_t)NAME(decided)(neurons, &task->exactly, received, 0, 0);
+            continue;
+        }
+        const int32_t spike = fired[k], count = total[k] - spike;
+        const double charged = received - task->exactly.threshold * count;
+        const int32_t true_spike = NAME(decided)(neurons, &task->exactly, charged, count, cap);
+        v[k] += (spike - true_spike) * threshold;
+        total[k] = count + true_spike;
+        fired[k] = (int8_t)true_spike;
+    }
+    int64_t any = 0;
+    for (int64_t k = 0; k < width; k++) any |= fired[k];
+    return any;
 }
 
 /* The items first..last-1: an item is a block of outputs, a sample, and a band of output rows. */
@@ -171,7 +268,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         reads = taps * term->most_in > reads ? taps * term->most_in : reads;
         bytes += term->ring * (6 * (entries + 16) + (term->steps * term->width + 1) * 4 + 64);
     }
-    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 8 * ints + 256 +
+    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 13 * ints + 352 +
                                            most * (int64_t)sizeof(NAME(Window)) + 6 * (reads + 17) + terms * 16 +
                                            task->capacity * task->out_width * width));
     if (!memory) return NO_MEMORY;
@@ -189,6 +286,10 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     TAKE(int32_t, product, width)
     TAKE(int32_t, current, width)
     TAKE(int32_t, potential, width)
+    TAKE(int32_t, which, width)
+    TAKE(int32_t, behind, width)
+    TAKE(int32_t, upto, width)
+    TAKE(double, sum_of, width)
     TAKE(int8_t, fired, width)
     TAKE(int8_t, out_row, task->capacity * task->out_width * width)
     TAKE(int32_t, row, reads + 17)
@@ -212,6 +313,8 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     const Neurons *neurons = &task->neurons;
     const int32_t threshold = (int32_t)neurons->threshold, lower = lower_of(neurons);
     const int64_t wake_steps = neurons->wake_steps;
+    const int32_t margin = (int32_t)task->exactly.margin;
+    NAME(Position) position = {task, window, windows, &list, 0, 0, 0, which, behind, upto, sum_of};
 
     for (int64_t item = first; item < last; item++) {
         const int64_t band = item % task->bands, sample = item / task->bands % task->samples;
@@ -241,6 +344,14 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                                        ox * task->potential_x;
                     for (int64_t k = 0; k < out_n; k++) potential[k] = x[(out_lo + k) * task->potential_channel];
                     for (int64_t k = out_n; k < width; k++) potential[k] = 0;
+                }
+                if (margin) {
+                    memset(upto, 0, (size_t)ints);
+                    position.block = block;
+                    position.drive = sample * task->drive_sample + oy * task->drive_y + ox * task->drive_x +
+                                     out_lo * task->drive_channel;
+                    position.potential = sample * task->potential_sample + oy * task->potential_y +
+                                         ox * task->potential_x + out_lo * task->potential_channel;
                 }
                 lists = ring;
                 for (int64_t t = 0, w = 0; t < terms; w += windows[t], lists += task->term[t++].ring) {
@@ -273,18 +384,27 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         sum = current;
                     }
                     const int32_t cap = (int32_t)cap_at(neurons, step);
-                    int64_t any;
+                    int64_t any, undecided = 0;
                     if (quiet && sum == zeros && driven == zeros && step > wake_steps) {
                         any = 0; /* as at the step before, nothing arrives and nothing has changed */
                         memset(fired, 0, (size_t)width);
-                    } else if (neurons->levels)
+                    } else if (neurons->levels) {
                         any = NAME(levels_of)(width, sum, 0, driven, potential, neurons, fired);
-                    else if (width == 64)
-                        any = NAME(fire_uncounted)(64, sum, driven, threshold, cap, lower, v, total, fired);
-                    else if (width == 128)
-                        any = NAME(fire_uncounted)(128, sum, driven, threshold, cap, lower, v, total, fired);
-                    else
-                        any = NAME(fire_uncounted)(width, sum, driven, threshold, cap, lower, v, total, fired);
+                        if (margin)
+                            undecided = NAME(undecided_levels)(width, sum, 0, driven, potential, fired, neurons, margin,
+                                                               which);
+                    } else {
+                        if (width == 64)
+                            any = NAME(fire_uncounted)(64, sum, driven, threshold, cap, lower, v, total, fired);
+                        else if (width == 128)
+                            any = NAME(fire_uncounted)(128, sum, driven, threshold, cap, lower, v, total, fired);
+                        else
+                            any = NAME(fire_uncounted)(width, sum, driven, threshold, cap, lower, v, total, fired);
+                        if (margin)
+                            undecided = NAME(undecided)(width, v, total, fired, threshold, cap, (int32_t)neurons->cif, margin,
+                                                        which);
+                    }
+                    if (undecided) any = NAME(decide)(&position, undecided, step, v, total, fired);
                     quiet = !any;
                     if (!any && step >= arriving && step >= wake_steps) break;
                     if (step >= task->capacity) {

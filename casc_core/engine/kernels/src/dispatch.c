@@ -117,6 +117,9 @@ static int laid_out(const Weights *weights) {
 /* Whether a threshold can be compared with sums in int32. */
 static int whole(double threshold) { return threshold >= 1 && threshold <= INT32_MAX && threshold == (int32_t)threshold; }
 
+/* Whether a margin is one that int32 holds twice. */
+static int decides(const Exactly *exactly) { return exactly->margin >= 0 && exactly->margin < INT32_MAX / 4; }
+
 /* Whether the sizes of a task are ones that a kernel can go over; which pointers they belong to, the caller has checked. */
 static int fits(int64_t kernel, const void *task) {
     if (kernel == ROWS) {
@@ -127,13 +130,13 @@ static int fits(int64_t kernel, const void *task) {
         const RecurrenceTask *recurrence = (const RecurrenceTask *)task;
         return laid_out(&recurrence->weights) && recurrence->weights.rows <= recurrence->weights.stride &&
                recurrence->length >= 0 && recurrence->arriving >= 0 && recurrence->capacity >= 0 &&
-               whole(recurrence->neurons.threshold) && recurrence->shift >= 0 && recurrence->shift < 31;
+               whole(recurrence->neurons.threshold) && decides(&recurrence->exactly) && recurrence->shift >= 0 && recurrence->shift < 31;
     }
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;
         int good = convolution->width > 0 && convolution->width % 32 == 0 && convolution->terms > 0 &&
                    convolution->bands > 0 && convolution->samples > 0 && convolution->capacity >= 0 &&
-                   whole(convolution->neurons.threshold);
+                   whole(convolution->neurons.threshold) && decides(&convolution->exactly);
         for (int64_t t = 0; good && t < convolution->terms; t++) {
             const ConvolutionTerm *term = convolution->term + t;
             good = term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31;

@@ -67,6 +67,54 @@ static int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, 
     return sum;
 }
 
+/* Of `n` neurons that have taken a step, lists those whose potential was within the margin of a decision. Returns how many. */
+INLINE int64_t NAME(undecided)(int64_t n, const int32_t *restrict v, const int32_t *restrict total,
+                               const int8_t *restrict fired, int32_t threshold, int32_t cap, int32_t cif, int32_t margin,
+                               int32_t *restrict which) {
+    const uint32_t both = 2 * (uint32_t)margin;
+    int32_t any = 0;
+    for (int64_t k = 0; k < n; k++) {
+        const int32_t spike = fired[k], before = total[k] - spike;
+        const int32_t charged = v[k] + (spike > 0 ? threshold : 0) - (spike < 0 ? threshold : 0);
+        const int32_t up = ((uint32_t)(charged - threshold + margin) <= both) & (before < cap);
+        const int32_t down = ((uint32_t)(charged + margin) <= both) & (before > 0) & cif;
+        which[k] = up | down;
+        any |= up | down;
+    }
+    if (!any) return 0;
+    int64_t count = 0;
+    for (int64_t k = 0; k < n; k++) {
+        const int32_t near = which[k];
+        which[count] = (int32_t)k;
+        count += near;
+    }
+    return count;
+}
+
+/* The same of neurons whose levels have been computed, from currents as those of `levels_of`. */
+INLINE int64_t NAME(undecided_levels)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
+                                      const int32_t *restrict c, const int8_t *restrict levels, const Neurons *neurons,
+                                      int32_t margin, int32_t *restrict which) {
+    const int32_t threshold = (int32_t)neurons->threshold, total = (int32_t)neurons->total;
+    int64_t count = 0;
+    for (int64_t k = 0; k < n; k++) {
+        const int32_t level = levels[k];
+        const int32_t over = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k] - level * threshold;
+        which[count] = (int32_t)k;
+        count += ((level > 0) & (over <= margin)) | ((level < total) & (threshold - over <= margin));
+    }
+    return count;
+}
+
+/* What a neuron does whose potential, current received, is `charged`: its spike, or with `levels` its level. */
+static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, double charged, int64_t count, int64_t cap) {
+    if (!neurons->levels)
+        return (int32_t)UP(charged, count, exactly->threshold, cap) - (neurons->cif && DOWN(charged, count, 0));
+    int32_t level = (int32_t)neurons->total;
+    while (level > 0 && level * exactly->threshold > charged) level--;
+    return level;
+}
+
 /* The neurons first..last-1 over all their steps, in blocks that stay in the nearest cache. */
 #define DEFINE_SCAN(REAL, COUNT, CURRENT, TYPE)                                                                             \
     static int64_t NAME(scan_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                             \

@@ -16,6 +16,8 @@
 #undef FIRST
 #undef SECOND
 #undef WIDER
+#undef XOR
+#undef TIMES32
 #undef MOST_WORDS
 
 #if VECTOR == 256
@@ -36,6 +38,8 @@
 #define FIRST(low, high) _mm256_permute2x128_si256(low, high, 0x20)
 #define SECOND(low, high) _mm256_permute2x128_si256(low, high, 0x31)
 #define WIDER(x, half) _mm256_cvtepi16_epi32(half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x))
+#define XOR(a, b) _mm256_xor_si256(a, b)
+#define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define MOST_WORDS 6
 #elif VECTOR == 512
 #define WORD __m512i
@@ -54,5 +58,7 @@
 #define FIRST(low, high) _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high)
 #define SECOND(low, high) _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high)
 #define WIDER(x, half) _mm512_cvtepi16_epi32(half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x))
+#define XOR(a, b) _mm512_xor_si512(a, b)
+#define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define MOST_WORDS 10
 #endif

@@ -64,6 +64,14 @@ typedef struct {
     int8_t *out;
 } ScanTask;
 
+/* What int32 leaves out of a population's sums, where its numbers are finer than int32 holds: they are within `margin` of the
+   true ones (0: nothing is left out). A neuron nearer than that to a decision is decided by its true sum, which float64 holds
+   exactly; `threshold` is in the finer unit of these. */
+typedef struct {
+    int64_t margin;
+    double threshold;
+} Exactly;
+
 /* A recurrent population over a batch of sequences. Its drive is dense, or rows of an embedding by `index`; all strides count
    elements. A product times 2**shift is in the unit of currents and threshold. */
 typedef struct {
@@ -81,6 +89,11 @@ typedef struct {
     const void *train;
     int64_t train_type, arriving, train_step, train_sample, train_position;
     const int32_t *initial, *potential;
+    Exactly exactly;
+    const double *exact_weights, *exact_initial, *exact_potential; /* the weights as `weights` has them */
+    const void *exact_drive; /* as the drive, which may be rounded to float32 */
+    int64_t exact_drive_type;
+    double exact_scale;
     int64_t capacity;
     int8_t *out;
     int64_t out_step, out_sample, out_position;
@@ -98,6 +111,8 @@ typedef struct {
     int64_t kind, block_bytes, shift, most_in;
     const int64_t *in_lo, *in_n;
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, ring;
+    const double *exact_weights; /* as `weights` has them */
+    int64_t exact_block_bytes;
 } ConvolutionTerm;
 
 /* A population [samples, out_height, out_width, outputs] that receives the sum of some terms and, awake, its drive (int32,
@@ -112,6 +127,8 @@ typedef struct {
     int64_t drive_sample, drive_channel, drive_y, drive_x;
     const int32_t *potential;
     int64_t potential_sample, potential_channel, potential_y, potential_x;
+    Exactly exactly;
+    const double *exact_drive, *exact_potential; /* of the same strides */
     int64_t capacity;
     int8_t *out;
 } ConvolutionTask;

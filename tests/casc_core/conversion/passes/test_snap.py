@@ -8,7 +8,7 @@ from torch import nn
 from user_cnns import settled
 
 import casc_core
-from casc_core import CQReLU, Exact, Float
+from casc_core import CQReLU, Exact
 from casc_core.conversion.graph import ConvolutionMap, MapNode, TableLookup, maps
 from casc_core.conversion.passes import OpPool, emit, fold, snap
 from casc_core.engine.ops import Convolution, Linear
@@ -50,7 +50,7 @@ def counted(monkeypatch):
 
 def test_each_map_is_snapped_once(read, counted):
     graph = fold(read(convolutions()))
-    snap(graph, Exact())
+    snap(graph, Exact(), 2)
     assert counted[0] == sum(isinstance(node, MapNode) for node in graph.nodes) == 4
     counted[0] = 0
     casc_core.convert(convolutions(), adapter="cnn")
@@ -60,16 +60,15 @@ def test_each_map_is_snapped_once(read, counted):
 def test_maps_of_one_table_are_snapped_once_for_each_that_is_read(read, counted):
     model = nn.Sequential(nn.Embedding(9, 3), nn.Linear(3, 4), nn.Linear(4, 5), CQReLU(2))
     graph = fold(read(model))
-    snap(graph, Exact())
+    snap(graph, Exact(), 2)
     assert [len(node.maps) for node in graph.nodes if isinstance(node, TableLookup)] == [2]
     assert counted[0] == 2
 
 
-@pytest.mark.parametrize("numerics", [Float(), Unrounded()])
-def test_without_grids_the_weights_are_those_that_were_folded(read, numerics):
+def test_without_grids_the_weights_are_those_that_were_folded(read):
     """Spikes of four levels have a threshold of 1, so that nothing but the fold is in the weights."""
     graph = fold(read(convolutions()))
-    called = [call.op for call in snap(graph, numerics).calls if isinstance(call.op, Convolution)]
+    called = [call.op for call in snap(graph, Unrounded(), 4).calls if isinstance(call.op, Convolution)]
     folded = [node for node in graph.nodes if isinstance(node, ConvolutionMap)]
     assert [op.settings["name"] for op in called] == [node.name for node in folded] == ["a", "b", "c"]
     for op, node in zip(called, folded, strict=True):
@@ -88,7 +87,7 @@ def test_a_program_names_what_it_calls_in_order_and_shares_what_is_equal(read):
             return self.fc(self.act(x)) + self.fc(self.act(x * 2))
 
     pool = OpPool()
-    program = emit(snap(fold(read(Twice())), Exact()), pool)
+    program = emit(snap(fold(read(Twice())), Exact(), 4), pool)
     assert [step.result for step in program.steps] == [f"%{index}" for index in range(len(program.steps))]
     linear = [step.op for step in program.steps if isinstance(pool.ops[step.op], Linear)]
     assert len(linear) == 2

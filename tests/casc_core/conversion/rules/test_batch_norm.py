@@ -61,7 +61,7 @@ def test_it_is_exact_and_the_same_function(model: nn.Module):
     report = casc_core.verify(snn, x)
     assert report.exact, str(report)
     assert sum(int(layer.positive.sum()) for layer in snn.simulate(x).spikes.values()) > 0
-    same = casc_core.convert(model, adapter="rnn", numerics="float").reference(x)
+    same = casc_core.convert(model, adapter="rnn", numerics="as trained").reference(x)
     torch.testing.assert_close(same, model(x), rtol=1e-4, atol=1e-3)
 
 
@@ -69,7 +69,7 @@ def test_it_normalises_channels_and_not_the_last_dimension():
     model = trained(OverTokens())
     tokens = torch.randint(0, 20, (9, 7))
     assert casc_core.verify(casc_core.convert(model, adapter="rnn"), tokens).exact
-    same = casc_core.convert(model, adapter="rnn", numerics="float").reference(tokens)
+    same = casc_core.convert(model, adapter="rnn", numerics="as trained").reference(tokens)
     torch.testing.assert_close(same, model(tokens), rtol=1e-4, atol=1e-3)
 
 

@@ -15,8 +15,8 @@ import casc_core
 from casc_core import ConfigError, ConversionError, InputError
 
 
-def converted(model, q=2):
-    return casc_core.convert(casc_core.prepare(model, adapter="rnn", q=q).eval(), adapter="rnn")
+def converted(model, q=2, **options):
+    return casc_core.convert(casc_core.prepare(model, adapter="rnn", q=q).eval(), adapter="rnn", **options)
 
 
 def softmax_at_the_end(self, tokens):
@@ -331,7 +331,7 @@ def test_bad_numbers_of_steps(network, steps):
     [(float("nan"), "must be finite"), (float("inf"), "must be finite"), (2048.0, "below 1024 in magnitude")],
 )
 def test_real_valued_inputs_must_be_finite_and_small(bad, message):
-    snn = converted(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    snn = converted(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), numerics="exact")
     x = torch.zeros(2, 4)
     x[1, 2] = bad
     with pytest.raises(InputError, match=message):

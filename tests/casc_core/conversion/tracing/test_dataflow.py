@@ -78,7 +78,7 @@ def test_an_activation_of_parameters_is_evaluated_as_it_is(spelling: str, functi
     snn = casc_core.convert(prepared)
     assert len(snn.layers) == 2
     assert casc_core.verify(snn, X).exact
-    torch.testing.assert_close(casc_core.convert(prepared, numerics="float").reference(X), prepared(X).detach())
+    torch.testing.assert_close(casc_core.convert(prepared, numerics="as trained").reference(X), prepared(X).detach())
 
 
 def test_weights_of_the_fusion_are_still_trained() -> None:
@@ -117,7 +117,7 @@ def test_a_cq_relu_of_parameters_is_no_neuron() -> None:
     assert snn.layers == ("act", "act#2")
     assert list(casc_core.analyse(snn, [(X, torch.zeros(9, dtype=torch.int64))], T=4).layers) == ["act", "act#2"]
     assert casc_core.verify(snn, X).exact
-    torch.testing.assert_close(casc_core.convert(model, numerics="float").reference(X), model(X).detach())
+    torch.testing.assert_close(casc_core.convert(model, numerics="as trained").reference(X), model(X).detach())
 
 
 def test_modules_of_constants_that_no_rule_would_take() -> None:
@@ -131,7 +131,7 @@ def test_modules_of_constants_that_no_rule_would_take() -> None:
 
     prepared = casc_core.prepare(Own(), q=4).eval()
     assert casc_core.verify(casc_core.convert(prepared), X).exact
-    torch.testing.assert_close(casc_core.convert(prepared, numerics="float").reference(X), prepared(X).detach())
+    torch.testing.assert_close(casc_core.convert(prepared, numerics="as trained").reference(X), prepared(X).detach())
 
 
 def test_what_reads_the_inputs() -> None:

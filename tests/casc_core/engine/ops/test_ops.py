@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casc_core import Exact, ExactnessError
-from casc_core.engine.ops import exact_product
+from casc_core.engine.products.exact_sums import exact_product
 
 
 @given(seed=st.integers(0, 2**32 - 1), x_bits=st.integers(4, 36), w_bits=st.integers(2, 24), width=st.integers(1, 40))

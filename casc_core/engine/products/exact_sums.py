@@ -1,0 +1,132 @@
+"""Sums of real-valued inputs, correct beyond float64 and the same whatever the batch, the threads and the order.
+
+A float is cut into limbs: multiples of fixed powers of two, each of few enough bits that float64 sums their products with
+the limbs of the weights exactly, in any order. The few sums of limbs are then added entry by entry, in a fixed order and
+with the rounding error of each addition carried along (Knuth's TwoSum; Ogita, Rump and Oishi 2005, "Accurate sum and dot
+product"), so that the result is rounded as if once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from casc_core.numerics import AsTrained, Numerics, binade, largest, on_grid
+
+# A limb of an input has this many bits: two of them hold what float32 has of numbers below 8, down to 2**-41.
+LIMB_BITS = 22
+_HIGHEST = 3
+# What is smaller than this is nothing.
+_LOWEST = -400
+
+
+def limbs(x: Tensor) -> Iterator[Tensor]:
+    """Parts of `x`, float64, that add up to it exactly, largest first: each is cut off at a fixed power of two.
+
+    Where a number is cut depends on nothing else than that number.
+
+    >>> import torch
+    >>> [float(limb) for limb in limbs(torch.tensor(1.0 + 2.0**-30, dtype=torch.float64))]
+    [1.0, 9.313225746154785e-10]
+    """
+    rest = x.double()
+    while (reach := largest(rest)) > 2.0**_LOWEST:
+        below = math.frexp(reach)[
+            1
+        ]  # every number is smaller than 2**below, and the largest no smaller than half of it
+        place = _HIGHEST + LIMB_BITS * ((below - 1 - _HIGHEST) // LIMB_BITS)
+        limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
+        yield limb
+        rest = rest - limb
+
+
+def weight_limbs(weight: Tensor) -> Iterator[Tensor]:
+    """Parts of `weight`, outputs first, whose products with a limb of an input float64 sums exactly."""
+    rest = weight.double()
+    while (reach := largest_row(rest)) > 2.0**_LOWEST:
+        place = binade(reach) - (52 - LIMB_BITS)
+        limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
+        yield limb
+        rest = rest - limb
+
+
+def exact_product(
+    numerics: Numerics,
+    x: Tensor,
+    weight: Tensor,
+    exponent: int,
+    weight_exponent: int,
+    name: str,
+    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
+    parts: Callable[[], Sequence[Tensor]] | None = None,
+) -> Tensor:
+    """`product(x, weight)` in float64, the same bits in whatever order it is summed.
+
+    Args:
+        exponent, weight_exponent: of the grids that `x` and `weight` are on, where the numerics round them to grids.
+        name: that an error gives.
+        parts: the `weight_limbs`, if they are at hand.
+    """
+    weight = weight.double()
+    if isinstance(numerics, AsTrained):
+        cut = list(weight_limbs(weight)) if parts is None else parts()
+        return _added([product(limb, part) for limb in limbs(x) for part in cut], lambda: product(x, weight))
+    if not numerics.is_exact:
+        return product(x, weight)
+    return _on_grids(numerics, x, weight, exponent, weight_exponent, name, product)
+
+
+def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor]) -> Tensor:
+    """`sums(x)`, sums of entries times whole numbers, the same bits in whatever order they are taken.
+
+    With `Exact`, `x` is on a grid on which they are exact.
+    """
+    if not isinstance(numerics, AsTrained):
+        return sums(x)
+    return _added([sums(limb) for limb in limbs(x)], lambda: sums(x))
+
+
+def _added(sums: list[Tensor], nothing: Callable[[], Tensor]) -> Tensor:
+    """The sum of exact sums, rounded as if once; of none of them, what `nothing` gives."""
+    if not sums:
+        return nothing()
+    total, error = sums[0], None
+    for each in sums[1:]:
+        before, total = total, total + each
+        seen = total - before
+        lost = (before - (total - seen)).add_(each - seen)
+        error = lost if error is None else error.add_(lost)
+    return total if error is None else total + error
+
+
+def _on_grids(
+    numerics: Numerics,
+    x: Tensor,
+    weight: Tensor,
+    exponent: int,
+    weight_exponent: int,
+    name: str,
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Of numbers on grids: where one product could round, the weights are split into two limbs.
+
+    Each limb's product is exact; only their sum, one addition for each result, is rounded.
+    """
+    grid = exponent + weight_exponent
+    reach = largest(x)
+    excess = binade(reach * largest_row(weight)) - grid - 52
+    if excess <= 0:
+        return product(x, weight)
+    high = on_grid(weight, weight_exponent + excess)
+    low = weight - high
+    numerics.dtype(reach * largest_row(high), grid + excess, name)
+    numerics.dtype(reach * largest_row(low), grid, name)
+    return product(x, high) + product(x, low)
+
+
+def largest_row(weight: Tensor) -> float:
+    """The largest sum of magnitudes of the weights that one output has."""
+    return float(weight.double().abs().flatten(1).sum(1).max())
