@@ -44,8 +44,9 @@ THRESHOLD_BITS = 14
 LARGEST_DENOMINATOR = 2**12
 # Of the network as trained: bits left for schedules of more wake steps, and neurons that spike more often, than trained.
 SPARE_BITS = 6
-# And where nothing but the readout follows: no decision rests on it, and a logit has 24 bits.
-READOUT_SPARE_BITS = 22
+# And where nothing but the readout follows: no decision rests on it. A logit has 24 bits, so its weights need a few more.
+READOUT_SPARE_BITS = 10
+LOGIT_BITS = 33
 # Bits left for inputs that are larger than expected.
 SPARE_INPUT_BITS = 3
 # Weights that meet real-valued input alone keep so many bits.
@@ -136,11 +137,13 @@ class Stretch(AsTrained):
     Attributes:
         finest: no number is on a finer grid than `2**finest`, in the user's values.
         bits: of the weights of one map, where several follow each other without neurons between them.
+        least: weights keep at least so many bits, whatever the room.
         scale: of the numbers that are being put on a grid.
     """
 
     finest: int
     bits: int
+    least: int = LEAST_BITS
     scale: Fraction = Fraction(1)
 
     @classmethod
@@ -152,7 +155,8 @@ class Stretch(AsTrained):
         """
         spare = READOUT_SPARE_BITS if not is_fired else SPARE_BITS if maps <= 1 else SPARE_BITS // 2
         bits = 53 - levels.bit_length() - spare
-        return cls(binade(reach) + (SPARE_INPUT_BITS if is_driven else 0) - bits, -(-bits // max(1, maps)))
+        finest = binade(reach) + (SPARE_INPUT_BITS if is_driven else 0) - bits
+        return cls(finest, -(-bits // max(1, maps)), LEAST_BITS if is_fired or maps > 1 else LOGIT_BITS)
 
     def of_scale(self, scale: Fraction) -> Stretch:
         """For a result whose numbers are worth so much."""
@@ -171,8 +175,8 @@ class Stretch(AsTrained):
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         row = largest_row(weight) if weight.dim() > 1 else largest(weight)
         room = self.grid - arriving
-        if arriving < 0:  # behind another map; where that took all the room, a run will say so
-            room = min(room, binade(row) - LEAST_BITS)
+        if arriving < 0 or self.least > LEAST_BITS:  # where another map took all the room, a run will say so
+            room = min(room, binade(row) - self.least)
         return max(binade(row) - self.bits, room)
 
 

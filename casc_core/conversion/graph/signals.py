@@ -25,7 +25,7 @@ from casc_core.conversion.grids import EXPECTED_TERMS, Reach, Stretch, joint_for
 from casc_core.engine.conditions import expect
 from casc_core.engine.functions import name_of
 from casc_core.engine.leaves import leaves
-from casc_core.engine.ops import Add, Join, MaskedFill, Op, Round
+from casc_core.engine.ops import Add, DividedByInput, Join, MaskedFill, Op, Round
 
 
 def _first_spiking(args: Any) -> SpikingNode:
@@ -59,7 +59,9 @@ class Applied(SignalNode):
         return self.divides or any(node.is_divided for node in self.sources)
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        terms = EXPECTED_TERMS if self.terms is None or self.divides else self.terms
+        # A divisor is carried beside the numbers, which pools of unequal windows multiply.
+        unknown = self.terms is None or (self.divides and not isinstance(self.op, DividedByInput))
+        terms = EXPECTED_TERMS if unknown or self.terms is None else self.terms
         return super().reach(of).times(terms * abs(float(self.scale)))
 
     def snap(self, snapping: Snapping) -> Snapped:
