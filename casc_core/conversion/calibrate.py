@@ -130,7 +130,8 @@ def calibrate(
             there, and if the network can be converted so.
         half_step: activations are rounded to the nearest level instead of down, which halves the error of each and keeps
             it from adding up over layers.
-        steps: which of them are tried.
+        steps: which of them are tried. The last three go through the network once or more for each of its layers: in a
+            large one, leave out what takes too long.
 
     Raises:
         ConfigError: `q` or `percentile` out of range, no such step. ConversionError: as `prepare`. InputError: no batches.
