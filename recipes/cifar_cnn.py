@@ -2,6 +2,7 @@
 
     python recipes/cifar_cnn.py --model vgg16 --q 8 --T 32 --data FOLDER
     python recipes/cifar_cnn.py --model vgg16 --sweep none,64,32,16,8 --data FOLDER
+    python recipes/cifar_cnn.py --model resnet20a --weights FILE --normalise imagenet --fine-tune --q 8 --data FOLDER
     torchrun --nproc-per-node 4 recipes/cifar_cnn.py --model vgg16 --q 8 --T 32 --data FOLDER
 
 It trains the network (or finds the one trained before with the same options on the same images), converts it, runs the
@@ -12,6 +13,7 @@ the output folder. Without data, it takes the digits that come with scikit-learn
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ if __package__:  # found by its name; a script's own folder is searched anyhow
 import image_recipes.command
 import torch
 from image_recipes.augment import Augmentation, mean_colour, normalise
+from image_recipes.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from image_recipes.images import ImageData, load_images
 from image_recipes.memory import MemoryImages, evaluation_batches
 from image_recipes.training import TrainingConfig
@@ -49,8 +52,10 @@ def options() -> argparse.ArgumentParser:
     add("--dataset", choices=("cifar10", "cifar100"), default="cifar10", help="where the folder or the hub has both")
     add("--size", type=int, help="height and width to bring the images to")
     about = (
-        "crop; basic: crop and flip; paper: AutoAugment, crop, flip and Cutout; auto: paper, but crop for the digits"
+        "crop; basic: crop and flip; paper: AutoAugment, crop, flip and Cutout; auto: paper, but crop for the digits, and "
+        "basic with --fine-tune"
     )
+    add("--normalise", choices=("data", "imagenet"), default="data", help="by the mean and deviation of which images")
     add("--augment", choices=AUGMENTATIONS, default="auto", help=about)
     return parser
 
@@ -81,11 +86,14 @@ def load(
             args.data, args.dataset, size=args.size, limit_train=args.limit_train, limit_test=args.limit_test
         )
         say(data.notice or "", data.source)
+    if args.normalise == "imagenet":  # as many weight files expect, those for CIFAR too
+        data = dataclasses.replace(data, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     digits, size = "digits" in data.source, data.train.images.shape[-1]
+    augment = "basic" if args.fine_tune and args.augment == "auto" and not digits else args.augment
     some = data.train.balanced(CALIBRATION_IMAGES).images
     images = image_recipes.command.Images(
         name=args.dataset if "CIFAR" in data.source or "cifar" in data.source else "",
-        train=MemoryImages(data.train, augmentation(args.augment, data)),
+        train=MemoryImages(data.train, augmentation(augment, data)),
         test=evaluation_batches(
             data.test, data.mean, data.std, batch_size=args.eval_batch, device=device,
             progress=is_main() and not args.quiet,

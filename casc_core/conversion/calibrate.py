@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,35 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, Quantised
+from casc_core.conversion.activation_values import Histogram, watched
 from casc_core.conversion.adapter import Adapter
-from casc_core.conversion.batches import checked_batches, inputs_and_labels, output_of
-from casc_core.conversion.prepare import prepare, require_module
+from casc_core.conversion.affine_sources import AffineSources
+from casc_core.conversion.batches import checked_batches, inputs_and_labels
+from casc_core.conversion.calibration_steps import STEPS, Calibrating
+from casc_core.conversion.prepare import prepare, require_convertible, require_module
 from casc_core.conversion.tracing.trace import arguments_of
-from casc_core.errors import ConfigError, InputError
-from casc_core.reporting.predictions import differing
+from casc_core.errors import ConfigError, ConversionError, InputError
+from casc_core.reporting.predictions import differing, labels_of, reading
 from casc_core.reporting.tables import text_table
 
-_BINS = 4096
+
+@dataclass(frozen=True)
+class CalibrationStep:
+    """One step of a calibration, and how far off the network was after it.
+
+    Attributes:
+        name: of the step.
+        logit_error: `|a - b| / |a|` of the logits over the calibration set, in the Euclidean norm.
+        predictions_moved: of how many samples the predicted class differs.
+        accuracy: on the calibration set, in percent; None: its batches hold no labels.
+        taken: whether the step was kept. One that makes `logit_error` larger is undone.
+    """
+
+    name: str
+    logit_error: float
+    predictions_moved: int
+    accuracy: float | None
+    taken: bool = True
 
 
 @dataclass(frozen=True)
@@ -28,13 +47,15 @@ class Calibration:
     """A network whose ReLUs have become CQReLUs without training, and what that cost.
 
     Attributes:
-        model: the prepared network, in evaluation mode; convert it.
+        model: the prepared network, in evaluation mode; convert it, or fine-tune it first.
         thresholds: by activation: one number, or `[channels]`.
-        errors: by activation: `|a - b| / |a|` over the calibration set, `a` what the network's own activation gives and `b`
-            what the prepared network's gives, errors of the layers before included.
+        errors: by activation: `|a - b| / |a|`, sums of magnitudes over the calibration set, `a` what the network's own
+            activation gives and `b` what the prepared network's gives, errors of the layers before included.
         samples: size of the calibration set.
         predictions_moved: of how many samples the predicted class differs.
-        logit_error: `|a - b| / |a|` of the logits.
+        logit_error: `|a - b| / |a|` of the logits, in the Euclidean norm.
+        steps: what was done, in order, the percentiles of the activations first.
+        trained_accuracy: of the network as trained, on the calibration set, in percent; None: there are no labels.
     """
 
     model: nn.Module
@@ -43,6 +64,8 @@ class Calibration:
     samples: int
     predictions_moved: int
     logit_error: float
+    steps: tuple[CalibrationStep, ...] = ()
+    trained_accuracy: float | None = None
 
     def __str__(self) -> str:
         rows = [("activation", "threshold", "relative error")]
@@ -50,12 +73,22 @@ class Calibration:
             low, high = float(threshold.min()), float(threshold.max())
             shown = f"{low:.4g}" if threshold.dim() == 0 else f"{low:.4g} to {high:.4g}"
             rows.append((name, shown, f"{100 * self.errors[name]:.2f}%"))
-        lines = [text_table(rows)]
+        lines = [text_table(rows), "", text_table(self._rows_of_steps()), ""]
         lines.append(
             "NOT LOSSLESS against the network as trained: predictions of "
             f"{self.predictions_moved} of {self.samples} samples differ, logits by {100 * self.logit_error:.2f}%"
         )
         return "\n".join(lines)
+
+    def _rows_of_steps(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("step", "logit error", "predictions moved", "accuracy")]
+        for step in self.steps:
+            name = step.name if step.taken else f"{step.name}: undone"
+            shown = "" if step.accuracy is None else f"{step.accuracy:.2f}%"
+            rows.append((name, f"{100 * step.logit_error:.2f}%", f"{step.predictions_moved} of {self.samples}", shown))
+        if self.trained_accuracy is None:
+            return [row[:-1] for row in rows]
+        return [*rows, ("network as trained", "", "", f"{self.trained_accuracy:.2f}%")]
 
 
 def calibrate(
@@ -65,61 +98,104 @@ def calibrate(
     q: int,
     adapter: str | Adapter | None = None,
     percentile: float = 99.9,
-    per_channel: bool = False,
+    per_channel: bool | None = None,
     half_step: bool = True,
+    steps: Sequence[str] = tuple(STEPS),
 ) -> Calibration:
-    """Prepare a network that was trained with plain ReLU, with thresholds from what its activations are on some data.
+    """Prepare a network that was trained with plain ReLU, with thresholds and biases from what it does on some data.
 
-    Each threshold is a percentile of the positive activations of its layer (Rueckauer et al. 2017, "Conversion of
-    continuous-valued deep networks to efficient event-driven networks"), so a few outliers do not stretch all levels. The
-    spiking network of the result is exact against *its* quantised network; the quantised network only approximates the one
-    that was trained, and the errors reported are that approximation's.
+    Each threshold starts at a percentile of the positive activations of its layer or channel (Rueckauer et al. 2017,
+    "Conversion of continuous-valued deep networks to efficient event-driven networks"), so a few outliers do not stretch
+    all levels. Then the `steps` follow, in this order. Each is measured on the calibration set, and undone where it makes
+    the error of the logits larger:
+
+    - `"thresholds"`: each is the one whose rounding makes the least squared error of the activation;
+    - `"batch norm"`: running statistics estimated anew, layer by layer, from what the layers before give now that they
+      are rounded, so that the mean and variance behind each batch norm are again those of the network as trained;
+    - `"biases"`: layer by layer, the mean that rounding has moved in each channel is put back (Nagel et al. 2019,
+      "Data-Free Quantization Through Weight Equalization and Bias Correction"), where a layer has a bias;
+    - `"scale"`: all thresholds of a layer are scaled by what makes the least error of the logits, on some of the samples.
+
+    The spiking network of the result is exact against *its* quantised network; the quantised network only approximates the
+    one that was trained, and the errors reported are that approximation's.
 
     Args:
-        model: a network with ReLU activations, trained.
-        batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs. What a tuple holds
-            beyond them, such as labels, is left out. All batches are kept in memory.
+        model: a network with ReLU activations, trained. It is left alone.
+        batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs and perhaps labels,
+            which are for the report alone. All batches are kept in memory; a few hundred samples are enough.
         q: levels of every activation.
         adapter: as for `prepare`.
         percentile: in (0, 100].
-        per_channel: a threshold for each channel (dimension 1) instead of each layer.
+        per_channel: a threshold for each channel (dimension 1) instead of each layer. None: wherever a layer has channels
+            there, and if the network can be converted so.
         half_step: activations are rounded to the nearest level instead of down, which halves the error of each and keeps
             it from adding up over layers.
+        steps: which of them are tried. The last three go through the network once or more for each of its layers: in a
+            large one, leave out what takes too long.
 
     Raises:
-        ConfigError: `q` or `percentile` out of range. ConversionError: as `prepare`. InputError: no batches.
+        ConfigError: `q` or `percentile` out of range, no such step. ConversionError: as `prepare`. InputError: no batches.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 2))
     >>> images = [torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))]
     >>> calibration = calibrate(model, images, q=64)
     >>> calibration.errors["1"] < 0.05
     True
-    >>> calibration.model[1].threshold == float(calibration.thresholds["1"])
-    True
+    >>> calibration.thresholds["1"].shape
+    torch.Size([4])
+    >>> [step.name for step in calibration.steps]
+    ['percentile', 'thresholds', 'batch norm', 'biases', 'scale']
     """
     require_module(model, "calibrate takes a")
-    _check_percentile(percentile)
+    check_percentile(percentile)
+    unknown = [step for step in steps if step not in STEPS] if not isinstance(steps, str) else [steps]
+    if unknown:
+        raise ConfigError(f"steps are some of {', '.join(map(repr, STEPS))}, in a list; got {unknown[0]!r}")
     prepared = prepare(model, adapter, q=q).eval()
-    takes = len(arguments_of(prepared))
-    kept = [inputs_and_labels(batch, takes)[0] for batch in checked_batches(batches, "calibrate on")]
-    names = [name for name, module in prepared.named_modules() if isinstance(module, CQReLU)]
     for name, module in prepared.named_modules():
-        if isinstance(module, Quantised) and name not in names:
+        if isinstance(module, Quantised) and not isinstance(module, CQReLU):
             raise ConfigError(
                 f"module {name!r}: {type(module).__name__} does not come from a ReLU; train it prepared instead"
             )
         if isinstance(module, CQReLU):
             module.half_step = half_step
-    plain = _with_each(prepared, lambda module: nn.ReLU())
-    histograms = {name: _Histogram(per_channel) for name in names}
-    _watched(plain, names, kept, lambda name, value: histograms[name].add(value))
-    thresholds = {name: histogram.percentile(percentile) for name, histogram in histograms.items()}
-    for name, threshold in thresholds.items():
-        module = prepared.get_submodule(name)
-        assert isinstance(module, CQReLU)
-        module.set_threshold(threshold if threshold.dim() else float(threshold))
-        thresholds[name] = torch.as_tensor(module.effective_threshold)
-    return _compared(prepared, plain, thresholds, kept)
+    takes = len(arguments_of(prepared))
+    given = [inputs_and_labels(batch, takes) for batch in checked_batches(batches, "calibrate on")]
+    kept, labels = [inputs for inputs, _ in given], [labels for _, labels in given]
+    plain = _with_relus(prepared)
+    sources = AffineSources.of(prepared, adapter)
+    channels = _channelled(plain, sources, kept[0]) if per_channel is None else None
+    histograms = {
+        name: Histogram(bool(per_channel) if channels is None else name in channels) for name in _names(prepared)
+    }
+    state = Calibrating(prepared, plain, kept, histograms, sources)
+    state.set_percentiles(percentile)
+    if channels:
+        try:
+            require_convertible(prepared, adapter)
+        except ConversionError:  # its thresholds are one for each layer then
+            state.histograms = {name: Histogram(per_channel=False) for name in histograms}
+            state.set_percentiles(percentile)
+    report = _Report(state, labels)
+    done = [report.after("percentile")]
+    for name, step in STEPS.items():
+        if name in steps:
+            undo = state.snapshot()
+            step(state)
+            done.append(report.after(name, limit=min(each.logit_error for each in done)))
+            if not done[-1].taken:
+                undo()
+    last = [step for step in done if step.taken][-1]
+    return Calibration(
+        prepared,
+        {name: state.threshold(name) for name in histograms},
+        _errors(state),
+        report.samples,
+        last.predictions_moved,
+        last.logit_error,
+        tuple(done),
+        report.accuracy(report.expected),
+    )
 
 
 def percentiles(
@@ -130,120 +206,97 @@ def percentiles(
     Raises:
         ConfigError: `percentile` out of range. InputError: no batches, or what the network does not take.
     """
-    _check_percentile(percentile)
-    histograms = {name: _Histogram(per_channel=False) for name in names}
+    check_percentile(percentile)
+    histograms = {name: Histogram(per_channel=False) for name in names}
 
     def see(name: str, value: Any) -> None:
         histograms[name].add(value[0] if isinstance(value, tuple) else value)
 
-    _watched(model, names, batches, see)
+    watched(model, names, batches, see)
     return {name: float(histogram.percentile(percentile)) for name, histogram in histograms.items()}
 
 
-def _check_percentile(percentile: float) -> None:
+def check_percentile(percentile: float) -> None:
+    """Raise `ConfigError` unless `percentile` is a number in (0, 100]."""
     number = isinstance(percentile, (int, float)) and not isinstance(percentile, bool)
     if not number or not 0.0 < percentile <= 100.0:
         raise ConfigError(f"percentile must lie in (0, 100]; got {percentile!r}")
 
 
-def _compared(
-    prepared: nn.Module, plain: nn.Module, thresholds: dict[str, Tensor], batches: list[tuple[Any, ...]]
-) -> Calibration:
-    errors = {name: [0.0, 0.0] for name in thresholds}
-    logits_error, moved, samples = [0.0, 0.0], 0, 0
-    for batch in batches:
-        logits, expected = _activations(plain, list(thresholds), batch)
-        other, found = _activations(prepared, list(thresholds), batch)
-        for (name, own), (_, value) in zip(expected, found, strict=True):  # both call their activations in one order
-            errors[name][0] += float((own - value).abs().sum(dtype=torch.float64))
-            errors[name][1] += float(own.abs().sum(dtype=torch.float64))
-        logits_error[0] += float((logits - other).abs().sum(dtype=torch.float64))
-        logits_error[1] += float(logits.abs().sum(dtype=torch.float64))
-        moved += int(differing(logits, other).sum())
-        samples += len(logits)
-    relative = {name: part / max(whole, 1e-30) for name, (part, whole) in errors.items()}
-    return Calibration(prepared, thresholds, relative, samples, moved, logits_error[0] / max(logits_error[1], 1e-30))
+def _names(prepared: nn.Module) -> list[str]:
+    return [name for name, module in prepared.named_modules() if isinstance(module, CQReLU)]
 
 
-def _with_each(prepared: nn.Module, make: Callable[[CQReLU], nn.Module]) -> nn.Module:
-    """A copy with another module in the place of each CQReLU."""
+def _with_relus(prepared: nn.Module) -> nn.Module:
+    """A copy with a ReLU in the place of each CQReLU."""
     result = copy.deepcopy(prepared)
-    for name, module in list(result.named_modules()):
-        if isinstance(module, CQReLU):
-            parent, _, child = name.rpartition(".")
-            setattr(result.get_submodule(parent), child, make(module))
+    for name in _names(result):
+        parent, _, child = name.rpartition(".")
+        setattr(result.get_submodule(parent), child, nn.ReLU())
     return result.eval()
 
 
-def _activations(model: nn.Module, names: list[str], batch: tuple[Any, ...]) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """The output for a batch, and what each of the named modules gave, call by call."""
-    seen: list[tuple[str, Tensor]] = []
-    outputs = _watched(model, names, [batch], lambda name, value: seen.append((name, value)))
-    return outputs[0], seen
+def _channelled(plain: nn.Module, sources: AffineSources, batch: tuple[Any, ...]) -> set[str]:
+    """The activations whose dimension 1 counts channels, the same number in every call."""
+    shapes: dict[str, list[torch.Size]] = {name: [] for name in sources.activations}
+    watched(plain, list(shapes), [batch], lambda name, value: shapes[name].append(value.shape))
+    return {
+        name
+        for name, found in shapes.items()
+        if found
+        and len({shape[1:2] for shape in found}) == 1
+        and all(len(shape) == 2 or (len(shape) > 2 and sources.has_channels(name)) for shape in found)
+    }
 
 
-@torch.no_grad()
-def _watched(
-    model: nn.Module, names: list[str], batches: list[tuple[Any, ...]], see: Callable[[str, Tensor], None]
-) -> list[Tensor]:
-    """The outputs for these batches, `see` being told what each of the named modules gives."""
+class _Report:
+    """How far the prepared network is off, as it stands."""
 
-    def watch(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: see(name, output)
+    def __init__(self, state: Calibrating, labels: list[Any]) -> None:
+        self.state, self.expected = state, state.outputs(state.plain)
+        self.labels = [_usable(each, logits) for each, logits in zip(labels, self.expected, strict=True)]
+        self.samples = sum(map(len, self.expected))
 
-    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    def after(self, name: str, limit: float = float("inf")) -> CalibrationStep:
+        found = self.state.outputs(self.state.prepared)
+        error = self.state.error(found, self.expected)
+        moved = sum(int(differing(a, b).sum()) for a, b in zip(self.expected, found, strict=True))
+        return CalibrationStep(name, error, moved, self.accuracy(found), taken=error <= limit)
+
+    def accuracy(self, outputs: list[Tensor]) -> float | None:
+        right = 0.0
+        for logits, labels in zip(outputs, self.labels, strict=True):
+            if labels is None:
+                return None
+            how = reading(logits.shape, labels)
+            right += float(how.scores(how.classes(logits), labels).sum())
+        return 100 * right / self.samples
+
+
+def _usable(given: Any, logits: Tensor) -> Tensor | None:
+    """What stands behind the inputs of a batch, if it is a class for each sample or place."""
     try:
-        return [output_of(model, batch) for batch in batches]
-    finally:
-        for handle in handles:
-            handle.remove()
+        labels = labels_of(given)
+        if labels is None or labels.is_floating_point():
+            return None
+        return reading(logits.shape, labels).checked(labels, logits.shape).to(logits.device)
+    except InputError:
+        return None
 
 
-class _Histogram:
-    """How often which positive value occurs, its range growing as it must: `[rows, bins]` over `[0, reach]`."""
+def _errors(state: Calibrating) -> dict[str, float]:
+    """By activation: the relative error of what it gives."""
+    errors = {name: [0.0, 0.0] for name in state.histograms}
+    for batch in state.batches:
+        expected, found = (_activations(network, list(errors), batch) for network in (state.plain, state.prepared))
+        for (name, own), (_, value) in zip(expected, found, strict=True):  # both call their activations in one order
+            errors[name][0] += float((own - value).abs().sum(dtype=torch.float64))
+            errors[name][1] += float(own.abs().sum(dtype=torch.float64))
+    return {name: part / max(whole, 1e-30) for name, (part, whole) in errors.items()}
 
-    def __init__(self, per_channel: bool) -> None:
-        self.per_channel, self.reach = per_channel, 0.0
-        self.counts = torch.zeros(0, _BINS, dtype=torch.int64)
 
-    def add(self, values: Tensor) -> None:
-        """Count `values` `[batch, channels, ...]`.
-
-        Raises:
-            InputError: there are none, or some are not finite. ConfigError: they have no channels, or other ones.
-        """
-        if not values.numel():
-            raise InputError(f"an activation of shape {list(values.shape)} is empty: leave empty batches out")
-        if self.per_channel and values.dim() < 2:
-            raise ConfigError(f"an activation of shape {list(values.shape)} has no channels: use per_channel=False")
-        rows = values.transpose(0, 1).flatten(1) if self.per_channel else values.reshape(1, -1)
-        rows = rows.cpu().double()
-        if not len(self.counts):
-            self.counts = torch.zeros(len(rows), _BINS, dtype=torch.int64)
-        if len(rows) != len(self.counts):
-            raise ConfigError(
-                f"an activation is called with {len(self.counts)} and with {len(rows)} channels: use per_channel=False, or "
-                "a module for each place"
-            )
-        largest = float(rows.max())
-        if not math.isfinite(largest):
-            raise InputError("the network's activations are NaN or infinite: check inputs and weights")
-        if self.reach == 0.0:
-            self.reach = largest
-        while largest > self.reach:  # two bins become one
-            self.counts = torch.cat([self.counts.unflatten(1, (-1, 2)).sum(2), torch.zeros_like(self.counts)], 1)
-            self.counts, self.reach = self.counts[:, :_BINS], 2 * self.reach
-        if self.reach == 0.0:
-            return
-        index = (rows * (_BINS / self.reach)).long().clamp_(max=_BINS - 1)
-        index += torch.arange(len(rows))[:, None] * _BINS
-        self.counts += torch.bincount(index[rows > 0], minlength=self.counts.numel()).view_as(self.counts)
-
-    def percentile(self, percent: float) -> Tensor:
-        """The upper end of the bin that holds this percentile: `[rows]`, or one number. Where nothing was active: 1."""
-        total = self.counts.sum(1)
-        needed = torch.ceil(total * (percent / 100.0)).clamp_(min=1)
-        bins = (self.counts.cumsum(1) < needed[:, None]).sum(1)
-        ends = (bins + 1).double() * (self.reach / _BINS)
-        ends = torch.where(total > 0, ends, 1.0).float()
-        return ends if self.per_channel else ends[0]
+def _activations(model: nn.Module, names: list[str], batch: tuple[Any, ...]) -> list[tuple[str, Tensor]]:
+    """What each of the named modules gave for a batch, call by call."""
+    seen: list[tuple[str, Tensor]] = []
+    watched(model, names, [batch], lambda name, value: seen.append((name, value)))
+    return seen

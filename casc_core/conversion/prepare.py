@@ -133,6 +133,11 @@ def _require_same_forward(
             )
 
 
+def require_convertible(prepared: nn.Module, adapter: str | Adapter | None) -> None:
+    """Raise `ConversionError` for what a conversion of a prepared network would refuse."""
+    _require_rules(prepared, RULES.merged(choose_adapter(prepared, adapter).rules))
+
+
 def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
     """Refuse what a conversion would refuse: better now than after the training."""
     model = copy.deepcopy(prepared).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from argparse import SUPPRESS
+from argparse import SUPPRESS, BooleanOptionalAction
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from casc_lab.training.loop import PRECISIONS
 from casc_lab.training.seeds import digest
 from casc_lab.training.store import describe
 from image_recipes import paper
-from image_recipes.experiment import CalibrationConfig, NetworkConfig, train_or_find
+from image_recipes.experiment import CalibrationConfig, FineTuning, NetworkConfig, train_or_find
 from image_recipes.models import MODELS, POOLINGS
 from image_recipes.training import OPTIMIZERS, TrainingConfig, TrainingImages
 
@@ -47,6 +47,10 @@ CALIBRATION = {
 """Options of a network that was trained with plain ReLU, and their defaults."""
 
 
+FINE_TUNING = TrainingConfig(epochs=3, lr=1e-3)
+"""Defaults of the training with `--fine-tune`."""
+
+
 def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **others: str) -> None:
     """Add the options that both image recipes have.
 
@@ -62,6 +66,11 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
     add("--trainable-threshold", action="store_true", help="train the threshold of each layer, which is 1 otherwise")
     add("--sweep", type=command.level_list, help="levels to compare, such as none,64,32,16,8: the paper's Table 1")
     add("--weights", type=Path, help="file of trained weights to start from: .safetensors, or a state_dict as .pth")
+    about = (
+        "the weights were trained with plain ReLU: start calibrated, train thresholds too, towards that network's answers "
+        f"(default: {FINE_TUNING.epochs} epochs, learning rate {FINE_TUNING.lr})"
+    )
+    add("--fine-tune", action="store_true", help=about)
     rates = ", ".join(f"{rate} for {name}" for name, rate in OPTIMIZERS.items())
     for name, (kind, about) in SETTINGS.items():
         default = rates if name == "lr" and defaults.lr is None else getattr(defaults, name)
@@ -77,7 +86,8 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
     add("--calibrate-q", type=int, help=about, default=SUPPRESS)
     about = f"of its activations that is the threshold {usual['percentile']}"
     add("--percentile", type=float, help=about, default=SUPPRESS)
-    add("--per-channel", action="store_true", help="a threshold for each channel of it", default=SUPPRESS)
+    about = "a threshold for each channel of it (default: wherever a layer has channels)"
+    add("--per-channel", action=BooleanOptionalAction, help=about, default=SUPPRESS)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,8 @@ Load = Callable[[argparse.Namespace, torch.device, dict[str, float]], tuple[Imag
 def main(load: Load, args: argparse.Namespace, device: torch.device) -> None:
     """Load the images, then train or find, convert, simulate, report."""
     seconds: dict[str, float] = {}
-    useless = [name for name in CALIBRATION if name in vars(args)]
+    used = ("percentile", "per_channel") if args.fine_tune else ()
+    useless = [name for name in CALIBRATION if name in vars(args) and name not in used]
     if useless and None not in _levels(args):
         option = f"--{useless[0].replace('_', '-')}"
         raise ConfigError(f"{option} is for a network trained with plain ReLU: add --q none, or leave {option} out")
@@ -154,6 +165,12 @@ def check(args: argparse.Namespace) -> None:
     training_config(args, TrainingConfig())
     network = NetworkConfig(args.model, 2, 0, pooling=args.pooling, width=args.width)
     check_fits(network.built, "choose a smaller --width, or another --model")
+    if args.fine_tune and args.weights is None:
+        raise ConfigError(
+            "--fine-tune starts from weights that were trained with plain ReLU: name their file by --weights"
+        )
+    if args.fine_tune and None in _levels(args):
+        raise ConfigError("--fine-tune is for a network with levels: give them by --q or --sweep, without none")
     if args.weights is not None and not args.weights.is_file():
         raise DataError(f"cannot read {args.weights}: there is no such file")
 
@@ -204,6 +221,8 @@ def run(
 def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> TrainingConfig:
     """The defaults, but for what the command line says."""
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    if args.fine_tune:
+        defaults = dataclasses.replace(defaults, epochs=FINE_TUNING.epochs, lr=FINE_TUNING.lr)
     return dataclasses.replace(defaults, seed=args.seed, **given)
 
 
@@ -239,9 +258,13 @@ def experiment(
         args.model, len(images.classes), images.size, q, images.stem, args.pooling, args.width, args.trainable_threshold
     )
     with phase("train", seconds):
+        how = calibration(args)
+        start = (
+            FineTuning(dataclasses.replace(how, q=q), images.calibration) if args.fine_tune and q is not None else None
+        )
         about = {"mean": images.mean, "std": images.std, "classes": list(images.classes)}
         trained = train_or_find(
-            images.train, folder, network, training, about, device=device, weights=args.weights,
+            images.train, folder, network, training, about, device=device, weights=args.weights, fine_tuning=start,
             retrain=args.retrain, find_only=find_only, progress=progress, precision=args.precision,
             sync_batch_norm=args.sync_bn,
         )  # fmt: skip
@@ -249,7 +272,6 @@ def experiment(
     converted, facts = trained.model, dict(trained.training)
     if q is None:
         with phase("calibrate", seconds):
-            how = calibration(args)
             calibrated = how.apply(trained.model, images.calibration())
         say(str(calibrated))
         converted = calibrated.model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import casc_core
 from casc_core.activation import check_levels
 from casc_core.errors import ConfigError
+from casc_core.storage.strict import of
 from casc_lab.distributed import say
 from casc_lab.evaluation.accuracy import Batches, logits_of
 from casc_lab.training import classification
@@ -21,7 +22,7 @@ from casc_lab.training.seeds import digest
 from casc_lab.training.store import Store, training_facts
 from casc_lab.training.task import Validation
 from image_recipes.models import build
-from image_recipes.training import TrainingConfig, TrainingImages, train
+from image_recipes.training import Teacher, TrainingConfig, TrainingImages, train
 from image_recipes.weights import file_digest, load_weights
 
 
@@ -108,6 +109,7 @@ def train_or_find(
     *,
     device: torch.device,
     weights: Path | None = None,
+    fine_tuning: FineTuning | None = None,
     validation: Batches | None = None,
     retrain: bool = False,
     find_only: bool = False,
@@ -124,6 +126,8 @@ def train_or_find(
         about: what to keep with the network: `mean`, `std`, names of the `classes`.
         device: where it trains.
         weights: file of weights to start from.
+        fine_tuning: how a network with levels starts from them, if they were trained with plain ReLU; None: they are
+            taken as they are, and every threshold is 1.
         validation: other images, to pick the best epoch by.
         retrain: train anew even if one is there.
         find_only: never train.
@@ -135,21 +139,36 @@ def train_or_find(
     """
     start = None if weights is None else file_digest(weights)
     settings = [dataclasses.asdict(network), dataclasses.asdict(training), about, precision, sync_batch_norm, start]
+    if fine_tuning is not None:
+        settings.append(dataclasses.asdict(fine_tuning.calibration) | {"temperature": fine_tuning.temperature})
     store = Store(folder, digest(settings, images.digest)[:12], retrain, find_only)
     if store.found:
-        model, description = store.read(lambda found: network.quantised(network.plain()), lambda found: network.plain())
+        model, description = store.read(
+            lambda found: with_thresholds(network.quantised(network.plain()), _thresholds(found.get("thresholds", {}))),
+            lambda found: network.plain(),
+        )
         return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)
     torch.manual_seed(training.seed)
     model = network.plain()
     if weights is not None and (left_out := load_weights(model, weights)):
         say(f"{weights.name} is of another number of classes: {', '.join(left_out)} start anew")
-    model = network.quantised(model).to(device)
+    teacher = None
+    if fine_tuning is None:
+        model = network.quantised(model).to(device)
+    else:
+        teacher = Teacher(model.to(device).eval(), fine_tuning.temperature)
+        calibrated = fine_tuning.calibration.apply(model, fine_tuning.images())
+        say(str(calibrated))
+        about = {**about, "thresholds": {name: list(each.shape) for name, each in calibrated.thresholds.items()}}
+        model = calibrated.model.train()
+        with_thresholds(model, calibrated.thresholds)
     result = train(
         model,
         images,
         about["mean"],
         about["std"],
         training,
+        teacher=teacher,
         validate=_validator(validation),
         checkpoint=store.checkpoint,
         progress=progress,
@@ -159,6 +178,11 @@ def train_or_find(
     facts = training_facts(model, result)
     store.write(model, {"classifier": dataclasses.asdict(network), "training": facts, **about})
     return TrainedNetwork(model.eval(), False, facts, store.home.name)
+
+
+def _thresholds(shapes: Any) -> dict[str, Tensor]:
+    """Thresholds of these shapes, all 1: a trained network's own are filled in."""
+    return {name: torch.ones(of(list, shape, "a shape")) for name, shape in of(dict, shapes, "thresholds").items()}
 
 
 def _validator(batches: Batches | None) -> Callable[[nn.Module], Validation | None]:
@@ -177,7 +201,7 @@ class CalibrationConfig:
     Args:
         q: levels.
         percentile: of what a layer's activations are on some training images; it becomes the layer's threshold.
-        per_channel: a threshold for each channel instead.
+        per_channel: a threshold for each channel instead; None: wherever a layer has channels.
 
     Raises:
         ConfigError: a value out of its range.
@@ -185,7 +209,7 @@ class CalibrationConfig:
 
     q: int = 32
     percentile: float = 99.9
-    per_channel: bool = False
+    per_channel: bool | None = None
 
     def __post_init__(self) -> None:
         check_levels(self.q)
@@ -197,3 +221,34 @@ class CalibrationConfig:
         return casc_core.calibrate(
             trained, batches, adapter="cnn", q=self.q, percentile=self.percentile, per_channel=self.per_channel
         )
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a network with levels starts from one that was trained with plain ReLU, and is trained towards its answers.
+
+    Args:
+        calibration: where thresholds and biases start; the thresholds are trained.
+        images: gives the batches to calibrate on.
+        temperature: as `Teacher` takes it.
+    """
+
+    calibration: CalibrationConfig
+    images: Callable[[], Iterable[Tensor]]
+    temperature: float = 2.0
+
+
+def with_thresholds(model: nn.Module, thresholds: Mapping[str, Tensor]) -> nn.Module:
+    """A network with CQReLU whose thresholds, from here on, are trained, and that rounds to the nearest level.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), casc_core.CQReLU(q=4), nn.Linear(3, 2))
+    >>> with_thresholds(model, {"1": torch.ones(3)})[1]
+    CQReLU(q=4, 3 thresholds, trainable, half_step=True)
+    """
+    for name, threshold in thresholds.items():
+        module = model.get_submodule(name)
+        if not isinstance(module, casc_core.CQReLU):
+            raise ConfigError(f"{name!r} is no CQReLU")
+        module.half_step = True
+        module.set_threshold(threshold, trainable=True)
+    return model

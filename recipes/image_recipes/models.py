@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from casc_core.errors import ConfigError
 
@@ -58,6 +59,16 @@ def resnet20(classes: int, stem: str, pooling: str, channels: int = 3, width: in
     the paper; the others are 2 and 4 times as wide.
     """
     return _resnet(stem, pooling, channels, [(3, width), (3, 2 * width), (3, 4 * width)], _basic_block, width, classes)
+
+
+def resnet20a(classes: int, stem: str, pooling: str, channels: int = 3, width: int = 16) -> nn.Module:
+    """ResNet20 with the shortcuts of He et al. 2016 that have no parameters (the paper's option A), as most weight files
+    for CIFAR have it: where a stage halves the image, every second pixel, and zeros for the channels that are new.
+
+    Names are those of such files: the last layer is `linear`.
+    """
+    stages = [(3, width), (3, 2 * width), (3, 4 * width)]
+    return _resnet(stem, pooling, channels, stages, _padded_block, width, classes, last="linear")
 
 
 def resnet34(classes: int, stem: str, pooling: str, channels: int = 3, width: int = 64) -> nn.Module:
@@ -115,7 +126,7 @@ def regnet_stages(w_0: float, w_a: float, w_m: float, depth: int, group: int) ->
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder for builder in (vgg16, resnet20, resnet34, regnet_x_8gf, resnext50_32x4d)
+    builder.__name__: builder for builder in (vgg16, resnet20, resnet20a, resnet34, regnet_x_8gf, resnext50_32x4d)
 }
 
 
@@ -190,6 +201,30 @@ class Residual(nn.Module):
         return x
 
 
+class PaddedShortcut(nn.Module):
+    """Every `stride`-th pixel, and zeros for `more` channels, half of them in front.
+
+    `[B, C, H, W]` becomes `[B, C + more, H / stride, W / stride]`, rounded up.
+
+    >>> import torch
+    >>> PaddedShortcut(stride=2, more=2)(torch.arange(4.0).reshape(1, 1, 2, 2)).flatten().tolist()
+    [0.0, 0.0, 0.0]
+    >>> PaddedShortcut(stride=2, more=2)(torch.ones(1, 1, 4, 4)).sum((2, 3)).tolist()
+    [[0.0, 4.0, 0.0]]
+    """
+
+    def __init__(self, stride: int, more: int) -> None:
+        super().__init__()
+        self.stride, self.more = stride, more
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.more // 2
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.more - before))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, more={self.more}"
+
+
 def _unit(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1,
     *, bias: bool = False, batch_norm: bool = True, relu: bool = True,
@@ -204,8 +239,17 @@ def _pool(pooling: str, kernel: int, padding: int = 0) -> nn.Module:
 
 
 def _basic_block(inputs: int, outputs: int, stride: int) -> nn.Module:
-    branch = _numbered(_unit(inputs, outputs, 3, stride), _unit(outputs, outputs, 3, relu=False))
-    return Residual(branch, _projection("downsample", inputs, outputs, stride))
+    return Residual(_basic_branch(inputs, outputs, stride), _projection("downsample", inputs, outputs, stride))
+
+
+def _padded_block(inputs: int, outputs: int, stride: int) -> nn.Module:
+    same = (inputs, 1) == (outputs, stride)
+    shortcut: dict[str, nn.Module] = {} if same else {"shortcut": PaddedShortcut(stride, outputs - inputs)}
+    return Residual(_basic_branch(inputs, outputs, stride), shortcut)
+
+
+def _basic_branch(inputs: int, outputs: int, stride: int) -> dict[str, nn.Module]:
+    return _numbered(_unit(inputs, outputs, 3, stride), _unit(outputs, outputs, 3, relu=False))
 
 
 def _bottleneck(inputs: int, inner: int, outputs: int, stride: int, groups: int) -> list[Unit]:
@@ -233,14 +277,14 @@ def _blocks(inputs: int, stages: Stages, block: Block, stride: int) -> Iterator[
 
 
 def _resnet(
-    stem: str, pooling: str, channels: int, stages: Stages, block: Block, width: int, classes: int
+    stem: str, pooling: str, channels: int, stages: Stages, block: Block, width: int, classes: int, last: str = "fc"
 ) -> nn.Module:
     if stem == "small":
         entrance = _numbered(_unit(channels, width, 3))
     else:
         entrance = _numbered(_unit(channels, width, 7, stride=2)) | {"pool": _pool(pooling, 3, padding=1)}
     layers = {f"layer{number}": _sequence(*blocks) for number, blocks in _blocks(width, stages, block, stride=1)}
-    return _network(entrance | layers, {"fc": nn.Linear(stages[-1][1], classes)})
+    return _network(entrance | layers, {last: nn.Linear(stages[-1][1], classes)})
 
 
 def _network(body: dict[str, nn.Module], classifier: dict[str, nn.Module], positions: int = 1) -> nn.Module:

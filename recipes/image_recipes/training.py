@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from casc_core.errors import ConfigError
 from casc_lab.distributed import Share, device_of
@@ -77,6 +78,31 @@ class TrainingConfig:
         return OPTIMIZERS[self.optimizer] if self.lr is None else self.lr
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network whose answers another is trained towards (Hinton et al. 2015, "Distilling the Knowledge in a Neural
+    Network").
+
+    Args:
+        network: maps images to logits.
+        temperature: what all logits are divided by, first.
+
+    >>> teacher = Teacher(nn.Identity(), temperature=2.0)
+    >>> logits = torch.tensor([[1.0, -1.0]])
+    >>> bool(teacher.loss(logits, logits) < teacher.loss(logits, -logits))
+    True
+    """
+
+    network: nn.Module
+    temperature: float
+
+    def loss(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Mean cross-entropy of softened logits with the teacher's, times the temperature's square."""
+        with torch.no_grad():
+            target = (self.network(images).float() / self.temperature).softmax(1)
+        return F.cross_entropy(logits.float() / self.temperature, target) * self.temperature**2
+
+
 class TrainingImages(Protocol):
     """Images to train on."""
 
@@ -101,6 +127,7 @@ def train(
     std: tuple[float, ...],
     config: TrainingConfig,
     *,
+    teacher: Teacher | None = None,
     validate: Callable[[nn.Module], Validation | None] = lambda model: None,
     checkpoint: Path | None = None,
     progress: bool = True,
@@ -115,6 +142,7 @@ def train(
         images: what it learns.
         mean, std: of each channel; they become 0 and 1.
         config: how.
+        teacher: what it is trained towards, in the place of the labels.
         validate: accuracy and loss on other images, which picks the epoch; None: the last epoch is kept.
         checkpoint, progress, precision, sync_batch_norm, saving: as `casc_lab.training.loop.train` takes them.
 
@@ -122,7 +150,7 @@ def train(
         ConfigError: the loss is no longer a finite number; the message says what to change.
         StorageError: the checkpoint cannot be written, is damaged, or belongs to another training.
     """
-    task = _ImageTask(model, images, mean, std, config, validate)
+    task = _ImageTask(model, images, mean, std, config, teacher, validate)
     # Convolutions are fastest on it, on CPUs and on GPUs.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     try:
@@ -144,13 +172,15 @@ class _ImageTask:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         config: TrainingConfig,
+        teacher: Teacher | None,
         validate: Callable[[nn.Module], Validation | None],
     ) -> None:
         self.images, self.mean, self.std, self.config = images, mean, std, config
-        self.validate = validate
+        self.teacher, self.validate = teacher, validate
         self.device = device_of(model)
         self.epochs, self.seed = config.epochs, config.seed
-        self.owner = digest(dataclasses.asdict(config), shapes(model), images.digest, mean, std)
+        taught = [] if teacher is None else [teacher.temperature]
+        self.owner = digest(dataclasses.asdict(config), shapes(model), images.digest, mean, std, *taught)
         self.remedy = remedy(config.learning_rate, config.clip)
 
     def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -177,4 +207,6 @@ class _ImageTask:
     def loss(self, network: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         pixels = normalise(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
-        return loss_and_correct(network(pixels), labels, self.config.label_smoothing)
+        logits = network(pixels)
+        loss, correct = loss_and_correct(logits, labels, self.config.label_smoothing)
+        return (loss if self.teacher is None else self.teacher.loss(pixels, logits)), correct

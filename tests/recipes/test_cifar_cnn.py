@@ -12,7 +12,9 @@ from typing import Any
 import cifar_cnn
 import pytest
 import torch
+from image_recipes.models import build
 from pictures import CLASSES, TWO_PROCESSES, run_recipe, write_pictures
+from safetensors.torch import save_file
 
 import casc_core
 from casc_lab import command
@@ -142,6 +144,34 @@ def test_plain_relu_is_calibrated(
     assert casc_core.load(tmp_path / "network").settings.q == 16
 
 
+def test_weights_trained_with_relu_are_fine_tuned(
+    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resnet20 without parameters in its shortcuts, under the names that its weight files have."""
+    torch.manual_seed(0)
+    model, weights = build("resnet20a", len(CLASSES), width=4), tmp_path / "weights.safetensors"
+    assert [name for name in model.state_dict() if "downsample" in name or "shortcut" in name] == []
+    assert list(model.state_dict())[-2:] == ["linear.weight", "linear.bias"]
+    save_file(model.state_dict(), weights)
+
+    options = ["--model", "resnet20a", "--data", data, "--weights", weights, "--fine-tune", "--q", 4, "--T", 2]
+    tiny = "--width 4 --epochs 2 --batch-size 24 --augment none --eval-batch 24 --threads 1 --quiet".split()
+    results = recipe(tmp_path, *options, tiny=tiny)
+    said = capsys.readouterr().err
+    assert "classifier trained" in said
+    assert "biases" in said
+    assert results["options"]["fine_tune"] is True
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+    description = json.loads((tmp_path / results["classifier"] / "classifier.json").read_text())
+    assert description["thresholds"]["layer1.0.relu1"] == [4]
+
+    again = recipe(tmp_path, *options, tiny=tiny)
+    assert "classifier found" in capsys.readouterr().err
+    for name in ("classifier", "ann_accuracy", "accuracy"):
+        assert again[name] == results[name]
+
+
 def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn", reason="needs the extra digits")
     results = recipe(
@@ -195,6 +225,9 @@ def test_a_mistake_is_one_clear_line(
         ("--optimizer adam", "optimizer must be one of 'adamw', 'sgd'; got 'adam'"),
         ("--eval-batch 0", "--eval-batch must be at least 1; got 0"),
         ("--epochs 0", "epochs must be an integer of at least 1; got 0"),
+        ("--fine-tune", "--fine-tune starts from weights that were trained with plain ReLU"),
+        ("--fine-tune --weights nowhere.pth --sweep none,8", "--fine-tune is for a network with levels"),
+        ("--fine-tune --weights nowhere.pth --calibrate-q 8", "--calibrate-q is for a network trained with plain ReLU"),
         ("--weights nowhere.pth", "cannot read nowhere.pth: there is no such file"),
     ],
 )

@@ -89,7 +89,14 @@ KNOWN = {  # some of the entries of torchvision's weight files, with their shape
         "fc.weight": (1000, 2048),
     },
 }
-NEURONS = {"vgg16": 13, "resnet20": 19, "resnet34": 33, "regnet_x_8gf": 70, "resnext50_32x4d": 49}  # layers of them
+NEURONS = {
+    "vgg16": 13,
+    "resnet20": 19,
+    "resnet20a": 19,
+    "resnet34": 33,
+    "regnet_x_8gf": 70,
+    "resnext50_32x4d": 49,
+}  # layers of them
 
 
 def on_meta(name: str, *args: Any, **options: Any) -> nn.Module:
@@ -219,7 +226,11 @@ def test_residual(shortcut: dict[str, nn.Module]) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vgg19", {}, "no model 'vgg19': choose one of vgg16, resnet20, resnet34, regnet_x_8gf, resnext50_32x4d"),
+        (
+            "vgg19",
+            {},
+            "no model 'vgg19': choose one of vgg16, resnet20, resnet20a, resnet34, regnet_x_8gf, resnext50_32x4d",
+        ),
         ("vgg16", {"stem": "tiny"}, "no stem 'tiny': choose one of small, imagenet"),
         ("vgg16", {"pooling": "avg"}, "no pooling 'avg': choose one of max, average"),
         ("vgg16", {"widht": 8}, r"vgg16 has no option 'widht' \(given as 8\): it takes channels, batch_norm, width"),

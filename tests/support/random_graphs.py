@@ -25,12 +25,19 @@ from graph_oracle import Compared, FaultError, Graph, Input, RefusedError, Unusa
 from graph_writer import Script
 from torch import fx, nn
 
+from casc_core.conversion.tracing.number_arguments import functions
+
 # Forwards tried to make one smaller.
 TRIES = 400
 
 
 class _Reader(fx.Tracer):
     """Every layer is one operation."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=(), param_shapes_constant=True)
+        self._autowrap_search += [torch, nn.functional]
+        self._autowrap_function_ids |= functions()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not list(m.children())
@@ -39,12 +46,11 @@ class _Reader(fx.Tracer):
 def spelled(graph: Graph) -> Counter[Any]:
     """What a forward calls: functions, names of methods, types of modules. By `torch.fx` alone, not as it is converted."""
     model = built(graph.source)
-    tracer = _Reader(autowrap_modules=(), param_shapes_constant=True)
     calls: Counter[Any] = Counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            nodes = tracer.trace(model).nodes
+            nodes = _Reader().trace(model).nodes
     except (TypeError, fx.proxy.TraceError):  # a size that is no number yet, where a number must stand
         return calls
     for node in nodes:

@@ -73,6 +73,10 @@ _SUBMODULE = Cause(
     "it calls a module that the model does not hold as its own",
     "Hold modules as attributes, in an nn.ModuleList or an nn.ModuleDict, not in a plain list or dict",
 )
+_STATE = Cause(
+    "it changes its own parameters or buffers, so that its answer may differ at the next call",
+    "Change them outside the forward, or only while training (`if self.training:`)",
+)
 _RAISED = Cause(
     "it raises an error itself, since while it is traced its inputs are stand-ins (torch.fx.Proxy), not tensors",
     "Leave out checks of types and values; a check of sizes alone is understood",
@@ -91,6 +95,7 @@ _OWN = Cause(
 
 _BY_TEXT = (
     ("not installed as a submodule", _SUBMODULE),
+    ("cannot assign .* as (buffer|parameter)", _STATE),
     ("used as inputs to control flow", _CONTROL),
     ("cannot be iterated", _ITERATED),
     ("Expected a value of type|dynamo-optimized", _COMPILED),

@@ -19,14 +19,13 @@ from torch import fx, nn
 
 from casc_core.conversion.tracing.causes import explained, wrapper
 from casc_core.conversion.tracing.in_place import refuse_changes_in_place
+from casc_core.conversion.tracing.number_arguments import functions, recorded_methods
 from casc_core.conversion.tracing.own_state import as_before, refusal_of_setting, tensors_for_proxies
 from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom, other_generators
 from casc_core.engine.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 
-# What torch calls with numbers before it looks whether they are stand-ins.
-_FACTORIES = {id(function) for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.tensor)}
 # fx keeps tensors that a forward makes under such names.
 _CONSTANT = "_tensor_constant"
 _LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}", "<")
@@ -43,8 +42,8 @@ class Tracer(fx.Tracer):
         self._autowrap_function_ids -= {
             id(value) for value in vars(torch.nn.utils.rnn).values() if isinstance(value, type)
         }
-        self._autowrap_search.append(torch)
-        self._autowrap_function_ids |= _FACTORIES
+        self._autowrap_search += [torch, torch.nn.functional]
+        self._autowrap_function_ids |= functions()
         einops = sys.modules.get("einops")  # where it is not loaded, no forward calls it
         if einops is not None:
             self._autowrap_search.append(einops)
@@ -200,7 +199,7 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     try:
         # Gradients as in the mode that is traced: evaluation has none.
         grads = torch.set_grad_enabled(model.training)
-        with grads, tensors_for_proxies(), as_before(model) as changed, NothingRandom(_random):
+        with grads, tensors_for_proxies(), recorded_methods(), as_before(model) as changed, NothingRandom(_random):
             tracer.begun_under = _blocks()
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
             written = changed({str(node.target) for node in graph.nodes if node.op == "get_attr"})

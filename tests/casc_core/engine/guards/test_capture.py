@@ -26,7 +26,7 @@ CAPTURES = {
     "torch.jit.trace": lambda snn: torch.jit.trace(snn, X),
     "torch.jit.script": torch.jit.script,
     "torch.fx": fx.symbolic_trace,
-    "torch.export": lambda snn: torch.export.export(snn, (X,)),
+    "torch.export": lambda snn: torch.export.export(snn, (X,), strict=False),
     "torch.fx.experimental.proxy_tensor.make_fx": lambda snn: make_fx(snn)(X),
     "torch.func": lambda snn: torch.vmap(snn)(X[:, None]),
     "torch.func (vmap, grad, jvp)": lambda snn: torch.func.grad(lambda x: snn(x).sum())(X),
