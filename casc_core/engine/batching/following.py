@@ -161,7 +161,8 @@ def _followed(follower: Follower, op: Op, args: Any, kwargs: Any, doubts: list[s
 def _without_ends(op: Op, args: Any) -> tuple[Any, str | None]:
     """Arguments without the ends of slices that are read from values, such as `x[:, : lengths.max()]`, and why they are
     not known: what is taken is no larger than all of it."""
-    if op.settings.get("function") != "operator.getitem" or not isinstance(args[0], Abstract):
+    is_taken = op.settings.get("function") == "operator.getitem" and len(args) == 2
+    if not is_taken or not isinstance(args[0], Abstract):
         return args, None
     why: list[str] = []
 
