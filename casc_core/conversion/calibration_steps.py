@@ -23,7 +23,7 @@ CANDIDATES, RATIO = 32, 0.9
 """Thresholds that are tried for a channel: the largest activation, and each time so much less."""
 SCALES = (0.9, 1.0 / 0.9)
 """What the thresholds of a layer are scaled by, again and again while that helps."""
-MOST_SCALINGS, SAMPLES_FOR_SCALES = 4, 128
+MOST_SCALINGS, SAMPLES_FOR_SCALES = 4, 256
 
 
 @dataclass
