@@ -396,7 +396,9 @@ def grid_threshold(
     """
     value = float(threshold)
     if isinstance(numerics, Stretch):
-        own = max(numerics.grid, 1 - Fraction(threshold).denominator.bit_length() - rounds)
+        own = 1 - Fraction(threshold).denominator.bit_length() - rounds
+        # A neuron's initial potential, which is a share of the threshold, is on this grid too.
+        own = max(numerics.grid, min(own, binade(value) - THRESHOLD_BITS))
         exponent = own if exponent is None else min(exponent, own)
         return float(on_grid(torch.tensor(value, dtype=torch.float64), exponent)), exponent
     finest = binade(value) - THRESHOLD_BITS

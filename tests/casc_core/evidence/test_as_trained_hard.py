@@ -160,3 +160,18 @@ def test_products_of_inputs_of_any_size_are_rounded_as_if_once():
             pairs = zip(x[sample].tolist(), weight[row].tolist(), strict=True)
             true = sum((Fraction(a) * Fraction(b) for a, b in pairs), Fraction(0))
             assert math.isclose(float(found[sample, row]), float(true), rel_tol=2.0**-52)
+
+
+@pytest.mark.parametrize("threshold", [3.0, torch.tensor([3.0, 3.0])])
+def test_an_initial_potential_is_not_rounded_to_the_grid_of_coarse_weights(threshold):
+    # Whole weights and thresholds: half a threshold is on a finer grid. 1.5 + 1 is below 3, and 2 + 1 is not.
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False), casc_core.CQReLU(1), nn.Conv2d(2, 2, 1, bias=False),
+        casc_core.CQReLU(1, threshold), nn.Flatten(), nn.Linear(2, 2),
+    )  # fmt: skip
+    nn.init.ones_(model[0].weight)
+    model[2].weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[:, :, None, None]
+    snn = casc_core.convert(model.eval(), neuron=casc_core.CIF(initial_potential=0.5))
+    recorder = Recorder(keep_counts=True)
+    snn.simulate_recorded((torch.ones(1, 1, 1, 1),), {}, None, recorder)
+    assert recorder.counts["3"].flatten().tolist() == [0, 0]
