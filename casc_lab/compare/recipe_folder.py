@@ -131,10 +131,10 @@ def _arguments(line: argparse.ArgumentParser, options: dict[str, Any], where: Pa
 
 def _option(action: argparse.Action, value: Any) -> Any:
     """What the command line would have made of a value."""
+    if value is None and action.default in (None, argparse.SUPPRESS):
+        return None
     if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
         return of(bool, value, action.dest)
-    if value is None and action.default is None:
-        return None
     text = ",".join("none" if each is None else str(each) for each in value) if isinstance(value, list) else str(value)
     if isinstance(value, (bool, dict)):
         raise ValueError("neither a flag nor a table")
