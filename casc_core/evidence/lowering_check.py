@@ -71,9 +71,10 @@ def lowering_report(
             output = type(module).forward(module, *args, **kwargs)
             before = [output * module.q / module.effective_threshold] if isinstance(output, Tensor) else []
             by_output.extend(name for name, levels in zip(names, wanted, strict=True) if levels is not None and before)
-        for name, levels, z in zip(names, wanted, before, strict=False):
+        ends = module.ranges() or ((0, q),)
+        for name, levels, z, (lowest, highest) in zip(names, wanted, before, ends, strict=False):
             if levels is not None:  # else nothing reads it
-                layers[name] = _layer(name, z, levels, q)
+                layers[name] = _layer(name, z, levels, lowest, highest)
         return output
 
     logits = run_observed(ann, q, inputs, named, see, float64=True)
@@ -82,8 +83,8 @@ def lowering_report(
     return LoweringReport(layers, largest, tuple(by_output), apart)
 
 
-def _layer(name: str, z: Tensor, levels: Tensor, q: int) -> LayerLowering:
-    """Activations before rounding, in levels, against levels."""
+def _layer(name: str, z: Tensor, levels: Tensor, lowest: int, highest: int) -> LayerLowering:
+    """Activations before rounding down, in levels, against levels, of which these are the ends."""
     if z.shape != levels.shape:
         return LayerLowering(
             name, levels.numel(), levels.numel(), 0, Fault(None, str(list(z.shape)), str(list(levels.shape)))
@@ -91,10 +92,10 @@ def _layer(name: str, z: Tensor, levels: Tensor, q: int) -> LayerLowering:
     finite = z[z.isfinite()]
     slack = _ROUNDING * (1.0 + (float(finite.abs().max()) if finite.numel() else 0.0))
     found = levels.double()
-    fits = ((z >= found - slack) | (found == 0)) & ((z < found + 1 + slack) | (found == q))
+    fits = ((z >= found - slack) | (found == lowest)) & ((z < found + 1 + slack) | (found == highest))
     fits &= ~z.isnan()
     wrong = (~fits).nonzero()
-    ties = int(((z.floor().clamp(0, q) != found) & fits).sum())
+    ties = int(((z.floor().clamp(lowest, highest) != found) & fits).sum())
     first = None
     if len(wrong):
         at = tuple(int(index) for index in wrong[0])

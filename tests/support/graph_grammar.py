@@ -269,13 +269,17 @@ NORMS += [batch_norm_call]
 
 # Activations.
 
-_PLAIN = "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.Tanh()", "nn.ReLU6()", "nn.Hardtanh(0.0, 2.0)", "nn.Hardtanh()"
+_PLAIN = (
+    "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.Tanh()", "nn.ReLU6()", "nn.Hardtanh(0.0, 2.0)", "nn.Hardtanh()",
+    "nn.Sigmoid()", "nn.Hardsigmoid()", "nn.Softsign()", "nn.LeakyReLU(0.25)", "nn.PReLU()",
+)  # fmt: skip
 ACTIVATIONS = [module(each, fires=True) for each in _PLAIN]
 ACTIVATIONS += [
     say(each, fires=True)
     for each in (
         "F.relu({0})", "torch.relu({0})", "{0}.relu()", "torch.tanh({0})", "F.tanh({0})", "{0}.tanh()", "F.relu6({0})",
         "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "F.relu_({0})", "torch.relu_({0})", "{0}.relu_()",
+        "torch.sigmoid({0})", "{0}.sigmoid()", "F.hardsigmoid({0})", "F.leaky_relu({0}, 0.5)", "F.softsign({0})",
         "F.relu({0}, inplace=True)", "F.hardtanh_({0})", "F.relu(input={0})", "F.hardtanh({0}, max_val=0.5)",
         "torch.relu({0}.transpose(0, 1)).transpose(0, 1)",
     )

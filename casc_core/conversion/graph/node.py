@@ -81,6 +81,11 @@ class Snapping(ABC):
     def numerics(self) -> Numerics:
         """The arithmetic as it is for the node that is being snapped; it chooses grids and rounds to them."""
 
+    @property
+    @abstractmethod
+    def levels(self) -> int:
+        """With which the network was trained: its wake steps."""
+
     @abstractmethod
     def of(self, node: Node) -> Snapped:
         """What `node` has become. Each node is snapped once."""
@@ -166,6 +171,11 @@ class SpikingNode(Node):
         """Whether numbers of its own, which are put on a grid, multiply the spikes that arrive in it."""
         return False
 
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether its numbers are whole, as spikes are, whatever is chosen around it."""
+        return False
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
         each = [of(node) for node in self.sources]
@@ -182,7 +192,7 @@ class SpikingNode(Node):
 
     def settle(self) -> None:
         """Find out what is known of it while its sources know: asked of the last of many nodes, each would ask the next."""
-        _ = self.is_filled, self.is_divided, self.has_spikes
+        _ = self.is_filled, self.is_divided, self.has_spikes, self.is_whole
 
     @cached_property
     def is_filled(self) -> bool:
@@ -231,6 +241,10 @@ class PopulationNode(SignalNode):
     """
 
     name: str
+
+    @cached_property
+    def is_whole(self) -> bool:
+        return True
 
     @cached_property
     def is_divided(self) -> bool:

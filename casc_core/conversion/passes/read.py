@@ -322,7 +322,7 @@ class Reader:
     def _module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self.model.get_submodule(str(node.target))
         why, rule = self.rules.refusal(module), self.rules.find_module(module)
-        if node not in self._reading and (rule is None or why is not None or isinstance(module, Quantised)):
+        if node not in self._reading and (rule is None or why is not None or _is_activation(module)):
             known = self._as_constants(self._evaluate(node))
             if known is not None:
                 return known
@@ -345,6 +345,10 @@ class Reader:
                     "one of its arguments is computed from the inputs, where a number is needed that is known before"
                 ) from error
             raise
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return any(isinstance(each, Quantised) for each in module.modules())
 
 
 def _holds(value: Any, kind: type) -> bool:

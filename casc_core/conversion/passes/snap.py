@@ -56,7 +56,7 @@ def snap(graph: Graph, numerics: Numerics, levels: int) -> Calls:
     Raises:
         ConversionError: an operation cannot be converted. ExactnessError: no type holds its sums.
     """
-    walk = _Walk(numerics, stretches(graph, levels) if isinstance(numerics, AsTrained) else {})
+    walk = _Walk(numerics, stretches(graph, levels) if isinstance(numerics, AsTrained) else {}, levels)
     for node in graph.nodes:
         walk.line = None if node.place is None else node.place.line
         if isinstance(node, SpikingNode):
@@ -70,8 +70,8 @@ def snap(graph: Graph, numerics: Numerics, levels: int) -> Calls:
 class _Walk(Snapping):
     """One walk over a graph."""
 
-    def __init__(self, numerics: Numerics, stretches: dict[Node, Stretch]) -> None:
-        self._all, self._stretches = numerics, stretches
+    def __init__(self, numerics: Numerics, stretches: dict[Node, Stretch], levels: int) -> None:
+        self._all, self._stretches, self._levels = numerics, stretches, levels
         self._snapped: list[Numerics] = []
         self.calls: list[OpCall] = []
         self.line: str | None = None
@@ -80,6 +80,10 @@ class _Walk(Snapping):
     @property
     def numerics(self) -> Numerics:
         return self._snapped[-1]
+
+    @property
+    def levels(self) -> int:
+        return self._levels
 
     def of(self, node: Node) -> Snapped:
         if node not in self.known:

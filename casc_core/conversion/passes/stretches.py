@@ -1,7 +1,8 @@
 """Which grids there are for the network as trained: one choice for all that lies between the same populations.
 
 Signals meet in sums, and a sum is on the finest grid of its terms. So the grid is chosen once for each stretch of the
-graph, between the populations whose spikes enter it and those that it reaches, by the largest sums in it.
+graph, between the populations whose spikes enter it and those that it reaches, by the largest sums in it. A product of
+spikes is whole numbers as well, and begins a stretch as they do.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from casc_core.conversion.graph import Encoded, Factor, Graph, Node, PopulationNode, SpikingNode
+from casc_core.conversion.graph import Encoded, Factor, Graph, Node, PopulationNode, Product, SpikingNode
 from casc_core.conversion.graph.signals import Applied, Concatenation, Maximum, Sum
 from casc_core.conversion.grids import LARGEST_DENOMINATOR, Reach, Stretch
 
@@ -36,7 +37,8 @@ def stretches(graph: Graph, levels: int) -> dict[Node, Stretch]:
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node].total
         largest[own] = max(largest.get(own, 0.0), reach)
         joins = isinstance(node, (Sum, Concatenation))
-        before = max(((depths[source] + (joins and _is_rescaled(source))) for source in node.sources), default=0)
+        deep = [depths[source] + (joins and _is_rescaled(source)) for source in node.sources]
+        before = sum(deep) if isinstance(node, Product) else max(deep, default=0)  # its bits are those of both together
         maps[own] = max(maps.get(own, 0), before)
         depths[node] = 0 if is_population else before + (node.is_snapped and node.has_spikes)
         maps[own] = max(maps.get(own, 0), depths[node])
@@ -70,7 +72,7 @@ def _joined(nodes: list[SpikingNode]) -> dict[Node, Node]:
 
     for node in nodes:
         for source in node.sources:
-            if not isinstance(source, PopulationNode):
+            if not source.is_whole:
                 parent[root(source)] = root(node)
     return {node: root(node) for node in nodes}
 

@@ -49,7 +49,7 @@ def test_nothing_differs(first: int) -> None:
     assert equal >= 2
 
 
-_CLIPPED = re.compile(r"CQReLU|RNN|[tT]anh|[rR]e[lL][uU]6|clamp|clip|[tT]hreshold|[dD]ropout")
+_CLIPPED = re.compile(r"CQReLU|RNN|[tT]anh|PReLU|[lL]eaky|[rR]e[lL][uU]6|clamp|clip|[tT]hreshold|[dD]ropout")
 
 
 def test_with_many_levels_a_prepared_network_is_the_network_as_it_was() -> None:
