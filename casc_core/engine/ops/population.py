@@ -174,15 +174,16 @@ class FireByLevel(Fire):
     by_level: Tensor
 
     def check(self) -> None:
-        highest = self.settings["lowest"] + len(self.by_level)
-        self.require(
-            0 <= highest <= LARGEST_TOTAL, f"'lowest' and the levels above it must hold 0; got {highest} for the last"
-        )
+        self.require(0 <= self.highest <= LARGEST_TOTAL, f"the levels must hold 0; the highest is {self.highest}")
         self.require(bool((self.by_level.diff() >= 0).all()), "'by_level' must not descend")
 
+    @property
+    def highest(self) -> int:
+        """The largest count."""
+        return int(self.settings["lowest"]) + len(self.by_level)
+
     def spike_bound(self, run: Run) -> float:
-        lowest = self.settings["lowest"]
-        return max(1.0, max(-lowest, lowest + len(self.by_level)) / run.total)
+        return max(1.0, max(-int(self.settings["lowest"]), self.highest) / run.total)
 
     @property
     def levels(self) -> int:
@@ -206,7 +207,7 @@ def _threshold_reach(run: Run, threshold: Threshold) -> float:
     if not isinstance(threshold, LevelThresholds):
         return float(torch.as_tensor(threshold).max())
     scale = float(torch.as_tensor(threshold.scale).max())
-    reach: float = 2 * largest(threshold.values) * scale  # a potential is a sum less one of them
+    reach = 2 * largest(threshold.values) * scale  # a potential is a sum less one of them
     return reach / (run.total + 1)
 
 
