@@ -107,6 +107,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         exponent = self.settings["exponent"]
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
         potential = run.initial_potential(charge, self.settings["threshold"], exponent)
+        driven = self._held(run, driven, initial, potential)
         spikes = self._compiled(run, driven, initial, lengths, potential)
         if spikes is None:
             train = self._by_visits(run, driven, initial, lengths, potential)
@@ -116,6 +117,16 @@ class Recurrence(Op, saved_as="Recurrence"):
                 positive, negative = spikes.tallied
                 run.row_counts[name] = self._as_called(positive), self._as_called(negative)
         return Signal(self._as_called(train), None, None, 1.0)
+
+    def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
+        """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
+        drive, exponent = current.lazy_drive, self.settings["exponent"]
+        if not isinstance(drive, Tensor):
+            return current
+        begins, each = (0.0 if extra is None else largest(extra) for extra in (potential, initial))
+        drive = run.numerics.snap(drive, exponent)
+        drive = run.held(drive, current.bound + self.reach + self.settings["threshold"] + each, begins, exponent)
+        return replace(current, lazy_drive=drive)
 
     def _as_called(self, train: Tensor) -> Tensor:
         """`[steps, B, L, ...]` with batch and length in the order in which the input has them."""

@@ -83,9 +83,6 @@ class Fire(Op):
         if self.bias is not None:
             bias = signal.constant(self.bias)
             drive = bias if drive is None else drive + bias
-        if drive is not None:
-            drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
-            signal = replace(signal, lazy_drive=drive)
         scaled = threshold if divisor is None else threshold * divisor
         if isinstance(scaled, Tensor) and scaled.dim() == 0:
             scaled = float(scaled)
@@ -95,6 +92,10 @@ class Fire(Op):
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)
+        if drive is not None:
+            drive = run.numerics.snap(without_repeats(drive), exponent)
+            drive = run.held(drive, signal.bound + _largest(scaled), _reach(potential), exponent)
+            signal = replace(signal, lazy_drive=drive.expand(signal.shape))
         train = self._behind_convolutions(run, signal, scaled, potential)
         return self._fired(run, signal, scaled, potential) if train is None else train
 
@@ -124,8 +125,8 @@ class Fire(Op):
 
     def _fired(self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
-        largest = (float(threshold.max()) if isinstance(threshold, Tensor) else threshold) + _reach(potential)
-        dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])
+        reach = _largest(threshold) + _reach(potential)
+        dtype = run.potential_dtype(signal.bound + signal.drive_reach, reach, exponent, self.settings["name"])
         if isinstance(threshold, Tensor):
             threshold = threshold.to(dtype)
         # Neuron by neuron in the order in which they lie in memory.
@@ -140,6 +141,10 @@ class Fire(Op):
         if potential is not None:
             potential = potential.expand(signal.shape).permute(inner)
         return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
+
+
+def _largest(threshold: float | Tensor) -> float:
+    return float(threshold.max()) if isinstance(threshold, Tensor) else threshold
 
 
 def _reach(potential: Tensor | None) -> float:
