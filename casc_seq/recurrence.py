@@ -278,7 +278,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         else:
             largest_drive = current.drive_reach
         whole = (run.total + 1) * (reach + self.reach + largest_drive + threshold)
-        run.numerics.dtype(whole, exponent, self.settings["name"])
+        run.potential_dtype(reach + self.reach, largest_drive, threshold, exponent, self.settings["name"])
         widest = binade(whole) - kernels.SUM_BITS
         narrow = binade(float(self.weight.abs().max())) - 15
         for unit in (narrow, widest):
@@ -322,13 +322,13 @@ class Recurrence(Op, saved_as="Recurrence"):
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
         drive, train = current.drive, current.train
-        reach = current.bound + self.reach + (0.0 if drive is None else float(drive.abs().max()))
+        reach = current.bound + self.reach
         if initial is not None:
             initial = initial[order.rows]
             reach += float(initial.abs().max())
         if potential is not None:
             reach += float(potential.abs().max())
-        dtype = run.potential_dtype(reach, threshold, exponent, name)
+        dtype = run.potential_dtype(reach, 0.0 if drive is None else largest(drive), threshold, exponent, name)
         product = run.numerics.dtype(self.reach * run.peak, exponent, name)
         drive = None if drive is None else run.numerics.snap(drive, exponent)
         if not self.settings["batch_first"]:

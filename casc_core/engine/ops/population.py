@@ -113,7 +113,8 @@ class Fire(Op):
             return None
         units = None
         if not kernels.fits_int32(reach, exponent):
-            run.numerics.dtype(reach, exponent, self.settings["name"])
+            largest = threshold + _reach(potential)
+            run.potential_dtype(signal.bound, signal.drive_reach, largest, exponent, self.settings["name"])
             units = binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
@@ -126,7 +127,7 @@ class Fire(Op):
     def _fired(self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
         reach = _largest(threshold) + _reach(potential)
-        dtype = run.potential_dtype(signal.bound + signal.drive_reach, reach, exponent, self.settings["name"])
+        dtype = run.potential_dtype(signal.bound, signal.drive_reach, reach, exponent, self.settings["name"])
         if isinstance(threshold, Tensor):
             threshold = threshold.to(dtype)
         # Neuron by neuron in the order in which they lie in memory.
