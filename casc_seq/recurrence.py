@@ -73,11 +73,17 @@ class Recurrence(Op, saved_as="Recurrence"):
         return float(self.weight.double().abs().sum(1).max())
 
     @cached_property
+    def narrow_exponent(self) -> int:
+        """The finest grid on which int16 holds the weights, rounded."""
+        return kernels.narrow_exponent(self.weight)
+
+    @cached_property
     def product(self) -> Product:
         return Product()
 
     @cached_property
     def kept(self) -> WeightCache:
+        """What is made of the drive's table."""
         return WeightCache()
 
     @cached_property
@@ -267,8 +273,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         whole = (run.total + 1) * (reach + self.reach + largest_drive + threshold)
         run.numerics.dtype(whole, exponent, self.settings["name"])
         widest = binade(whole) - kernels.SUM_BITS
-        narrow = max(widest, self.kept(self.weight, "narrow", partial(kernels.narrow_exponent, self.weight)))
-        for unit, near in ((narrow, kernels.NEAR), (widest, 1.0)):
+        for unit, near in ((max(widest, self.narrow_exponent), kernels.NEAR), (widest, 1.0)):
             rounding = kernels.Rounding(unit, exponent, run.total)
             packed = self.product.packed(self.weight, exponent, run.peak, rounding)
             if packed is None or packed.left_out is None:
