@@ -354,9 +354,10 @@ class Recurrence(Op, saved_as="Recurrence"):
 
     @staticmethod
     def _with_bias(current: Signal, bias: Tensor) -> Signal:
-        drive = current.lazy_drive
-        if isinstance(drive, TableRows):
-            return replace(current, lazy_drive=TableRows(drive.table.double() + bias, drive.index))
+        rows = current.lazy_drive
+        if isinstance(rows, TableRows):
+            return replace(current, lazy_drive=TableRows(rows.table.double() + bias, rows.index))
+        drive = current.drive
         return replace(current, lazy_drive=bias.expand(current.shape) if drive is None else drive + bias)
 
     def _initial_current(self, run: Run, start: Tensor | None, row: int, batch: int) -> Tensor | None:

@@ -106,7 +106,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
 static int laid_out(const Weights *weights) {
@@ -158,7 +158,7 @@ static int fits(int64_t kernel, const void *task) {
 }
 
 /* The items first..last-1 of a task. Returns what its kernel does: steps needed, or an error. */
-static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task, int64_t first, int64_t last) {
+static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64_t first, int64_t last) {
     if (!fits(kernel, task)) return UNFIT;
     switch (kernel) {
         case ROWS: return DISPATCH(rows, task, first, last);
@@ -172,6 +172,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task,
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
+        case ROUND: return DISPATCH(round_rows, (RoundTask *)task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }
@@ -180,7 +181,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task,
 /* A task cut into chunks, which threads take until there are none left. */
 typedef struct {
     int64_t isa, kernel, type;
-    const void *task;
+    void *task;
     int64_t items, chunks, next, most, least;
 } Shared;
 

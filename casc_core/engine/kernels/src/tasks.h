@@ -177,6 +177,18 @@ typedef struct {
     int64_t *out;
 } AgreementTask;
 
+/* `values` [rows, inner] and `bias` [inner] (or NULL) are added, and rounded to multiples of 1 / scale, half to even. The
+   places of sums that may be off by so much that they are, by `error` of those multiples, within reach of a half are listed
+   in `near` [room], in any order; `found` counts them, those too for which there is no room. */
+typedef struct {
+    double *values;
+    const double *bias;
+    int64_t inner;
+    double scale, error;
+    int64_t *near;
+    int64_t room, found;
+} RoundTask;
+
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {
     const int8_t *input;
