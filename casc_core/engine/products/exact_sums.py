@@ -43,14 +43,16 @@ def limbs(x: Tensor) -> Iterator[Tensor]:
         rest = rest - limb
 
 
-def weight_limbs(weight: Tensor) -> Iterator[Tensor]:
-    """Parts of `weight`, outputs first, whose products with a limb of an input float64 sums exactly."""
+def weight_limbs(weight: Tensor) -> list[Tensor]:
+    """Parts of `weight`, outputs first, whose products with a limb of an input float64 sums exactly; at least one."""
     rest = weight.double()
-    while (reach := largest_row(rest)) > 2.0**_LOWEST:
-        place = binade(reach) - (52 - LIMB_BITS)
+    parts: list[Tensor] = []
+    while not parts or largest_row(rest) > 2.0**_LOWEST:
+        place = binade(largest_row(rest)) - (52 - LIMB_BITS)
         limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
-        yield limb
+        parts.append(limb)
         rest = rest - limb
+    return parts
 
 
 def exact_product(
@@ -61,22 +63,24 @@ def exact_product(
     weight_exponent: int,
     name: str,
     product: Callable[[Tensor, Tensor], Tensor] = F.linear,
-    parts: Callable[[], Sequence[Tensor]] | None = None,
 ) -> Tensor:
     """`product(x, weight)` in float64, the same bits in whatever order it is summed.
 
     Args:
         exponent, weight_exponent: of the grids that `x` and `weight` are on, where the numerics round them to grids.
         name: that an error gives.
-        parts: the `weight_limbs`, if they are at hand.
     """
     weight = weight.double()
     if isinstance(numerics, AsTrained):
-        cut = list(weight_limbs(weight)) if parts is None else parts()
-        return _added([product(limb, part) for limb in limbs(x) for part in cut], lambda: product(x, weight))
+        return exact_sum(x, weight_limbs(weight), product)
     if not numerics.is_exact:
         return product(x, weight)
     return _on_grids(numerics, x, weight, exponent, weight_exponent, name, product)
+
+
+def exact_sum(x: Tensor, parts: Sequence[Tensor], product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`product(x, weight)` of the weights of which these are the `weight_limbs`, rounded as if once."""
+    return _added([product(limb, part) for limb in limbs(x) for part in parts], lambda: product(x, parts[0]))
 
 
 def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor]) -> Tensor:
