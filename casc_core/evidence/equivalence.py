@@ -12,7 +12,7 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.evidence.differences import Differences, combine_differences
 from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
-from casc_core.numerics import Numerics
+from casc_core.numerics import AsTrained, Numerics
 from casc_core.reporting.series import median_and_largest
 from casc_core.reporting.tables import text_table
 
@@ -61,9 +61,10 @@ class EquivalenceReport:
         ann_predictions_moved: samples whose class differs between the reference and the ANN as trained, in its own types;
             None if the ANN is not at hand, or computes with another number of levels.
         ann_max_logit_difference: likewise for logits.
-        lowering: the network that was converted, in float64, beside its lowering before it is put on any grid: whatever
-            differs there is a fault of the lowering; None if that network is not at hand.
-        grid: what the grids of the numbers moved, from that lowering to the reference.
+        lowering: the reference beside the network that was converted, in float64 (with a coarse grid: the lowering without
+            it): whatever differs there, and is no tie, is a fault; None if that network is not at hand.
+        grid: what a coarse grid moved, from the lowering without it to the reference; of the network as trained, what the
+            ties did, from its evaluation in float64.
         float32: what the types of the network as trained move, from its evaluation in float64 to its own.
         numerics: the arithmetic of the conversion.
     """
@@ -136,12 +137,13 @@ class EquivalenceReport:
                 "lowering: not compared, since the network that was converted is not at hand (load(..., model=...))"
             )
             return "\n".join(lines)
-        grid = f"the grid of {self.numerics}"
-        lines += [
-            str(self.lowering),
-            self.grid.sentence(grid, samples),
-            self.float32.sentence("float32 itself", samples),
-        ]
+        lines.append(str(self.lowering))
+        if not isinstance(self.numerics, AsTrained):
+            lines.append(self.grid.sentence(f"the grid of {self.numerics}", samples))
+        elif self.lowering.ties or not self.lowering.exact:
+            what = "ties between two levels" if self.lowering.exact else "the fault"
+            lines.append(self.grid.sentence(what, samples))
+        lines.append(self.float32.sentence("float32 itself", samples))
         return "\n".join(lines)
 
 

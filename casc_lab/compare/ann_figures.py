@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.batches import checked_batches, inputs_and_labels, output_of
+from casc_core.evidence.ann_evaluation import LogitsAndLevels
 from casc_core.evidence.differences import largest_difference
-from casc_core.evidence.lowering_check import lowered_in_float64, lowering_report
+from casc_core.evidence.lowering_check import held_against_ann
 from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
 from casc_core.reporting.predictions import any_of_sample, labels_of, reading, with_batch
 from casc_lab.compare.network_and_data import NetworkAndData
@@ -66,7 +67,9 @@ def ann_figures(compared: NetworkAndData, T: int) -> dict[str, Any]:
             before = logits
         samples += 0 if before is None else len(before)
         if snn.ann is not None:
-            lowerings += [lowering_report(snn, lowered_in_float64(snn, (), part), (), part) for part in parts]
+            for part in parts:
+                reference = LogitsAndLevels(*snn.reference_counts((), part))
+                lowerings.append(held_against_ann(snn, reference, part).report)
     accuracies: list[float | None] = [None] * len(networks)
     errors: list[float | None] = [None] * len(networks)
     if labelled and numbers:

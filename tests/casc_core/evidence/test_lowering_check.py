@@ -144,7 +144,7 @@ def test_a_fault_is_seen_at_a_neuron_with_both_values(monkeypatch):
     # 4 * (0.25 + 0.375) = 2.5 levels; without the bias, 1.
     assert (fault.name, fault.neurons, fault.wrong, fault.ties) == ("1", 4, 2, 0)
     assert fault.first.at == (0, 1)
-    assert str(fault.first) == "at (0, 1) the network has 2.5 levels, the lowering level 1"
+    assert str(fault.first) == "at (0, 1) your network has 2.5 levels, the conversion level 1"
 
 
 def texts(**sizes):
