@@ -43,7 +43,7 @@ class HeldAgainstANN:
     Attributes:
         report: whether it is the network, neuron by neuron.
         float64: the network in float64, left to itself.
-        before_grid: what the grid of the numbers was laid on: the lowering without it, where a grid is coarse; else the same.
+        before_grid: what a grid was laid on: the lowering without it, where it is coarse; else the same as `float64`.
     """
 
     report: LoweringReport

@@ -58,8 +58,8 @@ class LoweringReport:
         max_logit_difference: the largest difference of two logits.
         by_output: layers of a family whose modules do not say what is inside: what comes out of them was compared.
         not_compared: layers that could not be compared by themselves, only by what follows them.
-        at_fault: where anything is wrong: "lowering", the network was not read as what it is, or "grid", its numbers were put
-            on one that is too coarse.
+        at_fault: where anything is wrong: "lowering", the network was not read as what it is; or "grid", its numbers were
+            put on one that is too coarse.
     """
 
     layers: dict[str, LayerLowering]
@@ -107,11 +107,12 @@ class LoweringReport:
             tied = f", {self.ties:,} of them ties" if self.ties else ""
             return f"lowering: all {self.neurons:,} neurons and the logits are your network's in float64{tied}{apart}"
         what = "logits" if fault.name == READOUT else "neurons"
-        others = sum(1 for layer in self.layers.values() if layer.wrong) - 1
+        more = sum(1 for layer in self.layers.values() if layer.wrong) - 1
+        further = f"; {more} more layers" if more else ""
         return (
-            f"FAULT OF THE {self.at_fault.upper()}: {fault.name!r}, {fault.wrong:,} of {fault.neurons:,} {what} are not what your network "
-            f"computes in float64: {fault.first}{f'; {others} more layers' if others else ''}{apart}. Please report this: "
-            "the spiking network is not your network"
+            f"FAULT OF THE {self.at_fault.upper()}: {fault.name!r}, {fault.wrong:,} of {fault.neurons:,} {what} are not "
+            f"what your network computes in float64: {fault.first}{further}{apart}. Please report this: the spiking network "
+            "is not your network"
         )
 
 

@@ -19,7 +19,9 @@ TWO_ROUNDINGS = 2.0**-52
 _DIFFERENCES = frozenset(("sub", "subtract", "rsub", "isub"))
 _SUMS = frozenset(("add", "iadd", "radd"))
 _IN_PLACE = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__"))
-_PRODUCTS = frozenset(("linear", "matmul", "rmatmul", "mm", "bmm", "mv", "dot", "einsum", "addmm", "baddbmm", "bilinear"))
+_PRODUCTS = frozenset(
+    ("linear", "matmul", "rmatmul", "mm", "bmm", "mv", "dot", "einsum", "addmm", "baddbmm", "bilinear")
+)
 # No function that goes entry by entry, a normalisation included, rounds more often.
 _ENTRY_BY_ENTRY = 6
 
