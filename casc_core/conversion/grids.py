@@ -53,7 +53,7 @@ COARSE_BITS = 12
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
 # As trained, there is room for so many.
-MOST_TERMS = 2.0**16
+MOST_TERMS = 2.0**10
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,10 @@ class Reach:
             return self.times(terms)
         return replace(self.times(1.0 if self.is_summed else MOST_TERMS), is_summed=True)
 
+    def joined(self, other: Reach) -> Reach:
+        """The larger of both."""
+        return Reach(max(self.train, other.train), max(self.drive, other.drive), self.is_summed or other.is_summed)
+
     @property
     def total(self) -> float:
         """Of both together."""
@@ -182,19 +186,19 @@ class Stretch(AsTrained):
     scale: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, reach: float, steps: int, is_driven: bool) -> Stretch:
-        """That of sums of this magnitude for each spike or wake step, of which there may be so many.
+    def of(cls, reach: Reach, steps: int, is_driven: bool) -> Stretch:
+        """That of sums of this reach for each spike or wake step, of which there may be so many.
 
-        Neurons hold a current that is larger than all that their spikes and thresholds could make up for at that bound, so
-        that no input is too large for them. It is once more as large as there are steps.
+        `Run.held` bounds what real-valued inputs drive neurons with by what all their spikes and thresholds could make up
+        for, which is once more as much as there are steps.
 
         Args:
             is_driven: real-valued inputs are among them.
         """
-        room = max(steps + 1, LEAST_STEPS)
+        most = reach.total * max(steps + 1, LEAST_STEPS)
         if is_driven:
-            room = max(room, min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS))
-        return cls(binade(reach) + binade(room) - 52)
+            most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS))
+        return cls(binade(most) - 52)
 
     def of_scale(self, scale: Fraction) -> Stretch:
         """For a result whose numbers are worth so much."""
@@ -219,7 +223,9 @@ class Stretch(AsTrained):
         return drive if form.exponent is None else min(form.exponent, drive)
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
-        return self.shared(binade(largest_row(weight) if weight.dim() > 1 else largest(weight)), arriving)
+        row = binade(largest_row(weight) if weight.dim() > 1 else largest(weight))
+        own = self.shared(row, arriving)
+        return min(own, row - COARSE_BITS) if is_on(weight, row - COARSE_BITS) else own
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     reaches: dict[Node, Reach] = {}
     for node in nodes:
         reaches[node] = node.reach(reaches.__getitem__)
-    largest: dict[Node, float] = {}
+    largest: dict[Node, Reach] = {}
     driven: set[Node] = set()
     for node in nodes:
         own = first[node]
-        reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node].total
-        largest[own] = max(largest.get(own, 0.0), reach)
+        reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
+        largest[own] = largest.get(own, Reach()).joined(reach)
         if isinstance(node, Encoded) and node.is_unknown:
             driven.add(own)
     found = {own: Stretch.of(reach, steps, own in driven) for own, reach in largest.items()}
