@@ -52,8 +52,9 @@ INPUT_WEIGHT_BITS = 49
 COARSE_BITS = 12
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
-# As trained, there is room for so many.
-MOST_TERMS = 2.0**10
+# As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
+MOST_TERMS = 2**16
+MOST_SHARED_TERMS = 2**12
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Reach:
     Attributes:
         train: for each spike that a neuron has fired.
         drive: of its real-valued part; an input is expected to be as large as `EXPECTED_INPUT`.
-        is_summed: a sum over a dimension of unknown size is counted in both.
+        is_summed: there are sums over dimensions of unknown size in it, which are counted as one entry.
     """
 
     train: float = 0.0
@@ -126,10 +127,8 @@ class Reach:
         return replace(self, train=self.train * factor, drive=self.drive * factor + shift)
 
     def summed(self, terms: int | None) -> Reach:
-        """That of a sum of this many entries; None: the inputs decide how many, for which there is room once."""
-        if terms is not None:
-            return self.times(terms)
-        return replace(self.times(1.0 if self.is_summed else MOST_TERMS), is_summed=True)
+        """That of a sum of this many entries; None: the inputs decide how many."""
+        return replace(self, is_summed=True) if terms is None else self.times(terms)
 
     def joined(self, other: Reach) -> Reach:
         """The larger of both."""
@@ -186,18 +185,19 @@ class Stretch(AsTrained):
     scale: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, reach: Reach, steps: int, is_driven: bool) -> Stretch:
+    def of(cls, reach: Reach, steps: int, is_driven: bool, is_shared: bool) -> Stretch:
         """That of sums of this reach for each spike or wake step, of which there may be so many.
 
         `Run.held` bounds what real-valued inputs drive neurons with by what all their spikes and thresholds could make up
         for, which is once more as much as there are steps.
 
         Args:
-            is_driven: real-valued inputs are among them.
+            is_driven: real-valued inputs are among them. is_shared: maps in a row share what room there is.
         """
-        most = reach.total * max(steps + 1, LEAST_STEPS)
+        terms = 1 if not reach.is_summed else MOST_SHARED_TERMS if is_shared else MOST_TERMS
+        most = reach.total * max((steps + 1) * terms, LEAST_STEPS)
         if is_driven:
-            most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS))
+            most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
         return cls(binade(most) - 52)
 
     def of_scale(self, scale: Fraction) -> Stretch:

@@ -24,7 +24,6 @@ from casc_core.conversion.graph.signals import scale_of
 from casc_core.conversion.grids import (
     EXACT_BITS,
     LARGEST_DENOMINATOR,
-    MOST_TERMS,
     THRESHOLD_BITS,
     Form,
     Onward,
@@ -72,9 +71,9 @@ class Population(PopulationNode):
 
     def potential(self, of: Callable[[Node], Reach]) -> Reach:
         threshold = float(torch.as_tensor(self.threshold if self.compared is None else self.compared).max())
-        # A divisor that only a run knows multiplies the threshold.
+        # A divisor that only a run knows multiplies the threshold, as it does sums.
         received = of(self.x)
-        whole = replace(received, train=received.train + threshold * (MOST_TERMS if self.x.is_divided else 1))
+        whole = replace(received, train=received.train + threshold)
         if self.divided is None:
             return whole
         shared = of(self.divided)
