@@ -119,6 +119,7 @@ class RecurrentPopulation(PopulationNode):
             # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
             exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)
+        self.require_threshold(threshold, self.threshold, 2.0**exponent)
         assert isinstance(self.current, (LinearMap, TableLookup))
         op = Recurrence(
             name=self.name,

@@ -52,6 +52,8 @@ INPUT_WEIGHT_BITS = 49
 COARSE_BITS = 12
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
+# Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
+UNHELD = 2.0**8
 # As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
 MOST_TERMS = 2**16
 MOST_SHARED_TERMS = 2**12
@@ -115,11 +117,13 @@ class Reach:
     Attributes:
         train: for each spike that a neuron has fired.
         drive: of its real-valued part; an input is expected to be as large as `EXPECTED_INPUT`.
+        is_unknown: inputs of which only a run knows how large they are have a part in the drive.
         is_summed: there are sums over dimensions of unknown size in it, which are counted as one entry.
     """
 
     train: float = 0.0
     drive: float = 0.0
+    is_unknown: bool = False
     is_summed: bool = False
 
     def times(self, factor: float, shift: float = 0.0) -> Reach:
@@ -132,7 +136,19 @@ class Reach:
 
     def joined(self, other: Reach) -> Reach:
         """The larger of both."""
-        return Reach(max(self.train, other.train), max(self.drive, other.drive), self.is_summed or other.is_summed)
+        return self._of(other, max(self.train, other.train), max(self.drive, other.drive))
+
+    def plus(self, other: Reach) -> Reach:
+        """That of a sum."""
+        return self._of(other, self.train + other.train, self.drive + other.drive)
+
+    def _of(self, other: Reach, train: float, drive: float) -> Reach:
+        return Reach(train, drive, self.is_unknown or other.is_unknown, self.is_summed or other.is_summed)
+
+    def maximum(self) -> Reach:
+        """That of a maximum, which is a train: no neuron's threshold holds it (see `Run.held`)."""
+        drive = self.drive * (UNHELD if self.is_unknown else 1.0)
+        return replace(self, train=self.train + drive, drive=0.0, is_unknown=False)
 
     @property
     def total(self) -> float:
@@ -185,18 +201,18 @@ class Stretch(AsTrained):
     scale: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, reach: Reach, steps: int, is_driven: bool, is_shared: bool) -> Stretch:
+    def of(cls, reach: Reach, steps: int, is_shared: bool) -> Stretch:
         """That of sums of this reach for each spike or wake step, of which there may be so many.
 
         `Run.held` bounds what real-valued inputs drive neurons with by what all their spikes and thresholds could make up
         for, which is once more as much as there are steps.
 
         Args:
-            is_driven: real-valued inputs are among them. is_shared: maps in a row share what room there is.
+            is_shared: maps in a row share what room there is.
         """
         terms = 1 if not reach.is_summed else MOST_SHARED_TERMS if is_shared else MOST_TERMS
         most = reach.total * max((steps + 1) * terms, LEAST_STEPS)
-        if is_driven:
+        if reach.is_unknown:
             most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
         return cls(binade(most) - 52)
 

@@ -255,6 +255,14 @@ class PopulationNode(SignalNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return Reach(float(self.worth))
 
+    def require_threshold(self, rounded: float, threshold: float, unit: float) -> None:
+        """Refuse a threshold that is nothing on the grid of the sums that meet it, which is of this unit."""
+        if not rounded > 0:
+            raise self.refuse(
+                f"its threshold is {threshold:g}, and sums as large as those that meet it are exact to {unit:.2g}; "
+                "make the threshold larger, or the weights before it smaller"
+            )
+
     def potential(self, of: Callable[[Node], Reach]) -> Reach:
         """How much its neurons may receive for each spike or wake step, the largest threshold among what spikes bring."""
         received = reduce(Reach.joined, map(of, self.sources), Reach())

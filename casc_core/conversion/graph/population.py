@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -114,6 +115,7 @@ class Population(PopulationNode):
         numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
         arriving = potential_grid(numerics, form)
         scaled, exponent = grid_threshold(numerics, ratio, arriving, form.is_exact, self.rounds)
+        self.require_threshold(scaled, float(threshold), math.ldexp(form.factor, exponent))
         charge = half_step(numerics, scaled, exponent) if self.rounds else None
         ref = snapping.call(Fire(name=self.name, threshold=scaled, exponent=exponent, charge=charge), x)
         return Snapped(ref, Form(self.worth, exponent=0, is_exact=True))
@@ -126,6 +128,7 @@ class Population(PopulationNode):
         arriving = potential_grid(numerics, form)
         grids = [grid_threshold(numerics, float(one), arriving, form.is_exact, self.rounds)[1] for one in each]
         each = numerics.snap(each, min(grids))
+        self.require_threshold(float(each.min()), float(thresholds.min()), math.ldexp(form.factor, min(grids)))
         half = numerics.snap(each / 2, min(grids)) if self.rounds else None
         op = Fire(name=self.name, threshold=float(each.max()), exponent=min(grids), charge=half, thresholds=each)
         return Snapped(snapping.call(op, x), Form(self.worth, exponent=0, is_exact=True))

@@ -144,8 +144,7 @@ class Sum(SignalNode):
     b: SignalNode
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        a, b = of(self.a), of(self.b)
-        return Reach(a.train + b.train, a.drive + b.drive, a.is_summed or b.is_summed)
+        return of(self.a).plus(of(self.b))
 
     def onward(self, source: SpikingNode) -> Onward:
         return _rescaling(source, (self.a, self.b))
@@ -207,7 +206,7 @@ class Maximum(SignalNode):
         return True
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return Reach(of(self.x).total, is_summed=of(self.x).is_summed)
+        return of(self.x).maximum()
 
     def fold(self, folding: Folding) -> SignalNode:
         """The maximum before the normalisation, where that leaves the order of numbers: spikes stay spikes for longer."""

@@ -52,7 +52,7 @@ def composed(node: Node) -> Node:
 
 
 def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
-    if isinstance(node.x, Sum) and must_be_rescaled((node.x.a, node.x.b)):
+    if isinstance(node.x, Sum) and must_be_rescaled((node.x.a, node.x.b)) and _are_alike(node, node.x.a, node.x.b):
         a, b = (replace(node, x=x) for x in (node.x.a, node.x.b))
         return Sum(a, replace(b, bias=None), place=node.place)
     before = as_map(node.x)
@@ -61,6 +61,30 @@ def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
     one = _linear(before, node) if isinstance(node, LinearMap) else _convolution(before, node)
     apart = before.weight.numel() + node.weight.numel()
     return node if one is None or one.weight.numel() > max(LARGEST_MAP, apart) else one
+
+
+def _are_alike(node: MapNode, a: SignalNode, b: SignalNode) -> bool:
+    """Whether the two that a map reads the sum of are known to be of one shape, where that matters."""
+    axis = 1 if isinstance(node, ConvolutionMap) else -1
+    widths = [_width(each, axis) for each in (a, b)]
+    if None in widths or len(set(widths)) > 1:
+        return False
+    return not isinstance(node, ConvolutionMap) or _is_pointwise(node) or _sized_as(a) is _sized_as(b)
+
+
+def _sized_as(x: Node) -> Node:
+    """A node whose height and width `x` has."""
+    while isinstance(x, (Factor, Normalisation, Population)) or (isinstance(x, ConvolutionMap) and _keeps_size(x)):
+        x = x.x
+    return x
+
+
+def _keeps_size(node: ConvolutionMap) -> bool:
+    given, kernel = node.geometry, node.weight.shape[2:]
+    if any(step != 1 for step in (*given["stride"], *given.get("spread", ()))):
+        return False
+    around = [before + after for before, after in zip(given["padding"][::2], given["padding"][1::2], strict=True)]
+    return around == [by * (size - 1) for size, by in zip(kernel, given["dilation"], strict=True)]
 
 
 def _linear(first: MapNode, then: LinearMap) -> LinearMap | None:
@@ -157,12 +181,13 @@ def _pools(node: Applied) -> bool:
     """Whether it averages over dimensions behind that of the channels."""
     if isinstance(node.op, (AveragePool, AdaptiveAveragePool)):
         return True
-    if not isinstance(node.op, SumOver):
+    dims = node.kwargs.get("dim") if isinstance(node.op, SumOver) else None
+    dims = dims if isinstance(dims, (tuple, list)) else [dims]
+    if not all(isinstance(dim, int) for dim in dims):
         return False
-    dims = node.kwargs["dim"]
-    dims = dims if isinstance(dims, (tuple, list)) else (dims,)
-    spatial = all(isinstance(dim, int) for dim in dims)
-    return spatial and (all(dim >= 2 for dim in dims) or sorted(dims) == [-2, -1])
+    origin = _origin(node.inputs[0], 1) if min(dims) < 0 else None
+    rank = 0 if origin is None or origin.rank is None else origin.rank
+    return all((dim if dim >= 0 else dim + rank) >= 2 for dim in dims)
 
 
 def _concatenation(node: Concatenation) -> SignalNode:
@@ -194,17 +219,25 @@ def _axis(node: Concatenation) -> int | None:
 
 def _width(x: Node, axis: int | None) -> int | None:
     """How many channels (axis 1) or features (axis -1) it has; None: that is not known."""
+    if isinstance(x, Concatenation) and not x.stack and x.dim == axis:
+        widths = [_width(signal, axis) for signal in x.signals]
+        return None if None in widths else sum(width or 0 for width in widths)
+    origin = _origin(x, axis)
+    return None if origin is None else len(origin.weight)
+
+
+def _origin(x: Node, axis: int | None) -> MapNode | None:
+    """The map whose outputs are the channels (axis 1), or the features (axis -1), of `x`."""
     while not isinstance(x, MapNode):
-        if isinstance(x, Concatenation) and not x.stack and x.dim == axis:
-            widths = [_width(signal, axis) for signal in x.signals]
-            return None if None in widths else sum(width or 0 for width in widths)
-        if not isinstance(x, (Factor, Normalisation, Population)) and not (axis == 1 and _keeps_channels(x)):
+        if not isinstance(x, (Factor, Population)) and not (axis == 1 and _keeps_channels(x)):
             return None
         x = x.inputs[0]
-    return len(x.weight) if isinstance(x, ConvolutionMap if axis == 1 else LinearMap) else None
+    return x if isinstance(x, ConvolutionMap if axis == 1 else LinearMap) else None
 
 
 def _keeps_channels(x: Node) -> bool:
+    if isinstance(x, Normalisation):
+        return x.axis == 1
     return isinstance(x.op, MaxPool) if isinstance(x, Maximum) else isinstance(x, Applied) and _pools(x)
 
 

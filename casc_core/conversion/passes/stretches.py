@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from casc_core.conversion.graph import Encoded, Graph, Node, PopulationNode, SpikingNode
+from casc_core.conversion.graph import Graph, Node, PopulationNode, SpikingNode
 from casc_core.conversion.grids import Onward, Reach, Stretch
 
 
@@ -25,13 +25,10 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     for node in nodes:
         reaches[node] = node.reach(reaches.__getitem__)
     largest: dict[Node, Reach] = {}
-    driven: set[Node] = set()
     for node in nodes:
         own = first[node]
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
         largest[own] = largest.get(own, Reach()).joined(reach)
-        if isinstance(node, Encoded) and node.is_unknown:
-            driven.add(own)
     ahead = _ahead(nodes)
     shared = {
         first[node]
@@ -40,7 +37,7 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         for way in _through(node, ahead)
         if isinstance(source, PopulationNode) and node.onward(source).then(way).maps > 1
     }
-    found = {own: Stretch.of(reach, steps, own in driven, own in shared) for own, reach in largest.items()}
+    found = {own: Stretch.of(reach, steps, own in shared) for own, reach in largest.items()}
     return {node: replace(found[first[node]], ahead=_through(node, ahead)) for node in nodes}
 
 

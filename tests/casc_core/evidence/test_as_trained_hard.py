@@ -78,7 +78,7 @@ def test_thresholds_that_are_next_to_nothing_beside_the_sums(threshold):
     torch.manual_seed(0)
     acts = casc_core.CQReLU(4), casc_core.CQReLU(4, threshold)
     model = nn.Sequential(
-        nn.Conv2d(1, 2, 1, bias=False), acts[0], nn.Conv2d(2, 3, 1), acts[1], nn.Flatten(), nn.Linear(3, 2, bias=False)
+        nn.Conv2d(1, 2, 1, bias=False), acts[0], nn.Conv2d(2, 3, 1), acts[1], nn.Flatten(), nn.Linear(3, 2)
     )
     levels_alike(model, torch.randn(5, 1, 1, 1))
 
