@@ -150,7 +150,7 @@ class InputProduct:
         positions, outputs = near // len(self.weight), near % len(self.weight)
         reads = self.sums.reads(self.x, self.weight, positions, outputs)
         rows = [limb.flatten(1)[outputs] for limb in self.limbs()]
-        sums = exact_sum(reads, rows, lambda x, weight: (x * weight).sum(1))
+        sums = exact_sum(reads, rows, lambda x, weight: (x * weight).sum(1), by_row=False)
         return sums if self.bias is None else sums + self.bias[outputs]
 
 
