@@ -111,6 +111,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         exponent = self.settings["exponent"]
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
         potential = run.initial_potential(charge, self.settings["threshold"], exponent)
+        driven = self._held(run, driven, initial, potential)
         spikes = self._compiled(run, driven, initial, lengths, potential)
         if spikes is None:
             train = self._by_visits(run, driven, initial, lengths, potential)
@@ -120,6 +121,16 @@ class Recurrence(Op, saved_as="Recurrence"):
                 positive, negative = spikes.tallied
                 run.row_counts[name] = self._as_called(positive), self._as_called(negative)
         return Signal(self._as_called(train), None, None, 1.0)
+
+    def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
+        """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
+        drive, exponent = current.lazy_drive, self.settings["exponent"]
+        if not isinstance(drive, Tensor):
+            return current
+        begins, each = (0.0 if extra is None else largest(extra) for extra in (potential, initial))
+        drive = run.numerics.snap(drive, exponent)
+        drive = run.held(drive, current.bound + self.reach + self.settings["threshold"] + each, begins, exponent)
+        return replace(current, lazy_drive=drive)
 
     def _as_called(self, train: Tensor) -> Tensor:
         """`[steps, B, L, ...]` with batch and length in the order in which the input has them."""
@@ -271,7 +282,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         else:
             largest_drive = current.drive_reach
         whole = (run.total + 1) * (reach + self.reach + largest_drive + threshold)
-        run.numerics.dtype(whole, exponent, self.settings["name"])
+        run.potential_dtype(reach + self.reach, largest_drive, threshold, exponent, self.settings["name"])
         widest = binade(whole) - kernels.SUM_BITS
         for unit, near in ((max(widest, self.narrow_exponent), kernels.NEAR), (widest, 1.0)):
             rounding = kernels.Rounding(unit, exponent, run.total)
@@ -313,13 +324,13 @@ class Recurrence(Op, saved_as="Recurrence"):
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
         drive, train = current.drive, current.train
-        reach = current.bound + self.reach + (0.0 if drive is None else float(drive.abs().max()))
+        reach = current.bound + self.reach
         if initial is not None:
             initial = initial[order.rows]
             reach += float(initial.abs().max())
         if potential is not None:
             reach += float(potential.abs().max())
-        dtype = run.potential_dtype(reach, threshold, exponent, name)
+        dtype = run.potential_dtype(reach, 0.0 if drive is None else largest(drive), threshold, exponent, name)
         product = run.numerics.dtype(self.reach * run.peak, exponent, name)
         drive = None if drive is None else run.numerics.snap(drive, exponent)
         if not self.settings["batch_first"]:

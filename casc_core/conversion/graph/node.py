@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from casc_core.conversion.grids import Form, Reach
+from casc_core.conversion.grids import Form, Onward, Reach
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref
@@ -161,15 +161,18 @@ class SpikingNode(Node):
         """The spiking nodes among its inputs."""
         return [node for node in self.inputs if isinstance(node, SpikingNode)]
 
-    @property
-    def is_snapped(self) -> bool:
-        """Whether numbers of its own, which are put on a grid, multiply the spikes that arrive in it."""
-        return False
+    def onward(self, source: SpikingNode) -> Onward:
+        """What spikes of `source`, one of its inputs, are multiplied with in it."""
+        return Onward()
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
         each = [of(node) for node in self.sources]
-        return Reach(max((one.train for one in each), default=0.0), max((one.drive for one in each), default=0.0))
+        return Reach(
+            max((one.train for one in each), default=0.0),
+            max((one.drive for one in each), default=0.0),
+            any(one.is_summed for one in each),
+        )
 
     def check(self) -> None:
         if not self.sources:

@@ -22,8 +22,8 @@ from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,
-    EXPECTED_TERMS,
     LARGEST_DENOMINATOR,
+    MOST_TERMS,
     THRESHOLD_BITS,
     Form,
     Reach,
@@ -68,7 +68,7 @@ class Population(PopulationNode):
     def potential(self, of: Callable[[Node], Reach]) -> float:
         threshold = float(torch.as_tensor(self.threshold).max())
         # A divisor that only a run knows multiplies the threshold.
-        largest = of(self.x).total + threshold * (EXPECTED_TERMS if self.x.is_divided else 1)
+        largest = of(self.x).total + threshold * (MOST_TERMS if self.x.is_divided else 1)
         return largest if self.divided is None else max(largest, of(self.divided).total + 1.0)
 
     def fold(self, folding: Folding) -> Population:

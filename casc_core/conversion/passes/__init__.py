@@ -54,13 +54,13 @@ T = TypeVar("T")
 Way = fx.Graph | ConversionError
 
 
-def lower(graph: Graph, numerics: Numerics, levels: int, pool: OpPool) -> Program:
+def lower(graph: Graph, numerics: Numerics, steps: int, pool: OpPool) -> Program:
     """The program of what has been read."""
-    return emit(snap(fold(graph), numerics, levels), pool)
+    return emit(snap(fold(graph), numerics, steps), pool)
 
 
 def lower_each(
-    model: nn.Module, ways: Iterable[Way], rules: RuleTable, numerics: Numerics, levels: int, pool: OpPool
+    model: nn.Module, ways: Iterable[Way], rules: RuleTable, numerics: Numerics, steps: int, pool: OpPool
 ) -> list[tuple[Program, tuple[str, ...]]]:
     """The programs of those ways of calling the model that can be lowered, each with the names of its populations.
 
@@ -70,7 +70,7 @@ def lower_each(
 
     def lowered(reader: Reader, way: fx.Graph) -> tuple[Program, tuple[str, ...]]:
         graph = reader.read(way)
-        return lower(graph, numerics, levels, pool), graph.layers
+        return lower(graph, numerics, steps, pool), graph.layers
 
     return _each(model, ways, rules, numerics, lowered)
 

@@ -83,7 +83,7 @@ class Fire(Op):
         if self.bias is not None:
             bias, drive = signal.constant(self.bias), signal.drive
             signal = replace(signal, lazy_drive=bias if drive is None else drive + bias)
-        signal = replace(signal, lazy_drive=signal.drive_on_grid(run.numerics, exponent))
+        drive = signal.drive_on_grid(run.numerics, exponent)
         scaled = threshold if divisor is None else threshold * divisor
         if isinstance(scaled, Tensor) and scaled.dim() == 0:
             scaled = float(scaled)
@@ -93,6 +93,9 @@ class Fire(Op):
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)
+        if drive is not None:
+            drive = run.held(drive, signal.bound + _largest(scaled), _reach(potential), exponent)
+        signal = replace(signal, lazy_drive=drive)
         train = self._behind_convolutions(run, signal, scaled, potential)
         return self._fired(run, signal, scaled, potential) if train is None else train
 
@@ -110,7 +113,8 @@ class Fire(Op):
             return None
         units = None
         if not kernels.fits_int32(reach, exponent):
-            run.numerics.dtype(reach, exponent, self.settings["name"])
+            largest = threshold + _reach(potential)
+            run.potential_dtype(signal.bound, signal.drive_reach, largest, exponent, self.settings["name"])
             units = binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
@@ -122,8 +126,8 @@ class Fire(Op):
 
     def _fired(self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
-        largest = (float(threshold.max()) if isinstance(threshold, Tensor) else threshold) + _reach(potential)
-        dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])
+        reach = _largest(threshold) + _reach(potential)
+        dtype = run.potential_dtype(signal.bound, signal.drive_reach, reach, exponent, self.settings["name"])
         if isinstance(threshold, Tensor):
             threshold = threshold.to(dtype)
         # Neuron by neuron in the order in which they lie in memory.
@@ -138,6 +142,10 @@ class Fire(Op):
         if potential is not None:
             potential = potential.expand(signal.shape).permute(inner)
         return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
+
+
+def _largest(threshold: float | Tensor) -> float:
+    return float(threshold.max()) if isinstance(threshold, Tensor) else threshold
 
 
 def _reach(potential: Tensor | None) -> float:
