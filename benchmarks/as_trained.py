@@ -123,7 +123,7 @@ def verified(model: nn.Module, data: ImageData, q: int, args: argparse.Namespace
     numerics = casc_core.AsTrained() if args.weight_bits is None else casc_core.Exact(args.weight_bits)
     snn = casc_core.convert(calibrated, numerics=numerics)
     reports: list[EquivalenceReport] = []
-    right = {network: 0 for network in (model, calibrated, snn)}
+    right = dict.fromkeys((model, calibrated, snn), 0)
     total = -(-len(data.test) // args.batch)
     with torch.no_grad():
         for images, labels in followed(batches(data, args.batch), total, f"q={q}"):
@@ -133,7 +133,9 @@ def verified(model: nn.Module, data: ImageData, q: int, args: argparse.Namespace
                 right[network] += int((answer.argmax(1) == labels).sum())
     report = combine_reports(reports)
     print(f"\n{report}", file=sys.stderr, flush=True)
-    assert report.lowering is not None and report.grid is not None and report.float32 is not None
+    assert report.lowering is not None
+    assert report.grid is not None
+    assert report.float32 is not None
     ours, float32 = report.grid, report.float32
     return Case(
         q, len(data.test), sum(layer.neurons for layer in report.layers.values()), report.exact,
