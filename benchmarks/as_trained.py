@@ -35,7 +35,7 @@ from casc_core.evidence.equivalence import EquivalenceReport, combine_reports
 from casc_core.reporting.tables import markdown_table
 from casc_core.storage.files import require_writable, write_whole
 from casc_core.storage.json_files import write_json
-from casc_lab.progress import followed
+from casc_lab.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,11 @@ def verified(model: nn.Module, data: ImageData, q: int, args: argparse.Namespace
     snn = casc_core.convert(calibrated, numerics=numerics)
     reports: list[EquivalenceReport] = []
     right = dict.fromkeys((model, calibrated, snn), 0)
-    total = -(-len(data.test) // args.batch)
-    with torch.no_grad():
-        for images, labels in followed(batches(data, args.batch), total, f"q={q}"):
+    with torch.no_grad(), Progress(-(-len(data.test) // args.batch), f"q={q}") as progress:
+        for images, labels in batches(data, args.batch):
             reports.append(casc_core.verify(snn, images))
+            exact = sum(report.exact for report in reports)
+            progress.advance(f"{exact} of them exact")
             for network in right:
                 answer = snn.reference(images) if network is snn else network(images)
                 right[network] += int((answer.argmax(1) == labels).sum())
