@@ -250,7 +250,7 @@ class FineTuning:
     calibration: CalibrationConfig
     images: Callable[[], Iterable[Tensor]]
     temperature: float = 2.0
-    weight: float = 10.0
+    weight: float = 30.0
 
 
 def last_of_each_size(network: nn.Module, names: list[str], images: Tensor) -> tuple[str, ...]:
