@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from user_cnns import settled
 
@@ -144,9 +145,10 @@ class GatedConvolution(nn.Module):
     def __init__(self, channels: int = 6) -> None:
         super().__init__()
         self.stem, self.both = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 2 * channels, 3, padding=1)
-        self.fc = nn.Linear(channels, 5)
+        self.fc = nn.Linear(4 * channels, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         features, gate = self.both(torch.relu(self.stem(x))).chunk(2, dim=1)
-        result: Tensor = self.fc((torch.tanh(features) * torch.sigmoid(gate)).mean((2, 3)))
+        gated = torch.tanh(features) * torch.sigmoid(gate)
+        result: Tensor = self.fc(F.adaptive_max_pool2d(gated, 2).flatten(1))
         return result

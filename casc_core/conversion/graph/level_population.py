@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 
 from casc_core.conversion.graph.factors import positive
-from casc_core.conversion.graph.node import Node, PopulationNode, SignalNode, Snapped, Snapping
-from casc_core.conversion.graph.population import on_binary_scale, unrounded
-from casc_core.conversion.grids import EXPECTED_TERMS, Form, Reach, Stretch, level_thresholds, potential_grid
+from casc_core.conversion.graph.node import Node, PopulationNode, SignalNode, Snapped, Snapping, SpikingNode
+from casc_core.conversion.graph.population import brought_to_binary, on_binary_scale, unrounded
+from casc_core.conversion.grids import Form, Onward, Reach, Stretch, level_thresholds, potential_grid
 from casc_core.engine.ops import FireByLevel
 
 
@@ -34,14 +34,13 @@ class LevelPopulation(PopulationNode):
     def worth(self) -> Fraction:
         return self.spike
 
-    def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return Reach(float(self.worth))
+    def potential(self, of: Callable[[Node], Reach]) -> Reach:
+        # A potential is a sum less a threshold; a divisor that only a run knows multiplies that as it does sums.
+        received, levels = of(self.x), max(-self.lowest, self.lowest + len(self.thresholds))
+        return replace(received, train=received.train + 2 * float(max(map(abs, self.thresholds))) / levels)
 
-    def potential(self, of: Callable[[Node], Reach]) -> float:
-        # A potential is a sum less a threshold; a divisor that only a run knows multiplies that.
-        levels = max(-self.lowest, self.lowest + len(self.thresholds))
-        largest = 2 * float(max(map(abs, self.thresholds))) / levels
-        return of(self.x).total + largest * (EXPECTED_TERMS if self.x.is_divided else 1)
+    def onward(self, source: SpikingNode) -> Onward:
+        return brought_to_binary(source)
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = positive(snapping, unrounded(snapping, self.x), self)

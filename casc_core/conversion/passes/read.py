@@ -142,6 +142,11 @@ class Reader:
         return unique
 
     @property
+    def levels(self) -> int:
+        """Of the model's activations."""
+        return next((each.q for each in self.model.modules() if isinstance(each, Quantised)), 1)
+
+    @property
     def name(self) -> str:
         """Module path of the current operation, or the name that the trace gave it."""
         return self.place.name

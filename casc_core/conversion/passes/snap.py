@@ -47,16 +47,16 @@ class Calls:
     output: Snapped
 
 
-def snap(graph: Graph, numerics: Numerics, levels: int) -> Calls:
+def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
     """The operations that a folded graph becomes.
 
     Args:
-        levels: that the network was trained with.
+        steps: how often a neuron may spike, and how many wake steps there may be.
 
     Raises:
         ConversionError: an operation cannot be converted. ExactnessError: no type holds its sums.
     """
-    walk = _Walk(numerics, stretches(graph, levels) if isinstance(numerics, AsTrained) else {}, levels)
+    walk = _Walk(numerics, stretches(graph, steps) if isinstance(numerics, AsTrained) else {})
     for node in graph.nodes:
         walk.line = None if node.place is None else node.place.line
         if isinstance(node, SpikingNode):
@@ -70,8 +70,8 @@ def snap(graph: Graph, numerics: Numerics, levels: int) -> Calls:
 class _Walk(Snapping):
     """One walk over a graph."""
 
-    def __init__(self, numerics: Numerics, stretches: dict[Node, Stretch], levels: int) -> None:
-        self._all, self._stretches, self._levels = numerics, stretches, levels
+    def __init__(self, numerics: Numerics, stretches: dict[Node, Stretch]) -> None:
+        self._all, self._stretches = numerics, stretches
         self._snapped: list[Numerics] = []
         self.calls: list[OpCall] = []
         self.line: str | None = None
@@ -80,10 +80,6 @@ class _Walk(Snapping):
     @property
     def numerics(self) -> Numerics:
         return self._snapped[-1]
-
-    @property
-    def levels(self) -> int:
-        return self._levels
 
     def of(self, node: Node) -> Snapped:
         if node not in self.known:

@@ -117,7 +117,7 @@ def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
     if not isinstance(input, SignalNode):
         input, other = other, input
     if isinstance(other, SignalNode):
-        return reader.add(Product(input, other, reader.name))
+        return reader.add(Product(input, other, reader.name, reader.levels))
     constant = known(reader, other)
     if constant is not None:
         return multiplied(reader, input, constant)

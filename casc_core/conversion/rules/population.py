@@ -75,4 +75,4 @@ def _swish(reader: Reader, module: Swish, input: Any) -> SignalNode:
         _by_level(reader, each, x, f"{reader.name}.{name}")
         for name, each in (("value", module.value), ("gate", module.gate))
     )
-    return reader.add(Product(value, gate, reader.name))
+    return reader.add(Product(value, gate, reader.name, reader.levels))
