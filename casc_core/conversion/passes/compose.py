@@ -267,7 +267,7 @@ def _width(x: Node, axis: int | None) -> int | None:
 def _origin(x: Node, axis: int | None) -> MapNode | None:
     """The map whose outputs are the channels (axis 1), or the features (axis -1), of `x`."""
     while not isinstance(x, MapNode):
-        if isinstance(x, Product):
+        if isinstance(x, (Sum, Product)):
             a, b = (_origin(each, axis) for each in (x.a, x.b))
             return a if a is not None and b is not None and len(a.weight) == len(b.weight) else None
         if not isinstance(x, (Factor, Population, LevelPopulation)) and not (axis == 1 and _keeps_channels(x)):
