@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -112,7 +113,9 @@ class Fire(Op):
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)
         if drive is not None:
-            drive = run.held(drive, signal.bound + _threshold_reach(run, scaled), _reach(potential), exponent)
+            # What is held must be beyond a threshold, and not on it.
+            reach = signal.bound + _threshold_reach(run, scaled) + math.ldexp(1.0, exponent)
+            drive = run.held(drive, reach, _reach(potential), exponent)
         signal = replace(signal, lazy_drive=drive)
         train = self._behind_convolutions(run, signal, scaled, potential)
         return self._fired(run, signal, scaled, potential) if train is None else train
