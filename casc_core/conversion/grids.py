@@ -235,6 +235,8 @@ class Stretch(AsTrained):
 
     def train_grid(self, form: Form) -> int:
         """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
+        if form.exponent is not None and not form.drive_reach:  # nothing but zeros and minus infinities
+            return form.exponent
         drive = self.of_scale(form.scale).shared(binade(form.drive_reach))
         return drive if form.exponent is None else min(form.exponent, drive)
 

@@ -271,7 +271,8 @@ class Filled(SignalNode):
         # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
         below = None if self.value == -math.inf else -self.value / form.factor
         op = MaskedFill(value=-math.inf, below=below)
-        form = replace(form, drive_exponent=form.drive_exponent or 0)
+        if form.drive_exponent is None:  # zeros and minus infinities are on any grid
+            form = replace(form, drive_exponent=form.exponent or 0)
         return Snapped(snapping.call(op, x, self.mask), form)
 
     def details(self) -> str:
