@@ -104,13 +104,22 @@ class Run(ABC):
         Args:
             reach: largest current for each spike, and the largest threshold. begins: the largest potential before the first
                 step.
+
+        Raises:
+            InputError: it is not finite.
         """
         if not isinstance(self.numerics, AsTrained):
             return drive
         unit = math.ldexp(1.0, exponent)
         most = math.ceil(((self.total + 2) * reach + begins) / unit) * unit
         each = without_repeats(drive)
-        return each.clamp(-most, most).expand(drive.shape) if largest(each) > most else drive
+        strongest = largest(each)
+        if not math.isfinite(strongest):
+            raise InputError(
+                f"currents that real-valued inputs cause must be finite; one is {strongest:g}. Scale the inputs, and the "
+                "first layer's weights the other way"
+            )
+        return each.clamp(-most, most).expand(drive.shape) if strongest > most else drive
 
     def potential_dtype(self, bound: float, drive: float, threshold: float, exponent: int, what: str) -> torch.dtype:
         """Type in which a population's potential is exact, spikes and drive being bounded so per wake step."""
