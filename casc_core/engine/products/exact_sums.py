@@ -87,7 +87,7 @@ def exact_product(
     return _on_grids(numerics, x, weight, exponent, weight_exponent, name, product)
 
 
-def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool) -> Tensor:
+def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:
     """`sums(x)`, sums of entries times whole numbers, the same bits in whatever order they are taken.
 
     With `Exact`, `x` is on a grid on which they are exact.
