@@ -20,7 +20,7 @@ from casc_core.engine.neuron_loop import scan
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import ConfigError, ExactnessError, InputError
 from casc_core.neuron import Neuron
-from casc_core.numerics import FLOAT64_UNITS, Numerics
+from casc_core.numerics import FLOAT64_UNITS, AsTrained, Numerics, largest
 from casc_core.schedule import LARGEST_STEPS, Schedule
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
@@ -93,6 +93,22 @@ class Run(ABC):
             exponent: of the grid it is put on.
         """
         return own
+
+    def held(self, drive: Tensor, reach: float, begins: float, exponent: int) -> Tensor:
+        """A drive on the grid `2**exponent`, held where it is so large that nothing else can change what its neurons do.
+
+        Whatever arrives in spikes, and whatever they have fired, they fire whenever they may, or never. So no input is too
+        large for the sums. The spikes are those of the drive as it is.
+
+        Args:
+            reach: largest current for each spike, and the largest threshold. begins: the largest potential before the first
+                step.
+        """
+        if not isinstance(self.numerics, AsTrained):
+            return drive
+        unit = math.ldexp(1.0, exponent)
+        most = math.ceil(((self.total + 2) * reach + begins) / unit) * unit
+        return drive.clamp(-most, most) if largest(drive) > most else drive
 
     def potential_dtype(self, bound: float, drive: float, threshold: float, exponent: int, what: str) -> torch.dtype:
         """Type in which a population's potential is exact, spikes and drive being bounded so per wake step."""

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import InputError
-from casc_core.numerics import largest
+from casc_core.numerics import Numerics, largest
+
+
+class LazyDrive(Protocol):
+    """A drive that is computed where it is read."""
+
+    def values(self) -> Tensor:
+        """`[*shape]` float64."""
+
+
+@runtime_checkable
+class RoundedDrive(LazyDrive, Protocol):
+    """One for which it is cheaper to know the grid to which it will be rounded."""
+
+    def on_grid(self, exponent: int) -> Tensor:
+        """`[*shape]` float64: the values on the grid `2**exponent`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class Signal:
     """
 
     lazy_train: Tensor | LazyTrain
-    lazy_drive: Tensor | TableRows | None
+    lazy_drive: Tensor | LazyDrive | None
     divisor: Tensor | None
     bound: float
 
@@ -84,7 +99,8 @@ class Signal:
     @property
     def drive(self) -> Tensor | None:
         """The drive `[*shape]` float64, or None for zero."""
-        return self.lazy_drive.values() if isinstance(self.lazy_drive, TableRows) else self.lazy_drive
+        drive = self.lazy_drive
+        return drive if drive is None or isinstance(drive, Tensor) else drive.values()
 
     @property
     def steps(self) -> int:
@@ -96,6 +112,13 @@ class Signal:
         """Largest magnitude of the drive."""
         drive = self.drive
         return 0.0 if drive is None else largest(without_repeats(drive))
+
+    def drive_on_grid(self, numerics: Numerics, exponent: int) -> Tensor | None:
+        """The drive `[*shape]` on the grid `2**exponent`, on which the numerics put it; None for zero."""
+        if isinstance(self.lazy_drive, RoundedDrive):
+            return self.lazy_drive.on_grid(exponent)
+        drive = self.drive
+        return None if drive is None else numerics.snap(without_repeats(drive), exponent).expand(self.shape)
 
     def constant(self, value: Tensor) -> Tensor:
         """`[*shape]`: what the drive grows by when `value` is added at each wake step."""

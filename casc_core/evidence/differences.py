@@ -20,13 +20,13 @@ class Differences:
     Attributes:
         neurons: how many there are, over all samples.
         layers: by name, how many neurons have another level, errors of the layers before included.
-        predictions: samples whose predicted class is another one.
+        predictions: samples whose predicted class is another one; None: nothing is predicted.
         max_logit_difference: the largest difference of two logits.
     """
 
     neurons: int
     layers: dict[str, int]
-    predictions: int
+    predictions: int | None
     max_logit_difference: float
 
     @property
@@ -41,9 +41,10 @@ class Differences:
         "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, predictions of 0 of 16 samples, logits by up to 0.25"
         """
         first = "" if self.first_layer is None else f", from layer {self.first_layer!r} on"
+        of = "" if self.predictions is None else f"predictions of {self.predictions:,} of {samples:,} samples, "
         return (
-            f"{what} moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, predictions of "
-            f"{self.predictions:,} of {samples:,} samples, logits by up to {self.max_logit_difference:.3g}"
+            f"{what} moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, {of}logits by up to "
+            f"{self.max_logit_difference:.3g}"
         )
 
 
@@ -80,12 +81,13 @@ def _differ(a: Tensor, b: Tensor) -> Tensor:
 def combine_differences(parts: Sequence[Differences]) -> Differences:
     """The differences over several batches."""
     layers: dict[str, int] = {}
+    predictions = [part.predictions for part in parts if part.predictions is not None]
     for part in parts:
         for name, count in part.layers.items():
             layers[name] = layers.get(name, 0) + count
     return Differences(
         sum(part.neurons for part in parts),
         layers,
-        sum(part.predictions for part in parts),
+        sum(predictions) if len(predictions) == len(parts) else None,
         max(part.max_logit_difference for part in parts),
     )

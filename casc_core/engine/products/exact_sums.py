@@ -24,7 +24,7 @@ _HIGHEST = 3
 # What is smaller than this is nothing.
 _LOWEST = -400
 # Sums are taken of about so many entries at a time.
-_ENTRIES = 2**18
+AT_ONCE = 2**18
 
 
 def limbs(x: Tensor) -> Iterator[Tensor]:
@@ -46,14 +46,16 @@ def limbs(x: Tensor) -> Iterator[Tensor]:
         rest = rest - limb
 
 
-def weight_limbs(weight: Tensor) -> Iterator[Tensor]:
-    """Parts of `weight`, outputs first, whose products with a limb of an input float64 sums exactly."""
+def weight_limbs(weight: Tensor) -> list[Tensor]:
+    """Parts of `weight`, outputs first, whose products with a limb of an input float64 sums exactly; at least one."""
     rest = weight.double()
-    while (reach := largest_row(rest)) > 2.0**_LOWEST:
-        place = binade(reach) - (52 - LIMB_BITS)
+    parts: list[Tensor] = []
+    while not parts or largest_row(rest) > 2.0**_LOWEST:
+        place = binade(largest_row(rest)) - (52 - LIMB_BITS)
         limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
-        yield limb
+        parts.append(limb)
         rest = rest - limb
+    return parts
 
 
 def exact_product(
@@ -64,7 +66,6 @@ def exact_product(
     weight_exponent: int,
     name: str,
     product: Callable[[Tensor, Tensor], Tensor] = F.linear,
-    parts: Callable[[], Sequence[Tensor]] | None = None,
 ) -> Tensor:
     """`product(x, weight)` in float64, the same bits in whatever order it is summed.
 
@@ -72,19 +73,27 @@ def exact_product(
         exponent, weight_exponent: of the grids that `x` and `weight` are on, where the numerics round them to grids.
         name: that an error gives.
         product: where `x` has more dimensions than one, it treats each entry of dimension 0 alike.
-        parts: the `weight_limbs`, if they are at hand.
     """
     weight = weight.double()
     if isinstance(numerics, AsTrained):
-        cut = list(weight_limbs(weight)) if parts is None else parts()
-
-        def summed(x: Tensor) -> Tensor:
-            return _added((product(limb, part) for limb in limbs(x) for part in cut), lambda: product(x, weight))
-
-        return summed(x) if x.dim() == 1 else _by_rows(summed, x, _at_once(x.shape, len(weight) / weight.shape[1]))
+        return exact_sum(x, weight_limbs(weight), product)
     if not numerics.is_exact:
         return product(x, weight)
     return _on_grids(numerics, x, weight, exponent, weight_exponent, name, product)
+
+
+def exact_sum(x: Tensor, parts: Sequence[Tensor], product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`product(x, weight)` of the weights of which these are the `weight_limbs`, rounded as if once; as `exact_product`."""
+
+    def summed(x: Tensor) -> Tensor:
+        return _added((product(limb, part) for limb in limbs(x) for part in parts), lambda: product(x, parts[0]))
+
+    return summed(x) if x.dim() == 1 else _by_rows(summed, x, _at_once(x.shape, len(parts[0]) / parts[0].shape[1]))
+
+
+def exact_dots(x: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """`[n]`: the sum of products of each row of `x` with the same row of the weights, whose limbs these are."""
+    return _added(((limb * part).sum(1) for limb in limbs(x) for part in parts), lambda: (x * parts[0]).sum(1))
 
 
 def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:
@@ -120,7 +129,7 @@ def room_for_sums(numerics: Numerics, shape: torch.Size, given: int, growth: flo
 
 def _at_once(shape: torch.Size, growth: float = 1.0) -> int:
     """How many entries of dimension 0 are summed at a time: what is made of them is to stay in a cache."""
-    return max(1, int(_ENTRIES / max(1.0, math.prod(shape[1:]) * max(1.0, growth))))
+    return max(1, int(AT_ONCE / max(1.0, math.prod(shape[1:]) * max(1.0, growth))))
 
 
 def _by_rows(summed: Callable[[Tensor], Tensor], x: Tensor, at_once: int) -> Tensor:
