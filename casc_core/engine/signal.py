@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,8 @@ class LazyDrive(Protocol):
     def values(self) -> Tensor:
         """`[*shape]` float64."""
 
-
-@runtime_checkable
-class RoundedDrive(LazyDrive, Protocol):
-    """One for which it is cheaper to know the grid to which it will be rounded."""
-
-    def on_grid(self, exponent: int) -> Tensor:
-        """`[*shape]` float64: the values on the grid `2**exponent`."""
+    def on_grid(self, numerics: Numerics, exponent: int) -> Tensor:
+        """The values, put on the grid `2**exponent` by these numerics."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,10 @@ class TableRows:
     def values(self) -> Tensor:
         """`[*shape, width]` float64."""
         return F.embedding(self.index, self.table).double()
+
+    def on_grid(self, numerics: Numerics, exponent: int) -> Tensor:
+        """The values, put on the grid `2**exponent` by these numerics."""
+        return numerics.snap(self.values(), exponent)
 
 
 class LazyTrain(Protocol):
@@ -115,10 +114,12 @@ class Signal:
 
     def drive_on_grid(self, numerics: Numerics, exponent: int) -> Tensor | None:
         """The drive `[*shape]` on the grid `2**exponent`, on which the numerics put it; None for zero."""
-        if isinstance(self.lazy_drive, RoundedDrive):
-            return self.lazy_drive.on_grid(exponent)
-        drive = self.drive
-        return None if drive is None else numerics.snap(without_repeats(drive), exponent).expand(self.shape)
+        drive = self.lazy_drive
+        if drive is None:
+            return None
+        if isinstance(drive, Tensor):
+            return numerics.snap(without_repeats(drive), exponent).expand(self.shape)
+        return drive.on_grid(numerics, exponent)
 
     def constant(self, value: Tensor) -> Tensor:
         """`[*shape]`: what the drive grows by when `value` is added at each wake step."""

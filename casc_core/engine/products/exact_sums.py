@@ -82,18 +82,21 @@ def exact_product(
     return _on_grids(numerics, x, weight, exponent, weight_exponent, name, product)
 
 
-def exact_sum(x: Tensor, parts: Sequence[Tensor], product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """`product(x, weight)` of the weights of which these are the `weight_limbs`, rounded as if once; as `exact_product`."""
+def exact_sum(
+    x: Tensor, parts: Sequence[Tensor], product: Callable[[Tensor, Tensor], Tensor], by_row: bool = True
+) -> Tensor:
+    """`product(x, weight)` of the weights of which these are the `weight_limbs`, rounded as if once.
+
+    Args:
+        by_row: `product` treats each entry of dimension 0 alike, where `x` has more dimensions than one.
+    """
 
     def summed(x: Tensor) -> Tensor:
         return _added((product(limb, part) for limb in limbs(x) for part in parts), lambda: product(x, parts[0]))
 
-    return summed(x) if x.dim() == 1 else _by_rows(summed, x, _at_once(x.shape, len(parts[0]) / parts[0].shape[1]))
-
-
-def exact_dots(x: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """`[n]`: the sum of products of each row of `x` with the same row of the weights, whose limbs these are."""
-    return _added(((limb * part).sum(1) for limb in limbs(x) for part in parts), lambda: (x * parts[0]).sum(1))
+    if x.dim() == 1 or not by_row:
+        return summed(x)
+    return _by_rows(summed, x, _at_once(x.shape, len(parts[0]) / parts[0].shape[1]))
 
 
 def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:

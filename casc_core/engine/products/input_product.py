@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.products.exact_sums import AT_ONCE, exact_dots, exact_sum, largest_row
+from casc_core.engine.products.exact_sums import AT_ONCE, exact_sum, largest_row
 from casc_core.engine.products.geometry import Geometry, convolve, patches
 from casc_core.engine.signal import without_repeats
-from casc_core.numerics import largest, on_grid
+from casc_core.numerics import Numerics, largest, on_grid
 
 # Sums are taken of so many products at a time, which bounds how often they round.
 _BLOCK = 64
@@ -114,11 +114,11 @@ class InputProduct:
         """`[*shape]` float64."""
         return self._values
 
-    def on_grid(self, exponent: int) -> Tensor:
+    def on_grid(self, numerics: Numerics, exponent: int) -> Tensor:
         """The values, rounded to the grid `2**exponent`."""
         rounded = None if "_values" in self.__dict__ else self._rounded(exponent)
         if rounded is None:
-            rounded = on_grid(without_repeats(self.values()), exponent)
+            rounded = numerics.snap(without_repeats(self.values()), exponent)
         return rounded.expand(self.shape)
 
     @cached_property
@@ -150,7 +150,7 @@ class InputProduct:
         positions, outputs = near // len(self.weight), near % len(self.weight)
         reads = self.sums.reads(self.x, self.weight, positions, outputs)
         rows = [limb.flatten(1)[outputs] for limb in self.limbs()]
-        sums = exact_dots(reads, rows)
+        sums = exact_sum(reads, rows, lambda x, weight: (x * weight).sum(1), by_row=False)
         return sums if self.bias is None else sums + self.bias[outputs]
 
 
