@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.products.exact_sums import exact_sum, largest_row
+from casc_core.engine.products.exact_sums import AT_ONCE, exact_sum, largest_row
 from casc_core.engine.products.geometry import Geometry, convolve, patches
 from casc_core.engine.signal import without_repeats
 from casc_core.numerics import Numerics, largest, on_grid
@@ -141,8 +141,8 @@ class InputProduct:
         near = _round_to_grid(last, self.bias, exponent, error, max(_BLOCK, last.numel() // _RARE))
         if near is None:
             return None
-        if len(near):
-            last.view(-1)[near] = on_grid(self._exactly(near), exponent)
+        for some in near.split(max(1, AT_ONCE // terms)):
+            last.view(-1)[some] = on_grid(self._exactly(some), exponent)
         return last.movedim(-1, self.sums.output_dim)
 
     def _exactly(self, near: Tensor) -> Tensor:
