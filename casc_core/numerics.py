@@ -173,8 +173,8 @@ class Exact(_OnGrids):
         """On the grid `2**exponent`."""
         if exponent is None:
             raise ExactnessError(
-                f"real-valued inputs enter this network unrounded, and {self} sums them on a grid: convert the trained model "
-                "again"
+                f"real-valued inputs enter this network unrounded, and {self} sums them on a grid: convert the trained "
+                "model again"
             )
         return on_grid(x, exponent)
 

@@ -52,8 +52,11 @@ INPUT_WEIGHT_BITS = 49
 COARSE_BITS = 12
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
-# As trained, there is room for so many.
-MOST_TERMS = 2.0**16
+# Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
+UNHELD = 2.0**8
+# As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
+MOST_TERMS = 2**16
+MOST_SHARED_TERMS = 2**12
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,13 @@ class Reach:
     Attributes:
         train: for each spike that a neuron has fired.
         drive: of its real-valued part; an input is expected to be as large as `EXPECTED_INPUT`.
-        is_summed: a sum over a dimension of unknown size is counted in both.
+        is_unknown: inputs of which only a run knows how large they are have a part in the drive.
+        is_summed: there are sums over dimensions of unknown size in it, which are counted as one entry.
     """
 
     train: float = 0.0
     drive: float = 0.0
+    is_unknown: bool = False
     is_summed: bool = False
 
     def times(self, factor: float, shift: float = 0.0) -> Reach:
@@ -126,10 +131,24 @@ class Reach:
         return replace(self, train=self.train * factor, drive=self.drive * factor + shift)
 
     def summed(self, terms: int | None) -> Reach:
-        """That of a sum of this many entries; None: the inputs decide how many, for which there is room once."""
-        if terms is not None:
-            return self.times(terms)
-        return replace(self.times(1.0 if self.is_summed else MOST_TERMS), is_summed=True)
+        """That of a sum of this many entries; None: the inputs decide how many."""
+        return replace(self, is_summed=True) if terms is None else self.times(terms)
+
+    def joined(self, other: Reach) -> Reach:
+        """The larger of both."""
+        return self._of(other, max(self.train, other.train), max(self.drive, other.drive))
+
+    def plus(self, other: Reach) -> Reach:
+        """That of a sum."""
+        return self._of(other, self.train + other.train, self.drive + other.drive)
+
+    def _of(self, other: Reach, train: float, drive: float) -> Reach:
+        return Reach(train, drive, self.is_unknown or other.is_unknown, self.is_summed or other.is_summed)
+
+    def maximum(self) -> Reach:
+        """That of a maximum, which is a train: no neuron's threshold holds it (see `Run.held`)."""
+        drive = self.drive * (UNHELD if self.is_unknown else 1.0)
+        return replace(self, train=self.train + drive, drive=0.0, is_unknown=False)
 
     @property
     def total(self) -> float:
@@ -182,19 +201,20 @@ class Stretch(AsTrained):
     scale: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, reach: float, steps: int, is_driven: bool) -> Stretch:
-        """That of sums of this magnitude for each spike or wake step, of which there may be so many.
+    def of(cls, reach: Reach, steps: int, is_shared: bool) -> Stretch:
+        """That of sums of this reach for each spike or wake step, of which there may be so many.
 
-        Neurons hold a current that is larger than all that their spikes and thresholds could make up for at that bound, so
-        that no input is too large for them. It is once more as large as there are steps.
+        `Run.held` bounds what real-valued inputs drive neurons with by what all their spikes and thresholds could make up
+        for, which is once more as much as there are steps.
 
         Args:
-            is_driven: real-valued inputs are among them.
+            is_shared: maps in a row share what room there is.
         """
-        room = max(steps + 1, LEAST_STEPS)
-        if is_driven:
-            room = max(room, min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS))
-        return cls(binade(reach) + binade(room) - 52)
+        terms = 1 if not reach.is_summed else MOST_SHARED_TERMS if is_shared else MOST_TERMS
+        most = reach.total * max((steps + 1) * terms, LEAST_STEPS)
+        if reach.is_unknown:
+            most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
+        return cls(binade(most) - 52)
 
     def of_scale(self, scale: Fraction) -> Stretch:
         """For a result whose numbers are worth so much."""
@@ -221,7 +241,9 @@ class Stretch(AsTrained):
         return drive if form.exponent is None else min(form.exponent, drive)
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
-        return self.shared(binade(largest_row(weight) if weight.dim() > 1 else largest(weight)), arriving)
+        row = binade(largest_row(weight) if weight.dim() > 1 else largest(weight))
+        own = self.shared(row, arriving)
+        return min(own, row - COARSE_BITS) if is_on(weight, row - COARSE_BITS) else own
 
 
 @dataclass(frozen=True)

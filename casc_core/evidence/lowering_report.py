@@ -111,8 +111,8 @@ class LoweringReport:
         further = f"; {more} more layers" if more else ""
         return (
             f"FAULT OF THE {self.at_fault.upper()}: {fault.name!r}, {fault.wrong:,} of {fault.neurons:,} {what} are not "
-            f"what your network computes in float64: {fault.first}{further}{apart}. Please report this: the spiking network "
-            "is not your network"
+            f"what your network computes in float64: {fault.first}{further}{apart}. Please report this: the spiking "
+            "network is not your network"
         )
 
 

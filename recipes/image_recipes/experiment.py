@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_core.activation import check_levels
+from casc_core.conversion.activation_values import watched
 from casc_core.errors import ConfigError, DataError
 from casc_core.storage.strict import of
 from casc_lab.distributed import say
@@ -142,7 +143,10 @@ def train_or_find(
     how = None if training is None else dataclasses.asdict(training)
     settings = [dataclasses.asdict(network), how, about, precision, sync_batch_norm, start]
     if fine_tuning is not None:
-        settings.append(dataclasses.asdict(fine_tuning.calibration) | {"temperature": fine_tuning.temperature})
+        settings.append(
+            dataclasses.asdict(fine_tuning.calibration)
+            | {"temperature": fine_tuning.temperature, "weight": fine_tuning.weight}
+        )
     store = Store(folder, digest(settings, images.digest)[:12], retrain, find_only)
     if store.found:
         model, description = store.read(
@@ -162,10 +166,12 @@ def train_or_find(
     if fine_tuning is None:
         model = network.quantised(model).to(device)
     else:
-        teacher = Teacher(model.to(device).eval(), fine_tuning.temperature)
-        calibrated = fine_tuning.calibration.apply(model, fine_tuning.images())
+        some = list(fine_tuning.images())
+        calibrated = fine_tuning.calibration.apply(model.to(device).eval(), some)
         say(str(calibrated))
         about = {**about, "thresholds": {name: list(each.shape) for name, each in calibrated.thresholds.items()}}
+        layers = last_of_each_size(model, list(calibrated.thresholds), some[0])
+        teacher = Teacher(model, fine_tuning.temperature, layers, fine_tuning.weight)
         model = calibrated.model.train()
         with_thresholds(model, calibrated.thresholds)
     result = None
@@ -238,12 +244,26 @@ class FineTuning:
     Args:
         calibration: where thresholds and biases start; the thresholds are trained.
         images: gives the batches to calibrate on.
-        temperature: as `Teacher` takes it.
+        temperature, weight: as `Teacher` takes them; its layers are the last activations of each size of the image.
     """
 
     calibration: CalibrationConfig
     images: Callable[[], Iterable[Tensor]]
     temperature: float = 2.0
+    weight: float = 30.0
+
+
+def last_of_each_size(network: nn.Module, names: list[str], images: Tensor) -> tuple[str, ...]:
+    """Of the named modules, those after which the image has another size, and the last: the ends of a ResNet's stages.
+
+    >>> network = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
+    >>> last_of_each_size(network, ["0", "1", "3"], torch.zeros(1, 3, 4, 4))
+    ('1', '3')
+    """
+    called: list[tuple[str, torch.Size]] = []
+    watched(network, names, [(images,)], lambda name, value: called.append((name, value.shape[2:])))
+    behind = [size for _, size in called[1:]] + [None]
+    return tuple(dict.fromkeys(name for (name, size), after in zip(called, behind, strict=True) if size != after))
 
 
 def with_thresholds(model: nn.Module, thresholds: Mapping[str, Tensor]) -> nn.Module:

@@ -48,6 +48,10 @@ class MapNode(SignalNode):
         """Whether folding leaves it a map."""
         return True
 
+    @cached_property
+    def is_mapped(self) -> bool:
+        return self.x.has_spikes
+
     def onward(self, source: SpikingNode) -> Onward:
         return Onward.of(self.weight)
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -167,12 +167,7 @@ class SpikingNode(Node):
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
-        each = [of(node) for node in self.sources]
-        return Reach(
-            max((one.train for one in each), default=0.0),
-            max((one.drive for one in each), default=0.0),
-            any(one.is_summed for one in each),
-        )
+        return reduce(Reach.joined, map(of, self.sources), Reach())
 
     def check(self) -> None:
         if not self.sources:
@@ -185,7 +180,7 @@ class SpikingNode(Node):
 
     def settle(self) -> None:
         """Find out what is known of it while its sources know: asked of the last of many nodes, each would ask the next."""
-        _ = self.is_filled, self.is_divided, self.has_spikes
+        _ = self.is_filled, self.is_divided, self.has_spikes, self.is_mapped
 
     @cached_property
     def is_filled(self) -> bool:
@@ -201,6 +196,11 @@ class SpikingNode(Node):
     def has_spikes(self) -> bool:
         """Whether spikes arrive in it, and not real-valued input alone."""
         return any(node.has_spikes for node in self.sources)
+
+    @cached_property
+    def is_mapped(self) -> bool:
+        """Whether it is behind a map of spikes, without neurons between them."""
+        return any(node.is_mapped for node in self.sources)
 
 
 class SignalNode(SpikingNode):
@@ -243,6 +243,10 @@ class PopulationNode(SignalNode):
     def has_spikes(self) -> bool:
         return True
 
+    @cached_property
+    def is_mapped(self) -> bool:
+        return False
+
     @property
     def worth(self) -> Fraction:
         """Of one of its spikes, in the user's values."""
@@ -251,9 +255,18 @@ class PopulationNode(SignalNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return Reach(float(self.worth))
 
-    def potential(self, of: Callable[[Node], Reach]) -> float:
-        """How much its neurons may receive for each spike or wake step, and the largest threshold."""
-        return sum(of(node).total for node in self.sources) + of(self).total
+    def require_threshold(self, rounded: float, threshold: float, unit: float) -> None:
+        """Refuse a threshold that is nothing on the grid of the sums that meet it, which is of this unit."""
+        if not rounded > 0:
+            raise self.refuse(
+                f"its threshold is {threshold:g}, and sums as large as those that meet it are exact to {unit:.2g}; "
+                "make the threshold larger, or the weights before it smaller"
+            )
+
+    def potential(self, of: Callable[[Node], Reach]) -> Reach:
+        """How much its neurons may receive for each spike or wake step, the largest threshold among what spikes bring."""
+        received = reduce(Reach.joined, map(of, self.sources), Reach())
+        return replace(received, train=received.train + of(self).train)
 
     def details(self) -> str:
         return repr(self.name)

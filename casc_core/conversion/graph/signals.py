@@ -112,20 +112,28 @@ class Counted(PartsNode):
         return snapping.of(self.x)
 
 
-def _scale(node: Node) -> Fraction:
+def scale_of(node: Node) -> Fraction:
     """What the numbers of a signal are worth, as far as that is known before they are put on grids."""
     if isinstance(node, (Applied, Factor)):
-        return _scale(node.sources[0]) * (node.scale if isinstance(node, Applied) else node.factor)
+        return scale_of(node.sources[0]) * (node.scale if isinstance(node, Applied) else node.factor)
     if isinstance(node, Maximum):
-        return _scale(node.x)
+        return scale_of(node.x)
     return node.worth if isinstance(node, PopulationNode) else Fraction(1)
+
+
+def must_be_rescaled(together: Sequence[SpikingNode]) -> bool:
+    """Whether signals are brought to one scale by factors of many bits."""
+    scales = set(map(scale_of, together))
+    return len(scales) > 1 and any(_is_long(scale) for scale in scales)
+
+
+def _is_long(scale: Fraction) -> bool:
+    return max(abs(scale.numerator), scale.denominator) > LARGEST_DENOMINATOR
 
 
 def _rescaling(source: SpikingNode, together: Sequence[SpikingNode]) -> Onward:
     """What spikes of one of several signals meet where these are brought to one scale."""
-    scale = _scale(source)
-    is_long = max(scale.numerator, scale.denominator) > LARGEST_DENOMINATOR
-    return Onward(1) if is_long and len(set(map(_scale, together))) > 1 else Onward()
+    return Onward(1) if must_be_rescaled(together) and _is_long(scale_of(source)) else Onward()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,8 +144,7 @@ class Sum(SignalNode):
     b: SignalNode
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        a, b = of(self.a), of(self.b)
-        return Reach(a.train + b.train, a.drive + b.drive, a.is_summed or b.is_summed)
+        return of(self.a).plus(of(self.b))
 
     def onward(self, source: SpikingNode) -> Onward:
         return _rescaling(source, (self.a, self.b))
@@ -199,7 +206,7 @@ class Maximum(SignalNode):
         return True
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return Reach(of(self.x).total, is_summed=of(self.x).is_summed)
+        return of(self.x).maximum()
 
     def fold(self, folding: Folding) -> SignalNode:
         """The maximum before the normalisation, where that leaves the order of numbers: spikes stay spikes for longer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from casc_core.conversion.graph import Encoded, Graph, Node, PopulationNode, SpikingNode
+from casc_core.conversion.graph import Graph, Node, PopulationNode, SpikingNode
 from casc_core.conversion.grids import Onward, Reach, Stretch
 
 
@@ -24,36 +24,39 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     reaches: dict[Node, Reach] = {}
     for node in nodes:
         reaches[node] = node.reach(reaches.__getitem__)
-    largest: dict[Node, float] = {}
-    driven: set[Node] = set()
+    largest: dict[Node, Reach] = {}
     for node in nodes:
         own = first[node]
-        reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node].total
-        largest[own] = max(largest.get(own, 0.0), reach)
-        if isinstance(node, Encoded) and node.is_unknown:
-            driven.add(own)
-    found = {own: Stretch.of(reach, steps, own in driven) for own, reach in largest.items()}
+        reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
+        largest[own] = largest.get(own, Reach()).joined(reach)
     ahead = _ahead(nodes)
-    return {node: replace(found[first[node]], ahead=ahead[node]) for node in nodes}
-
-
-def _ahead(nodes: list[SpikingNode]) -> dict[Node, tuple[Onward, ...]]:
-    """The ways from each node to the neurons ahead: of those with as many maps, the one with the least gain."""
-    least: dict[Node, dict[int, int]] = {node: {} for node in nodes}
-    for node in reversed(nodes):
-        ahead = {} if isinstance(node, PopulationNode) else least[node]
-        ways = [Onward(*each) for each in ahead.items()] or [Onward()]
-        for source in node.sources:
-            for way in ways:
-                whole = node.onward(source).then(way)
-                before = least[source].get(whole.maps, whole.gain)
-                least[source][whole.maps] = min(before, whole.gain)
-    return {
-        node: (Onward(),)
-        if isinstance(node, PopulationNode) or not each
-        else tuple(Onward(*one) for one in each.items())
-        for node, each in least.items()
+    shared = {
+        first[node]
+        for node in nodes
+        for source in node.sources
+        for way in _through(node, ahead)
+        if isinstance(source, PopulationNode) and node.onward(source).then(way).maps > 1
     }
+    found = {own: Stretch.of(reach, steps, own in shared) for own, reach in largest.items()}
+    return {node: replace(found[first[node]], ahead=_through(node, ahead)) for node in nodes}
+
+
+def _ahead(nodes: list[SpikingNode]) -> dict[Node, dict[int, Onward]]:
+    """By the number of maps: the ways from what each node gives to the neurons ahead, the one with the least gain."""
+    ahead: dict[Node, dict[int, Onward]] = {node: {} for node in nodes}
+    for node in reversed(nodes):
+        for source in node.sources:
+            for way in _through(node, ahead):
+                whole = node.onward(source).then(way)
+                known = ahead[source].get(whole.maps, whole)
+                ahead[source][whole.maps] = min(known, whole, key=lambda each: each.gain)
+    return ahead
+
+
+def _through(node: Node, ahead: dict[Node, dict[int, Onward]]) -> tuple[Onward, ...]:
+    """The ways that lead on from what arrives in a node: at neurons, and where all ends, none."""
+    further = () if isinstance(node, PopulationNode) else ahead[node].values()
+    return tuple(further) or (Onward(),)
 
 
 def _computed(nodes: list[Node], seen: set[Node]) -> Iterator[SpikingNode]:

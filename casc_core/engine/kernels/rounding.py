@@ -88,7 +88,7 @@ def round_sums(
     rest_error: float,
     room: int,
 ) -> Tensor | None:
-    """Adds `bias` `[outputs]` to products `[..., outputs]` and rounds to multiples of `2**exponent`, half to even, in place.
+    """Adds `bias` `[outputs]` to products `[..., outputs]`; rounds to multiples of `2**exponent`, half to even, in place.
 
     Args:
         error: that the sums may have. Those that it may change are taken again.

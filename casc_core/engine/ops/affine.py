@@ -14,7 +14,7 @@ from torch import Tensor
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
-from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
 from casc_core.engine.products.exact_sums import exact_product, largest_row
 from casc_core.engine.products.geometry import Geometry
@@ -119,6 +119,13 @@ class AffineMap(Op, abstract=True):
         """What is made of the weights that real-valued input meets."""
         return WeightCache()
 
+    def room_for_drive(self, follower: Follower, read: Abstract, given: Abstract) -> int:
+        """Bytes that `drive` takes beside what it reads and gives."""
+        if not read.is_driven:
+            return 0
+        with_bias = 8 * given.like.numel()
+        return room_for_drive(follower, read, given, self.kernel[0] / self.kernel[1]) + with_bias
+
     @property
     @abstractmethod
     def input_dim(self) -> int:
@@ -179,13 +186,13 @@ class Linear(AffineMap):
 
         It is where the grid is too fine for the ways of `Product`.
         """
-        return (
-            isinstance(run.numerics, AsTrained)
-            and len(signal.shape) == 2
-            and signal.steps > 0
-            and signal.train.dtype == torch.int8
-            and signal.train.numel() > 0
-        )
+        spikes = self._defers(run, signal.shape, signal.steps) and signal.train.dtype == torch.int8
+        return spikes and signal.train.numel() > 0
+
+    @staticmethod
+    def _defers(run: Run, shape: torch.Size, steps: int) -> bool:
+        """Whether it would, were its train one of spikes."""
+        return isinstance(run.numerics, AsTrained) and len(shape) == 2 and steps > 0
 
     def _filter(self, weight: Tensor) -> Filter:
         """Its weights as those of a convolution of single entries."""
@@ -211,10 +218,11 @@ class Linear(AffineMap):
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train, samples = signal.train or Train(), follower.apart(signal, [-1])
         steps = 0 if self.weight is None else train.steps
-        return follower.signal([*signal.shape[:-1], self.outputs], samples, steps, 8, real=self.fine is not None)
+        held = signal.nbytes if self._defers(follower.run, signal.shape, steps) and train.unit == 1 else None
+        return follower.signal([*signal.shape[:-1], self.outputs], samples, steps, 8, self.fine is not None, held)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return 8 * sum(entries(each) for each in signals)
+        return 8 * sum(entries(each) for each in signals) + self.room_for_drive(follower, signals[0], signals[-1])
 
 
 AXIS = OrNone(OneOf((1,)))

@@ -143,11 +143,12 @@ class Convolution(AffineMap):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         read, given = signals[0], signals[-1]
-        if read.train is None or not read.train.real:
+        if not read.is_driven:
             return 0  # a population behind it does the work
         apart: int = 8 * read.like.numel() * math.prod(self.settings["spread"])
         patches = apart * math.prod(self.geometry.kernel)
-        return apart + 24 * given.like.numel() + min(patches, PATCH_BYTES)
+        at_once = min(patches, max(PATCH_BYTES, patches // read.shape[0]))
+        return apart + 24 * given.like.numel() + at_once + self.room_for_drive(follower, read, given)
 
     def _spread_size(self, shape: torch.Size) -> tuple[int, int]:
         """Height and width of an input of this shape, zeros between its entries."""
@@ -247,7 +248,8 @@ class Convolution3d(AffineMap):
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         read, given = signals[0], signals[-1]
         steps = max(each.train.steps if each.train else 0 for each in signals) + 1
-        return 8 * steps * (2 * read.like.numel() + 2 * given.like.numel()) + PATCH_BYTES
+        moved = 8 * steps * (2 * read.like.numel() + 2 * given.like.numel())
+        return moved + PATCH_BYTES + self.room_for_drive(follower, read, given)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The sum over the taps in depth, each a convolution of the slices that it reads."""

@@ -68,10 +68,12 @@ class Fire(Op):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         currents, spikes = signals[0], signals[-1]
-        drives = 24 * currents.like.numel() if currents.train is not None and currents.train.real else 0
+        drives = 24 * currents.like.numel() if currents.is_driven else 0
         held = None if currents.train is None else currents.train.held
         # Room for spikes is made in pieces, and they are counted.
-        if held is not None and follower.compiled:  # the kernel reads spikes, closely packed
+        if (
+            held is not None and follower.compiled and self.thresholds is None
+        ):  # the kernel reads spikes, closely packed
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 

@@ -180,8 +180,8 @@ class InputProduct:
         return last.movedim(-1, self.sums.output_dim)
 
     def _round(self, sums: Tensor, exponent: int, error: float) -> Tensor | None:
-        """Rounds sums, outputs last, which may have this error, and gives the places of those that are left undecided; None:
-        they are too many."""
+        """Rounds sums, outputs last, which may have this error, and gives the places of those left undecided; None: they are
+        too many."""
         room = max(_BLOCK, sums.numel() // _RARE)
         error *= 1.0 + 2.0**-20  # all that bounds themselves are rounded by
         if not kernels.ready(sums, self.bias):
@@ -208,7 +208,7 @@ class InputProduct:
         reads = self.sums.reads(without_repeats(self.x, 0))
         read = reads.at(positions, outputs * reads.groups // count)
         rows = [limb.flatten(1)[outputs] for limb in self.weights.limbs]
-        sums = exact_sum(read, rows, lambda x, weight: (x * weight).sum(1))
+        sums = exact_sum(read, rows, lambda x, weight: (x * weight).sum(1), by_row=False)
         return sums if self.bias is None else sums + self.bias[outputs]
 
 

@@ -1,5 +1,7 @@
-"""Conversions that are wrong on purpose, each in one place, and networks whose sums are hard for float64: `verify` finds the
-first and lets the second be."""
+"""Conversions that are wrong on purpose, each in one place, and networks whose sums are hard for float64.
+
+`verify` finds the first and lets the second be.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import copy
 import json
 import operator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -476,9 +477,12 @@ def test_a_comparison_with_a_fault_of_the_lowering_is_not_exact(monkeypatch, cap
 
 
 def test_what_moved_is_told_in_a_line():
-    assert combine_differences([Differences(10, {"a": 0}, 0, 0.5), Differences(10, {"a": 3}, 2, 0.25)]) == Differences(
-        20, {"a": 3}, 2, 0.5
-    )
+    parts = [Differences(10, {"a": 0}, 0, 0, 0.5), Differences(10, {"a": 3}, 3, 2, 0.25)]
+    assert combine_differences(parts) == Differences(20, {"a": 3}, 3, 2, 0.5)
+    parts[0] = replace(parts[0], predictions=None)
+    whole = combine_differences(parts)
+    assert whole.predictions is None
+    assert whole.sentence("it", 8) == "it moved 3 of 20 neurons, from layer 'a' on, logits of 3 of 8 samples, by up to 0.5"
 
 
 def test_a_batch_beyond_the_memory_limit_is_verified_in_parts(monkeypatch):
