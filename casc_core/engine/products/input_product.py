@@ -180,8 +180,7 @@ class InputProduct:
         return last.movedim(-1, self.sums.output_dim)
 
     def _round(self, sums: Tensor, exponent: int, error: float) -> Tensor | None:
-        """Rounds sums, outputs last, which may have this error, and gives the places of those left undecided; None: they are
-        too many."""
+        """Rounds sums, outputs last, which may have this error; the places of those left undecided, None: too many."""
         room = max(_BLOCK, sums.numel() // _RARE)
         error *= 1.0 + 2.0**-20  # all that bounds themselves are rounded by
         if not kernels.ready(sums, self.bias):
