@@ -1,30 +1,42 @@
 /* Products of real numbers on their way to a grid. */
 
-/* The sum at one place in two parts, of which the first is exact. */
-INLINE double NAME(sum_again)(const RoundTask *task, int64_t position, int64_t output, double *rest) {
-    enum { LANES = 8 };
+/* What the results at one position read: the inputs of one group, rounded, what that leaves, and as they are. */
+typedef struct {
+    double *rounded, *rest, *whole;
+    int64_t position, group; /* position -1: nothing has been read */
+} NAME(Inputs);
+
+static void NAME(read_inputs)(const RoundTask *task, int64_t position, int64_t group, NAME(Inputs) *inputs) {
     const Reads *reads = &task->reads;
-    const int64_t terms = reads->terms, x = position % reads->width, y = position / reads->width % reads->height;
-    const int64_t sample = position / reads->width / reads->height, group = output * reads->groups / task->outputs;
-    const double *from = reads->values + sample * reads->by_sample + y * reads->by_row + x * reads->by_column +
-                         group * reads->by_group;
-    const double *high = task->high + output * terms, *low = task->low + output * terms, splitter = task->splitter;
-    double sums[LANES] = {0}, rests[LANES] = {0}, sum = 0;
-    for (int64_t start = 0; start < terms; start += LANES) {
-        const int64_t n = terms - start < LANES ? terms - start : LANES;
-        double inputs[LANES] = {0}, upper[LANES] = {0}, lower[LANES] = {0};
-        for (int64_t i = 0; i < n; i++) {
-            inputs[i] = from[reads->offset[start + i]];
-            upper[i] = high[start + i], lower[i] = low[start + i];
-        }
-        for (int i = 0; i < LANES; i++) {
-            const double rounded = (inputs[i] + splitter) - splitter;
-            sums[i] += rounded * upper[i];
-            rests[i] += (inputs[i] - rounded) * upper[i] + inputs[i] * lower[i];
-        }
+    if (inputs->position == position && inputs->group == group) return;
+    const int64_t x = position % reads->width, y = position / reads->width % reads->height;
+    const double *from = reads->values + position / reads->width / reads->height * reads->by_sample + y * reads->by_row +
+                         x * reads->by_column + group * reads->by_group;
+    inputs->position = position, inputs->group = group;
+    for (int64_t j = 0; j < reads->terms; j++) inputs->whole[j] = from[reads->offset[j]];
+    for (int64_t j = 0; j < reads->terms; j++) {
+        inputs->rounded[j] = (inputs->whole[j] + task->splitter) - task->splitter;
+        inputs->rest[j] = inputs->whole[j] - inputs->rounded[j];
     }
-    *rest = 0;
-    for (int i = 0; i < LANES; i++) sum += sums[i], *rest += rests[i];
+}
+
+/* The sum of an output in two parts, of which the first is exact. */
+static double NAME(sum_again)(const RoundTask *task, const NAME(Inputs) *inputs, int64_t output, double *rest) {
+    enum { LANES = 8 };
+    const int64_t terms = task->reads.terms, whole = terms / LANES * LANES;
+    const double *high = task->high + output * terms, *low = task->low + output * terms;
+    double sums[LANES] = {0}, rests[LANES] = {0}, sum = 0, small = 0;
+    for (int64_t j = 0; j < whole; j += LANES)
+        for (int64_t i = 0; i < LANES; i++) {
+            sums[i] += inputs->rounded[j + i] * high[j + i];
+            rests[i] += inputs->rest[j + i] * high[j + i] + inputs->whole[j + i] * low[j + i];
+        }
+    for (int64_t j = whole; j < terms; j++) {
+        sum += inputs->rounded[j] * high[j];
+        small += inputs->rest[j] * high[j] + inputs->whole[j] * low[j];
+    }
+    for (int i = 0; i < LANES; i++) sum += sums[i], small += rests[i];
+    *rest = small;
     return sum;
 }
 
@@ -32,6 +44,10 @@ INLINE double NAME(sum_again)(const RoundTask *task, int64_t position, int64_t o
 static int64_t NAME(round_sums)(RoundTask *task, int64_t first, int64_t last) {
     enum { BLOCK = 64 };
     const double scale = task->scale, unit = 1 / scale, half = 0.5 - task->error;
+    const int64_t terms = task->reads.terms;
+    double *memory = (double *)malloc((size_t)(3 * terms + 1) * sizeof *memory);
+    if (!memory) return NO_MEMORY;
+    NAME(Inputs) inputs = {memory, memory + terms, memory + 2 * terms, -1, 0};
     for (int64_t position = first; position < last; position++)
         for (int64_t start = 0; start < task->outputs; start += BLOCK) {
             const int64_t n = task->outputs - start < BLOCK ? task->outputs - start : BLOCK;
@@ -47,7 +63,8 @@ static int64_t NAME(round_sums)(RoundTask *task, int64_t first, int64_t last) {
             for (int64_t k = 0; any && k < n; k++) {
                 if (off[k] < half) continue;
                 double rest;
-                const double sum = NAME(sum_again)(task, position, start + k, &rest), more = bias ? bias[k] : 0;
+                NAME(read_inputs)(task, position, (start + k) * task->reads.groups / task->outputs, &inputs);
+                const double sum = NAME(sum_again)(task, &inputs, start + k, &rest), more = bias ? bias[k] : 0;
                 const double least = __builtin_rint((sum + (rest - task->rest_error) + more) * scale);
                 const double most = __builtin_rint((sum + (rest + task->rest_error) + more) * scale);
                 x[k] = least * unit;
@@ -56,5 +73,6 @@ static int64_t NAME(round_sums)(RoundTask *task, int64_t first, int64_t last) {
                 if (place < task->room) task->near[place] = position * task->outputs + start + k;
             }
         }
+    free(memory);
     return 0;
 }
