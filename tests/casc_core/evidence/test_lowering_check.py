@@ -482,7 +482,9 @@ def test_what_moved_is_told_in_a_line():
     parts[0] = replace(parts[0], predictions=None)
     whole = combine_differences(parts)
     assert whole.predictions is None
-    assert whole.sentence("it", 8) == "it moved 3 of 20 neurons, from layer 'a' on, logits of 3 of 8 samples, by up to 0.5"
+    assert (
+        whole.sentence("it", 8) == "it moved 3 of 20 neurons, from layer 'a' on, logits of 3 of 8 samples, by up to 0.5"
+    )
 
 
 def test_a_batch_beyond_the_memory_limit_is_verified_in_parts(monkeypatch):
