@@ -81,10 +81,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        # One pass; it takes the open interval, so its ends are moved out by the least there is.
-        ends = torch.tensor([0.0, ctx.threshold], dtype=x.dtype, device="cpu")
-        low, high = torch.nextafter(ends, ends.new_tensor([-1.0, 2 * ctx.threshold])).tolist()
-        return torch.ops.aten.hardtanh_backward(grads[0], x, low, high), None, None
+        return _inside(grads[0], x, ctx.threshold), None, None
 
 
 class _LearnedThreshold(torch.autograd.Function):
@@ -92,20 +89,29 @@ class _LearnedThreshold(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, q: int, threshold: Tensor) -> Tensor:
-        levels = (x * q).div_(threshold).floor_().clamp_(0.0, float(q))
-        ctx.save_for_backward(x, levels, threshold)
-        ctx.q = q
-        return levels * threshold / q
+        # `x` in levels; held close to them, or an infinite one would be 0 * inf in the backward pass.
+        z = (x * q).div_(threshold).clamp_(-1.0, q + 1.0)
+        ctx.save_for_backward(z)
+        ctx.q, ctx.shape = q, threshold.shape
+        return z.floor().clamp_(0.0, float(q)).mul_(threshold).div_(q)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, Tensor]:
-        x, levels, threshold = ctx.saved_tensors
-        inside = (x >= 0) & (x <= threshold)
-        slope = levels / ctx.q - torch.where(inside, x / threshold, 0.0)
+        (z,), q = ctx.saved_tensors, ctx.q
+        straight = _inside(grads[0], z, float(q))
+        own = z.floor().clamp_(0.0, float(q)).mul_(grads[0]).addcmul_(straight, z, value=-1.0)
         # Scaled so that the threshold moves about as fast as a weight, whatever the size of its layer.
-        scale = (x.numel() / threshold.numel() * ctx.q) ** -0.5
-        own = (grads[0] * slope).sum_to_size(threshold.shape) * scale
-        return grads[0] * inside, None, own
+        scale = (z.numel() / ctx.shape.numel() * q) ** -0.5
+        return straight, None, own.sum_to_size(ctx.shape) * (scale / q)
+
+
+def _inside(gradient: Tensor, x: Tensor, largest: float) -> Tensor:
+    """`gradient` where `x` is in `[0, largest]`, and 0 elsewhere, in one pass over memory."""
+    # It takes the open interval, so its ends are moved out by the least there is.
+    ends = torch.tensor([0.0, largest], dtype=x.dtype, device="cpu")
+    low, high = torch.nextafter(ends, ends.new_tensor([-1.0, 2 * largest])).tolist()
+    result: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, low, high)
+    return result
 
 
 _straight_through: Callable[[Tensor, int, float], Tensor] = _StraightThrough.apply

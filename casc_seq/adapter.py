@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -107,9 +107,9 @@ class RecurrentPopulation(PopulationNode):
     def worth(self) -> Fraction:
         return Fraction(self.threshold)
 
-    def potential(self, of: Callable[[Node], Reach]) -> float:
-        recurrent = float(self.recurrent.abs().sum(1).max())
-        return of(self.current).total + recurrent + self.threshold
+    def potential(self, of: Callable[[Node], Reach]) -> Reach:
+        received, recurrent = of(self.current), float(self.recurrent.abs().sum(1).max())
+        return replace(received, train=received.train + recurrent + self.threshold)
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics, form = snapping.numerics, snapping.of(self.x).form
@@ -119,6 +119,7 @@ class RecurrentPopulation(PopulationNode):
             # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
             exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)
+        self.require_threshold(threshold, self.threshold, 2.0**exponent)
         assert isinstance(self.current, (LinearMap, TableLookup))
         op = Recurrence(
             name=self.name,

@@ -29,7 +29,7 @@ from casc_core.conversion.graph.node import (
     SpikingNode,
 )
 from casc_core.conversion.graph.population import Population
-from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum
+from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum, scale_of
 
 __all__ = [
     "FILLED",
@@ -71,4 +71,5 @@ __all__ = [
     "as_map",
     "as_normalisation",
     "map_before",
+    "scale_of",
 ]

@@ -16,7 +16,7 @@ from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
+from casc_core.engine.signal import Signal, inverse, memory_order
 from casc_core.numerics import binade
 
 
@@ -68,24 +68,24 @@ class Fire(Op):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         currents, spikes = signals[0], signals[-1]
-        drives = 24 * currents.like.numel() if currents.train is not None and currents.train.real else 0
+        drives = 24 * currents.like.numel() if currents.is_driven else 0
         held = None if currents.train is None else currents.train.held
         # Room for spikes is made in pieces, and they are counted.
-        if held is not None and follower.compiled:  # the kernel reads spikes, closely packed
+        if (
+            held is not None and follower.compiled and self.thresholds is None
+        ):  # the kernel reads spikes, closely packed
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
-        exponent, drive, divisor = self.settings["exponent"], signal.drive, signal.divisor
+        exponent, divisor = self.settings["exponent"], signal.divisor
         threshold: float | Tensor = self.settings["threshold"]
         if self.thresholds is not None:
             threshold = by_channel(self.thresholds, signal.shape)
         if self.bias is not None:
-            bias = signal.constant(self.bias)
-            drive = bias if drive is None else drive + bias
-        if drive is not None:
-            drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
-            signal = replace(signal, lazy_drive=drive)
+            bias, drive = signal.constant(self.bias), signal.drive
+            signal = replace(signal, lazy_drive=bias if drive is None else drive + bias)
+        drive = signal.drive_on_grid(run.numerics, exponent)
         scaled = threshold if divisor is None else threshold * divisor
         if isinstance(scaled, Tensor) and scaled.dim() == 0:
             scaled = float(scaled)
@@ -95,6 +95,9 @@ class Fire(Op):
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)
+        if drive is not None:
+            drive = run.held(drive, signal.bound + _largest(scaled), _reach(potential), exponent)
+        signal = replace(signal, lazy_drive=drive)
         train = self._behind_convolutions(run, signal, scaled, potential)
         return self._fired(run, signal, scaled, potential) if train is None else train
 
@@ -112,7 +115,8 @@ class Fire(Op):
             return None
         units = None
         if not kernels.fits_int32(reach, exponent):
-            run.numerics.dtype(reach, exponent, self.settings["name"])
+            largest = threshold + _reach(potential)
+            run.potential_dtype(signal.bound, signal.drive_reach, largest, exponent, self.settings["name"])
             units = binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
@@ -124,8 +128,8 @@ class Fire(Op):
 
     def _fired(self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
-        largest = (float(threshold.max()) if isinstance(threshold, Tensor) else threshold) + _reach(potential)
-        dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])
+        reach = _largest(threshold) + _reach(potential)
+        dtype = run.potential_dtype(signal.bound, signal.drive_reach, reach, exponent, self.settings["name"])
         if isinstance(threshold, Tensor):
             threshold = threshold.to(dtype)
         # Neuron by neuron in the order in which they lie in memory.
@@ -140,6 +144,10 @@ class Fire(Op):
         if potential is not None:
             potential = potential.expand(signal.shape).permute(inner)
         return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
+
+
+def _largest(threshold: float | Tensor) -> float:
+    return float(threshold.max()) if isinstance(threshold, Tensor) else threshold
 
 
 def _reach(potential: Tensor | None) -> float:
