@@ -42,8 +42,8 @@ class Differences:
     def sentence(self, what: str, samples: int) -> str:
         """In a line; `what` has made the change.
 
-        >>> Differences(100, {"1": 0, "3": 2}, 1, 0, 0.25).sentence("the 8-bit grid", 16)
-        "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, logits of 1 and predictions of 0 of 16 samples, by up to 0.25"
+        >>> Differences(100, {"1": 0, "3": 2}, 1, 0, 0.25).sentence("the grid", 16)
+        "the grid moved 2 of 100 neurons, from layer '3' on, logits of 1 and predictions of 0 of 16 samples, by up to 0.25"
         """
         first = "" if self.first_layer is None else f", from layer {self.first_layer!r} on"
         what += f" moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, logits of {self.logits:,}"
