@@ -227,8 +227,13 @@ def _width(x: Node, axis: int | None) -> int | None:
 
 
 def _origin(x: Node, axis: int | None) -> MapNode | None:
-    """The map whose outputs are the channels (axis 1), or the features (axis -1), of `x`."""
+    """A map of as many outputs, of as many dimensions, as `x` has channels (axis 1) or features (axis -1)."""
     while not isinstance(x, MapNode):
+        if isinstance(x, Sum):
+            one, other = (_origin(each, axis) for each in (x.a, x.b))
+            if one is None or other is None or len(one.weight) != len(other.weight) or one.rank != other.rank:
+                return None
+            return one
         if not isinstance(x, (Factor, Population)) and not (axis == 1 and _keeps_channels(x)):
             return None
         x = x.inputs[0]
