@@ -55,8 +55,8 @@ EXPECTED_TERMS = 2.0**8
 # Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
 UNHELD = 2.0**8
 # As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
-MOST_TERMS = 2**14
-MOST_SHARED_TERMS = 2**12
+MOST_TERMS = 2**16
+MOST_SHARED_TERMS = 2**14
 
 
 @dataclass(frozen=True)
