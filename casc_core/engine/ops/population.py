@@ -93,9 +93,8 @@ class Fire(Op):
         drives = 24 * currents.like.numel() if currents.is_driven else 0
         held = None if currents.train is None else currents.train.held
         # Room for spikes is made in pieces, and they are counted.
-        if (
-            held is not None and follower.compiled and self.thresholds is None
-        ):  # the kernel reads spikes, closely packed
+        of_one_threshold = self.thresholds is None and self.levels is None
+        if held is not None and follower.compiled and of_one_threshold:  # the kernel reads spikes, closely packed
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
