@@ -40,8 +40,10 @@ def _clip(module: nn.Module, q: int, threshold: float) -> CQReLU | Rounded:
 
 
 def _leaky(module: nn.Module, q: int, threshold: float) -> LeakyCQReLU:
-    slope = module.weight if isinstance(module, nn.PReLU) else getattr(module, "negative_slope")  # noqa: B009
-    return LeakyCQReLU(q, threshold, slope)
+    if isinstance(module, nn.PReLU):
+        return LeakyCQReLU(q, threshold, module.weight)
+    assert isinstance(module, nn.LeakyReLU)
+    return LeakyCQReLU(q, threshold, module.negative_slope)
 
 
 def _squashing(function: str) -> Replacement:

@@ -11,6 +11,8 @@ from user_cnns import IMAGES, check, cnn, conv, converted, settled
 import casc_core
 from casc_core import AsTrained, ConfigError, ConversionError, CQReLU, Exact, Rounded
 from casc_core.composed_activations import LeakyCQReLU, Swish
+from casc_core.conversion.grids import Stretch, level_thresholds
+from casc_core.numerics import Unrounded
 
 MODULES = [
     nn.Sigmoid(), nn.Tanh(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardtanh(-2.5, 2.5), nn.Softsign(), nn.LeakyReLU(0.25),
@@ -36,6 +38,24 @@ def test_it_is_exact(activation, q, numerics):
     report = casc_core.verify(snn, IMAGES)
     assert report.exact, str(report)
     assert report.lowering.not_compared == ()
+
+
+@pytest.mark.parametrize("arriving", [None, -30, 3])
+@pytest.mark.parametrize("numerics", [Stretch(-40), Exact()], ids=str)
+def test_thresholds_are_rounded_once_to_the_grid_of_the_potentials(numerics, arriving):
+    thresholds = Rounded(8, "tanh").thresholds()
+    values, exponent = level_thresholds(numerics, thresholds, arriving)
+    assert exponent <= (-10 if arriving is None else arriving)
+    for value, threshold in zip(values, thresholds, strict=True):
+        assert (value * 2.0**-exponent).is_integer()
+        assert abs(value - float(threshold)) <= 2.0 ** (exponent - 1)
+    halves = Rounded(4, "hardtanh").thresholds()
+    assert level_thresholds(numerics, halves, arriving)[0] == [level - 0.5 for level in range(-3, 5)]
+
+
+def test_where_nothing_is_rounded_no_threshold_is():
+    thresholds = Rounded(8, "sigmoid").thresholds()
+    assert level_thresholds(Unrounded(), thresholds, None)[0] == [float(threshold) for threshold in thresholds]
 
 
 def test_counts_go_below_zero():
