@@ -125,7 +125,9 @@ class Recurrence(Op, saved_as="Recurrence"):
     def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
         """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
         exponent = self.settings["exponent"]
-        drive = None if isinstance(current.lazy_drive, TableRows) else current.drive_on_grid(run.numerics, exponent)
+        if isinstance(current.lazy_drive, TableRows):
+            return current
+        drive = current.drive_on_grid(run.numerics, exponent)
         if drive is None:
             return current
         begins, each = (0.0 if extra is None else largest(extra) for extra in (potential, initial))

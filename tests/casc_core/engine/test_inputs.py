@@ -37,6 +37,10 @@ def networks():
 
 
 NETWORKS = networks()
+LARGE = {
+    "large": lambda x: x.float() * 1e30,
+    "unsigned": lambda x: (-x.int() - 1).to(torch.uint16),
+}
 REFUSED = {
     "sparse": (lambda x: x.to_sparse(), "is laid out as torch.sparse_coo; give its to_dense"),
     "compressed": (lambda x: x.reshape(2, -1).to_sparse_csr(), "is laid out as torch.sparse_csr"),
@@ -53,6 +57,8 @@ REFUSED = {
     "infinite": (lambda x: x.float() / 0, "must be finite|must be integers"),
     "one number": (lambda x: x.flatten()[0], "expected an input|do not go through|counts samples|non-empty batch"),
     "too many dimensions": (lambda x: x.expand(1, 1, 1, *x.shape), "expected"),
+    "enormous": (lambda x: x.double() * 1e307, "currents that .* must be finite; one is|must be integers"),
+    **{name: (given, "must be integers|cannot be applied to what this input gives") for name, given in LARGE.items()},
 }
 TAKEN = {
     "wanting gradients": lambda x: x.detach().clone().requires_grad_() if x.is_floating_point() else x,
@@ -71,12 +77,23 @@ def test_what_cannot_be_read_is_refused(network, kind):
     snn, x, more = NETWORKS[network]
     if network == "features" and kind == "too many dimensions":
         return  # a linear map takes as many as there are
+    if network != "texts" and kind in LARGE:
+        return  # none is too large for neurons
     given, why = REFUSED[kind]
     value = given(x)
     for call in (snn, snn.reference, snn.simulate):
         with pytest.raises(InputError, match=why) as caught:
             call(value, *more)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("network", ["image", "features"])
+@pytest.mark.parametrize("kind", LARGE)
+def test_no_real_valued_input_is_too_large_for_neurons(network, kind):
+    snn, x, _ = NETWORKS[network]
+    given = LARGE[kind](x)
+    assert torch.equal(snn(given), snn.reference(given))
+    assert bool(snn(given).isfinite().all())
 
 
 @pytest.mark.parametrize("network", NETWORKS)
