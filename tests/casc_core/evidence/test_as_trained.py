@@ -309,8 +309,8 @@ def test_neurons_that_int32_leaves_undecided(kind, q, neuron):
 
 
 def rounding_that_adds_up(inputs: int) -> tuple[Tensor, Tensor]:
-    """Weights `[4, inputs]` that rounding to int16 changes by nearly a half, all the same way, and biases with which the sum
-    of all is 1, and a little less than that: twice with rounded sums too small, twice with ones too large."""
+    """Weights `[4, inputs]` that rounding to int16 changes by nearly a half, each row one way, and biases with which the
+    sum is 1, and a little less than that: twice with rounded sums too small, twice with ones too large."""
     unit = 2.0**-16
     off = torch.tensor([0.4375, 0.4375, -0.4375, -0.4375], dtype=torch.float64)[:, None]
     weight = (torch.full((4, inputs), round(0.45 / inputs / unit) * 1.0, dtype=torch.float64) + off) * unit
