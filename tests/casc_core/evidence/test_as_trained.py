@@ -260,11 +260,11 @@ def test_inputs_of_any_size(scale):
         check_levels(sums, [Fraction(float(model[1].effective_threshold))] * 20, 4, levels["1"][sample])
 
 
-def near_edges(model: nn.Module) -> nn.Module:
-    """With weights whose sums lie on edges between levels, but for what only the lowest bits tell."""
+def near_edges(model: nn.Module, place: int) -> nn.Module:
+    """With weights whose sums lie on edges between levels, but for what only bits about `2**place` tell."""
     with torch.no_grad():
         for parameter in model.parameters():
-            jitter = torch.randint(-40, 41, parameter.shape) * 2.0**-25
+            jitter = torch.randint(-40, 41, parameter.shape) * 2.0 ** (place - 5)
             parameter.copy_(torch.randint(-3, 4, parameter.shape) / 8 + jitter)
     return model.eval()
 
@@ -288,10 +288,11 @@ def images(q: int) -> nn.Module:
 @pytest.mark.parametrize("neuron", [casc_core.CIF(), casc_core.IF()], ids=str)
 @pytest.mark.parametrize("q", [2, 8])
 @pytest.mark.parametrize("kind", ["images", "tokens"])
-def test_neurons_that_int32_leaves_undecided(kind, q, neuron):
-    """Rounded sums, and true ones for neurons near a decision, decide as float64 does, with each set of instructions."""
+@pytest.mark.parametrize("place", [-20, -33])  # what the next bits after int16's tell, and what only the true sum does
+def test_neurons_that_rounding_leaves_undecided(kind, q, neuron, place):
+    """Rounded sums, and finer ones for neurons near a decision, decide as float64 does, with each set of instructions."""
     torch.manual_seed(q)
-    model = near_edges(images(q) if kind == "images" else Tokens(q))
+    model = near_edges(images(q) if kind == "images" else Tokens(q), place)
     if isinstance(model, Tokens):
         nn.init.constant_(model.embedding.weight, 0.5)
     x = torch.randint(0, 3, (3, 3, 6, 6)) / 4.0 if kind == "images" else torch.randint(0, 20, (4, 9))
