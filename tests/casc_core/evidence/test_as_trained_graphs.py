@@ -16,6 +16,7 @@ from rational import Oracle, rational
 from torch import Tensor, nn
 
 import casc_core
+import casc_seq
 from casc_core import Continuous, CQReLU, WakeSleep
 
 CHANNELS = 3
@@ -205,6 +206,24 @@ def test_no_input_is_too_large_for_neurons(q, scale):
     assert report.exact
     assert sum(report.grid.layers.values()) == 0
     assert torch.equal(snn(IMAGES * scale), snn(IMAGES * scale * 2.0))  # whatever is not zero decides at once
+
+
+@pytest.mark.parametrize("q", [2, 16])
+def test_no_input_is_too_large_for_a_recurrence(q):
+    torch.manual_seed(0)
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.fc = casc_seq.RNN(5, 8, q=q, batch_first=True, threshold=0.9), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.rnn(x)[0][:, -1])
+
+    snn = casc_core.convert(Recurrent().eval())
+    report = casc_core.verify(snn, torch.randn(3, 6, 5) * 1e20)
+    assert report.exact
+    assert sum(report.grid.layers.values()) == 0
 
 
 def test_maxima_of_large_inputs_are_not_refused():

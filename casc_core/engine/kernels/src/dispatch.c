@@ -172,7 +172,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
-        case ROUND: return DISPATCH(round_rows, (RoundTask *)task, first, last);
+        case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }
