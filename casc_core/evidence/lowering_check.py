@@ -142,6 +142,7 @@ class _Held:
     def __init__(self, snn: SpikingModel, against: LogitsAndLevels, named: Mapping[str, Any]) -> None:
         assert snn.ann is not None
         self._ann, self._q, self._named, self._against = snn.ann, snn.settings.levels, named, against
+        self._readout_error = _readout_error(snn, named)
         self._layers: dict[str, _Layer] = {}
         self._by_output: list[str] = []
         self._logits = run_observed(self._ann, self._q, (), named, self._compare, float64=True)
@@ -194,9 +195,11 @@ class _Held:
         return LoweringReport(layers, float(off.max()), tuple(self._by_output), apart)
 
     def _allowed(self, own: Tensor, of_logits: float) -> Tensor:
-        """How far logits may be off by the last rounding alone, or by so much of the largest in their sample."""
-        rounded = 0.0 if self._against.logits.dtype == torch.float64 else _FLOAT32
-        return own.abs() * rounded + largest_logits(own) * of_logits
+        """How far logits may be off by the last roundings alone, or by so much of the largest in their sample."""
+        largest = largest_logits(own)
+        if self._against.logits.dtype == torch.float64:
+            return largest * of_logits
+        return own.abs() * _FLOAT32 + largest * of_logits + (largest * LOGIT_ROUNDING).clamp_max(self._readout_error)
 
     @cached_property
     def _errors(self) -> tuple[dict[str, Tensor], Tensor]:
@@ -217,6 +220,13 @@ class _Held:
         logits = run_observed(self._ann, self._q, (), self._named, see, float64=True, within=magnitudes)
         of_logits = logits * magnitudes.relative_error
         return errors, torch.where(of_logits.isfinite(), of_logits, 0.0)
+
+
+def _readout_error(snn: SpikingModel, named: Mapping[str, Any]) -> float:
+    """How far the reference's logits may be off because the weights of one map, the last, are on a grid."""
+    program, weights = snn.program_for(frozenset(named)), (op.tensors().get("weight") for op in snn.operations())
+    terms = max((weight[0].numel() for weight in weights if weight is not None and weight.dim() > 1), default=1)
+    return abs(program.scale) * 2.0**program.exponent * (terms + 1) / 2
 
 
 def _readout(own: Tensor, found: Tensor, differing: Tensor) -> LayerLowering:
