@@ -56,7 +56,7 @@ EXPECTED_TERMS = 2.0**8
 UNHELD = 2.0**8
 # As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
 MOST_TERMS = 2**16
-MOST_SHARED_TERMS = 2**12
+MOST_SHARED_TERMS = 2**14
 
 
 @dataclass(frozen=True)

@@ -185,9 +185,30 @@ def _pools(node: Applied) -> bool:
     dims = dims if isinstance(dims, (tuple, list)) else [dims]
     if not all(isinstance(dim, int) for dim in dims):
         return False
-    origin = _origin(node.inputs[0], 1) if min(dims) < 0 else None
-    rank = 0 if origin is None or origin.rank is None else origin.rank
+    rank = 0 if min(dims) >= 0 else _rank(node.inputs[0]) or 0
     return all((dim if dim >= 0 else dim + rank) >= 2 for dim in dims)
+
+
+def _rank(x: Node) -> int | None:
+    """How many dimensions a signal has, if a convolution says so."""
+    while not isinstance(x, MapNode):
+        if isinstance(x, Sum):
+            ranks = [_rank(each) for each in (x.a, x.b)]
+            return None if None in ranks else max(rank or 0 for rank in ranks)
+        if not (isinstance(x, (Factor, Population, Normalisation)) or _keeps_channels(x) or _keeps_rank(x)):
+            return None
+        x = x.inputs[0]
+    return x.rank
+
+
+def _keeps_rank(x: Node) -> bool:
+    """Whether it pads, or takes every so-manieth entry."""
+    if not isinstance(x, Applied) or not isinstance(x.op, Layout):
+        return False
+    if x.op.settings["function"] == "F.pad":
+        return True
+    index = x.args[1] if x.op.settings["function"] == "operator.getitem" else None
+    return isinstance(index, tuple) and all(isinstance(each, slice) for each in index)
 
 
 def _concatenation(node: Concatenation) -> SignalNode:
@@ -227,8 +248,13 @@ def _width(x: Node, axis: int | None) -> int | None:
 
 
 def _origin(x: Node, axis: int | None) -> MapNode | None:
-    """The map whose outputs are the channels (axis 1), or the features (axis -1), of `x`."""
+    """A map of as many outputs, of as many dimensions, as `x` has channels (axis 1) or features (axis -1)."""
     while not isinstance(x, MapNode):
+        if isinstance(x, Sum):
+            one, other = (_origin(each, axis) for each in (x.a, x.b))
+            if one is None or other is None or len(one.weight) != len(other.weight) or one.rank != other.rank:
+                return None
+            return one
         if not isinstance(x, (Factor, Population)) and not (axis == 1 and _keeps_channels(x)):
             return None
         x = x.inputs[0]

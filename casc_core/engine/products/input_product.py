@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.products.exact_sums import LIMB_BITS, exact_sum, largest_row, weight_limbs
+from casc_core.engine.products.exact_sums import AT_ONCE, LIMB_BITS, exact_sum, largest_row, weight_limbs
 from casc_core.engine.products.geometry import Geometry, convolve
 from casc_core.engine.signal import without_repeats
 from casc_core.numerics import Numerics, binade, largest, on_grid
@@ -175,8 +175,8 @@ class InputProduct:
         near = self._round(last, exponent, error)
         if near is None:
             return None
-        if len(near):
-            last.view(-1)[near] = on_grid(self._exactly(near), exponent)
+        for some in near.split(max(1, AT_ONCE // terms)):
+            last.view(-1)[some] = on_grid(self._exactly(some), exponent)
         return last.movedim(-1, self.sums.output_dim)
 
     def _round(self, sums: Tensor, exponent: int, error: float) -> Tensor | None:
