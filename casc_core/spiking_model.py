@@ -83,6 +83,7 @@ class SpikingModel(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         ops, programs, self.layers, self.settings = network
+        self._require_trained_levels(ops)
         self.ops = nn.ModuleList(ops)
         for op in ops:
             op.seal()
@@ -217,6 +218,18 @@ class SpikingModel(nn.Module):
         for op in self.operations():
             op.require_unchanged(thorough=True)
 
+    def _require_trained_levels(self, operations: Iterable[Op]) -> None:
+        """Refuse neurons and schedules under which operations of a fixed number of levels would compute something else."""
+        settings = self.settings
+        fixed = next((op for op in operations if op.is_of_trained_levels), None)
+        if fixed is None or (settings.schedule.levels == settings.q and settings.neuron.takes_levels):
+            return
+        raise ConfigError(
+            f"{fixed.settings.get('name') or fixed.kind!r}, a rounded activation that is no clipped ReLU, or a product of "
+            f"activations, is for the q={settings.q} levels that the network was trained with: it runs under CIF() or "
+            f"IF(), and WakeSleep() of as many wake steps; got {settings.neuron} under {settings.schedule}"
+        )
+
     def _components(self) -> list[Any]:
         return [self.settings, *self.ops, *(each for item in self.programs.items() for each in item)]
 
@@ -340,6 +353,7 @@ class SpikingModel(nn.Module):
 
     def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
+        self._require_trained_levels(ops)
         for op in ops:
             op.to(self._device or "cpu").seal()
         self.ops.extend(ops)

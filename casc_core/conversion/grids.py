@@ -6,6 +6,7 @@ threshold becomes for a signal of a given `Form`, and get numbers on a grid and 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -92,8 +93,8 @@ class Form:
             return replace(self, drive_reach=self.drive_reach * terms)
         return replace(self, drive_reach=self.drive_reach * (1 if self.is_summed else EXPECTED_TERMS), is_summed=True)
 
-    def maximum(self) -> Form:
-        """That of a maximum, which is a train, whatever was in the drive."""
+    def as_train(self) -> Form:
+        """That of what makes a train of it, whatever was in the drive, as a maximum does."""
         exponents = [exponent for exponent in (self.exponent, self.drive_exponent) if exponent is not None]
         return replace(self, exponent=min(exponents), drive_exponent=None, drive_reach=0.0, is_summed=False)
 
@@ -476,6 +477,28 @@ def grid_threshold(
         finest = min(finest, max(own, binade(value) - EXACT_BITS))
     exponent = finest if exponent is None else min(exponent, finest)
     return float(numerics.snap(torch.tensor(value, dtype=torch.float64), exponent)), exponent
+
+
+def level_thresholds(
+    numerics: Numerics, thresholds: Sequence[Fraction], exponent: int | None
+) -> tuple[list[float], int]:
+    """Thresholds of several levels, ascending, rounded once to a grid no coarser than `2**exponent`, and its exponent.
+
+    The steps between them are as fine as a threshold of its own would be; `exponent` None: no current has a grid.
+    """
+    steps = [float(abs(b - a)) for a, b in itertools.pairwise([Fraction(0), *thresholds]) if a != b]
+    grid = binade(min(steps, default=1.0)) - THRESHOLD_BITS
+    if isinstance(numerics, Stretch):  # what lies on no finer grid needs none
+        grid = max(numerics.grid, min(grid, *map(_binary_exponent, thresholds)))
+    grid = grid if exponent is None else min(grid, exponent)
+    if not numerics.is_exact:
+        return list(map(float, thresholds)), grid
+    return [math.ldexp(round(threshold / Fraction(2) ** grid), grid) for threshold in thresholds], grid
+
+
+def _binary_exponent(number: Fraction) -> int:
+    """The exponent of the finest bit that a binary fraction has; of another, one below all that matter."""
+    return 1 - number.denominator.bit_length() if is_binary(number) else -(10**6)
 
 
 def potential_grid(numerics: Numerics, form: Form) -> int | None:

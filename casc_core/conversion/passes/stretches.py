@@ -1,7 +1,8 @@
 """Which grids there are for the network as trained: one choice for all that lies between the same populations.
 
 Signals meet in sums, and a sum is on the finest grid of its terms. So the grid is chosen once for each stretch of the
-graph, between the populations whose spikes enter it and those that it reaches, by the largest sums in it.
+graph, between the populations whose spikes enter it and those that it reaches, by the largest sums in it. A product of
+spikes is whole numbers as well, and begins a stretch as they do.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         for node in nodes
         for source in node.sources
         for way in _through(node, ahead)
-        if isinstance(source, PopulationNode) and node.onward(source).then(way).maps > 1
+        if source.is_whole and node.onward(source).then(way).maps > 1
     }
     found = {own: Stretch.of(reach, steps, own in shared) for own, reach in largest.items()}
     return {node: replace(found[first[node]], ahead=_through(node, ahead)) for node in nodes}
@@ -81,6 +82,6 @@ def _joined(nodes: list[SpikingNode]) -> dict[Node, Node]:
 
     for node in nodes:
         for source in node.sources:
-            if not isinstance(source, PopulationNode):
+            if not source.is_whole:
                 parent[root(source)] = root(node)
     return {node: root(node) for node in nodes}
