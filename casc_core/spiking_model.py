@@ -22,6 +22,7 @@ from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.program import READOUT, Program
+from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.readout import final_readout, readouts
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
@@ -322,7 +323,8 @@ class SpikingModel(nn.Module):
             raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
-        run.sum_dtype(run.total, output.bound, output.drive_reach, program.exponent, "the readout")
+        if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
+            run.sum_dtype(run.total, output.bound, output.drive_reach, program.exponent, "the readout")
         return output
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
