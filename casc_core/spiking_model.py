@@ -21,8 +21,8 @@ from casc_core.engine.kernels import instructions
 from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
-from casc_core.engine.program import READOUT, Program
 from casc_core.engine.products.total_product import TotalProduct
+from casc_core.engine.program import READOUT, Program
 from casc_core.engine.readout import final_readout, readouts
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work

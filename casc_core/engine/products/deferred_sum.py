@@ -14,7 +14,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.geometry import Geometry, convolve
 from casc_core.engine.products.weight_cache import WeightCache
-from casc_core.engine.signal import inverse, memory_order, without_repeats
+from casc_core.engine.signal import inverse, memory_order, running_total, without_repeats
 from casc_core.numerics import Numerics
 
 # More terms than this are put together first: a population reads every one of them at every step.
