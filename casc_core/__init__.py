@@ -12,7 +12,7 @@ What this module and `casc_core.extend` (adapters, operations of your own) expor
 
 from importlib.metadata import version
 
-from casc_core.activation import CQReLU, cq_relu
+from casc_core.activation import CQReLU, Rounded, cq_relu
 from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.calibrate import Calibration, calibrate
 from casc_core.conversion.convert import convert
@@ -32,7 +32,7 @@ from casc_core.evidence.analysis import Analysis, LayerAnalysis
 from casc_core.evidence.energy import EnergyTable
 from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence
 from casc_core.evidence.verify import verify
-from casc_core.neuron import CIF, IF, Neuron, NeuronState
+from casc_core.neuron import CIF, IF, LevelThresholds, Neuron, NeuronState
 from casc_core.numerics import AsTrained, Exact
 from casc_core.rivals import methods
 from casc_core.rivals.neurons import SNM, SRP, Burst
@@ -66,8 +66,10 @@ __all__ = [
     "LayerAnalysis",
     "LayerEquivalence",
     "LayerSpikes",
+    "LevelThresholds",
     "Neuron",
     "NeuronState",
+    "Rounded",
     "Simulation",
     "SpikingModel",
     "StorageError",

@@ -22,6 +22,7 @@ from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.program import READOUT, Program
+from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.readout import final_readout, readouts
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
@@ -83,6 +84,7 @@ class SpikingModel(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         ops, programs, self.layers, self.settings = network
+        self._require_trained_levels(ops)
         self.ops = nn.ModuleList(ops)
         for op in ops:
             op.seal()
@@ -217,6 +219,18 @@ class SpikingModel(nn.Module):
         for op in self.operations():
             op.require_unchanged(thorough=True)
 
+    def _require_trained_levels(self, operations: Iterable[Op]) -> None:
+        """Refuse neurons and schedules under which operations of a fixed number of levels would compute something else."""
+        settings = self.settings
+        fixed = next((op for op in operations if op.is_of_trained_levels), None)
+        if fixed is None or (settings.schedule.levels == settings.q and settings.neuron.takes_levels):
+            return
+        raise ConfigError(
+            f"{fixed.settings.get('name') or fixed.kind!r}, a rounded activation that is no clipped ReLU, or a product of "
+            f"activations, is for the q={settings.q} levels that the network was trained with: it runs under CIF() or "
+            f"IF(), and WakeSleep() of as many wake steps; got {settings.neuron} under {settings.schedule}"
+        )
+
     def _components(self) -> list[Any]:
         return [self.settings, *self.ops, *(each for item in self.programs.items() for each in item)]
 
@@ -309,7 +323,8 @@ class SpikingModel(nn.Module):
             raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
-        run.sum_dtype(run.total, output.bound, output.drive_reach, program.exponent, "the readout")
+        if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
+            run.sum_dtype(run.total, output.bound, output.drive_reach, program.exponent, "the readout")
         return output
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
@@ -340,6 +355,7 @@ class SpikingModel(nn.Module):
 
     def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
+        self._require_trained_levels(ops)
         for op in ops:
             op.to(self._device or "cpu").seal()
         self.ops.extend(ops)

@@ -6,6 +6,7 @@ threshold becomes for a signal of a given `Form`, and get numbers on a grid and 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,8 @@ MOST_DRIVEN_STEPS = 2**16
 INPUT_WEIGHT_BITS = 49
 # Weights of no more bits take no more: a half takes one bit, whatever the room.
 COARSE_BITS = 12
+# A map that gives the logits keeps so many bits of its sums: all those of float64 numbers and of what they meet.
+READOUT_BITS = 120
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
 # Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
@@ -92,8 +95,8 @@ class Form:
             return replace(self, drive_reach=self.drive_reach * terms)
         return replace(self, drive_reach=self.drive_reach * (1 if self.is_summed else EXPECTED_TERMS), is_summed=True)
 
-    def maximum(self) -> Form:
-        """That of a maximum, which is a train, whatever was in the drive."""
+    def as_train(self) -> Form:
+        """That of what makes a train of it, whatever was in the drive, as a maximum does."""
         exponents = [exponent for exponent in (self.exponent, self.drive_exponent) if exponent is not None]
         return replace(self, exponent=min(exponents), drive_exponent=None, drive_reach=0.0, is_summed=False)
 
@@ -215,6 +218,11 @@ class Stretch(AsTrained):
         if reach.is_unknown:
             most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
         return cls(binade(most) - 52)
+
+    @classmethod
+    def of_readout(cls, reach: Reach) -> Stretch:
+        """That of a map at the end, whose product is taken of totals and rounded once: there is room for every bit."""
+        return cls(binade(reach.total) - READOUT_BITS)
 
     def of_scale(self, scale: Fraction) -> Stretch:
         """For a result whose numbers are worth so much."""
@@ -476,6 +484,28 @@ def grid_threshold(
         finest = min(finest, max(own, binade(value) - EXACT_BITS))
     exponent = finest if exponent is None else min(exponent, finest)
     return float(numerics.snap(torch.tensor(value, dtype=torch.float64), exponent)), exponent
+
+
+def level_thresholds(
+    numerics: Numerics, thresholds: Sequence[Fraction], exponent: int | None
+) -> tuple[list[float], int]:
+    """Thresholds of several levels, ascending, rounded once to a grid no coarser than `2**exponent`, and its exponent.
+
+    The steps between them are as fine as a threshold of its own would be; `exponent` None: no current has a grid.
+    """
+    steps = [float(abs(b - a)) for a, b in itertools.pairwise([Fraction(0), *thresholds]) if a != b]
+    grid = binade(min(steps, default=1.0)) - THRESHOLD_BITS
+    if isinstance(numerics, Stretch):  # what lies on no finer grid needs none
+        grid = max(numerics.grid, min(grid, *map(_binary_exponent, thresholds)))
+    grid = grid if exponent is None else min(grid, exponent)
+    if not numerics.is_exact:
+        return list(map(float, thresholds)), grid
+    return [math.ldexp(round(threshold / Fraction(2) ** grid), grid) for threshold in thresholds], grid
+
+
+def _binary_exponent(number: Fraction) -> int:
+    """The exponent of the finest bit that a binary fraction has; of another, one below all that matter."""
+    return 1 - number.denominator.bit_length() if is_binary(number) else -(10**6)
 
 
 def potential_grid(numerics: Numerics, form: Form) -> int | None:

@@ -103,10 +103,10 @@ class _Layer:
     levels: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @classmethod
-    def of(cls, activations: Tensor, levels: Tensor, q: int) -> _Layer:
+    def of(cls, activations: Tensor, levels: Tensor, ends: tuple[int, int]) -> _Layer:
         if activations.shape != levels.shape:
             return cls(levels.numel(), Fault(None, str(list(activations.shape)), str(list(levels.shape))))
-        differing = activations.floor().clamp_(0, q) != levels  # what is no number differs
+        differing = activations.floor().clamp_(*ends) != levels  # what is no number differs
         if not bool(differing.any()):
             return cls(levels.numel())
         return cls(levels.numel(), None, differing.nonzero(), activations[differing], levels[differing].double())
@@ -160,8 +160,9 @@ class _Held:
         self, called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         output, activations = self._called(called, names, module, args, kwargs)
+        ends = dict(zip(names, module.ranges(), strict=True)) if names else {}
         for name, each in activations.items():
-            self._layers[name] = _Layer.of(each, self._against.levels[name], self._q)
+            self._layers[name] = _Layer.of(each, self._against.levels[name], ends.get(name, (0, self._q)))
         if not names:
             self._by_output.extend(activations)
         return output

@@ -22,6 +22,7 @@ _IN_PLACE = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__idi
 _PRODUCTS = frozenset(
     ("linear", "matmul", "rmatmul", "mm", "bmm", "mv", "dot", "einsum", "addmm", "baddbmm", "bilinear")
 )
+_SQUASHING = frozenset(("sigmoid", "tanh", "hardsigmoid", "hardtanh", "softsign"))
 # No function that goes entry by entry, a normalisation included, rounds more often.
 _ENTRY_BY_ENTRY = 6
 
@@ -66,6 +67,8 @@ class Magnitudes(TorchFunctionMode):
             result = given[0]
         elif name == "batch_norm":
             result = func(*given[:1], *_negative_mean(given[1:]), **named)
+        elif name in _SQUASHING:  # an error goes through them without growing, whatever the size of what they give
+            result = func(*given, **named) + given[0]
         else:
             result = func(*given, **named)
         self.roundings += _roundings(name, given, result)

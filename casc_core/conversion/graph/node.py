@@ -165,6 +165,16 @@ class SpikingNode(Node):
         """What spikes of `source`, one of its inputs, are multiplied with in it."""
         return Onward()
 
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether its numbers are whole, as spikes are, whatever is chosen around it."""
+        return False
+
+    @property
+    def worth(self) -> Fraction:
+        """Of one of its spikes, in the user's values; of anything else 1."""
+        return Fraction(1)
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
         return reduce(Reach.joined, map(of, self.sources), Reach())
@@ -180,7 +190,7 @@ class SpikingNode(Node):
 
     def settle(self) -> None:
         """Find out what is known of it while its sources know: asked of the last of many nodes, each would ask the next."""
-        _ = self.is_filled, self.is_divided, self.has_spikes, self.is_mapped
+        _ = self.is_filled, self.is_divided, self.has_spikes, self.is_mapped, self.is_whole
 
     @cached_property
     def is_filled(self) -> bool:
@@ -234,6 +244,10 @@ class PopulationNode(SignalNode):
     """
 
     name: str
+
+    @cached_property
+    def is_whole(self) -> bool:
+        return True
 
     @cached_property
     def is_divided(self) -> bool:

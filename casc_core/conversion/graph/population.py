@@ -81,10 +81,7 @@ class Population(PopulationNode):
         return whole.joined(replace(shared, train=shared.train + 1.0))
 
     def onward(self, source: SpikingNode) -> Onward:
-        numerator = abs(scale_of(source).numerator)
-        odd = numerator // (numerator & -numerator)
-        # A whole number that `_on_binary_scale` may multiply with.
-        return Onward(0, -binade(odd) if odd <= LARGEST_DENOMINATOR else 0)
+        return brought_to_binary(source)
 
     def fold(self, folding: Folding) -> Population:
         if not isinstance(self.threshold, Tensor):
@@ -99,9 +96,9 @@ class Population(PopulationNode):
     def snap(self, snapping: Snapping) -> Snapped:
         if self.compared is not None:
             return self._fire(snapping, self.x, self.compared)
-        x = _unrounded(snapping, self.x)
+        x = unrounded(snapping, self.x)
         if self.divided is not None and not snapping.of(x).form.is_exact:
-            x = _unrounded(snapping, self.divided)
+            x = unrounded(snapping, self.divided)
             return self._fire(snapping, x, 1.0)
         return self._fire(snapping, x, self.threshold)
 
@@ -109,7 +106,7 @@ class Population(PopulationNode):
         x = positive(snapping, x, self)
         if isinstance(threshold, Tensor):
             return self._fire_by_channel(snapping, x, threshold)
-        x = self._on_binary_scale(snapping, x, Fraction(threshold))
+        x = on_binary_scale(snapping, x, Fraction(threshold), self)
         form, numerics = snapping.of(x).form, snapping.numerics
         ratio = Fraction(threshold) / form.scale
         numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
@@ -121,7 +118,7 @@ class Population(PopulationNode):
         return Snapped(ref, Form(self.worth, exponent=0, is_exact=True))
 
     def _fire_by_channel(self, snapping: Snapping, x: SignalNode, thresholds: Tensor) -> Snapped:
-        x = self._on_binary_scale(snapping, x, Fraction(1))
+        x = on_binary_scale(snapping, x, Fraction(1), self)
         form, numerics = snapping.of(x).form, snapping.numerics
         each = thresholds / form.factor
         numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
@@ -133,27 +130,35 @@ class Population(PopulationNode):
         op = Fire(name=self.name, threshold=float(each.max()), exponent=min(grids), charge=half, thresholds=each)
         return Snapped(snapping.call(op, x), Form(self.worth, exponent=0, is_exact=True))
 
-    def _on_binary_scale(self, snapping: Snapping, x: SignalNode, threshold: Fraction) -> SignalNode:
-        """`x` on a scale in which the threshold is a binary fraction, where a whole factor does that, or nothing was
-        rounded.
 
-        Of spikes that are worth 2/9 it takes 27/8 to reach 3/4; of those that are worth 3/4 it takes 8/3 to reach 2, which
-        no binary fraction is, so they are counted in units of 1.
-        """
-        form = snapping.of(x).form
-        share, numerics = threshold / form.scale, snapping.numerics
-        common = Fraction(1, common_denominator([form.scale]))
-        ratio = form.scale / common
-        is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
-        if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
-            return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
-        is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
-        if not (form.is_exact or is_short) or is_binary(share):
-            return x
-        return Rescaled(x, common, EXACT_BITS, place=self.place)
+def on_binary_scale(snapping: Snapping, x: SignalNode, threshold: Fraction, reader: Node) -> SignalNode:
+    """`x` on a scale in which the threshold is a binary fraction, where a whole factor does that, or nothing was
+    rounded.
+
+    Of spikes that are worth 2/9 it takes 27/8 to reach 3/4; of those that are worth 3/4 it takes 8/3 to reach 2, which
+    no binary fraction is, so they are counted in units of 1.
+    """
+    form = snapping.of(x).form
+    share, numerics = threshold / form.scale, snapping.numerics
+    common = Fraction(1, common_denominator([form.scale]))
+    ratio = form.scale / common
+    is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
+    if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
+        return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
+    is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
+    if not (form.is_exact or is_short) or is_binary(share):
+        return x
+    return Rescaled(x, common, EXACT_BITS, place=reader.place)
 
 
-def _unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:
+def brought_to_binary(source: SpikingNode) -> Onward:
+    """The whole number that `on_binary_scale` may multiply what spikes of `source` bring with."""
+    numerator = abs(scale_of(source).numerator)
+    odd = numerator // (numerator & -numerator)
+    return Onward(0, -binade(odd) if odd <= LARGEST_DENOMINATOR else 0)
+
+
+def unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:
     """`x`, its factors of each channel in all their bits where nothing else has been rounded on its way."""
     normalisation = as_normalisation(x)
     if normalisation is None or not snapping.of(normalisation.x).form.is_exact or snapping.of(x).form.is_exact:

@@ -16,17 +16,17 @@ from casc_core.conversion.graph.node import (
     InputNode,
     Node,
     PartsNode,
-    PopulationNode,
     SignalNode,
     Snapped,
     Snapping,
     SpikingNode,
 )
-from casc_core.conversion.grids import LARGEST_DENOMINATOR, Onward, Reach, Stretch, joint_form
+from casc_core.conversion.grids import LARGEST_DENOMINATOR, Form, Onward, Reach, Stretch, joint_form
 from casc_core.engine.conditions import expect
 from casc_core.engine.functions import name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Add, DividedByInput, Join, MaskedFill, Op, Round
+from casc_core.engine.program import Ref
 
 
 def _first_spiking(args: Any) -> SpikingNode:
@@ -118,7 +118,7 @@ def scale_of(node: Node) -> Fraction:
         return scale_of(node.sources[0]) * (node.scale if isinstance(node, Applied) else node.factor)
     if isinstance(node, Maximum):
         return scale_of(node.x)
-    return node.worth if isinstance(node, PopulationNode) else Fraction(1)
+    return node.worth if isinstance(node, SpikingNode) else Fraction(1)
 
 
 def must_be_rescaled(together: Sequence[SpikingNode]) -> bool:
@@ -233,18 +233,21 @@ class Maximum(SignalNode):
         return FunctionCall(checked, (True, is_it, self.place.line or "?"), place=self.place)
 
     def snap(self, snapping: Snapping) -> Snapped:
-        x = positive(snapping, self.x, self)
-        form = snapping.of(x).form
-        if isinstance(snapping.numerics, Stretch) and form.drive_exponent is not None:  # a train is made of the drive
-            grid = snapping.numerics.train_grid(form)
-            rounded = snapping.call(Round(exponent=grid), x)
-            maximum = replace(form, exponent=grid, drive_exponent=None).maximum()
-            return Snapped(snapping.call(self.op, rounded, *self.args, **self.kwargs), maximum)
-        form = form.maximum()
+        x, form = as_train(snapping, positive(snapping, self.x, self))
         return Snapped(snapping.call(self.op, x, *self.args, **self.kwargs), form)
 
     def details(self) -> str:
         return self.op.kind
+
+
+def as_train(snapping: Snapping, x: SignalNode) -> tuple[Ref | SignalNode, Form]:
+    """`x` for an operation that makes a train of all that is in it, drive included; and the form of such a train."""
+    form = snapping.of(x).form
+    if not isinstance(snapping.numerics, Stretch) or form.drive_exponent is None:
+        return x, form.as_train()
+    grid = snapping.numerics.train_grid(form)
+    rounded = snapping.call(Round(exponent=grid), x)
+    return rounded, replace(form, exponent=grid, drive_exponent=None).as_train()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

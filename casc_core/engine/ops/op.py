@@ -50,6 +50,8 @@ class Op(nn.Module):
     kind: ClassVar[str] = ""
     is_layer: ClassVar[bool] = False
     """Whether it is a population of neurons."""
+    is_of_trained_levels: ClassVar[bool] = False
+    """Whether its numbers are only for as many wake steps as there are levels that the network was trained with."""
     connection: ClassVar[Connection] = Connection.NONE
     """How spikes get from its inputs to its result; on this rests what is counted of operations behind it."""
     takes_fills: ClassVar[bool] = False

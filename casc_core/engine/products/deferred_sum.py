@@ -150,6 +150,10 @@ class DeferredSum:
         ]
         return without_plane(sum(parts[1:], parts[0]), self.dims)
 
+    def running(self, steps: int) -> Tensor:
+        """The sum of the currents until each of the first `steps` steps, float64."""
+        return running_total(self._tensor, steps)
+
     @cached_property
     def _tensor(self) -> Tensor:
         exponent = min(term.filter.exponent for term in self.terms)
