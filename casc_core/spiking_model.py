@@ -31,6 +31,7 @@ from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
+from casc_core.numerics import AsTrained
 from casc_core.schedule import Schedule, check_steps
 from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
 
@@ -324,7 +325,9 @@ class SpikingModel(nn.Module):
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
         if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
-            run.sum_dtype(run.total, output.bound, output.drive_reach, program.exponent, "the readout")
+            # As trained, the drive of the readout is on no grid: it is added last, entry by entry.
+            drive = 0.0 if isinstance(run.numerics, AsTrained) else output.drive_reach
+            run.sum_dtype(run.total, output.bound, drive, program.exponent, "the readout")
         return output
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
