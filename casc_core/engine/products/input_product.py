@@ -164,13 +164,13 @@ class InputProduct:
 
     def _rounded(self, exponent: int) -> Tensor | None:
         """What the filter gives; None: too much is left to be summed exactly."""
-        terms = self.weights.whole[0].numel()
-        reach = largest(self.x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
+        terms, x = self.weights.whole[0].numel(), without_repeats(self.x, 0)
+        reach = largest(x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
         # Of adding up within a block, of blocks, and of adding the bias, in either way.
         error = (min(terms, _BLOCK) + -(-terms // _BLOCK) + 4) * _ROUNDING * reach
         if not error < 2.0 ** (exponent - 2):
             return None
-        result = without_repeats(self.sums(self.x, self.weights.whole, _in_blocks))
+        result = self.sums(x, self.weights.whole, _in_blocks)
         last = result.movedim(self.sums.output_dim, -1).contiguous()
         near = self._round(last, exponent, error)
         if near is None:
