@@ -118,15 +118,16 @@ class Quantised(nn.Module):
     """A module whose activations are CQReLU with these levels and this threshold; conversion finds them by this type.
 
     With `half_step` they are rounded to the nearest level instead of down. A module that says which `populations` it
-    becomes, and can be `observed`, is held against its lowering neuron by neuron by `casc_core.verify`.
+    becomes, and can be `observed`, is held against its lowering neuron by neuron by `casc_core.verify`. Without levels
+    (`q` None) nothing is rounded: it is yet to be prepared.
 
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
     """
 
-    def __init__(self, q: int, threshold: float = 1.0) -> None:
+    def __init__(self, q: int | None, threshold: float = 1.0) -> None:
         super().__init__()
-        self.q = check_levels(q)
+        self.q = None if q is None else check_levels(q)
         self.threshold: float | Tensor = check_threshold(threshold)
         self.half_step = False
 
@@ -145,6 +146,11 @@ class Quantised(nn.Module):
     def populations(self) -> tuple[str, ...]:
         """The layers that it becomes: what follows the module's name in theirs. None: it does not say."""
         return ()
+
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The least and the largest level of each of them."""
+        assert self.q is not None
+        return ((0, self.q),) * len(self.populations())
 
     def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
         """Its output, and for each population the activations before rounding, in levels: `q x / theta (+ 1/2)`.
@@ -181,6 +187,8 @@ class CQReLU(Quantised):
     >>> x.grad
     tensor([0., 1., 1., 0.])
     """
+
+    q: int
 
     def __init__(
         self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False, half_step: bool = False

@@ -39,7 +39,7 @@ from casc_core.extend import (
     tensors,
 )
 from casc_core.numerics import INPUT_EXPONENT, binade, largest
-from casc_seq.rnn import check_lengths, time_order
+from casc_seq.rows import check_lengths, time_order
 
 # Steps that a train may go on beyond what one position could need.
 _SPARE = 16

@@ -69,7 +69,7 @@ def lowering_report(
         else:  # a family that does not say what is inside: what comes out is all there is to see
             names, wanted = (called,), [lowered.levels.get(called)]
             output = type(module).forward(module, *args, **kwargs)
-            before = [output * module.q / module.effective_threshold] if isinstance(output, Tensor) else []
+            before = [output * q / module.effective_threshold] if isinstance(output, Tensor) else []
             by_output.extend(name for name, levels in zip(names, wanted, strict=True) if levels is not None and before)
         for name, levels, z in zip(names, wanted, before, strict=False):
             if levels is not None:  # else nothing reads it
