@@ -44,7 +44,8 @@ def evaluate_ann(
         if not layers:
             return type(module).forward(module, *args, **kwargs)
         output, before = module.observed([None] * len(layers), *args, **kwargs)
-        levels.update((name, z.floor().clamp_(0, q).to(torch.int16)) for name, z in zip(layers, before, strict=True))
+        for name, z, ends in zip(layers, before, module.ranges(), strict=True):
+            levels[name] = z.floor().clamp_(*ends).to(torch.int16)
         return output
 
     return LogitsAndLevels(run_observed(ann, q, inputs, named, see, float64), levels)

@@ -66,14 +66,16 @@ def lowering_report(
         wanted = [lowered.levels.get(name) for name in names]
         if names:
             output, before = module.observed(wanted, *args, **kwargs)
+            ranges = module.ranges()
         else:  # a family that does not say what is inside: what comes out is all there is to see
             names, wanted = (called,), [lowered.levels.get(called)]
             output = type(module).forward(module, *args, **kwargs)
             before = [output * q / module.effective_threshold] if isinstance(output, Tensor) else []
+            ranges = ((0, q),)
             by_output.extend(name for name, levels in zip(names, wanted, strict=True) if levels is not None and before)
-        for name, levels, z in zip(names, wanted, before, strict=False):
+        for name, levels, z, ends in zip(names, wanted, before, ranges, strict=False):
             if levels is not None:  # else nothing reads it
-                layers[name] = _layer(name, z, levels, q)
+                layers[name] = _layer(name, z, levels, *ends)
         return output
 
     logits = run_observed(ann, q, inputs, named, see, float64=True)
@@ -82,8 +84,8 @@ def lowering_report(
     return LoweringReport(layers, largest, tuple(by_output), apart)
 
 
-def _layer(name: str, z: Tensor, levels: Tensor, q: int) -> LayerLowering:
-    """Activations before rounding, in levels, against levels."""
+def _layer(name: str, z: Tensor, levels: Tensor, lowest: int, highest: int) -> LayerLowering:
+    """Activations before rounding, in levels, against levels of this range."""
     if z.shape != levels.shape:
         return LayerLowering(
             name, levels.numel(), levels.numel(), 0, Fault(None, str(list(z.shape)), str(list(levels.shape)))
@@ -91,10 +93,10 @@ def _layer(name: str, z: Tensor, levels: Tensor, q: int) -> LayerLowering:
     finite = z[z.isfinite()]
     slack = _ROUNDING * (1.0 + (float(finite.abs().max()) if finite.numel() else 0.0))
     found = levels.double()
-    fits = ((z >= found - slack) | (found == 0)) & ((z < found + 1 + slack) | (found == q))
+    fits = ((z >= found - slack) | (found == lowest)) & ((z < found + 1 + slack) | (found == highest))
     fits &= ~z.isnan()
     wrong = (~fits).nonzero()
-    ties = int(((z.floor().clamp(0, q) != found) & fits).sum())
+    ties = int(((z.floor().clamp(lowest, highest) != found) & fits).sum())
     first = None
     if len(wrong):
         at = tuple(int(index) for index in wrong[0])
