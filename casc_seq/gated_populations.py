@@ -27,6 +27,7 @@ from casc_core.extend import (
 )
 from casc_core.numerics import largest
 from casc_seq.gated_recurrence import Emitted, GatedRecurrence, GRURecurrence, LSTMRecurrence
+from casc_seq.level_populations import atanh_thresholds, logit_thresholds, table_of
 from casc_seq.recurrence import recurrent_grid
 
 
@@ -73,17 +74,21 @@ class GatedNode(PopulationNode):
         _, exponent = grid_threshold(numerics, 1.0, exponent)
         given: dict[str, Any] = {
             "name": self.name,
+            "q": self.levels,
             "exponent": exponent,
             "reverse": self.reverse,
             "batch_first": self.batch_first,
             "weight": stored(numerics.snap(self.recurrent, max(own, exponent))),
+            "sigmoid": numerics.snap(logit_thresholds(self.levels), exponent),
+            "tanh": numerics.snap(atanh_thresholds(self.levels), exponent),
         }
         op: GatedRecurrence
         if self.cell_range is None:
             bias = None if self.bias is None else numerics.snap(self.bias, exponent)
             op = GRURecurrence(**given, bias=bias)
         else:
-            op = LSTMRecurrence(**given, cell_range=self.cell_range)
+            table = table_of(self.levels, self.levels * self.cell_range)
+            op = LSTMRecurrence(**given, cell_range=self.cell_range, table=table)
         assert isinstance(self.current, (LinearMap, TableLookup))
         current = self.current.on_grid(exponent)
         return Snapped(snapping.call(op, current, self.hx, self.row, self.lengths), Form(exponent=0, is_exact=True))

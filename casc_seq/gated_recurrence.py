@@ -19,6 +19,7 @@ from casc_core.engine.ops import entries
 from casc_core.engine.products.exact_sums import largest_row
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
+from casc_core.engine.run import LARGEST_TOTAL
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
@@ -39,13 +40,10 @@ from casc_core.extend import (
 )
 from casc_core.numerics import largest
 from casc_seq.level_populations import (
-    atanh_thresholds,
     hold,
-    logit_thresholds,
     nearest_level,
     reached,
     settle,
-    table_of,
 )
 from casc_seq.recurrence import Order, divided, recurrent_samples
 from casc_seq.rows import check_lengths
@@ -57,17 +55,32 @@ _SPARE = 16
 class GatedRecurrence(Op, abstract=True):
     """One direction of one gated layer. It gives the spikes of each of its populations, `[B, L, hidden]` as the input.
 
-    Settings: the layer's name, grid and direction. Tensors: the recurrent weights, `GATES` blocks of `hidden` rows.
+    Settings: the layer's name, levels, grid and direction. Tensors: the recurrent weights, `GATES` blocks of `hidden` rows,
+    and the totals at which the level of a sigmoid and of a tanh steps. It is for the number of wake steps that the network
+    was trained for.
 
     Called with the input current `[B, L, GATES * hidden]` (or `[L, B, ...]`), real-valued initial states
     `[cells, B, hidden]` or None, their row, and lengths `[B]` or None.
     """
 
-    SETTINGS = settings(name=Text(), exponent=EXPONENT, reverse=Flag(), batch_first=Flag())
+    SETTINGS = settings(name=Text(), q=Whole(1, 2**15), exponent=EXPONENT, reverse=Flag(), batch_first=Flag())
+    TENSORS = tensors(
+        weight=Numbers((("rows", "hidden"),), "exponent"),
+        sigmoid=Numbers((("q",),), "exponent"),
+        tanh=Numbers((("2 q",),), "exponent"),
+    )
+    is_of_trained_levels = True
     GATES: ClassVar[int]
     STATES: ClassVar[tuple[int, ...]]
     """Which of the populations go on to the next position: the hidden state first."""
     weight: Tensor
+    sigmoid: Tensor
+    tanh: Tensor
+
+    @property
+    def q(self) -> int:
+        """Levels for each unit of a state."""
+        return int(self.settings["q"])
 
     @property
     def hidden(self) -> int:
@@ -91,22 +104,24 @@ class GatedRecurrence(Op, abstract=True):
     def check(self) -> None:
         rows, hidden = self.weight.shape
         self.require(rows == self.GATES * hidden, f"'weight' must have {self.GATES} rows for each unit; it has {rows}")
+        for thresholds, levels in ((self.sigmoid, self.q), (self.tanh, 2 * self.q)):
+            fits = len(thresholds) == levels and bool((thresholds.diff() >= 0).all())
+            self.require(fits, f"its {levels} thresholds must ascend")
 
     @abstractmethod
     def step(
-        self, run: Run, levels: int, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
+        self, run: Run, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
     ) -> tuple[Tensor, ...]:
         """The running totals of each population at one position, `[steps, samples, hidden]`.
 
         Args:
-            levels: for each unit of a state.
             current, product: running totals of the input current and of the recurrent one, `[steps, samples, rows]`.
             before: running totals of the states of the position before.
             awake: how many wake steps there have been, `[steps, 1, 1]`.
         """
 
     @abstractmethod
-    def bound(self, levels: int, current: float) -> float:
+    def bound(self, current: float) -> float:
         """How large its sums may be, currents being `current` for each wake step."""
 
     def forward(
@@ -124,23 +139,20 @@ class GatedRecurrence(Op, abstract=True):
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
-        levels = run.levels
-        initial = self._initial(start, row, batch, levels, current.device)
-        emitted = self._by_visits(run, current, levels, initial, lengths)
+        initial = self._initial(start, row, batch, current.device)
+        emitted = self._by_visits(run, current, initial, lengths)
         return tuple(
             Signal(train if batch_axis == 0 else train.transpose(1, 2), None, None, float(highest))
             for train, (_, highest) in zip(emitted, self.ranges, strict=True)
         )
 
-    def _by_visits(
-        self, run: Run, current: Signal, levels: int, initial: Sequence[Tensor], lengths: Tensor | None
-    ) -> list[Tensor]:
+    def _by_visits(self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None) -> list[Tensor]:
         """Spikes of all positions, `[steps, B, L, hidden]`, of each population."""
         name, exponent = self.settings["name"], self.settings["exponent"]
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
-        kind = run.numerics.dtype(self.bound(levels, current.bound + current.drive_reach), exponent, name)
+        kind = run.numerics.dtype(self.bound(current.bound + current.drive_reach), exponent, name)
         drive, train = current.drive, current.train
         drive = None if drive is None else run.numerics.snap(drive, exponent)
         if batch_axis == 1:
@@ -165,7 +177,7 @@ class GatedRecurrence(Op, abstract=True):
             recurrent = self.product(spikes[:, :known], self.weight, exponent, run.peak, kind).cumsum(0)
             begun = (begins[0].to(kind) @ weight.t()).expand(steps, -1, -1)
             product = torch.cat([hold(recurrent, steps), begun], 1)
-            totals = self.step(run, levels, arriving, product, states, hold(wake, steps))
+            totals = self.step(run, arriving, product, states, hold(wake, steps))
             trains = [total.diff(dim=0, prepend=torch.zeros_like(total[:1])) for total in totals]
             trains = [each.to(torch.int8) if run.peak == 1 else each for each in trains]
             before = [totals[index] for index in self.STATES]
@@ -181,7 +193,7 @@ class GatedRecurrence(Op, abstract=True):
             emitted.append(result)
         return emitted
 
-    def _initial(self, start: Any, row: int, batch: int, levels: int, device: torch.device) -> list[Tensor]:
+    def _initial(self, start: Any, row: int, batch: int, device: torch.device) -> list[Tensor]:
         """The initial states in levels, `[B, hidden]` int16."""
         states = []
         given = start if isinstance(start, (tuple, list)) else [start] * len(self.STATES)
@@ -197,7 +209,7 @@ class GatedRecurrence(Op, abstract=True):
             if not math.isfinite(largest(state[row])):
                 raise InputError(f"{name}: the initial state must be finite")
             clipped = state[row].double().clamp(-highest, highest)
-            states.append(nearest_level(clipped * levels, highest * levels))
+            states.append(nearest_level(clipped * self.q, highest * self.q))
         return states
 
     def follow(
@@ -231,15 +243,15 @@ class GatedRecurrence(Op, abstract=True):
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         real = batch * length if lengths is None else int(torch.as_tensor(lengths).sum())
         share = real / (batch * length)
-        passed, through = self._passed_on(result[self.STATES[0]], lengths)
-        spikes, products = by_step(passed) * len(self.weight), self._products(result, passed, through)
+        passed = [self._passed_on(result[index], lengths) for index in self.STATES]
+        spikes = by_step(passed[0]) * len(self.weight)
         dense = (real - batch) * self.hidden * len(self.weight) + real * 3 * self.hidden
         # What does not depend on spikes will be multiplied by the share of what is no padding.
-        own = Work(accumulates=spikes, dense=dense / share) + products
+        own = Work(accumulates=spikes, dense=dense / share) + self._products(result, passed)
         return current.one_to_one() + own
 
-    def _passed_on(self, states: Provenance, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Spikes of the hidden state that reach another position `[steps, B, L]`, and all of them by unit."""
+    def _passed_on(self, states: Provenance, lengths: Tensor | None) -> Tensor:
+        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
         counts = states.spikes_over(-1)
         counts = counts.clone() if self.settings["batch_first"] else counts.transpose(1, 2).clone()
         if self.settings["reverse"]:
@@ -247,12 +259,12 @@ class GatedRecurrence(Op, abstract=True):
         elif lengths is None:
             counts[:, :, -1] = 0
         else:
-            counts[:, torch.arange(len(counts[0])), torch.as_tensor(lengths).long() - 1] = 0
-        return counts, (counts > 0).to(torch.int32)
+            counts[:, torch.arange(counts.shape[1]), torch.as_tensor(lengths).long() - 1] = 0
+        return counts
 
     @abstractmethod
-    def _products(self, result: Sequence[Provenance], passed: Tensor, through: Tensor) -> Work:
-        """Of products of two totals: `passed` spikes reach the next position, `through` says where any does."""
+    def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
+        """Of products of two totals; `passed` are the spikes of each state that reach the next position."""
 
 
 class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
@@ -262,9 +274,7 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
     `H' = floor(((q - Z) N + Z H) / q + 1/2)`.
     """
 
-    TENSORS = tensors(
-        weight=Numbers((("rows", "hidden"),), "exponent"), bias=Numbers((("hidden",),), "exponent", optional=True)
-    )
+    TENSORS = tensors(**GatedRecurrence.TENSORS, bias=Numbers((("hidden",),), "exponent", optional=True))
     GATES = 3
     STATES = (3,)
     bias: Tensor | None
@@ -273,34 +283,33 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return ((0, 1), (0, 1), (-1, 1), (-1, 1))
 
-    def bound(self, levels: int, current: float) -> float:
+    def bound(self, current: float) -> float:
         bias = 0.0 if self.bias is None else largest(self.bias)
-        return levels * (levels + 1) * (current + self.reach + bias + math.log(4 * levels))
+        return self.q * ((self.q + 1) * (current + self.reach + bias) + largest(self.tanh))
 
     def step(
-        self, run: Run, levels: int, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
+        self, run: Run, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
     ) -> tuple[Tensor, ...]:
-        snapped, hidden = run.numerics, self.hidden
-        exponent, gates = self.settings["exponent"], slice(2 * self.hidden)
-        opened = settle(
-            run, reached(current[..., gates] + product[..., gates], snapped.snap(logit_thresholds(levels), exponent), 0)
-        )
+        q, hidden, gates = self.q, self.hidden, slice(2 * self.hidden)
+        opened = settle(run, reached(current[..., gates] + product[..., gates], self.sigmoid, 0))
         steps = max(len(opened), len(current))
         reset, update = hold(opened, steps).split(hidden, -1)
         kept = product[..., 2 * hidden :]
         if self.bias is not None:
             kept = kept + self.bias.to(kept.dtype) * awake
-        drive = levels * hold(current[..., 2 * hidden :], steps) + reset * hold(kept, steps)
-        candidate = settle(run, reached(drive, snapped.snap(levels * atanh_thresholds(levels), exponent), -levels))
+        drive = q * hold(current[..., 2 * hidden :], steps) + reset * hold(kept, steps)
+        candidate = settle(run, reached(drive, q * self.tanh.double(), -q))
         steps = max(steps, len(candidate))
-        reset, update, new, old = (hold(each, steps).to(torch.int64) for each in (reset, update, candidate, before[0]))
-        state = settle(run, nearest_level((levels - update) * new + update * old, levels, levels))
-        return reset.to(torch.int16), update.to(torch.int16), candidate, state
+        kept, new, old = (hold(each, steps).to(torch.int64) for each in (update, candidate, before[0]))
+        state = settle(run, nearest_level((q - kept) * new + kept * old, q, q))
+        return reset, update, candidate, state
 
-    def _products(self, result: Sequence[Provenance], passed: Tensor, through: Tensor) -> Work:
+    def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         reset, update, candidate, _ = result
         spikes = Work.total(Work(accumulates=each.spikes_by_step()) for each in (reset, update, candidate))
-        return spikes + Work(accumulates=by_step(passed), multiplies=by_step(through) * self.hidden)
+        # Wherever spikes arrive, the current of each unit changes that the reset gate multiplies.
+        changed = by_step((passed[0] > 0).to(torch.int32)) * self.hidden
+        return spikes + Work(accumulates=by_step(passed[0]), multiplies=changed)
 
 
 class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
@@ -310,45 +319,51 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
     """
 
     SETTINGS = settings(**GatedRecurrence.SETTINGS, cell_range=Whole(1, 1000))
-    TENSORS = tensors(weight=Numbers((("rows", "hidden"),), "exponent"))
+    TENSORS = tensors(**GatedRecurrence.TENSORS, table=Numbers((("cells",),)))
     GATES = 4
     STATES = (5, 4)
+    table: Tensor
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
         k = self.settings["cell_range"]
         return ((0, 1), (0, 1), (-1, 1), (0, 1), (-k, k), (-1, 1))
 
-    def bound(self, levels: int, current: float) -> float:
-        return (levels + 1) * (current + self.reach + math.log(4 * levels))
+    def check(self) -> None:
+        super().check()
+        cells = 2 * self.cells + 1
+        self.require(self.cells <= LARGEST_TOTAL, f"q times 'cell_range' must be at most {LARGEST_TOTAL:,}")
+        self.require(len(self.table) == cells, f"'table' must have an entry for each of {cells} levels of a cell")
+
+    @property
+    def cells(self) -> int:
+        """The highest level of a cell."""
+        return self.q * int(self.settings["cell_range"])
+
+    def bound(self, current: float) -> float:
+        return (self.q + 1) * (current + self.reach) + max(largest(self.sigmoid), largest(self.tanh))
 
     def step(
-        self, run: Run, levels: int, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
+        self, run: Run, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
     ) -> tuple[Tensor, ...]:
-        numerics, hidden, exponent = run.numerics, self.hidden, self.settings["exponent"]
-        total = current + product
-        logits, candidates = (
-            numerics.snap(values, exponent) for values in (logit_thresholds(levels), atanh_thresholds(levels))
-        )
-        opened = settle(run, reached(torch.cat([total[..., : 2 * hidden], total[..., 3 * hidden :]], -1), logits, 0))
-        candidate = settle(run, reached(total[..., 2 * hidden : 3 * hidden], candidates, -levels))
+        q, hidden, total = self.q, self.hidden, current + product
+        gates = torch.cat([total[..., : 2 * hidden], total[..., 3 * hidden :]], -1)
+        opened = settle(run, reached(gates, self.sigmoid, 0))
+        candidate = settle(run, reached(total[..., 2 * hidden : 3 * hidden], self.tanh, -q))
         steps = max(len(opened), len(candidate), len(total))
-        taken, kept, shown = hold(opened, steps).to(torch.int64).split(hidden, -1)
-        new, old = (hold(each, steps).to(torch.int64) for each in (candidate, before[1]))
-        reach = self.settings["cell_range"] * levels
-        cell = settle(run, nearest_level(kept * old + taken * new, reach, levels))
+        taken, kept, shown = hold(opened, steps).split(hidden, -1)
+        products = kept.long() * hold(before[1], steps) + taken.long() * hold(candidate, steps)
+        cell = settle(run, nearest_level(products, self.cells, q))
         steps = max(steps, len(cell))
-        table = table_of(levels, reach).to(cell.device)
-        seen = table[(hold(cell, steps) + reach).long()]
-        state = settle(run, nearest_level(hold(shown, steps) * seen, levels, levels))
-        return taken.short(), kept.short(), candidate, shown.short(), cell, state
+        seen = self.table.long()[hold(cell, steps).long() + self.cells]
+        state = settle(run, nearest_level(hold(shown, steps) * seen, q, q))
+        return taken, kept, candidate, shown, cell, state
 
-    def _products(self, result: Sequence[Provenance], passed: Tensor, through: Tensor) -> Work:
-        *first, cell, _ = result
-        cells, _ = self._passed_on(cell, None)
-        # The cell's spikes meet the forget gate of the next position and, through the table, the output gate of their own.
-        spikes = Work.total(Work(accumulates=each.spikes_by_step()) for each in (*first, cell))
-        return spikes + Work(accumulates=by_step(cells))
+    def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
+        # A cell's spikes meet the output gate of their own position and the forget gate of the next.
+        *met, _ = result
+        spikes = Work.total(Work(accumulates=each.spikes_by_step()) for each in met)
+        return spikes + Work(accumulates=by_step(passed[1]))
 
 
 class Emitted(Op, saved_as="Emitted"):

@@ -33,13 +33,13 @@ def atanh_thresholds(levels: int) -> Tensor:
 
 
 def table_of(levels: int, reach: int) -> Tensor:
-    """`floor(q tanh(c / q) + 1/2)` of each cell from `-reach` to `reach`, int64.
+    """`floor(q tanh(c / q) + 1/2)` of each cell from `-reach` to `reach`, float64.
 
     >>> table_of(2, 4)
-    tensor([-2, -2, -2, -1,  0,  1,  2,  2,  2])
+    tensor([-2., -2., -2., -1.,  0.,  1.,  2.,  2.,  2.], dtype=torch.float64)
     """
     cells = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    return (levels * torch.tanh(cells / levels) + 0.5).floor().long()
+    return (levels * torch.tanh(cells / levels) + 0.5).floor()
 
 
 def reached(totals: Tensor, thresholds: Tensor, lowest: int) -> Tensor:

@@ -66,15 +66,6 @@ class Run(ABC):
 
     @property
     @abstractmethod
-    def levels(self) -> int:
-        """How many levels the network computes with, wherever the run is cut.
-
-        Raises:
-            ConfigError: under its schedule there is no number of them.
-        """
-
-    @property
-    @abstractmethod
     def kind(self) -> tuple[Any, ...]:
         """What decides how long trains may be."""
 
@@ -148,10 +139,6 @@ class LevelRun(Run):
         return 1
 
     @property
-    def levels(self) -> int:
-        return self.total
-
-    @property
     def kind(self) -> tuple[Any, ...]:
         return ("levels",)
 
@@ -220,16 +207,6 @@ class SpikingRun(Run):
         # Once the input has ended, a neuron emits at most `total` further spikes.
         steps = max(arriving, len(self.awake)) + self.total
         return steps if self.steps is None else min(steps, self.steps)
-
-    @property
-    def levels(self) -> int:
-        levels = self.schedule.levels
-        if levels is None:
-            raise ConfigError(
-                f"under {self.schedule} there is no number of levels, and activations that are rounded to levels (sigmoid, "
-                "tanh, gates) need one: use WakeSleep()"
-            )
-        return levels
 
     @property
     def kind(self) -> tuple[Any, ...]:
