@@ -32,7 +32,7 @@ from casc_core.evidence.analysis import Analysis, LayerAnalysis
 from casc_core.evidence.energy import EnergyTable
 from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence
 from casc_core.evidence.verify import verify
-from casc_core.neuron import CIF, IF, Neuron, NeuronState
+from casc_core.neuron import CIF, IF, LevelThresholds, Neuron, NeuronState
 from casc_core.numerics import AsTrained, Exact
 from casc_core.rivals import methods
 from casc_core.rivals.neurons import SNM, SRP, Burst
@@ -66,6 +66,7 @@ __all__ = [
     "LayerAnalysis",
     "LayerEquivalence",
     "LayerSpikes",
+    "LevelThresholds",
     "Neuron",
     "NeuronState",
     "Simulation",

@@ -16,6 +16,24 @@
 >>> snn = casc_core.convert(casc_core.prepare(model, adapter, q=4), adapter)
 >>> casc_core.verify(snn, torch.randn(5, 4)).exact
 True
+
+An operation with populations of its own calls `run.fire(train, drive, threshold, dtype, potential)`, whose threshold is a
+number, a tensor, or `LevelThresholds`: one for each level of a range of counts, which may be negative. With `numerics =
+run.numerics`, `numerics.dtype(bound, exponent, name)` is a type that provably holds its sums. What two totals make
+together is a running function of signals, of which `running_product` is one.
+
+>>> from casc_core import CIF, AsTrained, LevelThresholds, WakeSleep
+>>> from casc_core.extend import Signal, running_product
+>>> from casc_core.engine.run import SpikingRun
+>>> run = SpikingRun(AsTrained(), CIF(), WakeSleep(4, 4), steps=None)
+>>> trains = torch.tensor([[1], [1]], dtype=torch.int8), torch.tensor([[-1], [1], [-1]], dtype=torch.int8)
+>>> gate, value = (Signal(train, None, None, 1.0) for train in trains)
+>>> running_product(run, gate, value, exponent=0, name="the gate").train[:, 0].tolist()  # adds up to 2 * -1
+[-1, 1, -2]
+>>> drive = torch.tensor([2.0, -2.0])
+>>> thresholds = LevelThresholds(torch.tensor([-6.0, -2.0, 2.0, 6.0]), lowest=-2)  # levels -2..2
+>>> run.fire(drive.new_zeros(0, 2), drive, thresholds, torch.float32).sum(0).tolist()  # of sums 8 and -8
+[2, -2]
 """
 
 from casc_core.activation import Quantised
@@ -55,7 +73,9 @@ from casc_core.engine.ops.declared import (
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
+from casc_core.engine.running import running, running_product
 from casc_core.engine.signal import Signal
+from casc_core.neuron import LevelThresholds
 from casc_core.numerics import stored
 
 __all__ = [
@@ -68,6 +88,7 @@ __all__ = [
     "Form",
     "InputNode",
     "Kind",
+    "LevelThresholds",
     "LinearMap",
     "Node",
     "Numbers",
@@ -100,6 +121,8 @@ __all__ = [
     "join",
     "linear_map",
     "neurons",
+    "running",
+    "running_product",
     "settings",
     "stored",
     "tensors",

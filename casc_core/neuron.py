@@ -3,6 +3,9 @@
 A neuron is a frozen configuration with one pure step; its state is a tuple passed in and returned. The code follows the
 Python array API standard, so it runs on NumPy, torch and any other array library that does. The engine has compiled
 versions of IF and CIF, equal to these bit for bit; any other neuron runs by the step that is written here.
+
+A population has one threshold for each step of its count, all the same, or (`LevelThresholds`) a threshold of its own for
+each level of a range, which may reach below zero.
 """
 
 from __future__ import annotations
@@ -33,6 +36,80 @@ class NeuronState(NamedTuple):
     memory: Any = None
 
 
+@dataclass(frozen=True, eq=False)
+class LevelThresholds:
+    """One threshold for each level of a population's count, which stays in the range `[lowest, highest]`.
+
+    With `S` the running sum of a neuron's input and `N` its count, it may spike +1 where `S >= tau[N + 1]`, and takes a
+    spike back where `S < tau[N]`. Once the input has ended, CIF settles at the number of levels above the lowest that are
+    reached, `N = lowest + #{k: tau[k] <= S}`, in at most `highest - lowest` further steps: below that count the next
+    threshold is reached, so it spikes up; above it the last one is not, so it spikes down. Only the final sum matters.
+    Thresholds `k * theta` from 0 on are the plain neuron of the threshold `theta`.
+
+    The membrane potential is `v = S - tau[N]`, with `tau[lowest] = 0`: a spike resets it by the step from threshold to
+    threshold.
+
+    Args:
+        values: `[highest - lowest]`: `tau[lowest + 1], ..., tau[highest]`, none below the one before.
+        lowest: the least count, 0 or below: every neuron begins with a count of 0.
+        scale: what all of them are multiplied by: a positive number, or an array that broadcasts against the population.
+
+    Raises:
+        ConfigError: the range does not hold 0, or there is no level.
+
+    >>> import numpy as np
+    >>> thresholds = LevelThresholds(np.asarray([-1.5, -0.5, 0.5, 1.5]), lowest=-2)
+    >>> CIF().run(np.asarray([2.0, 0.0, -5.0, 0.0, 0.0, 0.0]), [2] * 6, thresholds)[0]
+    array([ 1.,  1., -1., -1., -1., -1.])
+    """
+
+    values: Array
+    lowest: int = 0
+    scale: Array = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.values.shape[0] or not self.lowest <= 0 <= self.highest:
+            raise ConfigError(
+                f"counts begin with 0, which must lie between the lowest and the highest level; got {self.lowest} and "
+                f"{self.highest}"
+            )
+
+    @property
+    def highest(self) -> int:
+        """The largest count."""
+        return self.lowest + int(self.values.shape[0])
+
+    def at(self, count: Array) -> Array:
+        """`tau[count]` of each neuron; 0 for the lowest count."""
+        xp = array_api_compat.array_namespace(self.values)
+        index = xp.astype(xp.reshape(count, (-1,)), xp.int64) - self.lowest
+        values = xp.take(self.values, xp.clip(index - 1, 0, self.highest - self.lowest - 1))
+        return xp.reshape(xp.where(index > 0, values, xp.zeros_like(values)), count.shape) * self.scale
+
+
+Threshold = Array | LevelThresholds
+"""Of a population: a number, or an array that broadcasts against it; or one for each level."""
+
+
+def next_step(threshold: Threshold, count: Array) -> Array:
+    """How far the threshold of the next level is from that of this count."""
+    if isinstance(threshold, LevelThresholds):
+        return threshold.at(count + 1) - threshold.at(count)
+    return threshold
+
+
+def reset(threshold: Threshold, count: Array, spikes: Array) -> Array:
+    """What a neuron's potential loses by these spikes, its count having been `count`."""
+    if isinstance(threshold, LevelThresholds):
+        return threshold.at(count + spikes) - threshold.at(count)
+    return spikes * threshold
+
+
+def count_range(threshold: Threshold, cap: int) -> tuple[int, int]:
+    """The least and the largest count that a neuron may have."""
+    return (threshold.lowest, min(threshold.highest, cap)) if isinstance(threshold, LevelThresholds) else (0, cap)
+
+
 @dataclass(frozen=True, repr=False)
 class Neuron(ABC):
     """A spiking neuron with soft reset: integrates its input current and emits whole spikes, of either sign, each step.
@@ -59,6 +136,8 @@ class Neuron(ABC):
 
     kinds: ClassVar[Kinds[Neuron]] = Kinds("neuron")
     """The neurons there are, by the name that networks are saved with."""
+    takes_levels: ClassVar[bool] = False
+    """Whether its `fire` knows `LevelThresholds`; else it is for populations of one threshold alone."""
     kind: ClassVar[str] = ""
     initial_potential: float = field(default=0.0, kw_only=True)
 
@@ -91,10 +170,10 @@ class Neuron(ABC):
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in given)})"
 
     @abstractmethod
-    def fire(self, state: NeuronState, cap: int, threshold: Array) -> tuple[Array, Array | None]:
+    def fire(self, state: NeuronState, cap: int, threshold: Any) -> tuple[Array, Array | None]:
         """How many spikes +1 and how many -1 (None: never) each neuron emits, given the state after integration."""
 
-    def initial(self, current: Array, threshold: Array = 1.0, potential: Array | None = None) -> NeuronState:
+    def initial(self, current: Array, threshold: Threshold = 1.0, potential: Array | None = None) -> NeuronState:
         """The state at rest for a population that receives `current`: no spikes, and a membrane potential.
 
         Args:
@@ -103,17 +182,20 @@ class Neuron(ABC):
         xp = array_api_compat.array_namespace(current)
         nothing = xp.zeros_like(current)
         if potential is None and self.initial_potential:
-            potential = self.initial_potential * threshold
-        return NeuronState(nothing if potential is None else nothing + potential, nothing)
+            potential = self.initial_potential * next_step(threshold, nothing)
+        v = nothing if potential is None else nothing + potential
+        return NeuronState(v - threshold.at(nothing) if isinstance(threshold, LevelThresholds) else v, nothing)
 
-    def step(self, state: NeuronState, current: Array, cap: int, threshold: Array = 1.0) -> tuple[Array, NeuronState]:
+    def step(
+        self, state: NeuronState, current: Array, cap: int, threshold: Threshold = 1.0
+    ) -> tuple[Array, NeuronState]:
         """One time step: `(state, current, cap) -> (spikes, state)`.
 
         Args:
             state: the population's state.
             current: input current of this step, same shape.
             cap: how many wake steps have begun; awake it never binds, asleep it holds the total at the wake length.
-            threshold: a number, or an array that broadcasts against `current`.
+            threshold: a number, or an array that broadcasts against `current`; or `LevelThresholds`.
 
         Returns:
             spikes, whole numbers of the dtype of `current`, and the new state.
@@ -124,9 +206,10 @@ class Neuron(ABC):
         spikes = xp.astype(up, current.dtype)
         if down is not None:
             spikes = spikes - xp.astype(down, current.dtype)
-        return spikes, NeuronState(charged.v - spikes * threshold, state.count + spikes, state.memory)
+        v = charged.v - reset(threshold, state.count, spikes)
+        return spikes, NeuronState(v, state.count + spikes, state.memory)
 
-    def run(self, currents: Array, caps: Sequence[int], threshold: Array = 1.0) -> tuple[Array, NeuronState]:
+    def run(self, currents: Array, caps: Sequence[int], threshold: Threshold = 1.0) -> tuple[Array, NeuronState]:
         """All steps of `currents` `[T, ...]`, with `caps[t]` the cap of step t. Returns spikes `[T, ...]` and the state.
 
         >>> import numpy as np
@@ -157,8 +240,11 @@ class IF(Neuron):
     array([1., 0., 0.])
     """
 
-    def fire(self, state: NeuronState, cap: int, threshold: Array) -> tuple[Array, None]:
-        return (state.v >= threshold) & (state.count < cap), None
+    takes_levels = True
+
+    def fire(self, state: NeuronState, cap: int, threshold: Threshold) -> tuple[Array, None]:
+        _, highest = count_range(threshold, cap)
+        return (state.v >= next_step(threshold, state.count)) & (state.count < highest), None
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,12 +253,17 @@ class CIF(Neuron):
 
     `v += I_t`; `s_t = +1` if `v >= threshold` and `N < cap_t`; `-1` if `v < 0` and `N > 0`; else 0; `N += s_t`;
     `v -= threshold * s_t` (the paper's Eq. 11). Once its input has ended it settles at
-    `N = clip(floor(sum_t I_t / threshold), 0, cap)` within `cap` further steps.
+    `N = clip(floor(sum_t I_t / threshold), 0, cap)` within `cap` further steps. That is the plain case of
+    `LevelThresholds`.
 
     >>> import numpy as np
     >>> CIF().run(np.asarray([1.5, -2.0, 0.7]), caps=[1, 2, 3])[0]
     array([ 1., -1.,  0.])
     """
 
-    def fire(self, state: NeuronState, cap: int, threshold: Array) -> tuple[Array, Array]:
-        return (state.v >= threshold) & (state.count < cap), (state.v < 0) & (state.count > 0)
+    takes_levels = True
+
+    def fire(self, state: NeuronState, cap: int, threshold: Threshold) -> tuple[Array, Array]:
+        lowest, highest = count_range(threshold, cap)
+        up = (state.v >= next_step(threshold, state.count)) & (state.count < highest)
+        return up, (state.v < 0) & (state.count > lowest)

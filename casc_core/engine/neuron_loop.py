@@ -7,7 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from casc_core.neuron import CIF, IF, Neuron, NeuronState
+from casc_core.neuron import CIF, IF, LevelThresholds, Neuron, NeuronState, reset
+
+Threshold = Tensor | float | LevelThresholds
 
 
 class Scan(Protocol):
@@ -20,7 +22,7 @@ class Scan(Protocol):
 class _PlainScan:
     """A neuron with a step of its own."""
 
-    def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None) -> None:
+    def __init__(self, neuron: Neuron, like: Tensor, threshold: Threshold, potential: Tensor | None) -> None:
         self.neuron, self.threshold = neuron, threshold
         self.state = neuron.initial(torch.zeros_like(like), threshold, potential)
 
@@ -32,7 +34,7 @@ class _PlainScan:
 class _InPlaceScan:
     """A neuron that says when it spikes, and no more: `Neuron.step` with the state changed in place."""
 
-    def __init__(self, neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None) -> None:
+    def __init__(self, neuron: Neuron, like: Tensor, threshold: Threshold, potential: Tensor | None) -> None:
         self.neuron, self.threshold = neuron, threshold
         # No count is larger than `run.LARGEST_TOTAL`; another neuron may add to it.
         kind = torch.int16 if type(neuron) in (IF, CIF) else torch.int32
@@ -44,11 +46,11 @@ class _InPlaceScan:
         v += current
         up, down = self.neuron.fire(self.state, cap, self.threshold)
         spikes = _small(up) if down is None else _small(up) - _small(down)
-        count += spikes
-        if isinstance(self.threshold, Tensor):
-            v -= spikes * self.threshold
-        else:
+        if isinstance(self.threshold, float):
             v.sub_(spikes, alpha=self.threshold)
+        else:
+            v -= reset(self.threshold, count, spikes)
+        count += spikes
         return spikes
 
 
@@ -56,10 +58,11 @@ def _small(spikes: Tensor) -> Tensor:
     return spikes.view(torch.int8) if spikes.dtype == torch.bool else spikes.to(torch.int8)
 
 
-def scan(neuron: Neuron, like: Tensor, threshold: Tensor | float, potential: Tensor | None = None) -> Scan:
+def scan(neuron: Neuron, like: Tensor, threshold: Threshold, potential: Tensor | None = None) -> Scan:
     """The fastest scan for this neuron; `like` gives the population's shape and the type of its potential.
 
     Args:
+        threshold: a number, one for each neuron, or one for each level, of the type of the potential.
         potential: membrane potential before the first step, broadcasts against `like`; None: the neuron's own.
     """
     kind = type(neuron)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
-from casc_core.engine.neuron_loop import scan
+from casc_core.engine.neuron_loop import Threshold, scan
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import ConfigError
-from casc_core.neuron import Neuron
+from casc_core.neuron import LevelThresholds, Neuron, next_step
 from casc_core.numerics import Numerics
 from casc_core.schedule import LARGEST_STEPS, Schedule
 
@@ -61,8 +61,11 @@ class Run(ABC):
         """How often the drive is received at each of the first `steps` steps (None: up to the last wake step)."""
 
     @abstractmethod
-    def longest(self, arriving: int) -> int:
-        """The most steps that a population's train has, its input's having this many."""
+    def longest(self, arriving: int, levels: int | None = None) -> int:
+        """The most steps that a population's train has, its input's having this many.
+
+        `levels` are those of its counts; None: as many as there are wake steps.
+        """
 
     @property
     @abstractmethod
@@ -74,17 +77,17 @@ class Run(ABC):
         self,
         train: Tensor,
         drive: Tensor | None,
-        threshold: Tensor | float,
+        threshold: Threshold,
         dtype: torch.dtype,
         potential: Tensor | None = None,
     ) -> Tensor:
         """Spikes `[steps, *shape]` (in levels: counts `[1, *shape]`) of a population that receives these currents.
 
         `dtype` is what `potential_dtype` gives, `potential` what `initial_potential` does; the train of spikes is cut
-        where it ends.
+        where it ends. Thresholds by level are exact in that type, as their products with their scale are.
         """
 
-    def initial_potential(self, own: Tensor | None, threshold: Tensor | float, exponent: int) -> Tensor | None:
+    def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
         """The membrane potential before the first step, float64, which broadcasts against the population; None: zero.
 
         Args:
@@ -135,7 +138,7 @@ class LevelRun(Run):
     def wake_weights(self, steps: int | None = None) -> list[int]:
         return [self.total]
 
-    def longest(self, arriving: int) -> int:
+    def longest(self, arriving: int, levels: int | None = None) -> int:
         return 1
 
     @property
@@ -146,7 +149,7 @@ class LevelRun(Run):
         self,
         train: Tensor,
         drive: Tensor | None,
-        threshold: Tensor | float,
+        threshold: Threshold,
         dtype: torch.dtype,
         potential: Tensor | None = None,
     ) -> Tensor:
@@ -155,6 +158,8 @@ class LevelRun(Run):
         if potential is not None:
             potential = potential.to(dtype).expand(train.shape[1:])
             current = potential if current is None else current + potential
+        if isinstance(threshold, LevelThresholds):
+            return self._levels(train, current, drive, threshold)
         if self.kernel_neuron is not None and kernels.ready(train, drive):
             if current is None and drive is None:
                 return train.to(torch.int8)
@@ -168,6 +173,18 @@ class LevelRun(Run):
         count -= ((count * threshold > current) & (count > 0)).to(count.dtype)
         count += (((count + 1) * threshold <= current) & (count < self.total)).to(count.dtype)
         return count.to(torch.int16).unsqueeze(0)
+
+    def _levels(
+        self, train: Tensor, current: Tensor | None, drive: Tensor | None, thresholds: LevelThresholds
+    ) -> Tensor:
+        """The levels that are reached of those that have a threshold each."""
+        if drive is not None:
+            current = drive * self.total if current is None else current + drive * self.total
+        current = train.new_zeros(train.shape[1:]) if current is None else current
+        count = torch.full(current.shape, thresholds.lowest, dtype=torch.int16, device=current.device)
+        for value in thresholds.values.to(current.dtype):
+            count += current >= value * thresholds.scale
+        return count.unsqueeze(0)
 
 
 class SpikingRun(Run):
@@ -203,19 +220,21 @@ class SpikingRun(Run):
         awake = [int(step) for step in self.awake]
         return awake if steps is None else (awake + [0] * steps)[:steps]
 
-    def longest(self, arriving: int) -> int:
-        # Once the input has ended, a neuron emits at most `total` further spikes.
-        steps = max(arriving, len(self.awake)) + self.total
+    def longest(self, arriving: int, levels: int | None = None) -> int:
+        # Once the input has ended, a neuron emits at most so many further spikes as there are levels.
+        steps = max(arriving, len(self.awake)) + (self.total if levels is None else levels)
         return steps if self.steps is None else min(steps, self.steps)
 
     @property
     def kind(self) -> tuple[Any, ...]:
         return "spikes", len(self.awake), self.total, self.steps
 
-    def initial_potential(self, own: Tensor | None, threshold: Tensor | float, exponent: int) -> Tensor | None:
+    def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
         share = self.neuron.initial_potential
         if share == 0.0:
             return own
+        if isinstance(threshold, LevelThresholds):
+            threshold = next_step(threshold, threshold.values.new_zeros(()))
         device = own.device if own is not None else threshold.device if isinstance(threshold, Tensor) else None
         given = share * torch.as_tensor(threshold, dtype=torch.float64, device=device)
         return self.numerics.snap(given if own is None else given + own, exponent)
@@ -224,12 +243,18 @@ class SpikingRun(Run):
         self,
         train: Tensor,
         drive: Tensor | None,
-        threshold: Tensor | float,
+        threshold: Threshold,
         dtype: torch.dtype,
         potential: Tensor | None = None,
     ) -> Tensor:
         arriving = max(train.shape[0], len(self.awake) if drive is not None else 0)
-        if arriving == 0 and potential is None:
+        by_level = isinstance(threshold, LevelThresholds)
+        if by_level and not self.neuron.takes_levels:
+            raise ConfigError(
+                f"{self.neuron} takes one threshold, and there are neurons with one for each level (of a sigmoid or tanh): "
+                "use CIF() or IF()"
+            )
+        if arriving == 0 and potential is None and not by_level:
             return train.to(torch.int8)
         if self.kernel_neuron is not None and kernels.scans(self.kernel_neuron, train, drive):
             return kernels.scan(train, drive, threshold, dtype, self.kernel_neuron, arriving + _TAIL, potential)
@@ -238,11 +263,13 @@ class SpikingRun(Run):
         population = scan(self.neuron, like, threshold, None if potential is None else potential.to(dtype))
         nothing = torch.zeros((), dtype=like.dtype, device=like.device)
         spikes: list[Tensor] = []
-        for step in range(self.longest(arriving)):
+        levels = threshold.highest - threshold.lowest if isinstance(threshold, LevelThresholds) else None
+        for step in range(self.longest(arriving, levels)):
             current = train[step] if step < train.shape[0] else nothing
             if drive is not None and step < len(self.awake) and self.awake[step]:
                 current = current + drive if step < train.shape[0] else drive
-            fired = population.step(current, self.caps[min(step, len(self.caps) - 1)])
+            cap = self.caps[min(step, len(self.caps) - 1)]
+            fired = population.step(current, threshold.highest if isinstance(threshold, LevelThresholds) else cap)
             if step >= arriving and step >= len(self.awake) and not fired.any():
                 break
             spikes.append(fired)

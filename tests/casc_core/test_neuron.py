@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casc_core import CIF, IF, NeuronState
+from casc_core import CIF, IF, ConfigError, LevelThresholds, NeuronState
 
 LIBRARIES = {
     "numpy": lambda x: np.asarray(x, dtype=np.float64),
@@ -127,3 +127,55 @@ def test_every_library_gives_the_same_spikes(currents, neuron, threshold):
         trains.append([listed(train[t, ...]) for t in range(len(values))])
     for train in trains[1:]:
         assert train == trains[0]
+
+
+RANGES = st.tuples(st.integers(-5, 0), st.integers(0, 6)).filter(lambda ends: ends[0] < ends[1])
+
+
+@given(
+    data=st.data(),
+    ends=RANGES,
+    steps=st.integers(1, 8),
+    late=st.integers(0, 5),
+    scale=st.sampled_from((1.0, 0.5, 3.0)),
+    library=st.sampled_from(list(LIBRARIES)),
+)
+def test_it_settles_at_the_levels_whose_thresholds_are_reached(data, ends, steps, late, scale, library):
+    """Uneven and equal thresholds, signed ranges, graded and late events, caps: by integers, at most b - a steps on."""
+    lowest, highest = ends
+    levels = highest - lowest
+    thresholds = sorted(data.draw(st.lists(st.integers(-40, 40), min_size=levels, max_size=levels)))
+    events = data.draw(st.lists(st.integers(-60, 60), min_size=steps, max_size=steps)) + [0] * late
+    events += data.draw(st.lists(st.integers(-9, 9), min_size=1, max_size=1))
+    caps = data.draw(st.lists(st.integers(0, highest), min_size=len(events), max_size=len(events)))
+    caps = sorted(caps) + [highest] * (levels + 3)
+    make = LIBRARIES[library]
+    by_level = LevelThresholds(make([threshold / 8 for threshold in thresholds]), lowest, scale)
+    currents = make([[event / 8] for event in events] + [[0.0]] * (levels + 3))
+    spikes = listed(CIF().run(currents, caps, by_level)[0][:, 0])
+    total, count = 0, 0
+    for t, event in enumerate(events):
+        total += event
+        count += spikes[t]
+        assert lowest <= count <= max(caps[t], 0)
+    settled = lowest + sum(threshold * scale <= total for threshold in thresholds)
+    assert sum(spikes) == settled
+    assert not any(spikes[len(events) + levels :])
+
+
+@given(CURRENTS, st.integers(1, 6), st.sampled_from((0.25, 1.0, 2.0)), st.sampled_from(list(LIBRARIES)))
+def test_cif_is_the_plain_case(currents, wake, threshold, library):
+    make, values = LIBRARIES[library], [[c / 32 for c in row] for row in currents] + [[0.0] * 3] * 9
+    caps = [min(t + 1, wake) for t in range(len(values))]
+    by_level = LevelThresholds(make([threshold * level for level in range(1, wake + 1)]))
+    for neuron in (CIF(), IF(), CIF(initial_potential=0.5)):
+        plain, general = (neuron.run(make(values), caps, each) for each in (threshold, by_level))
+        for step in range(len(values)):
+            assert listed(plain[0][step, ...]) == listed(general[0][step, ...])
+        assert listed(plain[1].v) == listed(general[1].v)
+
+
+def test_a_range_without_the_first_count_is_refused():
+    for values, lowest in (([1.0], 1), ([1.0, 2.0], -3), ([], 0)):
+        with pytest.raises(ConfigError, match="counts begin with 0"):
+            LevelThresholds(np.asarray(values), lowest)

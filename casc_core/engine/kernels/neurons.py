@@ -25,7 +25,7 @@ from casc_core.engine.kernels.loader import (
     with_capacity,
 )
 from casc_core.engine.kernels.triton import available, scan_triton
-from casc_core.neuron import CIF, IF, Neuron
+from casc_core.neuron import CIF, IF, LevelThresholds, Neuron
 
 # What the kernels know of neurons.
 Neurons = structure(
@@ -40,8 +40,8 @@ Exactly = structure("Exactly", (c_int64, "margin"), (c_double, "threshold"))
 _Task = structure(
     "ScanTask",
     (Neurons, "neurons"),
-    (c_void_p, "currents drive thresholds potential"),
-    (c_int64, "count arriving capacity"),
+    (c_void_p, "currents drive thresholds potential by_level"),
+    (c_int64, "lowest count arriving capacity"),
     (c_void_p, "out"),
 )
 
@@ -107,7 +107,7 @@ def scans(neuron: KernelNeuron, *tensors: Tensor | None) -> bool:
 def scan(
     currents: Tensor,
     drive: Tensor | None,
-    threshold: Tensor | float,
+    threshold: Tensor | float | LevelThresholds,
     dtype: torch.dtype,
     neuron: KernelNeuron,
     guess: int,
@@ -116,7 +116,8 @@ def scan(
     """Spikes `[steps, *shape]` int8, cut where they end.
 
     Args:
-        currents: `[arriving, *shape]`. drive: `[*shape]` or None. threshold: a number, or broadcasts against `shape`.
+        currents: `[arriving, *shape]`. drive: `[*shape]` or None.
+        threshold: a number, or broadcasts against `shape`; or one for each level.
         dtype: float32 or float64, in which potentials are exact.
         neuron: what it is and when it is awake.
         guess: of the steps that will be needed.
@@ -136,14 +137,15 @@ def scan(
     neurons = math.prod(shape)
     require(guess >= 0, f"about {guess} steps")
     currents = checked(currents.contiguous(), "the currents", torch.float32 if kind == MIXED else dtype, currents.shape)
-    drive, thresholds, number = _shaped(shape, drive, threshold, dtype)
+    by_level, lowest, each = _by_level(threshold, dtype)
+    drive, thresholds, number = _shaped(shape, drive, each, dtype)
     potential = None if potential is None else potential.to(dtype).expand(shape).contiguous()
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         out = empty((capacity, *shape), torch.int8)
         task = _Task(
-            neuron.structure(number), *(address(t) for t in (currents, drive, thresholds, potential)), neurons,
-            len(currents), capacity, out.data_ptr(),
+            neuron.structure(number), *(address(t) for t in (currents, drive, thresholds, potential, by_level)), lowest,
+            neurons, len(currents), capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("scan", task, neurons, out.numel(), kind)
 
@@ -151,13 +153,28 @@ def scan(
     return out[:needed]
 
 
+def _by_level(
+    threshold: Tensor | float | LevelThresholds, dtype: torch.dtype
+) -> tuple[Tensor | None, int, Tensor | float]:
+    """Thresholds by level between infinite ones, the lowest level, and their scale; else None, 0 and the threshold."""
+    if not isinstance(threshold, LevelThresholds):
+        return None, 0, threshold
+    ends = torch.tensor([-math.inf, math.inf], dtype=dtype, device=threshold.values.device)
+    return torch.cat([ends[:1], threshold.values.to(dtype), ends[1:]]), threshold.lowest, threshold.scale
+
+
 def _scan_on_gpu(
-    currents: Tensor, drive: Tensor | None, threshold: Tensor | float, neuron: KernelNeuron, guess: int
+    currents: Tensor,
+    drive: Tensor | None,
+    threshold: Tensor | float | LevelThresholds,
+    neuron: KernelNeuron,
+    guess: int,
 ) -> Tensor:
     awake = neuron.awake.bool().tolist()
+    by_level, lowest, each = _by_level(threshold, currents.dtype)
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
-        out, uncut = scan_triton(currents, drive, threshold, awake, neuron.total, neuron.is_cif, capacity)
+        out, uncut = scan_triton(currents, drive, each, awake, neuron.total, neuron.is_cif, capacity, by_level, lowest)
         return out, min(uncut, neuron.most)
 
     out, needed = with_capacity(neuron.room(len(currents), guess), attempt)

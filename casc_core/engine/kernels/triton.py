@@ -31,11 +31,13 @@ def _scan(
     awake: tl.tensor,
     spikes: tl.tensor,
     needed: tl.tensor,
+    by_level: tl.tensor,
     size: tl.tensor,
     steps: tl.tensor,
     wake: tl.tensor,
     total: tl.tensor,
     capacity: tl.tensor,
+    lowest: tl.tensor,
     own: tl.constexpr,
     signed: tl.constexpr,
     block: tl.constexpr,
@@ -48,6 +50,8 @@ def _scan(
     driven = zero if drive is None else tl.load(drive + i, mask=inside, other=0.0)
     v = zero
     n = tl.zeros([block], tl.int32)
+    if by_level is not None:  # from the lowest level on
+        n -= lowest
     last = tl.zeros([block], tl.int32)
     t = 0
     cap = 0
@@ -64,11 +68,16 @@ def _scan(
         else:
             cap = total
         v += current
-        s = ((v >= theta) & (n < cap)).to(tl.int32)
-        if signed:
-            s -= ((v < 0) & (n > 0)).to(tl.int32)
+        if by_level is None:
+            s = ((v >= theta) & (n < cap)).to(tl.int32)
+            if signed:
+                s -= ((v < 0) & (n > 0)).to(tl.int32)
+            v -= s * theta
+        else:  # v is the sum that has been received, which no spike resets
+            s = (v >= tl.load(by_level + n + 1) * theta).to(tl.int32)
+            if signed:
+                s -= (v < tl.load(by_level + n) * theta).to(tl.int32)
         n += s
-        v -= s * theta
         if t < capacity:
             tl.store(spikes + i, s.to(tl.int8), mask=inside)
             spikes += size
@@ -87,7 +96,7 @@ def _kernel() -> Any:
     import triton.language as tl
 
     # Lengths differ from call to call: one compiled kernel serves them all.
-    return triton.jit(_scan, do_not_specialize=["steps", "wake", "total", "capacity"])
+    return triton.jit(_scan, do_not_specialize=["steps", "wake", "total", "capacity", "lowest"])
 
 
 def scan_triton(
@@ -98,6 +107,8 @@ def scan_triton(
     total: int,
     signed: bool,
     capacity: int,
+    by_level: Tensor | None = None,
+    lowest: int = 0,
 ) -> tuple[Tensor, int]:
     """The spikes of a population of IF or CIF neurons, until it is silent.
 
@@ -112,7 +123,10 @@ def scan_triton(
         awake: for each step up to the last wake step, whether it is awake. `cap_t` counts the awake steps up to t.
         total: the cap after the last wake step.
         signed: CIF neurons, which take spikes back; otherwise IF.
-        capacity: how many steps of spikes to return. `max(len(currents), len(awake)) + total` always suffice.
+        capacity: how many steps of spikes to return. `max(len(currents), len(awake)) + total` always suffice, or the range
+            of counts in the place of `total`.
+        by_level: -infinity, a threshold for each level, infinity; then counts go from `lowest` on, no cap holds them, and
+            `threshold` is what those are multiplied by.
 
     Returns:
         spikes `[capacity, *shape]`, int8, zero where a neuron has settled; and the last step, from 1, at which any
@@ -135,11 +149,13 @@ def scan_triton(
             torch.tensor(awake, dtype=torch.int8, device=device),
             spikes,
             needed,
+            by_level,
             size,
             steps,
             len(awake),
             total,
             capacity,
+            lowest,
             own=int(own),
             signed=signed,
             block=NEURONS,

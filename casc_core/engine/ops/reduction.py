@@ -19,7 +19,8 @@ from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.recording.provenance import Connection, Provenance, carried
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, inverse, memory_order, stacked
+from casc_core.engine.running import running
+from casc_core.engine.signal import Signal, inverse, memory_order
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 
@@ -122,26 +123,13 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     kind = whole_type(reach) if whole else torch.float64
     if spikes:
         kind = next((kind for kind in (torch.int8, torch.int16) if reach <= torch.iinfo(kind).max), kind)
-    nothing = torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
-    wake = [] if drive is None else run.wake_weights()
-    bound, differences = signal.bound + finite_reach(drive), []
-    # Each total is a tensor of its own: a pool of windows of one entry gives a view of it.
-    total, before = nothing, pool(nothing)
-    for step in range(max(signal.steps, len(wake))):
-        if step and step == run.warm_up:
-            total, before = nothing, pool(nothing)
-        if step < signal.steps:
-            total = total + signal.train[step]
-        if drive is not None and step < len(wake) and wake[step]:
-            total = total + drive * wake[step]
-        now = pool(total)
-        # A maximum moves by no more than what arrives moves its entries: a difference fits the type of the train.
-        differences.append((now - before).to(torch.int8) if spikes else now - before)
-        before = now
-    train = stacked(differences) if differences else before.unsqueeze(0)[:0]
+    bound = signal.bound + finite_reach(drive)
+    # A maximum moves by no more than what arrives moves its entries: a difference fits the type of the train.
+    result = running(run, pool, [signal], [kind], bound, divisor, torch.int8 if spikes else None)
+    train = result.train
     if train.dtype.is_floating_point and not bool(torch.isfinite(train).all()):
         raise InputError("a maximum over positions that are all masked: every text needs at least one real token")
-    return Signal(train, None, divisor, bound)
+    return result
 
 
 def follow_maximum(follower: Follower, signal: Abstract, shape: Sequence[int], samples: Samples) -> Abstract:

@@ -115,7 +115,8 @@ static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, dou
     return level;
 }
 
-/* The neurons first..last-1 over all their steps, in blocks that stay in the nearest cache. */
+/* The neurons first..last-1 over all their steps, in blocks that stay in the nearest cache. With a threshold for each level, `v`
+   is the sum that has been received, which no spike resets, and `total` counts from the lowest level. */
 #define DEFINE_SCAN(REAL, COUNT, CURRENT, TYPE)                                                                             \
     static int64_t NAME(scan_##TYPE)(const ScanTask *task, int64_t first, int64_t last) {                             \
         enum { BLOCK = 512 };                                                                                         \
@@ -124,13 +125,15 @@ static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, dou
         int64_t needed = 0;                                                                                           \
         const Neurons *neurons = &task->neurons;                                                                      \
         const REAL lower = neurons->cif ? 0 : -(REAL)INFINITY;                                                        \
+        const REAL *by_level = (const REAL *)task->by_level;                                                          \
+        const COUNT takes_back = neurons->cif ? 1 : 0;                                                                \
         const int64_t ended = task->arriving > neurons->wake_steps ? task->arriving : neurons->wake_steps;            \
         for (int64_t start = first; start < last; start += BLOCK) {                                                   \
             const int64_t n = last - start < BLOCK ? last - start : BLOCK;                                            \
             const REAL *drive = task->drive ? (const REAL *)task->drive + start : NULL;                               \
             for (int64_t k = 0; k < n; k++) {                                                                         \
                 v[k] = task->potential ? ((const REAL *)task->potential)[start + k] : 0;                              \
-                total[k] = 0;                                                                                         \
+                total[k] = (COUNT)-task->lowest;                                                                      \
                 threshold[k] = task->thresholds ? ((const REAL *)task->thresholds)[start + k]                         \
                                                 : (REAL)neurons->threshold;                                           \
             }                                                                                                         \
@@ -148,7 +151,14 @@ static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, dou
                     for (int64_t k = 0; k < n; k++) v[k] += drive[k];                                                 \
                 const COUNT cap = (COUNT)cap_at(neurons, step);                                                       \
                 COUNT any = 0;                                                                                        \
-                for (int64_t k = 0; k < n; k++) {                                                                     \
+                for (int64_t k = 0; by_level && k < n; k++) {                                                         \
+                    const COUNT up = v[k] >= by_level[total[k] + 1] * threshold[k];                                   \
+                    const COUNT spike = up - (takes_back & (v[k] < by_level[total[k]] * threshold[k]));               \
+                    total[k] += spike;                                                                                \
+                    out[k] = (int8_t)spike;                                                                           \
+                    any |= spike;                                                                                     \
+                }                                                                                                     \
+                for (int64_t k = 0; !by_level && k < n; k++) {                                                        \
                     const COUNT spike = SPIKE(COUNT, v[k], total[k], threshold[k], cap, lower);                       \
                     v[k] = v[k] - (spike > 0 ? threshold[k] : 0) + (spike < 0 ? threshold[k] : 0);                    \
                     total[k] += spike;                                                                                \

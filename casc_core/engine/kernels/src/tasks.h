@@ -56,11 +56,13 @@ typedef struct {
 } RowsTask;
 
 /* Neurons of one floating type, or MIXED: currents in float32, all else in float64. `currents` [arriving, count] and `drive`
-   [count] or NULL, `thresholds` [count] or NULL for one, `potential` [count] before the first step or NULL. */
+   [count] or NULL, `thresholds` [count] or NULL for one, `potential` [count] before the first step or NULL. With `by_level`
+   [range + 2], -infinity, a threshold for each level, and infinity, counts go from `lowest` to `lowest + range`, whatever the
+   cap, and `thresholds` are what those are multiplied by. */
 typedef struct {
     Neurons neurons;
-    const void *currents, *drive, *thresholds, *potential;
-    int64_t count, arriving, capacity;
+    const void *currents, *drive, *thresholds, *potential, *by_level;
+    int64_t lowest, count, arriving, capacity;
     int8_t *out;
 } ScanTask;
 

@@ -102,9 +102,10 @@ def test_what_does_not_fit_on_the_gpu_is_run_again(monkeypatch, cut):
         [],
     )
 
-    def on_gpu(given, drive, threshold, awake, total, signed, capacity):
+    def on_gpu(given, drive, threshold, awake, total, signed, capacity, by_level, lowest):
         assert given is currents
         assert (drive, threshold, awake, total, signed) == (None, 1.0, [True, True, True], 3, True)
+        assert (by_level, lowest) == (None, 0)
         asked.append(capacity)
         return torch.cat([expected, expected.new_zeros(9, 2)])[:capacity], len(expected)
 

@@ -32,7 +32,17 @@ needs_device = pytest.mark.skipif(
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="is interpreted")
 def test_interpreted():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "equals or pause", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "equals or pause or settles",
+        __file__,
+    ]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -124,6 +134,42 @@ def test_equals_pure_even_where_sums_are_rounded(seed, neuron, dtype, wake):
     spikes, needed = scan_triton(*arguments, [True] * wake, wake, isinstance(neuron, CIF), steps)
     assert torch.equal(spikes.cpu().to(dtype), expected)
     assert needed <= steps
+
+
+@needs_device
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**31),
+    dtype=st.sampled_from((torch.float32, torch.float64)),
+    lowest=st.integers(-5, 0),
+    highest=st.integers(1, 7),
+    signed=st.booleans(),
+    scaled=st.booleans(),
+)
+def test_settles_at_the_levels_that_are_reached(seed, dtype, lowest, highest, signed, scaled):
+    random = np.random.default_rng(seed)
+    currents, drive = random.integers(-9, 10, (4, 300)), random.integers(-3, 4, 300)
+    thresholds = np.sort(random.integers(-12, 13, highest - lowest))
+    scale = random.integers(1, 4, 300) if scaled else np.ones(300, dtype=np.int64)
+    awake, room = [True, False, True], 4 + highest - lowest
+    received = np.zeros((room, 300), dtype=np.int64)
+    received[:4] += currents
+    received[:3] += np.outer(awake, drive)
+    by_level = torch.tensor([-np.inf, *thresholds, np.inf], dtype=dtype, device=DEVICE)
+    each = torch.tensor(scale, dtype=dtype, device=DEVICE) if scaled else 1.0
+    numbers = (torch.tensor(array, dtype=dtype, device=DEVICE) for array in (currents, drive))
+    spikes, needed = scan_triton(*numbers, each, awake, 2, signed, room, by_level, lowest)
+    count, total, expected = np.zeros(300, dtype=np.int64), np.zeros(300, dtype=np.int64), []
+    for arriving in received:
+        total += arriving
+        above = (thresholds[:, None] * scale <= total).sum(0) + lowest
+        step = (above > count).astype(np.int64) - ((above < count) & signed)
+        count += step
+        expected.append(step)
+    np.testing.assert_array_equal(spikes.cpu(), expected)
+    assert needed == max((t + 1 for t, step in enumerate(expected) if step.any()), default=0)
+    if signed:
+        np.testing.assert_array_equal(count, (thresholds[:, None] * scale <= total).sum(0) + lowest)
 
 
 @needs_device

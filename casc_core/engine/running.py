@@ -1,0 +1,95 @@
+"""Running functions of signals: `f(S_t) - f(S_{t-1})`, S the totals of what has arrived. Exact for any f.
+
+Once the signals are silent the differences add up to f of their final totals, whatever came before: a maximum, a product.
+What travels on is no spike but a graded event, a number; the next population makes spikes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, broadcast, stacked
+from casc_core.numerics import whole_type
+
+_INT8 = torch.iinfo(torch.int8).max
+
+
+def running(
+    run: Run,
+    function: Callable[..., Tensor],
+    signals: Sequence[Signal],
+    kinds: Sequence[torch.dtype],
+    bound: float,
+    divisor: Tensor | None,
+    narrow: torch.dtype | None = None,
+) -> Signal:
+    """A function of the running totals of signals, as a train of its differences.
+
+    Args:
+        function: of one tensor of each signal's shape; 0 where all its arguments are.
+        kinds: the type in which the totals of each signal are exact, and what the function makes of them.
+        bound: that of the result. divisor: its divisor.
+        narrow: a smaller type that holds the differences.
+    """
+    nothing = [
+        torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
+        for signal, kind in zip(signals, kinds, strict=True)
+    ]
+    drives = [signal.drive for signal in signals]
+    wake = [] if all(drive is None for drive in drives) else run.wake_weights()
+    differences: list[Tensor] = []
+    # Each total is a tensor of its own: a function may give a view of it.
+    totals, before = nothing, function(*nothing)
+    for step in range(max(len(wake), *(signal.steps for signal in signals))):
+        if step and step == run.warm_up:
+            totals, before = nothing, function(*nothing)
+        for index, (signal, drive) in enumerate(zip(signals, drives, strict=True)):
+            total = totals[index]
+            if step < signal.steps:
+                total = total + signal.train[step].to(total.dtype)
+            if drive is not None and step < len(wake) and wake[step]:
+                total = total + (drive * wake[step]).to(total.dtype)
+            totals = [*totals[:index], total, *totals[index + 1 :]]
+        now = function(*totals)
+        difference = now - before
+        differences.append(difference if narrow is None else difference.to(narrow))
+        before = now
+    train = stacked(differences) if differences else before.unsqueeze(0)[:0].to(narrow or before.dtype)
+    return Signal(train, None, divisor, bound)
+
+
+def running_product(run: Run, a: Signal, b: Signal, exponent: int, name: str) -> Signal:
+    """The product of two signals, entry by entry, their shapes broadcast: that of their running totals.
+
+    With `A` and `B` these totals and `a_t`, `b_t` what arrives, a step's event is `a_t B_t + A_{t-1} b_t`. A value is a
+    total over the number of wake steps, so the result's numbers are worth what those of `a` are worth times what those of
+    `b` are, over that number.
+
+    Args:
+        exponent: the result is on the grid `2**exponent`: the sum of those of `a` and `b`, drives included.
+        name: that an error gives.
+
+    Raises:
+        ExactnessError: no type holds the product.
+    """
+    by_a, by_b = a.bound + a.drive_reach, b.bound + b.drive_reach
+    shape = broadcast(a.shape, b.shape)
+    # Awake or asleep, a total is at most `run.total` times its bound; a difference is one of each factor.
+    bound = 2 * run.total * by_a * by_b
+    reach = bound * run.total
+    whole = all(each.drive is None and not each.train.dtype.is_floating_point for each in (a, b))
+    kind = run.numerics.dtype(reach, exponent, name)
+    if whole and run.numerics.is_exact:
+        kind = whole_type(reach)
+    narrow = torch.int8 if whole and bound * run.peak <= _INT8 else None
+    divisor: Tensor | None = None
+    for each in (a, b):
+        if each.divisor is not None:
+            own = each.divisor
+            own = own if own.dim() == 0 else own.reshape([1] * (len(shape) - own.dim()) + [*own.shape])
+            divisor = own if divisor is None else divisor * own
+    return running(run, torch.mul, (a, b), (kind, kind), bound, divisor, narrow)
