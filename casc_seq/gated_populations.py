@@ -27,7 +27,7 @@ from casc_core.extend import (
 )
 from casc_core.numerics import largest
 from casc_seq.gated_recurrence import Emitted, GatedRecurrence, GRURecurrence, LSTMRecurrence
-from casc_seq.level_populations import atanh_thresholds, logit_thresholds, table_of
+from casc_seq.level_thresholds import atanh_thresholds, logit_thresholds, tanh_table
 from casc_seq.recurrence import recurrent_grid
 
 
@@ -87,7 +87,7 @@ class GatedNode(PopulationNode):
             bias = None if self.bias is None else numerics.snap(self.bias, exponent)
             op = GRURecurrence(**given, bias=bias)
         else:
-            table = table_of(self.levels, self.levels * self.cell_range)
+            table = tanh_table(self.levels, self.levels * self.cell_range)
             op = LSTMRecurrence(**given, cell_range=self.cell_range, table=table)
         assert isinstance(self.current, (LinearMap, TableLookup))
         current = self.current.on_grid(exponent)

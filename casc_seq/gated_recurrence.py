@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from casc_core.engine.products.exact_sums import largest_row
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
 from casc_core.engine.run import LARGEST_TOTAL
+from casc_core.engine.signal import add_trains
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
@@ -27,6 +29,7 @@ from casc_core.extend import (
     Connection,
     Flag,
     Follower,
+    LevelThresholds,
     Numbers,
     Op,
     Provenance,
@@ -39,17 +42,80 @@ from casc_core.extend import (
     tensors,
 )
 from casc_core.numerics import largest
-from casc_seq.level_populations import (
-    hold,
-    nearest_level,
-    reached,
-    settle,
-)
+from casc_seq.level_thresholds import nearest_thresholds
 from casc_seq.recurrence import Order, divided, recurrent_samples
 from casc_seq.rows import check_lengths
 
 # Steps that a train may go on for each position beyond what a population needs, as a guess of what a run will take.
 _SPARE = 16
+
+
+@dataclass(frozen=True)
+class _Position:
+    """What arrives at one position, for the samples that have it, and the neurons that it meets.
+
+    Attributes:
+        run, exponent, kind: the run, the grid of currents, and a type in which all sums are exact.
+        arriving, drive: the input current `[steps, samples, rows]`, and what flows awake `[samples, rows]` or None.
+        recurrent: the current that the hidden state brings, `[steps, samples, rows]`.
+        states: the spikes of the states of the position before, `[steps, samples, hidden]`.
+    """
+
+    run: Run
+    exponent: int
+    kind: torch.dtype
+    arriving: Tensor
+    drive: Tensor | None
+    recurrent: Tensor
+    states: Sequence[Tensor]
+
+    def currents(self, rows: Any) -> Tensor:
+        """What arrives at these rows of weights, of the input and of the state."""
+        return add_trains(self.arriving[..., rows], self.recurrent[..., rows])
+
+    def driven(self, rows: Any) -> Tensor | None:
+        """What flows awake at these rows of weights."""
+        return None if self.drive is None else self.drive[..., rows]
+
+    def total(self, train: Tensor, drive: Tensor | None = None) -> Tensor:
+        """The running total of a train, and of a drive at each wake step."""
+        total = train.to(self.kind).cumsum(0)
+        if drive is None:
+            return total
+        awake = torch.tensor(self.run.wake_weights(), dtype=self.kind, device=train.device).cumsum(0)
+        steps = max(len(total), len(awake))
+        return _held(total, steps) + _held(awake.reshape(-1, *[1] * (train.dim() - 1)) * drive.to(self.kind), steps)
+
+    def changes(self, function: Callable[..., Tensor], *totals: Tensor) -> Tensor:
+        """The running difference of a function of totals, 0 where all of them are."""
+        steps = max(map(len, totals))
+        values = function(*(_held(total, steps) for total in totals))
+        return torch.cat([values[:1], values.diff(dim=0)])
+
+    def fire(self, train: Tensor, drive: Tensor | None, values: Tensor, lowest: int) -> Tensor:
+        """Spikes of a population with these thresholds, that of the level above the lowest first."""
+        thresholds = LevelThresholds(values.to(train.device, self.kind), lowest)
+        potential = self.run.initial_potential(None, thresholds, self.exponent)
+        return self.run.fire(train, drive, thresholds, self.kind, potential)
+
+
+def _held(totals: Tensor, steps: int) -> Tensor:
+    """Running totals over so many steps: after their last they stay what they are."""
+    missing = steps - len(totals)
+    if missing == 0:
+        return totals
+    last = totals[-1:] if len(totals) else totals.new_zeros((1, *totals.shape[1:]))
+    return torch.cat([totals, last.expand(missing, *last.shape[1:])])
+
+
+def _begun(spikes: Tensor, begins: Tensor) -> Tensor:
+    """The spikes of a state, and behind them the states of further samples, which arrive at the first step."""
+    if not len(begins):
+        return spikes
+    states = spikes.new_zeros((max(len(spikes), 1), spikes.shape[1] + len(begins), spikes.shape[2]), dtype=torch.int16)
+    states[: len(spikes), : spikes.shape[1]] = spikes
+    states[0, spikes.shape[1] :] = begins
+    return states
 
 
 class GatedRecurrence(Op, abstract=True):
@@ -109,16 +175,8 @@ class GatedRecurrence(Op, abstract=True):
             self.require(fits, f"its {levels} thresholds must ascend")
 
     @abstractmethod
-    def step(
-        self, run: Run, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
-    ) -> tuple[Tensor, ...]:
-        """The running totals of each population at one position, `[steps, samples, hidden]`.
-
-        Args:
-            current, product: running totals of the input current and of the recurrent one, `[steps, samples, rows]`.
-            before: running totals of the states of the position before.
-            awake: how many wake steps there have been, `[steps, 1, 1]`.
-        """
+    def step(self, at: _Position) -> tuple[Tensor, ...]:
+        """The spikes of each population at one position, `[steps, samples, hidden]`."""
 
     @abstractmethod
     def bound(self, current: float) -> float:
@@ -157,34 +215,22 @@ class GatedRecurrence(Op, abstract=True):
         drive = None if drive is None else run.numerics.snap(drive, exponent)
         if batch_axis == 1:
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
-        weight = self.weight.to(kind)
-        wake = torch.tensor(run.wake_weights(), dtype=kind, device=current.device).cumsum(0).reshape(-1, 1, 1)
-        populations = len(self.ranges)
-        visited: list[tuple[list[Tensor], Tensor, int]] = []
-        before: list[Tensor] = [each[:0, None] for each in initial]
-        spikes = train.new_zeros((0, 0, self.hidden), dtype=torch.int8)
+        visited: list[tuple[tuple[Tensor, ...], Tensor, int]] = []
+        before = [train.new_zeros((0, 0, self.hidden), dtype=torch.int8) for _ in self.STATES]
         for position, size, known in order.visits:
             rows = order.rows[:size]
-            steps = max(len(train), len(wake), *map(len, before))
-            arriving = hold(train[:, rows, position].to(kind).cumsum(0), steps)
-            if drive is not None:
-                arriving = arriving + drive[rows, position].to(kind) * hold(wake, steps)
-            begins = [each[rows[known:]] for each in initial]
             states = [
-                torch.cat([hold(each[:, :known], steps), own.expand(steps, *own.shape)], 1)
-                for each, own in zip(before, begins, strict=True)
+                _begun(spikes[:, :known], begins[rows[known:]]) for spikes, begins in zip(before, initial, strict=True)
             ]
-            recurrent = self.product(spikes[:, :known], self.weight, exponent, run.peak, kind).cumsum(0)
-            begun = (begins[0].to(kind) @ weight.t()).expand(steps, -1, -1)
-            product = torch.cat([hold(recurrent, steps), begun], 1)
-            totals = self.step(run, arriving, product, states, hold(wake, steps))
-            trains = [total.diff(dim=0, prepend=torch.zeros_like(total[:1])) for total in totals]
-            trains = [each.to(torch.int8) if run.peak == 1 else each for each in trains]
-            before = [totals[index] for index in self.STATES]
-            spikes = trains[self.STATES[0]]
+            peak = max(run.peak, self.q) if known < size else run.peak
+            recurrent = self.product(states[0], self.weight, exponent, peak, kind)
+            own = None if drive is None else drive[rows, position].to(kind)
+            at = _Position(run, exponent, kind, train[:, rows, position].to(kind), own, recurrent, states)
+            trains = self.step(at)
+            before = [trains[index] for index in self.STATES]
             visited.append((trains, rows, position))
         emitted = []
-        for index in range(populations):
+        for index in range(len(self.ranges)):
             steps = max(len(trains[index]) for trains, _, _ in visited)
             shape = (steps, batch, length, self.hidden)
             result = torch.zeros(shape, dtype=visited[0][0][index].dtype, device=current.device)
@@ -208,8 +254,8 @@ class GatedRecurrence(Op, abstract=True):
                 )
             if not math.isfinite(largest(state[row])):
                 raise InputError(f"{name}: the initial state must be finite")
-            clipped = state[row].double().clamp(-highest, highest)
-            states.append(nearest_level(clipped * self.q, highest * self.q))
+            levels = (state[row].double().clamp(-highest, highest) * self.q + 0.5).floor()
+            states.append(levels.to(torch.int16))
         return states
 
     def follow(
@@ -287,22 +333,17 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
         bias = 0.0 if self.bias is None else largest(self.bias)
         return self.q * ((self.q + 1) * (current + self.reach + bias) + largest(self.tanh))
 
-    def step(
-        self, run: Run, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
-    ) -> tuple[Tensor, ...]:
-        q, hidden, gates = self.q, self.hidden, slice(2 * self.hidden)
-        opened = settle(run, reached(current[..., gates] + product[..., gates], self.sigmoid, 0))
-        steps = max(len(opened), len(current))
-        reset, update = hold(opened, steps).split(hidden, -1)
-        kept = product[..., 2 * hidden :]
-        if self.bias is not None:
-            kept = kept + self.bias.to(kept.dtype) * awake
-        drive = q * hold(current[..., 2 * hidden :], steps) + reset * hold(kept, steps)
-        candidate = settle(run, reached(drive, q * self.tanh.double(), -q))
-        steps = max(steps, len(candidate))
-        kept, new, old = (hold(each, steps).to(torch.int64) for each in (update, candidate, before[0]))
-        state = settle(run, nearest_level((q - kept) * new + kept * old, q, q))
-        return reset, update, candidate, state
+    def step(self, at: _Position) -> tuple[Tensor, ...]:
+        q, gates, last = self.q, slice(2 * self.hidden), slice(2 * self.hidden, None)
+        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
+        reset, update = opened.split(self.hidden, -1)
+        products = at.total(at.arriving[..., last], at.driven(last)), at.total(at.recurrent[..., last], self.bias)
+        candidate = at.fire(
+            at.changes(lambda r, x, c: q * x + r * c, at.total(reset), *products), None, q * self.tanh.double(), -q
+        )
+        totals = at.total(update), at.total(candidate), at.total(at.states[0])
+        mixed = at.changes(lambda z, n, h: (q - z) * n + z * h, *totals)
+        return reset, update, candidate, at.fire(mixed, None, nearest_thresholds(q, q), -q)
 
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         reset, update, candidate, _ = result
@@ -343,21 +384,19 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
     def bound(self, current: float) -> float:
         return (self.q + 1) * (current + self.reach) + max(largest(self.sigmoid), largest(self.tanh))
 
-    def step(
-        self, run: Run, current: Tensor, product: Tensor, before: Sequence[Tensor], awake: Tensor
-    ) -> tuple[Tensor, ...]:
-        q, hidden, total = self.q, self.hidden, current + product
-        gates = torch.cat([total[..., : 2 * hidden], total[..., 3 * hidden :]], -1)
-        opened = settle(run, reached(gates, self.sigmoid, 0))
-        candidate = settle(run, reached(total[..., 2 * hidden : 3 * hidden], self.tanh, -q))
-        steps = max(len(opened), len(candidate), len(total))
-        taken, kept, shown = hold(opened, steps).split(hidden, -1)
-        products = kept.long() * hold(before[1], steps) + taken.long() * hold(candidate, steps)
-        cell = settle(run, nearest_level(products, self.cells, q))
-        steps = max(steps, len(cell))
-        seen = self.table.long()[hold(cell, steps).long() + self.cells]
-        state = settle(run, nearest_level(hold(shown, steps) * seen, q, q))
-        return taken, kept, candidate, shown, cell, state
+    def step(self, at: _Position) -> tuple[Tensor, ...]:
+        q, hidden = self.q, self.hidden
+        candidate_rows = slice(2 * hidden, 3 * hidden)
+        gates = [*range(2 * hidden), *range(3 * hidden, 4 * hidden)]
+        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
+        taken, kept, shown = opened.split(hidden, -1)
+        candidate = at.fire(at.currents(candidate_rows), at.driven(candidate_rows), self.tanh, -q)
+        totals = at.total(kept), at.total(at.states[1]), at.total(taken), at.total(candidate)
+        products = at.changes(lambda f, c, i, g: f * c + i * g, *totals)
+        cell = at.fire(products, None, nearest_thresholds(self.cells, q), -self.cells)
+        table = self.table.to(at.kind)
+        seen = at.changes(lambda o, c: o * table[c.long() + self.cells], at.total(shown), at.total(cell))
+        return taken, kept, candidate, shown, cell, at.fire(seen, None, nearest_thresholds(q, q), -q)
 
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         # A cell's spikes meet the output gate of their own position and the forget gate of the next.
