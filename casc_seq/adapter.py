@@ -30,6 +30,7 @@ from casc_core.extend import (
     join,
     stored,
 )
+from casc_seq.bags import embedding_bag
 from casc_seq.classifier import Standardise
 from casc_seq.gated import GatedLayers
 from casc_seq.gated_populations import EmittedPopulation, GatedNode
@@ -40,6 +41,7 @@ from casc_seq.recurrence import LastState, Recurrence, recurrent_grid
 from casc_seq.rnn import RNN
 
 RULES = RuleTable()
+RULES.module(nn.EmbeddingBag)(embedding_bag)
 RULES.module(Standardise)(batch_norm)  # evaluated, it is the batch normalisation it inherits from
 
 # Which populations receive the spikes of which, at one position.

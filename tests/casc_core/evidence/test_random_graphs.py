@@ -36,6 +36,7 @@ NEVER_SPELLED: dict[Any, str] = {
     "layout": "it is the row of all rearrangements",
     F.tanh: "it calls the method, and that is what torch.fx records",
     F.upsample: "it calls F.interpolate",
+    nn.EmbeddingBag: "it is an embedding and a sum: tests/casc_seq/test_bags.py",
     GRU: "the oracle here knows no gates: tests/casc_seq/test_gated_exactness.py has one",
     LSTM: "the oracle here knows no gates: tests/casc_seq/test_gated_exactness.py has one",
 }

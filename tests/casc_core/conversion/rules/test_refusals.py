@@ -176,7 +176,6 @@ MODULES = {
     "MultiheadAttention": (nn.MultiheadAttention(4, 1), "use a recurrent layer or a pooling"),
     "TransformerEncoderLayer": (nn.TransformerEncoderLayer(4, 1, 8), "use a recurrent layer or a pooling"),
     "LayerNorm": (nn.LayerNorm(4), "remove it, or use BatchNorm"),
-    "EmbeddingBag": (nn.EmbeddingBag(5, 4), "nn.Embedding followed by a sum or a mean"),
     "RNNCell": (nn.RNNCell(4, 5), "use nn.RNN"),
     "GELU": (nn.GELU(), "replace it by nn.ReLU"),
     "Sigmoid": (nn.Sigmoid(), "replace it by nn.ReLU"),
