@@ -1,4 +1,4 @@
-"""The marker task: which of two markers came last, many words ago. It needs memory, and nothing else tells the classes apart.
+"""The marker task: which of two markers came last, many words ago. Nothing else tells the classes apart: it needs memory.
 
 Each text is filler words with both markers among its first; a network that forgets is at chance.
 """
