@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from graph_grammar import ROWS, singles, written
 from graph_oracle import FaultError, Graph, Input, RefusedError, arguments, built, check, settle
 from random_graphs import shrunk, spelled, try_out
+from torch import nn
 
 import casc_core
 import casc_core.conversion.prepare
