@@ -12,7 +12,7 @@ What this module and `casc_core.extend` (adapters, operations of your own) expor
 
 from importlib.metadata import version
 
-from casc_core.activation import CQReLU, cq_relu
+from casc_core.activation import CQReLU, Rounded, cq_relu
 from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.calibrate import Calibration, calibrate
 from casc_core.conversion.convert import convert
@@ -69,6 +69,7 @@ __all__ = [
     "LevelThresholds",
     "Neuron",
     "NeuronState",
+    "Rounded",
     "Simulation",
     "SpikingModel",
     "StorageError",

@@ -1,13 +1,16 @@
-"""CQReLU: the clipped, quantised ReLU that a CIF neuron reproduces spike for spike."""
+"""Activations that spiking neurons reproduce, level for level: CQReLU, the clipped, quantised ReLU, and others, rounded."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import array_api_compat
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError
@@ -81,10 +84,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        # One pass; it takes the open interval, so its ends are moved out by the least there is.
-        ends = torch.tensor([0.0, ctx.threshold], dtype=x.dtype, device="cpu")
-        low, high = torch.nextafter(ends, ends.new_tensor([-1.0, 2 * ctx.threshold])).tolist()
-        return torch.ops.aten.hardtanh_backward(grads[0], x, low, high), None, None
+        return _inside(grads[0], x, ctx.threshold), None, None
 
 
 class _LearnedThreshold(torch.autograd.Function):
@@ -92,20 +92,29 @@ class _LearnedThreshold(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, q: int, threshold: Tensor) -> Tensor:
-        levels = (x * q).div_(threshold).floor_().clamp_(0.0, float(q))
-        ctx.save_for_backward(x, levels, threshold)
-        ctx.q = q
-        return levels * threshold / q
+        # `x` in levels; held close to them, or an infinite one would be 0 * inf in the backward pass.
+        z = (x * q).div_(threshold).clamp_(-1.0, q + 1.0)
+        ctx.save_for_backward(z)
+        ctx.q, ctx.shape = q, threshold.shape
+        return z.floor().clamp_(0.0, float(q)).mul_(threshold).div_(q)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, Tensor]:
-        x, levels, threshold = ctx.saved_tensors
-        inside = (x >= 0) & (x <= threshold)
-        slope = levels / ctx.q - torch.where(inside, x / threshold, 0.0)
+        (z,), q = ctx.saved_tensors, ctx.q
+        straight = _inside(grads[0], z, float(q))
+        own = z.floor().clamp_(0.0, float(q)).mul_(grads[0]).addcmul_(straight, z, value=-1.0)
         # Scaled so that the threshold moves about as fast as a weight, whatever the size of its layer.
-        scale = (x.numel() / threshold.numel() * ctx.q) ** -0.5
-        own = (grads[0] * slope).sum_to_size(threshold.shape) * scale
-        return grads[0] * inside, None, own
+        scale = (z.numel() / ctx.shape.numel() * q) ** -0.5
+        return straight, None, own.sum_to_size(ctx.shape) * (scale / q)
+
+
+def _inside(gradient: Tensor, x: Tensor, largest: float) -> Tensor:
+    """`gradient` where `x` is in `[0, largest]`, and 0 elsewhere, in one pass over memory."""
+    # It takes the open interval, so its ends are moved out by the least there is.
+    ends = torch.tensor([0.0, largest], dtype=x.dtype, device="cpu")
+    low, high = torch.nextafter(ends, ends.new_tensor([-1.0, 2 * largest])).tolist()
+    result: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, low, high)
+    return result
 
 
 _straight_through: Callable[[Tensor, int, float], Tensor] = _StraightThrough.apply
@@ -115,11 +124,11 @@ SMALLEST_THRESHOLD = 2.0**-14
 
 
 class Quantised(nn.Module):
-    """A module whose activations are CQReLU with these levels and this threshold; conversion finds them by this type.
+    """A module whose activations have these levels and this threshold; conversion finds them by this type.
 
-    With `half_step` they are rounded to the nearest level instead of down. A module that says which `populations` it
-    becomes, and can be `observed`, is held against its lowering neuron by neuron by `casc_core.verify`. Without levels
-    (`q` None) nothing is rounded: it is yet to be prepared.
+    Unless it says otherwise they are CQReLU; with `half_step` they are rounded to the nearest level instead of down. A
+    module that says which `populations` it becomes, and can be `observed`, is held against its lowering neuron by neuron
+    by `casc_core.verify`. Without levels (`q` None) nothing is rounded: it is yet to be prepared.
 
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
@@ -148,12 +157,12 @@ class Quantised(nn.Module):
         return ()
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        """The least and the largest level of each of them."""
+        """The lowest and the highest level of each of its populations."""
         assert self.q is not None
         return ((0, self.q),) * len(self.populations())
 
     def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
-        """Its output, and for each population the activations before rounding, in levels: `q x / theta (+ 1/2)`.
+        """Its output, and for each population the activations before rounding down, in levels: `q x / theta (+ 1/2)`.
 
         Args:
             levels: for each population, the levels that it is to give in the place of its own, or None; those of another
@@ -246,3 +255,119 @@ class CQReLU(Quantised):
         if self.threshold.dim():
             return f"q={self.q}, {self.threshold.numel()} thresholds{more}"
         return f"q={self.q}, threshold={self.threshold.item():g}{more}"
+
+
+@dataclass(frozen=True)
+class Squashing:
+    """A function that never falls and has ends: 1 above and 0 below, or -1 if it `is_odd`.
+
+    Attributes:
+        function: of a tensor.
+        inverse: where it takes a value between its ends.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    inverse: Callable[[Fraction], Fraction]
+    is_odd: bool
+
+
+SQUASHING = {
+    "sigmoid": Squashing(torch.sigmoid, lambda y: 2 * Fraction(math.atanh(2 * y - 1)), False),
+    "tanh": Squashing(torch.tanh, lambda y: Fraction(math.atanh(y)), True),
+    "hardsigmoid": Squashing(F.hardsigmoid, lambda y: 6 * y - 3, False),
+    "hardtanh": Squashing(F.hardtanh, lambda y: y, True),
+    "softsign": Squashing(F.softsign, lambda y: y / (1 - abs(y)), True),
+}
+"""The functions that `Rounded` takes, by name."""
+
+
+class _Nearest(torch.autograd.Function):
+    """`threshold` times the nearest multiple of `1 / q` to `y`, whose gradient passes straight through the rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, q: int, threshold: float) -> Tensor:
+        ctx.threshold = threshold
+        return (y * q).add_(0.5).floor_().mul_(threshold).div_(q)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
+        return grads[0] * ctx.threshold, None, None
+
+
+_nearest: Callable[[Tensor, int, float], Tensor] = _Nearest.apply
+
+
+class Rounded(Quantised):
+    """A sigmoid, tanh or another squashing function, rounded to the nearest of its levels.
+
+    `threshold / q * floor(q * f(x / threshold) + 1/2)`. Its gradient is that of f: it trains as f does. In spikes it is a
+    population with a threshold for each level, where the rounded function steps (`LevelThresholds`), which counts from
+    `-q` to `q` if f is odd (tanh, hardtanh, softsign), else from 0 to `q` (sigmoid, hardsigmoid).
+
+    Args:
+        q: number of levels above zero.
+        function: "sigmoid", "tanh", "hardsigmoid", "hardtanh" or "softsign".
+        threshold: what f and its argument are scaled by: its largest value. `hardtanh` with a threshold clips to
+            `[-threshold, threshold]`.
+
+    Shape: any; the output has the input's shape and dtype.
+
+    Raises:
+        ConfigError: `q < 1`, no such function, or a threshold that is not positive and finite.
+
+    >>> x = torch.tensor([-9.0, -0.6, 0.0, 0.6, 9.0], requires_grad=True)
+    >>> y = Rounded(4, "tanh")(x)
+    >>> y
+    tensor([-1.0000, -0.5000,  0.0000,  0.5000,  1.0000],
+           grad_fn=<_NearestBackward>)
+    >>> y[2].backward()
+    >>> x.grad
+    tensor([0., 0., 1., 0., 0.])
+    """
+
+    q: int
+    threshold: float
+
+    def __init__(self, q: int, function: str, threshold: float = 1.0) -> None:
+        super().__init__(q, threshold)
+        if function not in SQUASHING:
+            raise ConfigError(f"Rounded takes {', '.join(map(repr, SQUASHING))}; got {function!r}")
+        self.function = function
+
+    @property
+    def lowest(self) -> int:
+        """The lowest level."""
+        return -self.q if SQUASHING[self.function].is_odd else 0
+
+    def thresholds(self) -> list[Fraction]:
+        """Of the levels above the lowest: the least that the input, times q, must be.
+
+        >>> [str(threshold) for threshold in Rounded(2, "hardsigmoid").thresholds()]
+        ['-3', '3']
+        """
+        inverse, q = SQUASHING[self.function].inverse, self.q
+        halves = (Fraction(2 * level - 1, 2 * q) for level in range(self.lowest + 1, q + 1))
+        return [q * Fraction(self.threshold) * inverse(half) for half in halves]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _nearest(self._squashed(x), self.q, self.threshold)
+
+    def populations(self) -> tuple[str, ...]:
+        return ("",)
+
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        return ((self.lowest, self.q),)
+
+    def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
+        z = self._squashed(*inputs, **named) * self.q + 0.5
+        (given,) = levels
+        if given is None or given.shape != z.shape:
+            given = z.floor()
+        return given.to(z.dtype) * self.threshold / self.q, [z]
+
+    def _squashed(self, x: Tensor) -> Tensor:
+        return SQUASHING[self.function].function(x if self.threshold == 1.0 else x / self.threshold)
+
+    def extra_repr(self) -> str:
+        more = "" if self.threshold == 1.0 else f", threshold={self.threshold:g}"
+        return f"q={self.q}, {self.function!r}{more}"

@@ -20,6 +20,10 @@ class ExactnessError(CascError):
     """A sum could not be proven free of rounding, so the run was refused rather than done inexactly."""
 
 
+class NotExactError(CascError):
+    """What was to be exact is not: spikes and reference differ, or the reference is not the network that was converted."""
+
+
 class InputError(CascError, ValueError):
     """The data given to a network is unusable: an empty batch, a token id out of range, a length of zero."""
 

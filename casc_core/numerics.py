@@ -171,7 +171,11 @@ class Exact(_OnGrids):
 
     def drive(self, x: Tensor, exponent: int | None) -> Tensor:
         """On the grid `2**exponent`."""
-        assert exponent is not None
+        if exponent is None:
+            raise ExactnessError(
+                f"real-valued inputs enter this network unrounded, and {self} sums them on a grid: convert the trained "
+                "model again"
+            )
         return on_grid(x, exponent)
 
 
@@ -184,7 +188,7 @@ class AsTrained(_OnGrids):
     computed of real-valued inputs is rounded to that grid once, where neurons receive it.
     """
 
-    _remedy: ClassVar[str] = 'a coarser grid (numerics="exact"), '
+    _remedy: ClassVar[str] = 'a conversion for this schedule, a coarser grid (numerics="exact"), '
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         """A grid for weights of which nothing else is known: it leaves room for the sums of a row."""

@@ -83,6 +83,7 @@ class SpikingModel(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         ops, programs, self.layers, self.settings = network
+        self._require_trained_levels(ops)
         self.ops = nn.ModuleList(ops)
         for op in ops:
             op.seal()
@@ -148,7 +149,7 @@ class SpikingModel(nn.Module):
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit)
         simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
-        return join_simulations(simulations, partial(parts.join, over_time=True))
+        return undisturbed(lambda: join_simulations(simulations, partial(parts.join, over_time=True)))
 
     def check_steps(self, T: int | None) -> None:
         """Refuse a number of steps that cannot be simulated.
@@ -173,12 +174,12 @@ class SpikingModel(nn.Module):
     ) -> Simulation:
         """`simulate` of the whole batch at once; what `recorder` is set to keep is in it afterwards."""
         program, arguments = self._bound(inputs, named)
-        return self._simulated(program, arguments, steps, recorder)
+        return undisturbed(lambda: self._simulated(program, arguments, steps, recorder))
 
     def _simulated(self, program: Program, arguments: Inputs, steps: int | None, recorder: Recorder) -> Simulation:
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
-        output = self._evaluate(run, program, arguments)
+        output = self._evaluated(run, program, arguments)
         silent = torch.zeros(recorder.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
@@ -200,8 +201,8 @@ class SpikingModel(nn.Module):
         recorder = Recorder(keep_counts=True)
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
         program, arguments = self._bound(inputs, named)
-        output = self._evaluate(run, program, arguments)
-        return final_readout(output, run, program), recorder.counts
+        logits = undisturbed(lambda: final_readout(self._evaluated(run, program, arguments), run, program))
+        return logits, recorder.counts
 
     def operations(self) -> list[Op]:
         """The operations that its programs call, by number."""
@@ -216,6 +217,18 @@ class SpikingModel(nn.Module):
         self._require_composition()
         for op in self.operations():
             op.require_unchanged(thorough=True)
+
+    def _require_trained_levels(self, operations: Iterable[Op]) -> None:
+        """Refuse neurons and schedules under which operations of a fixed number of levels would compute something else."""
+        settings = self.settings
+        fixed = next((op for op in operations if op.is_of_trained_levels), None)
+        if fixed is None or (settings.schedule.levels == settings.q and settings.neuron.takes_levels):
+            return
+        raise ConfigError(
+            f"{fixed.settings.get('name') or fixed.kind!r}, a rounded activation that is no clipped ReLU, or a product of "
+            f"activations, is for the q={settings.q} levels that the network was trained with: it runs under CIF() or "
+            f"IF(), and WakeSleep() of as many wake steps; got {settings.neuron} under {settings.schedule}"
+        )
 
     def _components(self) -> list[Any]:
         return [self.settings, *self.ops, *(each for item in self.programs.items() for each in item)]
@@ -256,7 +269,7 @@ class SpikingModel(nn.Module):
     def evaluated(self, run: Run, inputs: tuple[Any, ...]) -> Signal:
         """The output of a run of one's own over the whole batch."""
         program, arguments = self._bound(inputs, {})
-        return self._evaluate(run, program, arguments)
+        return undisturbed(lambda: self._evaluated(run, program, arguments))
 
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
@@ -278,17 +291,14 @@ class SpikingModel(nn.Module):
     def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
         def one(arguments: Inputs) -> Tensor:
             run = new_run()
-            return final_readout(self._evaluate(run, program, arguments), run, program)
+            return final_readout(self._evaluated(run, program, arguments), run, program)
 
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, new_run(), self.memory_limit)
-        return parts.join([one(part) for part in parts])
+        return undisturbed(lambda: parts.join([one(part) for part in parts]))
 
     def _splitter(self, program: Program) -> Splitter:
         return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
-
-    def _evaluate(self, run: Run, program: Program, arguments: Inputs) -> Signal:
-        return undisturbed(lambda: self._evaluated(run, program, arguments))
 
     def _evaluated(self, run: Run, program: Program, arguments: Inputs) -> Signal:
         # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
@@ -312,8 +322,7 @@ class SpikingModel(nn.Module):
             raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
-        reach = run.total * (output.bound + output.drive_reach)
-        run.numerics.dtype(reach, program.exponent, "the readout")
+        run.sum_dtype(run.total, output.bound, output.drive_reach, program.exponent, "the readout")
         return output
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
@@ -344,6 +353,7 @@ class SpikingModel(nn.Module):
 
     def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:
         """Add the program for another way of calling the model, which also calls these further operations."""
+        self._require_trained_levels(ops)
         for op in ops:
             op.to(self._device or "cpu").seal()
         self.ops.extend(ops)

@@ -172,7 +172,7 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         before: what that line begins with.
         interrupted: the line for an interruption by the user.
     """
-    from casc_core.errors import CascError  # here, because it loads torch: `casc --help` does without
+    from casc_core.errors import CascError, NotExactError  # here, because it loads torch: `casc --help` does without
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it
@@ -183,7 +183,7 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         status = action()
         print(end="", flush=True)
     except CascError as error:
-        return _told(f"{before}{error}", MISTAKE)
+        return _told(f"{before}{error}", NOT_EXACT if isinstance(error, NotExactError) else MISTAKE)
     except KeyboardInterrupt:
         return _told(interrupted, INTERRUPTED)
     except BrokenPipeError:  # whoever read the output has had enough

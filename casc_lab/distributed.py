@@ -251,6 +251,15 @@ def gather(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([whole[:count] for whole, count in zip(wholes, counts, strict=True)])
 
 
+def gather_each(value: Item) -> list[Item]:
+    """What each process passed, small plain things, in the order of their numbers."""
+    world = share().world
+    values: list[Any] = [value] * world
+    if world > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def broadcast_state(model: nn.Module) -> None:
     """Give every process the parameters and buffers that the main process's `model` has."""
     if share().world > 1:

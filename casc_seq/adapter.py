@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -222,14 +222,15 @@ class RecurrentPopulation(PopulationNode):
     def worth(self) -> Fraction:
         return Fraction(self.threshold)
 
-    def potential(self, of: Callable[[Node], Reach]) -> float:
-        recurrent = float(self.recurrent.abs().sum(1).max())
-        return of(self.current).total + recurrent + self.threshold
+    def potential(self, of: Callable[[Node], Reach]) -> Reach:
+        received, recurrent = of(self.current), float(self.recurrent.abs().sum(1).max())
+        return replace(received, train=received.train + recurrent + self.threshold)
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics = snapping.numerics
         own, exponent = recurrent_grid(snapping, self.x, self.weight, self.recurrent)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)
+        self.require_threshold(threshold, self.threshold, 2.0**exponent)
         assert isinstance(self.current, (LinearMap, TableLookup))
         op = Recurrence(
             name=self.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -63,10 +63,12 @@ class GatedNode(PopulationNode):
         """How many times as large as a current its largest product with a gate is."""
         return self.levels if self.cell_range is None else 1
 
-    def potential(self, of: Callable[[Node], Reach]) -> float:
+    def potential(self, of: Callable[[Node], Reach]) -> Reach:
         bias = 0.0 if self.bias is None else largest(self.bias)
         largest_threshold = math.log(4 * self.levels)  # of a sigmoid or tanh, for each level
-        return self.products * (of(self.current).total + largest_row(self.recurrent) + bias + largest_threshold)
+        own = largest_row(self.recurrent) + bias + largest_threshold
+        received = of(self.current).times(float(self.products))
+        return replace(received, train=received.train + self.products * own)
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics = snapping.numerics

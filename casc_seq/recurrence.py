@@ -46,8 +46,6 @@ from casc_seq.rows import check_lengths, time_order
 
 # Steps that a train may go on beyond what one position could need.
 _SPARE = 16
-# A margin of 16-bit weights that is a larger part of the threshold would leave too many neurons undecided.
-NEAR = 2.0**-9
 _EACH = Numbers(((), ("hidden",)), optional=True)
 
 
@@ -78,11 +76,17 @@ class Recurrence(Op, saved_as="Recurrence"):
         return float(self.weight.double().abs().sum(1).max())
 
     @cached_property
+    def narrow_exponent(self) -> int:
+        """The finest grid on which int16 holds the weights, rounded."""
+        return kernels.narrow_exponent(self.weight)
+
+    @cached_property
     def product(self) -> Product:
         return Product()
 
     @cached_property
     def kept(self) -> WeightCache:
+        """What is made of the drive's table."""
         return WeightCache()
 
     @cached_property
@@ -110,6 +114,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         exponent = self.settings["exponent"]
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
         potential = run.initial_potential(charge, self.settings["threshold"], exponent)
+        driven = self._held(run, driven, initial, potential)
         spikes = self._compiled(run, driven, initial, lengths, potential)
         if spikes is None:
             train = self._by_visits(run, driven, initial, lengths, potential)
@@ -119,6 +124,16 @@ class Recurrence(Op, saved_as="Recurrence"):
                 positive, negative = spikes.tallied
                 run.row_counts[name] = self._as_called(positive), self._as_called(negative)
         return Signal(self._as_called(train), None, None, 1.0)
+
+    def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
+        """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
+        drive, exponent = current.lazy_drive, self.settings["exponent"]
+        if not isinstance(drive, Tensor):
+            return current
+        begins, each = (0.0 if extra is None else largest(extra) for extra in (potential, initial))
+        drive = run.numerics.snap(drive, exponent)
+        drive = run.held(drive, current.bound + self.reach + self.settings["threshold"] + each, begins, exponent)
+        return replace(current, lazy_drive=drive)
 
     def _as_called(self, train: Tensor) -> Tensor:
         """`[steps, B, L, ...]` with batch and length in the order in which the input has them."""
@@ -191,7 +206,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         for extra in (initial, potential):
             reach += 0.0 if extra is None else float(extra.abs().max())
         packed = self.product.packed(self.weight, exponent, run.peak)
-        limit, margin = 0.0, 0
+        limit, margin = 0.0, None
         if packed is not None and packed.exponent - exponent <= 30:
             limit = self._limit(run, reach + packed.reach, exponent)
         if limit <= 0:
@@ -201,7 +216,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             packed, margin = found
             limit = self._limit(run, reach + packed.reach, packed.exponent)
         assert packed is not None
-        unit = packed.exponent if margin else exponent
+        unit = exponent if margin is None else packed.exponent
         batch_first = self.settings["batch_first"]
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
@@ -215,7 +230,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             train = train.double()
         units, begun = (self._units(each, unit, torch.int32) for each in (initial, potential))
         exact = None
-        if margin:
+        if margin is not None:
             begins, begun_at = (self._units(each, exponent, torch.float64) for each in (initial, potential))
             threshold = math.ldexp(self.settings["threshold"], -exponent)
             drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
@@ -246,11 +261,11 @@ class Recurrence(Op, saved_as="Recurrence"):
         units = math.ldexp(reach + self.settings["threshold"], -unit)
         return kernels.INT32_UNITS / (run.total + 1) - units - 2
 
-    def _rounded(self, run: Run, current: Signal, reach: float) -> tuple[kernels.PackedWeights, int] | None:
+    def _rounded(self, run: Run, current: Signal, reach: float) -> tuple[kernels.PackedWeights, kernels.Margin] | None:
         """The recurrent weights rounded so that int32 holds every sum, and the margin of what that leaves out.
 
-        It is summed only for neurons nearer than that to a decision. Weights of 16 bits are the cheapest to sum, where
-        such neurons are rare.
+        It is summed only for neurons nearer than that to a decision. Weights in int16 are the cheapest to sum, where such
+        neurons are rare.
 
         Raises:
             ExactnessError: float64 does not hold the sums as they are.
@@ -261,21 +276,19 @@ class Recurrence(Op, saved_as="Recurrence"):
         else:
             largest_drive = current.drive_reach
         whole = (run.total + 1) * (reach + self.reach + largest_drive + threshold)
-        run.numerics.dtype(whole, exponent, self.settings["name"])
+        run.potential_dtype(reach + self.reach, largest_drive, threshold, exponent, self.settings["name"])
         widest = binade(whole) - kernels.SUM_BITS
-        narrow = binade(float(self.weight.abs().max())) - 15
-        for unit in (narrow, widest):
-            packed = self.product.packed(self.weight, unit, run.peak, exponent) if unit >= widest else None
-            if packed is None:
+        for unit, near in ((max(widest, self.narrow_exponent), kernels.NEAR), (widest, 1.0)):
+            rounding = kernels.Rounding(unit, exponent, run.total)
+            packed = self.product.packed(self.weight, exponent, run.peak, rounding)
+            if packed is None or packed.left_out is None:
                 continue
             # Of the drive, in float32, the initial current and the threshold at each count, of currents at each step, of
             # the potential once.
-            each = packed.left_out + 1.5 + math.ldexp(largest_drive, -24 - unit)
-            margin = math.ceil(run.total * each + 0.5 * current.steps + 1.0)
-            # Within a threshold of a decision, every neuron would be near one, always.
-            most = threshold if unit == widest else NEAR * threshold
-            if math.ldexp(margin, unit) < most:
-                return packed, margin
+            flow = 3 + math.ceil(2.0 * math.ldexp(largest_drive, -24 - unit))
+            margin = math.ceil(run.total * (packed.left_out.largest + 0.5 * flow) + 0.5 * current.steps + 1.0)
+            if margin < near * math.ldexp(threshold, -unit):  # else every neuron would be near a decision, always
+                return packed, kernels.Margin(margin, flow)
         return None
 
     def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
@@ -305,13 +318,13 @@ class Recurrence(Op, saved_as="Recurrence"):
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
         drive, train = current.drive, current.train
-        reach = current.bound + self.reach + (0.0 if drive is None else float(drive.abs().max()))
+        reach = current.bound + self.reach
         if initial is not None:
             initial = initial[order.rows]
             reach += float(initial.abs().max())
         if potential is not None:
             reach += float(potential.abs().max())
-        dtype = run.potential_dtype(reach, threshold, exponent, name)
+        dtype = run.potential_dtype(reach, 0.0 if drive is None else largest(drive), threshold, exponent, name)
         product = run.numerics.dtype(self.reach * run.peak, exponent, name)
         drive = None if drive is None else run.numerics.snap(drive, exponent)
         if not self.settings["batch_first"]:
@@ -346,9 +359,10 @@ class Recurrence(Op, saved_as="Recurrence"):
 
     @staticmethod
     def _with_bias(current: Signal, bias: Tensor) -> Signal:
-        drive = current.lazy_drive
-        if isinstance(drive, TableRows):
-            return replace(current, lazy_drive=TableRows(drive.table.double() + bias, drive.index))
+        rows = current.lazy_drive
+        if isinstance(rows, TableRows):
+            return replace(current, lazy_drive=TableRows(rows.table.double() + bias, rows.index))
+        drive = current.drive
         return replace(current, lazy_drive=bias.expand(current.shape) if drive is None else drive + bias)
 
     def _initial_current(self, run: Run, start: Tensor | None, row: int, batch: int) -> Tensor | None:

@@ -18,8 +18,8 @@ LAYERS = (
     {"casc_core.spiking_model", "casc_core.simulation"},
     {"casc_core.engine"},
     {
-        "casc_core.activation", "casc_core.neuron", "casc_core.numerics", "casc_core.reporting", "casc_core.schedule",
-        "casc_core.storage",
+        "casc_core.activation", "casc_core.composed_activations", "casc_core.neuron", "casc_core.numerics",
+        "casc_core.reporting", "casc_core.schedule", "casc_core.storage",
     },
     {"casc_core.errors"},
 )  # fmt: skip

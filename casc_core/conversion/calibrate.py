@@ -81,14 +81,18 @@ class Calibration:
         return "\n".join(lines)
 
     def _rows_of_steps(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("step", "logit error", "predictions moved", "accuracy")]
+        rows: list[tuple[str, ...]] = [("step", "logit error", "gain", "predictions moved", "accuracy")]
+        before: float | None = None
         for step in self.steps:
             name = step.name if step.taken else f"{step.name}: undone"
+            gain = "" if before is None else f"{100 * (before - step.logit_error):.2f}"
             shown = "" if step.accuracy is None else f"{step.accuracy:.2f}%"
-            rows.append((name, f"{100 * step.logit_error:.2f}%", f"{step.predictions_moved} of {self.samples}", shown))
+            error, moved = f"{100 * step.logit_error:.2f}%", f"{step.predictions_moved} of {self.samples}"
+            rows.append((name, error, gain, moved, shown))
+            before = step.logit_error if step.taken else before
         if self.trained_accuracy is None:
             return [row[:-1] for row in rows]
-        return [*rows, ("network as trained", "", "", f"{self.trained_accuracy:.2f}%")]
+        return [*rows, ("network as trained", "", "", "", f"{self.trained_accuracy:.2f}%")]
 
 
 def calibrate(

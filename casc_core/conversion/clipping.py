@@ -102,9 +102,10 @@ def require_clipped(module: nn.Module) -> None:
 
 
 class Clipped(NamedTuple):
-    """A call that is a clipped ReLU of one of its arguments, and where that is clipped."""
+    """A call that clips one of its arguments as a clipped ReLU or a hard tanh does, and where."""
 
     input: fx.Node
+    low: float
     high: float | None
 
 
@@ -118,11 +119,11 @@ def clipped(node: fx.Node) -> Clipped | None:
     )
     found: Clipped | None = None
     if ends is not None:
-        found = Clipped(given[0], ends.high) if ends.is_relu and isinstance(given[0], fx.Node) else None
+        found = Clipped(given[0], ends.low, ends.high) if ends.is_relu and isinstance(given[0], fx.Node) else None
     elif node.target in MAXIMA and len(given) == 2:
         for x, other in (given, given[::-1]):
             if isinstance(x, fx.Node) and _is_zero(other, x):
-                found = Clipped(x, None)
+                found = Clipped(x, 0.0, None)
     if found is None or (node.target in _OF_INPUTS_TOO and not _is_computed(found.input)):
         return None
     return found

@@ -6,6 +6,7 @@ threshold becomes for a signal of a given `Form`, and get numbers on a grid and 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -42,19 +43,21 @@ EXACT_BITS = 28
 THRESHOLD_BITS = 14
 # Signals of several scales are brought to a common one by whole factors no larger than this.
 LARGEST_DENOMINATOR = 2**12
-# Of the network as trained: bits left for schedules of more wake steps, and neurons that spike more often, than trained.
-SPARE_BITS = 6
-# And where nothing but the readout follows: no decision rests on it. A logit has 24 bits, so its weights need a few more.
-READOUT_SPARE_BITS = 10
-LOGIT_BITS = 33
-# Bits left for inputs that are larger than expected.
-SPARE_INPUT_BITS = 3
+# The network as trained leaves room for at least so many wake steps: `SpikingModel.under` may ask for other schedules.
+LEAST_STEPS = 2**10
+# And for neurons that are driven, so many times as much, where inputs are as large as may be (see `Stretch.of`).
+MOST_DRIVEN_STEPS = 2**16
 # Weights that meet real-valued input alone keep so many bits.
 INPUT_WEIGHT_BITS = 49
-# Weights keep at least so many, whatever the room.
-LEAST_BITS = 14
+# Weights of no more bits take no more: a half takes one bit, whatever the room.
+COARSE_BITS = 12
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
+# Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
+UNHELD = 2.0**8
+# As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
+MOST_TERMS = 2**16
+MOST_SHARED_TERMS = 2**12
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ class Form:
             return replace(self, drive_reach=self.drive_reach * terms)
         return replace(self, drive_reach=self.drive_reach * (1 if self.is_summed else EXPECTED_TERMS), is_summed=True)
 
-    def maximum(self) -> Form:
-        """That of a maximum, which is a train, whatever was in the drive."""
+    def as_train(self) -> Form:
+        """That of what makes a train of it, whatever was in the drive, as a maximum does."""
         exponents = [exponent for exponent in (self.exponent, self.drive_exponent) if exponent is not None]
         return replace(self, exponent=min(exponents), drive_exponent=None, drive_reach=0.0, is_summed=False)
 
@@ -115,14 +118,38 @@ class Reach:
     Attributes:
         train: for each spike that a neuron has fired.
         drive: of its real-valued part; an input is expected to be as large as `EXPECTED_INPUT`.
+        is_unknown: inputs of which only a run knows how large they are have a part in the drive.
+        is_summed: there are sums over dimensions of unknown size in it, which are counted as one entry.
     """
 
     train: float = 0.0
     drive: float = 0.0
+    is_unknown: bool = False
+    is_summed: bool = False
 
     def times(self, factor: float, shift: float = 0.0) -> Reach:
         """That of a map whose rows of weights are as large as `factor`, and its biases as large as `shift`."""
-        return Reach(self.train * factor, self.drive * factor + shift)
+        return replace(self, train=self.train * factor, drive=self.drive * factor + shift)
+
+    def summed(self, terms: int | None) -> Reach:
+        """That of a sum of this many entries; None: the inputs decide how many."""
+        return replace(self, is_summed=True) if terms is None else self.times(terms)
+
+    def joined(self, other: Reach) -> Reach:
+        """The larger of both."""
+        return self._of(other, max(self.train, other.train), max(self.drive, other.drive))
+
+    def plus(self, other: Reach) -> Reach:
+        """That of a sum."""
+        return self._of(other, self.train + other.train, self.drive + other.drive)
+
+    def _of(self, other: Reach, train: float, drive: float) -> Reach:
+        return Reach(train, drive, self.is_unknown or other.is_unknown, self.is_summed or other.is_summed)
+
+    def maximum(self) -> Reach:
+        """That of a maximum, which is a train: no neuron's threshold holds it (see `Run.held`)."""
+        drive = self.drive * (UNHELD if self.is_unknown else 1.0)
+        return replace(self, train=self.train + drive, drive=0.0, is_unknown=False)
 
     @property
     def total(self) -> float:
@@ -131,32 +158,64 @@ class Reach:
 
 
 @dataclass(frozen=True)
+class Onward:
+    """What signals go through on some way to the neurons ahead of them.
+
+    Attributes:
+        maps: how many numbers of many bits they are multiplied with, one after another.
+        gain: they grow by a factor of up to `2**gain`; those of few bits count by their grid.
+    """
+
+    maps: int = 0
+    gain: int = 0
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Onward:
+        """That of a map or of factors; rows first."""
+        row = binade(largest_row(weight) if weight.dim() > 1 else largest(weight))
+        if is_on(weight, row - COARSE_BITS):
+            return cls(0, coarsest(weight, row - COARSE_BITS))
+        return cls(1, row)
+
+    @classmethod
+    def scaled(cls, scale: Fraction) -> Onward:
+        """That of a change of what numbers are worth."""
+        return cls(0, math.frexp(abs(float(scale)))[1] - 1)
+
+    def then(self, other: Onward) -> Onward:
+        """This way, and then the other."""
+        return Onward(self.maps + other.maps, self.gain + other.gain)
+
+
+@dataclass(frozen=True)
 class Stretch(AsTrained):
-    """`AsTrained` for what lies between populations and those that it reaches: all of it has room for their sums.
+    """`AsTrained` at one place between populations and those that it reaches: all of it has room for their sums.
 
     Attributes:
         finest: no number is on a finer grid than `2**finest`, in the user's values.
-        bits: of the weights of one map, where several follow each other without neurons between them.
-        least: weights keep at least so many bits, whatever the room.
+        ahead: the ways from here to the neurons; maps in a row share what room there is.
         scale: of the numbers that are being put on a grid.
     """
 
     finest: int
-    bits: int
-    least: int = LEAST_BITS
+    ahead: tuple[Onward, ...] = (Onward(),)
     scale: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, reach: float, maps: int, levels: int, is_driven: bool, is_fired: bool) -> Stretch:
-        """That of sums of this magnitude for each spike or wake step, behind so many maps in a row.
+    def of(cls, reach: Reach, steps: int, is_shared: bool) -> Stretch:
+        """That of sums of this reach for each spike or wake step, of which there may be so many.
+
+        `Run.held` bounds what real-valued inputs drive neurons with by what all their spikes and thresholds could make up
+        for, which is once more as much as there are steps.
 
         Args:
-            is_driven: real-valued inputs are among them. is_fired: neurons receive them, and not the readout alone.
+            is_shared: maps in a row share what room there is.
         """
-        spare = READOUT_SPARE_BITS if not is_fired else SPARE_BITS if maps <= 1 else SPARE_BITS // 2
-        bits = 53 - levels.bit_length() - spare
-        finest = binade(reach) + (SPARE_INPUT_BITS if is_driven else 0) - bits
-        return cls(finest, -(-bits // max(1, maps)), LEAST_BITS if is_fired or maps > 1 else LOGIT_BITS)
+        terms = 1 if not reach.is_summed else MOST_SHARED_TERMS if is_shared else MOST_TERMS
+        most = reach.total * max((steps + 1) * terms, LEAST_STEPS)
+        if reach.is_unknown:
+            most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
+        return cls(binade(most) - 52)
 
     def of_scale(self, scale: Fraction) -> Stretch:
         """For a result whose numbers are worth so much."""
@@ -167,17 +226,25 @@ class Stretch(AsTrained):
         """The exponent of the finest grid of numbers of this scale."""
         return self.finest + 1 - math.frexp(float(self.scale))[1]
 
+    def shared(self, reach: int, arriving: int = 0) -> int:
+        """The exponent of the grid for numbers of up to `2**reach` that meet those on `2**arriving`.
+
+        What room there is up to the neurons is shared with the maps ahead.
+        """
+        room = reach - (self.grid - arriving)
+        return reach - min((room + way.gain) // (way.maps + 1) for way in self.ahead)
+
     def train_grid(self, form: Form) -> int:
         """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
-        drive = max(self.of_scale(form.scale).grid, binade(form.drive_reach) - self.bits)
+        if form.exponent is not None and not form.drive_reach:  # nothing but zeros and minus infinities
+            return form.exponent
+        drive = self.of_scale(form.scale).shared(binade(form.drive_reach))
         return drive if form.exponent is None else min(form.exponent, drive)
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
-        row = largest_row(weight) if weight.dim() > 1 else largest(weight)
-        room = self.grid - arriving
-        if arriving < 0 or self.least > LEAST_BITS:  # where another map took all the room, a run will say so
-            room = min(room, binade(row) - self.least)
-        return max(binade(row) - self.bits, room)
+        row = binade(largest_row(weight) if weight.dim() > 1 else largest(weight))
+        own = self.shared(row, arriving)
+        return min(own, row - COARSE_BITS) if is_on(weight, row - COARSE_BITS) else own
 
 
 @dataclass(frozen=True)
@@ -231,7 +298,10 @@ def snapped_map(
         if exponent is not None:
             own = max(own, exponent - form.exponent)
         snapped = numerics.snap(weight, own)
-        out_exponent = form.exponent + own if centre is not None else _coarsest(snapped, bias, form, own)
+        if isinstance(numerics, Stretch):
+            out_exponent = form.exponent + coarsest(snapped, own)
+        else:
+            out_exponent = form.exponent + own if centre is not None else _coarsest(snapped, bias, form, own)
     if form.drive_exponent is not None:
         drive_reach += form.drive_reach * float(real.abs().flatten(1).sum(1).max())
         fine, fine_exponent = _fine(numerics, real)
@@ -407,6 +477,26 @@ def grid_threshold(
         finest = min(finest, max(own, binade(value) - EXACT_BITS))
     exponent = finest if exponent is None else min(exponent, finest)
     return float(numerics.snap(torch.tensor(value, dtype=torch.float64), exponent)), exponent
+
+
+def level_thresholds(
+    numerics: Numerics, thresholds: Sequence[Fraction], exponent: int | None
+) -> tuple[list[float], int]:
+    """Thresholds of several levels, ascending, rounded once to a grid no coarser than `2**exponent`, and its exponent.
+
+    The steps between them are as fine as a threshold of its own would be; `exponent` None: no current has a grid.
+    """
+    steps = [float(abs(b - a)) for a, b in itertools.pairwise([Fraction(0), *thresholds]) if a != b]
+    grid = binade(min(steps, default=1.0)) - THRESHOLD_BITS
+    if isinstance(numerics, Stretch):  # what lies on no finer grid needs none
+        grid = max(numerics.grid, min(grid, *map(_binary_exponent, thresholds)))
+    grid = grid if exponent is None else min(grid, exponent)
+    return [math.ldexp(round(threshold / Fraction(2) ** grid), grid) for threshold in thresholds], grid
+
+
+def _binary_exponent(number: Fraction) -> int:
+    """The exponent of the finest bit that a binary fraction has; of another, one below all that matter."""
+    return 1 - number.denominator.bit_length() if is_binary(number) else -(10**6)
 
 
 def potential_grid(numerics: Numerics, form: Form) -> int | None:

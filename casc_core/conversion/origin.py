@@ -36,12 +36,14 @@ class TrainedOrigin:
     Attributes:
         ann: the network that was converted, its activations CQReLU.
         adapter: that of the conversion.
+        steps: for how many it left room.
         unrounded: what `unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
         checksum: of the tensors of `ann` when it was converted.
     """
 
     ann: nn.Module
     adapter: Adapter
+    steps: int
     unrounded: tuple[object, SpikingModel] | None = None
     checksum: int = field(init=False)
 
@@ -75,7 +77,7 @@ class TrainedOrigin:
             with _traced_for(numerics):
                 graph = trace(self.ann, rules.is_leaf, way(self.ann, given))
             read, pool = Reader(self.ann, rules, numerics).read(graph), OpPool(there)
-            program = lower(read, numerics, snn.settings.q, pool)
+            program = lower(read, numerics, self.steps, pool)
             further = sorted({step.op for step in program.steps if step.op >= len(there)})
             number = {index: index for index in range(len(there))}
             number |= {old: len(there) + new for new, old in enumerate(further)}
@@ -100,13 +102,13 @@ def lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMode
     refuse_module_uses(ann, rules, ways, prepared=True)
     programs: dict[frozenset[str], Program] = {}
     layers: list[str] = []
-    for program, names in lower_each(ann, ways, rules, settings.numerics, settings.q, pool):
+    for program, names in lower_each(ann, ways, rules, settings.numerics, settings.most_spikes, pool):
         programs[frozenset(program.inputs)] = program
         layers += [name for name in names if name not in layers]
     network = Network(pool.ops, programs, tuple(layers), settings).in_order_of_calls()
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     snn = SpikingModel(network).to(device)
-    snn.origin = TrainedOrigin(ann, adapter)
+    snn.origin = TrainedOrigin(ann, adapter, settings.most_spikes)
     return snn
 
 

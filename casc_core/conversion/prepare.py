@@ -1,4 +1,4 @@
-"""From a user's model to a trainable copy whose activations are CQReLU."""
+"""From a user's model to a trainable copy whose activations have levels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from casc_core.activation import CQReLU, Quantised, check_levels, check_threshold
+from casc_core.activation import CQReLU, Quantised, Rounded, check_levels, check_threshold
+from casc_core.composed_activations import LeakyCQReLU, Swish
 from casc_core.conversion.adapter import Adapter, choose_adapter
 from casc_core.conversion.clipping import clipped, require_clipped
 from casc_core.conversion.passes import read_each
@@ -33,13 +34,48 @@ def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
     return CQReLU(q, threshold)
 
 
+def _clip(module: nn.Module, q: int, threshold: float) -> CQReLU | Rounded:
+    is_odd = isinstance(module, nn.Hardtanh) and module.min_val == -module.max_val
+    return Rounded(q, "hardtanh", threshold) if is_odd else CQReLU(q, threshold)
+
+
+def _leaky(module: nn.Module, q: int, threshold: float) -> LeakyCQReLU:
+    slope = module.weight if isinstance(module, nn.PReLU) else getattr(module, "negative_slope")  # noqa: B009
+    return LeakyCQReLU(q, threshold, slope)
+
+
+def _squashing(function: str) -> Replacement:
+    return lambda module, q, threshold: Rounded(q, function)
+
+
+def _swish(gate: str) -> Replacement:
+    return lambda module, q, threshold: Swish(q, gate, threshold)
+
+
 ACTIVATIONS: dict[type[nn.Module], Replacement] = {
-    nn.ReLU: _cq_relu, nn.Tanh: _cq_relu, nn.ReLU6: _cq_relu, nn.Hardtanh: _cq_relu,
-    nn.Threshold: _cq_relu,
+    nn.ReLU: _cq_relu, nn.ReLU6: _cq_relu, nn.Threshold: _cq_relu, nn.Hardtanh: _clip, nn.LeakyReLU: _leaky,
+    nn.PReLU: _leaky, nn.Tanh: _squashing("tanh"), nn.Sigmoid: _squashing("sigmoid"), nn.Softsign: _squashing("softsign"),
+    nn.Hardsigmoid: _squashing("hardsigmoid"), nn.SiLU: _swish("sigmoid"), nn.Hardswish: _swish("hardsigmoid"),
 }  # fmt: skip
-ACTIVATION_CALLS = {
-    F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_", torch.tanh, F.tanh, "tanh",
-}  # fmt: skip
+"""What takes the place of a module."""
+ACTIVATION_CALLS: dict[Any, type[nn.Module]] = {
+    target: kind
+    for kind, targets in {
+        nn.ReLU: (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
+        nn.Tanh: (F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"),
+        nn.Sigmoid: (F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"),
+        nn.Softsign: (F.softsign,),
+        nn.Hardsigmoid: (F.hardsigmoid,),
+        nn.Hardswish: (F.hardswish,),
+        nn.SiLU: (F.silu,),
+        nn.LeakyReLU: (F.leaky_relu, F.leaky_relu_),
+    }.items()
+    for target in targets
+}
+"""Functions and methods that do what a module does; what they take beside their input, it is made from."""
+_PROBABILITIES = (nn.Sigmoid, nn.Hardsigmoid)
+# The largest value of a Swish, unless one is given: where a hard gate is wide open.
+_SWISH_REACH = 3.0
 
 
 def prepare(
@@ -99,6 +135,7 @@ def prepare(
         evaluated = copy.deepcopy(prepared).eval()
         ways = each_way(evaluated, lambda module: rules.is_leaf(module) or is_replaced(module))
         of_constants = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
+        _refuse_probabilities(evaluated, ways)
         _replace_modules(prepared, replacements, q, threshold, of_constants)
         _require_same_forward(prepared, ways, each_way(copy.deepcopy(prepared).eval(), rules.is_leaf))
         prepared = _without_functional_activations(prepared, chosen, q, threshold)
@@ -172,7 +209,7 @@ def _replace_modules(
             module.q = q
             if threshold is not None and isinstance(module, CQReLU):
                 module.set_threshold(threshold)
-            elif threshold is not None:
+            elif threshold is not None and not isinstance(module, Rounded):
                 module.threshold = threshold
 
 
@@ -188,14 +225,32 @@ def _reach(activation: Any, threshold: float | None) -> float:
         require_clipped(activation)
     if threshold is not None:
         return float(threshold)
+    if isinstance(activation, (nn.Hardswish, nn.SiLU)):
+        return _SWISH_REACH
     return check_threshold(activation.max_val) if isinstance(activation, (nn.Hardtanh, nn.ReLU6)) else 1.0
+
+
+def _refuse_probabilities(model: nn.Module, ways: Sequence[fx.Graph | ConversionError]) -> None:
+    """Refuse a sigmoid whose values are what the network returns: rounded, they are no probabilities to train with."""
+    for way in ways:
+        returned = way.output_node().args[0] if isinstance(way, fx.Graph) else None
+        if not isinstance(returned, fx.Node):
+            continue
+        is_module = returned.op == "call_module"
+        module = model.get_submodule(str(returned.target)) if is_module else (_kind(returned) or nn.Identity)()
+        if isinstance(module, _PROBABILITIES):
+            raise ConversionError(
+                f"the forward of {type(model).__name__} returns what a {type(module).__name__} makes of its logits; return "
+                "the logits, train with a loss that takes those (nn.BCEWithLogitsLoss), and apply it to the converted "
+                f"network's output\n  at {returned.meta.get('line', '?')}"
+            )
 
 
 def _train_thresholds(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, CQReLU):
             module.set_threshold(module.threshold, trainable=True)
-        elif isinstance(module, Quantised):
+        elif isinstance(module, Quantised) and not isinstance(module, Rounded):
             raise ConfigError(f"module {name!r}: {type(module).__name__} has no threshold that can be trained")
 
 
@@ -311,7 +366,8 @@ def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, 
         node.type = None  # annotations kept as strings could not be pickled with it
         module: nn.Module | None = None
         if node in activations:
-            module = CQReLU(q, _reach(_called(node), threshold))
+            called = _called(node)
+            module = ACTIVATIONS[type(called)](called, q, _reach(called, threshold))
         elif node.target in DROPOUTS and _rate(node) == 0 and _rate(counterpart) != 0:
             # A trace fixes `training=self.training`; a module keeps following train() and eval().
             module = DROPOUTS[node.target](float(_rate(counterpart)))
@@ -395,8 +451,12 @@ def _activations(graph: fx.Graph, inputs: tuple[str, ...]) -> set[fx.Node]:
 
 
 def _is_activation(node: fx.Node) -> bool:
-    called = node.op in ("call_function", "call_method") and node.target in ACTIVATION_CALLS
-    return called or clipped(node) is not None
+    return clipped(node) is not None or _kind(node) is not None
+
+
+def _kind(node: fx.Node) -> type[nn.Module] | None:
+    """The module that does what a call does, clips left out."""
+    return ACTIVATION_CALLS.get(node.target) if node.op in ("call_function", "call_method") else None
 
 
 def _activated(node: fx.Node) -> Any:
@@ -405,10 +465,13 @@ def _activated(node: fx.Node) -> Any:
     return found.input if found is not None else node.args[0] if node.args else node.kwargs["input"]
 
 
-def _called(node: fx.Node) -> nn.Module | None:
-    """The module that does what a call of a clipped activation does; None: the activation is not clipped."""
-    found = clipped(node)
-    return None if found is None or found.high is None else nn.Hardtanh(0.0, float(found.high))
+def _called(node: fx.Node) -> nn.Module:
+    """The module that does what a call of an activation does."""
+    found, kind = clipped(node), _kind(node)
+    if found is not None:
+        return nn.ReLU() if found.high is None else nn.Hardtanh(float(found.low), float(found.high))
+    assert kind is not None
+    return kind(*node.args[1:], **{name: value for name, value in node.kwargs.items() if name != "input"})
 
 
 def _free_name(model: nn.Module, name: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Program
-from casc_core.engine.run import checked_total
+from casc_core.engine.run import LARGEST_TOTAL, checked_total
 from casc_core.errors import ConfigError
 from casc_core.neuron import Neuron
 from casc_core.numerics import Numerics
@@ -43,6 +43,12 @@ class Settings:
     def levels(self) -> int:
         """Levels of `reference`: all wake steps together, or q where the network never sleeps."""
         return self.schedule.levels or self.q
+
+    @property
+    def most_spikes(self) -> int:
+        """The most spikes of a neuron in any run; where the network never sleeps, as many as runs can count."""
+        levels = self.schedule.levels
+        return LARGEST_TOTAL if levels is None else min(levels * self.neuron.rate, LARGEST_TOTAL)
 
 
 class Network(NamedTuple):

@@ -7,6 +7,7 @@ collapsed to a single step whose drive weighs as much as all wake steps together
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,9 +18,9 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.neuron_loop import Threshold, scan
 from casc_core.engine.recording.recorder import Recorder
-from casc_core.errors import ConfigError
+from casc_core.errors import ConfigError, ExactnessError, InputError
 from casc_core.neuron import LevelThresholds, Neuron, next_step
-from casc_core.numerics import Numerics
+from casc_core.numerics import FLOAT64_UNITS, AsTrained, Numerics, largest
 from casc_core.schedule import LARGEST_STEPS, Schedule
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
@@ -96,9 +97,42 @@ class Run(ABC):
         """
         return own
 
-    def potential_dtype(self, bound: float, threshold: float, exponent: int, what: str) -> torch.dtype:
-        """Type in which a population's potential is exact, its currents being bounded by `bound` per wake step."""
-        return self.numerics.dtype((self.total + 1) * (bound + threshold), exponent, what)
+    def held(self, drive: Tensor, reach: float, begins: float, exponent: int) -> Tensor:
+        """A drive on the grid `2**exponent`, held where it is so large that nothing else can change what its neurons do.
+
+        Whatever arrives in spikes, and whatever they have fired, they fire whenever they may, or never. So no input is too
+        large for the sums. The spikes are those of the drive as it is.
+
+        Args:
+            reach: largest current for each spike, and the largest threshold. begins: the largest potential before the first
+                step.
+        """
+        if not isinstance(self.numerics, AsTrained):
+            return drive
+        unit = math.ldexp(1.0, exponent)
+        most = math.ceil(((self.total + 2) * reach + begins) / unit) * unit
+        return drive.clamp(-most, most) if largest(drive) > most else drive
+
+    def potential_dtype(self, bound: float, drive: float, threshold: float, exponent: int, what: str) -> torch.dtype:
+        """Type in which a population's potential is exact, spikes and drive being bounded so per wake step."""
+        return self.sum_dtype(self.total + 1, bound + threshold, drive, exponent, what)
+
+    def sum_dtype(self, steps: int, bound: float, drive: float, exponent: int, what: str) -> torch.dtype:
+        """Type in which a sum over so many steps is exact, of currents bounded by `bound` and a drive by `drive`.
+
+        Raises:
+            InputError: there is none for this drive, which comes from the inputs.
+            ExactnessError: there is none for spikes alone.
+        """
+        try:
+            return self.numerics.dtype(steps * (bound + drive), exponent, what)
+        except ExactnessError as error:
+            self.numerics.dtype(steps * bound, exponent, what)
+            most = math.ldexp(FLOAT64_UNITS, exponent) / steps - bound
+            raise InputError(
+                f"{what}: currents that real-valued inputs cause must be below {most:.3g}, or sums might round; the "
+                f"largest is {drive:.3g}. Scale the inputs, and the first layer's weights the other way"
+            ) from error
 
 
 def checked_total(total: int) -> int:

@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import InputError
-from casc_core.numerics import largest
+from casc_core.numerics import Numerics, largest
+
+
+class LazyDrive(Protocol):
+    """A drive that is computed where it is read."""
+
+    def values(self) -> Tensor:
+        """`[*shape]` float64."""
+
+    def on_grid(self, numerics: Numerics, exponent: int) -> Tensor:
+        """The values, put on the grid `2**exponent` by these numerics."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,10 @@ class TableRows:
     def values(self) -> Tensor:
         """`[*shape, width]` float64."""
         return F.embedding(self.index, self.table).double()
+
+    def on_grid(self, numerics: Numerics, exponent: int) -> Tensor:
+        """The values, put on the grid `2**exponent` by these numerics."""
+        return numerics.snap(self.values(), exponent)
 
 
 class LazyTrain(Protocol):
@@ -56,7 +70,7 @@ class Signal:
     """
 
     lazy_train: Tensor | LazyTrain
-    lazy_drive: Tensor | TableRows | None
+    lazy_drive: Tensor | LazyDrive | None
     divisor: Tensor | None
     bound: float
 
@@ -84,7 +98,8 @@ class Signal:
     @property
     def drive(self) -> Tensor | None:
         """The drive `[*shape]` float64, or None for zero."""
-        return self.lazy_drive.values() if isinstance(self.lazy_drive, TableRows) else self.lazy_drive
+        drive = self.lazy_drive
+        return drive if drive is None or isinstance(drive, Tensor) else drive.values()
 
     @property
     def steps(self) -> int:
@@ -96,6 +111,15 @@ class Signal:
         """Largest magnitude of the drive."""
         drive = self.drive
         return 0.0 if drive is None else largest(without_repeats(drive))
+
+    def drive_on_grid(self, numerics: Numerics, exponent: int) -> Tensor | None:
+        """The drive `[*shape]` on the grid `2**exponent`, on which the numerics put it; None for zero."""
+        drive = self.lazy_drive
+        if drive is None:
+            return None
+        if isinstance(drive, Tensor):
+            return numerics.snap(without_repeats(drive), exponent).expand(self.shape)
+        return drive.on_grid(numerics, exponent)
 
     def constant(self, value: Tensor) -> Tensor:
         """`[*shape]`: what the drive grows by when `value` is added at each wake step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,7 +53,13 @@ def evaluate_ann(
 
 @torch.no_grad()
 def run_observed(
-    ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], see: Observer, float64: bool
+    ann: nn.Module,
+    q: int,
+    inputs: tuple[Any, ...],
+    named: Mapping[str, Any],
+    see: Observer,
+    float64: bool,
+    within: AbstractContextManager[Any] | None = None,
 ) -> Tensor:
     """The logits of a copy of the network in which each module of populations is called through `see`.
 
@@ -62,6 +68,7 @@ def run_observed(
         see: called with the name of the module's call, the layers that its populations are in a lowering, the module, and
             what it is given; gives its output. No layers: the module does not say what its populations are.
         float64: evaluate it in float64.
+        within: what its forward runs in.
 
     Raises:
         ExactnessError: it cannot be evaluated so.
@@ -93,7 +100,8 @@ def run_observed(
                 own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
                 inputs = tuple(_as_type(value, own) for value in inputs)
                 named = {name: _as_type(value, own) for name, value in named.items()}
-            logits = network(*inputs, **named)
+            with nullcontext() if within is None else within:
+                logits = network(*inputs, **named)
     except CascError:
         raise
     except Exception as error:  # whatever the user's forward raises

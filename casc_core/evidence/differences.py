@@ -12,6 +12,9 @@ from torch import Tensor
 from casc_core.evidence.ann_evaluation import LogitsAndLevels
 from casc_core.reporting.predictions import differing, with_batch
 
+# Relative to a sample's largest logit; a level that moves is seen in far more than that.
+_ROUNDED = 2.0**-16
+
 
 @dataclass(frozen=True)
 class Differences:
@@ -20,13 +23,15 @@ class Differences:
     Attributes:
         neurons: how many there are, over all samples.
         layers: by name, how many neurons have another level, errors of the layers before included.
-        predictions: samples whose predicted class is another one.
+        logits: samples with logits that float32's rounding does not account for.
+        predictions: samples whose predicted class is another one; None: nothing is predicted.
         max_logit_difference: the largest difference of two logits.
     """
 
     neurons: int
     layers: dict[str, int]
-    predictions: int
+    logits: int
+    predictions: int | None
     max_logit_difference: float
 
     @property
@@ -37,14 +42,13 @@ class Differences:
     def sentence(self, what: str, samples: int) -> str:
         """In a line; `what` has made the change.
 
-        >>> Differences(100, {"1": 0, "3": 2}, 0, 0.25).sentence("the 8-bit grid", 16)
-        "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, predictions of 0 of 16 samples, logits by up to 0.25"
+        >>> Differences(100, {"1": 0, "3": 2}, 1, 0, 0.25).sentence("the 8-bit grid", 16)
+        "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, logits of 1 and predictions of 0 of 16 samples, by up to 0.25"
         """
         first = "" if self.first_layer is None else f", from layer {self.first_layer!r} on"
-        return (
-            f"{what} moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, predictions of "
-            f"{self.predictions:,} of {samples:,} samples, logits by up to {self.max_logit_difference:.3g}"
-        )
+        what += f" moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, logits of {self.logits:,}"
+        predicted = "" if self.predictions is None else f" and predictions of {self.predictions:,}"
+        return f"{what}{predicted} of {samples:,} samples, by up to {self.max_logit_difference:.3g}"
 
 
 def differences(before: LogitsAndLevels, after: LogitsAndLevels, samples: int) -> Differences:
@@ -54,8 +58,16 @@ def differences(before: LogitsAndLevels, after: LogitsAndLevels, samples: int) -
     neurons = sum(levels.numel() for levels, _ in shared.values())
     own, other = (with_batch(each.logits.double(), samples) for each in (before, after))
     if own.shape != other.shape:
-        return Differences(neurons, layers, len(own), math.inf)
-    return Differences(neurons, layers, int(differing(own, other).sum()), largest_difference(own, other))
+        return Differences(neurons, layers, len(own), len(own), math.inf)
+    moved = _moved(own, other)
+    return Differences(neurons, layers, moved, int(differing(own, other).sum()), largest_difference(own, other))
+
+
+def _moved(own: Tensor, other: Tensor) -> int:
+    """Samples of which some logit differs by more than float32 may round it."""
+    off, size = (each.reshape(len(own), -1) for each in (absolute_difference(own, other), own.abs()))
+    largest = torch.where(size.isfinite(), size, 0.0).amax(1, keepdim=True)
+    return int((~(off <= _ROUNDED * largest)).any(1).sum())
 
 
 def absolute_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -80,12 +92,14 @@ def _differ(a: Tensor, b: Tensor) -> Tensor:
 def combine_differences(parts: Sequence[Differences]) -> Differences:
     """The differences over several batches."""
     layers: dict[str, int] = {}
+    predictions = [part.predictions for part in parts if part.predictions is not None]
     for part in parts:
         for name, count in part.layers.items():
             layers[name] = layers.get(name, 0) + count
     return Differences(
         sum(part.neurons for part in parts),
         layers,
-        sum(part.predictions for part in parts),
+        sum(part.logits for part in parts),
+        sum(predictions) if len(predictions) == len(parts) else None,
         max(part.max_logit_difference for part in parts),
     )

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
-from casc_core.evidence.differences import Differences, combine_differences
-from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
-from casc_core.numerics import Numerics
+from casc_core.evidence.against_ann import AgainstANN, combine_against_ann
+from casc_core.evidence.differences import Differences
+from casc_core.evidence.lowering_report import LoweringReport
 from casc_core.reporting.series import median_and_largest
 from casc_core.reporting.tables import text_table
-
-PartT = TypeVar("PartT")
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,7 @@ class EquivalenceReport:
         T: steps simulated.
         promised: whether exactness is promised for this neuron, schedule and arithmetic.
         note: why it is not, if it is not.
-        ann_predictions_moved: samples whose class differs between the reference and the ANN as trained, in its own types;
-            None if the ANN is not at hand, or computes with another number of levels.
-        ann_max_logit_difference: likewise for logits.
-        lowering: the network that was converted, in float64, beside its lowering before it is put on any grid: whatever
-            differs there is a fault of the lowering; None if that network is not at hand.
-        grid: what the grids of the numbers moved, from that lowering to the reference.
-        float32: what the types of the network as trained move, from its evaluation in float64 to its own.
-        numerics: the arithmetic of the conversion.
+        against_ann: the reference beside the network that was converted; None if that is not at hand.
     """
 
     layers: dict[str, LayerEquivalence]
@@ -76,22 +66,49 @@ class EquivalenceReport:
     T: int
     promised: bool
     note: str
-    ann_predictions_moved: int | None
-    ann_max_logit_difference: float | None
-    lowering: LoweringReport | None
-    grid: Differences | None
-    float32: Differences | None
-    numerics: Numerics
+    against_ann: AgainstANN | None
 
     @property
     def exact(self) -> bool:
         """Every count of every neuron and every logit equal to the reference's, and no fault in the lowering."""
-        return self.spikes_exact and (self.lowering is None or self.lowering.exact)
+        return self.spikes_exact and (self.against_ann is None or self.against_ann.exact)
 
     @property
     def spikes_exact(self) -> bool:
         """Every count of every neuron and every logit equal to the reference's."""
         return self.logits_equal and all(layer.exact for layer in self.layers.values())
+
+    @property
+    def lowering(self) -> LoweringReport | None:
+        """The reference beside the network, in float64: whatever differs there, and is no tie, is a fault."""
+        return None if self.against_ann is None else self.against_ann.lowering
+
+    @property
+    def grid(self) -> Differences | None:
+        """What a coarse grid moved; of the network as trained, what the ties did."""
+        return None if self.against_ann is None else self.against_ann.grid
+
+    @property
+    def float32(self) -> Differences | None:
+        """What the network's own types move, from its evaluation in float64 to that in them."""
+        return None if self.against_ann is None else self.against_ann.float32
+
+    @property
+    def ann_predictions_moved(self) -> int | None:
+        """Samples whose class differs between the reference and the ANN as trained, in its own types.
+
+        None if the ANN is not at hand, or computes with another number of levels.
+        """
+        return None if self._own is None else self._own.predictions
+
+    @property
+    def ann_max_logit_difference(self) -> float | None:
+        """Likewise, the largest difference of two logits."""
+        return None if self._own is None else self._own.max_logit_difference
+
+    @property
+    def _own(self) -> Differences | None:
+        return None if self.against_ann is None else self.against_ann.own
 
     def after(self, samples: int) -> EquivalenceReport:
         """The report on a part of a batch, as one that comes behind this many samples."""
@@ -99,7 +116,8 @@ class EquivalenceReport:
             name: replace(layer, first=None if layer.first is None else (layer.first[0] + samples, *layer.first[1:]))
             for name, layer in self.layers.items()
         }
-        return replace(self, layers=layers, lowering=None if self.lowering is None else self.lowering.after(samples))
+        beside = None if self.against_ann is None else self.against_ann.after(samples)
+        return replace(self, layers=layers, against_ann=beside)
 
     @property
     def first_divergence(self) -> LayerEquivalence | None:
@@ -131,17 +149,12 @@ class EquivalenceReport:
             lines.append(f"no neuron of {', '.join(idle)} spikes for these inputs: in them, nothing else was compared")
         if self.note:
             lines.append(self.note)
-        if self.lowering is None or self.grid is None or self.float32 is None:
+        if self.against_ann is None:
             lines.append(
                 "lowering: not compared, since the network that was converted is not at hand (load(..., model=...))"
             )
-            return "\n".join(lines)
-        grid = f"the grid of {self.numerics}"
-        lines += [
-            str(self.lowering),
-            self.grid.sentence(grid, samples),
-            self.float32.sentence("float32 itself", samples),
-        ]
+        else:
+            lines.append(str(self.against_ann))
         return "\n".join(lines)
 
 
@@ -164,8 +177,7 @@ def combine_reports(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
             next((layer.first for layer in own if layer.first is not None), None),
             torch.cat([layer.silent_at for layer in own]),
         )
-    predictions = [report.ann_predictions_moved for report in reports]
-    furthest = [report.ann_max_logit_difference for report in reports]
+    beside = [report.against_ann for report in reports if report.against_ann is not None]
     return EquivalenceReport(
         layers,
         all(report.logits_equal for report in reports),
@@ -175,15 +187,5 @@ def combine_reports(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
         max(report.T for report in reports),
         all(report.promised for report in reports),
         reports[0].note,
-        None if None in predictions else sum(count for count in predictions if count is not None),
-        None if None in furthest else max(value for value in furthest if value is not None),
-        _combined([report.lowering for report in reports], combine_lowering_reports),
-        _combined([report.grid for report in reports], combine_differences),
-        _combined([report.float32 for report in reports], combine_differences),
-        reports[0].numerics,
+        combine_against_ann(beside) if len(beside) == len(reports) else None,
     )
-
-
-def _combined(parts: Sequence[PartT | None], combine: Callable[[Sequence[PartT]], PartT]) -> PartT | None:
-    there = [part for part in parts if part is not None]
-    return combine(there) if len(there) == len(parts) else None

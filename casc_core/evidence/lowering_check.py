@@ -1,16 +1,21 @@
-"""Is a lowering what the user's network computes? Both in float64, without grids, neuron by neuron.
+"""Is what the spiking network computes what the user's network computes in float64, neuron by neuron?
 
-The network is evaluated by its own modules and forward, and each of its populations is made to give the levels that the
-lowering has there, so that a difference stays where it arises. A neuron's level may then differ from what the network
-itself would give only where the two float64 sums fall on different sides of an edge between two levels. Whatever is
-farther from the edge is a fault of the lowering.
+The network is evaluated by its own modules and forward, in float64, and each of its populations is made to give the levels
+that it is held against, so that a difference stays where it arises. A neuron's level may then differ only where the sum in
+float64 lies on an edge between two levels, as exactly as float64 can tell: a tie. Whatever is farther from the edge is a
+fault.
+
+Of the network as trained, the levels are those of the reference itself. Where they are not the network's, and with a coarse
+grid always, the lowering before it is put on any grid is held against it too: that tells the lowering from the grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from casc_core.activation import Quantised
@@ -18,13 +23,52 @@ from casc_core.conversion.origin import unrounded
 from casc_core.engine.float64 import widened
 from casc_core.engine.program import READOUT
 from casc_core.errors import ConfigError, ExactnessError
-from casc_core.evidence.ann_evaluation import LogitsAndLevels, run_observed
+from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann, run_observed
 from casc_core.evidence.differences import absolute_difference
-from casc_core.evidence.lowering_report import Fault, LayerLowering, LoweringReport
+from casc_core.evidence.lowering_report import GRID, Fault, LayerLowering, LoweringReport
+from casc_core.evidence.rounding_error import Magnitudes
+from casc_core.numerics import AsTrained
 from casc_core.spiking_model import SpikingModel
 
-# Sums of float64 in another order, relative to the largest activation of a layer, in levels; or to the largest logit.
-_ROUNDING = 1e-9
+# A logit of the reference is a float32 number: it is rounded by at most this, relative to itself.
+_FLOAT32 = 2.0**-24
+# Logits nearer than this, relative to the largest, are taken for equal without further proof.
+_LOGITS = 1e-9
+
+
+@dataclass(frozen=True)
+class HeldAgainstANN:
+    """What came of holding a conversion against the network that was converted.
+
+    Attributes:
+        report: whether it is the network, neuron by neuron.
+        float64: the network in float64, left to itself.
+        before_grid: what a grid was laid on: the lowering without it, where it is coarse; else the same as `float64`.
+    """
+
+    report: LoweringReport
+    float64: LogitsAndLevels
+    before_grid: LogitsAndLevels
+
+
+def held_against_ann(snn: SpikingModel, reference: LogitsAndLevels, named: Mapping[str, Any]) -> HeldAgainstANN:
+    """The network that was converted, in float64, beside `snn`, whose reference gives this for these inputs.
+
+    Raises:
+        ExactnessError: that network cannot be evaluated in float64, or lowered in it.
+    """
+    as_trained = isinstance(snn.settings.numerics, AsTrained)
+    if as_trained:
+        held = _Held(snn, reference, named)
+        if held.report.exact:
+            own = held.left_to_itself()
+            return HeldAgainstANN(held.report, own, own)
+    lowered = lowered_in_float64(snn, (), named)
+    without_grid = _Held(snn, lowered, named)
+    own = without_grid.left_to_itself()
+    if as_trained and without_grid.report.exact:
+        return HeldAgainstANN(replace(held.report, at_fault=GRID), own, own)
+    return HeldAgainstANN(without_grid.report, own, own if as_trained else lowered)
 
 
 def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> LogitsAndLevels:
@@ -47,73 +91,141 @@ def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mappin
         ) from error
 
 
-def lowering_report(
-    snn: SpikingModel, lowered: LogitsAndLevels, inputs: tuple[Any, ...], named: Mapping[str, Any]
-) -> LoweringReport:
-    """`lowered`, which is `lowered_in_float64`, beside the network that was converted.
+@dataclass
+class _Layer:
+    """A layer that was compared: where its levels differ from the network's, and the activations there, in levels."""
 
-    Raises:
-        ExactnessError: that network cannot be evaluated in float64.
+    neurons: int
+    fault: Fault | None = None
+    at: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    activations: Tensor = field(default_factory=lambda: torch.zeros(0))
+    levels: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    @classmethod
+    def of(cls, activations: Tensor, levels: Tensor, ends: tuple[int, int]) -> _Layer:
+        if activations.shape != levels.shape:
+            return cls(levels.numel(), Fault(None, str(list(activations.shape)), str(list(levels.shape))))
+        differing = activations.floor().clamp_(*ends) != levels  # what is no number differs
+        if not bool(differing.any()):
+            return cls(levels.numel())
+        return cls(levels.numel(), None, differing.nonzero(), activations[differing], levels[differing].double())
+
+    @property
+    def differs(self) -> bool:
+        return self.fault is not None or len(self.at) > 0
+
+    def compared(self, name: str, error: Tensor | None) -> LayerLowering:
+        """`error`: of the activations that differ, in levels."""
+        if self.fault is not None:
+            return LayerLowering(name, self.neurons, self.neurons, 0, self.fault)
+        if error is None:
+            return LayerLowering(name, self.neurons, len(self.at), 0, self._first(0) if len(self.at) else None)
+        error = torch.where(error.isfinite(), error, 0.0)
+        tied = (self.activations >= self.levels - error) & (self.activations < self.levels + 1 + error)
+        wrong = (~tied).nonzero()
+        first = self._first(int(wrong[0])) if len(wrong) else None
+        return LayerLowering(name, self.neurons, len(wrong), len(self.at) - len(wrong), first)
+
+    def _first(self, row: int) -> Fault:
+        at = tuple(int(index) for index in self.at[row])
+        return Fault(at, f"{float(self.activations[row]):.6g} levels", f"level {int(self.levels[row])}")
+
+
+class _Held:
+    """The network in float64, each population giving the levels that it is held against.
+
+    Attributes:
+        report: what was found.
     """
-    ann, q = snn.ann, snn.settings.levels
-    assert ann is not None
-    layers: dict[str, LayerLowering] = {}
-    by_output: list[str] = []
 
-    def see(
-        called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def __init__(self, snn: SpikingModel, against: LogitsAndLevels, named: Mapping[str, Any]) -> None:
+        assert snn.ann is not None
+        self._ann, self._q, self._named, self._against = snn.ann, snn.settings.levels, named, against
+        self._layers: dict[str, _Layer] = {}
+        self._by_output: list[str] = []
+        self._logits = run_observed(self._ann, self._q, (), named, self._compare, float64=True)
+        self.report = self._reported()
+
+    def left_to_itself(self) -> LogitsAndLevels:
+        """The network in float64, nothing held."""
+        if any(layer.differs for layer in self._layers.values()):
+            return evaluate_ann(self._ann, self._q, (), self._named, float64=True)
+        # Whatever it was made to give is what it gives.
+        levels = {name: self._against.levels[name] for name in self._layers if name not in self._by_output}
+        return LogitsAndLevels(self._logits, levels)
+
+    def _compare(
+        self, called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        wanted = [lowered.levels.get(name) for name in names]
-        if names:
-            output, before = module.observed(wanted, *args, **kwargs)
-            ranges = module.ranges()
-        else:  # a family that does not say what is inside: what comes out is all there is to see
-            names, wanted = (called,), [lowered.levels.get(called)]
-            output = type(module).forward(module, *args, **kwargs)
-            before = [output * q / module.effective_threshold] if isinstance(output, Tensor) else []
-            ranges = ((0, q),)
-            by_output.extend(name for name, levels in zip(names, wanted, strict=True) if levels is not None and before)
-        for name, levels, z, ends in zip(names, wanted, before, ranges, strict=False):
-            if levels is not None:  # else nothing reads it
-                layers[name] = _layer(name, z, levels, *ends)
+        output, activations = self._called(called, names, module, args, kwargs)
+        ends = dict(zip(names, module.ranges(), strict=True)) if names else {}
+        for name, each in activations.items():
+            self._layers[name] = _Layer.of(each, self._against.levels[name], ends.get(name, (0, self._q)))
+        if not names:
+            self._by_output.extend(activations)
         return output
 
-    logits = run_observed(ann, q, inputs, named, see, float64=True)
-    apart = tuple(name for name in lowered.levels if name not in layers)
-    layers[READOUT], largest = _readout(logits, lowered.logits)
-    return LoweringReport(layers, largest, tuple(by_output), apart)
+    def _called(
+        self, called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """The output of a module, and the activations of those of its populations that something reads, in levels."""
+        if names:
+            output, before = module.observed([self._against.levels.get(name) for name in names], *args, **kwargs)
+        else:  # a family that does not say what is inside: what comes out, a level already, is all there is to see
+            names, output = (called,), type(module).forward(module, *args, **kwargs)
+            before = [(output * self._q / module.effective_threshold).round()] if isinstance(output, Tensor) else []
+        seen = zip(names, before, strict=False)
+        return output, {name: each for name, each in seen if name in self._against.levels}
+
+    def _reported(self) -> LoweringReport:
+        own, found = self._logits, self._against.logits
+        alike = own.shape == found.shape
+        off = absolute_difference(own, found.double()) if alike else torch.full((1,), torch.inf)
+        allowed = self._allowed(own) if alike else off
+        errors: dict[str, Tensor] = {}
+        if any(layer.differs for layer in self._layers.values()) or (alike and not bool((off <= allowed).all())):
+            errors, of_logits = self._errors()
+            allowed = allowed + of_logits if of_logits.shape == allowed.shape else allowed
+        layers = {name: layer.compared(name, errors.get(name)) for name, layer in self._layers.items()}
+        layers[READOUT] = _readout(own, found, ~(off <= allowed)) if alike else _other_shape(own, found)
+        apart = tuple(name for name in self._against.levels if name not in self._layers)
+        return LoweringReport(layers, float(off.max()), tuple(self._by_output), apart)
+
+    def _allowed(self, own: Tensor) -> Tensor:
+        """How far logits may be off by the last rounding alone."""
+        finite = own[own.isfinite()]
+        largest = float(finite.abs().max()) if finite.numel() else 0.0
+        rounded = 0.0 if self._against.logits.dtype == torch.float64 else _FLOAT32
+        return own.abs() * rounded + _LOGITS * largest
+
+    def _errors(self) -> tuple[dict[str, Tensor], Tensor]:
+        """How far float64 may be off: of the activations that differ, by layer, in levels; and of the logits."""
+        errors: dict[str, Tensor] = {}
+        magnitudes = Magnitudes()
+
+        def see(
+            called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            output, activations = self._called(called, names, module, args, kwargs)
+            for name, each in activations.items():
+                layer = self._layers[name]
+                if len(layer.at) and layer.fault is None:
+                    errors[name] = each[layer.at.unbind(1)] * magnitudes.relative_error
+            return output
+
+        logits = run_observed(self._ann, self._q, (), self._named, see, float64=True, within=magnitudes)
+        of_logits = logits * magnitudes.relative_error
+        return errors, torch.where(of_logits.isfinite(), of_logits, 0.0)
 
 
-def _layer(name: str, z: Tensor, levels: Tensor, lowest: int, highest: int) -> LayerLowering:
-    """Activations before rounding, in levels, against levels of this range."""
-    if z.shape != levels.shape:
-        return LayerLowering(
-            name, levels.numel(), levels.numel(), 0, Fault(None, str(list(z.shape)), str(list(levels.shape)))
-        )
-    finite = z[z.isfinite()]
-    slack = _ROUNDING * (1.0 + (float(finite.abs().max()) if finite.numel() else 0.0))
-    found = levels.double()
-    fits = ((z >= found - slack) | (found == lowest)) & ((z < found + 1 + slack) | (found == highest))
-    fits &= ~z.isnan()
-    wrong = (~fits).nonzero()
-    ties = int(((z.floor().clamp(lowest, highest) != found) & fits).sum())
-    first = None
+def _readout(own: Tensor, found: Tensor, differing: Tensor) -> LayerLowering:
+    wrong, first = differing.nonzero(), None
     if len(wrong):
         at = tuple(int(index) for index in wrong[0])
-        first = Fault(at, f"{float(z[at]):.6g} levels", f"level {int(levels[at])}")
-    return LayerLowering(name, levels.numel(), len(wrong), ties, first)
+        first = Fault(at, f"{float(own[at]):.6g}", f"{float(found[at]):.6g}")
+    return LayerLowering(READOUT, own.numel(), len(wrong), 0, first)
 
 
-def _readout(own: Tensor, lowered: Tensor) -> tuple[LayerLowering, float]:
-    if own.shape != lowered.shape:
-        fault = Fault(None, str(list(own.shape)), str(list(lowered.shape)))
-        return LayerLowering(READOUT, lowered.numel(), lowered.numel(), 0, fault), float("inf")
-    off = absolute_difference(own, lowered)
-    finite = own[own.isfinite()]
-    slack = _ROUNDING * (1.0 + (float(finite.abs().max()) if finite.numel() else 0.0))
-    wrong = (~(off <= slack)).nonzero()
-    first = None
-    if len(wrong):
-        at = tuple(int(index) for index in wrong[0])
-        first = Fault(at, f"{float(own[at]):.6g}", f"{float(lowered[at]):.6g}")
-    return LayerLowering(READOUT, own.numel(), len(wrong), 0, first), float(off.max())
+def _other_shape(own: Tensor, found: Tensor) -> LayerLowering:
+    fault = Fault(None, str(list(own.shape)), str(list(found.shape)))
+    return LayerLowering(READOUT, found.numel(), found.numel(), 0, fault)

@@ -1,4 +1,4 @@
-"""What the check of a lowering finds: neurons and logits that are not what the user's network computes."""
+"""What holding a conversion against the user's network finds: neurons and logits that are not what it computes."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from dataclasses import dataclass, replace
 
 from casc_core.engine.program import READOUT
 
+LOWERING, GRID = "lowering", "grid"
+
 
 @dataclass(frozen=True)
 class Fault:
-    """One neuron, or logit, of a lowering that is not what the network computes.
+    """One neuron, or logit, that is not what the network computes.
 
     Attributes:
         at: its index, `(sample, ...)` in the layout of the model; None: shapes differ.
         own: what the network has there: the activation before it is rounded, in levels, or the logit; or the shape.
-        lowered: what the lowering has there: a level, or a logit; or the shape.
+        found: what the conversion has there: a level, or a logit; or the shape.
     """
 
     at: tuple[int, ...] | None
     own: str
-    lowered: str
+    found: str
 
     def __str__(self) -> str:
         if self.at is None:
-            return f"the network's has shape {self.own}, the lowering's {self.lowered}"
-        return f"at {self.at} the network has {self.own}, the lowering {self.lowered}"
+            return f"your network's has shape {self.own}, the conversion's {self.found}"
+        return f"at {self.at} your network has {self.own}, the conversion {self.found}"
 
 
 @dataclass(frozen=True)
 class LayerLowering:
-    """One layer of a lowering beside that of the network, or its logits (named "the readout").
+    """One layer of a conversion beside that of the network, or the logits (named "the readout").
 
     Attributes:
         name: the layer.
         neurons: how many were compared, over all samples.
         wrong: how many are not what the network computes.
-        ties: how many differ, and fall on an edge between two levels as exactly as float64 can tell.
+        ties: how many differ, and lie on an edge between two levels within float64's own rounding error.
         first: the first that is wrong, or None.
     """
 
@@ -49,19 +51,22 @@ class LayerLowering:
 
 @dataclass(frozen=True)
 class LoweringReport:
-    """A lowering beside the network that it was made from, both in float64.
+    """A conversion beside the network that was converted, in float64.
 
     Attributes:
         layers: by name, in the order of the network's forward; "the readout" last.
         max_logit_difference: the largest difference of two logits.
         by_output: layers of a family whose modules do not say what is inside: what comes out of them was compared.
         not_compared: layers that could not be compared by themselves, only by what follows them.
+        at_fault: where anything is wrong: "lowering", the network was not read as what it is; or "grid", its numbers were
+            put on one that is too coarse.
     """
 
     layers: dict[str, LayerLowering]
     max_logit_difference: float
     by_output: tuple[str, ...]
     not_compared: tuple[str, ...]
+    at_fault: str = LOWERING
 
     @property
     def exact(self) -> bool:
@@ -102,11 +107,12 @@ class LoweringReport:
             tied = f", {self.ties:,} of them ties" if self.ties else ""
             return f"lowering: all {self.neurons:,} neurons and the logits are your network's in float64{tied}{apart}"
         what = "logits" if fault.name == READOUT else "neurons"
-        others = sum(1 for layer in self.layers.values() if layer.wrong) - 1
+        more = sum(1 for layer in self.layers.values() if layer.wrong) - 1
+        further = f"; {more} more layers" if more else ""
         return (
-            f"FAULT OF THE LOWERING: {fault.name!r}, {fault.wrong:,} of {fault.neurons:,} {what} are not what your network "
-            f"computes in float64: {fault.first}{f'; {others} more layers' if others else ''}{apart}. Please report this: "
-            "the spiking network is not your network"
+            f"FAULT OF THE {self.at_fault.upper()}: {fault.name!r}, {fault.wrong:,} of {fault.neurons:,} {what} are not "
+            f"what your network computes in float64: {fault.first}{further}{apart}. Please report this: the spiking "
+            "network is not your network"
         )
 
 
@@ -130,4 +136,6 @@ def combine_lowering_reports(reports: Sequence[LoweringReport]) -> LoweringRepor
                 before.first if before.first is not None else layer.first,
             )
     furthest = max(report.max_logit_difference for report in reports)
-    return LoweringReport(layers, furthest, reports[0].by_output, reports[0].not_compared)
+    faults = [report.at_fault for report in reports if not report.exact]
+    at_fault = GRID if faults and LOWERING not in faults else LOWERING
+    return LoweringReport(layers, furthest, reports[0].by_output, reports[0].not_compared, at_fault)

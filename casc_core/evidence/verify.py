@@ -9,11 +9,10 @@ from torch import Tensor
 
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import ConfigError
-from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann
-from casc_core.evidence.differences import Differences, differences, largest_difference
+from casc_core.evidence.against_ann import against_ann
+from casc_core.evidence.ann_evaluation import LogitsAndLevels
+from casc_core.evidence.differences import largest_difference
 from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence, combine_reports
-from casc_core.evidence.lowering_check import lowered_in_float64, lowering_report
-from casc_core.evidence.lowering_report import LoweringReport
 from casc_core.neuron import CIF
 from casc_core.reporting.predictions import differing, with_batch
 from casc_core.schedule import Continuous
@@ -27,10 +26,11 @@ CONTINUOUS_STEPS_PER_LEVEL = 4
 def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) -> EquivalenceReport:
     """Compare a simulation in spikes with `snn.reference`, and the reference with the network that was converted.
 
-    Every count of every neuron, and the logits, must be the reference's bit for bit. What lies between the reference and
-    the network is reported in three parts: a fault of the lowering, which is never exact (both in float64, layer by layer),
-    what the grid of the numbers moved, and what float32 itself moves. That takes four more passes of the network. A batch
-    whose simulation would exceed `snn.memory_limit` is verified in parts.
+    Every count of every neuron, and the logits, must be the reference's bit for bit. That the reference is the network is
+    shown in float64, by the network's own forward, layer by layer: every level is the network's, or a tie, which lies on an
+    edge between two levels within float64's own rounding error. Whatever else differs is a fault, and not exact. What a
+    coarse grid (`Exact`) moved, and what float32 itself moves, are told apart from that. It takes two more passes of the
+    network, and more where something differs. A batch whose run would exceed `snn.memory_limit` is verified in parts.
 
     Args:
         snn: the converted network.
@@ -84,33 +84,7 @@ def _verified(snn: SpikingModel, values: dict[str, Any], steps: int | None, note
         simulation.T,
         not note,
         note,
-        *_against_ann(snn, reference, values, samples),
-        settings.numerics,
-    )
-
-
-def _against_ann(
-    snn: SpikingModel, reference: LogitsAndLevels, values: dict[str, Any], samples: int
-) -> tuple[int | None, float | None, LoweringReport | None, Differences | None, Differences | None]:
-    """The last fields of a report: the reference beside the ANN, and what lowering, grid and float32 have in that."""
-    if snn.origin is None or snn.ann is None:
-        return None, None, None, None, None
-    if snn.origin.is_changed:
-        raise ConfigError(
-            "the network that was converted (snn.ann) has been trained or edited since, so there is nothing to compare "
-            "with: convert it again, or give the network of that time to load(folder, model=...)"
-        )
-    levels = snn.settings.levels
-    lowered = lowered_in_float64(snn, (), values)
-    lowering = lowering_report(snn, lowered, (), values)
-    ideal, own = (evaluate_ann(snn.ann, levels, (), values, float64) for float64 in (True, False))
-    trained = differences(own, reference, samples) if levels == snn.settings.q else None
-    return (
-        None if trained is None else trained.predictions,
-        None if trained is None else trained.max_logit_difference,
-        lowering,
-        differences(lowered, reference, samples),
-        differences(ideal, own, samples),
+        against_ann(snn, reference, values, samples),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.batches import checked_batches, inputs_and_labels, output_of
+from casc_core.evidence.against_ann import AgainstANN, combine_against_ann, reference_against_ann
 from casc_core.evidence.differences import largest_difference
-from casc_core.evidence.lowering_check import lowered_in_float64, lowering_report
-from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
 from casc_core.reporting.predictions import any_of_sample, labels_of, reading, with_batch
 from casc_lab.compare.network_and_data import NetworkAndData
 
@@ -25,7 +24,6 @@ class _Network:
         score: summed over samples. differing: samples whose predictions differ.
     """
 
-    run: Callable[..., Tensor]
     score: float = 0.0
     differing: int = 0
     largest: float = 0.0
@@ -49,24 +47,27 @@ def ann_figures(compared: NetworkAndData, T: int) -> dict[str, Any]:
     """
     snn = compared.snn
     takes = len(snn.settings.arguments)
-    networks = [_Network(network) for network in (compared.trained, snn.ann) if network is not None]
-    networks.append(_Network(snn.reference))
+    anns = [network for network in (compared.trained, snn.ann) if network is not None]
+    networks = [_Network() for _ in (*anns, snn)]
     samples, labelled, numbers = 0, True, False
-    lowerings: list[LoweringReport] = []
+    beside_ann: list[AgainstANN] = []
     for batch in checked_batches(compared.batches(), "compare on"):
         inputs, given = inputs_and_labels(batch, takes)
         labels = labels_of(given)
         labelled = labelled and labels is not None
         numbers = labels is not None and labels.is_floating_point()
-        parts = snn.parts(inputs, {}, None if snn.settings.schedule.last_wake else T)
+        steps = None if snn.settings.schedule.last_wake else T
+        reference, beside = reference_against_ann(snn, inputs, steps)
+        if beside is not None:
+            beside_ann.append((beside.without_predictions() if numbers else beside).after(samples))
+        outputs = [*(output_of(ann, inputs) for ann in anns), reference]
+        count = snn.parts(inputs, {}, steps).samples
         before: Tensor | None = None
-        for network in networks:
-            logits = with_batch(output_of(network.run, inputs).cpu(), parts.samples)
+        for network, output in zip(networks, outputs, strict=True):
+            logits = with_batch(output.cpu(), count)
             network.add(logits, before, labels)
             before = logits
-        samples += 0 if before is None else len(before)
-        if snn.ann is not None:
-            lowerings += [lowering_report(snn, lowered_in_float64(snn, (), part), (), part) for part in parts]
+        samples += count
     accuracies: list[float | None] = [None] * len(networks)
     errors: list[float | None] = [None] * len(networks)
     if labelled and numbers:
@@ -91,13 +92,13 @@ def ann_figures(compared: NetworkAndData, T: int) -> dict[str, Any]:
         "ann_predictions_moved": moved[-1],
         "ann_max_logit_difference": networks[-1].largest,
         "calibrated": calibrated,
-        "lowering": _lowering(lowerings),
+        "against_ann": _told(beside_ann),
     }
 
 
-def _lowering(reports: Sequence[LoweringReport]) -> dict[str, Any] | None:
-    """What was found of the lowering, if the network that was converted is at hand."""
-    if not reports:
+def _told(parts: Sequence[AgainstANN]) -> dict[str, Any] | None:
+    """What was found beside the network that was converted, if that is at hand."""
+    if not parts:
         return None
-    report = combine_lowering_reports(reports)
-    return {"exact": report.exact, "said": str(report)}
+    whole = combine_against_ann(parts)
+    return {"exact": whole.exact, "said": str(whole).splitlines()}

@@ -109,7 +109,7 @@ def compare(
         "ann": {"macs": ours.ann_multiply_accumulates, "energy_nj": energy / 1e3},
         "energy_table": {"name": table.name, "mac_pj": table.mac, "ac_pj": table.ac, "source": table.source},
         "methods": done,
-        "equivalence": _equivalence(ours, trained["lowering"]),
+        "equivalence": _equivalence(ours, trained["against_ann"]),
         "configuration": dict(compared.configuration),
         "environment": environment(),
         "findings": findings({name: analyses[name] for name in FOUR if name in analyses}, layer_depths(snn), table),
@@ -117,7 +117,7 @@ def compare(
     }
 
 
-def _equivalence(ours: Analysis, lowering: Mapping[str, Any] | None) -> dict[str, Any]:
+def _equivalence(ours: Analysis, against_ann: Mapping[str, Any] | None) -> dict[str, Any]:
     layers = []
     for name, layer in ours.layers.items():
         differing = round(float(layer.more[-1] + layer.fewer[-1]) * layer.neurons * ours.samples)
@@ -132,7 +132,7 @@ def _equivalence(ours: Analysis, lowering: Mapping[str, Any] | None) -> dict[str
             }
         )
     return {
-        "exact": ours.exact and (lowering is None or lowering["exact"]),
+        "exact": ours.exact and (against_ann is None or against_ann["exact"]),
         "samples": ours.samples,
         "logits_equal": bool((ours.exact_at > 0).all()),
         "layers": layers,

@@ -55,14 +55,14 @@ def answers(comparison: Comparison) -> str:
 
 
 def scores_of_anns(comparison: Comparison) -> dict[str, float]:
-    """How well the network as trained meets the labels, calibrated if it was, and on the grid; nothing without labels."""
+    """How well the network as trained meets the labels, calibrated if it was, and the reference; nothing without labels."""
     kind = measure(comparison)
     if kind is None:
         return {}
     calibrated = comparison.get("calibrated")
     first = {} if calibrated is None else {"network as trained": calibrated[f"trained_{kind.key}"]}
     ann = "ANN as trained" if calibrated is None else "ANN, calibrated"
-    return first | {ann: comparison[f"ann_{kind.key}"], "ANN on the grid": comparison[f"reference_{kind.key}"]}
+    return first | {ann: comparison[f"ann_{kind.key}"], "reference": comparison[f"reference_{kind.key}"]}
 
 
 def constant_rows(comparison: Comparison) -> dict[str, str]:

@@ -15,8 +15,8 @@ def verdict(comparison: Comparison) -> str:
     """Whether our method is exact, from when, at what cost; the nearest other method; what the weights' grid moved."""
     (number,) = ours(comparison)
     own = comparison["methods"][number]
-    lowering = comparison["lowering"]
-    faulty = lowering is not None and not lowering["exact"]
+    beside = comparison["against_ann"]
+    faulty = beside is not None and not beside["exact"]
     head = f"Exact from T = {own['exact_at']}" if own["exact"] and not faulty else "Not exact"
     said = " ".join(filter(None, [_ours(comparison, own), _silence(own), _cost(comparison, own), _nearest(comparison)]))
     return (
@@ -77,14 +77,13 @@ def differences_by_step(comparison: Comparison) -> str:
             f"moved {_moved(calibrated['predictions_moved'], samples, 'network as trained')}logits by up to "
             f"{calibrated['max_logit_difference']:.2g}. "
         )
+    if comparison["against_ann"] is not None:
+        said += " ".join(f"{line[0].upper()}{line[1:]}." for line in comparison["against_ann"]["said"]) + " "
     said += (
-        f"Putting the weights on their grid ({comparison['network']['weights']}), and summing without rounding, moved "
+        f"All together, from the {name} in its own types to the spiking network ({comparison['network']['weights']}): "
         f"{_moved(comparison['ann_predictions_moved'], samples, name)}logits by up to "
         f"{comparison['ann_max_logit_difference']:.2g}."
     )
-    if comparison["lowering"] is not None:
-        told = comparison["lowering"]["said"]
-        said = f"{told[0].upper()}{told[1:]}. {said}"
     kind = measure(comparison)
     if kind is None:
         return said

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.errors import ConfigError
+from casc_core.evidence.against_ann import AgainstANN, combine_against_ann, reference_against_ann
 from casc_core.evidence.differences import largest_difference
 from casc_core.evidence.readout import ReadoutOverTime, readout_over_time
 from casc_core.reporting.predictions import differing, reading
 from casc_core.reporting.series import last_repeated
 from casc_core.rivals.methods import FOUR, OURS, Method
 from casc_core.spiking_model import SpikingModel
-from casc_lab.distributed import gather, share
+from casc_lab.distributed import gather, gather_each, share
 from casc_lab.evaluation.accuracy import Batches, accuracy, dataset_order, logits_of
 
 
@@ -92,9 +93,9 @@ class Evaluation:
         ann_accuracy, reference_accuracy: percent.
         methods: by name.
         prediction_mismatches, max_logit_difference: CIF with WakeSleep, once silent, against the reference.
-        ann_prediction_mismatches, ann_max_logit_difference: the reference against the ANN as trained, in its own types:
-            what the grid, and summing without rounding, moved.
+        ann_prediction_mismatches, ann_max_logit_difference: the reference against the ANN as trained, in its own types.
         silent_at: `[samples]` steps to silence of CIF with WakeSleep.
+        against_ann: the reference beside the network that was converted; None if that is not at hand.
     """
 
     ann_accuracy: float
@@ -105,6 +106,12 @@ class Evaluation:
     ann_prediction_mismatches: int
     ann_max_logit_difference: float
     silent_at: Tensor
+    against_ann: AgainstANN | None
+
+    @property
+    def exact(self) -> bool:
+        """CIF with WakeSleep ends at the reference's logits, and the reference is the network that was converted."""
+        return self.exact_at is not None and (self.against_ann is None or self.against_ann.exact)
 
     @property
     def exact_at(self) -> int | None:
@@ -142,7 +149,7 @@ def evaluate(
     trained, labels = logits_of(ann.eval(), batches)
     labels = reading(trained.shape, labels).checked(labels, trained.shape)
     announce("reference")
-    reference, _ = logits_of(snn.reference, batches)
+    reference, beside = _reference_of(snn, batches)
     results = {}
     for name, method in methods.items():
         announce(name)
@@ -157,4 +164,20 @@ def evaluate(
         ann_prediction_mismatches=int(differing(trained, reference).sum()),
         ann_max_logit_difference=largest_difference(trained, reference),
         silent_at=exact.silent_at,
+        against_ann=beside,
     )
+
+
+def _reference_of(snn: SpikingModel, batches: Batches) -> tuple[Tensor, AgainstANN | None]:
+    """The reference's logits over the test set, in its order, and how it compares with the network that was converted."""
+    found: list[AgainstANN] = []
+
+    def run(*inputs: Tensor) -> Tensor:
+        logits, beside = reference_against_ann(snn, inputs)
+        if beside is not None:
+            found.append(beside)
+        return logits
+
+    reference, _ = logits_of(run, batches)
+    everywhere = [each for process in gather_each(found) for each in process]
+    return reference, combine_against_ann(everywhere) if everywhere else None

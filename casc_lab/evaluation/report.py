@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.conversion.convert import convert
+from casc_core.errors import NotExactError
 from casc_core.numerics import of_bits
 from casc_core.reporting.series import powers_of_two
 from casc_lab import distributed
@@ -78,6 +79,7 @@ def report(
 
     Raises:
         ConversionError: the network cannot be converted. StorageError: the folder cannot be written.
+        NotExactError: the spiking network is not the network that was converted; everything has been written by then.
     """
     with phase("convert", seconds):
         snn = convert(experiment.network, adapter=experiment.adapter, numerics=of_bits(weight_bits))
@@ -108,6 +110,10 @@ def report(
             f"results.json, table.md, accuracy.png and the spiking network are in {folder}"
         )
     distributed.barrier()
+    if not evaluation.exact:
+        raise NotExactError(
+            f"NOT EXACT: see {folder / 'table.md'}, and report it: the spiking network is not your network"
+        )
     return evaluation
 
 

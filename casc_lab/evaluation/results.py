@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from casc_core.evidence.against_ann import AgainstANN
 from casc_core.reporting.series import steps_to_silence
 from casc_core.reporting.tables import markdown_table
 from casc_core.rivals.methods import OURS
@@ -51,10 +52,18 @@ def as_json(evaluation: Evaluation, published: Published | None = None) -> dict[
         "max_logit_difference": evaluation.max_logit_difference,
         "ann_prediction_mismatches": evaluation.ann_prediction_mismatches,
         "ann_max_logit_difference": evaluation.ann_max_logit_difference,
+        "exact": evaluation.exact,
+        "against_ann": _beside(evaluation.against_ann),
         "steps_to_silence": steps_to_silence(evaluation.silent_at),
         "exact_at": evaluation.exact_at,
         "published": None if published is None else dataclasses.asdict(published),
     }
+
+
+def _beside(against_ann: AgainstANN | None) -> dict[str, Any] | None:
+    if against_ann is None:
+        return None
+    return {name: dataclasses.asdict(getattr(against_ann, name)) for name in ("lowering", "grid", "float32")}
 
 
 def accuracy_table(evaluation: Evaluation, published: Published | None = None) -> str:
@@ -91,7 +100,8 @@ def exactness_lines(evaluation: Evaluation) -> str:
         [
             f"CIF+WSC until silent against its reference: predictions of {evaluation.prediction_mismatches} of {samples:,} "
             f"samples differ, largest logit difference {evaluation.max_logit_difference:g}",
-            "the reference (snapped weights) against the ANN as trained: predictions of "
+            *([] if evaluation.against_ann is None else [str(evaluation.against_ann)]),
+            "the reference against the ANN as trained, in its own types: predictions of "
             f"{evaluation.ann_prediction_mismatches} of {samples:,} samples differ, largest "
             f"logit difference {evaluation.ann_max_logit_difference:.2g}",
             f"steps to silence: mean {silence['mean']:.2f}, median {silence['p50']:.0f}, 99th percentile "

@@ -176,14 +176,14 @@ def _check_weights(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> Non
             raise ValueError(f"{name} should be {value.dtype} {list(value.shape)}, and is {there}")
 
 
-def training_facts(model: nn.Module, result: TrainingResult) -> dict[str, Any]:
-    """What an experiment reports of a training."""
-    accuracy = result.best.validation_accuracy
+def training_facts(model: nn.Module, result: TrainingResult | None) -> dict[str, Any]:
+    """What an experiment reports of a training; None: there was none, the weights were there."""
+    accuracy = math.nan if result is None else result.best.validation_accuracy
     return {
         "validation_accuracy": None if math.isnan(accuracy) else round(accuracy, 4),
-        "best_epoch": result.best.epoch,
-        "epochs": len(result.epochs),
-        "seconds": round(result.seconds, 1),
+        "best_epoch": 0 if result is None else result.best.epoch,
+        "epochs": 0 if result is None else len(result.epochs),
+        "seconds": 0.0 if result is None else round(result.seconds, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -194,7 +194,11 @@ def describe(found: bool, facts: dict[str, Any]) -> str:
     >>> facts = {"validation_accuracy": 91.5, "best_epoch": 3, "epochs": 5, "seconds": 12.0, "parameters": 1234}
     >>> describe(True, facts)
     'classifier found: 1,234 parameters, epoch 3 of 5 picked at 91.50% in validation, 12 s of training'
+    >>> describe(False, training_facts(nn.Linear(2, 3), None))
+    'classifier not trained: 9 parameters as they were given'
     """
+    if facts["best_epoch"] == 0:
+        return f"classifier not trained: {facts['parameters']:,} parameters as they were given"
     accuracy = facts["validation_accuracy"]
     epochs = f" of {facts['epochs']}" if "epochs" in facts else ""
     why = "kept" if accuracy is None else f"picked at {accuracy:.2f}% in validation"

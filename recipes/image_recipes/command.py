@@ -47,8 +47,8 @@ CALIBRATION = {
 """Options of a network that was trained with plain ReLU, and their defaults."""
 
 
-FINE_TUNING = TrainingConfig(epochs=3, lr=1e-3)
-"""Defaults of the training with `--fine-tune`."""
+FINE_TUNING = TrainingConfig(epochs=8, lr=1e-3)
+"""Defaults of the training with `--fine-tune`, whatever the images: the network starts close to where it is to end."""
 
 
 def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **others: str) -> None:
@@ -162,6 +162,8 @@ def check(args: argparse.Namespace) -> None:
     for name in ("eval_batch", "limit_train", "limit_test", "size"):
         command.check_range(f"--{name.replace('_', '-')}", getattr(args, name), MOST)
     calibration(args)
+    if args.weights is None and vars(args).get("epochs") == 0:
+        raise ConfigError("--epochs 0 takes trained weights as they are: name their file by --weights")
     training_config(args, TrainingConfig())
     network = NetworkConfig(args.model, 2, 0, pooling=args.pooling, width=args.width)
     check_fits(network.built, "choose a smaller --width, or another --model")
@@ -218,19 +220,23 @@ def run(
     )
 
 
-def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> TrainingConfig:
-    """The defaults, but for what the command line says."""
+def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> TrainingConfig | None:
+    """The defaults, but for what the command line says; None: no training, which `--epochs 0` asks for."""
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    untrained = given.get("epochs") == 0
+    if untrained:
+        del given["epochs"]
     if args.fine_tune:
-        defaults = dataclasses.replace(defaults, epochs=FINE_TUNING.epochs, lr=FINE_TUNING.lr)
-    return dataclasses.replace(defaults, seed=args.seed, **given)
+        defaults = FINE_TUNING
+    config = dataclasses.replace(defaults, seed=args.seed, **given)
+    return None if untrained else config
 
 
 def one(
     args: argparse.Namespace,
     device: torch.device,
     images: Images,
-    training: TrainingConfig,
+    training: TrainingConfig | None,
     q: int | None,
     folder: Path,
     seconds: dict[str, float],
@@ -244,7 +250,7 @@ def experiment(
     args: argparse.Namespace,
     device: torch.device,
     images: Images,
-    training: TrainingConfig,
+    training: TrainingConfig | None,
     q: int | None,
     folder: Path,
     seconds: dict[str, float],

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_core.activation import check_levels
-from casc_core.errors import ConfigError
+from casc_core.conversion.activation_values import watched
+from casc_core.errors import ConfigError, DataError
 from casc_core.storage.strict import of
 from casc_lab.distributed import say
 from casc_lab.evaluation.accuracy import Batches, logits_of
@@ -104,7 +105,7 @@ def train_or_find(
     images: TrainingImages,
     folder: Path,
     network: NetworkConfig,
-    training: TrainingConfig,
+    training: TrainingConfig | None,
     about: dict[str, Any],
     *,
     device: torch.device,
@@ -122,7 +123,8 @@ def train_or_find(
     Args:
         images: what it learns.
         folder: a trained network has a subfolder of its own, named by a fingerprint of configuration and data.
-        network, training: how.
+        network: which.
+        training: how it is trained; None: not at all, it is taken as the file of weights or the calibration has it.
         about: what to keep with the network: `mean`, `std`, names of the `classes`.
         device: where it trains.
         weights: file of weights to start from.
@@ -138,9 +140,13 @@ def train_or_find(
         StorageError: the folder cannot be used.
     """
     start = None if weights is None else file_digest(weights)
-    settings = [dataclasses.asdict(network), dataclasses.asdict(training), about, precision, sync_batch_norm, start]
+    how = None if training is None else dataclasses.asdict(training)
+    settings = [dataclasses.asdict(network), how, about, precision, sync_batch_norm, start]
     if fine_tuning is not None:
-        settings.append(dataclasses.asdict(fine_tuning.calibration) | {"temperature": fine_tuning.temperature})
+        settings.append(
+            dataclasses.asdict(fine_tuning.calibration)
+            | {"temperature": fine_tuning.temperature, "weight": fine_tuning.weight}
+        )
     store = Store(folder, digest(settings, images.digest)[:12], retrain, find_only)
     if store.found:
         model, description = store.read(
@@ -148,33 +154,41 @@ def train_or_find(
             lambda found: network.plain(),
         )
         return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)
-    torch.manual_seed(training.seed)
+    torch.manual_seed(0 if training is None else training.seed)
     model = network.plain()
-    if weights is not None and (left_out := load_weights(model, weights)):
-        say(f"{weights.name} is of another number of classes: {', '.join(left_out)} start anew")
+    left_out = [] if weights is None else load_weights(model, weights)
+    if weights is not None and left_out:
+        other = f"{weights.name} is of another number of classes"
+        if training is None:
+            raise DataError(f"{other}, so {', '.join(left_out)} would have to be trained: leave out --epochs 0")
+        say(f"{other}: {', '.join(left_out)} start anew")
     teacher = None
     if fine_tuning is None:
         model = network.quantised(model).to(device)
     else:
-        teacher = Teacher(model.to(device).eval(), fine_tuning.temperature)
-        calibrated = fine_tuning.calibration.apply(model, fine_tuning.images())
+        some = list(fine_tuning.images())
+        calibrated = fine_tuning.calibration.apply(model.to(device).eval(), some)
         say(str(calibrated))
         about = {**about, "thresholds": {name: list(each.shape) for name, each in calibrated.thresholds.items()}}
+        layers = last_of_each_size(model, list(calibrated.thresholds), some[0])
+        teacher = Teacher(model, fine_tuning.temperature, layers, fine_tuning.weight)
         model = calibrated.model.train()
         with_thresholds(model, calibrated.thresholds)
-    result = train(
-        model,
-        images,
-        about["mean"],
-        about["std"],
-        training,
-        teacher=teacher,
-        validate=_validator(validation),
-        checkpoint=store.checkpoint,
-        progress=progress,
-        precision=precision,
-        sync_batch_norm=sync_batch_norm,
-    )
+    result = None
+    if training is not None:
+        result = train(
+            model,
+            images,
+            about["mean"],
+            about["std"],
+            training,
+            teacher=teacher,
+            validate=_validator(validation),
+            checkpoint=store.checkpoint,
+            progress=progress,
+            precision=precision,
+            sync_batch_norm=sync_batch_norm,
+        )
     facts = training_facts(model, result)
     store.write(model, {"classifier": dataclasses.asdict(network), "training": facts, **about})
     return TrainedNetwork(model.eval(), False, facts, store.home.name)
@@ -230,12 +244,26 @@ class FineTuning:
     Args:
         calibration: where thresholds and biases start; the thresholds are trained.
         images: gives the batches to calibrate on.
-        temperature: as `Teacher` takes it.
+        temperature, weight: as `Teacher` takes them; its layers are the last activations of each size of the image.
     """
 
     calibration: CalibrationConfig
     images: Callable[[], Iterable[Tensor]]
     temperature: float = 2.0
+    weight: float = 30.0
+
+
+def last_of_each_size(network: nn.Module, names: list[str], images: Tensor) -> tuple[str, ...]:
+    """Of the named modules, those after which the image has another size, and the last: the ends of a ResNet's stages.
+
+    >>> network = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
+    >>> last_of_each_size(network, ["0", "1", "3"], torch.zeros(1, 3, 4, 4))
+    ('1', '3')
+    """
+    called: list[tuple[str, torch.Size]] = []
+    watched(network, names, [(images,)], lambda name, value: called.append((name, value.shape[2:])))
+    behind = [size for _, size in called[1:]] + [None]
+    return tuple(dict.fromkeys(name for (name, size), after in zip(called, behind, strict=True) if size != after))
 
 
 def with_thresholds(model: nn.Module, thresholds: Mapping[str, Tensor]) -> nn.Module:

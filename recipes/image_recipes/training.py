@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,27 +81,64 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network whose answers another is trained towards (Hinton et al. 2015, "Distilling the Knowledge in a Neural
-    Network").
+    """A trained network that another is trained towards: by its answers (Hinton et al. 2015, "Distilling the Knowledge in a
+    Neural Network") and by what some of its layers give (Romero et al. 2015, "FitNets: Hints for Thin Deep Nets").
 
     Args:
         network: maps images to logits.
         temperature: what all logits are divided by, first.
+        layers: modules, by names that both networks have, whose outputs are to agree.
+        weight: of each of these layers.
 
-    >>> teacher = Teacher(nn.Identity(), temperature=2.0)
-    >>> logits = torch.tensor([[1.0, -1.0]])
-    >>> bool(teacher.loss(logits, logits) < teacher.loss(logits, -logits))
+    >>> teacher = Teacher(nn.Sequential(nn.ReLU()), temperature=2.0, layers=("0",), weight=10.0)
+    >>> images, logits = torch.tensor([[1.0, 0.5]]), torch.tensor([[1.0, 0.0]])
+    >>> bool(teacher.loss(images, images, [images]) < teacher.loss(images, logits, [logits]))
     True
     """
 
     network: nn.Module
     temperature: float
+    layers: tuple[str, ...] = ()
+    weight: float = 0.0
 
-    def loss(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Mean cross-entropy of softened logits with the teacher's, times the temperature's square."""
-        with torch.no_grad():
+    def loss(self, images: Tensor, logits: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """How far another network is off.
+
+        The mean cross-entropy of its softened logits with the teacher's, times the temperature's square; and `weight` times
+        the relative squared error of each of the `layers`.
+
+        Args:
+            logits, features: what it gives for these images, and what its `layers` give, as `outputs` has them.
+        """
+        with torch.no_grad(), outputs(self.network, self.layers) as own:
             target = (self.network(images).float() / self.temperature).softmax(1)
-        return F.cross_entropy(logits.float() / self.temperature, target) * self.temperature**2
+        loss = F.cross_entropy(logits.float() / self.temperature, target) * self.temperature**2
+        for expected, found in zip(own, features, strict=True):
+            size = expected.float().square().mean().clamp_min(torch.finfo(torch.float32).tiny)
+            loss = loss + self.weight * F.mse_loss(found.float(), expected.float()) / size
+        return loss
+
+
+@contextmanager
+def outputs(network: nn.Module, names: Iterable[str]) -> Iterator[list[Tensor]]:
+    """Within the block, the list collects what the named modules of `network` give, in the order of their calls.
+
+    >>> network = nn.Sequential(nn.ReLU(), nn.Flatten())
+    >>> with outputs(network, ["0"]) as found:
+    ...     _ = network(torch.tensor([[-1.0, 2.0]]))
+    >>> found
+    [tensor([[0., 2.]])]
+    """
+    found: list[Tensor] = []
+    handles = [
+        network.get_submodule(name).register_forward_hook(lambda module, inputs, output: found.append(output))
+        for name in names
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class TrainingImages(Protocol):
@@ -175,11 +213,11 @@ class _ImageTask:
         teacher: Teacher | None,
         validate: Callable[[nn.Module], Validation | None],
     ) -> None:
-        self.images, self.mean, self.std, self.config = images, mean, std, config
+        self.model, self.images, self.mean, self.std, self.config = model, images, mean, std, config
         self.teacher, self.validate = teacher, validate
         self.device = device_of(model)
         self.epochs, self.seed = config.epochs, config.seed
-        taught = [] if teacher is None else [teacher.temperature]
+        taught = [] if teacher is None else [teacher.temperature, teacher.layers, teacher.weight]
         self.owner = digest(dataclasses.asdict(config), shapes(model), images.digest, mean, std, *taught)
         self.remedy = remedy(config.learning_rate, config.clip)
 
@@ -207,6 +245,7 @@ class _ImageTask:
     def loss(self, network: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)
         pixels = normalise(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
-        logits = network(pixels)
+        with outputs(self.model, () if self.teacher is None else self.teacher.layers) as features:
+            logits = network(pixels)
         loss, correct = loss_and_correct(logits, labels, self.config.label_smoothing)
-        return (loss if self.teacher is None else self.teacher.loss(pixels, logits)), correct
+        return (loss if self.teacher is None else self.teacher.loss(pixels, logits, features)), correct

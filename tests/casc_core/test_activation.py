@@ -50,6 +50,25 @@ def test_gradient_is_one_inside_and_zero_outside(threshold):
     assert x.grad.tolist() == [0, 0, 3, 4, 5, 0, 0]
 
 
+@pytest.mark.parametrize("shape", [(6, 3), (2, 3, 4, 4)])
+def test_gradient_of_trained_thresholds(shape):
+    """Of each channel: the sum of upstream times `level / q`, less `x / threshold` inside; infinities are outside."""
+    draw = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(shape, generator=draw, dtype=torch.float64)).requires_grad_()
+    with torch.no_grad():
+        x.flatten()[:2] = torch.tensor([float("inf"), float("-inf")])
+    q, thresholds, upstream = 4, torch.tensor([0.5, 1.0, 2.0]), torch.rand(shape, generator=draw, dtype=torch.float64)
+    activation = CQReLU(q, thresholds, trainable=True)
+    (activation(x) * upstream).sum().backward()
+    theta = thresholds.double().reshape(-1, *[1] * (len(shape) - 2)).expand(shape)
+    inside = (x >= 0) & (x <= theta)
+    assert torch.equal(x.grad, upstream * inside)
+    level = (x.detach() * q / theta).floor().clamp(0, q)
+    slope = torch.where(inside, level / q - x.detach() / theta, (x > theta).double()) * upstream
+    expected = slope.transpose(0, 1).flatten(1).sum(1) / (x.numel() / 3 * q) ** 0.5
+    assert torch.allclose(activation.threshold.grad.double(), expected)
+
+
 @pytest.mark.parametrize("q", [0, -1, 2.0, "2", True, None])
 @pytest.mark.parametrize("make", [CQReLU, lambda q: cq_relu(np.zeros(2), q)], ids=["module", "function"])
 def test_bad_levels_are_refused_and_quoted(make, q):

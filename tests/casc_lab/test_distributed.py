@@ -48,6 +48,7 @@ def test_processes_tell_one_another(two: list[dict[str, Any]]) -> None:
         assert seen["gather where one has nothing"] == [1, 3]
         assert seen["gather of rows"] == [1, 3]
         assert seen["gather of nothing"] == []
+        assert seen["gather of things"] == ["from 0", "from 1"]
         assert seen["total"] == [2.0, 1.0]
         assert seen["agreed"] == {"rank": 0}
         assert seen["error"] == "there is no such file"

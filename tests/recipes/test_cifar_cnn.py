@@ -144,19 +144,26 @@ def test_plain_relu_is_calibrated(
     assert casc_core.load(tmp_path / "network").settings.q == 16
 
 
-def test_weights_trained_with_relu_are_fine_tuned(
-    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Resnet20 without parameters in its shortcuts, under the names that its weight files have."""
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of resnet20 without parameters in its shortcuts, under the names that its weight files have."""
     torch.manual_seed(0)
-    model, weights = build("resnet20a", len(CLASSES), width=4), tmp_path / "weights.safetensors"
+    model, file = build("resnet20a", len(CLASSES), width=4), tmp_path_factory.mktemp("weights") / "weights.safetensors"
     assert [name for name in model.state_dict() if "downsample" in name or "shortcut" in name] == []
     assert list(model.state_dict())[-2:] == ["linear.weight", "linear.bias"]
-    save_file(model.state_dict(), weights)
+    save_file(model.state_dict(), file)
+    return file
 
-    options = ["--model", "resnet20a", "--data", data, "--weights", weights, "--fine-tune", "--q", 4, "--T", 2]
-    tiny = "--width 4 --epochs 2 --batch-size 24 --augment none --eval-batch 24 --threads 1 --quiet".split()
-    results = recipe(tmp_path, *options, tiny=tiny)
+
+FINE_TUNE = "--model resnet20a --fine-tune --q 4 --T 2".split()
+TINY_FINE_TUNE = "--width 4 --epochs 2 --batch-size 24 --augment none --eval-batch 24 --threads 1 --quiet".split()
+
+
+def test_weights_trained_with_relu_are_fine_tuned(
+    data: Path, weights: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*FINE_TUNE, "--data", data, "--weights", weights]
+    results = recipe(tmp_path, *options, tiny=TINY_FINE_TUNE)
     said = capsys.readouterr().err
     assert "classifier trained" in said
     assert "biases" in said
@@ -166,10 +173,84 @@ def test_weights_trained_with_relu_are_fine_tuned(
     description = json.loads((tmp_path / results["classifier"] / "classifier.json").read_text())
     assert description["thresholds"]["layer1.0.relu1"] == [4]
 
-    again = recipe(tmp_path, *options, tiny=tiny)
+    again = recipe(tmp_path, *options, tiny=TINY_FINE_TUNE)
     assert "classifier found" in capsys.readouterr().err
     for name in ("classifier", "ann_accuracy", "accuracy"):
         assert again[name] == results[name]
+
+
+def test_fine_tuning_goes_on_where_it_was(
+    data: Path, weights: Path, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Interrupted, the same command goes on, and ends with the weights and figures of one that was not."""
+    options = [*FINE_TUNE, "--data", data, "--weights", weights, "--augment", "basic"]
+    whole = recipe(tmp_path / "whole", *options, tiny=TINY_FINE_TUNE)
+    clip, steps = torch.nn.utils.clip_grad_norm_, 0
+
+    def step(*given: Any) -> Any:  # whatever the optimiser is, gradients are clipped in each step
+        nonlocal steps
+        steps += 1
+        if steps > 4:  # within the second epoch of three
+            raise KeyboardInterrupt
+        return clip(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", step)
+        with pytest.raises(SystemExit) as stopped:
+            recipe(tmp_path / "cut", *options, tiny=TINY_FINE_TUNE)
+    assert stopped.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert len(list((tmp_path / "cut").glob("training-*"))) == 1
+    resumed = recipe(tmp_path / "cut", *options, tiny=TINY_FINE_TUNE)
+    assert list((tmp_path / "cut").glob("training-*")) == []
+    for name in ("classifier", "ann_accuracy", "accuracy", "mismatches"):
+        assert resumed[name] == whole[name]
+    files = [tmp_path / one / whole["classifier"] / "classifier.safetensors" for one in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("options", ["--fine-tune --q 4", "--q none --calibrate-q 4"])
+def test_weights_are_calibrated_without_training(
+    options: str, data: Path, weights: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", "resnet20a", "--weights", weights, "--data", data, "--T", 2, "--epochs", 0, *options.split()]
+    results = recipe(tmp_path, *given, tiny=TINY_FINE_TUNE)
+    said = capsys.readouterr().err
+    assert "NOT LOSSLESS" in said
+    assert "classifier not trained" in said
+    assert results["training"]["epochs"] == 0
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+    assert casc_core.load(tmp_path / "network").settings.q == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (dict, [], "conv1.weight is missing"),
+        (lambda: build("resnet20", len(CLASSES), width=4).state_dict(), [], "these are not weights of this network"),
+        (lambda: build("resnet20a", len(CLASSES), width=8).state_dict(), [], "is [8], but this network's is [4]"),
+        (lambda: build("resnet20a", 7, width=4).state_dict(), ["--epochs", 0], "have to be trained"),
+        (lambda: b"not weights", [], "cannot be read as weights"),
+    ],
+)
+def test_foreign_weights_are_refused(
+    content: Callable[[], Any], options: list[Any], message: str, data: Path, tmp_path: Path, recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file, given = tmp_path / "weights.safetensors", content()
+    if isinstance(given, bytes):
+        file.write_bytes(given)
+    else:
+        save_file(given, file)
+    with pytest.raises(SystemExit) as stopped:
+        recipe(tmp_path / "out", *FINE_TUNE, "--data", data, "--weights", file, *options, tiny=TINY_FINE_TUNE)
+    assert stopped.value.code == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("error: ")
+    assert str(file.name) in last
+    assert message in last
 
 
 def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +305,8 @@ def test_a_mistake_is_one_clear_line(
         ("--lr nan", "lr must be positive and finite; got nan"),
         ("--optimizer adam", "optimizer must be one of 'adamw', 'sgd'; got 'adam'"),
         ("--eval-batch 0", "--eval-batch must be at least 1; got 0"),
-        ("--epochs 0", "epochs must be an integer of at least 1; got 0"),
+        ("--epochs -1", "epochs must be an integer of at least 1; got -1"),
+        ("--epochs 0", "--epochs 0 takes trained weights as they are: name their file by --weights"),
         ("--fine-tune", "--fine-tune starts from weights that were trained with plain ReLU"),
         ("--fine-tune --weights nowhere.pth --sweep none,8", "--fine-tune is for a network with levels"),
         ("--fine-tune --weights nowhere.pth --calibrate-q 8", "--calibrate-q is for a network trained with plain ReLU"),

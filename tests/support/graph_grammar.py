@@ -269,13 +269,18 @@ NORMS += [batch_norm_call]
 
 # Activations.
 
-_PLAIN = "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.Tanh()", "nn.ReLU6()", "nn.Hardtanh(0.0, 2.0)", "nn.Hardtanh()"
+_PLAIN = (
+    "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.Tanh()", "nn.ReLU6()", "nn.Hardtanh(0.0, 2.0)", "nn.Hardtanh()",
+    "nn.Sigmoid()", "nn.Hardsigmoid()", "nn.Softsign()", "nn.LeakyReLU(0.25)", "nn.PReLU()",
+)  # fmt: skip
 ACTIVATIONS = [module(each, fires=True) for each in _PLAIN]
 ACTIVATIONS += [
     say(each, fires=True)
     for each in (
         "F.relu({0})", "torch.relu({0})", "{0}.relu()", "torch.tanh({0})", "F.tanh({0})", "{0}.tanh()", "F.relu6({0})",
         "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "F.relu_({0})", "torch.relu_({0})", "{0}.relu_()",
+        "torch.sigmoid({0})", "{0}.sigmoid()", "F.hardsigmoid({0})", "F.leaky_relu({0}, 0.5)", "F.softsign({0})",
+        "torch.sigmoid_({0})", "{0}.sigmoid_()", "torch.tanh_({0})", "{0}.tanh_()", "F.leaky_relu_({0}, 0.25)",
         "F.relu({0}, inplace=True)", "F.hardtanh_({0})", "F.relu(input={0})", "F.hardtanh({0}, max_val=0.5)",
         "torch.relu({0}.transpose(0, 1)).transpose(0, 1)",
     )
@@ -309,6 +314,41 @@ def quantised(w: Writer, x: Value) -> Piece:
 
 
 ACTIVATIONS += [quantised, quantised, quantised, quantised]
+
+
+def own(constructor: str, *choices: Any, rough: bool = False) -> Row:
+    """A module that a preparation puts, itself."""
+
+    def draw(w: Writer, x: Value) -> Piece:
+        name, layers = w.layer("act", f"casc_core.{constructor}({w.q}, {w.pick(*choices)})")
+        return Piece(f"{name}({{0}})", (x.name,), layers, fires=True, rough=rough)
+
+    return Row(draw, ANY, 2)
+
+
+def squared(code: str) -> Row:
+    """A product of two spiking tensors, which a mask and an input would not be."""
+
+    def draw(w: Writer, x: Value) -> Piece | None:
+        return Piece(code, (x.name,), maps=1, rough=True) if x.spikes else None
+
+    return Row(draw, ANY)
+
+
+ACTIVATIONS += [
+    own("Rounded", "'sigmoid'", "'tanh', 0.5", "'hardsigmoid', 3.0", "'hardtanh', 2.0", "'softsign'"),
+    own("composed_activations.LeakyCQReLU", "1.0, 0.25", "2.0, -0.5", "1.0, torch.ones(1) / 2"),
+    own("composed_activations.Swish", "'sigmoid'", "'hardsigmoid', 2.0", rough=True),
+]
+ACTIVATIONS += [module(each, fires=True, rough=True) for each in ("nn.SiLU()", "nn.Hardswish()")]
+ACTIVATIONS += [say(each, fires=True, rough=True) for each in ("F.silu({0})", "F.hardswish({0})")]
+ACTIVATIONS += [
+    squared(each)
+    for each in (
+        "torch.square({0})", "{0}.square()", "{0} ** 2", "torch.pow({0}, 2)", "{0}.pow(2)", "{0} * torch.sigmoid({0})",
+        "torch.sigmoid({0}) * torch.tanh({0})", "{0}.mul({0}.sigmoid())", "{0} * F.hardsigmoid({0}.mean(1, keepdim=True))",
+    )
+]  # fmt: skip
 
 # Pools.
 

@@ -3,7 +3,7 @@
 The oracle knows nothing of lowering. It runs the prepared network itself, its weights dyadic so that float64 does not
 round, and only looks at (and stands in for) the activations:
 
-- in levels, an activation is its definition: `clip(floor(q x / theta), 0, q)`;
+- in levels, an activation is its definition: `clip(floor(q x / theta), 0, q)`, or `floor(q f(x) + 1/2)` of a tanh f;
 - in spikes, one forward is run for each step t, in which every activation gives `theta N_t / w`, w the wake steps so far.
   All else is affine or a maximum, so what an activation reads is then its input current summed over all steps so far, over
   w: its neurons fire by their definition, and what the network returns is the readout after step t.
@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 import casc_core
 import casc_seq
-from casc_core import CQReLU
+from casc_core import CQReLU, Rounded
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import CascError, ExactnessError
 
@@ -39,6 +39,16 @@ from casc_core.errors import CascError, ExactnessError
 EDGE = 1e-9
 # A neuron of a rough graph may be one level off where its current lies this near to an edge, in levels.
 ROUGH_EDGE = 2.0**-6
+
+
+# What is rounded, by name, and its lower end.
+SQUASHING: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "sigmoid": (lambda x: 1 / (1 + torch.exp(-x)), 0),
+    "tanh": (torch.tanh, -1),
+    "hardsigmoid": (lambda x: ((x + 3) / 6).clamp(0, 1), 0),
+    "hardtanh": (lambda x: x.clamp(-1, 1), -1),
+    "softsign": (lambda x: x / (1 + x.abs()), -1),
+}
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,24 @@ def near(x: Tensor) -> Tensor:
     return torch.where((x - whole).abs() < EDGE, whole, x)
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """An activation: `worth` times a whole number from `lowest` to q, over q.
+
+    Attributes:
+        exactly: that number before it is rounded down, of q times what the activation reads.
+    """
+
+    exactly: Callable[[Tensor], Tensor]
+    worth: Any
+    lowest: int = 0
+
+
+def clipped(theta: Any, half: bool) -> Rounding:
+    """That of a CQReLU."""
+    return Rounding(lambda total: total / theta + 0.5 * half, theta)
+
+
 class Levels:
     """Activations in levels: held against the counts that were found, which then go on to the next layer.
 
@@ -207,12 +235,12 @@ class Levels:
         self.q, self.found, self.rough, self.idle = q, found, rough, idle
         self.seen: set[str] = set()
 
-    def fire(self, layer: str, place: tuple[Any, ...], x: Tensor, theta: Any, half: bool, real: Any) -> Tensor:
-        levels = near(self.q * x / theta + 0.5 * half)
-        expected = levels.floor().clamp(0, self.q) * real
+    def fire(self, layer: str, place: tuple[Any, ...], x: Tensor, rounding: Rounding, real: Any) -> Tensor:
+        levels = near(rounding.exactly(self.q * x))
+        expected = levels.floor().clamp(rounding.lowest, self.q) * real
         if layer not in self.found:
             if self.idle:  # nothing reads it
-                return theta * expected / self.q
+                return rounding.worth * expected / self.q
             raise FaultError("a layer is missing", f"{layer!r} is not among {list(self.found)}")
         self.seen.add(layer)
         found = self.found[layer][place].double()
@@ -229,9 +257,9 @@ class Levels:
                 if bool(((levels - levels.round()).abs()[wrong] < ROUGH_EDGE).all())
                 else "levels differ",
                 f"{layer!r}: {int(wrong.sum())} of {wrong.numel()}, first at {at}: {found[at]:g} for {expected[at]:g} "
-                f"(q x / theta = {levels[at]:.6f})",
+                f"({levels[at]:.6f} levels)",
             )
-        return theta * found / self.q
+        return rounding.worth * found / self.q
 
 
 class Steps:
@@ -246,16 +274,16 @@ class Steps:
         self.step, self.spiked = self.step + 1, False
         self.awake = min(self.step, self.q)
 
-    def fire(self, layer: str, place: tuple[Any, ...], x: Tensor, theta: Any, half: bool, real: Any) -> Tensor:
+    def fire(self, layer: str, place: tuple[Any, ...], x: Tensor, rounding: Rounding, real: Any) -> Tensor:
         key = layer, str(place)
         count = self.counts.get(key, torch.zeros_like(x))
-        potential = near(self.awake * x / theta + 0.5 * half) - count
-        up = (potential >= 1) & (count < self.awake)
-        down = (potential < 0) & (count > 0) & ~up
+        potential = near(rounding.exactly(self.awake * x)) - count
+        up = (potential >= 1) & (count < (self.awake if rounding.lowest == 0 else self.q))
+        down = (potential < 0) & (count > rounding.lowest) & ~up
         spikes = (up.double() - down.double()) * real
         self.spiked |= layer in self.layers and bool(spikes.any())
         self.counts[key] = count + spikes
-        return theta * self.counts[key] / self.awake
+        return rounding.worth * self.counts[key] / self.awake
 
 
 class Oracle:
@@ -269,6 +297,8 @@ class Oracle:
         for name, module in self.ann.named_modules():
             if isinstance(module, CQReLU):
                 module.register_forward_hook(self._activation(name))
+            elif isinstance(module, Rounded):
+                module.register_forward_hook(self._rounded(name))
             elif isinstance(module, casc_seq.RNN):
                 module.register_forward_hook(self._recurrence(name), with_kwargs=True)
 
@@ -292,7 +322,17 @@ class Oracle:
             if isinstance(theta, Tensor):
                 theta = theta.detach()
                 theta = theta.reshape(-1, *[1] * (x.dim() - 2)) if theta.dim() else float(theta)
-            result: Tensor = self.neurons.fire(self._layer(name), (), x, theta, module.half_step, 1.0)
+            result: Tensor = self.neurons.fire(self._layer(name), (), x, clipped(theta, module.half_step), 1.0)
+            return result
+
+        return hook
+
+    def _rounded(self, name: str) -> Callable[..., Tensor]:
+        def hook(module: Rounded, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            q, theta = module.q, module.threshold
+            function, lowest = SQUASHING[module.function]
+            rounding = Rounding(lambda total: q * function(total / q / theta) + 0.5, theta, lowest * q)
+            result: Tensor = self.neurons.fire(self._layer(name), (), args[0], rounding, 1.0)
             return result
 
         return hook
@@ -313,6 +353,7 @@ class Oracle:
         real = torch.ones(batch, length, 1)
         if lengths is not None:
             real = (torch.arange(length) < lengths[:, None]).double()[..., None]
+        rounding = clipped(rnn.threshold, rnn.half_step)
         final: list[Tensor] = []
         outputs: list[Tensor] = []
         for row, (layer, direction, suffix) in enumerate(rnn.cells()):
@@ -325,7 +366,7 @@ class Oracle:
             for i in reversed(range(length)) if direction else range(length):
                 place = (slice(None), i) if rnn.batch_first else (i,)
                 current = F.linear(x[:, i], w_x, bias) + F.linear(state, w_h)
-                states[i] = self.neurons.fire(unique, place, current, rnn.threshold, rnn.half_step, real[:, i])
+                states[i] = self.neurons.fire(unique, place, current, rounding, real[:, i])
                 state = torch.where(real[:, i] > 0, states[i], state)
             outputs.append(torch.stack(states, 1))
             final.append(state)

@@ -25,6 +25,7 @@ def main(folder: Path) -> None:
         seen["gather where one has nothing"] = distributed.gather([part] if share.rank else []).tolist()
         seen["gather of rows"] = list(distributed.gather([torch.zeros(share.rank, 3, dtype=torch.int16)]).shape)
         seen["gather of nothing"] = distributed.gather([]).tolist()
+        seen["gather of things"] = distributed.gather_each(f"from {share.rank}")
         seen["total"] = distributed.total(torch.tensor([1.0, share.rank])).tolist()
         seen["agreed"] = distributed.agreed({"rank": share.rank})
 

@@ -13,6 +13,7 @@ from casc_core.conversion.graph.factors import (
 )
 from casc_core.conversion.graph.graph import Graph
 from casc_core.conversion.graph.inputs import Argument, AttributeOf, Encoded, FunctionCall, Known
+from casc_core.conversion.graph.level_population import LevelPopulation
 from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.maps import ConvolutionMap, LinearMap, TableLookup, TableMap
 from casc_core.conversion.graph.node import (
@@ -29,7 +30,8 @@ from casc_core.conversion.graph.node import (
     SpikingNode,
 )
 from casc_core.conversion.graph.population import Population
-from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum
+from casc_core.conversion.graph.products import Product
+from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum, scale_of
 
 __all__ = [
     "FILLED",
@@ -47,6 +49,7 @@ __all__ = [
     "Graph",
     "InputNode",
     "Known",
+    "LevelPopulation",
     "LinearMap",
     "MapNode",
     "Maximum",
@@ -58,6 +61,7 @@ __all__ = [
     "Place",
     "Population",
     "PopulationNode",
+    "Product",
     "Rescaled",
     "SignalNode",
     "Snapped",
@@ -71,4 +75,5 @@ __all__ = [
     "as_map",
     "as_normalisation",
     "map_before",
+    "scale_of",
 ]

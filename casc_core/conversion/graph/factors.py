@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.graph.map_node import MapNode, entries_along
-from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping, SpikingNode
 from casc_core.conversion.grids import (
+    Onward,
     Reach,
     common_denominator,
     is_binary,
@@ -35,6 +36,9 @@ class Factor(SignalNode):
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).times(abs(float(self.factor)))
+
+    def onward(self, source: SpikingNode) -> Onward:
+        return Onward.scaled(self.factor)
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)
@@ -75,9 +79,8 @@ class Normalisation(SignalNode):
         super().check()
         _check_channels(self)
 
-    @property
-    def is_snapped(self) -> bool:
-        return True
+    def onward(self, source: SpikingNode) -> Onward:
+        return Onward.of(self.factor.reshape(-1))
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).times(largest(self.factor), largest(self.shift))
@@ -197,7 +200,7 @@ class NormalisedDrive(SignalNode):
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         x = of(self.x)
-        return Reach(x.train, x.times(largest(self.factor), largest(self.shift)).drive)
+        return replace(x, drive=x.times(largest(self.factor), largest(self.shift)).drive)
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)

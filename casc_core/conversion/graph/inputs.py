@@ -105,12 +105,7 @@ class Encoded(SignalNode):
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         numbers = self.value.numbers
-        return Reach(0.0, EXPECTED_INPUT if numbers is None else largest(numbers.double()))
-
-    @property
-    def is_unknown(self) -> bool:
-        """Whether only a run knows how large its numbers are."""
-        return self.value.numbers is None
+        return Reach(0.0, EXPECTED_INPUT, True) if numbers is None else Reach(0.0, largest(numbers.double()))
 
     def snap(self, snapping: Snapping) -> Snapped:
         numbers = self.value.numbers

@@ -11,8 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from casc_core.conversion.graph.node import Node, SignalNode
-from casc_core.conversion.grids import Reach
+from casc_core.conversion.graph.node import Node, SignalNode, SpikingNode
+from casc_core.conversion.grids import Onward, Reach
 from casc_core.engine.products.exact_sums import largest_row
 from casc_core.numerics import largest
 
@@ -48,9 +48,12 @@ class MapNode(SignalNode):
         """Whether folding leaves it a map."""
         return True
 
-    @property
-    def is_snapped(self) -> bool:
-        return True
+    @cached_property
+    def is_mapped(self) -> bool:
+        return self.x.has_spikes
+
+    def onward(self, source: SpikingNode) -> Onward:
+        return Onward.of(self.weight)
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).times(largest_row(self.weight), largest(self._bias))

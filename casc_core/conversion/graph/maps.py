@@ -13,9 +13,9 @@ from torch import Tensor
 
 from casc_core.conversion.graph.factors import Normalisation, NormalisedDrive, as_normalisation, without_factors
 from casc_core.conversion.graph.map_node import MapNode
-from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping, SpikingNode
 from casc_core.conversion.graph.signals import Applied
-from casc_core.conversion.grids import TABLE_BITS, Form, Reach, Stretch, snapped_map
+from casc_core.conversion.grids import TABLE_BITS, Form, Onward, Reach, Stretch, snapped_map
 from casc_core.engine.ops import Convolution, Convolution3d, Embed, Linear, Op, RequireFeatures
 from casc_core.engine.ops.declared import check_settings, check_tensors
 from casc_core.engine.products.exact_sums import exact_product, largest_row
@@ -126,9 +126,14 @@ class ConvolutionMap(MapNode):
             raise self.refuse(f"its groups must divide its {len(self.weight)} outputs")
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        whole = super().reach(of)
-        spikes = self.weight if self.spiking is None else self.spiking
-        return Reach(of(self.x).train * largest_row(spikes), whole.drive)
+        return replace(super().reach(of), train=of(self.x).train * largest_row(self._met_by_spikes))
+
+    def onward(self, source: SpikingNode) -> Onward:
+        return Onward.of(self._met_by_spikes)
+
+    @property
+    def _met_by_spikes(self) -> Tensor:
+        return self.weight if self.spiking is None else self.spiking
 
     def absorb(self) -> ConvolutionMap:
         before, channels = as_normalisation(self.x), self.weight.shape[1] * self.groups
@@ -143,8 +148,7 @@ class ConvolutionMap(MapNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         form = snapping.of(self.x).form
-        spiking = self.weight if self.spiking is None else self.spiking
-        snapped = snapped_map(snapping.numerics, form, spiking, self.weight, self.bias)
+        snapped = snapped_map(snapping.numerics, form, self._met_by_spikes, self.weight, self.bias)
         given: dict[str, Any] = {"name": self.name, "groups": self.groups, **snapped.arguments(), **self.geometry}
         op = Convolution3d(**given) if self.dims == 3 else Convolution(dims=self.dims, **given)
         return Snapped(snapping.call(op, self.x), snapped.form)
@@ -207,7 +211,7 @@ class TableLookup(SignalNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics = snapping.numerics
-        if isinstance(numerics, Stretch) and self.maps:
+        if isinstance(numerics, Stretch):
             exponent, rows = numerics.grid, self.rows
         else:
             exponent = numerics.weight_exponent(self.rows, bits=TABLE_BITS)

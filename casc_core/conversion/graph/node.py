@@ -10,12 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from casc_core.conversion.grids import Form, Reach
+from casc_core.conversion.grids import Form, Onward, Reach
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref
@@ -161,15 +161,23 @@ class SpikingNode(Node):
         """The spiking nodes among its inputs."""
         return [node for node in self.inputs if isinstance(node, SpikingNode)]
 
-    @property
-    def is_snapped(self) -> bool:
-        """Whether numbers of its own, which are put on a grid, multiply the spikes that arrive in it."""
+    def onward(self, source: SpikingNode) -> Onward:
+        """What spikes of `source`, one of its inputs, are multiplied with in it."""
+        return Onward()
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether its numbers are whole, as spikes are, whatever is chosen around it."""
         return False
+
+    @property
+    def worth(self) -> Fraction:
+        """Of one of its spikes, in the user's values; of anything else 1."""
+        return Fraction(1)
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
-        each = [of(node) for node in self.sources]
-        return Reach(max((one.train for one in each), default=0.0), max((one.drive for one in each), default=0.0))
+        return reduce(Reach.joined, map(of, self.sources), Reach())
 
     def check(self) -> None:
         if not self.sources:
@@ -182,7 +190,7 @@ class SpikingNode(Node):
 
     def settle(self) -> None:
         """Find out what is known of it while its sources know: asked of the last of many nodes, each would ask the next."""
-        _ = self.is_filled, self.is_divided, self.has_spikes
+        _ = self.is_filled, self.is_divided, self.has_spikes, self.is_mapped, self.is_whole
 
     @cached_property
     def is_filled(self) -> bool:
@@ -198,6 +206,11 @@ class SpikingNode(Node):
     def has_spikes(self) -> bool:
         """Whether spikes arrive in it, and not real-valued input alone."""
         return any(node.has_spikes for node in self.sources)
+
+    @cached_property
+    def is_mapped(self) -> bool:
+        """Whether it is behind a map of spikes, without neurons between them."""
+        return any(node.is_mapped for node in self.sources)
 
 
 class SignalNode(SpikingNode):
@@ -233,12 +246,20 @@ class PopulationNode(SignalNode):
     name: str
 
     @cached_property
+    def is_whole(self) -> bool:
+        return True
+
+    @cached_property
     def is_divided(self) -> bool:
         return False
 
     @cached_property
     def has_spikes(self) -> bool:
         return True
+
+    @cached_property
+    def is_mapped(self) -> bool:
+        return False
 
     @property
     def worth(self) -> Fraction:
@@ -248,9 +269,18 @@ class PopulationNode(SignalNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return Reach(float(self.worth))
 
-    def potential(self, of: Callable[[Node], Reach]) -> float:
-        """How much its neurons may receive for each spike or wake step, and the largest threshold."""
-        return sum(of(node).total for node in self.sources) + of(self).total
+    def require_threshold(self, rounded: float, threshold: float, unit: float) -> None:
+        """Refuse a threshold that is nothing on the grid of the sums that meet it, which is of this unit."""
+        if not rounded > 0:
+            raise self.refuse(
+                f"its threshold is {threshold:g}, and sums as large as those that meet it are exact to {unit:.2g}; "
+                "make the threshold larger, or the weights before it smaller"
+            )
+
+    def potential(self, of: Callable[[Node], Reach]) -> Reach:
+        """How much its neurons may receive for each spike or wake step, the largest threshold among what spikes bring."""
+        received = reduce(Reach.joined, map(of, self.sources), Reach())
+        return replace(received, train=received.train + of(self).train)
 
     def details(self) -> str:
         return repr(self.name)

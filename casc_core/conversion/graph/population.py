@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,13 +20,14 @@ from casc_core.conversion.graph.factors import (
     without_factors,
 )
 from casc_core.conversion.graph.map_node import MapNode
-from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping, SpikingNode
+from casc_core.conversion.graph.signals import scale_of
 from casc_core.conversion.grids import (
     EXACT_BITS,
-    EXPECTED_TERMS,
     LARGEST_DENOMINATOR,
     THRESHOLD_BITS,
     Form,
+    Onward,
     Reach,
     Stretch,
     common_denominator,
@@ -35,6 +37,7 @@ from casc_core.conversion.grids import (
     potential_grid,
 )
 from casc_core.engine.ops import Fire
+from casc_core.numerics import binade
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,12 +49,14 @@ class Population(PopulationNode):
         rounds: to the nearest level instead of down.
         divided: `x` over the thresholds, where a map or a normalisation can take them in. What has been rounded to a grid
             already is read from it; what has not meets the thresholds as they are.
+        compared: thresholds `[channels]` that `x` meets in their place, where factors have been taken out of it.
     """
 
     x: SignalNode
     threshold: float | Tensor
     rounds: bool = False
     divided: SignalNode | None = None
+    compared: Tensor | None = None
 
     def check(self) -> None:
         super().check()
@@ -65,11 +70,18 @@ class Population(PopulationNode):
     def worth(self) -> Fraction:
         return Fraction(1) if isinstance(self.threshold, Tensor) else Fraction(self.threshold)
 
-    def potential(self, of: Callable[[Node], Reach]) -> float:
-        threshold = float(torch.as_tensor(self.threshold).max())
-        # A divisor that only a run knows multiplies the threshold.
-        largest = of(self.x).total + threshold * (EXPECTED_TERMS if self.x.is_divided else 1)
-        return largest if self.divided is None else max(largest, of(self.divided).total + 1.0)
+    def potential(self, of: Callable[[Node], Reach]) -> Reach:
+        threshold = float(torch.as_tensor(self.threshold if self.compared is None else self.compared).max())
+        # A divisor that only a run knows multiplies the threshold, as it does sums.
+        received = of(self.x)
+        whole = replace(received, train=received.train + threshold)
+        if self.divided is None:
+            return whole
+        shared = of(self.divided)
+        return whole.joined(replace(shared, train=shared.train + 1.0))
+
+    def onward(self, source: SpikingNode) -> Onward:
+        return brought_to_binary(source)
 
     def fold(self, folding: Folding) -> Population:
         if not isinstance(self.threshold, Tensor):
@@ -82,9 +94,11 @@ class Population(PopulationNode):
         return replace(self, divided=share.folded())
 
     def snap(self, snapping: Snapping) -> Snapped:
-        x = _unrounded(snapping, self.x)
+        if self.compared is not None:
+            return self._fire(snapping, self.x, self.compared)
+        x = unrounded(snapping, self.x)
         if self.divided is not None and not snapping.of(x).form.is_exact:
-            x = _unrounded(snapping, self.divided)
+            x = unrounded(snapping, self.divided)
             return self._fire(snapping, x, 1.0)
         return self._fire(snapping, x, self.threshold)
 
@@ -92,49 +106,59 @@ class Population(PopulationNode):
         x = positive(snapping, x, self)
         if isinstance(threshold, Tensor):
             return self._fire_by_channel(snapping, x, threshold)
-        x = self._on_binary_scale(snapping, x, Fraction(threshold))
+        x = on_binary_scale(snapping, x, Fraction(threshold), self)
         form, numerics = snapping.of(x).form, snapping.numerics
         ratio = Fraction(threshold) / form.scale
         numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
         arriving = potential_grid(numerics, form)
         scaled, exponent = grid_threshold(numerics, ratio, arriving, form.is_exact, self.rounds)
+        self.require_threshold(scaled, float(threshold), math.ldexp(form.factor, exponent))
         charge = half_step(numerics, scaled, exponent) if self.rounds else None
         ref = snapping.call(Fire(name=self.name, threshold=scaled, exponent=exponent, charge=charge), x)
-        return Snapped(ref, Form(scale=Fraction(threshold), exponent=0, is_exact=True))
+        return Snapped(ref, Form(self.worth, exponent=0, is_exact=True))
 
     def _fire_by_channel(self, snapping: Snapping, x: SignalNode, thresholds: Tensor) -> Snapped:
-        x = self._on_binary_scale(snapping, x, Fraction(1))
+        x = on_binary_scale(snapping, x, Fraction(1), self)
         form, numerics = snapping.of(x).form, snapping.numerics
         each = thresholds / form.factor
         numerics = numerics.of_scale(form.scale) if isinstance(numerics, Stretch) else numerics
         arriving = potential_grid(numerics, form)
         grids = [grid_threshold(numerics, float(one), arriving, form.is_exact, self.rounds)[1] for one in each]
         each = numerics.snap(each, min(grids))
+        self.require_threshold(float(each.min()), float(thresholds.min()), math.ldexp(form.factor, min(grids)))
         half = numerics.snap(each / 2, min(grids)) if self.rounds else None
         op = Fire(name=self.name, threshold=float(each.max()), exponent=min(grids), charge=half, thresholds=each)
-        return Snapped(snapping.call(op, x), Form(exponent=0, is_exact=True))
-
-    def _on_binary_scale(self, snapping: Snapping, x: SignalNode, threshold: Fraction) -> SignalNode:
-        """`x` on a scale in which the threshold is a binary fraction, where a whole factor does that, or nothing was
-        rounded.
-
-        Of spikes that are worth 2/9 it takes 27/8 to reach 3/4; of those that are worth 3/4 it takes 8/3 to reach 2, which
-        no binary fraction is, so they are counted in units of 1.
-        """
-        form = snapping.of(x).form
-        share, numerics = threshold / form.scale, snapping.numerics
-        common = Fraction(1, common_denominator([form.scale]))
-        ratio = form.scale / common
-        is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
-        if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
-            return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
-        is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
-        if not (form.is_exact or is_short) or is_binary(share):
-            return x
-        return Rescaled(x, common, EXACT_BITS, place=self.place)
+        return Snapped(snapping.call(op, x), Form(self.worth, exponent=0, is_exact=True))
 
 
-def _unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:
+def on_binary_scale(snapping: Snapping, x: SignalNode, threshold: Fraction, reader: Node) -> SignalNode:
+    """`x` on a scale in which the threshold is a binary fraction, where a whole factor does that, or nothing was
+    rounded.
+
+    Of spikes that are worth 2/9 it takes 27/8 to reach 3/4; of those that are worth 3/4 it takes 8/3 to reach 2, which
+    no binary fraction is, so they are counted in units of 1.
+    """
+    form = snapping.of(x).form
+    share, numerics = threshold / form.scale, snapping.numerics
+    common = Fraction(1, common_denominator([form.scale]))
+    ratio = form.scale / common
+    is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
+    if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
+        return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
+    is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
+    if not (form.is_exact or is_short) or is_binary(share):
+        return x
+    return Rescaled(x, common, EXACT_BITS, place=reader.place)
+
+
+def brought_to_binary(source: SpikingNode) -> Onward:
+    """The whole number that `on_binary_scale` may multiply what spikes of `source` bring with."""
+    numerator = abs(scale_of(source).numerator)
+    odd = numerator // (numerator & -numerator)
+    return Onward(0, -binade(odd) if odd <= LARGEST_DENOMINATOR else 0)
+
+
+def unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:
     """`x`, its factors of each channel in all their bits where nothing else has been rounded on its way."""
     normalisation = as_normalisation(x)
     if normalisation is None or not snapping.of(normalisation.x).form.is_exact or snapping.of(x).form.is_exact:

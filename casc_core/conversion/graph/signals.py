@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from casc_core.conversion.graph.factors import Normalisation, as_normalisation, common_scale, positive
+from casc_core.conversion.graph.factors import Factor, Normalisation, as_normalisation, common_scale, positive
 from casc_core.conversion.graph.inputs import AttributeOf, FunctionCall
 from casc_core.conversion.graph.node import (
     Folding,
@@ -21,11 +21,12 @@ from casc_core.conversion.graph.node import (
     Snapping,
     SpikingNode,
 )
-from casc_core.conversion.grids import EXPECTED_TERMS, Reach, Stretch, joint_form
+from casc_core.conversion.grids import LARGEST_DENOMINATOR, Form, Onward, Reach, Stretch, joint_form
 from casc_core.engine.conditions import expect
 from casc_core.engine.functions import name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Add, DividedByInput, Join, MaskedFill, Op, Round
+from casc_core.engine.program import Ref
 
 
 def _first_spiking(args: Any) -> SpikingNode:
@@ -61,8 +62,10 @@ class Applied(SignalNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         # A divisor is carried beside the numbers, which pools of unequal windows multiply.
         unknown = self.terms is None or (self.divides and not isinstance(self.op, DividedByInput))
-        terms = EXPECTED_TERMS if unknown or self.terms is None else self.terms
-        return super().reach(of).times(terms * abs(float(self.scale)))
+        return super().reach(of).summed(None if unknown else self.terms).times(abs(float(self.scale)))
+
+    def onward(self, source: SpikingNode) -> Onward:
+        return Onward.scaled(self.scale)
 
     def snap(self, snapping: Snapping) -> Snapped:
         form = snapping.of(_first_spiking(self.args)).form
@@ -109,6 +112,30 @@ class Counted(PartsNode):
         return snapping.of(self.x)
 
 
+def scale_of(node: Node) -> Fraction:
+    """What the numbers of a signal are worth, as far as that is known before they are put on grids."""
+    if isinstance(node, (Applied, Factor)):
+        return scale_of(node.sources[0]) * (node.scale if isinstance(node, Applied) else node.factor)
+    if isinstance(node, Maximum):
+        return scale_of(node.x)
+    return node.worth if isinstance(node, SpikingNode) else Fraction(1)
+
+
+def must_be_rescaled(together: Sequence[SpikingNode]) -> bool:
+    """Whether signals are brought to one scale by factors of many bits."""
+    scales = set(map(scale_of, together))
+    return len(scales) > 1 and any(_is_long(scale) for scale in scales)
+
+
+def _is_long(scale: Fraction) -> bool:
+    return max(abs(scale.numerator), scale.denominator) > LARGEST_DENOMINATOR
+
+
+def _rescaling(source: SpikingNode, together: Sequence[SpikingNode]) -> Onward:
+    """What spikes of one of several signals meet where these are brought to one scale."""
+    return Onward(1) if must_be_rescaled(together) and _is_long(scale_of(source)) else Onward()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Sum(SignalNode):
     """A signal plus another."""
@@ -117,8 +144,10 @@ class Sum(SignalNode):
     b: SignalNode
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        a, b = of(self.a), of(self.b)
-        return Reach(a.train + b.train, a.drive + b.drive)
+        return of(self.a).plus(of(self.b))
+
+    def onward(self, source: SpikingNode) -> Onward:
+        return _rescaling(source, (self.a, self.b))
 
     def snap(self, snapping: Snapping) -> Snapped:
         signals = common_scale(snapping, (self.a, self.b), self)
@@ -138,6 +167,9 @@ class Concatenation(SignalNode):
     @property
     def takes_fills(self) -> bool:
         return Join.takes_fills
+
+    def onward(self, source: SpikingNode) -> Onward:
+        return _rescaling(source, self.signals)
 
     def snap(self, snapping: Snapping) -> Snapped:
         signals = common_scale(snapping, self.signals, self)
@@ -173,12 +205,8 @@ class Maximum(SignalNode):
     def has_spikes(self) -> bool:
         return True
 
-    @property
-    def is_snapped(self) -> bool:
-        return not self.x.has_spikes  # real-valued input is put on a grid
-
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return Reach(of(self.x).total)
+        return of(self.x).maximum()
 
     def fold(self, folding: Folding) -> SignalNode:
         """The maximum before the normalisation, where that leaves the order of numbers: spikes stay spikes for longer."""
@@ -201,18 +229,21 @@ class Maximum(SignalNode):
         return FunctionCall(checked, (True, is_it, self.place.line or "?"), place=self.place)
 
     def snap(self, snapping: Snapping) -> Snapped:
-        x = positive(snapping, self.x, self)
-        form = snapping.of(x).form
-        if isinstance(snapping.numerics, Stretch) and form.drive_exponent is not None:  # a train is made of the drive
-            grid = snapping.numerics.train_grid(form)
-            rounded = snapping.call(Round(exponent=grid), x)
-            maximum = replace(form, exponent=grid, drive_exponent=None).maximum()
-            return Snapped(snapping.call(self.op, rounded, *self.args, **self.kwargs), maximum)
-        form = form.maximum()
+        x, form = as_train(snapping, positive(snapping, self.x, self))
         return Snapped(snapping.call(self.op, x, *self.args, **self.kwargs), form)
 
     def details(self) -> str:
         return self.op.kind
+
+
+def as_train(snapping: Snapping, x: SignalNode) -> tuple[Ref | SignalNode, Form]:
+    """`x` for an operation that makes a train of all that is in it, drive included; and the form of such a train."""
+    form = snapping.of(x).form
+    if not isinstance(snapping.numerics, Stretch) or form.drive_exponent is None:
+        return x, form.as_train()
+    grid = snapping.numerics.train_grid(form)
+    rounded = snapping.call(Round(exponent=grid), x)
+    return rounded, replace(form, exponent=grid, drive_exponent=None).as_train()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -239,7 +270,8 @@ class Filled(SignalNode):
         # Any number below every sum acts as minus infinity under a maximum, which is the only place such a fill has.
         below = None if self.value == -math.inf else -self.value / form.factor
         op = MaskedFill(value=-math.inf, below=below)
-        form = replace(form, drive_exponent=form.drive_exponent or 0)
+        if form.drive_exponent is None:  # zeros and minus infinities are on any grid
+            form = replace(form, drive_exponent=form.exponent or 0)
         return Snapped(snapping.call(op, x, self.mask), form)
 
     def details(self) -> str:

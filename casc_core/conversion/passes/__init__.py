@@ -1,7 +1,8 @@
 """The passes of a conversion: a traced forward is read, folded, snapped and emitted.
 
 1. **read** (`passes.read`): each operation's rule reads it as a node of a graph, in the user's own numbers, or refuses it.
-2. **fold** (`passes.fold`): factors, normalisations and thresholds go into the maps before or behind them.
+2. **fold** (`passes.fold`): factors, normalisations and thresholds go into the maps before or behind them; for the network
+   as trained, maps in a row become one (`passes.compose`).
 3. **snap** (`passes.snap`): every number is put on its grid, and operations of the engine are called in order.
 4. **emit** (`passes.emit`): the calls that something reads become a `Program`; equal operations are shared.
 
@@ -46,7 +47,7 @@ from casc_core.conversion.passes.snap import snap
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.engine.program import Program
 from casc_core.errors import ConversionError
-from casc_core.numerics import Numerics
+from casc_core.numerics import AsTrained, Numerics
 
 __all__ = ["OpPool", "Reader", "emit", "fold", "lower", "lower_each", "read_each", "snap"]
 
@@ -54,13 +55,13 @@ T = TypeVar("T")
 Way = fx.Graph | ConversionError
 
 
-def lower(graph: Graph, numerics: Numerics, levels: int, pool: OpPool) -> Program:
+def lower(graph: Graph, numerics: Numerics, steps: int, pool: OpPool) -> Program:
     """The program of what has been read."""
-    return emit(snap(fold(graph), numerics, levels), pool)
+    return emit(snap(fold(graph, isinstance(numerics, AsTrained)), numerics, steps), pool)
 
 
 def lower_each(
-    model: nn.Module, ways: Iterable[Way], rules: RuleTable, numerics: Numerics, levels: int, pool: OpPool
+    model: nn.Module, ways: Iterable[Way], rules: RuleTable, numerics: Numerics, steps: int, pool: OpPool
 ) -> list[tuple[Program, tuple[str, ...]]]:
     """The programs of those ways of calling the model that can be lowered, each with the names of its populations.
 
@@ -70,7 +71,7 @@ def lower_each(
 
     def lowered(reader: Reader, way: fx.Graph) -> tuple[Program, tuple[str, ...]]:
         graph = reader.read(way)
-        return lower(graph, numerics, levels, pool), graph.layers
+        return lower(graph, numerics, steps, pool), graph.layers
 
     return _each(model, ways, rules, numerics, lowered)
 

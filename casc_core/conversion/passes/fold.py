@@ -1,8 +1,8 @@
 """The second pass: factors, normalisations and thresholds go into maps, in the user's own numbers, before any grid.
 
 First every node is folded in order: a map takes in what normalises its outputs, normalisations in a row become one, a
-linear map of a table becomes a table, a maximum is taken before what normalises it. Then maps absorb what is left before
-them. What nothing reads any more is dropped.
+linear map of a table becomes a table, a maximum is taken before what normalises it. For the network as trained, maps in a
+row are composed (`passes.compose`). Then maps absorb what is left before them. What nothing reads any more is dropped.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from casc_core.conversion.graph import Folding, Graph, InputNode, Node, SignalNode
+from casc_core.conversion.graph import Folding, Graph, InputNode, Node, SignalNode, SpikingNode
+from casc_core.conversion.passes.compose import composed
 from casc_core.conversion.passes.refusing import refusing
 
 
-def fold(graph: Graph) -> Graph:
+def fold(graph: Graph, composes: bool = False) -> Graph:
     """The same graph with fewer and other nodes.
+
+    Args:
+        composes: maps in a row as well.
 
     Raises:
         ConversionError: an operation cannot be folded.
     """
     folded = _Folding(graph).rewritten(lambda folding, node: node.fold(folding)).pruned()
+    if composes:
+        folded = _Folding(folded).rewritten(lambda folding, node: composed(node)).pruned()
     return _Folding(folded).rewritten(lambda folding, node: node.absorb()).pruned()
 
 
@@ -47,6 +53,8 @@ class _Folding(Folding):
             return self.known[node]
 
         for node in self.graph.nodes:
+            if isinstance(node, SpikingNode):
+                node.settle()
             self.nodes.append(of(node))
         output = of(self.graph.output)
         assert isinstance(output, SignalNode)

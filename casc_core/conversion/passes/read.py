@@ -142,6 +142,12 @@ class Reader:
         return unique
 
     @property
+    def levels(self) -> int:
+        """Of the model's activations."""
+        each = (module.q for module in self.model.modules() if isinstance(module, Quantised))
+        return next((q for q in each if q is not None), 1)
+
+    @property
     def name(self) -> str:
         """Module path of the current operation, or the name that the trace gave it."""
         return self.place.name
@@ -322,7 +328,7 @@ class Reader:
     def _module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self.model.get_submodule(str(node.target))
         why, rule = self.rules.refusal(module), self.rules.find_module(module)
-        if node not in self._reading and (rule is None or why is not None or isinstance(module, Quantised)):
+        if node not in self._reading and (rule is None or why is not None or _is_activation(module)):
             known = self._as_constants(self._evaluate(node))
             if known is not None:
                 return known
@@ -345,6 +351,10 @@ class Reader:
                     "one of its arguments is computed from the inputs, where a number is needed that is known before"
                 ) from error
             raise
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return any(isinstance(each, Quantised) for each in module.modules())
 
 
 def _holds(value: Any, kind: type) -> bool:

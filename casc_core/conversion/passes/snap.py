@@ -47,16 +47,16 @@ class Calls:
     output: Snapped
 
 
-def snap(graph: Graph, numerics: Numerics, levels: int) -> Calls:
+def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
     """The operations that a folded graph becomes.
 
     Args:
-        levels: that the network was trained with.
+        steps: how often a neuron may spike, and how many wake steps there may be.
 
     Raises:
         ConversionError: an operation cannot be converted. ExactnessError: no type holds its sums.
     """
-    walk = _Walk(numerics, stretches(graph, levels) if isinstance(numerics, AsTrained) else {})
+    walk = _Walk(numerics, stretches(graph, steps) if isinstance(numerics, AsTrained) else {})
     for node in graph.nodes:
         walk.line = None if node.place is None else node.place.line
         if isinstance(node, SpikingNode):

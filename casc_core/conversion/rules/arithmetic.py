@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.conversion.graph import Applied, Factor, InputNode, Normalisation, Offset, SignalNode, Sum, Zeroed
+from casc_core.conversion.graph import (
+    Applied,
+    Factor,
+    InputNode,
+    Normalisation,
+    Offset,
+    Product,
+    SignalNode,
+    Sum,
+    Zeroed,
+)
 from casc_core.conversion.grids import common_denominator
 from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.table import RULES
@@ -103,20 +113,29 @@ def divided(reader: Reader, x: SignalNode, divisor: Tensor) -> SignalNode:
 
 @RULES.function(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
-    """A product with a constant, or with a mask from the inputs: integers, checked when the network runs."""
+    """A product with a constant, with another signal, or with a mask from the inputs: integers, checked when it runs."""
     if not isinstance(input, SignalNode):
         input, other = other, input
     if isinstance(other, SignalNode):
-        raise reader.refuse(
-            "it multiplies two tensors that both depend on spikes (a gate, or attention), and a product of spike trains "
-            "is not affine; remove the gate"
-        )
+        return reader.add(Product(input, other, reader.name, reader.levels))
     constant = known(reader, other)
     if constant is not None:
         return multiplied(reader, input, constant)
     if not isinstance(other, InputNode):
         raise reader.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")
     return reader.apply(TimesInput(), input, other)
+
+
+@RULES.function(torch.square, "square")
+def _square(reader: Reader, input: SignalNode) -> SignalNode:
+    return multiply(reader, input, input)
+
+
+@RULES.function(torch.pow, "pow", operator.pow)
+def _power(reader: Reader, input: Any, exponent: Any) -> SignalNode:
+    if not isinstance(input, SignalNode) or exponent != 2:
+        raise reader.refuse("only the square of a spiking tensor is a product; write other powers as products")
+    return _square(reader, input)
 
 
 @RULES.function(

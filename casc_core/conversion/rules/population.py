@@ -1,21 +1,28 @@
-"""The rule of activations, which become populations of neurons."""
+"""The rules of activations, which become populations of neurons."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.activation import CQReLU, check_threshold, check_thresholds
-from casc_core.conversion.graph import Normalisation, Population, SignalNode
+from casc_core.activation import CQReLU, Rounded, check_threshold, check_thresholds
+from casc_core.composed_activations import LeakyCQReLU, Swish
+from casc_core.conversion.graph import Factor, LevelPopulation, Normalisation, Population, Product, SignalNode, Sum
 from casc_core.conversion.passes.read import Reader
+from casc_core.conversion.rules.arithmetic import multiplied
 from casc_core.conversion.rules.table import RULES
 
 
 @RULES.module(CQReLU)
-def _activation(reader: Reader, module: CQReLU, input: Any) -> SignalNode:
-    threshold, name, x = module.effective_threshold, reader.layer_name(reader.name), reader.signal(input)
+def _cq_relu(reader: Reader, module: CQReLU, input: Any) -> SignalNode:
+    return _clipped(reader, module, reader.signal(input), reader.name)
+
+
+def _clipped(reader: Reader, module: CQReLU, x: SignalNode, name: str) -> SignalNode:
+    threshold, name = module.effective_threshold, reader.layer_name(name)
     if not isinstance(threshold, Tensor):
         return neurons(reader, x, check_threshold(threshold), name, module.half_step)
     if threshold.dim() == 0:
@@ -36,3 +43,36 @@ def neurons(reader: Reader, x: SignalNode, threshold: float | Tensor, name: str,
         return spikes
     nothing = torch.zeros_like(threshold)
     return reader.add(Normalisation(spikes, threshold, nothing, nothing))
+
+
+@RULES.module(Rounded)
+def _rounded(reader: Reader, module: Rounded, input: Any) -> SignalNode:
+    return _by_level(reader, module, reader.signal(input), reader.name)
+
+
+def _by_level(reader: Reader, module: Rounded, x: SignalNode, name: str) -> SignalNode:
+    spike = Fraction(check_threshold(module.threshold))
+    return reader.add(LevelPopulation(reader.layer_name(name), x, module.thresholds(), module.lowest, spike))
+
+
+@RULES.module(LeakyCQReLU)
+def _leaky(reader: Reader, module: LeakyCQReLU, input: Any) -> SignalNode:
+    x = reader.signal(input)
+    positive = _clipped(reader, module.positive, x, f"{reader.name}.positive")
+    mirrored = reader.add(Factor(x, Fraction(-1)))
+    negative = _clipped(reader, module.negative, mirrored, f"{reader.name}.negative")
+    slope = torch.as_tensor(module.slope).detach().double()
+    if slope.numel() == 1:
+        return reader.add(Sum(positive, multiplied(reader, negative, -slope.reshape(()))))
+    nothing = torch.zeros_like(slope)
+    return reader.add(Sum(positive, reader.add(Normalisation(negative, -slope, nothing, nothing))))
+
+
+@RULES.module(Swish)
+def _swish(reader: Reader, module: Swish, input: Any) -> SignalNode:
+    x = reader.signal(input)
+    value, gate = (
+        _by_level(reader, each, x, f"{reader.name}.{name}")
+        for name, each in (("value", module.value), ("gate", module.gate))
+    )
+    return reader.add(Product(value, gate, reader.name, reader.levels))

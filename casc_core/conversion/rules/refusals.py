@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,14 +14,7 @@ UNPREPARED = (
     "it is an activation that spikes cannot reproduce; call casc_core.prepare(model, q=...) first, and train it"
 )
 _SMOOTH = "a smooth activation has no spiking equal; replace it by nn.ReLU, then prepare and train"
-_SLOPE = (
-    "it lets negative values through, which spike counts cannot carry; replace it by nn.ReLU, then prepare and train"
-)
-_GATE = (
-    "a sigmoid has no spiking equal. In a gate, such as squeeze-and-excitation's, it multiplies two activations: take a "
-    "model without the gate, or remove it and train; as an activation, replace it by nn.ReLU; at the end, return the "
-    "logits and apply it to the converted network's output"
-)
+_SLOPE = "its slope is an argument of a function, or random; use an nn.LeakyReLU() or nn.PReLU() module"
 _NORM = (
     "normalisation over features divides by a statistic of the spikes themselves; remove it, or use BatchNorm, whose "
     "statistics are fixed after training"
@@ -39,19 +30,16 @@ _PACKED = (
 )
 
 RULES.refuse(
-    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.Tanh, nn.RNN, nn.GRU, nn.LSTM, F.relu, F.relu_, torch.relu,
-    torch.relu_, "relu", "relu_",
-    torch.tanh, F.tanh, "tanh",
+    UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softsign,
+    nn.Hardswish, nn.SiLU, nn.LeakyReLU, nn.PReLU, nn.RNN, nn.GRU, nn.LSTM, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
+    torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_", torch.sigmoid, torch.sigmoid_, F.sigmoid, "sigmoid", "sigmoid_",
+    F.hardsigmoid, F.softsign, F.hardswish, F.silu, F.leaky_relu, F.leaky_relu_,
 )  # fmt: skip
 RULES.refuse(
-    _SMOOTH, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.Mish, nn.Hardswish, F.gelu, F.silu,
-    F.elu, F.selu, F.celu, F.softplus, F.softsign, F.mish, F.hardswish,
+    _SMOOTH, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Mish, nn.LogSigmoid, F.gelu, F.elu, F.selu, F.celu,
+    F.softplus, F.mish, F.logsigmoid,
 )  # fmt: skip
-RULES.refuse(_SLOPE, nn.LeakyReLU, nn.PReLU, nn.RReLU, F.leaky_relu, F.leaky_relu_, F.prelu, F.rrelu)
-RULES.refuse(
-    _GATE, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, torch.sigmoid, torch.sigmoid_, F.sigmoid, F.hardsigmoid, F.logsigmoid,
-    "sigmoid", "sigmoid_",
-)  # fmt: skip
+RULES.refuse(_SLOPE, nn.RReLU, F.prelu, F.rrelu)
 RULES.refuse(
     _NORM, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,
     nn.RMSNorm, F.layer_norm, F.group_norm, F.instance_norm, F.local_response_norm, F.rms_norm, F.normalize,
@@ -88,9 +76,9 @@ RULES.refuse(
 RULES.refuse(
     "write it as relu(x) + relu(-x), then prepare and train", torch.abs, "abs", "abs_", torch.absolute, "absolute"
 )
-RULES.refuse(
-    "a power of spikes is a product of spiking tensors, which is not affine; remove it",
-    torch.pow, "pow", torch.square, "square", operator.pow,
-)  # fmt: skip
 RULES.refuse(_NORM, torch.std, "std", torch.var, "var", torch.var_mean, torch.std_mean)
-RULES.refuse("it multiplies two activations, which is not affine; take one without the product", nn.GLU, F.glu)
+RULES.refuse(
+    "write it as a product: a, b = x.chunk(2, dim), then a * torch.sigmoid(b), which a preparation rounds",
+    nn.GLU,
+    F.glu,
+)

@@ -86,6 +86,11 @@ class Abstract:
         flow = entries * train.steps * train.unit if train.held is None else train.held
         return flow + entries * 8 * train.real
 
+    @property
+    def is_driven(self) -> bool:
+        """Whether it may have a drive of its own at each element, be it one that is looked up in a table."""
+        return self.train is None or self.train.real or not self.train.steps
+
 
 def meta(shape: Iterable[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """An empty tensor that takes no memory."""

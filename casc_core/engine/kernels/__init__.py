@@ -15,21 +15,36 @@ from casc_core.engine.kernels.convolution import (
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
-from casc_core.engine.kernels.neurons import KernelNeuron, levels, scan, scans
+from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
-from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, SUM_BITS, PackedWeights, count_rows, pack, rows
+from casc_core.engine.kernels.rounding import round_to_grid
+from casc_core.engine.kernels.rows import (
+    INT32_UNITS,
+    LARGEST_COUNT,
+    NEAR,
+    SUM_BITS,
+    PackedWeights,
+    Rounding,
+    count_rows,
+    narrow_exponent,
+    pack,
+    rows,
+)
 
 __all__ = [
     "INT32_UNITS",
     "LARGEST_COUNT",
+    "NEAR",
     "SUM_BITS",
     "Blocks",
     "Exact",
     "ExactCurrents",
     "KernelNeuron",
+    "Margin",
     "PackedConvolution",
     "PackedWeights",
     "RecurrentSpikes",
+    "Rounding",
     "Sequences",
     "agreement",
     "all_instructions",
@@ -39,10 +54,12 @@ __all__ = [
     "forked",
     "instructions",
     "levels",
+    "narrow_exponent",
     "pack",
     "pack_convolution",
     "ready",
     "recurrence",
+    "round_to_grid",
     "rows",
     "scan",
     "scans",

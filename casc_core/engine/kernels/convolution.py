@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
-from casc_core.engine.kernels.neurons import Exactly, KernelNeuron, Neurons
-from casc_core.engine.kernels.rows import INT32_UNITS, LARGEST_COUNT, WIDE, coarsest, kind_of, rounded
+from casc_core.engine.kernels.neurons import NOTHING, Exactly, KernelNeuron, Margin, Neurons
+from casc_core.engine.kernels.rows import (
+    INT32_UNITS,
+    LARGEST_COUNT,
+    NOTHING_LEFT_OUT,
+    WIDE,
+    LeftOut,
+    LeftOutTask,
+    Rounding,
+    coarsest,
+    kind_of,
+)
 from casc_core.engine.products.geometry import Geometry
 
 _Term = structure(
@@ -24,8 +34,7 @@ _Term = structure(
     (c_int64, "kind block_bytes shift most_in"),
     (c_void_p, "in_lo in_n"),
     (c_int64, "kernel_y kernel_x stride_y stride_x pad_y pad_x dilation_y dilation_x ring"),
-    (c_void_p, "exact_weights"),
-    (c_int64, "exact_block_bytes"),
+    (LeftOutTask, "left_out"),
 )
 _Task = structure(
     "ConvolutionTask",
@@ -88,8 +97,7 @@ class PackedConvolution:
         values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed.
         kind: how they are summed.
         low, count: `[blocks]` int64, the input channels that each block reads.
-        exact: where the units are rounded, the weights as they are, float64, as `values` has them.
-        left_out: the largest row of what rounding has left out, in units.
+        left_out: where the units are rounded, what that has left out, `[blocks, width, reads]`.
     """
 
     values: Tensor
@@ -98,8 +106,7 @@ class PackedConvolution:
     exponent: int
     low: Tensor
     count: Tensor
-    exact: Tensor | None = None
-    left_out: float = 0.0
+    left_out: LeftOut | None = None
 
     def term(self, train: Tensor, exponent: int) -> ctypes.Structure:
         """For the kernel; `train` is `[steps, samples, height, width, channels]`, closely packed."""
@@ -108,27 +115,29 @@ class PackedConvolution:
             train.data_ptr(), steps, height, width, channels,
             self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, int(self.count.max()),
             self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
-            (g.kernel[0] - 1) * g.dilation[0] + 1, address(self.exact), 0 if self.exact is None else self.exact[0].nbytes,
+            (g.kernel[0] - 1) * g.dilation[0] + 1,
+            NOTHING_LEFT_OUT if self.left_out is None else self.left_out.structure(exponent),
         )  # fmt: skip
 
 
 def pack_convolution(
-    weight: Tensor, geometry: Geometry, exponent: int, peak: int, blocks: Blocks, finest: int | None = None
+    weight: Tensor, geometry: Geometry, exponent: int, peak: int, blocks: Blocks, rounding: Rounding | None = None
 ) -> PackedConvolution | None:
     """`weight` `[O, C/groups, kh, kw]`, multiples of `2**exponent`, for trains of magnitude up to `peak`; None: no room.
 
     Args:
-        finest: the weights are on this finer grid, and rounded; they are kept as they are too, in units of it.
+        rounding: of weights that are on a finer grid, first.
     """
     if not weight.numel() or peak > LARGEST_COUNT:
         return None
-    left_out = 0.0
-    if finest is None:
+    rounded = None
+    if rounding is None:
         units, exponent = coarsest(weight, exponent)
+    elif rounding.fits:
+        rounded = rounding.apply(weight)
+        units, exponent = coarsest(rounded.units * 2.0**rounding.exponent, rounding.exponent)
     else:
-        units, left_out = rounded(weight, exponent)
-        unit = exponent
-        units, exponent = coarsest(units * 2.0**unit, unit)
+        return None
     reach = float(units.abs().flatten(1).sum(1).max()) * peak
     kind = kind_of(units, reach)
     if kind is None:
@@ -138,14 +147,20 @@ def pack_convolution(
     first = blocks.low // each_out * each_in
     count = ((blocks.low + blocks.count - 1) // each_out + 1) * each_in - first
     most, taps = int(count.max()), math.prod(geometry.kernel)
-    dtype = torch.int32 if kind == WIDE else torch.int16
 
     def arranged(units: Tensor, dtype: torch.dtype) -> Tensor:
         room = taps * most * blocks.width
         return _arranged(units, dtype, blocks, first, count, each_in, each_out, room)
 
-    exact = None if finest is None else arranged(weight.double().cpu() * 2.0**-finest, torch.float64)
-    return PackedConvolution(arranged(units, dtype), kind, geometry, exponent, first, count, exact, left_out)
+    def by_output(units: Tensor, dtype: torch.dtype) -> Tensor:
+        rows = arranged(units, dtype).view(len(blocks.low), -1, blocks.width)
+        room = torch.zeros(len(blocks.low), blocks.width, _padded(rows.shape[1]), dtype=dtype, device="cpu")
+        room[:, :, : rows.shape[1]] = rows.transpose(1, 2)
+        return room
+
+    left_out = None if rounding is None or rounded is None else rounding.left_out(rounded, peak, by_output)
+    values = arranged(units, torch.int32 if kind == WIDE else torch.int16)
+    return PackedConvolution(values, kind, geometry, exponent, first, count, left_out)
 
 
 def _arranged(
@@ -178,13 +193,15 @@ class Exact:
     """The numbers of a population as they are, where those in int32 units are rounded: in float64 units of a finer grid.
 
     Attributes:
-        threshold: in these units.
-        margin: of sums in int32, in int32's units: the true ones are nearer to them than that.
+        exponent: of that grid.
+        threshold: in its units.
+        margin: of sums in int32.
         drive, potential: as those in int32 units, of the same strides.
     """
 
+    exponent: int
     threshold: float
-    margin: int
+    margin: Margin
     drive: Tensor | None
     potential: Tensor | None
 
@@ -217,10 +234,11 @@ def convolution(
     """
     samples, channels, height, width = shape
     _check(terms, blocks, shape, drive, potential, exponent, threshold)
-    exactly: tuple[object, ...] = (Exactly(0, 0.0), None, None)
+    exactly: tuple[object, ...] = (NOTHING, None, None)
     if exact is not None:
         _check_exact(terms, drive, potential, exact)
-        exactly = (Exactly(exact.margin, exact.threshold), address(exact.drive), address(exact.potential))
+        parts = exact.margin.structure(exact.threshold, 2.0 ** (exponent - exact.exponent))
+        exactly = (parts, address(exact.drive), address(exact.potential))
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
     structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
@@ -277,10 +295,9 @@ def _check_exact(
     terms: Sequence[tuple[PackedConvolution, Tensor]], drive: Tensor | None, potential: Tensor | None, exact: Exact
 ) -> None:
     """That the exact numbers lie as the rounded ones do."""
-    require(exact.margin > 0 and exact.threshold > 0, f"a margin of {exact.margin}")
     for packed, _ in terms:
-        same = packed.exact is not None and packed.exact.shape == packed.values.shape
-        require(same, "weights without those that they were rounded from")
+        kept = packed.left_out is not None and packed.left_out.finest == exact.exponent
+        require(kept, "weights without those that they were rounded from")
     for rounded_one, own in ((drive, exact.drive), (potential, exact.potential)):
         require((rounded_one is None) == (own is None), "a drive or a potential without what it was rounded from")
         if rounded_one is not None and own is not None:

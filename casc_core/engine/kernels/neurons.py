@@ -36,7 +36,8 @@ Neurons = structure(
     (c_int64, "wake_steps most_steps"),
 )
 # What int32 leaves out of the sums of finer numbers.
-Exactly = structure("Exactly", (c_int64, "margin"), (c_double, "threshold"))
+Exactly = structure("Exactly", (c_int64, "margin once flow"), (c_double, "threshold unit"))
+NOTHING = Exactly(0, 0, 0, 0.0, 0.0)
 _Task = structure(
     "ScanTask",
     (Neurons, "neurons"),
@@ -44,6 +45,24 @@ _Task = structure(
     (c_int64, "lowest count arriving capacity"),
     (c_void_p, "out"),
 )
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How far sums in int32 may be from the true ones, in int32's units.
+
+    Attributes:
+        most: at the end of a run.
+        flow: half units that drive and threshold may bring, together, each time the drive flows.
+    """
+
+    most: int
+    flow: int
+
+    def structure(self, threshold: float, unit: float) -> ctypes.Structure:
+        """For a kernel: the threshold in the finer units, of which one of int32's has so many."""
+        require(self.most > 0 and self.flow >= 0 and threshold > 0, f"{self}, a threshold of {threshold}")
+        return Exactly(self.most, 1, self.flow, threshold, unit)
 
 
 @dataclass(frozen=True)

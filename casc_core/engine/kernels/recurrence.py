@@ -19,8 +19,8 @@ from casc_core.engine.kernels.loader import (
     structure,
     with_capacity,
 )
-from casc_core.engine.kernels.neurons import Exactly, KernelNeuron, Neurons
-from casc_core.engine.kernels.rows import PackedWeights, Weights
+from casc_core.engine.kernels.neurons import NOTHING, Exactly, KernelNeuron, Margin, Neurons
+from casc_core.engine.kernels.rows import NOTHING_LEFT_OUT, LeftOutTask, PackedWeights, Weights
 
 _Task = structure(
     "RecurrenceTask",
@@ -37,7 +37,8 @@ _Task = structure(
     (c_int64, "train_type arriving train_step train_sample train_position"),
     (c_void_p, "initial potential"),
     (Exactly, "exactly"),
-    (c_void_p, "exact_weights exact_initial exact_potential exact_drive"),
+    (LeftOutTask, "left_out"),
+    (c_void_p, "exact_initial exact_potential exact_drive"),
     (c_int64, "exact_drive_type"),
     (c_double, "exact_scale"),
     (c_int64, "capacity"),
@@ -76,14 +77,14 @@ class ExactCurrents:
     Attributes:
         exponent: of that grid.
         threshold: in its units.
-        margin: of sums in int32, in int32's units: the true ones are nearer to them than that.
+        margin: of sums in int32.
         initial, potential: as those in int32 units.
         drive: as that of the sequences, which may be rounded to float32; or None, where there is none.
     """
 
     exponent: int
     threshold: float
-    margin: int
+    margin: Margin
     initial: Tensor | None
     potential: Tensor | None
     drive: Tensor | None
@@ -134,13 +135,17 @@ def recurrence(
     if drive is not None:
         strides = (*drive.stride()[:2], 0) if index is None else (*index.stride(), drive.stride(0))
     counts: tuple[Tensor, Tensor] | None = None
-    exactly: tuple[object, ...] = (Exactly(0, 0.0), None, None, None, None, 0, 0.0)
+    exactly: tuple[object, ...] = (NOTHING, NOTHING_LEFT_OUT, None, None, None, 0, 0.0)
     if exact is not None:
+        assert packed.left_out is not None
         _check_exact(packed, drive, inputs, exact)
-        addresses = (address(packed.exact), address(exact.initial), address(exact.potential))
+        unit = 2.0 ** (exponent - exact.exponent)
+        addresses = (address(exact.initial), address(exact.potential), address(exact.drive))
         kind = 0 if exact.drive is None else TYPES[exact.drive.dtype]
-        scale = 2.0**-exact.exponent
-        exactly = (Exactly(exact.margin, exact.threshold), *addresses, address(exact.drive), kind, scale)
+        exactly = (
+            exact.margin.structure(exact.threshold, unit), packed.left_out.structure(exponent), *addresses,
+            kind, 2.0**-exact.exponent,
+        )  # fmt: skip
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
         nonlocal counts
@@ -168,8 +173,8 @@ def recurrence(
 
 def _check_exact(packed: PackedWeights, drive: Tensor | None, inputs: Sequences, exact: ExactCurrents) -> None:
     """That the exact numbers lie as the rounded ones do."""
-    same = packed.exact is not None and packed.exact.shape == packed.values.shape
-    require(same and exact.margin > 0 and exact.threshold > 0, f"rounded weights, a margin of {exact.margin}")
+    kept = packed.left_out is not None and packed.left_out.finest == exact.exponent
+    require(kept, "weights without those that they were rounded from")
     require((drive is None) == (exact.drive is None), "a drive without what it was rounded from")
     if drive is not None and exact.drive is not None:
         same = exact.drive.shape == drive.shape and exact.drive.stride() == drive.stride()

@@ -5,14 +5,14 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 """
 
 from casc_core.engine.ops.affine import Linear, RequireFeatures, Scale, Shift, by_channel
-from casc_core.engine.ops.arithmetic import Add, DividedByInput, TimesInput, as_integers
+from casc_core.engine.ops.arithmetic import Add, DividedByInput, Multiply, TimesInput, as_integers
 from casc_core.engine.ops.convolution import Convolution, Convolution3d
 from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Round, Silence, driven
 from casc_core.engine.ops.interpolation import Interpolate, constant_parts
 from casc_core.engine.ops.layout import Join, Layout, Pick
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
-from casc_core.engine.ops.population import Fire
+from casc_core.engine.ops.population import Fire, FireByLevel
 from casc_core.engine.ops.reduction import MaskedFill, Max, Sum, dims_of
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Embed",
     "Encode",
     "Fire",
+    "FireByLevel",
     "Interpolate",
     "Join",
     "Layout",
@@ -36,6 +37,7 @@ __all__ = [
     "MaskedFill",
     "Max",
     "MaxPool",
+    "Multiply",
     "Op",
     "Pick",
     "PoolAt",

@@ -9,16 +9,16 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
-from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
 from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
 from casc_core.engine.products.geometry import Geometry
+from casc_core.engine.products.input_product import InputProduct, LinearSums, Sums
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.provenance import Connection, Provenance
@@ -84,38 +84,53 @@ class AffineMap(Op, abstract=True):
         return None if arriving is None else int(self.settings["exponent"] - arriving)
 
     def drive(
-        self, run: Run, signal: Signal, product: Callable[[Tensor, Tensor], Tensor], features: int
-    ) -> Tensor | None:
-        """The drive of the result: that of the signal through `product` with the fine weights, rounded once, and the bias.
+        self, run: Run, signal: Signal, sums: Callable[[Tensor, Tensor], Tensor], shape: torch.Size, features: int
+    ) -> Tensor | InputProduct | None:
+        """The drive of the result: that of the signal times the fine weights, rounded once, and the bias.
 
         Args:
-            product: `(x, weight)` to their product.
+            sums: `(x, weight)` to their product; where it is `Sums`, and nothing rounds it sooner, it waits for its reader.
+            shape: of the result.
             features: the dimension of the result that the bias belongs to, from the end.
         """
-        drive = signal.drive
+        drive, bias = signal.drive, self.bias
         if drive is not None:
-            assert self.fine is not None
+            fine = self.fine
+            assert fine is not None
+            if isinstance(run.numerics, AsTrained) and isinstance(sums, Sums) and signal.divisor is None:
+                return InputProduct(drive, self.wide_fine(), self.fine_limbs, sums, bias, shape)
             exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(
-                run.numerics, drive, self.fine, *exponents, self.settings["name"], product, self.fine_limbs
-            )
+            drive = exact_product(run.numerics, drive, fine, *exponents, self.settings["name"], sums)
             drive = run.numerics.drive(drive, self.settings["drive_exponent"])
-        if self.bias is None:
-            return drive
-        bias = self.bias if features == -1 else self.bias.reshape(-1, *[1] * (-1 - features))
-        bias = bias if signal.divisor is None else bias * signal.divisor
-        return bias if drive is None else drive + bias
+        if bias is not None:
+            bias = bias.reshape(-1, *[1] * (-1 - features))
+            bias = bias if signal.divisor is None else bias * signal.divisor
+            drive = bias if drive is None else drive + bias
+        return None if drive is None else drive.expand(shape)
+
+    def wide_fine(self) -> Tensor:
+        """The fine weights in float64, kept."""
+        fine = self.fine
+        assert fine is not None
+        return self.inputs_cache(fine, "wide", fine.double)
 
     def fine_limbs(self) -> list[Tensor]:
         """`weight_limbs` of the fine weights, kept."""
-        assert self.fine is not None
         fine = self.fine
-        return self.inputs_cache(fine, "limbs", lambda: list(weight_limbs(fine)))
+        assert fine is not None
+        return self.inputs_cache(fine, "limbs", lambda: weight_limbs(fine))
 
     @cached_property
     def inputs_cache(self) -> WeightCache:
         """What is made of the weights that real-valued input meets."""
         return WeightCache()
+
+    def room_for_drive(self, follower: Follower, read: Abstract, given: Abstract) -> int:
+        """Bytes that `drive` takes beside what it reads and gives."""
+        if not read.is_driven:
+            return 0
+        with_bias = 8 * given.like.numel()
+        return room_for_drive(follower, read, given, self.kernel[0] / self.kernel[1]) + with_bias
 
     @property
     @abstractmethod
@@ -159,19 +174,17 @@ class Linear(AffineMap):
                 f"{self.settings['name']}: expected an input whose last dimension is {width}; got {list(signal.shape)}"
             )
         signal = signal.with_uniform_divisor((-1,))
-        drive = self.drive(run, signal, F.linear, -1)
+        shape = torch.Size([*signal.shape[:-1], self.outputs])
+        drive = self.drive(run, signal, LinearSums(), shape, -1)
         if self.weight is None:
-            assert drive is not None
-            train, bound = drive.new_zeros((0, *drive.shape), dtype=torch.int8), 0.0
+            train, bound = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device), 0.0
         else:
             bound = signal.bound * self.reach
             if self._is_deferred(run, signal):
                 term = Term(self._filter(self.weight), with_plane(signal.train, 0), signal.bound)
-                drive = None if drive is None else drive.expand(term.train.shape[1], self.outputs)
                 return Signal(DeferredSum((term,), 0, run.numerics, run.peak), drive, signal.divisor, bound)
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
-        drive = None if drive is None else drive.expand(train.shape[1:])
         return Signal(train, drive, signal.divisor, bound)
 
     def _is_deferred(self, run: Run, signal: Signal) -> bool:
@@ -179,13 +192,13 @@ class Linear(AffineMap):
 
         It is where the grid is too fine for the ways of `Product`.
         """
-        return (
-            isinstance(run.numerics, AsTrained)
-            and len(signal.shape) == 2
-            and signal.steps > 0
-            and signal.train.dtype == torch.int8
-            and signal.train.numel() > 0
-        )
+        spikes = self._defers(run, signal.shape, signal.steps) and signal.train.dtype == torch.int8
+        return spikes and signal.train.numel() > 0
+
+    @staticmethod
+    def _defers(run: Run, shape: torch.Size, steps: int) -> bool:
+        """Whether it would, were its train one of spikes."""
+        return isinstance(run.numerics, AsTrained) and len(shape) == 2 and steps > 0
 
     def _filter(self, weight: Tensor) -> Filter:
         """Its weights as those of a convolution of single entries."""
@@ -211,10 +224,11 @@ class Linear(AffineMap):
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train, samples = signal.train or Train(), follower.apart(signal, [-1])
         steps = 0 if self.weight is None else train.steps
-        return follower.signal([*signal.shape[:-1], self.outputs], samples, steps, 8, real=self.fine is not None)
+        held = signal.nbytes if self._defers(follower.run, signal.shape, steps) and train.unit == 1 else None
+        return follower.signal([*signal.shape[:-1], self.outputs], samples, steps, 8, self.fine is not None, held)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return 8 * sum(entries(each) for each in signals)
+        return 8 * sum(entries(each) for each in signals) + self.room_for_drive(follower, signals[0], signals[-1])
 
 
 AXIS = OrNone(OneOf((1,)))

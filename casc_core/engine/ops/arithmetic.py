@@ -10,11 +10,14 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
+from casc_core.engine.ops.declared import EXPONENT, NAME, settings
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.provenance import Connection, Provenance
+from casc_core.engine.recording.spike_counts import by_step
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
+from casc_core.engine.running import running_product
 from casc_core.engine.signal import Signal, add_trains, broadcast, without_repeats
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
@@ -129,6 +132,42 @@ class Add(Op):
         if train is not None and train.held is not None:
             return 0
         return 16 * max(entries(each) for each in signals)
+
+
+class Multiply(Op):
+    """Product of two signals, entry by entry: what it gives are graded events, and no spikes.
+
+    It is for the number of wake steps that the network was trained for, over which the scale of its result is.
+    """
+
+    SETTINGS = settings(name=NAME, exponent=EXPONENT)
+    is_of_trained_levels = True
+
+    def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
+        _common_shape(run, a.shape, b.shape)
+        return running_product(run, a, b, self.settings["exponent"], self.settings["name"])
+
+    def provenance(self, run: Run, result: Signal, a: Provenance, b: Provenance) -> Provenance:
+        return Provenance(result, run.peak, is_current=True)
+
+    def work(self, result: Provenance, a: Provenance, b: Provenance) -> Work:
+        # Each event of either meets the total of the other.
+        products = float(result.shape.numel())
+        work = Work(dense=products)
+        for each in (a, b):
+            events = by_step(each.signal.train != 0) * (products / max(1, each.shape.numel()))
+            work += Work(multiplies=events, awake=products if each.is_driven else 0.0)
+        return work
+
+    def follow(self, follower: Follower, a: Abstract, b: Abstract) -> Abstract:
+        shape, samples = follower.together(a, b)
+        trains = [each.train or Train() for each in (a, b)]
+        awake = follower.awake if any(train.real for train in trains) else 0
+        return follower.signal(shape, samples, max(awake, *(train.steps for train in trains)), 8)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        # Totals and products so far, and the steps before they are put together.
+        return 8 * (6 * signals[-1].like.numel() + entries(signals[-1]))
 
 
 def _sum(a: Signal, b: Signal, peak: int) -> Tensor | DeferredSum:

@@ -18,6 +18,7 @@ from casc_core.engine.ops.affine import AffineMap, affine_tensors
 from casc_core.engine.ops.declared import PADDING, OneOf, Otherwise, Several, Whole, settings
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
 from casc_core.engine.products.geometry import PATCH_BYTES, Geometry, convolve
+from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
@@ -68,6 +69,11 @@ class Convolution(AffineMap):
         return replace(self.geometry, padding=(0, 0, 0, 0)) if self.is_cut else self.geometry
 
     @cached_property
+    def sums(self) -> ConvolutionSums:
+        """The map of real-valued input, padded or cut already."""
+        return ConvolutionSums(self.inner, self.settings["dims"])
+
+    @cached_property
     def is_spread(self) -> bool:
         return self.is_cut or max(self.settings["spread"]) > 1
 
@@ -102,12 +108,10 @@ class Convolution(AffineMap):
         check_room(name, batch * max(outputs * math.prod(out), self.channels * max(padded, height * width)), room)
         if self.is_spread:
             signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
-        drive = self.drive(run, signal, self._convolve, -1 - dims)
-        drive = None if drive is None else drive.expand(shape)
+        drive = self.drive(run, signal, self.sums, shape, -1 - dims)
         currents: Tensor | DeferredSum
         if self.weight is None:
-            assert drive is not None
-            currents, bound = drive.new_zeros((0, *shape), dtype=torch.int8), 0.0
+            currents, bound = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device), 0.0
         else:
             bound = signal.bound * self.reach
             train = with_plane(signal.train, dims)
@@ -139,11 +143,12 @@ class Convolution(AffineMap):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         read, given = signals[0], signals[-1]
-        if read.train is None or not read.train.real:
+        if not read.is_driven:
             return 0  # a population behind it does the work
         apart: int = 8 * read.like.numel() * math.prod(self.settings["spread"])
         patches = apart * math.prod(self.geometry.kernel)
-        return apart + 24 * given.like.numel() + min(patches, PATCH_BYTES)
+        at_once = min(patches, max(PATCH_BYTES, patches // read.shape[0]))
+        return apart + 24 * given.like.numel() + at_once + self.room_for_drive(follower, read, given)
 
     def _spread_size(self, shape: torch.Size) -> tuple[int, int]:
         """Height and width of an input of this shape, zeros between its entries."""
@@ -163,14 +168,6 @@ class Convolution(AffineMap):
         top, bottom, left, right = self.geometry.padding
         around = [left, right, top, bottom][: 2 * dims]
         return F.pad(F.pad(x, [max(each, 0) for each in around]), [min(each, 0) for each in around])
-
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1  # the same for all samples
-        some = x[:1] if same else x
-        some = some.unsqueeze(-2) if self.settings["dims"] == 1 else some
-        result = convolve(some, weight, self.inner)
-        result = result.squeeze(-2) if self.settings["dims"] == 1 else result
-        return result.expand(len(x), *result.shape[1:])
 
 
 class Convolution3d(AffineMap):
@@ -222,8 +219,7 @@ class Convolution3d(AffineMap):
         padded = self.channels * math.prod(size + before + after for size, before, after in given)
         room = run.room + batch * max(outputs, self.channels) * math.prod(signal.shape[2:])
         check_room(name, batch * max(padded, math.prod(shape[1:])), room)
-        drive = self.drive(run, signal, self._convolve, -4)
-        drive = None if drive is None else drive.expand(shape)
+        drive = self.drive(run, signal, self._convolve, shape, -4)
         bound = 0.0
         train = signal.train.new_zeros((0, *shape), dtype=torch.int8)
         if self.weight is not None:
@@ -252,7 +248,8 @@ class Convolution3d(AffineMap):
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         read, given = signals[0], signals[-1]
         steps = max(each.train.steps if each.train else 0 for each in signals) + 1
-        return 8 * steps * (2 * read.like.numel() + 2 * given.like.numel()) + PATCH_BYTES
+        moved = 8 * steps * (2 * read.like.numel() + 2 * given.like.numel())
+        return moved + PATCH_BYTES + self.room_for_drive(follower, read, given)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The sum over the taps in depth, each a convolution of the slices that it reads."""

@@ -19,7 +19,7 @@ from casc_core.engine.ops.op import Op
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, TableRows
+from casc_core.engine.signal import LazyDrive, Signal, TableRows
 from casc_core.errors import InputError
 from casc_core.numerics import largest
 
@@ -161,6 +161,6 @@ def _samples(follower: Follower, value: Abstract | Tensor) -> Samples:
     return follower.entry(value) if isinstance(value, Tensor) else value.samples
 
 
-def driven(drive: Tensor | TableRows | None, shape: torch.Size, device: torch.device) -> Signal:
+def driven(drive: Tensor | LazyDrive | None, shape: torch.Size, device: torch.device) -> Signal:
     """A signal of this shape without spikes."""
     return Signal(torch.zeros((0, *shape), dtype=torch.int8, device=device), drive, None, 0.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, WINDOW, Flag, OneOf, OrNone, Several, settings
-from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import per_dimension
 from casc_core.engine.recording.provenance import Provenance
@@ -116,7 +116,7 @@ class Interpolate(Op):
             divisor = by if divisor is None else divisor * by
         summed = _along(lines, train.to(kind))
         if drive is not None:
-            drive = whole_sums(run.numerics, drive, partial(_along, lines))
+            drive = whole_sums(run.numerics, drive, partial(_along, lines), by_row=True)
         return Signal(summed, drive, divisor, signal.bound * most)
 
     def provenance(self, run: Run, result: Signal, signal: Provenance, size: Any = None) -> Provenance:
@@ -131,7 +131,8 @@ class Interpolate(Op):
         return follower.signal([*signal.shape[:2], *outputs], samples, train.steps, 8, train.real)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return 24 * entries(signals[-1])  # two products and their sum
+        read, given = signals[0], signals[-1]
+        return 24 * entries(given) + room_for_drive(follower, read, given)  # two products and their sum
 
     @property
     def _divides(self) -> bool:

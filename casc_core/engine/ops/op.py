@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.guards.seals import Sealed
 from casc_core.engine.ops.declared import Kind, Numbers, bind, check_settings, check_tensors, is_on_grid
+from casc_core.engine.products.exact_sums import room_for_sums
 from casc_core.engine.recording.provenance import Connection, carried
 from casc_core.engine.recording.spike_counts import LayerTrain
 from casc_core.engine.recording.work import Work
@@ -49,6 +50,8 @@ class Op(nn.Module):
     kind: ClassVar[str] = ""
     is_layer: ClassVar[bool] = False
     """Whether it is a population of neurons."""
+    is_of_trained_levels: ClassVar[bool] = False
+    """Whether its numbers are only for as many wake steps as there are levels that the network was trained with."""
     connection: ClassVar[Connection] = Connection.NONE
     """How spikes get from its inputs to its result; on this rests what is counted of operations behind it."""
     takes_fills: ClassVar[bool] = False
@@ -267,6 +270,13 @@ class _FrozenSettings(dict[str, Any]):
 
     def __reduce__(self) -> Any:
         return _FrozenSettings, (dict(self),)
+
+
+def room_for_drive(
+    follower: Follower, read: Abstract, given: Abstract, growth: float = 1.0, by_row: bool = True
+) -> int:
+    """Bytes that exact sums of a drive take, as `room_for_sums`; 0 where there is none."""
+    return room_for_sums(follower.run.numerics, read.shape, given.like.numel(), growth, by_row) if read.is_driven else 0
 
 
 def entries(x: Abstract) -> int:

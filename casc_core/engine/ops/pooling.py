@@ -14,7 +14,7 @@ from torch import Tensor
 from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
-from casc_core.engine.ops.op import Op
+from casc_core.engine.ops.op import Op, room_for_drive
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import Window, adaptive, maxima, per_dimension, sums
@@ -175,7 +175,7 @@ class Average(Op, abstract=True):
             reach = signal.bound * run.peak * most
             kind = torch.int8 if reach <= _INT8 else whole_type(reach)
         summed = self.sums(train.to(kind).flatten(0, 1)).unflatten(0, train.shape[:2])
-        summed_drive = None if drive is None else whole_sums(run.numerics, drive, self.sums)
+        summed_drive = None if drive is None else whole_sums(run.numerics, drive, self.sums, by_row=True)
         divisor = signal.divisor
         if self.divides:
             by = torch.tensor(float(common), dtype=torch.float64, device=signal.device)
@@ -198,6 +198,9 @@ class Average(Op, abstract=True):
         size = self.outputs(signal.shape[2:])
         samples = follower.apart(signal, range(2, len(signal.shape)))
         return follower.signal([*signal.shape[:2], *size], samples, train.steps, 8, train.real)
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return super().working(follower, signals) + room_for_drive(follower, signals[0], signals[-1])
 
     @property
     @abstractmethod
@@ -344,6 +347,11 @@ class PoolAt(Op):
         follower.note(kernel, stride)
         result: Abstract = self._pool(kernel, stride).follow(follower, signal)
         return result
+
+    def working(self, follower: Follower, signals: list[Abstract]) -> int:
+        return max(room_for_maximum(signals), super().working(follower, signals)) + room_for_drive(
+            follower, signals[0], signals[-1]
+        )
 
     def _pool(self, kernel: Any, stride: Any) -> Op:
         settings, dims = self.settings, len(self.settings["padding"])

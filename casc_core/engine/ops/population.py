@@ -1,23 +1,27 @@
-"""The operation that spikes."""
+"""The operations that spike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.affine import by_channel
-from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, settings, tensors
+from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, Whole, settings, tensors
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
-from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, inverse, memory_order, without_repeats
-from casc_core.numerics import binade
+from casc_core.engine.run import LARGEST_TOTAL, Run
+from casc_core.engine.signal import Signal, inverse, memory_order
+from casc_core.neuron import LevelThresholds
+from casc_core.numerics import binade, largest
 
 
 class Fire(Op):
@@ -48,7 +52,24 @@ class Fire(Op):
         self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        return Signal(self._spikes(run, signal), None, None, 1.0)
+        return Signal(self._spikes(run, signal), None, None, self.spike_bound(run))
+
+    def spike_bound(self, run: Run) -> float:
+        """The largest count, for each that a neuron may have by the wake steps."""
+        return 1.0
+
+    @property
+    def levels(self) -> int | None:
+        """How many there are; None: as many as wake steps."""
+        return None
+
+    def scaled_threshold(self, signal: Signal) -> Threshold:
+        """The threshold for the signal's numbers, which its divisor has not divided."""
+        threshold: float | Tensor = self.settings["threshold"]
+        if self.thresholds is not None:
+            threshold = by_channel(self.thresholds, signal.shape)
+        scaled = threshold if signal.divisor is None else threshold * signal.divisor
+        return float(scaled) if isinstance(scaled, Tensor) and scaled.dim() == 0 else scaled
 
     def work(self, result: Provenance, signal: Provenance) -> Work:
         # Where there is a drive, a bias of its own is part of it.
@@ -64,55 +85,54 @@ class Fire(Op):
         if shape != signal.shape:
             raise follower.unprovable("has neurons of other shapes")
         steps = (signal.train or Train()).steps
-        return follower.signal(shape, samples, follower.run.longest(steps))
+        return follower.signal(shape, samples, follower.run.longest(steps, self.levels))
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         currents, spikes = signals[0], signals[-1]
-        drives = 24 * currents.like.numel() if currents.train is not None and currents.train.real else 0
+        drives = 24 * currents.like.numel() if currents.is_driven else 0
         held = None if currents.train is None else currents.train.held
         # Room for spikes is made in pieces, and they are counted.
-        if held is not None and follower.compiled:  # the kernel reads spikes, closely packed
+        if (
+            held is not None and follower.compiled and self.thresholds is None
+        ):  # the kernel reads spikes, closely packed
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
-        exponent, drive, divisor = self.settings["exponent"], signal.drive, signal.divisor
-        threshold: float | Tensor = self.settings["threshold"]
-        if self.thresholds is not None:
-            threshold = by_channel(self.thresholds, signal.shape)
+        exponent, divisor = self.settings["exponent"], signal.divisor
         if self.bias is not None:
-            bias = signal.constant(self.bias)
-            drive = bias if drive is None else drive + bias
-        if drive is not None:
-            drive = run.numerics.snap(without_repeats(drive), exponent).expand(signal.shape)
-            signal = replace(signal, lazy_drive=drive)
-        scaled = threshold if divisor is None else threshold * divisor
-        if isinstance(scaled, Tensor) and scaled.dim() == 0:
-            scaled = float(scaled)
+            bias, drive = signal.constant(self.bias), signal.drive
+            signal = replace(signal, lazy_drive=bias if drive is None else drive + bias)
+        drive = signal.drive_on_grid(run.numerics, exponent)
+        scaled = self.scaled_threshold(signal)
         charge = self.charge
         if charge is not None and self.thresholds is not None and charge.dim() == 1:
             charge = by_channel(charge, signal.shape)
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)
+        if drive is not None:
+            drive = run.held(drive, signal.bound + _threshold_reach(run, scaled), _reach(potential), exponent)
+        signal = replace(signal, lazy_drive=drive)
         train = self._behind_convolutions(run, signal, scaled, potential)
         return self._fired(run, signal, scaled, potential) if train is None else train
 
     def _behind_convolutions(
-        self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None
+        self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None
     ) -> Tensor | None:
         """Spikes taken from the convolutions' own inputs, in int32; None where that cannot be."""
         currents, neuron, exponent = signal.lazy_train, run.kernel_neuron, self.settings["exponent"]
         if not isinstance(currents, DeferredSum) or currents.is_computed:
             return None
-        if neuron is None or isinstance(threshold, Tensor):
+        if neuron is None or not isinstance(threshold, float):
             return None
         reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
         if not run.numerics.is_exact:
             return None
         units = None
         if not kernels.fits_int32(reach, exponent):
-            run.numerics.dtype(reach, exponent, self.settings["name"])
+            own = threshold + _reach(potential)
+            run.potential_dtype(signal.bound, signal.drive_reach, own, exponent, self.settings["name"])
             units = binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
@@ -122,12 +142,13 @@ class Fire(Op):
             self.steps[neuron.most] = max(len(train), self.steps.get(neuron.most, 0) - 1)
         return train
 
-    def _fired(self, run: Run, signal: Signal, threshold: float | Tensor, potential: Tensor | None) -> Tensor:
+    def _fired(self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
-        largest = (float(threshold.max()) if isinstance(threshold, Tensor) else threshold) + _reach(potential)
-        dtype = run.potential_dtype(signal.bound + signal.drive_reach, largest, exponent, self.settings["name"])
-        if isinstance(threshold, Tensor):
-            threshold = threshold.to(dtype)
+        reach = _threshold_reach(run, threshold) + _reach(potential)
+        dtype = run.potential_dtype(signal.bound, signal.drive_reach, reach, exponent, self.settings["name"])
+        threshold = _placed(threshold, lambda x: x.to(dtype))
+        if isinstance(threshold, LevelThresholds):
+            threshold = replace(threshold, values=threshold.values.to(dtype))
         # Neuron by neuron in the order in which they lie in memory.
         like = train if len(train) or drive is None else drive.unsqueeze(0)
         order = memory_order(like)
@@ -135,11 +156,63 @@ class Fire(Op):
             return run.fire(train, drive, threshold, dtype, potential)
         inner = tuple(dim - 1 for dim in order[1:])
         drive = None if drive is None else drive.permute(inner)
-        if isinstance(threshold, Tensor):
-            threshold = threshold.expand(signal.shape).permute(inner)
+        threshold = _placed(threshold, lambda x: x.expand(signal.shape).permute(inner))
         if potential is not None:
             potential = potential.expand(signal.shape).permute(inner)
         return run.fire(train.permute(order), drive, threshold, dtype, potential).permute(inverse(order))
+
+
+class FireByLevel(Fire):
+    """A population with a threshold for each level of its count, as a sigmoid or a tanh that is rounded has it.
+
+    `by_level` are those of the levels from `lowest + 1` on, in the unit of the potential. It is for as many wake steps as
+    there are levels that the network was trained with.
+    """
+
+    SETTINGS = settings(name=NAME, lowest=Whole(-LARGEST_TOTAL, 0), exponent=EXPONENT)
+    TENSORS = tensors(
+        charge=Numbers(optional=True), bias=Numbers(optional=True), by_level=Numbers((("levels",),), "exponent")
+    )
+    is_of_trained_levels = True
+    thresholds = None
+    by_level: Tensor
+
+    def check(self) -> None:
+        self.require(0 <= self.highest <= LARGEST_TOTAL, f"the levels must hold 0; the highest is {self.highest}")
+        self.require(bool((self.by_level.diff() >= 0).all()), "'by_level' must not descend")
+
+    @property
+    def highest(self) -> int:
+        """The largest count."""
+        return int(self.settings["lowest"]) + len(self.by_level)
+
+    def spike_bound(self, run: Run) -> float:
+        return max(1.0, max(-int(self.settings["lowest"]), self.highest) / run.total)
+
+    @property
+    def levels(self) -> int:
+        return len(self.by_level)
+
+    def scaled_threshold(self, signal: Signal) -> LevelThresholds:
+        scale = 1.0 if signal.divisor is None else signal.divisor
+        return LevelThresholds(self.by_level, self.settings["lowest"], scale)
+
+
+def _placed(threshold: Threshold, function: Callable[[Tensor], Tensor]) -> Threshold:
+    """A threshold, what is one for each neuron put through a function that only moves or casts."""
+    if isinstance(threshold, LevelThresholds):
+        scale = threshold.scale
+        return replace(threshold, scale=function(scale) if isinstance(scale, Tensor) else scale)
+    return function(threshold) if isinstance(threshold, Tensor) else threshold
+
+
+def _threshold_reach(run: Run, threshold: Threshold) -> float:
+    """What thresholds add to the reach of a potential, for each spike that a neuron may have fired."""
+    if not isinstance(threshold, LevelThresholds):
+        return float(torch.as_tensor(threshold).max())
+    scale = float(torch.as_tensor(threshold.scale).max())
+    reach = 2 * largest(threshold.values) * scale  # a potential is a sum less one of them
+    return reach / (run.total + 1)
 
 
 def _reach(potential: Tensor | None) -> float:

@@ -15,7 +15,7 @@ from casc_core.engine import kernels
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Positive, settings
-from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.recording.provenance import Connection, Provenance, carried
 from casc_core.engine.run import Run
@@ -52,7 +52,11 @@ class Sum(Op):
         drive, reach = signal.drive, signal.bound * size * run.peak
         return Signal(
             _summed(signal.train, dims, keepdim, reach),
-            None if drive is None else whole_sums(run.numerics, drive, lambda x: x.sum(dims, keepdim=keepdim)),
+            None
+            if drive is None
+            else whole_sums(
+                run.numerics, drive, lambda x: x.sum(dims, keepdim=keepdim), by_row=-len(signal.shape) not in dims
+            ),
             divisor,
             signal.bound * size,
         )
@@ -69,7 +73,9 @@ class Sum(Op):
         return follower.signal(shape, samples, train.steps, 8, train.real)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return max(entries(each) for each in signals)
+        read, given = signals[0], signals[-1]
+        by_row = given.shape[:1] == read.shape[:1]
+        return max(entries(each) for each in signals) + room_for_drive(follower, read, given, by_row=by_row)
 
 
 def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import torch
@@ -38,21 +39,20 @@ class Filter:
     cache: WeightCache
 
     def packed(
-        self, peak: int, blocks: kernels.Blocks, units: int | None = None, finest: int | None = None
+        self, peak: int, blocks: kernels.Blocks, rounding: kernels.Rounding | None
     ) -> kernels.PackedConvolution | None:
-        """For the compiled kernel; None: its integers might not hold a sum.
-
-        Args:
-            units: exponent of the grid that they are rounded to; None: they are not.
-            finest: then, of the units in which they are kept as they are.
-        """
-        key = (peak, units, finest, blocks.width, *blocks.low.tolist())
-        exponent = self.exponent if units is None else units
+        """For the compiled kernel, rounded if they are to be; None: its integers might not hold a sum."""
+        key = (peak, rounding, blocks.width, *blocks.low.tolist())
         return self.cache(
             self.weight,
             key,
-            lambda: kernels.pack_convolution(self.weight, self.geometry, exponent, peak, blocks, finest),
+            lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks, rounding),
         )
+
+    @property
+    def narrow_exponent(self) -> int:
+        """The finest grid on which int16 holds the weights, rounded."""
+        return self.cache(self.weight, "narrow", lambda: kernels.narrow_exponent(self.weight))
 
 
 def with_plane(x: Tensor, dims: int) -> Tensor:
@@ -90,6 +90,15 @@ class Term:
     def size(self) -> tuple[int, int]:
         """Height and width of what it gives."""
         return self.filter.geometry.output_size(*self.train.shape[3:])
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """The filters of a sum as a kernel reads them, and the exponent of its units; the margin, where they are rounded."""
+
+    filters: tuple[kernels.PackedConvolution, ...]
+    unit: int
+    margin: kernels.Margin | None = None
 
 
 @dataclass(frozen=True)
@@ -193,43 +202,78 @@ class DeferredSum:
         if any(term.train[:, 0, :, 0].numel() > kernels.INT32_UNITS for term in self.terms):
             return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
         first = self.terms[0].filter
-        outputs, geometry = len(first.weight), first.geometry
-        blocks = kernels.Blocks.of(outputs, geometry.groups, first.weight[0].numel())
-        finest, exponent = (None, exponent) if units is None else (exponent, units)
-        packs = []
-        for term in self.terms:
-            packed = term.filter.packed(math.ceil(term.bound * self.peak), blocks, units, finest)
-            if packed is None or packed.exponent - exponent > 30:
-                return None
-            packs.append((packed, term.train))
-        shape = (self.shape[1], outputs, *self.terms[0].size)
-        flowing, start = (self._units(values, exponent, torch.int32) for values in (drive, potential))
+        outputs = len(first.weight)
+        blocks = kernels.Blocks.of(outputs, first.geometry.groups, first.weight[0].numel())
+        packed = (
+            self._packed(blocks, exponent)
+            if units is None
+            else self._rounded(blocks, exponent, threshold, neuron, units)
+        )
+        if packed is None:
+            return None
+        unit = packed.unit
         exact = None
-        if finest is not None:
-            # What rounding leaves out: of weights for each spike, of the drive and the threshold for each count, and of
-            # the potential that all begins with.
-            left_out = sum(term.bound * packed.left_out for term, (packed, _) in zip(self.terms, packs, strict=True))
-            margin = math.ceil(neuron.total * (left_out + 1.0) + 1.0)
-            if margin >= math.ldexp(threshold, -exponent):
-                return None  # every neuron would be near a decision, always
+        if packed.margin is not None:
             exact = kernels.Exact(
-                math.ldexp(threshold, -finest),
-                margin,
-                *(self._units(values, finest, torch.float64) for values in (drive, potential)),
+                exponent,
+                math.ldexp(threshold, -exponent),
+                packed.margin,
+                *(self._units(values, exponent, torch.float64) for values in (drive, potential)),
             )
         spikes = kernels.convolution(
-            packs,
+            [(each, term.train) for each, term in zip(packed.filters, self.terms, strict=True)],
             blocks,
-            shape,
-            flowing,
-            exponent,
-            round(math.ldexp(threshold, -exponent)),
+            (self.shape[1], outputs, *self.terms[0].size),
+            self._units(drive, unit, torch.int32),
+            unit,
+            round(math.ldexp(threshold, -unit)),
             neuron,
             guess,
-            start,
+            self._units(potential, unit, torch.int32),
             exact,
         )
         return without_plane(spikes, self.dims)
+
+    def _packed(self, blocks: kernels.Blocks, exponent: int) -> _Packed | None:
+        """The filters as they are."""
+        return self._each(blocks, exponent, [None] * len(self.terms))
+
+    def _rounded(
+        self, blocks: kernels.Blocks, exponent: int, threshold: float, neuron: KernelNeuron, widest: int
+    ) -> _Packed | None:
+        """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: to int16, the cheapest to
+        sum, where that leaves few neurons near a decision; else to int32."""
+        for near, grids in (
+            (kernels.NEAR, [max(widest, term.filter.narrow_exponent) for term in self.terms]),
+            (1.0, [widest] * len(self.terms)),
+        ):
+            counts = [math.ceil(term.bound * neuron.total) for term in self.terms]
+            unit = min(grids)
+            ways = [kernels.Rounding(grid, exponent, count) for grid, count in zip(grids, counts, strict=True)]
+            # What is left out of weights for each spike, of the drive and the threshold for each count, and of the
+            # potential that all begins with.
+            found = self._each(blocks, unit, ways)
+            if found is None:
+                continue
+            left_out = sum(
+                math.ldexp(term.bound * each.left_out.largest, each.left_out.exponent - unit)
+                for term, each in zip(self.terms, found.filters, strict=True)
+                if each.left_out is not None
+            )
+            margin = math.ceil(neuron.total * (left_out + 1.0) + 1.0)
+            if margin < near * math.ldexp(threshold, -unit):  # else every neuron would be near a decision, always
+                return replace(found, margin=kernels.Margin(margin, 2))
+        return None
+
+    def _each(self, blocks: kernels.Blocks, unit: int, ways: Sequence[kernels.Rounding | None]) -> _Packed | None:
+        """Each filter, rounded like this, where int32 holds the sums; None: it might not."""
+        filters = []
+        for term, rounding in zip(self.terms, ways, strict=True):
+            packed = term.filter.packed(math.ceil(term.bound * self.peak), blocks, rounding)
+            if packed is None or packed.exponent - unit > 30:
+                return None
+            filters.append(packed)
+        return _Packed(tuple(filters), unit)
 
     def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
         """In whole units of `2**exponent`, of its shape with a height; where it repeats, it still does."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casc_core.engine.signal import inverse, memory_order
 from casc_core.numerics import AsTrained, Numerics, binade, largest, on_grid
 
 # A limb of an input has this many bits: two of them hold what float32 has of numbers below 8, down to 2**-41.
@@ -21,6 +23,8 @@ LIMB_BITS = 22
 _HIGHEST = 3
 # What is smaller than this is nothing.
 _LOWEST = -400
+# Sums are taken of about so many entries at a time.
+_ENTRIES = 2**18
 
 
 def limbs(x: Tensor) -> Iterator[Tensor]:
@@ -34,23 +38,24 @@ def limbs(x: Tensor) -> Iterator[Tensor]:
     """
     rest = x.double()
     while (reach := largest(rest)) > 2.0**_LOWEST:
-        below = math.frexp(reach)[
-            1
-        ]  # every number is smaller than 2**below, and the largest no smaller than half of it
+        # Every number is smaller than 2**below, and the largest no smaller than half of it.
+        below = math.frexp(reach)[1]
         place = _HIGHEST + LIMB_BITS * ((below - 1 - _HIGHEST) // LIMB_BITS)
         limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
         yield limb
         rest = rest - limb
 
 
-def weight_limbs(weight: Tensor) -> Iterator[Tensor]:
-    """Parts of `weight`, outputs first, whose products with a limb of an input float64 sums exactly."""
+def weight_limbs(weight: Tensor) -> list[Tensor]:
+    """Parts of `weight`, outputs first, whose products with a limb of an input float64 sums exactly; at least one."""
     rest = weight.double()
-    while (reach := largest_row(rest)) > 2.0**_LOWEST:
-        place = binade(reach) - (52 - LIMB_BITS)
+    parts: list[Tensor] = []
+    while not parts or largest_row(rest) > 2.0**_LOWEST:
+        place = binade(largest_row(rest)) - (52 - LIMB_BITS)
         limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
-        yield limb
+        parts.append(limb)
         rest = rest - limb
+    return parts
 
 
 def exact_product(
@@ -61,45 +66,110 @@ def exact_product(
     weight_exponent: int,
     name: str,
     product: Callable[[Tensor, Tensor], Tensor] = F.linear,
-    parts: Callable[[], Sequence[Tensor]] | None = None,
 ) -> Tensor:
     """`product(x, weight)` in float64, the same bits in whatever order it is summed.
 
     Args:
         exponent, weight_exponent: of the grids that `x` and `weight` are on, where the numerics round them to grids.
         name: that an error gives.
-        parts: the `weight_limbs`, if they are at hand.
+        product: where `x` has more dimensions than one, it treats each entry of dimension 0 alike.
     """
     weight = weight.double()
     if isinstance(numerics, AsTrained):
-        cut = list(weight_limbs(weight)) if parts is None else parts()
-        return _added([product(limb, part) for limb in limbs(x) for part in cut], lambda: product(x, weight))
+        return exact_sum(x, weight_limbs(weight), product)
     if not numerics.is_exact:
         return product(x, weight)
     return _on_grids(numerics, x, weight, exponent, weight_exponent, name, product)
 
 
-def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor]) -> Tensor:
+def exact_sum(
+    x: Tensor, parts: Sequence[Tensor], product: Callable[[Tensor, Tensor], Tensor], by_row: bool = True
+) -> Tensor:
+    """`product(x, weight)` of the weights of which these are the `weight_limbs`, rounded as if once.
+
+    Args:
+        by_row: `product` treats each entry of dimension 0 alike, where `x` has more dimensions than one.
+    """
+
+    def summed(x: Tensor) -> Tensor:
+        return _added((product(limb, part) for limb in limbs(x) for part in parts), lambda: product(x, parts[0]))
+
+    if x.dim() == 1 or not by_row:
+        return summed(x)
+    return _by_rows(summed, x, _at_once(x.shape, len(parts[0]) / parts[0].shape[1]))
+
+
+def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool) -> Tensor:
     """`sums(x)`, sums of entries times whole numbers, the same bits in whatever order they are taken.
 
     With `Exact`, `x` is on a grid on which they are exact.
+
+    Args:
+        by_row: `sums` treats each entry of dimension 0 alike.
     """
     if not isinstance(numerics, AsTrained):
         return sums(x)
-    return _added([sums(limb) for limb in limbs(x)], lambda: sums(x))
+
+    def summed(x: Tensor) -> Tensor:
+        return _added((sums(limb) for limb in limbs(x)), lambda: sums(x))
+
+    return _by_rows(summed, x, _at_once(x.shape)) if by_row else summed(x)
 
 
-def _added(sums: list[Tensor], nothing: Callable[[], Tensor]) -> Tensor:
+def room_for_sums(numerics: Numerics, shape: torch.Size, given: int, growth: float = 1.0, by_row: bool = True) -> int:
+    """Bytes that exact sums take beside `x` of this shape and the result, of so many entries.
+
+    Args:
+        growth: of a product, how many outputs its weights have for each input.
+        by_row: each entry of dimension 0 is treated alike.
+    """
+    if not isinstance(numerics, AsTrained):
+        return 0
+    part = min(1.0, _at_once(shape, growth) / max(1, shape[0])) if by_row and shape else 1.0
+    # A limb and the rest; the total before and after, what a product takes and gives, and what has been lost.
+    return math.ceil(8 * part * (3 * shape.numel() + 6 * given))
+
+
+def _at_once(shape: torch.Size, growth: float = 1.0) -> int:
+    """How many entries of dimension 0 are summed at a time: what is made of them is to stay in a cache."""
+    return max(1, int(_ENTRIES / max(1.0, math.prod(shape[1:]) * max(1.0, growth))))
+
+
+def _by_rows(summed: Callable[[Tensor], Tensor], x: Tensor, at_once: int) -> Tensor:
+    """`summed(x)`, so many entries of dimension 0 at a time; where they only repeat one entry, of this one alone."""
+    rows = len(x)
+    if rows > 1 and x.stride(0) == 0:
+        one = summed(x[:1])
+        return one.expand(rows, *one.shape[1:])
+    if rows <= at_once:
+        return summed(x)
+    first = summed(x[:at_once])
+    order = memory_order(first) or tuple(range(first.dim()))
+    shape = rows, *first.shape[1:]
+    result = first.new_empty([shape[dim] for dim in order]).permute(inverse(order))
+    result[:at_once] = first
+    for start in range(at_once, rows, at_once):
+        result[start : start + at_once] = summed(x[start : start + at_once])
+    return result
+
+
+def _added(sums: Iterator[Tensor], nothing: Callable[[], Tensor]) -> Tensor:
     """The sum of exact sums, rounded as if once; of none of them, what `nothing` gives."""
-    if not sums:
-        return nothing()
-    total, error = sums[0], None
-    for each in sums[1:]:
+    total: Tensor | None = None
+    error: Tensor | None = None
+    for each in sums:
+        if total is None:
+            total = each
+            continue
         before, total = total, total + each
         seen = total - before
-        lost = (before - (total - seen)).add_(each - seen)
+        lost = each - seen
+        del each
+        lost.add_(seen.neg_().add_(total).neg_().add_(before))  # before - (total - seen)
         error = lost if error is None else error.add_(lost)
-    return total if error is None else total + error
+    if total is None:
+        return nothing()
+    return total if error is None else total.add_(error)
 
 
 def _on_grids(

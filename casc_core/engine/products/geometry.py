@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -80,11 +81,13 @@ def patches(x: Tensor, geometry: Geometry) -> Tensor:
     return x.as_strided(shape, (n, sy * y, sx * z, c, dy * y, dx * z))
 
 
-def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, geometry: Geometry, multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+) -> Tensor:
     """`x` `[N, C, H, W]` convolved with `weight` `[O, C/groups, kh, kw]`: `[N, O, OH, OW]`, channels last in memory.
 
     Each output is a plain sum of products. `torch.nn.functional.conv2d` may take transforms in between (Winograd,
-    Fourier), which round even where no sum does.
+    Fourier), which round even where no sum does. `multiply` takes the products of matrices.
 
     >>> x, weight = torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3)
     >>> convolve(x, weight, Geometry((3, 3), padding=(1, 1, 1, 1)))[0, 0]
@@ -100,7 +103,7 @@ def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     parts = []
     for some in x.split(at_once):
         read = patches(some, geometry).reshape(-1, groups, x.shape[1] // groups * taps)
-        summed = torch.matmul(read.transpose(0, 1), each.transpose(1, 2))  # [groups, positions, outputs of each]
+        summed = multiply(read.transpose(0, 1), each.transpose(1, 2))  # [groups, positions, outputs of each]
         parts.append(summed.transpose(0, 1).reshape(len(some), height, width, outputs))
     result = parts[0] if len(parts) == 1 else torch.cat(parts)
     return result.permute(0, 3, 1, 2)

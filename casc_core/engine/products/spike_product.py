@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.kernels import PackedWeights
+from casc_core.engine.kernels import PackedWeights, Rounding
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.numerics import FLOAT64_UNITS
 
@@ -97,10 +97,12 @@ class Product:
         dense, seconds = _cheapest_dense(operations, limbs, dtype)
         return (len(train) if packed is None else _dense_steps(train, packed, seconds)), dense
 
-    def packed(self, weight: Tensor, exponent: int, peak: int, finest: int | None = None) -> PackedWeights | None:
+    def packed(
+        self, weight: Tensor, exponent: int, peak: int, rounding: Rounding | None = None
+    ) -> PackedWeights | None:
         """`kernels.pack` of the weights, kept."""
-        key = ("rows", peak, exponent, finest)
-        return self._cache(weight, key, lambda: kernels.pack(weight, exponent, peak, finest))
+        key = ("rows", peak, exponent, rounding)
+        return self._cache(weight, key, lambda: kernels.pack(weight, exponent, peak, rounding))
 
     def _limbs(self, weight: Tensor, exponent: int) -> Limbs | None:
         return self._cache(weight, ("limbs", 0), lambda: limbs_of(weight, exponent))

@@ -23,7 +23,7 @@ class LayerAgreement:
     Attributes:
         more, fewer: neurons that are at least one whole spike above, or below.
         error: sum of `|count * q - l * a|`.
-        levels: sum of the levels.
+        levels: sum of the levels' magnitudes.
     """
 
     more: Tensor
@@ -84,7 +84,7 @@ class Agreement:
         steps = max(len(train), min(len(self.awake), _last_change(self.awake)))
         awake = [*self.awake[:steps], *[self.awake[-1]] * (steps - len(self.awake))]
         more, fewer, error = agreement(train.flatten(1), levels.reshape(-1), self.q, awake, self.warm_up)
-        self.layers[name] = LayerAgreement(more, fewer, error, int(levels.sum(dtype=torch.int64)))
+        self.layers[name] = LayerAgreement(more, fewer, error, int(levels.abs().sum(dtype=torch.int64)))
 
     def by_position(self, emitted: LayerTrain, spiking: Tensor) -> None:
         """Compare a recurrent layer's train, position by position.

@@ -265,3 +265,13 @@ def test_without_labels_there_is_no_accuracy():
 def test_steps_are_some_of_those_there_are(steps):
     with pytest.raises(ConfigError, match="steps are some of 'thresholds', 'batch norm', 'biases', 'scale'"):
         casc_core.calibrate(trained(), batches(), q=4, steps=steps)
+
+
+def test_the_report_shows_what_each_step_gains():
+    calibration = casc_core.calibrate(trained(), batches(), q=4)
+    rows = [line.split("  ") for line in str(calibration).splitlines()]
+    gains = {row[0].removesuffix(": undone"): [cell for cell in row if cell.strip()] for row in rows}
+    before = calibration.steps[0].logit_error
+    for step in calibration.steps[1:]:
+        assert float(gains[step.name][2]) == pytest.approx(100 * (before - step.logit_error), abs=0.006)
+        before = min(before, step.logit_error)

@@ -1,4 +1,4 @@
-"""`prepare`: a trainable copy with CQReLU; the model is left alone."""
+"""`prepare`: a trainable copy whose activations have levels; the model is left alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import fx, nn
 from user_models import TOKENS, Body, user_model
 
 import casc_core
-from casc_core import CQReLU
+from casc_core import CQReLU, Rounded
 from casc_seq.rnn import RNN
 
 
@@ -34,23 +34,39 @@ def test_modules_are_replaced_wherever_they_stand():
     ann = casc_core.prepare(user_model(lambda self, t: self.head(self.states(t)[:, -1])), q=3, threshold=2.0)
     assert type(ann).__mro__[1] is Body
     assert isinstance(ann.rnn, RNN)
-    for module in (ann.act, ann.act2, ann.head[1]):
+    for module in (ann.act, ann.head[1]):
         assert isinstance(module, CQReLU)
-    assert {(m.q, m.threshold) for m in (ann.rnn, ann.act, ann.act2, ann.head[1])} == {(3, 2.0)}
+    assert {(m.q, m.threshold) for m in (ann.rnn, ann.act, ann.head[1])} == {(3, 2.0)}
+    assert repr(ann.act2) == "Rounded(q=3, 'tanh')"
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh()])
-def test_a_model_that_is_an_activation(activation):
-    assert isinstance(casc_core.prepare(activation, adapter="rnn", q=2), CQReLU)
+def test_a_model_that_is_an_activation():
+    assert isinstance(casc_core.prepare(nn.ReLU(), adapter="rnn", q=2), CQReLU)
+    assert isinstance(casc_core.prepare(nn.Tanh(), adapter="rnn", q=2), Rounded)
 
 
-@pytest.mark.parametrize("call", [F.relu, torch.relu, torch.tanh, lambda x: x.relu(), lambda x: x.tanh()])
-def test_activations_called_as_functions(call):
+CALLS = {
+    F.relu: nn.ReLU(), torch.relu: nn.ReLU(), torch.tanh: nn.Tanh(), F.tanh: nn.Tanh(), torch.sigmoid: nn.Sigmoid(),
+    F.hardsigmoid: nn.Hardsigmoid(), F.hardtanh: nn.Hardtanh(), F.hardswish: nn.Hardswish(), F.silu: nn.SiLU(),
+    F.softsign: nn.Softsign(), F.leaky_relu: nn.LeakyReLU(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "module"),
+    [
+        *CALLS.items(), (lambda x: x.relu(), nn.ReLU()), (lambda x: x.tanh(), nn.Tanh()),
+        (lambda x: x.sigmoid(), nn.Sigmoid()),
+        (lambda x: x.clamp(-2, 2), nn.Hardtanh(-2, 2)), (lambda x: F.leaky_relu(x, negative_slope=0.5), nn.LeakyReLU(0.5)),
+    ],
+)  # fmt: skip
+def test_activations_called_as_functions(call, module):
     ann = casc_core.prepare(
         user_model(lambda self, t: self.fc(call(self.h(self.states(t)[:, -1])))), adapter="rnn", q=4
     )
     assert isinstance(ann, fx.GraphModule)
     reference = user_model(lambda self, t: self.fc(self.act(self.h(self.states(t)[:, -1]))))
+    reference.act = module
     expected = casc_core.prepare(reference, adapter="rnn", q=4)
     assert torch.equal(ann(TOKENS), expected(TOKENS))
 

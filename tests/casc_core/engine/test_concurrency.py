@@ -29,18 +29,21 @@ from casc_core.engine import kernels
 
 torch.manual_seed(0)
 torch.set_num_threads(2)
-model = nn.Sequential(
-    nn.Conv2d(3, 32, 3, padding=1), CQReLU(4), nn.Conv2d(32, 32, 3, padding=1), CQReLU(4), nn.Flatten(), nn.Linear(8192, 5)
-)
-snn, x = casc_core.convert(model), torch.randn(32, 3, 16, 16)
-expected = snn(x)
+def layers(*last):
+    convolutions = nn.Conv2d(3, 32, 3, padding=1), CQReLU(4), nn.Conv2d(32, 32, 3, padding=1), CQReLU(4)
+    return casc_core.convert(nn.Sequential(*convolutions, *last))
+
+networks, x = [layers(nn.Flatten(), nn.Linear(8192, 5)), layers(nn.Conv2d(32, 5, 3))], torch.randn(32, 3, 16, 16)
+expected = [snn(x) for snn in networks]
 
 def answer():
     for choice in {None, kernels.instructions()}:
         with kernels.using(choice):
-            same = torch.equal(snn(x), expected) and torch.equal(snn.simulate(x).logits[-1], expected)
-        if not same or torch.get_num_threads() != 2:
-            sys.exit(3)
+            for snn, before in zip(networks, expected):
+                if not (torch.equal(snn(x), before) and torch.equal(snn.simulate(x).logits[-1], before)):
+                    sys.exit(3)
+        if torch.get_num_threads() != 2:
+            sys.exit(4)
 
 child = multiprocessing.get_context("fork").Process(target=answer)
 child.start()

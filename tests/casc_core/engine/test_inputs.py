@@ -51,6 +51,8 @@ REFUSED = {
     "infinite": (lambda x: x.float() / 0, "must be finite|must be integers"),
     "one number": (lambda x: x.flatten()[0], "expected an input|do not go through|counts samples|non-empty batch"),
     "too many dimensions": (lambda x: x.expand(1, 1, 1, *x.shape), "expected"),
+    "large": (lambda x: x.float() * 1e30, "must be below|must be integers"),
+    "enormous": (lambda x: x.double() * 1e307, "must be below|must be integers"),
     "unsigned": (
         lambda x: (-x.int() - 1).to(torch.uint16),
         "must be below|cannot be applied to what this input gives",

@@ -72,14 +72,14 @@ def test_parts_of_a_batch(many, limit, monkeypatch):
     whole, silent, reference = snn.simulate(many, T=9), snn.simulate(many), snn.reference(many)
     snn.memory_limit = limit
     sizes = []
-    evaluate = type(snn)._evaluate
+    evaluate = type(snn)._evaluated
 
     def watched(self, run, program, values):
         result = evaluate(self, run, program, values)
         sizes.append(self._splitter(program).followed(values, run).samples)
         return result
 
-    monkeypatch.setattr(type(snn), "_evaluate", watched)
+    monkeypatch.setattr(type(snn), "_evaluated", watched)
     assert_same(snn.simulate(many, T=9), whole)
     assert_same(snn.simulate(many), silent)
     assert torch.equal(snn.reference(many), reference)

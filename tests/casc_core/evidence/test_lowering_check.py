@@ -6,6 +6,7 @@ import copy
 import json
 import operator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_a_fault_is_seen_at_a_neuron_with_both_values(monkeypatch):
     # 4 * (0.25 + 0.375) = 2.5 levels; without the bias, 1.
     assert (fault.name, fault.neurons, fault.wrong, fault.ties) == ("1", 4, 2, 0)
     assert fault.first.at == (0, 1)
-    assert str(fault.first) == "at (0, 1) the network has 2.5 levels, the lowering level 1"
+    assert str(fault.first) == "at (0, 1) your network has 2.5 levels, the conversion level 1"
 
 
 def texts(**sizes):
@@ -349,14 +350,15 @@ def test_reports_on_batches_are_joined(monkeypatch):
     assert parts.float32.layers == whole.float32.layers
 
 
-def test_a_network_that_cannot_be_evaluated_in_float64_is_an_error():
+@pytest.mark.parametrize(("numerics", "how"), [("as trained", "evaluated"), ("exact", "lowered")])
+def test_a_network_that_cannot_be_evaluated_in_float64_is_an_error(numerics, how):
     def forward(self, x):
         if any(tensor.dtype == torch.float64 for tensor in self.state_dict().values()):
             raise RuntimeError("no kernel for double")
         return self.head(self.act(self.first(x)))
 
-    snn = casc_core.convert(cnn(forward, first=conv(), act=CQReLU(2), head=Head()))
-    with pytest.raises(ExactnessError, match=r"UserCNN.*cannot be lowered in float64.*no kernel for double"):
+    snn = casc_core.convert(cnn(forward, first=conv(), act=CQReLU(2), head=Head()), numerics=numerics)
+    with pytest.raises(ExactnessError, match=rf"UserCNN.*cannot be {how} in float64.*no kernel for double"):
         casc_core.verify(snn, IMAGES)
 
 
@@ -404,9 +406,11 @@ def test_what_is_computed_from_the_inputs_alone_is_computed_in_float64():
         return self.head(self.act(self.first(x)))
 
     model = cnn(forward, first=conv(), act=CQReLU(16), head=Head())
-    report = casc_core.verify(casc_core.convert(model), IMAGES, torch.tensor([1, 2, 3, 4, 5, 6]))
-    assert report.exact, str(report)
-    assert report.lowering.max_logit_difference < 1e-12
+    for numerics, apart in (("as trained", 1e-7), ("exact", 1e-12)):
+        snn = casc_core.convert(model, numerics=numerics)
+        report = casc_core.verify(snn, IMAGES, torch.tensor([1, 2, 3, 4, 5, 6]))
+        assert report.exact, str(report)
+        assert report.lowering.max_logit_difference < apart
 
 
 def test_float64_ends_where_it_began():
@@ -424,7 +428,7 @@ def test_float64_ends_where_it_began():
 
 
 def test_the_lowering_in_float64_is_made_once_and_is_of_the_network_that_was_converted():
-    snn = casc_core.convert(network())
+    snn = casc_core.convert(network(), numerics="exact")
     casc_core.verify(snn, IMAGES)
     _, kept = snn.origin.unrounded
     casc_core.verify(snn.under(casc_core.IF()), IMAGES)
@@ -473,8 +477,13 @@ def test_a_comparison_with_a_fault_of_the_lowering_is_not_exact(monkeypatch, cap
 
 
 def test_what_moved_is_told_in_a_line():
-    assert combine_differences([Differences(10, {"a": 0}, 0, 0.5), Differences(10, {"a": 3}, 2, 0.25)]) == Differences(
-        20, {"a": 3}, 2, 0.5
+    parts = [Differences(10, {"a": 0}, 0, 0, 0.5), Differences(10, {"a": 3}, 3, 2, 0.25)]
+    assert combine_differences(parts) == Differences(20, {"a": 3}, 3, 2, 0.5)
+    parts[0] = replace(parts[0], predictions=None)
+    whole = combine_differences(parts)
+    assert whole.predictions is None
+    assert (
+        whole.sentence("it", 8) == "it moved 3 of 20 neurons, from layer 'a' on, logits of 3 of 8 samples, by up to 0.5"
     )
 
 

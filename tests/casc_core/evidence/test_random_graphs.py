@@ -36,6 +36,7 @@ NEVER_SPELLED: dict[Any, str] = {
     "rsub": "no tensor has such a method",
     "layout": "it is the row of all rearrangements",
     F.tanh: "it calls the method, and that is what torch.fx records",
+    F.sigmoid: "it calls the method, and that is what torch.fx records",
     F.upsample: "it calls F.interpolate",
     nn.EmbeddingBag: "it is an embedding and a sum: tests/casc_seq/test_bags.py",
     GRU: "the oracle here knows no gates: tests/casc_seq/test_gated_exactness.py has one",
@@ -55,7 +56,9 @@ def test_nothing_differs(first: int) -> None:
     assert equal >= 2
 
 
-_CLIPPED = re.compile(r"CQReLU|RNN|[tT]anh|[rR]e[lL][uU]6|clamp|clip|[tT]hreshold|[dD]ropout")
+_CLIPPED = re.compile(
+    r"CQReLU|Rounded|RNN|[tT]anh|[sS]wish|[sS]i[lL][uU]|PReLU|[lL]eaky|[rR]e[lL][uU]6|clamp|clip|[tT]hreshold|[dD]ropout"
+)
 
 
 def test_with_many_levels_a_prepared_network_is_the_network_as_it_was() -> None:

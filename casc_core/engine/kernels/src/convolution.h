@@ -189,76 +189,105 @@ INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const RowLis
     NAME(accumulate)(weight, kind, stride, list, zeros, to);
 }
 
-/* Neurons of one output position whose true sums decide about this step. */
+/* One output position, whose neurons may have to be decided by what int32 leaves out. */
 typedef struct {
     const ConvolutionTask *task;
     const NAME(Window) *window;
     const int64_t *windows;
-    RowList *list;
-    int64_t block, drive, potential; /* where those of output 0 of the block are, if there are any */
-    int32_t *which, *behind, *upto;
-    double *sum;
+    int64_t sample, block, drive_at, potential_at; /* where those of output 0 of the block are, if there are any */
+    const int32_t *drive, *potential;
+    int64_t known;   /* steps whose spikes have been counted */
+    int16_t *counts; /* of what the windows of each term read, as their rows are numbered */
 } NAME(Position);
 
-/* Decides them: corrects potentials, counts and spikes. Returns whether any neuron of the position spikes. What a neuron has
-   received up to step `upto` is kept in its `sum`, so that no step is summed twice for it however often it is undecided. */
-static int64_t NAME(decide)(const NAME(Position) *at, int64_t undecided, int64_t step, int32_t *v, int32_t *total,
-                            int8_t *fired) {
+/* Counts what has spiked in the windows up to `step`. */
+static void NAME(count_windows)(NAME(Position) *at, int64_t step) {
+    const ConvolutionTask *task = at->task;
+    int16_t *counts = at->counts;
+    for (int64_t t = 0, w = 0; t < task->terms; w += at->windows[t], counts += task->term[t++].left_out.reads) {
+        const ConvolutionTerm *term = task->term + t;
+        const int64_t in_n = term->in_n[at->block], end = step < term->steps ? step + 1 : term->steps;
+        if (!at->known) memset(counts, 0, (size_t)term->left_out.reads * sizeof *counts);
+        for (int64_t s = at->known; s < end; s++)
+            for (const NAME(Window) *window = at->window + w; window < at->window + w + at->windows[t]; window++) {
+                const int8_t *row = term->train + (((s * task->samples + at->sample) * term->height + window->lists->y) *
+                                                   term->width) * term->channels + term->in_lo[at->block];
+                int16_t *to = counts + window->base;
+                if (in_n == term->channels)
+                    NAME(count)((window->to - window->from) * in_n, row + window->from * in_n, to + window->from * in_n);
+                else
+                    for (int64_t x = window->from; x < window->to; x++)
+                        NAME(count)(in_n, row + x * term->channels, to + x * in_n);
+            }
+    }
+    at->known = step + 1;
+}
+
+/* Decides the neurons that are marked: corrects potentials, counts and spikes. `received` is the error that spikes have
+   brought, in half units. Returns whether any neuron of the position spikes. */
+static int64_t NAME(decide)(NAME(Position) *at, int64_t step, int64_t received, const int8_t *near, int32_t *v,
+                            int32_t *total, int8_t *fired) {
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
+    const Exactly *exactly = &task->exactly;
     const int32_t threshold = (int32_t)neurons->threshold;
     const int64_t cap = cap_at(neurons, step), width = task->width, flows = neurons->levels ? neurons->total : cap;
-    RowList *list = at->list;
-    int64_t from = step;
-    for (int64_t u = 0; u < undecided; u++) {
-        const int64_t k = at->which[u];
-        if (!at->upto[k])
-            at->sum[k] = task->potential && k < task->out_n[at->block]
-                             ? task->exact_potential[at->potential + k * task->potential_channel] : 0;
-        from = at->upto[k] < from ? at->upto[k] : from;
-    }
-    for (int64_t s = from; s <= step; s++) {
-        int64_t behind = 0;
-        for (int64_t u = 0; u < undecided; u++)
-            if (at->upto[at->which[u]] <= s) at->behind[behind++] = at->which[u];
-        for (int64_t t = 0, w = 0; t < task->terms; w += at->windows[t++]) {
-            const ConvolutionTerm *term = task->term + t;
-            if (s >= term->steps) continue;
-            const double *weights =
-                (const double *)((const char *)term->exact_weights + at->block * term->exact_block_bytes);
-            NAME(gather)(at->window + w, at->windows[t], s * term->width, list);
-            for (int64_t i = 0; i < list->count; i++) {
-                const double *row = weights + (int64_t)list->row[i] * width, factor = list->factor[i];
-                for (int64_t n = 0; n < behind; n++) at->sum[at->behind[n]] += factor * row[at->behind[n]];
-            }
+    double finer_error = 0;
+    for (int64_t t = 0; t < task->terms; t++)
+        finer_error = task->term[t].left_out.finer > finer_error ? task->term[t].left_out.finer : finer_error;
+    const double margin = (double)received * exactly->unit * finer_error / 2 + ROUNDED;
+    NAME(count_windows)(at, step);
+    for (int64_t k = NAME(next_near)(near, 0, width); k < width; k = NAME(next_near)(near, k + 1, width)) {
+        if (k >= task->out_n[at->block]) break; /* padding */
+        const int32_t spike = fired[k], count = neurons->levels ? 0 : total[k] - spike;
+        double given = 0, rounded = 0, finer = 0; /* of drive and potential; of the weights' next bits */
+        if (task->drive) {
+            given += task->exact_drive[at->drive_at + k * task->drive_channel] * (double)flows;
+            rounded += (double)at->drive[k] * (double)flows;
         }
-    }
-    for (int64_t u = 0; u < undecided; u++) {
-        const int64_t k = at->which[u];
-        at->upto[k] = (int32_t)step + 1;
-        double received = at->sum[k];
-        if (task->drive && k < task->out_n[at->block])
-            received += task->exact_drive[at->drive + k * task->drive_channel] * (double)flows;
-        if (neurons->levels) {
-            fired[k] = (int8_t)NAME(decided)(neurons, &task->exactly, received, 0, 0);
-            continue;
+        if (task->potential) {
+            given += task->exact_potential[at->potential_at + k * task->potential_channel];
+            rounded += at->potential[k];
         }
-        const int32_t spike = fired[k], count = total[k] - spike;
-        const double charged = received - task->exactly.threshold * count;
-        const int32_t true_spike = NAME(decided)(neurons, &task->exactly, charged, count, cap);
-        v[k] += (spike - true_spike) * threshold;
-        total[k] = count + true_spike;
-        fired[k] = (int8_t)true_spike;
+        const int16_t *counts = at->counts;
+        for (int64_t t = 0; t < task->terms; counts += task->term[t++].left_out.reads) {
+            const LeftOut *left_out = &task->term[t].left_out;
+            if (left_out->error) finer += NAME(next_bits)(left_out, at->block * width + k, counts);
+        }
+        const double sum = (double)v[k] + (double)(count + spike) * threshold;
+        const double about = (sum - rounded) * exactly->unit + given + finer;
+        int32_t truth = NAME(decided)(neurons, exactly, about - margin, count, cap);
+        if (truth != NAME(decided)(neurons, exactly, about + margin, count, cap)) {
+            counts = at->counts;
+            for (int64_t t = 0; t < task->terms; counts += task->term[t++].left_out.reads)
+                given += NAME(true_sum)(&task->term[t].left_out, at->block * width + k, counts);
+            truth = NAME(decided)(neurons, exactly, given, count, cap);
+        }
+        fired[k] = (int8_t)truth;
+        if (neurons->levels) continue;
+        v[k] += (spike - truth) * threshold;
+        total[k] = count + truth;
     }
     int64_t any = 0;
     for (int64_t k = 0; k < width; k++) any |= fired[k];
     return any;
 }
 
+/* A step of a position's neurons, or their levels. Marks, where there is a margin, those nearer than that to a decision, and
+   says whether there are any. */
+INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const int32_t *sum, const int32_t *driven,
+                             const int32_t *potential, int32_t cap, int32_t *v, int32_t *total, int8_t *fired,
+                             int32_t margin, int8_t *near, int32_t *undecided) {
+    if (neurons->levels)
+        return NAME(levels_of)(width, sum, 0, driven, potential, neurons, fired, margin, near, v, undecided);
+    return NAME(fire_uncounted)(width, sum, driven, (int32_t)neurons->threshold, cap, lower_of(neurons), v, total, fired,
+                                margin, near, undecided);
+}
+
 /* The items first..last-1: an item is a block of outputs, a sample, and a band of output rows. */
 static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int64_t last) {
     const int64_t width = task->width, terms = task->terms, ints = width * (int64_t)sizeof(int32_t);
-    int64_t rings = 0, most = 0, reads = 0, bytes = 0, arriving = 0;
+    int64_t rings = 0, most = 0, reads = 0, bytes = 0, arriving = 0, counted = 0;
     for (int64_t t = 0; t < terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         const int64_t entries = term->steps * term->width * term->most_in, taps = term->kernel_y * term->kernel_x;
@@ -266,9 +295,10 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         most += taps;
         arriving = term->steps > arriving ? term->steps : arriving;
         reads = taps * term->most_in > reads ? taps * term->most_in : reads;
+        counted += term->left_out.reads;
         bytes += term->ring * (6 * (entries + 16) + (term->steps * term->width + 1) * 4 + 64);
     }
-    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 13 * ints + 352 +
+    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 8 * ints + 352 + 2 * counted +
                                            most * (int64_t)sizeof(NAME(Window)) + 6 * (reads + 17) + terms * 16 +
                                            task->capacity * task->out_width * width));
     if (!memory) return NO_MEMORY;
@@ -286,10 +316,8 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     TAKE(int32_t, product, width)
     TAKE(int32_t, current, width)
     TAKE(int32_t, potential, width)
-    TAKE(int32_t, which, width)
-    TAKE(int32_t, behind, width)
-    TAKE(int32_t, upto, width)
-    TAKE(double, sum_of, width)
+    TAKE(int16_t, counts, counted)
+    TAKE(int8_t, near, width)
     TAKE(int8_t, fired, width)
     TAKE(int8_t, out_row, task->capacity * task->out_width * width)
     TAKE(int32_t, row, reads + 17)
@@ -311,10 +339,9 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     const int64_t out_width = task->out_width, plane = task->out_height * out_width * task->outputs;
     int64_t needed = 0;
     const Neurons *neurons = &task->neurons;
-    const int32_t threshold = (int32_t)neurons->threshold, lower = lower_of(neurons);
     const int64_t wake_steps = neurons->wake_steps;
-    const int32_t margin = (int32_t)task->exactly.margin;
-    NAME(Position) position = {task, window, windows, &list, 0, 0, 0, which, behind, upto, sum_of};
+    const int is_rounded = task->exactly.margin > 0;
+    NAME(Position) position = {task, window, windows, 0, 0, 0, 0, drive, potential, 0, counts};
 
     for (int64_t item = first; item < last; item++) {
         const int64_t band = item % task->bands, sample = item / task->bands % task->samples;
@@ -345,14 +372,11 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     for (int64_t k = 0; k < out_n; k++) potential[k] = x[(out_lo + k) * task->potential_channel];
                     for (int64_t k = out_n; k < width; k++) potential[k] = 0;
                 }
-                if (margin) {
-                    memset(upto, 0, (size_t)ints);
-                    position.block = block;
-                    position.drive = sample * task->drive_sample + oy * task->drive_y + ox * task->drive_x +
-                                     out_lo * task->drive_channel;
-                    position.potential = sample * task->potential_sample + oy * task->potential_y +
-                                         ox * task->potential_x + out_lo * task->potential_channel;
-                }
+                position.sample = sample, position.block = block, position.known = 0;
+                position.drive_at = sample * task->drive_sample + oy * task->drive_y + ox * task->drive_x +
+                                    out_lo * task->drive_channel;
+                position.potential_at = sample * task->potential_sample + oy * task->potential_y +
+                                        ox * task->potential_x + out_lo * task->potential_channel;
                 lists = ring;
                 for (int64_t t = 0, w = 0; t < terms; w += windows[t], lists += task->term[t++].ring) {
                     const ConvolutionTerm *term = task->term + t;
@@ -363,7 +387,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                 else
                     memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
-                int64_t step = 0;
+                int64_t step = 0, received = 0;
                 int quiet = 0;
                 for (; step < neurons->most_steps; step++) {
                     const int32_t *sum = zeros, *driven = task->drive && awake_at(neurons, step) ? drive : zeros;
@@ -372,6 +396,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         if (step >= term->steps) continue;
                         NAME(gather)(window + w, windows[t], step * term->width, &list);
                         if (!list.count) continue;
+                        received += list.count * term->left_out.error;
                         NAME(add)((const char *)term->weights + block * term->block_bytes, (int)term->kind, width, &list,
                                   zeros, product);
                         if (sum == zeros && !term->shift) {
@@ -384,27 +409,23 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                         sum = current;
                     }
                     const int32_t cap = (int32_t)cap_at(neurons, step);
-                    int64_t any, undecided = 0;
+                    int64_t any;
+                    int32_t undecided = 0;
                     if (quiet && sum == zeros && driven == zeros && step > wake_steps) {
                         any = 0; /* as at the step before, nothing arrives and nothing has changed */
                         memset(fired, 0, (size_t)width);
-                    } else if (neurons->levels) {
-                        any = NAME(levels_of)(width, sum, 0, driven, potential, neurons, fired);
-                        if (margin)
-                            undecided = NAME(undecided_levels)(width, sum, 0, driven, potential, fired, neurons, margin,
-                                                               which);
+                    } else if (is_rounded) {
+                        const int32_t margin = margin_at(&task->exactly, received, neurons->levels ? neurons->total : cap);
+#define STEP(width, margin, near)                                                                                     \
+    NAME(step_of)(width, neurons, sum, driven, potential, cap, v, total, fired, margin, near, &undecided)
+#define STEP_OF(margin, near) (width == 64 ? STEP(64, margin, near) : width == 128 ? STEP(128, margin, near) : STEP(width, margin, near))
+                        any = STEP_OF(margin, near);
+                        if (undecided) any = NAME(decide)(&position, step, received, near, v, total, fired);
                     } else {
-                        if (width == 64)
-                            any = NAME(fire_uncounted)(64, sum, driven, threshold, cap, lower, v, total, fired);
-                        else if (width == 128)
-                            any = NAME(fire_uncounted)(128, sum, driven, threshold, cap, lower, v, total, fired);
-                        else
-                            any = NAME(fire_uncounted)(width, sum, driven, threshold, cap, lower, v, total, fired);
-                        if (margin)
-                            undecided = NAME(undecided)(width, v, total, fired, threshold, cap, (int32_t)neurons->cif, margin,
-                                                        which);
+                        any = STEP_OF(0, NULL);
                     }
-                    if (undecided) any = NAME(decide)(&position, undecided, step, v, total, fired);
+#undef STEP_OF
+#undef STEP
                     quiet = !any;
                     if (!any && step >= arriving && step >= wake_steps) break;
                     if (step >= task->capacity) {

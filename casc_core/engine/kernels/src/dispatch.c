@@ -84,7 +84,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 10; }
+EXPORT int64_t casc_version(void) { return 11; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -106,7 +106,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
 static int laid_out(const Weights *weights) {
@@ -117,8 +117,13 @@ static int laid_out(const Weights *weights) {
 /* Whether a threshold can be compared with sums in int32. */
 static int whole(double threshold) { return threshold >= 1 && threshold <= INT32_MAX && threshold == (int32_t)threshold; }
 
-/* Whether a margin is one that int32 holds twice. */
-static int decides(const Exactly *exactly) { return exactly->margin >= 0 && exactly->margin < INT32_MAX / 4; }
+/* Whether a margin is one that int32 holds twice, and errors are ones that add up. */
+static int decides(const Exactly *exactly) {
+    return exactly->margin >= 0 && exactly->margin < INT32_MAX / 4 && exactly->once >= 0 && exactly->flow >= 0;
+}
+
+/* Whether what weights have left out is laid out as the kernels read it. */
+static int kept(const LeftOut *left_out) { return left_out->reads >= 0 && left_out->reads % 32 == 0 && left_out->error >= 0; }
 
 /* Whether the sizes of a task are ones that a kernel can go over; which pointers they belong to, the caller has checked. */
 static int fits(int64_t kernel, const void *task) {
@@ -130,7 +135,10 @@ static int fits(int64_t kernel, const void *task) {
         const RecurrenceTask *recurrence = (const RecurrenceTask *)task;
         return laid_out(&recurrence->weights) && recurrence->weights.rows <= recurrence->weights.stride &&
                recurrence->length >= 0 && recurrence->arriving >= 0 && recurrence->capacity >= 0 &&
-               whole(recurrence->neurons.threshold) && decides(&recurrence->exactly) && recurrence->shift >= 0 && recurrence->shift < 31;
+               whole(recurrence->neurons.threshold) && decides(&recurrence->exactly) && recurrence->shift >= 0 &&
+               recurrence->shift < 31 &&
+               (!recurrence->exactly.margin || (kept(&recurrence->left_out) &&
+                                                recurrence->left_out.reads == recurrence->weights.rows_padded));
     }
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;
@@ -139,7 +147,10 @@ static int fits(int64_t kernel, const void *task) {
                    whole(convolution->neurons.threshold) && decides(&convolution->exactly);
         for (int64_t t = 0; good && t < convolution->terms; t++) {
             const ConvolutionTerm *term = convolution->term + t;
-            good = term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31;
+            good = term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31 &&
+                   kept(&term->left_out) &&
+                   (!convolution->exactly.margin ||
+                    term->left_out.reads >= term->kernel_y * term->kernel_x * term->most_in);
         }
         return good;
     }
@@ -147,7 +158,7 @@ static int fits(int64_t kernel, const void *task) {
 }
 
 /* The items first..last-1 of a task. Returns what its kernel does: steps needed, or an error. */
-static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task, int64_t first, int64_t last) {
+static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64_t first, int64_t last) {
     if (!fits(kernel, task)) return UNFIT;
     switch (kernel) {
         case ROWS: return DISPATCH(rows, task, first, last);
@@ -161,6 +172,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task,
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
+        case ROUND: return DISPATCH(round_rows, (RoundTask *)task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }
@@ -169,7 +181,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, const void *task,
 /* A task cut into chunks, which threads take until there are none left. */
 typedef struct {
     int64_t isa, kernel, type;
-    const void *task;
+    void *task;
     int64_t items, chunks, next, most, least;
 } Shared;
 

@@ -8,3 +8,4 @@
 #include "recurrence.h"
 #include "convolution.h"
 #include "counting.h"
+#include "rounding.h"

@@ -7,15 +7,28 @@
 #define DOWN(v, n, lower) (((v) < (lower)) & ((n) > 0))
 #define SPIKE(type, v, n, threshold, cap, lower) ((type)UP(v, n, threshold, cap) - (type)DOWN(v, n, lower))
 
+/* Whether a potential is within the margin of a decision that is still open. */
+#define NEAR_UP(v, n, threshold, cap, margin)                                                                         \
+    (((uint32_t)((v) - (threshold) + (margin)) <= 2 * (uint32_t)(margin)) & ((n) < (cap)))
+#define NEAR_DOWN(v, n, lower, margin) (((uint32_t)((v) + (margin)) <= 2 * (uint32_t)(margin)) & ((n) > 0) & ((lower) == 0))
+
 /* One step of `n` neurons in integers, which receive (a << shift) + b + c (NULL: nothing). Returns whether any spiked; counts
-   the spikes of each sign where it is told where to. */
+   the spikes of each sign where it is told where to. With `near`, marks the neurons within the margin of a decision, and says
+   whether there are any. */
 INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
                           const int32_t *restrict c, int32_t threshold, int32_t cap, int32_t lower, int32_t *restrict v,
-                          int32_t *restrict total, int8_t *restrict out, int32_t *up, int32_t *down) {
-    int32_t any = 0, ups = 0, downs = 0;
+                          int32_t *restrict total, int8_t *restrict out, int32_t *up, int32_t *down, int32_t margin,
+                          int8_t *restrict near, int32_t *undecided) {
+    int32_t any = 0, ups = 0, downs = 0, nears = 0;
     for (int64_t k = 0; k < n; k++) {
         const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + b[k] + (c ? c[k] : 0);
         const int32_t spike = SPIKE(int32_t, charged, total[k], threshold, cap, lower);
+        if (near) {
+            const int32_t is_near = NEAR_UP(charged, total[k], threshold, cap, margin) |
+                                    NEAR_DOWN(charged, total[k], lower, margin);
+            near[k] = (int8_t)is_near;
+            nears |= is_near;
+        }
         v[k] = charged - (spike > 0 ? threshold : 0) + (spike < 0 ? threshold : 0);
         total[k] += spike;
         out[k] = (int8_t)spike;
@@ -23,96 +36,128 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
         ups += spike > 0, downs += spike < 0;
     }
     if (up) *up = ups, *down = downs;
+    if (near) *undecided = nears;
     return any;
 }
 
 /* The same for currents a + b, without counting. */
 INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b, int32_t threshold,
                                     int32_t cap, int32_t lower, int32_t *restrict v, int32_t *restrict total,
-                                    int8_t *restrict out) {
+                                    int8_t *restrict out, int32_t margin, int8_t *restrict near, int32_t *undecided) {
 #if VECTOR == 512 /* compilers make less of the loop */
     typedef int32_t Lanes __attribute__((vector_size(64)));
+    const WORD both = EACH_PAIR(2 * margin), most = EACH_PAIR(cap);
+    __mmask16 nears = 0;
     Lanes any = {0};
     for (int64_t k = 0; k < n; k += 16) {
         const Lanes count = (Lanes)LOAD(total + k), charged = (Lanes)LOAD(v + k) + (Lanes)LOAD(a + k) + (Lanes)LOAD(b + k);
         const Lanes up = UP(charged, count, threshold, cap), down = DOWN(charged, count, lower), spike = down - up;
+        if (near) {
+            const __mmask16 open = _mm512_cmplt_epi32_mask((WORD)count, most);
+            const __mmask16 taken = lower ? 0 : _mm512_cmpgt_epi32_mask((WORD)count, ZERO());
+            const __mmask16 is_near = _mm512_mask_cmple_epu32_mask(open, (WORD)(charged + (margin - threshold)), both) |
+                                      _mm512_mask_cmple_epu32_mask(taken, (WORD)(charged + margin), both);
+            _mm_storeu_si128((__m128i *)(near + k), _mm_movm_epi8(is_near));
+            nears |= is_near;
+        }
         STORE(v + k, (WORD)(charged - (up & threshold) + (down & threshold)));
         STORE(total + k, (WORD)(count + spike));
         _mm_storeu_si128((__m128i *)(out + k), _mm512_cvtepi32_epi8((WORD)spike));
         any |= spike;
     }
+    if (near) *undecided = nears;
     return _mm512_test_epi32_mask((WORD)any, (WORD)any) != 0;
 #else
-    return NAME(fire)(n, a, 0, b, NULL, threshold, cap, lower, v, total, out, NULL, NULL);
+    return NAME(fire)(n, a, 0, b, NULL, threshold, cap, lower, v, total, out, NULL, NULL, margin, near, undecided);
 #endif
 }
 
 /* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times.
-   Returns their sum. */
-static int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                               const int32_t *restrict c, const Neurons *neurons, int8_t *restrict out) {
+   Returns their sum. With `near`, as `fire`; then `over` is what their currents are beyond the level. */
+INLINE int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
+                               const int32_t *restrict c, const Neurons *neurons, int8_t *restrict out, int32_t margin,
+                               int8_t *restrict near, int32_t *restrict over, int32_t *undecided) {
     const int32_t threshold = (int32_t)neurons->threshold, total = (int32_t)neurons->total, most = threshold * total;
     const float inverse = 1.0f / (float)threshold;
     int64_t sum = 0;
+    int32_t nears = 0;
     for (int64_t k = 0; k < n; k++) {
-        int32_t current = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k];
-        current = current < 0 ? 0 : current > most ? most : current;
+        const int32_t received = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k];
+        const int32_t current = received < 0 ? 0 : received > most ? most : received;
         /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */
         int32_t count = (int32_t)((float)current * inverse);
         count -= count * threshold > current;
         count += (count + 1) * threshold <= current;
         out[k] = (int8_t)count;
         sum += count;
+        if (near) {
+            const int32_t rest = received - count * threshold;
+            const int32_t is_near = ((count > 0) & (rest <= margin)) | ((count < total) & (threshold - rest <= margin));
+            over[k] = rest;
+            near[k] = (int8_t)is_near;
+            nears |= is_near;
+        }
     }
+    if (near) *undecided = nears;
     return sum;
 }
 
-/* Of `n` neurons that have taken a step, lists those whose potential was within the margin of a decision. Returns how many. */
-INLINE int64_t NAME(undecided)(int64_t n, const int32_t *restrict v, const int32_t *restrict total,
-                               const int8_t *restrict fired, int32_t threshold, int32_t cap, int32_t cif, int32_t margin,
-                               int32_t *restrict which) {
-    const uint32_t both = 2 * (uint32_t)margin;
-    int32_t any = 0;
-    for (int64_t k = 0; k < n; k++) {
-        const int32_t spike = fired[k], before = total[k] - spike;
-        const int32_t charged = v[k] + (spike > 0 ? threshold : 0) - (spike < 0 ? threshold : 0);
-        const int32_t up = ((uint32_t)(charged - threshold + margin) <= both) & (before < cap);
-        const int32_t down = ((uint32_t)(charged + margin) <= both) & (before > 0) & cif;
-        which[k] = up | down;
-        any |= up | down;
+/* The first neuron from `k` on, of `n` (a multiple of 8), that is marked; n: none. */
+INLINE int64_t NAME(next_near)(const int8_t *near, int64_t k, int64_t n) {
+    while (k < n) {
+        uint64_t eight;
+        memcpy(&eight, near + k / 8 * 8, 8);
+        if (!eight) {
+            k = k / 8 * 8 + 8;
+            continue;
+        }
+        if (near[k]) return k;
+        k++;
     }
-    if (!any) return 0;
-    int64_t count = 0;
-    for (int64_t k = 0; k < n; k++) {
-        const int32_t near = which[k];
-        which[count] = (int32_t)k;
-        count += near;
-    }
-    return count;
+    return n;
 }
 
-/* The same of neurons whose levels have been computed, from currents as those of `levels_of`. */
-INLINE int64_t NAME(undecided_levels)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                                      const int32_t *restrict c, const int8_t *restrict levels, const Neurons *neurons,
-                                      int32_t margin, int32_t *restrict which) {
-    const int32_t threshold = (int32_t)neurons->threshold, total = (int32_t)neurons->total;
-    int64_t count = 0;
-    for (int64_t k = 0; k < n; k++) {
-        const int32_t level = levels[k];
-        const int32_t over = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k] - level * threshold;
-        which[count] = (int32_t)k;
-        count += ((level > 0) & (over <= margin)) | ((level < total) & (threshold - over <= margin));
-    }
-    return count;
-}
-
-/* What a neuron does whose potential, current received, is `charged`: its spike, or with `levels` its level. */
-static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, double charged, int64_t count, int64_t cap) {
-    if (!neurons->levels)
+/* What a neuron does that has received so much of the finer units: its spike, or with `levels` its level. */
+static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, double received, int64_t count, int64_t cap) {
+    if (!neurons->levels) {
+        const double charged = received - exactly->threshold * (double)count;
         return (int32_t)UP(charged, count, exactly->threshold, cap) - (neurons->cif && DOWN(charged, count, 0));
+    }
     int32_t level = (int32_t)neurons->total;
-    while (level > 0 && level * exactly->threshold > charged) level--;
+    while (level > 0 && level * exactly->threshold > received) level--;
     return level;
+}
+
+/* What the next bits of output `k`'s weights add to it, in the finer unit, its inputs having spiked so often. */
+INLINE double NAME(next_bits)(const LeftOut *left_out, int64_t k, const int16_t *counts) {
+    const int16_t *low = left_out->low + k * left_out->reads;
+    int32_t sum = 0;
+#if VECTOR
+    WORD sums = ZERO();
+    for (int64_t j = 0; j < left_out->reads; j += WORD_LANES) sums = PAIRS(sums, LOAD(low + j), LOAD(counts + j));
+    int32_t each[WORD_LANES / 2];
+    STORE(each, sums);
+    for (int j = 0; j < WORD_LANES / 2; j++) sum += each[j];
+#else
+    for (int64_t j = 0; j < left_out->reads; j++) sum += low[j] * counts[j];
+#endif
+    return left_out->unit * sum;
+}
+
+/* What output `k` has received, in the finer unit. */
+static double NAME(true_sum)(const LeftOut *left_out, int64_t k, const int16_t *counts) {
+    enum { LANES = 8 };
+    const double *exact = left_out->exact + k * left_out->reads;
+    double sums[LANES] = {0}, sum = 0;
+    for (int64_t j = 0; j < left_out->reads; j += LANES)
+        for (int64_t i = 0; i < LANES; i++) sums[i] += exact[j + i] * counts[j + i];
+    for (int i = 0; i < LANES; i++) sum += sums[i];
+    return sum;
+}
+
+/* counts += a train's step. */
+INLINE void NAME(count)(int64_t n, const int8_t *restrict spikes, int16_t *restrict counts) {
+    for (int64_t j = 0; j < n; j++) counts[j] = (int16_t)(counts[j] + spikes[j]);
 }
 
 /* The neurons first..last-1 over all their steps, in blocks that stay in the nearest cache. With a threshold for each level, `v`

@@ -29,36 +29,68 @@ INLINE double NAME(value_at)(const void *from, int64_t type, int64_t at) {
     return type == FLOAT32 ? (double)((const float *)from)[at] : ((const double *)from)[at];
 }
 
-/* The true potential of a neuron that has fired so often, current received: of neuron `k` of one position, which `before`
-   reached for so many steps. What it has received of spikes and currents up to step `upto[k]` is kept in `received[k]`: no step
-   is summed twice. */
-static double NAME(true_potential)(const RecurrenceTask *task, int64_t k, int64_t step, const int8_t *before,
-                                   int64_t before_steps, int64_t drive, int64_t train, const double *initial,
-                                   int64_t count, double *received, int32_t *upto) {
-    const Neurons *neurons = &task->neurons;
-    const int64_t rows = task->weights.rows, padded = task->weights.rows_padded, stride = task->weights.stride;
-    const double flows = (double)(neurons->levels ? neurons->total : cap_at(neurons, step));
-    double sum = task->exact_potential ? task->exact_potential[k] : 0;
+/* One position of a sequence, whose neurons may have to be decided by what int32 leaves out. */
+typedef struct {
+    const RecurrenceTask *task;
+    const int8_t *before; /* the train that reaches it, of so many steps */
+    int64_t before_steps;
+    int64_t drive_at, train_at; /* where its drive (-1: there is none) and its train are */
+    const double *initial;      /* or NULL */
+    const int32_t *drive;       /* rounded, with what is initial */
+    int64_t known;              /* steps whose spikes have been counted */
+    int16_t *counts;            /* of the neurons before */
+} NAME(Visited);
+
+/* What neuron `k` has received of drive, potential and train, flowed so often, up to `step`: in the finer unit, beyond what
+   has been rounded of it, and with `truly` all of it. */
+static double NAME(given)(const NAME(Visited) *at, int64_t k, int64_t flows, int64_t step, int truly) {
+    const RecurrenceTask *task = at->task;
+    const double unit = truly ? 0 : task->exactly.unit;
+    double given = 0;
     /* A drive is rounded where neurons receive it; trains are on the grid already. */
-    if (drive >= 0) {
-        const double value = NAME(value_at)(task->exact_drive, task->exact_drive_type, drive + k);
-        sum += flows * __builtin_rint(task->exact_scale * value);
+    if (at->drive_at >= 0) {
+        const double value = NAME(value_at)(task->exact_drive, task->exact_drive_type, at->drive_at + k);
+        given += (double)flows * __builtin_rint(task->exact_scale * value);
     }
-    if (initial) sum += flows * initial[k];
-    double arrived = upto[k] ? received[k] : 0;
-    for (int64_t s = upto[k]; s <= step && s < task->arriving; s++)
-        arrived += task->exact_scale * NAME(value_at)(task->train, task->train_type, train + s * task->train_step + k);
-    for (int64_t s = upto[k]; s <= step && s < before_steps; s++) {
-        const int8_t *spikes = before + s * padded;
-        for (int64_t j = 0; j < rows; j += 8) {
-            uint64_t eight;
-            memcpy(&eight, spikes + j, 8);
-            for (int64_t i = j; eight && i < j + 8 && i < rows; i++)
-                if (spikes[i]) arrived += spikes[i] * task->exact_weights[i * stride + k];
-        }
+    if (at->initial) given += (double)flows * at->initial[k];
+    if (at->drive_at >= 0 || at->initial) given -= (double)flows * unit * at->drive[k];
+    if (task->exact_potential) given += task->exact_potential[k] - unit * task->potential[k];
+    for (int64_t s = 0; s <= step && s < task->arriving; s++) {
+        const double value = NAME(value_at)(task->train, task->train_type, at->train_at + s * task->train_step + k);
+        given += task->exact_scale * value - unit * __builtin_rint(task->scale * value);
     }
-    received[k] = arrived, upto[k] = (int32_t)step + 1;
-    return sum + arrived - task->exactly.threshold * (double)count;
+    return given;
+}
+
+/* Decides the neurons that are marked: corrects potentials, counts and spikes. `received` is the error that spikes have
+   brought, in half units. */
+static void NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t received, const int8_t *near, int32_t *v,
+                                 int32_t *total, int8_t *fired) {
+    const RecurrenceTask *task = at->task;
+    const Neurons *neurons = &task->neurons;
+    const Exactly *exactly = &task->exactly;
+    const LeftOut *left_out = &task->left_out;
+    const int32_t threshold = (int32_t)neurons->threshold;
+    const int64_t cap = cap_at(neurons, step), flows = neurons->levels ? neurons->total : cap;
+    const int64_t hidden = task->weights.rows, padded = task->weights.rows_padded;
+    const double margin = (double)received * exactly->unit * left_out->finer / 2 + ROUNDED;
+    if (!at->known) memset(at->counts, 0, (size_t)padded * sizeof *at->counts);
+    for (; at->known <= step && at->known < at->before_steps; at->known++)
+        NAME(count)(padded, at->before + at->known * padded, at->counts);
+    for (int64_t k = NAME(next_near)(near, 0, hidden); k < hidden; k = NAME(next_near)(near, k + 1, hidden)) {
+        const int32_t spike = fired[k], count = neurons->levels ? 0 : total[k] - spike;
+        const double sum = (double)v[k] + (double)(count + spike) * threshold;
+        const double about = sum * exactly->unit + NAME(given)(at, k, flows, step, 0) +
+                             NAME(next_bits)(left_out, k, at->counts);
+        int32_t truth = NAME(decided)(neurons, exactly, about - margin, count, cap);
+        if (truth != NAME(decided)(neurons, exactly, about + margin, count, cap))
+            truth = NAME(decided)(neurons, exactly, NAME(given)(at, k, flows, step, 1) +
+                                  NAME(true_sum)(left_out, k, at->counts), count, cap);
+        fired[k] = (int8_t)truth;
+        if (neurons->levels) continue;
+        v[k] += (spike - truth) * threshold;
+        total[k] = count + truth;
+    }
 }
 
 /* The sequences first..last-1: position after position, all steps of each. */
@@ -70,15 +102,17 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
     const int64_t capacity = task->capacity, trains = (capacity + 1) * padded; /* one more, to see it silent */
     const int64_t ints = stride * (int64_t)sizeof(int32_t);
     Scratch scratch;
-    char *memory = scratch_open(&scratch, padded, (capacity + 10) * ints + 3 * trains + padded);
+    char *memory = scratch_open(&scratch, padded, (capacity + 5) * ints + 3 * trains + padded + stride +
+                                                       padded * (int64_t)sizeof(int16_t) +
+                                                       2 * (capacity + 1) * (int64_t)sizeof(int64_t));
     if (!memory) return NO_MEMORY;
-    int32_t *products = (int32_t *)memory, *zeros = products + capacity * stride, *drive = zeros + stride;
-    int32_t *arriving = drive + stride, *v = arriving + stride, *total = v + stride, *initial = total + stride;
-    int32_t *which = initial + stride, *upto = which + stride;
-    double *received = (double *)(upto + stride);
-    const int32_t margin = (int32_t)task->exactly.margin;
-    int8_t *spikes = (int8_t *)(received + stride), *before = spikes + trains, *earlier = before + trains;
-    int8_t *nothing = earlier + trains;
+    int64_t *active = (int64_t *)memory, *active_before = active + capacity + 1; /* spikes at each step */
+    int32_t *products = (int32_t *)(active_before + capacity + 1), *zeros = products + capacity * stride;
+    int32_t *drive = zeros + stride, *arriving = drive + stride, *v = arriving + stride, *total = v + stride;
+    int16_t *counts = (int16_t *)(total + stride);
+    int8_t *spikes = (int8_t *)(counts + padded), *before = spikes + trains, *earlier = before + trains;
+    int8_t *nothing = earlier + trains, *near = nothing + padded;
+    const int is_rounded = task->exactly.margin > 0;
     int64_t needed = 0;
 
     for (int64_t sample = first; sample < last; sample++) {
@@ -92,7 +126,9 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
             const int64_t tally = sample * task->length + position;
             int64_t step = 0, ended = 0;
             int driven = 0;
-            int64_t drive_at = -1; /* where its drive is; -1: there is none */
+            NAME(Visited) visited = {
+                task, before, before_steps, -1, sample * task->train_sample + position * task->train_position,
+                task->exact_initial && visit == 0 ? task->exact_initial + sample * hidden : NULL, drive, 0, counts};
             if (real) {
                 if (task->drive) {
                     int64_t at = sample * task->drive_sample + position * task->drive_position;
@@ -101,7 +137,7 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                     if (!NAME(units_of)(row, task->drive_type, hidden, task->scale, task->drive_limit, drive))
                         goto out_of_range;
                     driven = 1;
-                    drive_at = at;
+                    visited.drive_at = at;
                 }
                 if (task->initial && visit == 0) {
                     if (!driven) memset(drive, 0, (size_t)ints);
@@ -110,12 +146,13 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                 }
                 memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
-                memset(upto, 0, (size_t)ints);
                 if (task->potential) memcpy(v, task->potential, (size_t)hidden * sizeof *v);
+                int64_t received = 0; /* error that spikes and trains have brought, in half units */
                 for (; step < neurons->most_steps; step++) {
                     const int32_t *recurrent = zeros, *current = zeros;
-                    int32_t ups = 0, downs = 0;
+                    int32_t ups = 0, downs = 0, undecided = 0;
                     if (step < before_steps) {
+                        received += active_before[step] * task->left_out.error;
                         int32_t *product = products + step * stride;
                         Reference references[4] = {{nothing, zeros}, {task->peaks, task->peak_product}};
                         int known = 2;
@@ -132,8 +169,11 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                         if (!NAME(units_of)(row, task->train_type, hidden, task->scale, INT32_MAX / 2, arriving))
                             goto out_of_range;
                         current = arriving;
+                        received++;
                     }
                     int8_t *fired = spikes + step * padded;
+                    const int32_t cap = (int32_t)cap_at(neurons, step);
+                    const int32_t margin = margin_at(&task->exactly, received, neurons->levels ? neurons->total : cap);
                     int64_t any;
                     if (neurons->levels) {
                         if (task->potential) {
@@ -141,48 +181,34 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                             for (int64_t k = 0; k < hidden; k++) arriving[k] += task->potential[k];
                             current = arriving;
                         }
-                        any = NAME(levels_of)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, neurons,
-                                              fired);
+#define LEVELS(margin, near)                                                                                          \
+    NAME(levels_of)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, neurons, fired, margin, near, v, \
+                    &undecided)
+                        any = is_rounded ? LEVELS(margin, near) : LEVELS(0, NULL);
+#undef LEVELS
                         ups = (int32_t)any;
                     } else {
                         const int32_t *flowing = driven && awake_at(neurons, step) ? drive : zeros;
-                        any = NAME(fire)(stride, recurrent, (int)task->shift, flowing, current, threshold,
-                                         (int32_t)cap_at(neurons, step), lower, v, total, fired, &ups, &downs);
+#define FIRE(margin, near)                                                                                            \
+    NAME(fire)(stride, recurrent, (int)task->shift, flowing, current, threshold, cap, lower, v, total, fired, &ups, &downs, \
+               margin, near, &undecided)
+                        any = is_rounded ? FIRE(margin, near) : FIRE(0, NULL);
+#undef FIRE
                     }
-                    int64_t undecided = 0;
-                    int changed = 0;
-                    const int32_t cap = (int32_t)cap_at(neurons, step);
-                    if (margin && neurons->levels)
-                        undecided = NAME(undecided_levels)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current,
-                                                           fired, neurons, margin, which);
-                    else if (margin)
-                        undecided = NAME(undecided)(stride, v, total, fired, threshold, cap, (int32_t)neurons->cif, margin,
-                                                    which);
-                    for (int64_t u = 0; u < undecided; u++) {
-                        const int64_t k = which[u];
-                        if (k >= hidden) break; /* padding */
-                        const int32_t spike = fired[k], count = neurons->levels ? 0 : total[k] - spike;
-                        const double charged = NAME(true_potential)(
-                            task, k, step, before, before_steps, drive_at,
-                            sample * task->train_sample + position * task->train_position,
-                            task->exact_initial && visit == 0 ? task->exact_initial + sample * hidden : NULL, count,
-                            received, upto);
-                        const int32_t decided = NAME(decided)(neurons, &task->exactly, charged, count, cap);
-                        if (decided == spike) continue;
-                        fired[k] = (int8_t)decided;
-                        if (!neurons->levels) v[k] += (spike - decided) * threshold, total[k] = count + decided;
-                        changed = 1;
-                    }
-                    if (changed) {
+                    if (undecided) {
+                        NAME(decide_visited)(&visited, step, received, near, v, total, fired);
                         any = ups = downs = 0;
-                        for (int64_t k = 0; k < hidden; k++)
-                            any |= fired[k] != 0, ups += fired[k] > 0 ? (neurons->levels ? fired[k] : 1) : 0, downs += fired[k] < 0;
+                        for (int64_t k = 0; k < hidden; k++) {
+                            any |= fired[k] != 0;
+                            ups += fired[k] > 0 ? (neurons->levels ? fired[k] : 1) : 0, downs += fired[k] < 0;
+                        }
                     }
                     if (!any && step >= before_steps && step >= task->arriving && step >= neurons->wake_steps) break;
                     if (step >= capacity) {
                         needed = capacity + 1;
                         goto done;
                     }
+                    active[step] = ups + downs;
                     memcpy(out + step * task->out_step, fired, (size_t)hidden);
                     if (task->positive) {
                         task->positive[step * task->batch * task->length + tally] = ups;
@@ -194,6 +220,8 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                 earlier = before, earlier_steps = before_steps;
                 before = spikes, before_steps = ended;
                 spikes = freed;
+                int64_t *freed_too = active_before;
+                active_before = active, active = freed_too;
                 if (ended > needed) needed = ended;
             }
             for (; step < capacity; step++) {

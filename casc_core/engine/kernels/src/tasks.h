@@ -11,6 +11,8 @@ enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
 enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
 enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
+/* The few additions on the way to a decision round by less than so many of the finer units. */
+enum { ROUNDED = 32 };
 
 /* Neurons under a schedule: CIF, or IF. `threshold` is in the unit of their currents, a whole number where those are. `awake`
    [wake_steps] marks the wake steps, `caps` [wake_steps] holds the largest spike count at each; `total` is the largest
@@ -66,13 +68,30 @@ typedef struct {
     int8_t *out;
 } ScanTask;
 
-/* What int32 leaves out of a population's sums, where its numbers are finer than int32 holds: they are within `margin` of the
-   true ones (0: nothing is left out). A neuron nearer than that to a decision is decided by its true sum, which float64 holds
-   exactly; `threshold` is in the finer unit of these. */
+/* What int32 leaves out of a population's sums, where its numbers are finer than int32 holds: one of its units is `unit` of the
+   finer ones, in which float64 holds every sum exactly, and in which `threshold` is. Sums are within `margin` of the true ones
+   (0: nothing is left out), and within half of `once`, `flow` for each time that the drive has flowed, and the `error` of the
+   weights for each spike. A neuron nearer than that to a decision is decided by what was left out. */
 typedef struct {
-    int64_t margin;
-    double threshold;
+    int64_t margin, once, flow;
+    double threshold, unit;
 } Exactly;
+
+/* What the rounding of weights has left out, output by output, `reads` (a multiple of 32) of them: their next bits, in
+   `unit` of the finer units, and the weights as they are. A spike may be off by `error` half units before the next bits are
+   counted, and by `finer` of that afterwards. */
+typedef struct {
+    const int16_t *low;
+    const double *exact;
+    double unit, finer;
+    int64_t reads, error;
+} LeftOut;
+
+/* Within how many units a sum is the true one, once spikes have brought so many half units of error. */
+static int32_t margin_at(const Exactly *exactly, int64_t received, int64_t flows) {
+    const int64_t margin = (exactly->once + received + flows * exactly->flow) / 2 + 1;
+    return (int32_t)(margin < exactly->margin ? margin : exactly->margin);
+}
 
 /* A recurrent population over a batch of sequences. Its drive is dense, or rows of an embedding by `index`; all strides count
    elements. A product times 2**shift is in the unit of currents and threshold. */
@@ -92,7 +111,8 @@ typedef struct {
     int64_t train_type, arriving, train_step, train_sample, train_position;
     const int32_t *initial, *potential;
     Exactly exactly;
-    const double *exact_weights, *exact_initial, *exact_potential; /* the weights as `weights` has them */
+    LeftOut left_out;
+    const double *exact_initial, *exact_potential;
     const void *exact_drive; /* as the drive, which may be rounded to float32 */
     int64_t exact_drive_type;
     double exact_scale;
@@ -113,8 +133,7 @@ typedef struct {
     int64_t kind, block_bytes, shift, most_in;
     const int64_t *in_lo, *in_n;
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, ring;
-    const double *exact_weights; /* as `weights` has them */
-    int64_t exact_block_bytes;
+    LeftOut left_out; /* of the first block, those of the next behind it; `width` outputs each */
 } ConvolutionTerm;
 
 /* A population [samples, out_height, out_width, outputs] that receives the sum of some terms and, awake, its drive (int32,
@@ -159,6 +178,18 @@ typedef struct {
     int64_t neurons, arriving, steps, q, narrow;
     int64_t *out;
 } AgreementTask;
+
+/* `values` [rows, inner] and `bias` [inner] (or NULL) are added, and rounded to multiples of 1 / scale, half to even. The
+   places of sums that may be off by so much that they are, by `error` of those multiples, within reach of a half are listed
+   in `near` [room], in any order; `found` counts them, those too for which there is no room. */
+typedef struct {
+    double *values;
+    const double *bias;
+    int64_t inner;
+    double scale, error;
+    int64_t *near;
+    int64_t room, found;
+} RoundTask;
 
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {

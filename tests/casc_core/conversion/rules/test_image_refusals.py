@@ -14,14 +14,12 @@ import casc_core
 from casc_core import ConversionError
 
 MODULES = {
-    nn.SiLU(): "replace it by nn.ReLU",
     nn.GELU(): "replace it by nn.ReLU",
-    nn.Hardswish(): "replace it by nn.ReLU",
-    nn.LeakyReLU(0.1): "replace it by nn.ReLU",
     nn.Mish(): "replace it by nn.ReLU",
-    nn.Hardsigmoid(): "replace it by nn.ReLU",
-    nn.PReLU(): "replace it by nn.ReLU",
     nn.CELU(): "replace it by nn.ReLU",
+    nn.LogSigmoid(): "replace it by nn.ReLU",
+    nn.RReLU(): "use an nn.LeakyReLU() or nn.PReLU() module",
+    nn.GLU(1): "write it as a product: a, b = x.chunk(2, dim)",
     nn.GroupNorm(2, 6): "use BatchNorm",
     nn.LayerNorm([6, 8, 8]): "use BatchNorm",
     nn.InstanceNorm2d(6): "use BatchNorm",
@@ -49,31 +47,8 @@ def test_module_is_refused_by_its_path(part):
     assert MODULES[part] in message, message
 
 
-def silu(self, x):
-    return self.head(F.silu(self.a(x)) + self.b(self.relu(self.a(x))))
-
-
 def gelu(self, x):
     return self.head(self.relu(self.b(F.gelu(self.a(x)))))
-
-
-def hardswish(self, x):
-    return self.head(self.relu(self.b(F.hardswish(self.a(x)))))
-
-
-def leaky(self, x):
-    return self.head(self.relu(self.b(F.leaky_relu(self.a(x), 0.1))))
-
-
-def squeeze_and_excitation(self, x):
-    x = self.relu(self.a(x))
-    gate = torch.sigmoid(self.point(self.relu(self.point(x.mean((2, 3), keepdim=True)))))
-    return self.head(x * gate)
-
-
-def hard_gate(self, x):
-    x = self.relu(self.a(x))
-    return self.head(x * F.relu6(self.point(F.adaptive_avg_pool2d(x, 1))))
 
 
 def smoothed(self, x):
@@ -146,12 +121,12 @@ def absolute(self, x):
     return self.head(self.b(self.relu(self.a(x))).abs())
 
 
-def squared(self, x):
-    return self.head(self.relu(self.a(x)) ** 2)
+def cubed(self, x):
+    return self.head(self.relu(self.a(x)) ** 3)
 
 
-def product_of_branches(self, x):
-    return self.head(self.relu(self.a(x)).mul(self.relu(self.b(self.relu(self.a(x))))))
+def slopes_as_an_argument(self, x):
+    return self.head(F.prelu(self.a(x), self.slope))
 
 
 def attention_over_positions(self, x):
@@ -206,12 +181,7 @@ def dense_prediction_and_logits(self, x):
 
 
 REFUSED = {
-    silu: ("silu()", "replace it by nn.ReLU"),
     gelu: ("gelu()", "replace it by nn.ReLU"),
-    hardswish: ("hardswish()", "replace it by nn.ReLU"),
-    leaky: ("leaky_relu()", "replace it by nn.ReLU"),
-    squeeze_and_excitation: ("sigmoid()", "replace it by nn.ReLU"),
-    hard_gate: ("mul()", "remove the gate"),
     smoothed: ("interpolate()", "leave antialias out"),
     bicubic_to_a_size: ("interpolate()", "use mode='nearest' or 'bilinear'"),
     indices: ("max_pool2d", "use the values alone"),
@@ -228,8 +198,8 @@ REFUSED = {
     elementwise_maximum: ("maximum()", "write torch.relu(x)"),
     clamped: ("clamp()", "Clip from 0"),
     absolute: ("abs()", "relu(x) + relu(-x)"),
-    squared: ("pow()", "product of spiking tensors"),
-    product_of_branches: ("mul()", "remove the gate"),
+    cubed: ("pow()", "write other powers as products"),
+    slopes_as_an_argument: ("prelu()", "use an nn.LeakyReLU() or nn.PReLU() module"),
     attention_over_positions: ("matmul()", "not affine"),
     softmax_over_positions: ("softmax()", "return the logits"),
     in_place_relu_read_before_and_after: ("in place", "write x = "),
@@ -247,7 +217,7 @@ def test_operation_is_refused_with_its_line_and_a_remedy(forward):
     model = cnn(
         forward, a=conv(), b=conv(6), point=conv(6, 6, 1, 0), n=nn.BatchNorm2d(6), relu=nn.ReLU(), head=Head(),
         in_place=nn.ReLU(inplace=True), fc=nn.Linear(6, 6), with_indices=nn.MaxPool2d(2, return_indices=True),
-        transposed=nn.ConvTranspose2d(6, 6, 3, stride=2, padding=1),
+        transposed=nn.ConvTranspose2d(6, 6, 3, stride=2, padding=1), slope=nn.Parameter(torch.ones(6)),
     )  # fmt: skip
     with pytest.raises(ConversionError) as error:
         converted(model)

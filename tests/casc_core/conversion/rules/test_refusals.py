@@ -27,19 +27,9 @@ def log_softmax_at_the_end(self, tokens):
     return F.log_softmax(self.fc(self.states(tokens)[:, -1]), dim=-1)
 
 
-def product_of_spikes(self, tokens):
-    o = self.states(tokens)
-    return self.fc(o[:, 0] * o[:, 1])
-
-
 def attention(self, tokens):
     o = self.states(tokens)
     return self.fc((o @ o.transpose(1, 2) @ o).mean(1))
-
-
-def sigmoid_gate(self, tokens):
-    o = self.states(tokens)[:, -1]
-    return self.fc(o * torch.sigmoid(self.h(o)))
 
 
 def branch_on_values(self, tokens):
@@ -135,9 +125,7 @@ def relu_in_place_as_a_statement(self, tokens):
 REFUSED = {
     softmax_at_the_end: ("softmax()", "return the logits"),
     log_softmax_at_the_end: ("log_softmax()", "return the logits"),
-    product_of_spikes: ("mul()", "not affine; remove the gate"),
     attention: ("matmul()", "use a recurrent layer or a pooling"),
-    sigmoid_gate: ("sigmoid()", "replace it by nn.ReLU"),
     branch_on_values: ("control flow", "use masks in place of `if`"),
     length_by_len: ("'len'", "x.shape[0] in place of len(x)"),
     loop_over_length: ("cannot be interpreted as an integer", "loops over a tensor's values"),
@@ -178,7 +166,7 @@ MODULES = {
     "LayerNorm": (nn.LayerNorm(4), "remove it, or use BatchNorm"),
     "RNNCell": (nn.RNNCell(4, 5), "use nn.RNN"),
     "GELU": (nn.GELU(), "replace it by nn.ReLU"),
-    "Sigmoid": (nn.Sigmoid(), "replace it by nn.ReLU"),
+    "Mish": (nn.Mish(), "replace it by nn.ReLU"),
     "Softmax": (nn.Softmax(-1), "return the logits"),
 }
 

@@ -63,7 +63,8 @@ def test_it_is_exact_and_the_same_function(forward, thresholds):
 def test_the_upper_ends_of_clipped_activations_are_thresholds():
     model = nn.Sequential(conv(), nn.ReLU6(), conv(6), nn.Hardtanh(-1, 2.5), conv(6), nn.ReLU(), conv(6), nn.Hardtanh())
     ann = casc_core.prepare(model, adapter="cnn", q=4)
-    assert [module.threshold for module in ann.modules() if isinstance(module, CQReLU)] == [6.0, 2.5, 1.0, 1.0]
+    assert [module.threshold for module in ann.modules() if isinstance(module, CQReLU)] == [6.0, 2.5, 1.0]
+    assert repr(ann[7]) == "Rounded(q=4, 'hardtanh')"
 
     def forward(self, x):
         x = F.hardtanh(F.relu6(self.a(x)), 0.0, 3.0)

@@ -45,14 +45,14 @@ def large():
 def runs_of(snn, monkeypatch):
     """The batch sizes of the runs from here on."""
     sizes = []
-    evaluate = type(snn)._evaluate
+    evaluate = type(snn)._evaluated
 
     def watched(self, run, program, values):
         result = evaluate(self, run, program, values)
         sizes.append(self._splitter(program).followed(values, run).samples)
         return result
 
-    monkeypatch.setattr(type(snn), "_evaluate", watched)
+    monkeypatch.setattr(type(snn), "_evaluated", watched)
     return sizes
 
 

@@ -114,6 +114,18 @@ def test_a_torch_that_sets_one_precision_for_all(monkeypatch):
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
 
 
+@pytest.mark.parametrize("numerics", [casc_core.AsTrained(), casc_core.Exact(8)], ids=str)
+def test_a_readout_that_is_computed_last_is_isolated_too(numerics):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3, padding=1), CQReLU(4), nn.Conv2d(16, 5, 3)
+    snn, x = casc_core.convert(nn.Sequential(*layers), numerics=numerics), torch.randn(4, 3, 9, 9)
+    calls = (snn, snn.reference, lambda x: snn.simulate(x, T=6).logits)
+    expected = [call(x) for call in calls]
+    with torch.autocast("cpu"):
+        assert all(torch.equal(call(x), before) for call, before in zip(calls, expected, strict=True))
+        assert casc_core.verify(snn, x).exact
+
+
 def test_gradients_and_autocast_are_as_they_were():
     def inside():
         return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")

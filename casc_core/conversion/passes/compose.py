@@ -1,0 +1,298 @@
+"""For the network as trained: maps in a row become one, so that weights are rounded once and share no bits.
+
+Between two populations there is room for some 40 bits. Two maps of real-valued weights one behind another would have half
+of them each; where they are composed, or the factor of one is taken to another place, they need not share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from casc_core.conversion.graph import (
+    Applied,
+    AttributeOf,
+    Concatenation,
+    ConvolutionMap,
+    Factor,
+    FunctionCall,
+    LevelPopulation,
+    LinearMap,
+    MapNode,
+    Maximum,
+    Node,
+    Normalisation,
+    Population,
+    Product,
+    SignalNode,
+    Sum,
+    as_map,
+    as_normalisation,
+    scale_of,
+)
+from casc_core.conversion.graph.signals import must_be_rescaled
+from casc_core.engine.ops import AdaptiveAveragePool, AveragePool, Layout, MaxPool
+from casc_core.engine.ops import Sum as SumOver
+
+# Maps whose composition has more weights than this, and than themselves, stay apart.
+LARGEST_MAP = 2**22
+# Channels whose factors differ by more than this are not compared with thresholds that differ as much.
+LARGEST_RATIO = 2.0**10
+
+
+def composed(node: Node) -> Node:
+    """What takes the place of a folded node whose inputs have been composed."""
+    if isinstance(node, (LinearMap, ConvolutionMap)):
+        return _map(node)
+    if isinstance(node, Applied):
+        return _behind_pool(node)
+    if isinstance(node, Concatenation):
+        return _concatenation(node)
+    return _compared(node) if isinstance(node, Population) else node
+
+
+def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
+    if isinstance(node.x, Sum) and _is_better_apart(node, node.x) and _are_alike(node, node.x.a, node.x.b):
+        a, b = (replace(node, x=node.x.a), replace(node, x=node.x.b, bias=None))
+        return Sum(_map(a), _map(b), place=node.place)
+    if isinstance(node, ConvolutionMap) and isinstance(node.x, Applied):
+        return _across_mean(node, node.x)
+    before = as_map(node.x)
+    if before is None or not before.x.has_spikes:
+        return _behind_flattening(node) if isinstance(node, LinearMap) else node
+    return _together(before, node) or node
+
+
+def _together(first: MapNode, then: LinearMap | ConvolutionMap) -> MapNode | None:
+    """Both as one map, if there is one and it is not too large."""
+    one = _linear(first, then) if isinstance(then, LinearMap) else _convolution(first, then)
+    apart = first.weight.numel() + then.weight.numel()
+    return None if one is None or one.weight.numel() > max(LARGEST_MAP, apart) else one
+
+
+def _is_better_apart(node: LinearMap | ConvolutionMap, x: Node) -> bool:
+    """Whether a map of the sum of signals is better taken of each: one is a map itself, or they differ in scale."""
+    if isinstance(x, Sum):
+        return must_be_rescaled((x.a, x.b)) or any(_is_better_apart(node, each) for each in (x.a, x.b))
+    before = as_map(x)
+    return before is not None and before.x.has_spikes and _together(before, node) is not None
+
+
+def _across_mean(node: ConvolutionMap, mean: Applied) -> SignalNode:
+    """A pointwise map of means of what another one gives, as the means of what both together give.
+
+    So squeeze-and-excitation reads currents that are on their way to a product.
+    """
+    before = as_map(mean.args[0]) if _is_pointwise(node) and node.groups == 1 and _is_mean(mean) else None
+    if before is None or not before.x.has_spikes:
+        return node
+    one = _convolution(before, node)
+    return node if one is None else replace(mean, args=(one, *mean.args[1:]), place=node.place)
+
+
+def _is_mean(node: Applied) -> bool:
+    """Whether it averages real entries alone, over dimensions behind that of the channels: constants stay what they are."""
+    if isinstance(node.op, AveragePool):
+        return not any(node.op.settings["padding"]) and not node.op.settings["ceil_mode"]
+    return _pools(node) and (not isinstance(node.op, SumOver) or bool(node.op.settings["mean"]))
+
+
+def _are_alike(node: MapNode, a: SignalNode, b: SignalNode) -> bool:
+    """Whether the two that a map reads the sum of are known to be of one shape, where that matters."""
+    axis = 1 if isinstance(node, ConvolutionMap) else -1
+    widths = [_width(each, axis) for each in (a, b)]
+    if None in widths or len(set(widths)) > 1:
+        return False
+    return not isinstance(node, ConvolutionMap) or _is_pointwise(node) or _sized_as(a) is _sized_as(b)
+
+
+def _sized_as(x: Node) -> Node:
+    """A node whose height and width `x` has."""
+    while isinstance(x, (Factor, Normalisation, Population, LevelPopulation)) or (
+        isinstance(x, ConvolutionMap) and _keeps_size(x)
+    ):
+        x = x.x
+    return x
+
+
+def _keeps_size(node: ConvolutionMap) -> bool:
+    given, kernel = node.geometry, node.weight.shape[2:]
+    if any(step != 1 for step in (*given["stride"], *given.get("spread", ()))):
+        return False
+    around = [before + after for before, after in zip(given["padding"][::2], given["padding"][1::2], strict=True)]
+    return around == [by * (size - 1) for size, by in zip(kernel, given["dilation"], strict=True)]
+
+
+def _linear(first: MapNode, then: LinearMap) -> LinearMap | None:
+    if not isinstance(first, LinearMap) or len(first.weight) != then.weight.shape[1]:
+        return None
+    return replace(then, x=first.x, weight=then.weight @ first.weight, bias=_bias(first, then, then.weight))
+
+
+def _convolution(first: MapNode, then: ConvolutionMap) -> ConvolutionMap | None:
+    """Where one of the two is pointwise; the second must not pad what the first adds to."""
+    if not isinstance(first, ConvolutionMap) or first.dims != then.dims:
+        return None
+    if len(first.weight) != then.weight.shape[1] * then.groups:
+        return None
+    pads = first.bias is not None and any(then.geometry["padding"])
+    if not (_is_pointwise(then) or (_is_pointwise(first) and not pads)):
+        return None
+    inner, outer = _dense(first), _dense(then)
+    weight = torch.einsum("om...,mc...->oc...", outer, inner)
+    geometry = first.geometry if _is_pointwise(then) else then.geometry
+    bias = _bias(first, then, outer.flatten(2).sum(2))
+    return replace(then, x=first.x, weight=weight, bias=bias, groups=1, geometry=geometry)
+
+
+def _bias(first: MapNode, then: MapNode, weight: Tensor) -> Tensor | None:
+    if first.bias is None:
+        return then.bias
+    return weight @ first.bias + (0.0 if then.bias is None else then.bias)
+
+
+def _is_pointwise(node: ConvolutionMap) -> bool:
+    given = node.geometry
+    steps = (*node.weight.shape[2:], *given["stride"], *given.get("spread", ()))
+    return all(each == 1 for each in steps) and not any(given["padding"])
+
+
+def _dense(node: ConvolutionMap) -> Tensor:
+    """Its weights as those of one group."""
+    outputs, inputs = node.weight.shape[:2]
+    each = outputs // node.groups
+    dense = node.weight.new_zeros((outputs, inputs * node.groups, *node.weight.shape[2:]))
+    for group in range(node.groups):
+        rows, columns = (slice(group * size, (group + 1) * size) for size in (each, inputs))
+        dense[rows, columns] = node.weight[rows]
+    return dense
+
+
+def _channel_factors(x: Node) -> Normalisation | None:
+    """Factors of each channel, and nothing else, that `x` ends in."""
+    before = as_normalisation(x)
+    if before is None or before.axis != 1 or bool(before.shift.any()):
+        return None
+    return before
+
+
+def _behind_flattening(node: LinearMap) -> LinearMap:
+    """Factors of channels before they are flattened become those of its columns."""
+    flat = node.x
+    if not isinstance(flat, Applied) or not _flattens(flat):
+        return node
+    before = _channel_factors(flat.args[0])
+    if before is None or node.weight.shape[1] % len(before.factor):
+        return node
+    columns = before.factor.repeat_interleave(node.weight.shape[1] // len(before.factor))
+    x = replace(flat, args=(before.x, *flat.args[1:]))
+    return replace(node, x=x, weight=node.weight * columns)
+
+
+def _flattens(node: Applied) -> bool:
+    """Whether it flattens all but the first dimension."""
+    if not isinstance(node.op, Layout):
+        return False
+    function, sizes = node.op.settings["function"], node.args[1:]
+    if function in ("torch.flatten", "Tensor.flatten"):
+        given = (*sizes, *(node.kwargs.get(name) for name in ("start_dim", "end_dim")[len(sizes) :]))
+        return given[0] == 1 and given[1] in (None, -1)
+    if function != "Tensor.reshape" or len(sizes) != 2 or sizes[1] != -1:
+        return False
+    batch = sizes[0]
+    if not isinstance(batch, FunctionCall) or batch.function != "operator.getitem" or batch.args[1] != 0:
+        return False
+    return isinstance(batch.args[0], AttributeOf) and batch.args[0].name == "shape"
+
+
+def _behind_pool(node: Applied) -> SignalNode:
+    """An average before the factors of its channels."""
+    before = _channel_factors(node.args[0]) if _pools(node) else None
+    if before is None:
+        return node
+    return replace(before, x=replace(node, args=(before.x, *node.args[1:])), rank=None, place=node.place)
+
+
+def _pools(node: Applied) -> bool:
+    """Whether it averages over dimensions behind that of the channels."""
+    if isinstance(node.op, (AveragePool, AdaptiveAveragePool)):
+        return True
+    dims = node.kwargs.get("dim") if isinstance(node.op, SumOver) else None
+    dims = dims if isinstance(dims, (tuple, list)) else [dims]
+    if not all(isinstance(dim, int) for dim in dims):
+        return False
+    origin = _origin(node.inputs[0], 1) if min(dims) < 0 else None
+    rank = 0 if origin is None or origin.rank is None else origin.rank
+    return all((dim if dim >= 0 else dim + rank) >= 2 for dim in dims)
+
+
+def _concatenation(node: Concatenation) -> SignalNode:
+    """Signals whose spikes are worth different amounts, as they are, and behind them a factor for each channel."""
+    apart = [_channel_factors(signal) if node.dim == 1 else None for signal in node.signals]
+    if node.stack or not (any(apart) or must_be_rescaled(node.signals)):
+        return node
+    axis = _axis(node)
+    widths = [_width(signal, axis) for signal in node.signals]
+    if axis is None or None in widths:
+        return node
+    plain: list[SignalNode] = []
+    factors: list[Tensor] = []
+    for signal, before, width in zip(node.signals, apart, widths, strict=True):
+        scale = scale_of(signal)
+        plain.append(Factor(signal, 1 / scale, place=node.place) if before is None else before.x)
+        factor = torch.tensor(float(scale), dtype=torch.float64) if before is None else before.factor
+        factors.append(factor.expand(width or 0))
+    factor = torch.cat(factors)
+    nothing = torch.zeros_like(factor)
+    x = replace(node, signals=tuple(plain))
+    return Normalisation(x, factor, nothing, nothing, 1 if axis == 1 else None, place=node.place)
+
+
+def _axis(node: Concatenation) -> int | None:
+    """1 for channels of convolutions, -1 for features; None: it is not known which dimension it is along."""
+    return node.dim if isinstance(node.dim, int) and node.dim in (1, -1) else None
+
+
+def _width(x: Node, axis: int | None) -> int | None:
+    """How many channels (axis 1) or features (axis -1) it has; None: that is not known."""
+    if isinstance(x, Concatenation) and not x.stack and x.dim == axis:
+        widths = [_width(signal, axis) for signal in x.signals]
+        return None if None in widths else sum(width or 0 for width in widths)
+    origin = _origin(x, axis)
+    return None if origin is None else len(origin.weight)
+
+
+def _origin(x: Node, axis: int | None) -> MapNode | None:
+    """The map whose outputs are the channels (axis 1), or the features (axis -1), of `x`."""
+    while not isinstance(x, MapNode):
+        if isinstance(x, Product):
+            a, b = (_origin(each, axis) for each in (x.a, x.b))
+            return a if a is not None and b is not None and len(a.weight) == len(b.weight) else None
+        if not isinstance(x, (Factor, Population, LevelPopulation)) and not (axis == 1 and _keeps_channels(x)):
+            return None
+        x = x.inputs[0]
+    return x if isinstance(x, ConvolutionMap if axis == 1 else LinearMap) else None
+
+
+def _keeps_channels(x: Node) -> bool:
+    if isinstance(x, Normalisation):
+        return x.axis == 1
+    return isinstance(x.op, MaxPool) if isinstance(x, Maximum) else isinstance(x, Applied) and _pools(x)
+
+
+def _compared(node: Population) -> Population:
+    """What normalises the channels of sums goes into the thresholds, which then differ."""
+    before = as_normalisation(node.x)
+    if before is None or before.axis != 1 or not before.x.is_mapped:
+        return node
+    size = before.factor.abs()
+    size = torch.where(size == 0, size.max(), size)
+    if not bool((size > 0).all()) or float(size.max() / size.min()) > LARGEST_RATIO:
+        return node
+    nothing = torch.zeros_like(size)
+    x: SignalNode = replace(before, factor=before.factor.sign(), centre=nothing, offset=before.shift / size)
+    if bool((before.factor > 0).all()) and not bool(before.shift.any()):
+        x = before.x
+    return replace(node, x=x, divided=None, compared=torch.as_tensor(node.threshold, dtype=torch.float64) / size)

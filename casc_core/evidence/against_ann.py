@@ -1,0 +1,126 @@
+"""A conversion beside the network that was converted: what its lowering, its grid and float32 changed, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from casc_core.errors import ConfigError
+from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann
+from casc_core.evidence.differences import Differences, combine_differences, differences
+from casc_core.evidence.lowering_check import held_against_ann
+from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
+from casc_core.numerics import AsTrained, Numerics
+from casc_core.spiking_model import SpikingModel
+
+
+@dataclass(frozen=True)
+class AgainstANN:
+    """The reference of a conversion beside the network that was converted.
+
+    Attributes:
+        samples: how many were compared.
+        numerics: the arithmetic of the conversion.
+        lowering: neuron by neuron, in float64: whatever differs there, and is no tie, is a fault.
+        grid: what a coarse grid moved, from the lowering without it to the reference; of the network as trained, what the
+            ties did, from its evaluation in float64.
+        float32: what the network's own types move, from its evaluation in float64 to that in them.
+        own: the reference beside the network in its own types; None: they compute with another number of levels.
+    """
+
+    samples: int
+    numerics: Numerics
+    lowering: LoweringReport
+    grid: Differences
+    float32: Differences
+    own: Differences | None
+
+    @property
+    def exact(self) -> bool:
+        """Nothing is at fault."""
+        return self.lowering.exact
+
+    def after(self, samples: int) -> AgainstANN:
+        """That of a part of a batch, as one that comes behind this many samples."""
+        return replace(self, lowering=self.lowering.after(samples))
+
+    def without_predictions(self) -> AgainstANN:
+        """The same of a network that predicts nothing."""
+        own = None if self.own is None else replace(self.own, predictions=None)
+        grid, float32 = (replace(each, predictions=None) for each in (self.grid, self.float32))
+        return replace(self, grid=grid, float32=float32, own=own)
+
+    def __str__(self) -> str:
+        lines = [str(self.lowering)]
+        if not isinstance(self.numerics, AsTrained):
+            lines.append(self.grid.sentence(f"the grid of {self.numerics}", self.samples))
+        elif self.lowering.ties or not self.exact:
+            what = "ties between two levels" if self.exact else "the fault"
+            lines.append(self.grid.sentence(what, self.samples))
+        lines.append(self.float32.sentence("float32 itself", self.samples))
+        return "\n".join(lines)
+
+
+def against_ann(
+    snn: SpikingModel, reference: LogitsAndLevels, named: Mapping[str, Any], samples: int
+) -> AgainstANN | None:
+    """The reference, which gives this for inputs of so many samples, beside the network; None if that is not at hand.
+
+    Raises:
+        ConfigError: the network has been changed since. ExactnessError: it cannot be evaluated, or lowered, in float64.
+    """
+    if snn.origin is None or snn.ann is None:
+        return None
+    if snn.origin.is_changed:
+        raise ConfigError(
+            "the network that was converted (snn.ann) has been trained or edited since, so there is nothing to compare "
+            "with: convert it again, or give the network of that time to load(folder, model=...)"
+        )
+    settings = snn.settings
+    held = held_against_ann(snn, reference, named)
+    own = evaluate_ann(snn.ann, settings.levels, (), named, float64=False)
+    return AgainstANN(
+        samples,
+        settings.numerics,
+        held.report,
+        differences(held.before_grid, reference, samples),
+        differences(held.float64, own, samples),
+        differences(own, reference, samples) if settings.levels == settings.q else None,
+    )
+
+
+def reference_against_ann(
+    snn: SpikingModel, inputs: tuple[Any, ...], T: int | None = None
+) -> tuple[Tensor, AgainstANN | None]:
+    """The reference's logits, and `against_ann`, of a batch: in parts that stay under the memory limit.
+
+    `T` is for schedules without sleep, whose runs it limits.
+    """
+    parts = snn.parts(inputs, {}, T)
+    logits: list[Tensor] = []
+    found: list[AgainstANN] = []
+    before = 0
+    for part, samples in zip(parts, parts.sizes if parts.count > 1 else [parts.samples], strict=True):
+        reference = LogitsAndLevels(*snn.reference_counts((), part))
+        logits.append(reference.logits)
+        beside = against_ann(snn, reference, part, samples)
+        if beside is not None:
+            found.append(beside.after(before))
+        before += samples
+    return parts.join(logits), combine_against_ann(found) if found else None
+
+
+def combine_against_ann(parts: Sequence[AgainstANN]) -> AgainstANN:
+    """Over several batches, in order."""
+    own = [part.own for part in parts if part.own is not None]
+    return AgainstANN(
+        sum(part.samples for part in parts),
+        parts[0].numerics,
+        combine_lowering_reports([part.lowering for part in parts]),
+        combine_differences([part.grid for part in parts]),
+        combine_differences([part.float32 for part in parts]),
+        combine_differences(own) if own else None,
+    )
