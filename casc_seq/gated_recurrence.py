@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -178,9 +178,15 @@ class GatedRecurrence(Op, abstract=True):
     def step(self, at: _Position) -> tuple[Tensor, ...]:
         """The spikes of each population at one position, `[steps, samples, hidden]`."""
 
-    @abstractmethod
-    def bound(self, current: float) -> float:
-        """How large its sums may be, currents being `current` for each wake step."""
+    @property
+    def spiking_reach(self) -> float:
+        """The largest current of one step that comes from the layer itself, and its largest threshold for each level."""
+        return self.reach + max(largest(self.sigmoid), largest(self.tanh)) / (self.q + 1)
+
+    @property
+    def products(self) -> int:
+        """How many times as large as a current its product with a gate may be."""
+        return 1
 
     def forward(
         self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
@@ -198,11 +204,19 @@ class GatedRecurrence(Op, abstract=True):
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
         initial = self._initial(start, row, batch, current.device)
-        emitted = self._by_visits(run, current, initial, lengths)
+        emitted = self._by_visits(run, self._held(run, current), initial, lengths)
         return tuple(
             Signal(train if batch_axis == 0 else train.transpose(1, 2), None, None, float(highest))
             for train, (_, highest) in zip(emitted, self.ranges, strict=True)
         )
+
+    def _held(self, run: Run, current: Signal) -> Signal:
+        """The current, its drive on the grid; a table's rows are, and are as large as was expected."""
+        if not isinstance(current.lazy_drive, Tensor):
+            return current
+        exponent, reach = self.settings["exponent"], current.bound + self.spiking_reach
+        drive = run.held(run.numerics.snap(current.lazy_drive, exponent), reach, 0.0, exponent)
+        return replace(current, lazy_drive=drive)
 
     def _by_visits(self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None) -> list[Tensor]:
         """Spikes of all positions, `[steps, B, L, hidden]`, of each population."""
@@ -210,9 +224,9 @@ class GatedRecurrence(Op, abstract=True):
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
-        kind = run.numerics.dtype(self.bound(current.bound + current.drive_reach), exponent, name)
+        steps, reach = self.products * (self.q + 1), current.bound + self.spiking_reach
+        kind = run.sum_dtype(steps, reach, current.drive_reach, exponent, name)
         drive, train = current.drive, current.train
-        drive = None if drive is None else run.numerics.snap(drive, exponent)
         if batch_axis == 1:
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
         visited: list[tuple[tuple[Tensor, ...], Tensor, int]] = []
@@ -329,9 +343,13 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return ((0, 1), (0, 1), (-1, 1), (-1, 1))
 
-    def bound(self, current: float) -> float:
-        bias = 0.0 if self.bias is None else largest(self.bias)
-        return self.q * ((self.q + 1) * (current + self.reach + bias) + largest(self.tanh))
+    @property
+    def spiking_reach(self) -> float:
+        return super().spiking_reach + (0.0 if self.bias is None else largest(self.bias))
+
+    @property
+    def products(self) -> int:
+        return self.q
 
     def step(self, at: _Position) -> tuple[Tensor, ...]:
         q, gates, last = self.q, slice(2 * self.hidden), slice(2 * self.hidden, None)
@@ -380,9 +398,6 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
     def cells(self) -> int:
         """The highest level of a cell."""
         return self.q * int(self.settings["cell_range"])
-
-    def bound(self, current: float) -> float:
-        return (self.q + 1) * (current + self.reach) + max(largest(self.sigmoid), largest(self.tanh))
 
     def step(self, at: _Position) -> tuple[Tensor, ...]:
         q, hidden = self.q, self.hidden

@@ -31,7 +31,8 @@ _PACKED = (
 
 RULES.refuse(
     UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softsign,
-    nn.Hardswish, nn.SiLU, nn.LeakyReLU, nn.PReLU, nn.RNN, nn.GRU, nn.LSTM, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
+    nn.Hardswish, nn.SiLU, nn.LeakyReLU, nn.PReLU, nn.RNN, nn.GRU, nn.LSTM, F.relu, F.relu_, torch.relu,
+    torch.relu_, "relu", "relu_",
     torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_", torch.sigmoid, torch.sigmoid_, F.sigmoid, "sigmoid", "sigmoid_",
     F.hardsigmoid, F.softsign, F.hardswish, F.silu, F.leaky_relu, F.leaky_relu_,
 )  # fmt: skip
