@@ -42,6 +42,10 @@ class Origin(Protocol):
         """The network that was converted, its activations CQReLU."""
 
     @property
+    def given(self) -> nn.Module | None:
+        """The network as it was given, where the conversion prepared it."""
+
+    @property
     def is_changed(self) -> bool:
         """Whether `ann` is another network than it was."""
 

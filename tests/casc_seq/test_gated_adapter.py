@@ -184,3 +184,20 @@ def test_a_gru_without_levels_is_prepared_as_torchs_is() -> None:
     prepared = casc_core.prepare(ours, q=4)
     assert torch.equal(prepared(TOKENS), casc_core.prepare(model, q=4)(TOKENS))
     assert ours.rnn.q is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_untouched_model_is_one_call_and_verify_says_what_rounding_moved(kind: Any) -> None:
+    model = seeded(Net(kind))
+    with pytest.warns(UserWarning, match=r"prepared with q=4, .* casc_core\.verify says by how much"):
+        snn = casc_core.convert(model, adapter="rnn", q=4)
+    report = casc_core.verify(snn, TOKENS)
+    assert report.exact, str(report)
+    moved = report.against_ann.prepared
+    off = (snn(TOKENS) - model(TOKENS)).abs().max().item()
+    assert moved.max_logit_difference == pytest.approx(off, rel=1e-4)
+    assert moved.predictions == int((snn(TOKENS).argmax(1) != model(TOKENS).argmax(1)).sum())
+    assert f"rounding the activations to levels moved logits of {moved.logits} and predictions of" in str(report)
+    snn.memory_limit = 1  # in parts
+    assert casc_core.verify(snn, TOKENS).against_ann.prepared.predictions == moved.predictions
+    assert casc_core.verify(casc_core.convert(casc_core.prepare(model, q=4)), TOKENS).against_ann.prepared is None
