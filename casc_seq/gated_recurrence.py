@@ -10,18 +10,21 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from casc_core.engine import kernels
+from casc_core.engine.kernels import Sequences
 from casc_core.engine.ops import entries
 from casc_core.engine.products.exact_sums import largest_row
 from casc_core.engine.products.spike_product import Product
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.run import LARGEST_TOTAL
-from casc_core.engine.signal import add_trains
+from casc_core.engine.run import LARGEST_TOTAL, SpikingRun
+from casc_core.engine.signal import TableRows, add_trains
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
@@ -204,7 +207,10 @@ class GatedRecurrence(Op, abstract=True):
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
         initial = self._initial(start, row, batch, current.device)
-        emitted = self._by_visits(run, self._held(run, current), initial, lengths)
+        current = self._held(run, current)
+        emitted = self._compiled(run, current, initial, lengths)
+        if emitted is None:
+            emitted = self._by_visits(run, current, initial, lengths)
         return tuple(
             Signal(train if batch_axis == 0 else train.transpose(1, 2), None, None, float(highest))
             for train, (_, highest) in zip(emitted, self.ranges, strict=True)
@@ -218,14 +224,95 @@ class GatedRecurrence(Op, abstract=True):
         drive = run.held(run.numerics.snap(current.lazy_drive, exponent), reach, 0.0, exponent)
         return replace(current, lazy_drive=drive)
 
+    def _compiled(
+        self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None
+    ) -> list[Tensor] | None:
+        """The spikes by the compiled kernel, `[steps, B, L, hidden]`; None where it is not there.
+
+        Of gates, which nothing reads behind this, only where a record is kept.
+        """
+        neuron, train = run.kernel_neuron, current.train
+        if neuron is None or neuron.in_levels or not run.numerics.is_exact or not kernels.ready(train, self.weight):
+            return None
+        if isinstance(run, SpikingRun) and run.neuron.initial_potential:
+            return None
+        weights = self.kept(self.weight, "gated", self._packed)
+        if not weights.fits:
+            return None
+        self._type(run, current)
+        rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
+        drive, index = (
+            (current.drive, None)
+            if rows is None
+            else (self.kept_tables(rows.table, "double", rows.table.double), rows.index)
+        )
+        train = train.double()
+        if not self.settings["batch_first"]:
+            train = train.transpose(1, 2)
+            drive = drive.transpose(0, 1) if drive is not None and index is None else drive
+            index = None if index is None else index.transpose(0, 1)
+        train = train if train.stride(-1) == 1 else train.contiguous()
+        drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
+        lengths = None if lengths is None else lengths.contiguous()
+        sequences = Sequences(drive, index, train, None, lengths, self.settings["reverse"])
+        begins = [each.contiguous() for each in initial]
+        start = begins if any(bool(each.any()) for each in begins) else [None for _ in begins]
+        recorded = run.recorder is not None
+        wanted = [recorded or place in self.STATES for place in range(len(self.ranges))]
+        emitted = kernels.gated(weights, sequences, start, wanted, neuron, self.steps.get(neuron.most, 0))
+        longest = len(emitted[self.STATES[0]])
+        self.steps[neuron.most] = max(longest, self.steps.get(neuron.most, 0) - 1)
+        return emitted
+
+    def _packed(self) -> kernels.GatedWeights:
+        return kernels.GatedWeights.of(self.weight, self.multiplied, self.sigmoid, self.tanh, self.cell_table)
+
+    @property
+    def multiplied(self) -> Tensor | None:
+        """The bias beside what a gate multiplies."""
+        return None
+
+    @property
+    def cell_table(self) -> Tensor | None:
+        """A cell as its output gate meets it."""
+        return None
+
+    @cached_property
+    def kept(self) -> WeightCache:
+        """What the kernel reads of the weights."""
+        return WeightCache()
+
+    @cached_property
+    def kept_tables(self) -> WeightCache:
+        """What is made of the drive's table."""
+        return WeightCache()
+
+    @cached_property
+    def steps(self) -> dict[int, int]:
+        """Steps that runs have needed, by where they are cut."""
+        return {}
+
+    def _type(self, run: Run, current: Signal) -> torch.dtype:
+        """The cheapest type that holds every sum.
+
+        Raises:
+            ExactnessError, InputError: there is none.
+        """
+        steps, reach = self.products * (self.q + 1), current.bound + self.spiking_reach
+        drive = current.lazy_drive
+        largest_drive = (
+            self.kept_tables(drive.table, "largest", partial(largest, drive.table))
+            if isinstance(drive, TableRows)
+            else current.drive_reach
+        )
+        return run.sum_dtype(steps, reach, largest_drive, self.settings["exponent"], self.settings["name"])
+
     def _by_visits(self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None) -> list[Tensor]:
         """Spikes of all positions, `[steps, B, L, hidden]`, of each population."""
-        name, exponent = self.settings["name"], self.settings["exponent"]
-        batch_axis = 0 if self.settings["batch_first"] else 1
+        exponent, batch_axis = self.settings["exponent"], 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
-        steps, reach = self.products * (self.q + 1), current.bound + self.spiking_reach
-        kind = run.sum_dtype(steps, reach, current.drive_reach, exponent, name)
+        kind = self._type(run, current)
         drive, train = current.drive, current.train
         if batch_axis == 1:
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
@@ -351,6 +438,10 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
     def products(self) -> int:
         return self.q
 
+    @property
+    def multiplied(self) -> Tensor | None:
+        return self.bias
+
     def step(self, at: _Position) -> tuple[Tensor, ...]:
         q, gates, last = self.q, slice(2 * self.hidden), slice(2 * self.hidden, None)
         opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
@@ -398,6 +489,10 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
     def cells(self) -> int:
         """The highest level of a cell."""
         return self.q * int(self.settings["cell_range"])
+
+    @property
+    def cell_table(self) -> Tensor | None:
+        return self.table
 
     def step(self, at: _Position) -> tuple[Tensor, ...]:
         q, hidden = self.q, self.hidden

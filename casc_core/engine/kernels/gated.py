@@ -120,9 +120,7 @@ def gated(
     outputs: list[Tensor] = []
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
-        outputs[:] = [
-            empty((capacity if each else 0, batch, length, hidden), torch.int8).zero_() for each in wanted
-        ]
+        outputs[:] = [empty((capacity if each else 0, batch, length, hidden), torch.int8).zero_() for each in wanted]
         like = next(each for each, asked in zip(outputs, wanted, strict=True) if asked)
         places = [address(each) if asked else None for each, asked in zip(outputs, wanted, strict=True)]
         first, second = (*start, None)[:2]
