@@ -4,13 +4,15 @@
 
 For each number of levels: calibrated on training images, converted, and verified on the test images, neuron by neuron.
 What is counted: levels that differ between spikes and reference, between the reference and the network evaluated in
-float64, and between its evaluations in float64 and float32. Writes as_trained.json and as_trained.md.
+float64, and between its evaluations in float64 and float32. Writes as_trained.json and as_trained.md
+after each batch; interrupted, the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import resource
 import sys
 import time
@@ -31,45 +33,54 @@ from image_recipes.models import MODELS, build
 from image_recipes.weights import load_weights
 
 import casc_core
-from casc_core.evidence.equivalence import EquivalenceReport, combine_reports
+from casc_core.evidence.equivalence import EquivalenceReport
+from casc_core.numerics import of_bits
 from casc_core.reporting.tables import markdown_table
 from casc_core.storage.files import require_writable, write_whole
 from casc_core.storage.json_files import write_json
 from casc_lab.progress import Progress
 
+NAME = "as_trained.json"
+
 
 @dataclass(frozen=True)
 class Case:
-    """One number of levels.
+    """One number of levels, on the images so far.
 
     Attributes:
         neurons: compared, over all images. spikes: counts that are not the reference's level.
-        faults: levels of the reference that are neither the network's in float64 nor a tie; ties.
+        faults: levels of the reference, and logits, that are neither the network's in float64 nor a tie; ties.
         logits, predictions: images whose logits, or class, differ from the network's in float64.
         float32_neurons, float32_logits, float32_predictions: that float32 itself changes.
-        trained, calibrated, spiking: accuracy in percent, of the plain network, the quantised one, and in spikes.
+        trained, calibrated, spiking: images that are classified right, by the plain network, the quantised one, in spikes.
         steps: until the last image is silent.
         memory: of the process so far, in GiB.
     """
 
     q: int
-    images: int
-    neurons: int
-    exact: bool
-    spikes: int
-    faults: int
-    ties: int
-    logits: int
-    predictions: int
-    float32_neurons: int
-    float32_logits: int
-    float32_predictions: int
-    trained: float
-    calibrated: float
-    spiking: float
-    steps: int
-    seconds: float
-    memory: float
+    images: int = 0
+    neurons: int = 0
+    spikes: int = 0
+    faults: int = 0
+    ties: int = 0
+    logits: int = 0
+    predictions: int = 0
+    float32_neurons: int = 0
+    float32_logits: int = 0
+    float32_predictions: int = 0
+    trained: int = 0
+    calibrated: int = 0
+    spiking: int = 0
+    inexact: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+    memory: float = 0.0
+
+    def plus(self, other: Case) -> Case:
+        """With those of further images."""
+        largest = {name: max(getattr(self, name), getattr(other, name)) for name in ("q", "steps", "memory")}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in largest]
+        return Case(**largest, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 def options() -> argparse.Namespace:
@@ -95,7 +106,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Verify one number of levels after another, writing after each."""
+    """Verify one number of levels after another, writing after each batch; the same command again goes on from there."""
     args = options()
     require_writable(args.out)
     data = load_images(args.data, limit_test=args.limit)
@@ -103,55 +114,69 @@ def main() -> None:
         data = dataclasses.replace(data, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     model = build(args.model, len(data.classes)).eval()
     load_weights(model, args.weights)
-    cases: list[Case] = []
+    left_out = ("q", "out")
+    run = {name: str(value) for name, value in vars(args).items() if name not in left_out} | {"data": data.source}
+    cases = found(args.out / NAME, run)
     for q in map(int, args.q.split(",")):
-        cases.append(verified(model, data, q, args))
-        facts = {"machine": machine(), "data": data.source, "model": args.model, "weight_bits": args.weight_bits}
-        write_json(args.out / "as_trained.json", facts | {"cases": [dataclasses.asdict(case) for case in cases]})
-        write_whole(args.out / "as_trained.md", markdown(cases))
-    print(markdown(cases))
-    if not all(case.exact for case in cases):
+        for case in verified(model, data, cases.get(q, Case(q)), args):
+            cases[q] = case
+            told = [dataclasses.asdict(each) for each in cases.values()]
+            write_json(args.out / NAME, {"machine": machine(), "run": run, "cases": told})
+            write_whole(args.out / "as_trained.md", markdown(list(cases.values())))
+    print(markdown(list(cases.values())))
+    if any(case.inexact for case in cases.values()):
         sys.exit("NOT EXACT")
 
 
-def verified(model: nn.Module, data: ImageData, q: int, args: argparse.Namespace) -> Case:
-    """Calibrate, convert and verify, batch by batch."""
-    started = time.perf_counter()
+def found(file: Path, run: dict[str, str]) -> dict[int, Case]:
+    """What an earlier run with the same options has left, by levels."""
+    if not file.is_file():
+        return {}
+    left = json.loads(file.read_text(encoding="utf-8"))
+    return {case["q"]: Case(**case) for case in left["cases"]} if left["run"] == run else {}
+
+
+def verified(model: nn.Module, data: ImageData, case: Case, args: argparse.Namespace) -> Iterator[Case]:
+    """Calibrate, convert and verify, batch by batch; gives what there is after each."""
+    if case.images >= len(data.test):
+        return
     some = data.train.balanced(args.calibrate).images
     parts = [normalise(part, data.mean, data.std) for part in some.split(args.batch)]
-    calibrated = casc_core.calibrate(model, parts, q=q).model
-    numerics = casc_core.AsTrained() if args.weight_bits is None else casc_core.Exact(args.weight_bits)
-    snn = casc_core.convert(calibrated, numerics=numerics)
-    reports: list[EquivalenceReport] = []
-    right = dict.fromkeys((model, calibrated, snn), 0)
-    with torch.no_grad(), Progress(-(-len(data.test) // args.batch), f"q={q}") as progress:
-        for images, labels in batches(data, args.batch):
-            reports.append(casc_core.verify(snn, images))
-            exact = sum(report.exact for report in reports)
-            progress.advance(f"{exact} of them exact")
-            for network in right:
-                answer = snn.reference(images) if network is snn else network(images)
-                right[network] += int((answer.argmax(1) == labels).sum())
-    report = combine_reports(reports)
-    print(f"\n{report}", file=sys.stderr, flush=True)
-    assert report.lowering is not None
-    assert report.grid is not None
-    assert report.float32 is not None
-    ours, float32 = report.grid, report.float32
+    calibrated = casc_core.calibrate(model, parts, q=case.q).model
+    snn = casc_core.convert(calibrated, numerics=of_bits(args.weight_bits))
+    done, total = case.images // args.batch, -(-len(data.test) // args.batch)
+    with torch.no_grad(), Progress(total, f"q={case.q}", done=done) as progress:
+        for images, labels in batches(data, args.batch, case.images):
+            started = time.perf_counter()
+            report = casc_core.verify(snn, images)
+            if not report.exact:
+                print(f"\n{report}", file=sys.stderr, flush=True)
+            answers = (model(images), calibrated(images), snn.reference(images))
+            right = [int((answer.argmax(1) == labels).sum()) for answer in answers]
+            case = case.plus(of(report, case.q, right, time.perf_counter() - started))
+            progress.advance(f"{case.inexact} not exact")
+            yield case
+
+
+def of(report: EquivalenceReport, q: int, right: list[int], seconds: float) -> Case:
+    """The figures of a report."""
+    lowering, ours, float32 = report.lowering, report.grid, report.float32
+    assert lowering is not None
+    assert ours is not None
+    assert float32 is not None
     return Case(
-        q, len(data.test), sum(layer.neurons for layer in report.layers.values()), report.exact,
-        sum(layer.mismatches for layer in report.layers.values()),
-        sum(layer.wrong for layer in report.lowering.layers.values()), report.lowering.ties, ours.logits,
-        ours.predictions or 0, sum(float32.layers.values()), float32.logits, float32.predictions or 0,
-        *(round(100.0 * count / len(data.test), 2) for count in right.values()), int(report.silent_at.max()),
-        round(time.perf_counter() - started, 1),
+        q, len(report.silent_at), sum(layer.neurons for layer in report.layers.values()),
+        sum(layer.mismatches for layer in report.layers.values()), sum(layer.wrong for layer in lowering.layers.values()),
+        lowering.ties, ours.logits, ours.predictions or 0, sum(float32.layers.values()), float32.logits,
+        float32.predictions or 0, *right, int(not report.exact), round(seconds, 1), int(report.silent_at.max()),
         round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     )  # fmt: skip
 
 
-def batches(data: ImageData, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The test images, normalised, and their labels."""
-    for images, labels in zip(data.test.images.split(size), data.test.labels.split(size), strict=True):
+def batches(data: ImageData, size: int, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The test images behind those that are done, normalised, and their labels."""
+    left = data.test.images[done:].split(size), data.test.labels[done:].split(size)
+    for images, labels in zip(*left, strict=True):
         yield normalise(images, data.mean, data.std), labels
 
 
@@ -169,13 +194,17 @@ def markdown(cases: list[Case]) -> str:
         "float32 against float64: levels": [f"{case.float32_neurons:,}" for case in cases],
         "float32 against float64: logits of images": [f"{case.float32_logits:,}" for case in cases],
         "float32 against float64: predictions": [f"{case.float32_predictions:,}" for case in cases],
-        "accuracy as trained, with ReLU (%)": [f"{case.trained:.2f}" for case in cases],
-        "accuracy calibrated (%)": [f"{case.calibrated:.2f}" for case in cases],
-        "accuracy in spikes (%)": [f"{case.spiking:.2f}" for case in cases],
+        "accuracy as trained, with ReLU (%)": [_percent(case.trained, case) for case in cases],
+        "accuracy calibrated (%)": [_percent(case.calibrated, case) for case in cases],
+        "accuracy in spikes (%)": [_percent(case.spiking, case) for case in cases],
         "steps until the last image is silent": [str(case.steps) for case in cases],
     }
     header, *body = [[name, *values] for name, values in rows.items()]
     return markdown_table([header, *body]) + "\n"
+
+
+def _percent(right: int, case: Case) -> str:
+    return f"{100.0 * right / case.images:.2f}"
 
 
 if __name__ == "__main__":

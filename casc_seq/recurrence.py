@@ -127,11 +127,13 @@ class Recurrence(Op, saved_as="Recurrence"):
 
     def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
         """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
-        drive, exponent = current.lazy_drive, self.settings["exponent"]
-        if not isinstance(drive, Tensor):
+        exponent = self.settings["exponent"]
+        if isinstance(current.lazy_drive, TableRows):
+            return current
+        drive = current.drive_on_grid(run.numerics, exponent)
+        if drive is None:
             return current
         begins, each = (0.0 if extra is None else largest(extra) for extra in (potential, initial))
-        drive = run.numerics.snap(drive, exponent)
         drive = run.held(drive, current.bound + self.reach + self.settings["threshold"] + each, begins, exponent)
         return replace(current, lazy_drive=drive)
 

@@ -24,6 +24,7 @@ CANDIDATES, RATIO = 32, 0.9
 SCALES = (0.9, 1.0 / 0.9)
 """What the thresholds of a layer are scaled by, again and again while that helps."""
 MOST_SCALINGS, SAMPLES_FOR_SCALES = 4, 256
+"""Of 128, 256 and 512 samples, 256 left the least error on other images (ResNet20 on CIFAR-10, q = 8, two draws)."""
 
 
 @dataclass

@@ -57,7 +57,7 @@ EXPECTED_TERMS = 2.0**8
 UNHELD = 2.0**8
 # As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
 MOST_TERMS = 2**16
-MOST_SHARED_TERMS = 2**12
+MOST_SHARED_TERMS = 2**14
 
 
 @dataclass(frozen=True)
@@ -491,6 +491,8 @@ def level_thresholds(
     if isinstance(numerics, Stretch):  # what lies on no finer grid needs none
         grid = max(numerics.grid, min(grid, *map(_binary_exponent, thresholds)))
     grid = grid if exponent is None else min(grid, exponent)
+    if not numerics.is_exact:
+        return list(map(float, thresholds)), grid
     return [math.ldexp(round(threshold / Fraction(2) ** grid), grid) for threshold in thresholds], grid
 
 

@@ -40,8 +40,10 @@ def _clip(module: nn.Module, q: int, threshold: float) -> CQReLU | Rounded:
 
 
 def _leaky(module: nn.Module, q: int, threshold: float) -> LeakyCQReLU:
-    slope = module.weight if isinstance(module, nn.PReLU) else getattr(module, "negative_slope")  # noqa: B009
-    return LeakyCQReLU(q, threshold, slope)
+    if isinstance(module, nn.PReLU):
+        return LeakyCQReLU(q, threshold, module.weight)
+    assert isinstance(module, nn.LeakyReLU)
+    return LeakyCQReLU(q, threshold, module.negative_slope)
 
 
 def _squashing(function: str) -> Replacement:
@@ -87,7 +89,10 @@ def prepare(
     trainable_threshold: bool = False,
     half_step: bool = False,
 ) -> nn.Module:
-    """A trainable copy of `model` in which tanh and ReLU, as modules or functions, are CQReLU. `model` is left alone.
+    """A trainable copy of `model` whose activations, modules or functions, have levels. `model` is left alone.
+
+    ReLU and what clips like it become CQReLU; sigmoid, tanh, hardsigmoid, hardtanh and softsign become `Rounded`; leaky
+    ReLUs become two CQReLUs, and Hardswish and SiLU the product of two rounded activations.
 
     Activations of parameters and buffers alone stay what they are. Of a model that `torch.compile`, `DataParallel`,
     `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken. Weights carry over, recurrent layers become
@@ -100,8 +105,8 @@ def prepare(
         adapter: a name such as "rnn", an `Adapter`, or None to pick by the model's modules.
         q: levels of every activation, at least 1. More levels are finer, and take more time steps. CQReLU activations
             that `model` has already get them too.
-        threshold: largest activation; None: 1, the upper end of a ReLU6 or Hardtanh, or what a CQReLU activation has
-            already.
+        threshold: largest activation; None: 1, 3 for Hardswish and SiLU, the upper end of a ReLU6 or Hardtanh, or what a
+            CQReLU activation has already. Other rounded activations have ends of their own.
         trainable_threshold: the threshold of each CQReLU is a parameter of its own, which starts there.
         half_step: activations are rounded to the nearest level instead of down; with trainable thresholds, this is QCFS
             (Bu et al. 2022, "Optimal ANN-SNN Conversion").

@@ -13,7 +13,7 @@ from casc_core.reporting.series import last_repeated, zero_padded
 
 def final_readout(output: Signal, run: Run, program: Program) -> Tensor:
     """The logits `[batch, classes]` after all steps of a run."""
-    return _logits(output.train.sum(0, dtype=torch.float64), output, run.total, run, program)
+    return _logits(output.total, output, run.total, run, program)
 
 
 def readouts(output: Signal, run: SpikingRun, steps: int, program: Program) -> Tensor:

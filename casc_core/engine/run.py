@@ -18,6 +18,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.neuron_loop import Threshold, scan
 from casc_core.engine.recording.recorder import Recorder
+from casc_core.engine.signal import without_repeats
 from casc_core.errors import ConfigError, ExactnessError, InputError
 from casc_core.neuron import LevelThresholds, Neuron, next_step
 from casc_core.numerics import FLOAT64_UNITS, AsTrained, Numerics, largest
@@ -106,12 +107,22 @@ class Run(ABC):
         Args:
             reach: largest current for each spike, and the largest threshold. begins: the largest potential before the first
                 step.
+
+        Raises:
+            InputError: it is not finite.
         """
         if not isinstance(self.numerics, AsTrained):
             return drive
         unit = math.ldexp(1.0, exponent)
         most = math.ceil(((self.total + 2) * reach + begins) / unit) * unit
-        return drive.clamp(-most, most) if largest(drive) > most else drive
+        each = without_repeats(drive)
+        strongest = largest(each)
+        if not math.isfinite(strongest):
+            raise InputError(
+                f"currents that real-valued inputs cause must be finite; one is {strongest:g}. Scale the inputs, and the "
+                "first layer's weights the other way"
+            )
+        return each.clamp(-most, most).expand(drive.shape) if strongest > most else drive
 
     def potential_dtype(self, bound: float, drive: float, threshold: float, exponent: int, what: str) -> torch.dtype:
         """Type in which a population's potential is exact, spikes and drive being bounded so per wake step."""

@@ -52,6 +52,9 @@ class LazyTrain(Protocol):
     def tensor(self) -> Tensor:
         """The train; computed once."""
 
+    def total(self) -> Tensor:
+        """Its sum over all steps, float64."""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -78,6 +81,12 @@ class Signal:
     def train(self) -> Tensor:
         """The train `[steps, *shape]`."""
         return self.lazy_train if isinstance(self.lazy_train, Tensor) else self.lazy_train.tensor()
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the train over all steps `[*shape]`, float64."""
+        train = self.lazy_train
+        return train.sum(0, dtype=torch.float64) if isinstance(train, Tensor) else train.total()
 
     @property
     def device(self) -> torch.device:

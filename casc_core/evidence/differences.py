@@ -12,8 +12,8 @@ from torch import Tensor
 from casc_core.evidence.ann_evaluation import LogitsAndLevels
 from casc_core.reporting.predictions import differing, with_batch
 
-# Relative to a sample's largest logit; a level that moves is seen in far more than that.
-_ROUNDED = 2.0**-16
+# Of a sample's largest logit: differences up to this are those of rounding; a level that moves is seen in far more.
+LOGIT_ROUNDING = 2.0**-16
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Differences:
     def sentence(self, what: str, samples: int) -> str:
         """In a line; `what` has made the change.
 
-        >>> Differences(100, {"1": 0, "3": 2}, 1, 0, 0.25).sentence("the 8-bit grid", 16)
-        "the 8-bit grid moved 2 of 100 neurons, from layer '3' on, logits of 1 and predictions of 0 of 16 samples, by up to 0.25"
+        >>> Differences(100, {"1": 0, "3": 2}, 1, 0, 0.25).sentence("the grid", 16)
+        "the grid moved 2 of 100 neurons, from layer '3' on, logits of 1 and predictions of 0 of 16 samples, by up to 0.25"
         """
         first = "" if self.first_layer is None else f", from layer {self.first_layer!r} on"
         what += f" moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}"
@@ -73,9 +73,19 @@ def differences(before: LogitsAndLevels, after: LogitsAndLevels, samples: int) -
 
 def _moved(own: Tensor, other: Tensor) -> int:
     """Samples of which some logit differs by more than float32 may round it."""
-    off, size = (each.reshape(len(own), -1) for each in (absolute_difference(own, other), own.abs()))
-    largest = torch.where(size.isfinite(), size, 0.0).amax(1, keepdim=True)
-    return int((~(off <= _ROUNDED * largest)).any(1).sum())
+    alike = absolute_difference(own, other) <= LOGIT_ROUNDING * largest_logits(own)
+    return int((~alike).reshape(len(own), -1).any(1).sum())
+
+
+def largest_logits(logits: Tensor) -> Tensor:
+    """The largest magnitude in each sample, in a shape that broadcasts against `logits`; infinities left out.
+
+    >>> largest_logits(torch.tensor([[1.0, -3.0], [-math.inf, 2.0]]))
+    tensor([[3.],
+            [2.]])
+    """
+    size = torch.where(logits.isfinite(), logits.abs(), 0.0)
+    return size.flatten(1).amax(1).reshape(-1, *[1] * (logits.dim() - 1)) if logits.dim() > 1 else size
 
 
 def absolute_difference(a: Tensor, b: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from casc_core.engine.float64 import widened
 from casc_core.engine.program import READOUT
 from casc_core.errors import ConfigError, ExactnessError
 from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann, run_observed
-from casc_core.evidence.differences import absolute_difference
+from casc_core.evidence.differences import LOGIT_ROUNDING, absolute_difference, largest_logits
 from casc_core.evidence.lowering_report import GRID, Fault, LayerLowering, LoweringReport
 from casc_core.evidence.rounding_error import Magnitudes
 from casc_core.numerics import AsTrained
@@ -32,7 +33,7 @@ from casc_core.spiking_model import SpikingModel
 
 # A logit of the reference is a float32 number: it is rounded by at most this, relative to itself.
 _FLOAT32 = 2.0**-24
-# Logits nearer than this, relative to the largest, are taken for equal without further proof.
+# Logits nearer than this, relative to the largest of a sample, are taken for equal without further proof.
 _LOGITS = 1e-9
 
 
@@ -66,8 +67,8 @@ def held_against_ann(snn: SpikingModel, reference: LogitsAndLevels, named: Mappi
     lowered = lowered_in_float64(snn, (), named)
     without_grid = _Held(snn, lowered, named)
     own = without_grid.left_to_itself()
-    if as_trained and without_grid.report.exact:
-        return HeldAgainstANN(replace(held.report, at_fault=GRID), own, own)
+    if as_trained and without_grid.report.exact:  # so it is the grid, on which logits may be a little coarser
+        return HeldAgainstANN(replace(held.reported(LOGIT_ROUNDING), at_fault=GRID), own, own)
     return HeldAgainstANN(without_grid.report, own, own if as_trained else lowered)
 
 
@@ -141,10 +142,11 @@ class _Held:
     def __init__(self, snn: SpikingModel, against: LogitsAndLevels, named: Mapping[str, Any]) -> None:
         assert snn.ann is not None
         self._ann, self._q, self._named, self._against = snn.ann, snn.settings.levels, named, against
+        self._readout_error = _readout_error(snn, named)
         self._layers: dict[str, _Layer] = {}
         self._by_output: list[str] = []
         self._logits = run_observed(self._ann, self._q, (), named, self._compare, float64=True)
-        self.report = self._reported()
+        self.report = self.reported(_LOGITS)
 
     def left_to_itself(self) -> LogitsAndLevels:
         """The network in float64, nothing held."""
@@ -177,27 +179,29 @@ class _Held:
         seen = zip(names, before, strict=False)
         return output, {name: each for name, each in seen if name in self._against.levels}
 
-    def _reported(self) -> LoweringReport:
+    def reported(self, of_logits: float) -> LoweringReport:
+        """What was found, logits of a sample being alike within so much of its largest."""
         own, found = self._logits, self._against.logits
         alike = own.shape == found.shape
         off = absolute_difference(own, found.double()) if alike else torch.full((1,), torch.inf)
-        allowed = self._allowed(own) if alike else off
+        allowed = self._allowed(own, of_logits) if alike else off
         errors: dict[str, Tensor] = {}
         if any(layer.differs for layer in self._layers.values()) or (alike and not bool((off <= allowed).all())):
-            errors, of_logits = self._errors()
-            allowed = allowed + of_logits if of_logits.shape == allowed.shape else allowed
+            errors, further = self._errors
+            allowed = allowed + further if further.shape == allowed.shape else allowed
         layers = {name: layer.compared(name, errors.get(name)) for name, layer in self._layers.items()}
         layers[READOUT] = _readout(own, found, ~(off <= allowed)) if alike else _other_shape(own, found)
         apart = tuple(name for name in self._against.levels if name not in self._layers)
         return LoweringReport(layers, float(off.max()), tuple(self._by_output), apart)
 
-    def _allowed(self, own: Tensor) -> Tensor:
-        """How far logits may be off by the last rounding alone."""
-        finite = own[own.isfinite()]
-        largest = float(finite.abs().max()) if finite.numel() else 0.0
-        rounded = 0.0 if self._against.logits.dtype == torch.float64 else _FLOAT32
-        return own.abs() * rounded + _LOGITS * largest
+    def _allowed(self, own: Tensor, of_logits: float) -> Tensor:
+        """How far logits may be off by the last roundings alone, or by so much of the largest in their sample."""
+        largest = largest_logits(own)
+        if self._against.logits.dtype == torch.float64:
+            return largest * of_logits
+        return own.abs() * _FLOAT32 + largest * of_logits + (largest * LOGIT_ROUNDING).clamp_max(self._readout_error)
 
+    @cached_property
     def _errors(self) -> tuple[dict[str, Tensor], Tensor]:
         """How far float64 may be off: of the activations that differ, by layer, in levels; and of the logits."""
         errors: dict[str, Tensor] = {}
@@ -216,6 +220,13 @@ class _Held:
         logits = run_observed(self._ann, self._q, (), self._named, see, float64=True, within=magnitudes)
         of_logits = logits * magnitudes.relative_error
         return errors, torch.where(of_logits.isfinite(), of_logits, 0.0)
+
+
+def _readout_error(snn: SpikingModel, named: Mapping[str, Any]) -> float:
+    """How far the reference's logits may be off because the weights of one map, the last, are on a grid."""
+    program, weights = snn.program_for(frozenset(named)), (op.tensors().get("weight") for op in snn.operations())
+    terms = max((weight[0].numel() for weight in weights if weight is not None and weight.dim() > 1), default=1)
+    return abs(program.scale) * 2.0**program.exponent * (terms + 1) / 2
 
 
 def _readout(own: Tensor, found: Tensor, differing: Tensor) -> LayerLowering:

@@ -105,7 +105,10 @@ class LoweringReport:
         fault = self.first_fault
         if fault is None:
             tied = f", {self.ties:,} of them ties" if self.ties else ""
-            return f"lowering: all {self.neurons:,} neurons and the logits are your network's in float64{tied}{apart}"
+            return (
+                f"lowering: all {self.neurons:,} neurons are your network's in float64{tied}, the logits to within "
+                f"{self.max_logit_difference:.2g}{apart}"
+            )
         what = "logits" if fault.name == READOUT else "neurons"
         more = sum(1 for layer in self.layers.values() if layer.wrong) - 1
         further = f"; {more} more layers" if more else ""

@@ -1,4 +1,4 @@
-"""CQReLU against its definition, on every array library; its gradient by hand."""
+"""CQReLU against its definition, on every array library; its gradient by hand; rounded activations likewise."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import array_api_strict
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casc_core import ConfigError, CQReLU, cq_relu
+from casc_core import ConfigError, CQReLU, Rounded, cq_relu
 
 
 def by_definition(x: float, q: int, threshold: float) -> float:
@@ -81,3 +82,67 @@ def test_bad_levels_are_refused_and_quoted(make, q):
 def test_bad_thresholds_are_refused(threshold):
     with pytest.raises(ConfigError, match="threshold must be positive and finite"):
         CQReLU(2, threshold)
+
+
+FUNCTIONS = {
+    "sigmoid": (torch.sigmoid, 0), "tanh": (torch.tanh, -1), "hardsigmoid": (F.hardsigmoid, 0),
+    "hardtanh": (F.hardtanh, -1), "softsign": (F.softsign, -1),
+}  # fmt: skip
+
+
+@given(
+    name=st.sampled_from(list(FUNCTIONS)),
+    q=st.integers(1, 64),
+    threshold=st.sampled_from((0.5, 1.0, 3.0)),
+    values=st.lists(st.floats(-12, 12), min_size=1, max_size=20),
+)
+def test_rounded_is_the_nearest_level_and_counts_its_thresholds(name, q, threshold, values):
+    function, lowest = FUNCTIONS[name]
+    x = torch.tensor(values, dtype=torch.float64)
+    module = Rounded(q, name, threshold)
+    y, exact = module(x), threshold * function(x / threshold)
+    assert float((y - exact).abs().max()) <= threshold / (2 * q) * (1 + 1e-12)
+    levels = (y * q / threshold).round()
+    torch.testing.assert_close(y, levels * threshold / q, rtol=0, atol=1e-12)
+    assert int(levels.min()) >= lowest * q
+    assert module.ranges() == ((lowest * q, q),)
+    thresholds = torch.tensor([float(each) for each in module.thresholds()], dtype=torch.float64)
+    assert len(thresholds) == q - lowest * q
+    assert bool((thresholds.diff() > 0).all())
+    counted = lowest * q + (thresholds <= (q * x)[:, None]).sum(1)
+    near = (thresholds - (q * x)[:, None]).abs().min(1).values < 1e-9 * q
+    assert bool((near | (counted == levels)).all())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_rounded_trains_with_the_gradient_of_the_function(name):
+    x = torch.linspace(-3.5, 3.5, 29, dtype=torch.float64, requires_grad=True)
+    upstream = torch.arange(29.0, dtype=torch.float64)
+    Rounded(4, name, 2.0)(x).backward(upstream)
+    found, x.grad = x.grad, None
+    (2.0 * FUNCTIONS[name][0](x / 2.0)).backward(upstream)
+    torch.testing.assert_close(found, x.grad)
+
+
+def test_what_rounded_observes():
+    x = torch.tensor([-2.0, 0.3, 2.0])
+    module = Rounded(4, "tanh")
+    y, [z] = module.observed([None], x)
+    assert torch.equal(y, module(x))
+    torch.testing.assert_close(z, 4 * torch.tanh(x) + 0.5)
+    given, _ = module.observed([torch.tensor([-4, 0, 3])], x)
+    assert given.tolist() == [-1.0, 0.0, 0.75]
+    assert module.observed([torch.tensor([1, 2])], x)[0].tolist() == y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, "tanh"), "q, the number of levels"),
+        ((4, "gelu"), "Rounded takes 'sigmoid'.*got 'gelu'"),
+        ((4, "tanh", 0), "threshold"),
+    ],
+)
+def test_what_rounded_does_not_take(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Rounded(*arguments)

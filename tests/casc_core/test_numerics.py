@@ -87,6 +87,12 @@ def test_bad_weight_bits(bits):
         Exact(bits)
 
 
+def test_inputs_that_enter_unrounded_are_none_of_a_grid():
+    assert torch.equal(AsTrained().drive(torch.tensor([0.1]), None), torch.tensor([0.1]).double())
+    with pytest.raises(ExactnessError, match=r"unrounded, and Exact\(weight_bits=8\) sums them on a grid: convert"):
+        Exact(8).drive(torch.ones(1), None)
+
+
 def test_numerics_by_name():
     assert as_numerics("exact") == Exact()
     assert as_numerics("as trained") == AsTrained()

@@ -209,7 +209,7 @@ class SpikingNode(Node):
 
     @cached_property
     def is_mapped(self) -> bool:
-        """Whether it is behind a map of spikes, without neurons between them."""
+        """Whether its spikes are on a grid that a map has chosen, without neurons between them."""
         return any(node.is_mapped for node in self.sources)
 
 

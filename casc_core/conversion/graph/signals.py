@@ -205,6 +205,10 @@ class Maximum(SignalNode):
     def has_spikes(self) -> bool:
         return True
 
+    @cached_property
+    def is_mapped(self) -> bool:
+        return self.x.is_mapped or not self.x.has_spikes  # real-valued input is put on a grid
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).maximum()
 

@@ -33,6 +33,7 @@ from casc_core.conversion.graph import (
     scale_of,
 )
 from casc_core.conversion.graph.signals import must_be_rescaled
+from casc_core.conversion.grids import Onward
 from casc_core.engine.ops import AdaptiveAveragePool, AveragePool, Layout, MaxPool
 from casc_core.engine.ops import Sum as SumOver
 
@@ -47,14 +48,14 @@ def composed(node: Node) -> Node:
     if isinstance(node, (LinearMap, ConvolutionMap)):
         return _map(node)
     if isinstance(node, Applied):
-        return _behind_pool(node)
+        return _applied(node)
     if isinstance(node, Concatenation):
         return _concatenation(node)
     return _compared(node) if isinstance(node, Population) else node
 
 
 def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
-    if isinstance(node.x, Sum) and _is_better_apart(node, node.x) and _are_alike(node, node.x.a, node.x.b):
+    if isinstance(node.x, Sum) and _is_better_apart(node, node.x) and _are_alike(node, node.x):
         a, b = (replace(node, x=node.x.a), replace(node, x=node.x.b, bias=None))
         return Sum(_map(a), _map(b), place=node.place)
     if isinstance(node, ConvolutionMap) and isinstance(node.x, Applied):
@@ -72,12 +73,14 @@ def _together(first: MapNode, then: LinearMap | ConvolutionMap) -> MapNode | Non
     return None if one is None or one.weight.numel() > max(LARGEST_MAP, apart) else one
 
 
-def _is_better_apart(node: LinearMap | ConvolutionMap, x: Node) -> bool:
-    """Whether a map of the sum of signals is better taken of each: one is a map itself, or they differ in scale."""
+def _is_better_apart(node: LinearMap | ConvolutionMap, x: SignalNode) -> bool:
+    """Whether a map of the sum of signals is better taken of each: it takes in a map or factors before one of them."""
     if isinstance(x, Sum):
-        return must_be_rescaled((x.a, x.b)) or any(_is_better_apart(node, each) for each in (x.a, x.b))
+        return _is_of_several_scales(x) or any(_is_better_apart(node, each) for each in (x.a, x.b))
     before = as_map(x)
-    return before is not None and before.x.has_spikes and _together(before, node) is not None
+    if before is None:
+        return isinstance(node, LinearMap) and _behind_flattening(replace(node, x=x)).x is not x
+    return before.x.has_spikes and _together(before, node) is not None
 
 
 def _across_mean(node: ConvolutionMap, mean: Applied) -> SignalNode:
@@ -99,13 +102,42 @@ def _is_mean(node: Applied) -> bool:
     return _pools(node) and (not isinstance(node.op, SumOver) or bool(node.op.settings["mean"]))
 
 
-def _are_alike(node: MapNode, a: SignalNode, b: SignalNode) -> bool:
+def _is_of_several_scales(x: Sum) -> bool:
+    """Whether factors of many bits bring what it adds together."""
+    factors = (_channel_factors(each) for each in (x.a, x.b))
+    return must_be_rescaled((x.a, x.b)) or any(each is not None and Onward.of(each.factor).maps > 0 for each in factors)
+
+
+def _are_alike(node: MapNode, x: Sum) -> bool:
     """Whether the two that a map reads the sum of are known to be of one shape, where that matters."""
+    a, b = x.a, x.b
+    if _has_shape_of(a, b):
+        return True
     axis = 1 if isinstance(node, ConvolutionMap) else -1
     widths = [_width(each, axis) for each in (a, b)]
     if None in widths or len(set(widths)) > 1:
         return False
     return not isinstance(node, ConvolutionMap) or _is_pointwise(node) or _sized_as(a) is _sized_as(b)
+
+
+def _has_shape_of(a: Node, b: Node) -> bool:
+    """Whether two signals are known to be of one shape: both were made of one by what leaves its shape, or by the same."""
+    while True:
+        a, b = _entry_by_entry(a), _entry_by_entry(b)
+        if a is b:
+            return True
+        if not (isinstance(a, Applied) and isinstance(b, Applied)) or a.op is not b.op or a.args[1:] != b.args[1:]:
+            return False
+        if a.kwargs != b.kwargs:
+            return False
+        a, b = a.args[0], b.args[0]
+
+
+def _entry_by_entry(x: Node) -> Node:
+    """What `x` was made of, entry by entry."""
+    while isinstance(x, (Factor, Population, LevelPopulation)) or (isinstance(x, Normalisation) and x.axis is not None):
+        x = x.x
+    return x
 
 
 def _sized_as(x: Node) -> Node:
@@ -207,6 +239,15 @@ def _flattens(node: Applied) -> bool:
     return isinstance(batch.args[0], AttributeOf) and batch.args[0].name == "shape"
 
 
+def _applied(node: Applied) -> SignalNode:
+    """Sums and moves of a sum of several scales, as the sum of theirs, so that a map ahead can take the scales in."""
+    x = node.args[0] if isinstance(node.op, (AveragePool, AdaptiveAveragePool, SumOver, Layout)) else None
+    if not isinstance(x, Sum) or not _is_of_several_scales(x) or not _has_shape_of(x.a, x.b):
+        return _behind_pool(node)
+    a, b = (_applied(replace(node, args=(each, *node.args[1:]))) for each in (x.a, x.b))
+    return Sum(a, b, place=node.place)
+
+
 def _behind_pool(node: Applied) -> SignalNode:
     """An average before the factors of its channels."""
     before = _channel_factors(node.args[0]) if _pools(node) else None
@@ -223,9 +264,32 @@ def _pools(node: Applied) -> bool:
     dims = dims if isinstance(dims, (tuple, list)) else [dims]
     if not all(isinstance(dim, int) for dim in dims):
         return False
-    origin = _origin(node.inputs[0], 1) if min(dims) < 0 else None
-    rank = 0 if origin is None or origin.rank is None else origin.rank
+    rank = 0 if min(dims) >= 0 else _rank(node.inputs[0]) or 0
     return all((dim if dim >= 0 else dim + rank) >= 2 for dim in dims)
+
+
+def _rank(x: Node) -> int | None:
+    """How many dimensions a signal has, if a convolution says so."""
+    while not isinstance(x, MapNode):
+        if isinstance(x, (Sum, Product)):
+            ranks = [_rank(each) for each in (x.a, x.b)]
+            return None if None in ranks else max(rank or 0 for rank in ranks)
+        if not (
+            isinstance(x, (Factor, Population, LevelPopulation, Normalisation)) or _keeps_channels(x) or _keeps_rank(x)
+        ):
+            return None
+        x = x.inputs[0]
+    return x.rank
+
+
+def _keeps_rank(x: Node) -> bool:
+    """Whether it pads, or takes every so-manieth entry."""
+    if not isinstance(x, Applied) or not isinstance(x.op, Layout):
+        return False
+    if x.op.settings["function"] == "F.pad":
+        return True
+    index = x.args[1] if x.op.settings["function"] == "operator.getitem" else None
+    return isinstance(index, tuple) and all(isinstance(each, slice) for each in index)
 
 
 def _concatenation(node: Concatenation) -> SignalNode:
@@ -265,11 +329,13 @@ def _width(x: Node, axis: int | None) -> int | None:
 
 
 def _origin(x: Node, axis: int | None) -> MapNode | None:
-    """The map whose outputs are the channels (axis 1), or the features (axis -1), of `x`."""
+    """A map of as many outputs, of as many dimensions, as `x` has channels (axis 1) or features (axis -1)."""
     while not isinstance(x, MapNode):
-        if isinstance(x, Product):
-            a, b = (_origin(each, axis) for each in (x.a, x.b))
-            return a if a is not None and b is not None and len(a.weight) == len(b.weight) else None
+        if isinstance(x, (Sum, Product)):
+            one, other = (_origin(each, axis) for each in (x.a, x.b))
+            if one is None or other is None or len(one.weight) != len(other.weight) or one.rank != other.rank:
+                return None
+            return one
         if not isinstance(x, (Factor, Population, LevelPopulation)) and not (axis == 1 and _keeps_channels(x)):
             return None
         x = x.inputs[0]

@@ -18,7 +18,7 @@ from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
-from casc_core.engine.kernels.rounding import round_to_grid
+from casc_core.engine.kernels.rounding import Reads, SplitWeights, round_sums
 from casc_core.engine.kernels.rows import (
     INT32_UNITS,
     LARGEST_COUNT,
@@ -45,9 +45,11 @@ __all__ = [
     "Margin",
     "PackedConvolution",
     "PackedWeights",
+    "Reads",
     "RecurrentSpikes",
     "Rounding",
     "Sequences",
+    "SplitWeights",
     "agreement",
     "all_instructions",
     "convolution",
@@ -62,7 +64,7 @@ __all__ = [
     "pack_convolution",
     "ready",
     "recurrence",
-    "round_to_grid",
+    "round_sums",
     "rows",
     "scan",
     "scans",

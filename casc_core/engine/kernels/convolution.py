@@ -133,7 +133,7 @@ def pack_convolution(
     rounded = None
     if rounding is None:
         units, exponent = coarsest(weight, exponent)
-    elif rounding.fits:
+    elif rounding.fits(weight):
         rounded = rounding.apply(weight)
         units, exponent = coarsest(rounded.units * 2.0**rounding.exponent, rounding.exponent)
     else:

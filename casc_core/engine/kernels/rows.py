@@ -96,10 +96,9 @@ class Rounding:
     finest: int
     counts: int
 
-    @property
-    def fits(self) -> bool:
-        """Whether the running sums of inputs are counted in int16."""
-        return self.counts <= INT16_UNITS
+    def fits(self, weight: Tensor) -> bool:
+        """Whether the running sums of inputs are counted in int16, and there is room in int32 for next bits of each."""
+        return self.counts <= INT16_UNITS and 2 * self.counts * weight[0].numel() <= INT32_UNITS
 
     def apply(self, weight: Tensor) -> Rounded:
         """Of `weight` `[outputs, ...]`.
@@ -166,7 +165,7 @@ def pack(weight: Tensor, exponent: int, peak: int, rounding: Rounding | None = N
     rounded = None
     if rounding is None:
         units, exponent = coarsest(weight, exponent)
-    elif rounding.fits:
+    elif rounding.fits(weight):
         rounded, exponent = rounding.apply(weight), rounding.exponent
         units = rounded.units
     else:

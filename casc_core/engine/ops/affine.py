@@ -16,9 +16,9 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
-from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
+from casc_core.engine.products.exact_sums import exact_product, largest_row
 from casc_core.engine.products.geometry import Geometry
-from casc_core.engine.products.input_product import InputProduct, LinearSums, Sums
+from casc_core.engine.products.input_product import InputProduct, InputWeights, LinearSums, Sums
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.provenance import Connection, Provenance
@@ -98,7 +98,7 @@ class AffineMap(Op, abstract=True):
             fine = self.fine
             assert fine is not None
             if isinstance(run.numerics, AsTrained) and isinstance(sums, Sums) and signal.divisor is None:
-                return InputProduct(drive, self.wide_fine(), self.fine_limbs, sums, bias, shape)
+                return InputProduct(drive, self.input_weights(), sums, bias, shape)
             exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
             drive = exact_product(run.numerics, drive, fine, *exponents, self.settings["name"], sums)
             drive = run.numerics.drive(drive, self.settings["drive_exponent"])
@@ -108,17 +108,11 @@ class AffineMap(Op, abstract=True):
             drive = bias if drive is None else drive + bias
         return None if drive is None else drive.expand(shape)
 
-    def wide_fine(self) -> Tensor:
-        """The fine weights in float64, kept."""
+    def input_weights(self) -> InputWeights:
+        """What is made of the fine weights, kept."""
         fine = self.fine
         assert fine is not None
-        return self.inputs_cache(fine, "wide", fine.double)
-
-    def fine_limbs(self) -> list[Tensor]:
-        """`weight_limbs` of the fine weights, kept."""
-        fine = self.fine
-        assert fine is not None
-        return self.inputs_cache(fine, "limbs", lambda: weight_limbs(fine))
+        return self.inputs_cache(fine, "split", lambda: InputWeights.of(fine))
 
     @cached_property
     def inputs_cache(self) -> WeightCache:

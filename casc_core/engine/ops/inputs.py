@@ -16,6 +16,7 @@ from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import ATTRIBUTES, DTYPES, FUNCTIONS, call, count_made, followed
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, Whole, settings, tensors
 from casc_core.engine.ops.op import Op
+from casc_core.engine.ops.reduction import finite_reach
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
@@ -100,10 +101,11 @@ class Round(Op):
     takes_fills = True
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        drive = signal.drive
-        return (
-            signal if drive is None else replace(signal, lazy_drive=run.numerics.snap(drive, self.settings["exponent"]))
-        )
+        exponent, drive = self.settings["exponent"], signal.drive
+        if drive is None:
+            return signal
+        run.sum_dtype(run.total + 1, 0.0, finite_reach(drive), exponent, "a maximum over inputs")
+        return replace(signal, lazy_drive=run.numerics.snap(drive, exponent))
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         return signal

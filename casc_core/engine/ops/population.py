@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -92,9 +93,8 @@ class Fire(Op):
         drives = 24 * currents.like.numel() if currents.is_driven else 0
         held = None if currents.train is None else currents.train.held
         # Room for spikes is made in pieces, and they are counted.
-        if (
-            held is not None and follower.compiled and self.thresholds is None
-        ):  # the kernel reads spikes, closely packed
+        of_one_threshold = self.thresholds is None and self.levels is None
+        if held is not None and follower.compiled and of_one_threshold:  # the kernel reads spikes, closely packed
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
@@ -112,7 +112,9 @@ class Fire(Op):
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent)
         if drive is not None:
-            drive = run.held(drive, signal.bound + _threshold_reach(run, scaled), _reach(potential), exponent)
+            # What is held must be beyond a threshold, and not on it.
+            reach = signal.bound + _threshold_reach(run, scaled) + math.ldexp(1.0, exponent)
+            drive = run.held(drive, reach, _reach(potential), exponent)
         signal = replace(signal, lazy_drive=drive)
         train = self._behind_convolutions(run, signal, scaled, potential)
         return self._fired(run, signal, scaled, potential) if train is None else train

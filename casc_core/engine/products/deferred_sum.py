@@ -14,7 +14,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.geometry import Geometry, convolve
 from casc_core.engine.products.weight_cache import WeightCache
-from casc_core.engine.signal import without_repeats
+from casc_core.engine.signal import inverse, memory_order, without_repeats
 from casc_core.numerics import Numerics
 
 # More terms than this are put together first: a population reads every one of them at every step.
@@ -140,6 +140,15 @@ class DeferredSum:
     def tensor(self) -> Tensor:
         """The currents, each term in the cheapest type that provably holds it, the sum likewise."""
         return self._tensor
+
+    def total(self) -> Tensor:
+        """The sum of the currents over all steps, float64: what the filters make of all spikes together."""
+        if self.is_computed:
+            return self._tensor.sum(0, dtype=torch.float64)
+        parts = [
+            _convolved(replace(term, train=_summed(term.train).unsqueeze(0)), torch.float64)[0] for term in self.terms
+        ]
+        return without_plane(sum(parts[1:], parts[0]), self.dims)
 
     @cached_property
     def _tensor(self) -> Tensor:
@@ -282,6 +291,14 @@ class DeferredSum:
         values = with_plane(values, self.dims)
         units = (without_repeats(values) * 2.0**-exponent).round_().to(dtype)
         return units.contiguous().expand(values.shape)
+
+
+def _summed(train: Tensor) -> Tensor:
+    """The sum over the steps."""
+    order = memory_order(train)
+    if train.dtype != torch.int8 or order is None or order[0] != 0 or not kernels.ready(train):
+        return train.sum(0, dtype=torch.float64)
+    return kernels.sum_middle(train.permute(order), 0).permute([dim - 1 for dim in inverse(order)[1:]])
 
 
 def _convolved(term: Term, dtype: torch.dtype) -> Tensor:

@@ -24,7 +24,7 @@ _HIGHEST = 3
 # What is smaller than this is nothing.
 _LOWEST = -400
 # Sums are taken of about so many entries at a time.
-_ENTRIES = 2**18
+AT_ONCE = 2**18
 
 
 def limbs(x: Tensor) -> Iterator[Tensor]:
@@ -99,7 +99,7 @@ def exact_sum(
     return _by_rows(summed, x, _at_once(x.shape, len(parts[0]) / parts[0].shape[1]))
 
 
-def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool) -> Tensor:
+def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:
     """`sums(x)`, sums of entries times whole numbers, the same bits in whatever order they are taken.
 
     With `Exact`, `x` is on a grid on which they are exact.
@@ -132,7 +132,7 @@ def room_for_sums(numerics: Numerics, shape: torch.Size, given: int, growth: flo
 
 def _at_once(shape: torch.Size, growth: float = 1.0) -> int:
     """How many entries of dimension 0 are summed at a time: what is made of them is to stay in a cache."""
-    return max(1, int(_ENTRIES / max(1.0, math.prod(shape[1:]) * max(1.0, growth))))
+    return max(1, int(AT_ONCE / max(1.0, math.prod(shape[1:]) * max(1.0, growth))))
 
 
 def _by_rows(summed: Callable[[Tensor], Tensor], x: Tensor, at_once: int) -> Tensor:

@@ -51,6 +51,11 @@ class Geometry:
             sizes.append((size - reach) // stride + 1)
         return sizes[0], sizes[1]
 
+    def padded(self, x: Tensor) -> Tensor:
+        """`[..., H, W]` with the zeros around it."""
+        top, bottom, left, right = self.padding
+        return F.pad(x, (left, right, top, bottom)) if any(self.padding) else x
+
     def fan_out(self, height: int, width: int) -> Tensor:
         """`[height, width]`: how many output positions each input position reaches; fewer at the borders.
 
@@ -71,10 +76,8 @@ class Geometry:
 
 def patches(x: Tensor, geometry: Geometry) -> Tensor:
     """`[N, OH, OW, C, kh, kw]`: for each output position the inputs `[N, C, H, W]` that it reads, as a view."""
-    top, bottom, left, right = geometry.padding
     out = geometry.output_size(*x.shape[2:])
-    if any(geometry.padding):
-        x = F.pad(x, (left, right, top, bottom))
+    x = geometry.padded(x)
     n, c, y, z = x.stride()
     (sy, sx), (dy, dx) = geometry.stride, geometry.dilation
     shape = (len(x), *out, x.shape[1], *geometry.kernel)

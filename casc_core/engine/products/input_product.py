@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.products.exact_sums import exact_sum, largest_row
-from casc_core.engine.products.geometry import Geometry, convolve, patches
+from casc_core.engine.products.exact_sums import AT_ONCE, LIMB_BITS, exact_sum, largest_row, weight_limbs
+from casc_core.engine.products.geometry import Geometry, convolve
 from casc_core.engine.signal import without_repeats
-from casc_core.numerics import Numerics, largest, on_grid
+from casc_core.numerics import Numerics, binade, largest, on_grid
 
 # Sums are taken of so many products at a time, which bounds how often they round.
 _BLOCK = 64
-# Rounding of one operation in float64, relative.
+# Rounding of one operation in float64, relative; and of an exact sum before it is rounded.
 _ROUNDING = 2.0**-53
+_EXACTLY = 2.0**-80
 # If more than one of so many results has to be summed exactly, all are.
 _RARE = 32
 
@@ -45,8 +46,8 @@ class Sums(ABC):
         """The results, outputs last in memory; `multiply` takes the products of matrices."""
 
     @abstractmethod
-    def reads(self, x: Tensor, weight: Tensor, positions: Tensor, outputs: Tensor) -> Tensor:
-        """`[n, terms]`: the inputs that `n` results are sums of, by where they are but for the output, and their output."""
+    def reads(self, x: Tensor) -> kernels.Reads:
+        """Where the inputs lie that the results are sums of."""
 
 
 class LinearSums(Sums):
@@ -57,8 +58,9 @@ class LinearSums(Sums):
     def __call__(self, x: Tensor, weight: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
         return multiply(x.reshape(-1, x.shape[-1]), weight.T).reshape(*x.shape[:-1], len(weight))
 
-    def reads(self, x: Tensor, weight: Tensor, positions: Tensor, outputs: Tensor) -> Tensor:
-        return x.reshape(-1, x.shape[-1])[positions]
+    def reads(self, x: Tensor) -> kernels.Reads:
+        terms = x.shape[-1]
+        return kernels.Reads(x.contiguous(), 1, 1, (terms, 0, 0, 0), 1, torch.arange(terms, device=x.device))
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,51 @@ class ConvolutionSums(Sums):
         result = result.squeeze(-2) if self.dims == 1 else result
         return result.expand(len(x), *result.shape[1:])
 
-    def reads(self, x: Tensor, weight: Tensor, positions: Tensor, outputs: Tensor) -> Tensor:
-        windows = patches(self._plane(x), self.geometry)
-        height, width = windows.shape[1:3]
-        found = windows[positions // (height * width), positions // width % height, positions % width]
-        groups = self.geometry.groups
-        by_group: Tensor = found.unflatten(1, (groups, -1)).flatten(2)
-        return by_group[torch.arange(len(found), device=x.device), outputs * groups // len(weight)]
+    def reads(self, x: Tensor) -> kernels.Reads:
+        geometry, padded = self.geometry, self.geometry.padded(self._plane(x)).contiguous()
+        channels = padded.shape[1] // geometry.groups
+        by_sample, by_channel, by_row, by_column = padded.stride()
+        (down, across), (dy, dx) = geometry.stride, geometry.dilation
+        each, rows, columns = (
+            torch.arange(size, device=x.device) * by
+            for size, by in zip((channels, *geometry.kernel), (by_channel, dy * by_row, dx * by_column), strict=True)
+        )
+        return kernels.Reads(
+            padded, *replace(geometry, padding=(0, 0, 0, 0)).output_size(*padded.shape[2:]),
+            (by_sample, down * by_row, across * by_column, channels * by_channel), geometry.groups,
+            (each[:, None, None] + rows[:, None] + columns).flatten(),
+        )  # fmt: skip
 
     def _plane(self, x: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1
         x = x[:1] if same else x
         return x.unsqueeze(-2) if self.dims == 1 else x
+
+
+@dataclass(frozen=True)
+class InputWeights:
+    """The weights that real-valued input meets, and what is made of them.
+
+    Attributes:
+        whole: float64, outputs first. limbs: its `weight_limbs`. split: the first of them, and all that is left.
+        row: the largest sum of magnitudes that one output has. rest: that of what is left.
+    """
+
+    whole: Tensor
+    limbs: tuple[Tensor, ...]
+    split: kernels.SplitWeights
+    row: float
+    rest: float
+
+    @classmethod
+    def of(cls, weight: Tensor) -> InputWeights:
+        """Those made of `weight`."""
+        whole = weight.double()
+        limbs = tuple(weight_limbs(whole))
+        high = limbs[0].flatten(1)
+        low = whole.flatten(1) - high
+        split = kernels.SplitWeights(high.contiguous(), low.contiguous())
+        return cls(whole, limbs, split, largest_row(whole), largest_row(low))
 
 
 @dataclass(frozen=True)
@@ -98,14 +133,13 @@ class InputProduct:
     A `casc_core.engine.signal.LazyDrive`.
 
     Attributes:
-        x: the input, float64. weight: float64, outputs first. limbs: its `weight_limbs`.
+        x: the input, float64.
         bias: one for each output, or None.
         shape: of the drive.
     """
 
     x: Tensor
-    weight: Tensor
-    limbs: Callable[[], Sequence[Tensor]]
+    weights: InputWeights
     sums: Sums
     bias: Tensor | None
     shape: torch.Size
@@ -123,34 +157,57 @@ class InputProduct:
 
     @cached_property
     def _values(self) -> Tensor:
-        result = exact_sum(self.x, self.limbs(), self.sums)
+        result = exact_sum(self.x, self.weights.limbs, self.sums)
         if self.bias is not None:
             result = result + self.bias.reshape(-1, *[1] * (-1 - self.sums.output_dim))
         return result.expand(self.shape)
 
     def _rounded(self, exponent: int) -> Tensor | None:
         """What the filter gives; None: too much is left to be summed exactly."""
-        terms = self.weight[0].numel()
-        roundings = min(terms, _BLOCK) + -(-terms // _BLOCK) + 4  # and those of adding the bias, in either way
-        reach = largest(self.x) * largest_row(self.weight) + (0.0 if self.bias is None else largest(self.bias))
-        error = 1.01 * roundings * _ROUNDING * reach
+        terms, x = self.weights.whole[0].numel(), without_repeats(self.x, 0)
+        reach = largest(x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
+        # Of adding up within a block, of blocks, and of adding the bias, in either way.
+        error = (min(terms, _BLOCK) + -(-terms // _BLOCK) + 4) * _ROUNDING * reach
         if not error < 2.0 ** (exponent - 2):
             return None
-        result = without_repeats(self.sums(self.x, self.weight, _in_blocks))
+        result = self.sums(x, self.weights.whole, _in_blocks)
         last = result.movedim(self.sums.output_dim, -1).contiguous()
-        near = _round_to_grid(last, self.bias, exponent, error, max(_BLOCK, last.numel() // _RARE))
+        near = self._round(last, exponent, error)
         if near is None:
             return None
-        if len(near):
-            last.view(-1)[near] = on_grid(self._exactly(near), exponent)
+        for some in near.split(max(1, AT_ONCE // terms)):
+            last.view(-1)[some] = on_grid(self._exactly(some), exponent)
         return last.movedim(-1, self.sums.output_dim)
+
+    def _round(self, sums: Tensor, exponent: int, error: float) -> Tensor | None:
+        """Rounds sums, outputs last, which may have this error; the places of those left undecided, None: too many."""
+        room = max(_BLOCK, sums.numel() // _RARE)
+        error *= 1.0 + 2.0**-20  # all that bounds themselves are rounded by
+        if not kernels.ready(sums, self.bias):
+            scaled = (sums if self.bias is None else sums + self.bias) * 2.0**-exponent
+            rounded = scaled.round()
+            near = torch.nonzero(~((scaled - rounded).abs() < 0.5 - math.ldexp(error, -exponent)).flatten()).flatten()
+            sums.copy_(rounded * 2.0**exponent)
+            return near if len(near) <= room else None
+        x, weights = largest(self.x), self.weights
+        split = binade(x) - LIMB_BITS
+        # Of the products of what inputs have below the split, and of all with what weights have left.
+        rest = 2.0**split * weights.row + x * weights.rest
+        rest_error = (2 * weights.whole[0].numel() + 16) * _ROUNDING * rest + _EXACTLY * (x * weights.row)
+        bias = None if self.bias is None else self.bias.contiguous()
+        reads = self.sums.reads(without_repeats(self.x, 0))
+        return kernels.round_sums(
+            sums, bias, exponent, error, reads, weights.split, split, rest_error * (1.0 + 2.0**-20), room
+        )
 
     def _exactly(self, near: Tensor) -> Tensor:
         """The exact sums at some places of the result, outputs last."""
-        positions, outputs = near // len(self.weight), near % len(self.weight)
-        reads = self.sums.reads(self.x, self.weight, positions, outputs)
-        rows = [limb.flatten(1)[outputs] for limb in self.limbs()]
-        sums = exact_sum(reads, rows, lambda x, weight: (x * weight).sum(1), by_row=False)
+        count = len(self.weights.whole)
+        positions, outputs = near // count, near % count
+        reads = self.sums.reads(without_repeats(self.x, 0))
+        read = reads.at(positions, outputs * reads.groups // count)
+        rows = [limb.flatten(1)[outputs] for limb in self.weights.limbs]
+        sums = exact_sum(read, rows, lambda x, weight: (x * weight).sum(1), by_row=False)
         return sums if self.bias is None else sums + self.bias[outputs]
 
 
@@ -161,14 +218,3 @@ def _in_blocks(a: Tensor, b: Tensor) -> Tensor:
         part = torch.matmul(a[..., start : start + _BLOCK], b[..., start : start + _BLOCK, :])
         total = part if total is None else total.add_(part)
     return torch.matmul(a, b) if total is None else total
-
-
-def _round_to_grid(values: Tensor, bias: Tensor | None, exponent: int, error: float, room: int) -> Tensor | None:
-    """`kernels.round_to_grid`, by torch where there is none."""
-    if kernels.ready(values, bias):
-        return kernels.round_to_grid(values, None if bias is None else bias.contiguous(), exponent, error, room)
-    scaled = (values if bias is None else values + bias) * 2.0**-exponent
-    rounded = scaled.round()
-    near = torch.nonzero(~((scaled - rounded).abs() < 0.5 - math.ldexp(error, -exponent)).flatten()).flatten()
-    values.copy_(rounded * 2.0**exponent)
-    return near if len(near) <= room else None

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import casc_core
+import casc_seq
 from casc_core import CQReLU, InputError
+from casc_core.engine import kernels
 
 
 class Texts(nn.Module):
@@ -35,6 +37,10 @@ def networks():
 
 
 NETWORKS = networks()
+LARGE = {
+    "large": lambda x: x.float() * 1e30,
+    "unsigned": lambda x: (-x.int() - 1).to(torch.uint16),
+}
 REFUSED = {
     "sparse": (lambda x: x.to_sparse(), "is laid out as torch.sparse_coo; give its to_dense"),
     "compressed": (lambda x: x.reshape(2, -1).to_sparse_csr(), "is laid out as torch.sparse_csr"),
@@ -51,12 +57,8 @@ REFUSED = {
     "infinite": (lambda x: x.float() / 0, "must be finite|must be integers"),
     "one number": (lambda x: x.flatten()[0], "expected an input|do not go through|counts samples|non-empty batch"),
     "too many dimensions": (lambda x: x.expand(1, 1, 1, *x.shape), "expected"),
-    "large": (lambda x: x.float() * 1e30, "must be below|must be integers"),
-    "enormous": (lambda x: x.double() * 1e307, "must be below|must be integers"),
-    "unsigned": (
-        lambda x: (-x.int() - 1).to(torch.uint16),
-        "must be below|cannot be applied to what this input gives",
-    ),
+    "enormous": (lambda x: x.double() * 1e307, "currents that .* must be finite; one is|must be integers"),
+    **{name: (given, "must be integers|cannot be applied to what this input gives") for name, given in LARGE.items()},
 }
 TAKEN = {
     "wanting gradients": lambda x: x.detach().clone().requires_grad_() if x.is_floating_point() else x,
@@ -75,12 +77,23 @@ def test_what_cannot_be_read_is_refused(network, kind):
     snn, x, more = NETWORKS[network]
     if network == "features" and kind == "too many dimensions":
         return  # a linear map takes as many as there are
+    if network != "texts" and kind in LARGE:
+        return  # none is too large for neurons
     given, why = REFUSED[kind]
     value = given(x)
     for call in (snn, snn.reference, snn.simulate):
         with pytest.raises(InputError, match=why) as caught:
             call(value, *more)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("network", ["image", "features"])
+@pytest.mark.parametrize("kind", LARGE)
+def test_no_real_valued_input_is_too_large_for_neurons(network, kind):
+    snn, x, _ = NETWORKS[network]
+    given = LARGE[kind](x)
+    assert torch.equal(snn(given), snn.reference(given))
+    assert bool(snn(given).isfinite().all())
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -90,6 +103,75 @@ def test_what_can_be_read_is_taken(network, kind):
     found = snn(TAKEN[kind](x), *more)
     assert torch.equal(found, snn(x, *more))
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("network", ["image", "features"])
+@pytest.mark.parametrize("scale", [1e6, 1e30, 1e100])
+def test_no_input_is_too_large(network, scale):
+    """Neurons whose sums reach that far fire always or never; as do those of the network in float64."""
+    snn, x, more = NETWORKS[network]
+    x = (x.double() - 0.5) * scale
+    report = casc_core.verify(snn, x, *more)
+    assert report.exact, str(report)
+    assert torch.equal(snn(x), torch.cat([snn(sample[None]) for sample in x]))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.fc = casc_seq.RNN(6, 10, q=4, batch_first=True), nn.Linear(10, 3)
+
+    def forward(self, x, start=None):
+        return self.fc(self.rnn(x, start)[0].mean(1))
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e30])
+@pytest.mark.parametrize("choice", kernels.all_instructions())
+def test_no_input_of_a_recurrence_is_too_large(scale, choice):
+    torch.manual_seed(0)
+    snn, x = casc_core.convert(Recurrent().eval(), adapter="rnn"), torch.randn(3, 5, 6)
+    x[0] *= scale
+    x[1, 2] *= -scale
+    with kernels.using(choice):
+        assert casc_core.verify(snn, x).exact
+        assert torch.equal(snn(x), torch.cat([snn(sample[None]) for sample in x]))
+
+
+class Skipping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(6, 6), CQReLU(4), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x)) + x)
+
+
+def pooled():
+    return nn.Sequential(nn.Conv1d(1, 4, 3, padding=1), nn.MaxPool1d(2), CQReLU(4), nn.Flatten(), nn.Linear(12, 3))
+
+
+@pytest.mark.parametrize("scale", [1e12, 1e30])
+@pytest.mark.parametrize(
+    ("model", "shape", "where"),
+    [(Skipping, (2, 6), "the readout"), (pooled, (2, 1, 6), "a maximum over inputs")],
+    ids=["skipping", "pooled"],
+)
+def test_sums_that_no_neuron_cuts_off_have_a_limit(model, shape, where, scale):
+    snn, x = casc_core.convert(model()), torch.ones(shape, dtype=torch.float64) * scale
+    for call in (snn, snn.reference, snn.simulate):
+        with pytest.raises(
+            InputError, match=rf"{where}: currents .* must be below .*; the largest is .*Scale the inputs"
+        ):
+            call(x)
+    assert torch.equal(snn(x / scale * 1000), snn.reference(x / scale * 1000))
+
+
+@pytest.mark.parametrize("network", ["image", "features"])
+def test_unsigned_integers_are_numbers(network):
+    snn, x, more = NETWORKS[network]
+    given = (x * 60000).to(torch.uint16)
+    assert torch.equal(snn(given, *more), snn(given.float(), *more))
+    assert torch.equal(snn(given, *more), snn.reference(given, *more))
 
 
 def test_a_batch_that_does_not_fit_beside_another_input():

@@ -243,9 +243,10 @@ def test_a_product_is_rounded_as_if_once_whatever_the_order(seed):
 def test_sums_of_inputs_are_rounded_as_if_once():
     torch.manual_seed(0)
     x = wide_inputs(3, 50).double()
-    found = whole_sums(AsTrained(), x, lambda each: each.sum(1))
+    found = whole_sums(AsTrained(), x, lambda each: each.sum(1), by_row=True)
     assert found.tolist() == [float(sum(rational(row))) for row in x]
-    assert torch.equal(whole_sums(AsTrained(), torch.zeros(3, 2), lambda each: each.sum(1)), torch.zeros(3).double())
+    nothing = whole_sums(AsTrained(), torch.zeros(3, 2), lambda each: each.sum(1), by_row=True)
+    assert torch.equal(nothing, torch.zeros(3).double())
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 3e4])
@@ -259,11 +260,11 @@ def test_inputs_of_any_size(scale):
         check_levels(sums, [Fraction(float(model[1].effective_threshold))] * 20, 4, levels["1"][sample])
 
 
-def near_edges(model: nn.Module) -> nn.Module:
-    """With weights whose sums lie on edges between levels, but for what only the lowest bits tell."""
+def near_edges(model: nn.Module, place: int) -> nn.Module:
+    """With weights whose sums lie on edges between levels, but for what only bits about `2**place` tell."""
     with torch.no_grad():
         for parameter in model.parameters():
-            jitter = torch.randint(-40, 41, parameter.shape) * 2.0**-25
+            jitter = torch.randint(-40, 41, parameter.shape) * 2.0 ** (place - 5)
             parameter.copy_(torch.randint(-3, 4, parameter.shape) / 8 + jitter)
     return model.eval()
 
@@ -287,10 +288,11 @@ def images(q: int) -> nn.Module:
 @pytest.mark.parametrize("neuron", [casc_core.CIF(), casc_core.IF()], ids=str)
 @pytest.mark.parametrize("q", [2, 8])
 @pytest.mark.parametrize("kind", ["images", "tokens"])
-def test_neurons_that_int32_leaves_undecided(kind, q, neuron):
-    """Rounded sums, and true ones for neurons near a decision, decide as float64 does, with each set of instructions."""
+@pytest.mark.parametrize("place", [-20, -33])  # what the next bits after int16's tell, and what only the true sum does
+def test_neurons_that_rounding_leaves_undecided(kind, q, neuron, place):
+    """Rounded sums, and finer ones for neurons near a decision, decide as float64 does, with each set of instructions."""
     torch.manual_seed(q)
-    model = near_edges(images(q) if kind == "images" else Tokens(q))
+    model = near_edges(images(q) if kind == "images" else Tokens(q), place)
     if isinstance(model, Tokens):
         nn.init.constant_(model.embedding.weight, 0.5)
     x = torch.randint(0, 3, (3, 3, 6, 6)) / 4.0 if kind == "images" else torch.randint(0, 20, (4, 9))
@@ -305,3 +307,53 @@ def test_neurons_that_int32_leaves_undecided(kind, q, neuron):
     for instructions in all_instructions():
         with using(instructions):
             assert all(torch.equal(one, other) for one, other in zip(outcome(), expected, strict=True)), instructions
+
+
+def rounding_that_adds_up(inputs: int) -> tuple[Tensor, Tensor]:
+    """Weights `[4, inputs]` that rounding to int16 changes by nearly a half, each row one way, and biases with which the
+    sum is 1, and a little less than that: twice with rounded sums too small, twice with ones too large."""
+    unit = 2.0**-16
+    off = torch.tensor([0.4375, 0.4375, -0.4375, -0.4375], dtype=torch.float64)[:, None]
+    weight = (torch.full((4, inputs), round(0.45 / inputs / unit) * 1.0, dtype=torch.float64) + off) * unit
+    weight[:, 0] = 0.5  # with which int16 has this unit
+    bias = 1.0 - weight.sum(1) - torch.tensor([0.0, 1.0, 0.0, 1.0]) * 2.0**-28
+    assert torch.equal(weight.float().double(), weight)
+    assert torch.equal(bias.float().double(), bias)
+    return weight.float(), bias.float()
+
+
+@pytest.mark.parametrize("instructions", all_instructions())
+@pytest.mark.parametrize("kind", ["linear", "convolution", "recurrence"])
+def test_rounding_that_adds_up_decides_nothing(kind, instructions):
+    """The margin within which true sums decide is as large as what rounding may leave out."""
+    inputs, act = 40, casc_core.CQReLU(1)
+    weight, bias = rounding_that_adds_up(inputs)
+    if kind == "recurrence":
+        rnn = casc_seq.RNN(inputs, inputs, q=1, batch_first=True)
+        model = nn.Sequential(rnn.eval(), _Last(), nn.Linear(inputs, 2))
+        with torch.no_grad():
+            for parameter in rnn.parameters():
+                parameter.zero_()
+            rnn.weight_hh_l0.copy_(weight.repeat(inputs // 4, 1))
+            rnn.weight_ih_l0.copy_(torch.eye(inputs))
+        x = torch.stack([torch.full((inputs,), 2.0), bias.repeat(inputs // 4)])[None]
+    else:
+        first, second, x = nn.Linear(1, inputs), nn.Linear(inputs, 4), torch.ones(1, 1)
+        if kind == "convolution":
+            first, second, x = nn.Conv2d(1, inputs, 1), nn.Conv2d(inputs, 4, 1), torch.ones(1, 1, 1, 1)
+        with torch.no_grad():
+            first.weight.fill_(1.0), first.bias.zero_()
+            second.weight.copy_(weight.reshape(second.weight.shape)), second.bias.copy_(bias)
+        model = nn.Sequential(first, act, second, casc_core.CQReLU(1), nn.Flatten(), nn.Linear(4, 2))
+    snn = casc_core.convert(model, adapter="rnn" if kind == "recurrence" else None)
+    with using(instructions):
+        levels = list(snn.reference_counts((x,), {})[1].values())[-1]
+        assert levels.flatten()[-4:].tolist() == [1, 0, 1, 0]
+        assert casc_core.verify(snn, x).exact
+
+
+class _Last(nn.Module):
+    """The last position of what a recurrent layer gives."""
+
+    def forward(self, given: tuple[Tensor, Tensor]) -> Tensor:
+        return given[0][:, -1]

@@ -173,7 +173,7 @@ def test_a_recipe_tells_a_fault_and_ends_with_an_error(monkeypatch, right, tmp_p
     given = Experiment(right, "cnn", batches, "a network", "noise", 6, 6, 4, "", {})
     evaluation = report(given, tmp_path, 4, None, {}, {})
     assert evaluation.exact
-    assert "lowering: all 5,760 neurons and the logits are your network's in float64" in capsys.readouterr().out
+    assert "lowering: all 5,760 neurons are your network's in float64, the logits to within" in capsys.readouterr().out
     make(monkeypatch, *FAULTS["a bias is lost"][:3])
     with pytest.raises(NotExactError, match=r"NOT EXACT: see .*table\.md"):
         report(given, tmp_path, 4, None, {}, {})

@@ -84,7 +84,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 12; }
+EXPORT int64_t casc_version(void) { return 13; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -177,7 +177,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
-        case ROUND: return DISPATCH(round_rows, (RoundTask *)task, first, last);
+        case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
         case GATED: return DISPATCH(gated, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);

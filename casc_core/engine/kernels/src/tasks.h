@@ -201,14 +201,29 @@ typedef struct {
     int64_t *out;
 } AgreementTask;
 
-/* `values` [rows, inner] and `bias` [inner] (or NULL) are added, and rounded to multiples of 1 / scale, half to even. The
-   places of sums that may be off by so much that they are, by `error` of those multiples, within reach of a half are listed
-   in `near` [room], in any order; `found` counts them, those too for which there is no room. */
+/* Where the inputs of a product lie: those of the result at (sample, y, x), of a group of outputs, from
+   sample * by_sample + y * by_row + x * by_column + group * by_group on, `offset` [terms] from there. Outputs are numbered
+   group by group. */
+typedef struct {
+    const double *values;
+    const int64_t *offset;
+    int64_t terms, height, width, by_sample, by_row, by_column, by_group, groups;
+} Reads;
+
+/* `values` [positions, outputs], products summed with rounding, become themselves plus `bias` [outputs] (or NULL), rounded to
+   multiples of 1 / scale, half to even. Sums that may be off by so much that they are, by `error` of those multiples, within
+   reach of a half, are taken again: of the weights' upper parts, `high` [outputs, terms], with inputs rounded by `splitter`,
+   which float64 sums exactly, and of the small rest with `low`, which may be off by `rest_error`. The places of those that
+   this does not decide either are listed in `near` [room], in any order; `found` counts them, those too for which there is no
+   room. */
 typedef struct {
     double *values;
     const double *bias;
-    int64_t inner;
+    int64_t outputs;
     double scale, error;
+    Reads reads;
+    const double *high, *low;
+    double splitter, rest_error;
     int64_t *near;
     int64_t room, found;
 } RoundTask;

@@ -52,6 +52,14 @@ def test_each_kind_of_weights_is_reached():
     assert kernels.pack(torch.tensor([[1.0]]), 0, 128) is None, "counts beyond int8"
 
 
+def test_rounded_weights_whose_next_bits_might_not_fit_are_refused():
+    weight = torch.full((1, 1), 0.25)
+    assert kernels.pack(weight, -2, 1, kernels.Rounding(0, -2, 2**15 - 1)) is not None
+    assert kernels.pack(weight, -2, 1, kernels.Rounding(0, -2, 2**15)) is None, "counts beyond int16"
+    assert kernels.pack(weight.expand(1, 2**16), -2, 1, kernels.Rounding(0, -2, 2**15 - 1)) is None
+    assert kernels.pack(weight.expand(1, 2**14), -2, 1, kernels.Rounding(0, -2, 2**15 - 1)) is not None
+
+
 @given(seed=st.integers(0, 2**32 - 1), instructions=INSTRUCTIONS, inputs=SIZES, by=st.integers(1, 3))
 def test_count_of_rows(seed, instructions, inputs, by):
     rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from casc_core import AsTrained, Exact
 from casc_core.engine.products import exact_sums
-from casc_core.engine.products.exact_sums import exact_product, limbs, weight_limbs, whole_sums
+from casc_core.engine.products.exact_sums import exact_product, exact_sum, limbs, weight_limbs, whole_sums
 from casc_core.engine.products.geometry import Geometry, convolve
 
 NUMBERS = st.floats(-(2.0**40), 2.0**40, allow_subnormal=False).filter(lambda x: x == 0 or abs(x) > 2.0**-60)
@@ -59,12 +59,12 @@ def test_order_and_parts_change_no_bit(entries, seed, monkeypatch):
     x, weight = wide(17, 3, 40), wide(9, 40)
     expected = torch.stack([torch.stack([product(part, weight) for part in row]) for row in x])
     order = torch.randperm(40, generator=generator)
-    monkeypatch.setattr(exact_sums, "_ENTRIES", entries)
+    monkeypatch.setattr(exact_sums, "AT_ONCE", entries)
     assert torch.equal(product(x, weight), expected)
     assert torch.equal(product(x[..., order], weight[:, order]), expected)
     assert torch.equal(product(x.transpose(0, 1), weight), expected.transpose(0, 1))
     assert torch.equal(product(x[:1].expand(5, 3, 40), weight), expected[:1].expand(5, 3, 9))
-    assert torch.equal(product(x, weight, parts=lambda: list(weight_limbs(weight))), expected)
+    assert torch.equal(exact_sum(x, weight_limbs(weight), F.linear), expected)
     images, filters = wide(6, 3, 8, 8), wide(5, 3, 3, 3)
     geometry = Geometry((3, 3), padding=(1, 1, 1, 1))
     run = lambda x: product(x, filters, product=lambda x, weight: convolve(x, weight, geometry))  # noqa: E731
