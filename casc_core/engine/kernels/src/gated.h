@@ -4,59 +4,41 @@
 /* What a neuron does whose sum is `s`, where levels are the nearest multiples of q: its thresholds are q (k - 1/2). */
 #define NEAREST(s, count, q) ((int32_t)(2 * (s) >= (q) * (2 * (count) + 1)) - (back & (int32_t)(2 * (s) < (q) * (2 * (count) - 1))))
 
-/* Neurons with a threshold for each level: their counts, and the thresholds of the level above each and of its own. `table` has
-   -infinity, a threshold for each level, and infinity; counts are from the lowest level on. */
-typedef struct {
-    int32_t *count;
-    double *next, *own;
-} NAME(Levels);
-
-/* One step of `n` such neurons from the `at`th on, with these sums: +1 where one reaches the level above its count, -1 where it
-   does not reach its own. Returns whether any spiked. */
+/* One step of `n` neurons with a threshold for each level, with these sums: +1 where one reaches the level above its count, -1
+   where it does not reach its own. `table` has -infinity, a threshold for each level, and infinity; counts are from the lowest
+   level on. Returns whether any spiked. */
 INLINE int32_t NAME(fire_by_level)(int64_t n, const double *restrict sums, const double *restrict table, int32_t back,
-                                   const NAME(Levels) *levels, int64_t at, int8_t *restrict out) {
-    double *restrict next = levels->next + at, *restrict own = levels->own + at;
-    int32_t *restrict count = levels->count + at;
+                                   int32_t *restrict count, int8_t *restrict out) {
     int32_t any = 0;
     for (int64_t k = 0; k < n; k++) {
-        const int32_t spike = (int32_t)(sums[k] >= next[k]) - (back & (int32_t)(sums[k] < own[k]));
+        const int32_t known = count[k];
+        const int32_t spike = (int32_t)(sums[k] >= table[known + 1]) - (back & (int32_t)(sums[k] < table[known]));
+        count[k] = known + spike;
         out[k] = (int8_t)spike;
         any |= spike;
-    }
-    for (int64_t k = 0; any && k < n; k++) {
-        if (!out[k]) continue;
-        count[k] += out[k];
-        next[k] = table[count[k] + 1], own[k] = table[count[k]];
     }
     return any;
 }
 
-/* The neurons from the `at`th on begin with this count. */
-static void NAME(begin_levels)(int64_t n, const double *table, int32_t count, const NAME(Levels) *levels, int64_t at) {
-    for (int64_t k = at; k < at + n; k++)
-        levels->count[k] = count, levels->next[k] = table[count + 1], levels->own[k] = table[count];
-}
-
 /* What one thread works with, for one text. */
 typedef struct {
-    double *sums, *input, *products;         /* [rows]; of a GRU's candidate [hidden]: what is multiplied is in `sums` */
-    NAME(Levels) levels;                     /* [populations * hidden] */
-    int32_t *before, *before_cells;          /* [hidden] */
-    int8_t *spikes;                          /* [populations * hidden], of this step */
+    double *sums, *input, *products;        /* [rows]; of a GRU's candidate [hidden]: what is multiplied is in `sums` */
+    int32_t *count, *before, *before_cells; /* [populations * hidden], [hidden] */
+    int8_t *spikes;                         /* [populations * hidden], of this step */
 } NAME(GatedState);
 
 /* The step of a GRU, its currents received. */
 INLINE int32_t NAME(gru_step)(const GatedTask *task, const NAME(GatedState) *state, int32_t back) {
     const int64_t n = task->hidden;
     const int32_t q = (int32_t)task->q;
-    int32_t *restrict count = state->levels.count;
+    int32_t *restrict count = state->count;
     int8_t *restrict spikes = state->spikes;
-    int32_t any = NAME(fire_by_level)(2 * n, state->sums, task->sigmoid, back, &state->levels, 0, spikes);
+    int32_t any = NAME(fire_by_level)(2 * n, state->sums, task->sigmoid, back, count, spikes);
     const double *restrict input = state->input, *restrict kept = state->sums + 2 * n;
     double *restrict products = state->products;
     const int32_t *restrict before = state->before;
     for (int64_t k = 0; k < n; k++) products[k] = (double)q * input[k] + (double)count[k] * kept[k];
-    any |= NAME(fire_by_level)(n, products, task->tanh, back, &state->levels, 2 * n, spikes + 2 * n);
+    any |= NAME(fire_by_level)(n, products, task->tanh, back, count + 2 * n, spikes + 2 * n);
     for (int64_t k = 0; k < n; k++) {
         const int32_t update = count[n + k], candidate = count[2 * n + k] - q;
         const int32_t sum = (q - update) * candidate + update * before[k];
@@ -72,11 +54,11 @@ INLINE int32_t NAME(gru_step)(const GatedTask *task, const NAME(GatedState) *sta
 INLINE int32_t NAME(lstm_step)(const GatedTask *task, const NAME(GatedState) *state, int32_t back) {
     const int64_t n = task->hidden;
     const int32_t q = (int32_t)task->q, cells = (int32_t)task->cells;
-    int32_t *restrict count = state->levels.count;
+    int32_t *restrict count = state->count;
     int8_t *restrict spikes = state->spikes;
-    int32_t any = NAME(fire_by_level)(2 * n, state->sums, task->sigmoid, back, &state->levels, 0, spikes);
-    any |= NAME(fire_by_level)(n, state->sums + 2 * n, task->tanh, back, &state->levels, 2 * n, spikes + 2 * n);
-    any |= NAME(fire_by_level)(n, state->sums + 3 * n, task->sigmoid, back, &state->levels, 3 * n, spikes + 3 * n);
+    int32_t any = NAME(fire_by_level)(2 * n, state->sums, task->sigmoid, back, count, spikes);
+    any |= NAME(fire_by_level)(n, state->sums + 2 * n, task->tanh, back, count + 2 * n, spikes + 2 * n);
+    any |= NAME(fire_by_level)(n, state->sums + 3 * n, task->sigmoid, back, count + 3 * n, spikes + 3 * n);
     const int32_t *restrict before = state->before_cells;
     for (int64_t k = 0; k < n; k++) {
         const int32_t sum = count[n + k] * before[k] + count[k] * (count[2 * n + k] - q), cell = count[4 * n + k];
@@ -102,14 +84,13 @@ static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
     const int64_t capacity = task->capacity, hidden_at = (populations - 1) * n, cells_at = 4 * n;
     const Neurons *neurons = &task->neurons;
     const int32_t back = neurons->cif ? 1 : 0;
-    const int64_t doubles = rows + 2 * n + 2 * populations * n, ints = (populations + 2) * n, states = (capacity + 2) * n;
+    const int64_t doubles = rows + 2 * n, ints = (populations + 2) * n, states = (capacity + 2) * n;
     char *memory = (char *)calloc(1, (size_t)(doubles * 8 + ints * 4 + 4 * states * 2 + populations * n + 64));
     if (!memory) return NO_MEMORY;
     NAME(GatedState) state;
     state.sums = (double *)memory, state.input = state.sums + rows, state.products = state.input + n;
-    state.levels.next = state.products + n, state.levels.own = state.levels.next + populations * n;
-    state.levels.count = (int32_t *)(state.levels.own + populations * n);
-    state.before = state.levels.count + populations * n, state.before_cells = state.before + n;
+    state.count = (int32_t *)(state.products + n);
+    state.before = state.count + populations * n, state.before_cells = state.before + n;
     int16_t *now = (int16_t *)(state.before_cells + n), *then = now + states, *cells_now = then + states;
     int16_t *cells_then = cells_now + states;
     state.spikes = (int8_t *)(cells_then + states);
@@ -133,10 +114,8 @@ static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
             const double *train = task->train + sample * task->train_sample + position * task->train_position;
             const int64_t out = sample * task->out_sample + position * task->out_position;
             memset(state.sums, 0, (size_t)(rows + n) * 8);
-            memset(state.levels.count, 0, (size_t)ints * 4);
-            NAME(begin_levels)(2 * n, task->sigmoid, 0, &state.levels, 0);
-            NAME(begin_levels)(n, task->tanh, (int32_t)task->q, &state.levels, 2 * n); /* the lowest level is -q */
-            if (task->lstm) NAME(begin_levels)(n, task->sigmoid, 0, &state.levels, 3 * n);
+            memset(state.count, 0, (size_t)ints * 4);
+            for (int64_t k = 0; k < n; k++) state.count[2 * n + k] = (int32_t)task->q; /* the lowest level is -q */
             int64_t ended = task->arriving > neurons->wake_steps ? task->arriving : neurons->wake_steps;
             ended = arriving > ended ? arriving : ended;
             int64_t passed = 0, step = 0;
