@@ -21,6 +21,7 @@ from casc_core.engine.kernels import instructions
 from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
+from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.program import READOUT, Program
 from casc_core.engine.readout import final_readout, readouts
 from casc_core.engine.recording.recorder import Recorder
@@ -30,6 +31,7 @@ from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
+from casc_core.numerics import AsTrained
 from casc_core.schedule import Schedule, check_steps
 from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
 
@@ -332,7 +334,10 @@ class SpikingModel(nn.Module):
             raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
         if not output.shape:
             raise InputError("the network returns a single number for the whole batch; return one row for each sample")
-        run.sum_dtype(run.total, output.bound, output.drive_reach, program.exponent, "the readout")
+        if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
+            # As trained, the drive of the readout is on no grid: it is added last, entry by entry.
+            drive = 0.0 if isinstance(run.numerics, AsTrained) else output.drive_reach
+            run.sum_dtype(run.total, output.bound, drive, program.exponent, "the readout")
         return output
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:

@@ -51,6 +51,8 @@ MOST_DRIVEN_STEPS = 2**16
 INPUT_WEIGHT_BITS = 49
 # Weights of no more bits take no more: a half takes one bit, whatever the room.
 COARSE_BITS = 12
+# A map that gives the logits keeps so many bits of its sums: all those of float64 numbers and of what they meet.
+READOUT_BITS = 120
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
 # Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
@@ -216,6 +218,11 @@ class Stretch(AsTrained):
         if reach.is_unknown:
             most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
         return cls(binade(most) - 52)
+
+    @classmethod
+    def of_readout(cls, reach: Reach) -> Stretch:
+        """That of a map at the end, whose product is taken of totals and rounded once: there is room for every bit."""
+        return cls(binade(reach.total) - READOUT_BITS)
 
     def of_scale(self, scale: Fraction) -> Stretch:
         """For a result whose numbers are worth so much."""

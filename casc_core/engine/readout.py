@@ -8,7 +8,7 @@ from torch import Tensor
 from casc_core.engine.program import Program
 from casc_core.engine.run import Run, SpikingRun
 from casc_core.engine.signal import Signal
-from casc_core.reporting.series import last_repeated, zero_padded
+from casc_core.reporting.series import last_repeated
 
 
 def final_readout(output: Signal, run: Run, program: Program) -> Tensor:
@@ -20,7 +20,7 @@ def readouts(output: Signal, run: SpikingRun, steps: int, program: Program) -> T
     """The logits `[steps, batch, classes]` after each of the first `steps` steps of a run."""
     # Once everything is silent and asleep, the readout stays as it is.
     changing = min(steps, max(output.steps, len(run.awake), 1))
-    totals = zero_padded(output.train, changing).cumsum(0, dtype=torch.float64)
+    totals = output.running(changing)
     awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
     if 0 < run.warm_up < changing:  # those steps count no more
         for running in (totals, awake):

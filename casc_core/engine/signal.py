@@ -12,6 +12,7 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.numerics import Numerics, largest
+from casc_core.reporting.series import zero_padded
 
 
 class LazyDrive(Protocol):
@@ -55,6 +56,9 @@ class LazyTrain(Protocol):
     def total(self) -> Tensor:
         """Its sum over all steps, float64."""
 
+    def running(self, steps: int) -> Tensor:
+        """Its sum until each of the first `steps` steps, float64."""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -87,6 +91,11 @@ class Signal:
         """The sum of the train over all steps `[*shape]`, float64."""
         train = self.lazy_train
         return train.sum(0, dtype=torch.float64) if isinstance(train, Tensor) else train.total()
+
+    def running(self, steps: int) -> Tensor:
+        """The sum of the train until each of the first `steps` steps `[steps, *shape]`, float64."""
+        train = self.lazy_train
+        return running_total(train, steps) if isinstance(train, Tensor) else train.running(steps)
 
     @property
     def device(self) -> torch.device:
@@ -198,6 +207,11 @@ class Signal:
                 )
             divisor = first
         return replace(self, divisor=divisor)
+
+
+def running_total(train: Tensor, steps: int) -> Tensor:
+    """The sum of a train until each of the first `steps` steps, float64; after its last step it is zero."""
+    return zero_padded(train, steps).cumsum(0, dtype=torch.float64)
 
 
 def without_repeats(x: Tensor, only: int | None = None) -> Tensor:

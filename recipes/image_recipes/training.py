@@ -88,11 +88,12 @@ class Teacher:
         network: maps images to logits.
         temperature: what all logits are divided by, first.
         layers: modules, by names that both networks have, whose outputs are to agree.
-        weight: of each of these layers.
+        weight: of each of these layers when training begins. From there it falls linearly to 0: levels leave an error in
+            every layer that no training takes away, and in the end only the answers count.
 
     >>> teacher = Teacher(nn.Sequential(nn.ReLU()), temperature=2.0, layers=("0",), weight=10.0)
     >>> images, logits = torch.tensor([[1.0, 0.5]]), torch.tensor([[1.0, 0.0]])
-    >>> bool(teacher.loss(images, images, [images]) < teacher.loss(images, logits, [logits]))
+    >>> bool(teacher.loss(images, images, [images], 0.0) < teacher.loss(images, logits, [logits], 0.0))
     True
     """
 
@@ -101,7 +102,7 @@ class Teacher:
     layers: tuple[str, ...] = ()
     weight: float = 0.0
 
-    def loss(self, images: Tensor, logits: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def loss(self, images: Tensor, logits: Tensor, features: Sequence[Tensor], done: float) -> Tensor:
         """How far another network is off.
 
         The mean cross-entropy of its softened logits with the teacher's, times the temperature's square; and `weight` times
@@ -109,13 +110,14 @@ class Teacher:
 
         Args:
             logits, features: what it gives for these images, and what its `layers` give, as `outputs` has them.
+            done: share of the training that lies behind.
         """
         with torch.no_grad(), outputs(self.network, self.layers) as own:
             target = (self.network(images).float() / self.temperature).softmax(1)
         loss = F.cross_entropy(logits.float() / self.temperature, target) * self.temperature**2
         for expected, found in zip(own, features, strict=True):
             size = expected.float().square().mean().clamp_min(torch.finfo(torch.float32).tiny)
-            loss = loss + self.weight * F.mse_loss(found.float(), expected.float()) / size
+            loss = loss + (1.0 - done) * self.weight * F.mse_loss(found.float(), expected.float()) / size
         return loss
 
 
@@ -217,6 +219,7 @@ class _ImageTask:
         self.teacher, self.validate = teacher, validate
         self.device = device_of(model)
         self.epochs, self.seed = config.epochs, config.seed
+        self.step, self.steps = 0, 1  # of the whole training
         taught = [] if teacher is None else [teacher.temperature, teacher.layers, teacher.weight]
         self.owner = digest(dataclasses.asdict(config), shapes(model), images.digest, mean, std, *taught)
         self.remedy = remedy(config.learning_rate, config.clip)
@@ -240,6 +243,7 @@ class _ImageTask:
     def epoch(self, number: int, start: int, share: Share) -> Epoch[tuple[Tensor, Tensor]]:
         size = self.config.batch_size
         steps = max(1, len(self.images) // size)  # what is left over is another in each epoch
+        self.step, self.steps = number * steps + start, self.epochs * steps
         return Epoch(steps, self.images.batches(number, self.seed, size, start, share))
 
     def loss(self, network: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -248,4 +252,7 @@ class _ImageTask:
         with outputs(self.model, () if self.teacher is None else self.teacher.layers) as features:
             logits = network(pixels)
         loss, correct = loss_and_correct(logits, labels, self.config.label_smoothing)
-        return (loss if self.teacher is None else self.teacher.loss(pixels, logits, features)), correct
+        if self.teacher is not None:
+            loss = self.teacher.loss(pixels, logits, features, self.step / self.steps)
+        self.step += 1
+        return loss, correct

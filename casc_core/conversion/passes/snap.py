@@ -6,7 +6,7 @@ another asks for it. Which grids there are is for `conversion.grids` to say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from casc_core.conversion.graph import Graph, Node, Snapped, Snapping, SpikingNode
@@ -64,7 +64,10 @@ def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
         with refusing(node.place):
             walk.of(node)
     checks = tuple(walk.of(check).ref for check in graph.checks)
-    return Calls(graph.inputs, tuple(walk.calls), checks, walk.of(graph.output))
+    output = walk.of(graph.output)
+    if isinstance(numerics, AsTrained) and output.form.exponent is not None:
+        output = replace(output, form=replace(output.form, drive_exponent=None))  # it is added last, on no grid
+    return Calls(graph.inputs, tuple(walk.calls), checks, output)
 
 
 class _Walk(Snapping):

@@ -2,7 +2,8 @@
 
 Signals meet in sums, and a sum is on the finest grid of its terms. So the grid is chosen once for each stretch of the
 graph, between the populations whose spikes enter it and those that it reaches, by the largest sums in it. A product of
-spikes is whole numbers as well, and begins a stretch as they do.
+spikes is whole numbers as well, and begins a stretch as they do. A linear map at the end, which gives the logits, is a
+stretch of its own: what it reads is summed first, and its weights are on no grid that matters.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from casc_core.conversion.graph import Graph, Node, PopulationNode, SpikingNode
+from casc_core.conversion.graph import Graph, LinearMap, Node, PopulationNode, SpikingNode
 from casc_core.conversion.grids import Onward, Reach, Stretch
 
 
@@ -21,7 +22,8 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         steps: how often a neuron may spike, and how many wake steps there may be.
     """
     nodes = list(dict.fromkeys(_computed([*graph.nodes, graph.output], set())))
-    first = _joined(nodes)
+    readout = _readout(graph, nodes)
+    first = _joined(nodes, readout)
     reaches: dict[Node, Reach] = {}
     for node in nodes:
         reaches[node] = node.reach(reaches.__getitem__)
@@ -30,25 +32,35 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         own = first[node]
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
         largest[own] = largest.get(own, Reach()).joined(reach)
-    ahead = _ahead(nodes)
+    ahead = _ahead(nodes, readout)
     shared = {
         first[node]
         for node in nodes
+        if node is not readout
         for source in node.sources
         for way in _through(node, ahead)
         if source.is_whole and node.onward(source).then(way).maps > 1
     }
     found = {own: Stretch.of(reach, steps, own in shared) for own, reach in largest.items()}
+    if readout is not None:
+        found[readout] = Stretch.of_readout(largest[readout])
     return {node: replace(found[first[node]], ahead=_through(node, ahead)) for node in nodes}
 
 
-def _ahead(nodes: list[SpikingNode]) -> dict[Node, dict[int, Onward]]:
+def _readout(graph: Graph, nodes: list[SpikingNode]) -> LinearMap | None:
+    """The linear map that gives the logits, and nothing else; None: there is none."""
+    output = graph.output
+    read = any(output in node.sources for node in nodes)
+    return output if isinstance(output, LinearMap) and not read else None
+
+
+def _ahead(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, dict[int, Onward]]:
     """By the number of maps: the ways from what each node gives to the neurons ahead, the one with the least gain."""
     ahead: dict[Node, dict[int, Onward]] = {node: {} for node in nodes}
     for node in reversed(nodes):
         for source in node.sources:
             for way in _through(node, ahead):
-                whole = node.onward(source).then(way)
+                whole = Onward() if node is readout else node.onward(source).then(way)
                 known = ahead[source].get(whole.maps, whole)
                 ahead[source][whole.maps] = min(known, whole, key=lambda each: each.gain)
     return ahead
@@ -70,7 +82,7 @@ def _computed(nodes: list[Node], seen: set[Node]) -> Iterator[SpikingNode]:
                 yield node
 
 
-def _joined(nodes: list[SpikingNode]) -> dict[Node, Node]:
+def _joined(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, Node]:
     """For each node, the same one of all those of its stretch."""
     parent: dict[Node, Node] = {node: node for node in nodes}
 
@@ -82,6 +94,6 @@ def _joined(nodes: list[SpikingNode]) -> dict[Node, Node]:
 
     for node in nodes:
         for source in node.sources:
-            if not source.is_whole:
+            if not source.is_whole and node is not readout:
                 parent[root(source)] = root(node)
     return {node: root(node) for node in nodes}

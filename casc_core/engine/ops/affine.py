@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,10 +17,11 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
 from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
-from casc_core.engine.products.exact_sums import exact_product, largest_row
+from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.input_product import InputProduct, InputWeights, LinearSums, Sums
 from casc_core.engine.products.spike_product import Product
+from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import by_step
@@ -27,7 +29,7 @@ from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, broadcast
 from casc_core.errors import InputError
-from casc_core.numerics import AsTrained
+from casc_core.numerics import FLOAT64_UNITS, AsTrained
 
 
 def affine_tensors(*shape: str) -> dict[str, Numbers]:
@@ -174,12 +176,31 @@ class Linear(AffineMap):
             train, bound = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device), 0.0
         else:
             bound = signal.bound * self.reach
+            if self._waits_for_totals(run, bound):
+                return Signal(self._total_product(run, signal, bound), drive, signal.divisor, bound)
             if self._is_deferred(run, signal):
                 term = Term(self._filter(self.weight), with_plane(signal.train, 0), signal.bound)
                 return Signal(DeferredSum((term,), 0, run.numerics, run.peak), drive, signal.divisor, bound)
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
         return Signal(train, drive, signal.divisor, bound)
+
+    def _waits_for_totals(self, run: Run, bound: float) -> bool:
+        """Whether float64 is too narrow for its sums, as it is at a readout whose weights are not rounded."""
+        if not isinstance(run.numerics, AsTrained):
+            return False
+        return not math.ldexp(bound * max(run.total, run.peak), -self.settings["exponent"]) < FLOAT64_UNITS
+
+    def _total_product(self, run: Run, signal: Signal, bound: float) -> TotalProduct:
+        weight, name = self.weight, self.settings["name"]
+        assert weight is not None
+        run.sum_dtype(run.total, signal.bound, 0.0, self.settings["train_exponent"], name)
+        return TotalProduct(
+            signal.train,
+            weight.double(),
+            lambda: self.filters(weight, "limbs", lambda: weight_limbs(weight)),
+            lambda: run.numerics.dtype(bound * run.peak, self.settings["exponent"], name),
+        )
 
     def _is_deferred(self, run: Run, signal: Signal) -> bool:
         """Whether the population behind it is to take the currents from the spikes, as that behind a convolution does.

@@ -14,7 +14,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.geometry import Geometry, convolve
 from casc_core.engine.products.weight_cache import WeightCache
-from casc_core.engine.signal import inverse, memory_order, without_repeats
+from casc_core.engine.signal import inverse, memory_order, running_total, without_repeats
 from casc_core.numerics import Numerics
 
 # More terms than this are put together first: a population reads every one of them at every step.
@@ -149,6 +149,10 @@ class DeferredSum:
             _convolved(replace(term, train=_summed(term.train).unsqueeze(0)), torch.float64)[0] for term in self.terms
         ]
         return without_plane(sum(parts[1:], parts[0]), self.dims)
+
+    def running(self, steps: int) -> Tensor:
+        """The sum of the currents until each of the first `steps` steps, float64."""
+        return running_total(self._tensor, steps)
 
     @cached_property
     def _tensor(self) -> Tensor:

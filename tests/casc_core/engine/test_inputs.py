@@ -151,19 +151,25 @@ def pooled():
 
 
 @pytest.mark.parametrize("scale", [1e12, 1e30])
-@pytest.mark.parametrize(
-    ("model", "shape", "where"),
-    [(Skipping, (2, 6), "the readout"), (pooled, (2, 1, 6), "a maximum over inputs")],
-    ids=["skipping", "pooled"],
-)
-def test_sums_that_no_neuron_cuts_off_have_a_limit(model, shape, where, scale):
-    snn, x = casc_core.convert(model()), torch.ones(shape, dtype=torch.float64) * scale
+def test_maxima_over_inputs_have_a_limit(scale):
+    snn, x = casc_core.convert(pooled()), torch.ones((2, 1, 6), dtype=torch.float64) * scale
     for call in (snn, snn.reference, snn.simulate):
         with pytest.raises(
-            InputError, match=rf"{where}: currents .* must be below .*; the largest is .*Scale the inputs"
+            InputError, match=r"a maximum over inputs: currents .* must be below .*; the largest is .*Scale the inputs"
         ):
             call(x)
     assert torch.equal(snn(x / scale * 1000), snn.reference(x / scale * 1000))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e12, 1e30])
+def test_what_inputs_add_to_a_readout_has_none(scale):
+    snn, x = casc_core.convert(Skipping()), torch.randn((4, 6), dtype=torch.float64) * scale
+    found = snn(x)
+    assert torch.equal(found, snn.reference(x))
+    assert torch.equal(found, snn.simulate(x).logits[-1])
+    with torch.no_grad():
+        exact = snn.ann.double()(x)
+    assert float((found - exact).abs().max()) <= 1e-6 * float(exact.abs().max())
 
 
 @pytest.mark.parametrize("network", ["image", "features"])

@@ -196,19 +196,22 @@ INLINE void NAME(count)(int64_t n, const int8_t *restrict spikes, int16_t *restr
                     for (int64_t k = 0; k < n; k++) v[k] += drive[k];                                                 \
                 const COUNT cap = (COUNT)cap_at(neurons, step);                                                       \
                 COUNT any = 0;                                                                                        \
-                for (int64_t k = 0; by_level && k < n; k++) {                                                         \
-                    const COUNT up = v[k] >= by_level[total[k] + 1] * threshold[k];                                   \
-                    const COUNT spike = up - (takes_back & (v[k] < by_level[total[k]] * threshold[k]));               \
-                    total[k] += spike;                                                                                \
-                    out[k] = (int8_t)spike;                                                                           \
-                    any |= spike;                                                                                     \
-                }                                                                                                     \
-                for (int64_t k = 0; !by_level && k < n; k++) {                                                        \
-                    const COUNT spike = SPIKE(COUNT, v[k], total[k], threshold[k], cap, lower);                       \
-                    v[k] = v[k] - (spike > 0 ? threshold[k] : 0) + (spike < 0 ? threshold[k] : 0);                    \
-                    total[k] += spike;                                                                                \
-                    out[k] = (int8_t)spike;                                                                           \
-                    any |= spike;                                                                                     \
+                if (by_level) {                                                                                       \
+                    for (int64_t k = 0; k < n; k++) {                                                                 \
+                        const COUNT up = v[k] >= by_level[total[k] + 1] * threshold[k];                               \
+                        const COUNT spike = up - (takes_back & (v[k] < by_level[total[k]] * threshold[k]));           \
+                        total[k] += spike;                                                                            \
+                        out[k] = (int8_t)spike;                                                                       \
+                        any |= spike;                                                                                 \
+                    }                                                                                                 \
+                } else {                                                                                              \
+                    for (int64_t k = 0; k < n; k++) {                                                                 \
+                        const COUNT spike = SPIKE(COUNT, v[k], total[k], threshold[k], cap, lower);                   \
+                        v[k] = v[k] - (spike > 0 ? threshold[k] : 0) + (spike < 0 ? threshold[k] : 0);                \
+                        total[k] += spike;                                                                            \
+                        out[k] = (int8_t)spike;                                                                       \
+                        any |= spike;                                                                                 \
+                    }                                                                                                 \
                 }                                                                                                     \
                 if (any) {                                                                                            \
                     if (step == task->capacity) return task->capacity + 1;                                            \
