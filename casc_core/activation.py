@@ -128,15 +128,15 @@ class Quantised(nn.Module):
 
     Unless it says otherwise they are CQReLU; with `half_step` they are rounded to the nearest level instead of down. A
     module that says which `populations` it becomes, and can be `observed`, is held against its lowering neuron by neuron
-    by `casc_core.verify`.
+    by `casc_core.verify`. Without levels (`q` None) nothing is rounded: it is yet to be prepared.
 
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
     """
 
-    def __init__(self, q: int, threshold: float = 1.0) -> None:
+    def __init__(self, q: int | None, threshold: float = 1.0) -> None:
         super().__init__()
-        self.q = check_levels(q)
+        self.q = None if q is None else check_levels(q)
         self.threshold: float | Tensor = check_threshold(threshold)
         self.half_step = False
 
@@ -158,6 +158,7 @@ class Quantised(nn.Module):
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """The lowest and the highest level of each of its populations."""
+        assert self.q is not None
         return ((0, self.q),) * len(self.populations())
 
     def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
@@ -195,6 +196,8 @@ class CQReLU(Quantised):
     >>> x.grad
     tensor([0., 1., 1., 0.])
     """
+
+    q: int
 
     def __init__(
         self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False, half_step: bool = False
@@ -322,6 +325,7 @@ class Rounded(Quantised):
     tensor([0., 0., 1., 0., 0.])
     """
 
+    q: int
     threshold: float
 
     def __init__(self, q: int, function: str, threshold: float = 1.0) -> None:

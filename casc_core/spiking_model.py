@@ -44,6 +44,10 @@ class Origin(Protocol):
         """The network that was converted, its activations CQReLU."""
 
     @property
+    def given(self) -> nn.Module | None:
+        """The network as it was given, where the conversion prepared it."""
+
+    @property
     def is_changed(self) -> bool:
         """Whether `ann` is another network than it was."""
 
@@ -224,7 +228,7 @@ class SpikingModel(nn.Module):
         """Refuse neurons and schedules under which operations of a fixed number of levels would compute something else."""
         settings = self.settings
         fixed = next((op for op in operations if op.is_of_trained_levels), None)
-        if fixed is None or (settings.schedule.levels == settings.q and settings.neuron.takes_levels):
+        if fixed is None or _keeps_levels(settings.q, settings.neuron, settings.schedule):
             return
         raise ConfigError(
             f"{fixed.settings.get('name') or fixed.kind!r}, a rounded activation that is no clipped ReLU, or a product of "
@@ -259,6 +263,12 @@ class SpikingModel(nn.Module):
         other.origin = self.origin
         other.memory_limit = self.memory_limit
         return other
+
+    def runs_under(self, neuron: Neuron, schedule: Schedule) -> bool:
+        """Whether `under` takes these: networks with a threshold for each level, or products, need q wake steps and CIF or
+        IF."""
+        fixed = any(op.is_of_trained_levels for op in self.operations())
+        return not fixed or _keeps_levels(self.settings.q, neuron, schedule)
 
     def with_layers(self, other_for: Callable[[Op], Op]) -> SpikingModel:
         """The same network, each population replaced by another; other operations are shared."""
@@ -377,3 +387,8 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
+
+
+def _keeps_levels(q: int, neuron: Neuron, schedule: Schedule) -> bool:
+    """Whether these compute with the q levels that a network was trained with, and take a threshold for each."""
+    return schedule.resolved(q).levels == q and neuron.takes_levels

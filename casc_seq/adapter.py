@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from casc_core import Adapter
+from casc_core import Adapter, ConversionError
 from casc_core.activation import check_threshold
 from casc_core.extend import (
     Form,
@@ -30,47 +30,162 @@ from casc_core.extend import (
     join,
     stored,
 )
+from casc_seq.bags import embedding_bag
 from casc_seq.classifier import Standardise
-from casc_seq.recurrence import LastState, Recurrence
+from casc_seq.gated import GatedLayers
+from casc_seq.gated_populations import EmittedPopulation, GatedNode
+from casc_seq.gru import GRU
+from casc_seq.layers import RecurrentLayers
+from casc_seq.lstm import LSTM
+from casc_seq.recurrence import LastState, Recurrence, recurrent_grid
 from casc_seq.rnn import RNN
 
 RULES = RuleTable()
+RULES.module(nn.EmbeddingBag)(embedding_bag)
 RULES.module(Standardise)(batch_norm)  # evaluated, it is the batch normalisation it inherits from
+
+# Which populations receive the spikes of which, at one position.
+_GRU_BEFORE = ((), (), (0,), (1, 2))
+_LSTM_BEFORE = ((), (), (), (), (0, 1, 2), (3, 4))
 
 
 @RULES.module(RNN)
 def _rnn(reader: Reader, rnn: RNN, input: Any, hx: Any = None, lengths: Any = None) -> tuple[SignalNode, SignalNode]:
-    """Layer by layer and direction by direction: an input map, then the recurrence."""
-    x = reader.signal(input)
-    for what, value in (("initial state", hx), ("lengths", lengths)):
+    _require_inputs(reader, hx, lengths)
+
+    def cell(x: SignalNode, suffix: str, name: str, reverse: bool, row: int) -> list[SignalNode]:
+        return [_rnn_cell(reader, rnn, x, suffix, reader.layer_name(name), reverse, hx, row, lengths)]
+
+    output, (final,) = _layers(reader, rnn, input, lengths, cell)
+    return output, final
+
+
+@RULES.module(GRU)
+def _gru(reader: Reader, gru: GRU, input: Any, hx: Any = None, lengths: Any = None) -> tuple[SignalNode, SignalNode]:
+    _require_inputs(reader, hx, lengths)
+
+    def cell(x: SignalNode, suffix: str, name: str, reverse: bool, row: int) -> list[SignalNode]:
+        weight, recurrent, bias_ih, bias_hh = _parameters(gru, suffix)
+        own, hidden = None, gru.hidden_size
+        if bias_ih is not None and bias_hh is not None:
+            own, outside = bias_hh[2 * hidden :], bias_hh.clone()
+            outside[2 * hidden :] = 0  # the reset gate multiplies the rest
+            bias_ih = bias_ih + outside
+        states = None if hx is None else (hx,)
+        maps = (weight, bias_ih, recurrent, own)
+        emitted = _gated(reader, gru, x, maps, None, name, reverse, states, row, lengths, _GRU_BEFORE)
+        return [emitted[3]]
+
+    output, (final,) = _layers(reader, gru, input, lengths, cell)
+    return output, final
+
+
+@RULES.module(LSTM)
+def _lstm(
+    reader: Reader, lstm: LSTM, input: Any, hx: Any = None, lengths: Any = None
+) -> tuple[SignalNode, tuple[SignalNode, SignalNode]]:
+    if hx is not None and not (isinstance(hx, (tuple, list)) and len(hx) == 2):
+        raise reader.refuse("its initial states must be a tuple (h_0, c_0)")
+    _require_inputs(reader, *(hx or (None,)), lengths)
+
+    def cell(x: SignalNode, suffix: str, name: str, reverse: bool, row: int) -> list[SignalNode]:
+        weight, recurrent, bias_ih, bias_hh = _parameters(lstm, suffix)
+        bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
+        states = None if hx is None else tuple(hx)
+        maps = (weight, bias, recurrent, None)
+        emitted = _gated(reader, lstm, x, maps, lstm.cell_range, name, reverse, states, row, lengths, _LSTM_BEFORE)
+        return [emitted[5], emitted[4]]
+
+    output, (hidden, cells) = _layers(reader, lstm, input, lengths, cell)
+    return output, (hidden, cells)
+
+
+def _require_inputs(reader: Reader, *given: Any) -> None:
+    """Refuse initial states and lengths, which come last, that do not follow from the inputs alone."""
+    for place, value in enumerate(given):
         if value is not None and not isinstance(value, InputNode):
+            what = "lengths" if place == len(given) - 1 else "initial state"
             raise reader.refuse(f"its {what} must be computed from the inputs, not from spiking neurons")
-    single = rnn.num_layers * rnn.directions == 1
+
+
+def _layers(
+    reader: Reader,
+    module: RecurrentLayers,
+    input: Any,
+    lengths: Any,
+    cell: Callable[[SignalNode, str, str, bool, int], list[SignalNode]],
+) -> tuple[SignalNode, list[SignalNode]]:
+    """Layer by layer and direction by direction: the output, and each final state.
+
+    Args:
+        cell: gives the states at all positions of what it reads, the suffix of its parameters, its name, whether it goes
+            backwards, and the row of its initial states.
+    """
+    x = reader.signal(input)
+    if x.is_divided and x.has_spikes:
+        raise reader.refuse(
+            "its input is a mean over spikes, whose divisor only a run knows; divide after the recurrence, or multiply a "
+            "sum by a constant"
+        )
+    single = module.num_layers * module.directions == 1
     outputs: list[SignalNode] = []
-    final: list[SignalNode] = []
-    for row, (layer, direction, suffix) in enumerate(rnn.cells()):
+    final: list[list[SignalNode]] = []
+    for row, (layer, direction, suffix) in enumerate(module.cells()):
         if direction == 0 and layer > 0:
             x, outputs = join(reader, outputs, -1, stack=False), []
-        name = reader.layer_name(reader.name if single else f"{reader.name}.{suffix}")
-        output = _cell(reader, rnn, x, suffix, name, bool(direction), hx, row, lengths)
-        outputs.append(output)
-        last = LastState(reverse=bool(direction), batch_first=rnn.batch_first)
-        final.append(reader.apply(last, output, lengths))
-    return join(reader, outputs, -1, stack=False), join(reader, final, 0, stack=True)
+        name = reader.name if single else f"{reader.name}.{suffix}"
+        states = cell(x, suffix, name, bool(direction), row)
+        outputs.append(states[0])
+        last = LastState(reverse=bool(direction), batch_first=module.batch_first)
+        final.append([reader.apply(last, state, lengths) for state in states])
+    together = [join(reader, list(each), 0, stack=True) for each in zip(*final, strict=True)]
+    return join(reader, outputs, -1, stack=False), together
 
 
-def _cell(
+def _parameters(module: GatedLayers, suffix: str) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """`(W_x, W_h, b_x, b_h)` of a cell, float64."""
+    weights = (module.own(name, suffix).detach().double() for name in ("weight_ih", "weight_hh"))
+    biases = (None if each is None else each.detach().double() for each in module.biases(suffix))
+    return (*weights, *biases)  # type: ignore[return-value]  # mypy does not count generators
+
+
+def _gated(
+    reader: Reader,
+    module: GatedLayers,
+    x: SignalNode,
+    maps: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
+    cell_range: int | None,
+    name: str,
+    reverse: bool,
+    hx: tuple[InputNode, ...] | None,
+    row: int,
+    lengths: InputNode | None,
+    before: tuple[tuple[int, ...], ...],
+) -> list[SignalNode]:
+    """The populations of one direction of one layer; `before` says which receive the spikes of which."""
+    weight, bias, recurrent, own = maps
+    if module.q is None:
+        raise reader.refuse("its activations are not rounded to levels; call casc_core.prepare(model, q=...) first")
+    node = GatedNode(
+        name, x, LinearMap(x, weight, bias, name), weight, recurrent, own, module.q, cell_range, reverse,
+        module.batch_first, hx, row, lengths, place=reader.place,
+    )  # fmt: skip
+    emitted: list[SignalNode] = []
+    ends = zip(module.POPULATIONS, before, (high // module.q for _, high in module.ranges()), strict=False)
+    for index, (population, read, units) in enumerate(ends):
+        called = reader.layer_name(name + population)
+        each = EmittedPopulation(called, node, index, tuple(emitted[i] for i in read), units)
+        emitted.append(reader.add(each))
+    return emitted
+
+
+def _rnn_cell(
     reader: Reader, rnn: RNN, x: SignalNode, suffix: str, name: str, reverse: bool, hx: Any, row: int, lengths: Any
 ) -> SignalNode:
     weight, recurrent, bias = (None if each is None else each.detach().double() for each in rnn.cell_parameters(suffix))
     assert weight is not None
     assert recurrent is not None
     check_threshold(rnn.threshold)
-    if x.is_divided and x.has_spikes:
-        raise reader.refuse(
-            "its input is a mean over spikes, whose divisor only a run knows; divide after the recurrence, or multiply a "
-            "sum by a constant"
-        )
     current = LinearMap(x, weight, bias, name)
     population = RecurrentPopulation(
         name, x, current, weight, recurrent * rnn.threshold, rnn.threshold, rnn.half_step, reverse, rnn.batch_first, hx,
@@ -112,12 +227,8 @@ class RecurrentPopulation(PopulationNode):
         return replace(received, train=received.train + recurrent + self.threshold)
 
     def snap(self, snapping: Snapping) -> Snapped:
-        numerics, form = snapping.numerics, snapping.of(self.x).form
-        exponent = own = numerics.weight_exponent(self.recurrent)
-        if form.exponent is not None:
-            arriving = form.exponent + numerics.weight_exponent(self.weight * form.factor, arriving=form.exponent)
-            # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
-            exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
+        numerics = snapping.numerics
+        own, exponent = recurrent_grid(snapping, self.x, self.weight, self.recurrent)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)
         self.require_threshold(threshold, self.threshold, 2.0**exponent)
         assert isinstance(self.current, (LinearMap, TableLookup))
@@ -136,29 +247,47 @@ class RecurrentPopulation(PopulationNode):
         return Snapped(ref, Form(scale=Fraction(self.threshold), exponent=0, is_exact=True))
 
 
-def _prepared(module: nn.Module, q: int, threshold: float) -> RNN:
+def _options(module: nn.RNNBase) -> dict[str, Any]:
+    """The options of torch's recurrent layers that ours have too."""
+    weight = next(module.parameters())
+    return {
+        "input_size": module.input_size, "hidden_size": module.hidden_size, "num_layers": module.num_layers,
+        "bias": module.bias, "batch_first": module.batch_first, "dropout": module.dropout,
+        "bidirectional": module.bidirectional, "device": weight.device, "dtype": weight.dtype,
+    }  # fmt: skip
+
+
+def _with_weights(ours: RecurrentLayers, module: nn.Module) -> RecurrentLayers:
+    ours.load_state_dict(module.state_dict())
+    return ours.train(module.training)
+
+
+def _prepared_rnn(module: nn.Module, q: int, threshold: float) -> RecurrentLayers:
     """The CQReLU counterpart of a `torch.nn.RNN`, with its weights."""
     assert isinstance(module, nn.RNN)
-    weight = next(module.parameters())
-    rnn = RNN(
-        module.input_size,
-        module.hidden_size,
-        module.num_layers,
-        bias=module.bias,
-        batch_first=module.batch_first,
-        dropout=module.dropout,
-        bidirectional=module.bidirectional,
-        device=weight.device,
-        dtype=weight.dtype,
-        q=q,
-        threshold=threshold,
-    )
-    rnn.load_state_dict(module.state_dict())
-    return rnn.train(module.training)
+    return _with_weights(RNN(**_options(module), q=q, threshold=threshold), module)
+
+
+def _prepared_gru(module: nn.Module, q: int, threshold: float) -> RecurrentLayers:
+    """A `torch.nn.GRU` with its gates and states rounded to levels; they have a range of their own, and no threshold."""
+    assert isinstance(module, nn.GRU)
+    return _with_weights(GRU(**_options(module), q=q), module)
+
+
+def _prepared_lstm(module: nn.Module, q: int, threshold: float) -> RecurrentLayers:
+    """The same of a `torch.nn.LSTM`."""
+    assert isinstance(module, nn.LSTM)
+    if module.proj_size:
+        raise ConversionError(
+            f"an LSTM with proj_size={module.proj_size} cannot be converted: its states are a linear map of the units. Use "
+            "proj_size=0"
+        )
+    return _with_weights(LSTM(**_options(module), q=q), module)
 
 
 def _recognises(model: nn.Module) -> bool:
-    return any(isinstance(module, (nn.RNNBase, nn.Embedding, nn.EmbeddingBag, RNN)) for module in model.modules())
+    kinds = (nn.RNNBase, nn.Embedding, nn.EmbeddingBag, RecurrentLayers)
+    return any(isinstance(module, kinds) for module in model.modules())
 
 
-adapter = Adapter("rnn", _recognises, {nn.RNN: _prepared}, RULES)
+adapter = Adapter("rnn", _recognises, {nn.RNN: _prepared_rnn, nn.GRU: _prepared_gru, nn.LSTM: _prepared_lstm}, RULES)

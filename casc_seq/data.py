@@ -1,4 +1,4 @@
-"""Labelled texts: from a folder of CSV files, from the Hugging Face hub, or the embedded sample."""
+"""Labelled texts: from a folder of CSV files, from the Hugging Face hub, or written by a generator."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 
 from casc_core.errors import DataError
 from casc_lab import hub
-from casc_seq.text import sample
+from casc_seq.text import markers, sample
 
 AG_NEWS = "fancyzhx/ag_news"
 SAMPLE_TRAIN, SAMPLE_TEST = 6_000, 1_200
+MARKERS_TRAIN, MARKERS_TEST = 4_000, 1_000
 
 _LABEL_COLUMNS = ("label", "labels", "category", "class", "target", "topic", "coarse_label")
 _TEXT_COLUMNS = ("title", "text", "sentence", "content", "description", "review")
@@ -63,7 +64,8 @@ def load_corpus(
     """Load a labelled corpus.
 
     Args:
-        data: a folder, the name of a hub data set, or "sample"; None chooses (see below).
+        data: a folder, the name of a hub data set, "sample", or "markers" (which of two markers came last: a task of
+            memory, `casc_seq.text.markers`); None chooses (see below).
             A folder holds `train.csv` and `test.csv`, each plain or as `.csv.gz`, or has them in its subfolder
             `ag_news`: rows without header, the label counted from 1, then the text in one or more columns (title,
             description), which are joined by a space. `classes.txt`, one name a line, is optional.
@@ -95,6 +97,8 @@ def load_corpus(
             )
     if data == "sample":
         return _sample(names)
+    if data == "markers":
+        return _markers(names)
     if isinstance(data, Path) or Path(data).is_dir() or not _HUB_NAME.fullmatch(data):
         return _from_folder(Path(data), names)
     try:
@@ -108,6 +112,13 @@ def _sample(names: tuple[str, ...] | None, notice: str | None = None) -> Corpus:
     train = Examples(texts[:SAMPLE_TRAIN], labels[:SAMPLE_TRAIN])
     test = Examples(texts[SAMPLE_TRAIN:], labels[SAMPLE_TRAIN:])
     return _corpus(train, test, names or sample.CLASSES, "embedded sample", notice)
+
+
+def _markers(names: tuple[str, ...] | None) -> Corpus:
+    texts, labels = markers.generate(MARKERS_TRAIN + MARKERS_TEST)
+    train = Examples(texts[:MARKERS_TRAIN], labels[:MARKERS_TRAIN])
+    test = Examples(texts[MARKERS_TRAIN:], labels[MARKERS_TRAIN:])
+    return _corpus(train, test, names or markers.CLASSES, "the marker task")
 
 
 def _corpus(train: Examples, test: Examples, classes: tuple[str, ...], what: str, notice: str | None = None) -> Corpus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.batching.places import Axis
+from casc_core.engine.batching.places import Axis, Samples
 from casc_core.engine.batching.samples import Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
 from casc_core.engine.ops import entries
@@ -33,13 +34,15 @@ from casc_core.extend import (
     Provenance,
     Run,
     Signal,
+    SignalNode,
+    Snapping,
     Text,
     Work,
     settings,
     tensors,
 )
 from casc_core.numerics import INPUT_EXPONENT, binade, largest
-from casc_seq.rnn import check_lengths, time_order
+from casc_seq.rows import check_lengths, time_order
 
 # Steps that a train may go on beyond what one position could need.
 _SPARE = 16
@@ -101,7 +104,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             raise InputError(
                 f"{name}: it has {self.weight.shape[0]} units at each position; its input has {current.shape[2]}"
             )
-        current = _divided(current, run, self.settings["exponent"], name)
+        current = divided(current, run, self.settings["exponent"], name)
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         if lengths is not None:
@@ -167,19 +170,10 @@ class Recurrence(Op, saved_as="Recurrence"):
         row: int = 0,
         lengths: Abstract | Tensor | None = None,
     ) -> Abstract:
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
-        samples = follower.apart(current, [1 - batch_axis, 2], "goes from one sample to the next")
-        rows = Axis(0, samples.inner) if isinstance(samples, Axis) else samples
-        if lengths is not None:
-            _, rows = follower.together(Abstract(meta([batch]), rows), lengths)
-        if start is not None:
-            rows = Axis(1, rows.inner) if isinstance(rows, Axis) else rows
-            _, rows = follower.together(Abstract(meta([1, batch, 1]), rows), start)
+        length = current.shape[1 if self.settings["batch_first"] else 0]
+        samples = recurrent_samples(follower, current, self.settings["batch_first"], [start], lengths)
         if self.charge is not None:
             follower.note(self.charge)
-        if isinstance(samples, Axis) and not isinstance(rows, Axis):
-            samples = rows
         train = current.train or Train()
         return follower.signal(current.shape, samples, self._longest(follower.run, train.steps, length))
 
@@ -391,13 +385,40 @@ class Recurrence(Op, saved_as="Recurrence"):
         )
 
 
-def _divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
+def divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
     """A real-valued current divided by what it carries and rounded once, for every step and for the reference."""
     if current.divisor is None:
         return current
     if current.steps or current.drive is None:
         raise InputError(f"{name}: its input is a mean over spikes; divide after the recurrence")
     return replace(current, lazy_drive=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
+
+
+def recurrent_samples(
+    follower: Follower, current: Abstract, batch_first: bool, start: Sequence[Any], lengths: Abstract | Tensor | None
+) -> Samples:
+    """Where the samples are behind a recurrence that begins with these states."""
+    batch = current.shape[0 if batch_first else 1]
+    samples = follower.apart(current, [1 if batch_first else 0, 2], "goes from one sample to the next")
+    rows = Axis(0, samples.inner) if isinstance(samples, Axis) else samples
+    if lengths is not None:
+        _, rows = follower.together(Abstract(meta([batch]), rows), lengths)
+    for each in start:
+        if each is not None:
+            rows = Axis(1, rows.inner) if isinstance(rows, Axis) else rows
+            _, rows = follower.together(Abstract(meta([1, batch, 1]), rows), each)
+    return rows if isinstance(samples, Axis) and not isinstance(rows, Axis) else samples
+
+
+def recurrent_grid(snapping: Snapping, x: SignalNode, weight: Tensor, recurrent: Tensor) -> tuple[int, int]:
+    """Exponents of the grids of recurrent weights, and of what the neurons receive beside them of `x` by these weights."""
+    numerics, form = snapping.numerics, snapping.of(x).form
+    exponent = own = numerics.weight_exponent(recurrent)
+    if form.exponent is not None:
+        arriving = form.exponent + numerics.weight_exponent(weight * form.factor, arriving=form.exponent)
+        # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
+        exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
+    return own, exponent
 
 
 class Order:

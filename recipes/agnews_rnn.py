@@ -1,10 +1,12 @@
-"""AG News, recurrent: train a CQReLU text classifier, convert it, and compare four ways to simulate it (Table 6).
+"""AG News: train a text classifier, recurrent or convolutional, convert it, and compare ways to simulate it (Table 6).
 
     python recipes/agnews_rnn.py --q 2 --T 8
+    python recipes/agnews_rnn.py --cell gru --q 8
+    python recipes/agnews_rnn.py --model textcnn --q 4
 
 It trains the classifier (or finds the one trained before with the same options on the same texts), converts it, runs the
-whole test set in spikes with the four methods, and writes results.json, table.md, accuracy.png and the spiking network to
-the output folder.
+whole test set in spikes with each method of Table 6 that the network can be run by, and writes results.json, table.md,
+accuracy.png and the spiking network to the output folder.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from casc_lab.evaluation.report import Experiment, phase, report
 from casc_lab.evaluation.results import Published
 from casc_lab.training.checks import check_fits
 from casc_lab.training.store import describe
-from casc_seq.classifier import POOLINGS, ClassifierConfig, TextClassifier
+from casc_seq.classifier import CELLS, MODELS, POOLINGS, ClassifierConfig, TextClassifier
 from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, calibration_batches, evaluation_batches, train_or_find
 from casc_seq.training import SMALL_CORPUS, TrainingConfig, recommended
 
-DATA = "folder with train.csv[.gz] and test.csv[.gz], hub data set, or 'sample'; unset: docs/experiments.md"
+DATA = "folder with train.csv[.gz] and test.csv[.gz], hub data set, 'sample' or 'markers'; unset: docs/experiments.md"
 AG_NEWS_TEST = 7_600
 TABLE_6 = Published(
     "Table 6, AG News, 300 tanh units in one direction turned into CQReLU, q=2",
@@ -55,7 +57,14 @@ def options() -> argparse.ArgumentParser:
         add(f"--{name.replace('_', '-')}", type=kind, help=f"default: {by_size}")
     add("--lr", type=float, default=training.lr)
     add("--embedding", type=int, default=sizes.embedding_size, help="width of a word vector")
-    add("--hidden", type=int, default=sizes.hidden_size, help="units of the recurrent layer, each direction")
+    add("--model", choices=MODELS, default=sizes.model, help="recurrent layers, or convolutions (TextCNN)")
+    add("--cell", choices=CELLS, default=sizes.cell, help="of the recurrent layers")
+    add(
+        "--hidden",
+        type=int,
+        default=sizes.hidden_size,
+        help="units of a recurrent layer, each direction; filters of each width",
+    )
     add("--layers", type=int, default=sizes.num_layers, help="recurrent layers")
     add("--bidirectional", action=argparse.BooleanOptionalAction, default=sizes.bidirectional)
     add("--pooling", choices=POOLINGS, default=sizes.pooling)
@@ -80,6 +89,8 @@ def _checked(args: argparse.Namespace) -> tuple[TextPipeline, dict[str, Any], di
         "bidirectional": args.bidirectional, "pooling": args.pooling, "batch_norm": args.batch_norm,
         "q": args.q, "dropout": args.dropout,
     }  # fmt: skip
+    # Trainings are found by their sizes, and had no others before.
+    sizes |= {name: getattr(args, name) for name in ("model", "cell") if getattr(args, name) != "rnn"}
     smallest = ClassifierConfig(vocabulary_size=2, classes=2, **sizes)
     check_fits(lambda: TextClassifier(smallest), "choose smaller --embedding, --hidden or --layers")
     by_size = {name: getattr(args, name) for name in ("epochs", "batch_size", "word_dropout")}
@@ -110,17 +121,22 @@ def experiment(
         network=trained.model,
         adapter="rnn",
         batches=evaluation_batches(corpus, trained, pipeline, device, progress),
-        title=f"{corpus.source.split(':')[0]}, RNN, q={args.q}",
+        title=f"{corpus.source.split(':')[0]}, {_name(args)}, q={args.q}",
         data=corpus.source,
         train_examples=len(corpus.train),
         test_examples=len(corpus.test),
         q=args.q,
         classifier=trained.folder,
         training=trained.training,
-        published=TABLE_6 if args.q == 2 and len(corpus.test) == AG_NEWS_TEST else None,
+        published=TABLE_6 if args.q == 2 and len(corpus.test) == AG_NEWS_TEST and _name(args) == "RNN" else None,
         calibration=lambda: calibration_batches(corpus, trained, pipeline, device),
         recipe="agnews_rnn",
     )
+
+
+def _name(args: argparse.Namespace) -> str:
+    """What the network is called in titles."""
+    return "TextCNN" if args.model == "textcnn" else str(args.cell).upper()
 
 
 def main(args: argparse.Namespace, device: torch.device) -> None:

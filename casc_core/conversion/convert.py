@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 from torch import nn
@@ -68,7 +69,8 @@ def convert(
     if not was_prepared:
         warnings.warn(
             f"{type(model).__name__} was not trained with CQReLU activations: it has been prepared with q={q}, and its "
-            "answers will differ from the original's. Call casc_core.prepare(model, q=...), train, then convert",
+            "answers will differ from the original's: casc_core.verify says by how much. Call casc_core.prepare(model, "
+            "q=...), train, then convert",
             stacklevel=2,
         )
     trained = levels_of(ann)
@@ -78,4 +80,4 @@ def convert(
         raise ConfigError(f"neuron must be CIF(), IF() or another Neuron, an instance; got {neuron!r}")
     ann = ann.eval()
     settings = Settings(chosen.name, trained, neuron or CIF(), resolved, settled, arguments_of(ann))
-    return lowered(ann, chosen, settings)
+    return lowered(ann, chosen, settings, None if was_prepared else copy.deepcopy(model).eval())

@@ -37,6 +37,7 @@ class TrainedOrigin:
         ann: the network that was converted, its activations CQReLU.
         adapter: that of the conversion.
         steps: for how many it left room.
+        given: the network as it was given, where the conversion prepared it; None: `ann` was.
         unrounded: what `unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
         checksum: of the tensors of `ann` when it was converted.
     """
@@ -44,6 +45,7 @@ class TrainedOrigin:
     ann: nn.Module
     adapter: Adapter
     steps: int
+    given: nn.Module | None = None
     unrounded: tuple[object, SpikingModel] | None = None
     checksum: int = field(init=False)
 
@@ -90,8 +92,11 @@ class TrainedOrigin:
         return vars(self) | {"unrounded": None}
 
 
-def lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingModel:
+def lowered(ann: nn.Module, adapter: Adapter, settings: Settings, given: nn.Module | None = None) -> SpikingModel:
     """The spiking network of `ann`, with a program for each way of calling it that can be lowered.
+
+    Args:
+        given: the network that `ann` has been prepared from, if the conversion did that.
 
     Raises:
         ConversionError: none can.
@@ -108,7 +113,7 @@ def lowered(ann: nn.Module, adapter: Adapter, settings: Settings) -> SpikingMode
     network = Network(pool.ops, programs, tuple(layers), settings).in_order_of_calls()
     device = next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
     snn = SpikingModel(network).to(device)
-    snn.origin = TrainedOrigin(ann, adapter, settings.most_spikes)
+    snn.origin = TrainedOrigin(ann, adapter, settings.most_spikes, given)
     return snn
 
 

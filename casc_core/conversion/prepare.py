@@ -265,7 +265,7 @@ def levels_of(model: nn.Module) -> int | None:
     Raises:
         ConversionError: they differ.
     """
-    found = {name: module.q for name, module in model.named_modules() if isinstance(module, Quantised)}
+    found = {name: m.q for name, m in model.named_modules() if isinstance(m, Quantised) and m.q is not None}
     if len(set(found.values())) > 1:
         raise ConversionError(
             f"all activations must have the same number of levels q, since one schedule wakes all of them; got {found}. "

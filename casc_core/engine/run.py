@@ -226,8 +226,12 @@ class LevelRun(Run):
         if drive is not None:
             current = drive * self.total if current is None else current + drive * self.total
         current = train.new_zeros(train.shape[1:]) if current is None else current
+        values = thresholds.values.to(current.dtype)
+        if not isinstance(thresholds.scale, Tensor):
+            reached = torch.bucketize(current.contiguous(), values * thresholds.scale, out_int32=True, right=True)
+            return (reached + thresholds.lowest).to(torch.int16).unsqueeze(0)
         count = torch.full(current.shape, thresholds.lowest, dtype=torch.int16, device=current.device)
-        for value in thresholds.values.to(current.dtype):
+        for value in values:
             count += current >= value * thresholds.scale
         return count.unsqueeze(0)
 

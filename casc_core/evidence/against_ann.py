@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from casc_core.errors import ConfigError
-from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann
+from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann, plainly_evaluated
 from casc_core.evidence.differences import Differences, combine_differences, differences
 from casc_core.evidence.lowering_check import held_against_ann
 from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
@@ -29,6 +29,8 @@ class AgainstANN:
             ties did, from its evaluation in float64.
         float32: what the network's own types move, from its evaluation in float64 to that in them.
         own: the reference beside the network in its own types; None: they compute with another number of levels.
+        prepared: what rounding the activations moved, from the network as it was given to the one that was converted, in
+            their own types; None: it was given prepared.
     """
 
     samples: int
@@ -37,6 +39,7 @@ class AgainstANN:
     grid: Differences
     float32: Differences
     own: Differences | None
+    prepared: Differences | None = None
 
     @property
     def exact(self) -> bool:
@@ -49,9 +52,11 @@ class AgainstANN:
 
     def without_predictions(self) -> AgainstANN:
         """The same of a network that predicts nothing."""
-        own = None if self.own is None else replace(self.own, predictions=None)
+        own, prepared = (
+            None if each is None else replace(each, predictions=None) for each in (self.own, self.prepared)
+        )
         grid, float32 = (replace(each, predictions=None) for each in (self.grid, self.float32))
-        return replace(self, grid=grid, float32=float32, own=own)
+        return replace(self, grid=grid, float32=float32, own=own, prepared=prepared)
 
     def __str__(self) -> str:
         lines = [str(self.lowering)]
@@ -61,6 +66,8 @@ class AgainstANN:
             what = "ties between two levels" if self.exact else "the fault"
             lines.append(self.grid.sentence(what, self.samples))
         lines.append(self.float32.sentence("float32 itself", self.samples))
+        if self.prepared is not None:
+            lines.append(f"rounding the activations to levels moved {self.prepared.of_logits(self.samples)}")
         return "\n".join(lines)
 
 
@@ -89,6 +96,7 @@ def against_ann(
         differences(held.before_grid, reference, samples),
         differences(held.float64, own, samples),
         differences(own, reference, samples) if settings.levels == settings.q else None,
+        None if snn.origin.given is None else differences(plainly_evaluated(snn.origin.given, named), own, samples),
     )
 
 
@@ -116,6 +124,7 @@ def reference_against_ann(
 def combine_against_ann(parts: Sequence[AgainstANN]) -> AgainstANN:
     """Over several batches, in order."""
     own = [part.own for part in parts if part.own is not None]
+    prepared = [part.prepared for part in parts if part.prepared is not None]
     return AgainstANN(
         sum(part.samples for part in parts),
         parts[0].numerics,
@@ -123,4 +132,5 @@ def combine_against_ann(parts: Sequence[AgainstANN]) -> AgainstANN:
         combine_differences([part.grid for part in parts]),
         combine_differences([part.float32 for part in parts]),
         combine_differences(own) if own else None,
+        combine_differences(prepared) if prepared else None,
     )

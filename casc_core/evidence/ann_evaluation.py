@@ -52,6 +52,15 @@ def evaluate_ann(
 
 
 @torch.no_grad()
+def plainly_evaluated(model: nn.Module, named: Mapping[str, Any]) -> LogitsAndLevels:
+    """A network that may have no levels yet, in evaluation and in its own types."""
+    device = next((value.device for value in named.values() if isinstance(value, Tensor)), None)
+    own = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+    given = {name: _as_type(_cloned(value), own) for name, value in named.items()}
+    return LogitsAndLevels(copy.deepcopy(model).eval().to(device)(**given), {})
+
+
+@torch.no_grad()
 def run_observed(
     ann: nn.Module,
     q: int,

@@ -46,9 +46,17 @@ class Differences:
         "the grid moved 2 of 100 neurons, from layer '3' on, logits of 1 and predictions of 0 of 16 samples, by up to 0.25"
         """
         first = "" if self.first_layer is None else f", from layer {self.first_layer!r} on"
-        what += f" moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}, logits of {self.logits:,}"
+        what += f" moved {sum(self.layers.values()):,} of {self.neurons:,} neurons{first}"
+        return f"{what}, {self.of_logits(samples)}"
+
+    def of_logits(self, samples: int) -> str:
+        """What has moved of the logits.
+
+        >>> Differences(0, {}, 3, 1, 0.25).of_logits(16)
+        'logits of 3 and predictions of 1 of 16 samples, by up to 0.25'
+        """
         predicted = "" if self.predictions is None else f" and predictions of {self.predictions:,}"
-        return f"{what}{predicted} of {samples:,} samples, by up to {self.max_logit_difference:.3g}"
+        return f"logits of {self.logits:,}{predicted} of {samples:,} samples, by up to {self.max_logit_difference:.3g}"
 
 
 def differences(before: LogitsAndLevels, after: LogitsAndLevels, samples: int) -> Differences:

@@ -175,7 +175,7 @@ class _Held:
             output, before = module.observed([self._against.levels.get(name) for name in names], *args, **kwargs)
         else:  # a family that does not say what is inside: what comes out, a level already, is all there is to see
             names, output = (called,), type(module).forward(module, *args, **kwargs)
-            before = [(output * module.q / module.effective_threshold).round()] if isinstance(output, Tensor) else []
+            before = [(output * self._q / module.effective_threshold).round()] if isinstance(output, Tensor) else []
         seen = zip(names, before, strict=False)
         return output, {name: each for name, each in seen if name in self._against.levels}
 

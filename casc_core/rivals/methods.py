@@ -6,7 +6,7 @@ of `snn`, so that methods differ in nothing but themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from casc_core.errors import ConfigError
@@ -18,7 +18,18 @@ from casc_core.rivals.percentile import PercentileReLU
 from casc_core.schedule import Continuous, WakeSleep
 from casc_core.spiking_model import SpikingModel
 
-__all__ = ["FOUR", "OURS", "QCFS", "RIVALS", "Calibrated", "Method", "PercentileReLU", "chosen", "methods_for"]
+__all__ = [
+    "FOUR",
+    "OURS",
+    "QCFS",
+    "RIVALS",
+    "Calibrated",
+    "Method",
+    "PercentileReLU",
+    "applicable",
+    "chosen",
+    "methods_for",
+]
 
 _IF = "v += I_t; s_t = 1 if v >= theta, else 0; v -= theta * s_t"
 _CIF = "v += I_t; s_t = +1 if v >= theta and N < cap_t, -1 if v < 0 and N > 0, else 0; N += s_t; v -= theta * s_t"
@@ -86,7 +97,7 @@ RIVALS: dict[str, Method] = {
 
 
 def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Method]:
-    """The methods that apply to a network: the four, and the rivals.
+    """The methods that apply to a network: the four, and the rivals, but for those under which it cannot be run.
 
     In a network whose activations round to the nearest level (`half_step`), potentials begin half way under every method.
     IF with continuous input is then QCFS, or OPI if the network has only been calibrated, and is listed once.
@@ -98,8 +109,10 @@ def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Me
     half = any(getattr(op, "charge", None) is not None for op in converted(snn).operations() if op.is_layer)
     acp = RIVALS["ACP"]
     assert isinstance(acp, Calibrated)
-    methods = FOUR | RIVALS | {"ACP": replace(acp, steps=T)}
+    methods = applicable(snn, FOUR | RIVALS | {"ACP": replace(acp, steps=T)})
     if not half:
+        return methods
+    if "baseline" not in methods:
         return methods
     same = QCFS if trained else methods["OPI"]
     methods["baseline"] = replace(same, label=f"baseline (IF) = {same.label}", neuron=IF(), note="")
@@ -110,6 +123,14 @@ def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Me
         name: replace(method, note=f"{method.note}; {about}" if method.note else about)
         for name, method in methods.items()
     }
+
+
+def applicable(snn: SpikingModel, methods: Mapping[str, Method]) -> dict[str, Method]:
+    """Of the methods those whose neurons and schedules the network can be run under.
+
+    Rounded activations with a threshold for each level, such as gates, are for the wake steps that they were trained for.
+    """
+    return {name: method for name, method in methods.items() if snn.runs_under(method.neuron, method.schedule)}
 
 
 def chosen(methods: dict[str, Method], names: Sequence[str] | None) -> dict[str, Method]:

@@ -15,7 +15,7 @@ from casc_core.evidence.differences import largest_difference
 from casc_core.evidence.readout import ReadoutOverTime, readout_over_time
 from casc_core.reporting.predictions import differing, reading
 from casc_core.reporting.series import last_repeated
-from casc_core.rivals.methods import FOUR, OURS, Method
+from casc_core.rivals.methods import FOUR, OURS, Method, applicable
 from casc_core.spiking_model import SpikingModel
 from casc_lab.distributed import gather, gather_each, share
 from casc_lab.evaluation.accuracy import Batches, accuracy, dataset_order, logits_of
@@ -125,7 +125,7 @@ def evaluate(
     snn: SpikingModel,
     batches: Batches,
     steps: Sequence[int],
-    methods: Mapping[str, Method] = FOUR,
+    methods: Mapping[str, Method] | None = None,
     announce: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
     """Run every method over the test set; the result is the same for any number of processes.
@@ -135,12 +135,14 @@ def evaluate(
         snn: its conversion.
         batches: the test set. Each process runs its share, and all of them get the whole result.
         steps: time steps at which to read out.
-        methods: by name, on the weights as they are; `OURS` must be among them.
+        methods: by name, on the weights as they are; `OURS` must be among them. None: those of Table 6 under which the
+            network can be run.
         announce: called with the name of what is about to run.
 
     Raises:
         ConfigError: no steps, or `OURS` is not among the methods. InputError: no samples, or labels that are no classes.
     """
+    methods = applicable(snn, FOUR) if methods is None else methods
     if not steps or OURS not in methods:
         raise ConfigError(
             f"an evaluation needs steps and the method {OURS!r}; got {list(steps)} and {', '.join(methods)}"

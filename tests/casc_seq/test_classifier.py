@@ -23,6 +23,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"num_layers": 2},
     {"fc_size": 5},
     {"q": 8, "threshold": 2.0},
+    *({"cell": cell, "pooling": pooling, "q": 4} for cell in ("gru", "lstm") for pooling in ("mean+max", "last")),
+    {"cell": "lstm", "num_layers": 2, "bidirectional": False, "pooling": "max", "q": 4},
+    {"model": "textcnn", "q": 4},
+    {"model": "textcnn", "fc_size": 5, "batch_norm": False},
 ]
 
 
@@ -122,6 +126,8 @@ def test_a_config_survives_json() -> None:
         ({"batch_norm": 1}, "batch_norm .* got 1"),
         ({"pooling": "median"}, "mean, sum, max, last.* got 'median'"),
         ({"dropout": 1.0}, r"dropout .* got 1\.0"),
+        ({"cell": "elman"}, "cell must be one of rnn, gru, lstm; got 'elman'"),
+        ({"model": "cnn"}, "model must be one of rnn, textcnn; got 'cnn'"),
         ({"q": 0}, "levels"),
         ({"threshold": 0.0}, "threshold"),
     ],

@@ -285,3 +285,14 @@ def test_real_ag_news(monkeypatch):
     assert Counter(corpus.train.labels) == {0: 19_827, 1: 20_033, 2: 19_886, 3: 20_450}
     assert Counter(corpus.test.labels) == dict.fromkeys(range(4), 1_900)
     assert not set(corpus.train.texts) & set(corpus.test.texts)
+
+
+def test_the_marker_task_needs_memory():
+    corpus = load_corpus("markers")
+    assert (len(corpus.train), len(corpus.test), corpus.classes) == (4000, 1000, ("red last", "blue last"))
+    assert corpus.source.startswith("the marker task: 4,000 training and 1,000 test texts")
+    for text, label in zip(corpus.test.texts, corpus.test.labels, strict=True):
+        words = text.split()
+        red, blue = words.index("red"), words.index("blue")
+        assert (red > blue) == (corpus.classes[label] == "red last")
+        assert len(words) - 1 - max(red, blue) >= 25

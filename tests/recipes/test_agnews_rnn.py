@@ -16,6 +16,7 @@ import pytest
 
 import casc_core
 from casc_lab import command
+from casc_lab.cli import main
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "agnews_rnn.py"
 TINY = [
@@ -85,6 +86,28 @@ def test_it_trains_converts_and_writes_everything(corpus: Path, tmp_path: Path):
 
     other = run("--q", 4, "--T", 2, "--data", corpus, "--out", out, *TINY)
     assert "classifier trained" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "methods", "layers"),
+    [
+        (["--cell", "gru"], ["baseline+WSC", "baseline+CIF+WSC"], "rnn.l0.reset"),
+        (["--cell", "lstm"], ["baseline+WSC", "baseline+CIF+WSC"], "rnn.l0.input"),
+        (["--model", "textcnn"], METHODS, "cnn.activations.0"),
+    ],
+)
+def test_every_cell_and_model(corpus: Path, tmp_path: Path, options: list[str], methods: list[str], layers: str):
+    out = tmp_path / "out"
+    done = run("--q", 4, "--T", 5, "--data", corpus, "--out", out, *options, *TINY)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["accuracy"]) == methods
+    assert results["prediction_mismatches"] == 0
+    assert results["max_logit_difference"] == 0.0
+    assert results["ann_accuracy"] > 50
+    assert casc_core.load(out / "network").layers[0] == layers
+    shown = main(["classify", "topic1word2 topic1word0", "--network", str(out)])
+    assert shown == 0
 
 
 def test_two_processes_give_what_one_does(corpus: Path, tmp_path: Path):

@@ -144,7 +144,8 @@ class Reader:
     @property
     def levels(self) -> int:
         """Of the model's activations."""
-        return next((each.q for each in self.model.modules() if isinstance(each, Quantised)), 1)
+        each = (module.q for module in self.model.modules() if isinstance(module, Quantised))
+        return next((q for q in each if q is not None), 1)
 
     @property
     def name(self) -> str:

@@ -23,10 +23,6 @@ _ATTENTION = "attention multiplies spike trains with each other; use a recurrent
 _LEAVES = (
     "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
 )
-_GATED = (
-    "its gates multiply two activations; use nn.RNN, which casc_core.prepare(model, adapter='rnn', q=...) turns into a "
-    "CQReLU RNN"
-)
 _PROBABILITY = "exponentials do not travel as spikes; return the logits and apply it to the converted network's output"
 _PACKED = (
     "packed sequences hide the layout that neurons need; use casc_seq.RNN and pass it the padded tensor and lengths=..., "
@@ -35,7 +31,8 @@ _PACKED = (
 
 RULES.refuse(
     UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softsign,
-    nn.Hardswish, nn.SiLU, nn.LeakyReLU, nn.PReLU, nn.RNN, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
+    nn.Hardswish, nn.SiLU, nn.LeakyReLU, nn.PReLU, nn.RNN, nn.GRU, nn.LSTM, F.relu, F.relu_, torch.relu,
+    torch.relu_, "relu", "relu_",
     torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_", torch.sigmoid, torch.sigmoid_, F.sigmoid, "sigmoid", "sigmoid_",
     F.hardsigmoid, F.softsign, F.hardswish, F.silu, F.leaky_relu, F.leaky_relu_,
 )  # fmt: skip
@@ -59,7 +56,6 @@ RULES.refuse(
     "multinomial", "normal_", "uniform_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_",
 )  # fmt: skip
 RULES.refuse(_LEAVES, "item", "tolist", "numpy", "__array__")
-RULES.refuse(_GATED, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 RULES.refuse(
     _PROBABILITY, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax,
     "softmax", "log_softmax", torch.exp, "exp",
@@ -69,7 +65,10 @@ RULES.refuse(
     F.adaptive_max_pool2d_with_indices,
 )  # fmt: skip
 RULES.refuse(_PACKED, nn.utils.rnn.pack_padded_sequence, nn.utils.rnn.pad_packed_sequence, nn.utils.rnn.pack_sequence)
-RULES.refuse("a loop over cells hides the recurrence; use nn.RNN (or casc_seq.RNN) over the whole sequence", nn.RNNCell)
+RULES.refuse(
+    "a loop over cells hides the recurrence; use nn.RNN, nn.GRU or nn.LSTM over the whole sequence", nn.RNNCell, nn.GRUCell,
+    nn.LSTMCell,
+)  # fmt: skip
 RULES.refuse("use nn.Embedding followed by a sum or a mean over the tokens", nn.EmbeddingBag, F.embedding_bag)
 RULES.refuse(
     "it gives places, which do not travel as spikes; return the logits and apply it to the converted network's output",

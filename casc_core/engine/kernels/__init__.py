@@ -14,6 +14,7 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
@@ -39,6 +40,7 @@ __all__ = [
     "Blocks",
     "Exact",
     "ExactCurrents",
+    "GatedWeights",
     "KernelNeuron",
     "Margin",
     "PackedConvolution",
@@ -54,6 +56,7 @@ __all__ = [
     "count_rows",
     "fits_int32",
     "forked",
+    "gated",
     "instructions",
     "levels",
     "narrow_exponent",

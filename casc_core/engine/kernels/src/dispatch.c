@@ -84,7 +84,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 12; }
+EXPORT int64_t casc_version(void) { return 13; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -106,7 +106,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
 static int laid_out(const Weights *weights) {
@@ -139,6 +139,11 @@ static int fits(int64_t kernel, const void *task) {
                recurrence->shift < 31 &&
                (!recurrence->exactly.margin || (kept(&recurrence->left_out) &&
                                                 recurrence->left_out.reads == recurrence->weights.rows_padded));
+    }
+    if (kernel == GATED) {
+        const GatedTask *gated = (const GatedTask *)task;
+        return gated->hidden > 0 && gated->length >= 0 && gated->arriving >= 0 && gated->capacity >= 0 && gated->q > 0 &&
+               gated->cells >= 0 && 4 * gated->q * (gated->q + gated->cells) < INT32_MAX;
     }
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;
@@ -173,6 +178,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
         case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
+        case GATED: return DISPATCH(gated, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }

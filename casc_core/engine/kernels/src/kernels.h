@@ -6,6 +6,7 @@
 #include "rows.h"
 #include "neurons.h"
 #include "recurrence.h"
+#include "gated.h"
 #include "convolution.h"
 #include "counting.h"
 #include "rounding.h"

@@ -160,12 +160,10 @@ def test_operation_is_refused_with_its_line_and_a_remedy(forward):
 
 
 MODULES = {
-    "LSTM": (nn.LSTM(4, 5, batch_first=True), "use nn.RNN"),
-    "GRU": (nn.GRU(4, 5, batch_first=True), "use nn.RNN"),
+    "GRUCell": (nn.GRUCell(4, 5), "nn.GRU or nn.LSTM over the whole sequence"),
     "MultiheadAttention": (nn.MultiheadAttention(4, 1), "use a recurrent layer or a pooling"),
     "TransformerEncoderLayer": (nn.TransformerEncoderLayer(4, 1, 8), "use a recurrent layer or a pooling"),
     "LayerNorm": (nn.LayerNorm(4), "remove it, or use BatchNorm"),
-    "EmbeddingBag": (nn.EmbeddingBag(5, 4), "nn.Embedding followed by a sum or a mean"),
     "RNNCell": (nn.RNNCell(4, 5), "use nn.RNN"),
     "GELU": (nn.GELU(), "replace it by nn.ReLU"),
     "Mish": (nn.Mish(), "replace it by nn.ReLU"),

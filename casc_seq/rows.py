@@ -1,0 +1,116 @@
+"""How a batch of sequences becomes rows, position by position, and in which order a recurrence visits them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from casc_core.errors import InputError
+
+
+def time_order(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int, int]]:
+    """Rows of a packed sequence in the order a recurrence visits them.
+
+    Position `i` of a packed sequence occupies rows `start : start + size`, `size = batch_sizes[i]`. Returns
+    `(start, size, known)` for each visit, `known` being how many of its rows already have a state from the visit
+    before; the others begin at the initial state. Forward, sequences only leave; in reverse, they only join.
+
+    >>> time_order([3, 2], reverse=False)
+    [(0, 3, 0), (3, 2, 2)]
+    >>> time_order([3, 2], reverse=True)
+    [(3, 2, 0), (0, 3, 2)]
+    """
+    spans, start = [], 0
+    for size in batch_sizes:
+        spans.append((start, size))
+        start += size
+    if reverse:
+        spans.reverse()
+    order, before = [], 0
+    for start, size in spans:
+        order.append((start, size, min(before, size)))
+        before = size
+    return order
+
+
+def previous_rows(states: Tensor, start: Tensor, order: Sequence[tuple[int, int, int]]) -> Tensor:
+    """The states before those of each row, where all are known; `start` `[batch, hidden]` is before the first of each.
+
+    >>> previous_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(2, 1), time_order([2, 1], reverse=False)).flatten()
+    tensor([0., 0., 1.])
+    """
+    previous, last = torch.empty_like(states), 0
+    for row, size, known in order:
+        previous[row : row + known] = states[last : last + known]
+        previous[row + known : row + size] = start[known:size]
+        last = row
+    return previous
+
+
+class Rows:
+    """How a batch of sequences becomes rows, position by position and the longest texts first, and back.
+
+    Attributes:
+        sizes: how many sequences have position 0, 1, ...
+        packed: the batch packed, where its lengths are given.
+    """
+
+    def __init__(self, length: int, batch: int, lengths: Tensor | None, batch_first: bool) -> None:
+        self.length, self.batch, self.batch_first = length, batch, batch_first
+        self.lengths = None if lengths is None else check_lengths(lengths, batch, length)
+        self.sizes = [batch] * length
+        self.packed: PackedSequence | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Sequences and positions, in the order in which the user has them."""
+        return (self.batch, self.length) if self.batch_first else (self.length, self.batch)
+
+    def of(self, sequences: Tensor) -> Tensor:
+        """The rows `[rows, features]` of sequences as the user has them."""
+        positions_first = sequences.transpose(0, 1) if self.batch_first else sequences
+        if self.lengths is None:
+            return positions_first.reshape(self.length * self.batch, -1)
+        self.packed = pack_padded_sequence(positions_first, self.lengths, enforce_sorted=False)
+        self.sizes = self.packed.batch_sizes.tolist()
+        return self.packed.data
+
+    def back(self, rows: Tensor) -> Tensor:
+        """The sequences of such rows, zero behind each one's end."""
+        if self.packed is None:
+            sequences = rows.reshape(self.length, self.batch, -1)
+        else:
+            packed = self.packed
+            again = PackedSequence(rows, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+            sequences, _ = pad_packed_sequence(again, total_length=self.length)
+        return sequences.transpose(0, 1) if self.batch_first else sequences
+
+    def sorted(self, states: Tensor) -> Tensor:
+        """States `[cells, batch, hidden]` in the order of the rows: the longest texts first."""
+        return states if self.packed is None else states[:, self.packed.sorted_indices]
+
+    def unsorted(self, states: Tensor) -> Tensor:
+        """States `[cells, batch, hidden]` in the order in which the user has them."""
+        return states if self.packed is None else states[:, self.packed.unsorted_indices]
+
+    def last(self) -> list[int]:
+        """Row of the last real position of each sequence, the longest first."""
+        last = [0] * self.sizes[0]
+        for start, size, _ in time_order(self.sizes, reverse=False):
+            last[:size] = range(start, start + size)
+        return last
+
+
+def check_lengths(lengths: Tensor, batch: int, longest: int) -> Tensor:
+    """`lengths` as int64 on the CPU, if it has one length in `1..longest` for each of `batch` sequences."""
+    lengths = torch.as_tensor(lengths).to("cpu", torch.int64)
+    if lengths.shape != (batch,):
+        raise InputError(f"expected one length for each of {batch} sequences; got shape {list(lengths.shape)}")
+    bad = ((lengths < 1) | (lengths > longest)).nonzero()
+    if len(bad):
+        index = int(bad[0])
+        raise InputError(f"lengths must lie in 1..{longest}; sample {index} has length {int(lengths[index])}")
+    return lengths

@@ -1,0 +1,61 @@
+"""The compiled gated recurrence: what it refuses to read. What it computes is held against the oracle of casc_seq."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from casc_core import CIF
+from casc_core.engine import kernels
+from casc_core.engine.kernels import GatedWeights, KernelNeuron, Sequences, gated
+
+NEURON = KernelNeuron.spiking(CIF(), [True] * 4, None)
+needs_kernels = pytest.mark.skipif(kernels.instructions() is None, reason="no compiled kernels")
+
+
+def weights(hidden: int = 3, q: int = 4) -> GatedWeights:
+    thresholds = torch.arange(1.0, q + 1), torch.arange(-float(q), q)
+    return GatedWeights.of(torch.ones(3 * hidden, hidden), None, *thresholds, None)
+
+
+def sequences(batch: int = 2, length: int = 5, rows: int = 9, **others: object) -> Sequences:
+    given = {"drive": torch.ones(batch, length, rows, dtype=torch.float64), "index": None, "lengths": None}
+    train = torch.zeros(0, batch, length, rows, dtype=torch.float64)
+    return Sequences(**(given | {"train": train, "initial": None, "reverse": False} | others))
+
+
+@needs_kernels
+def test_gates_that_are_not_wanted_are_not_written() -> None:
+    reset, update, candidate, hidden = gated(weights(), sequences(), [None], [True, False, False, True], NEURON, 0)
+    assert reset.shape == hidden.shape == (len(hidden), 2, 5, 3)
+    assert len(update) == len(candidate) == 0
+    assert hidden.any()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rows": 6}, "6"),
+        ({"drive": torch.ones(2, 4, 9, dtype=torch.float64)}, "a drive"),
+        ({"drive": torch.ones(2, 5, 9)}, "a drive"),
+        ({"lengths": torch.tensor([5, 6])}, r"lengths beyond 1\.\.5"),
+        ({"lengths": torch.tensor([5])}, "the lengths"),
+        ({"drive": torch.ones(7, 9, dtype=torch.float64), "index": torch.full((2, 5), 7)}, r"rows 7\.\.7 of 7"),
+        ({"train": torch.zeros(1, 2, 5, 9)}, "a train of torch.float32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        gated(weights(), sequences(**given), [None], [True] * 4, NEURON, 0)
+
+
+@needs_kernels
+def test_initial_levels_of_another_type_are_refused() -> None:
+    with pytest.raises(ValueError, match="the initial levels"):
+        gated(weights(), sequences(), [torch.zeros(2, 3)], [True] * 4, NEURON, 0)
+
+
+def test_int32_holds_products_of_totals_up_to_a_number_of_levels() -> None:
+    assert weights(q=4).fits
+    assert not weights(hidden=1, q=2**15).fits
