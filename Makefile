@@ -1,6 +1,6 @@
 # make demo   sets everything up and runs the recipes on embedded data: texts, then images (no download beyond pip)
 # make test   sets everything up, checks style and types, and runs the tests
-# make slow   the tests on real data; CASC_DATA names its folder
+# make slow   tests that take long, and those on real data; CASC_DATA names its folder
 # make sanitize   the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with forged networks (needs gcc)
 # make wheel   the wheel of this platform and the source distribution, into dist/, each tried in a clean environment
 # make docs   sets up what the documentation needs and builds it into site/

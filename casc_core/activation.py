@@ -202,7 +202,7 @@ class CQReLU(Quantised):
     def __init__(
         self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False, half_step: bool = False
     ) -> None:
-        super().__init__(q)
+        super().__init__(check_levels(q))
         self.half_step = half_step
         self.set_threshold(threshold, trainable)
 
@@ -329,7 +329,7 @@ class Rounded(Quantised):
     threshold: float
 
     def __init__(self, q: int, function: str, threshold: float = 1.0) -> None:
-        super().__init__(q, threshold)
+        super().__init__(check_levels(q), threshold)
         if function not in SQUASHING:
             raise ConfigError(f"Rounded takes {', '.join(map(repr, SQUASHING))}; got {function!r}")
         self.function = function

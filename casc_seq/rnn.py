@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casc_core.activation import check_levels
 from casc_core.errors import ConfigError
 from casc_seq.layers import Course, RecurrentLayers, Visit
 from casc_seq.rows import previous_rows
@@ -126,7 +127,17 @@ class RNN(RecurrentLayers):
         if nonlinearity not in ("cq_relu", "tanh", "relu"):
             raise ConfigError(f"nonlinearity must be 'cq_relu' (or 'tanh' or 'relu', read as it); got {nonlinearity!r}")
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, q, threshold
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            check_levels(q),
+            threshold,
         )
         self.half_step = half_step
         self.threshold: float = float(threshold)

@@ -154,6 +154,7 @@ def test_dropout_acts_between_layers_and_only_in_training() -> None:
         ({"dropout": 1.5}, "1.5"),
         ({"nonlinearity": "sigmoid"}, "sigmoid"),
         ({"q": 0}, "levels"),
+        ({"q": None}, "levels"),
         ({"threshold": -1.0}, "-1.0"),
     ],
 )

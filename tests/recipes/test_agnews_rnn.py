@@ -110,6 +110,7 @@ def test_every_cell_and_model(corpus: Path, tmp_path: Path, options: list[str], 
     assert shown == 0
 
 
+@pytest.mark.slow  # as in the other recipes
 def test_two_processes_give_what_one_does(corpus: Path, tmp_path: Path):
     options = ["--q", 2, "--T", 5, "--data", corpus, "--out", tmp_path, "--device", "cpu", *TINY]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

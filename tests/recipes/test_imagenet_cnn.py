@@ -74,6 +74,7 @@ def test_weights_are_fine_tuned_and_converted(
     assert "classifier found" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # as in the other recipes
 def test_two_processes_give_what_one_does(data: Path, tmp_path: Path) -> None:
     options = ["--data", data, "--out", tmp_path, "--device", "cpu", *TINY]
     two = run_recipe("imagenet_cnn.py", *options, launcher=TWO_PROCESSES)

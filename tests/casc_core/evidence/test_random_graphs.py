@@ -77,7 +77,7 @@ def test_with_many_levels_a_prepared_network_is_the_network_as_it_was() -> None:
         reach = 0.3 + 0.01 * float(expected.abs().max())
         torch.testing.assert_close(fine(*inputs).detach(), expected, atol=reach, rtol=0.01, msg=graph.source)
         compared += 1
-        if compared == 25:
+        if compared == 12:
             return
 
 
