@@ -144,9 +144,9 @@ def _layers(
 
 def _parameters(module: GatedLayers, suffix: str) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """`(W_x, W_h, b_x, b_h)` of a cell, float64."""
-    weights = (module.own(name, suffix).detach().double() for name in ("weight_ih", "weight_hh"))
-    biases = (None if each is None else each.detach().double() for each in module.biases(suffix))
-    return (*weights, *biases)  # type: ignore[return-value]  # mypy does not count generators
+    from_input, from_state = (module.own(name, suffix).detach().double() for name in ("weight_ih", "weight_hh"))
+    of_input, of_state = (None if each is None else each.detach().double() for each in module.biases(suffix))
+    return from_input, from_state, of_input, of_state
 
 
 def _gated(

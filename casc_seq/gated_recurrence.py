@@ -157,9 +157,9 @@ class GatedRecurrence(Op, abstract=True):
         return self.weight.shape[1]
 
     @property
+    @abstractmethod
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """The lowest and the highest level of each population, in units."""
-        raise NotImplementedError
 
     @cached_property
     def reach(self) -> float:

@@ -10,6 +10,7 @@ from gated_oracle import GatedClassifier, GRUToken, LSTMToken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import simulated
+from text_batches import batch_of
 from torch import Tensor, nn
 
 import casc_core
@@ -60,15 +61,6 @@ class Mirror(nn.Module):
         else:
             pooled = final[-1]
         return self.fc(pooled)
-
-
-def batch_of(rng: np.random.Generator, samples: int, longest: int) -> tuple[list[np.ndarray], Tensor, Tensor]:
-    texts = [rng.integers(1, 9, rng.integers(1, longest + 1)) for _ in range(samples)]
-    lengths = torch.tensor([len(text) for text in texts])
-    tokens = torch.zeros(samples, int(lengths.max()), dtype=torch.int64)
-    for row, text in enumerate(texts):
-        tokens[row, : len(text)] = torch.tensor(text)
-    return texts, tokens, lengths
 
 
 def started(oracle: GatedClassifier, samples: int) -> list[Tensor]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from oracle import grid_array
+from oracle import grid_array, pooled
 
 
 class Neurons:
@@ -178,15 +178,7 @@ class GatedClassifier:
 
     def pooled(self, states: np.ndarray) -> np.ndarray:
         """`[L, features]` -> `[features]`; states are spike totals."""
-        hidden = self.cells[0][0].w_h.shape[1]
-        if self.pooling == "mean":
-            return states.sum(0) / len(states)
-        if self.pooling == "sum":
-            return states.sum(0)
-        if self.pooling == "max":
-            return states.max(0)
-        backward = [states[0, hidden:]] if len(self.cells[-1]) == 2 else []
-        return np.concatenate([states[-1, :hidden], *backward])
+        return pooled(states, self.pooling, self.cells[0][0].w_h.shape[1], len(self.cells[-1]) == 2)
 
     def simulate(
         self, tokens: np.ndarray, awake: list[bool], takes_back: bool = True

@@ -16,6 +16,18 @@ def grid_array(rng: np.random.Generator, *shape: int, scale: float = 1.0, bits: 
     return np.round(rng.uniform(-scale, scale, shape) * 2**bits) / 2**bits
 
 
+def pooled(states: np.ndarray, pooling: str, hidden: int, both_ways: bool) -> np.ndarray:
+    """`[L, features]` -> `[features]`; states are spike totals or levels."""
+    if pooling == "mean":
+        return states.sum(0) / len(states)
+    if pooling == "sum":
+        return states.sum(0)
+    if pooling == "max":
+        return states.max(0)
+    backward = [states[0, hidden:]] if both_ways else []
+    return np.concatenate([states[-1, :hidden], *backward])
+
+
 @dataclass
 class Cell:
     w_x: np.ndarray
@@ -58,15 +70,7 @@ class Classifier:
 
     def pooled(self, states: np.ndarray) -> np.ndarray:
         """`[L, features]` -> `[features]`; states are spike totals or levels."""
-        hidden = self.cells[0][0].w_h.shape[0]
-        if self.pooling == "mean":
-            return states.sum(0) / len(states)
-        if self.pooling == "sum":
-            return states.sum(0)
-        if self.pooling == "max":
-            return states.max(0)
-        backward = [states[0, hidden:]] if len(self.cells[-1]) == 2 else []
-        return np.concatenate([states[-1, :hidden], *backward])
+        return pooled(states, self.pooling, self.cells[0][0].w_h.shape[0], len(self.cells[-1]) == 2)
 
     def levels(self, tokens: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """Levels of each layer `[L, directions * hidden]`, and the logits: the quantised ANN by its definition."""
