@@ -33,13 +33,12 @@ Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 class Sums(ABC):
-    """A linear map, each of whose results is a sum of products of inputs and weights.
+    """A linear map, each of whose results is a sum of products of inputs and weights."""
 
-    Attributes:
-        output_dim: the dimension of a result that the rows of the weights belong to, from the end.
-    """
-
-    output_dim: int
+    @property
+    @abstractmethod
+    def output_dim(self) -> int:
+        """The dimension of a result that the rows of the weights belong to, from the end."""
 
     @abstractmethod
     def __call__(self, x: Tensor, weight: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
@@ -53,7 +52,9 @@ class Sums(ABC):
 class LinearSums(Sums):
     """Those of a linear map of the last dimension."""
 
-    output_dim = -1
+    @property
+    def output_dim(self) -> int:
+        return -1
 
     def __call__(self, x: Tensor, weight: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
         return multiply(x.reshape(-1, x.shape[-1]), weight.T).reshape(*x.shape[:-1], len(weight))
@@ -71,7 +72,7 @@ class ConvolutionSums(Sums):
     dims: int
 
     @property
-    def output_dim(self) -> int:  # type: ignore[override]
+    def output_dim(self) -> int:
         return -1 - self.dims
 
     def __call__(self, x: Tensor, weight: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
