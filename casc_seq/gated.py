@@ -18,8 +18,22 @@ def to_levels(x: Tensor, q: int | None) -> Tensor:
 
 
 def nearest(x: Tensor, q: int | None) -> Tensor:
-    """`x`, in levels, rounded in place to the nearest; without levels, as it is."""
-    return x if q is None else x.add_(0.5).floor_()
+    """`x`, in levels, rounded in place to the nearest, halves to the even one; without levels, as it is.
+
+    A product of two levels lies halfway between two others often, and a state is rounded at every position: if halves were
+    rounded up, states would drift.
+    """
+    return x if q is None else x.round_()
+
+
+def before_nearest(x: Tensor, q: int) -> Tensor:
+    """What `floor` takes to the level that is nearest to `x`, a multiple of 1/q; of two as near, to the even one.
+
+    >>> before_nearest(torch.tensor([0.5, 1.5, 1.75]), 4).floor()
+    tensor([0., 2., 2.])
+    """
+    above = x + 0.5
+    return torch.where(above.floor() > x.round(), above - 0.5 / q, above)
 
 
 def state_levels(state: Tensor, q: int | None, largest: int) -> Tensor:

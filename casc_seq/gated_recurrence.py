@@ -418,7 +418,7 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
     """A GRU: reset gate R, update gate Z, candidate N and hidden state H, in levels.
 
     With totals X of the input's current and `C = W_hn H + b_hn` of the recurrent one, `N = tanh_q(q X + R C)`, and
-    `H' = floor(((q - Z) N + Z H) / q + 1/2)`.
+    `H' = round(((q - Z) N + Z H) / q)`, halves to the even level.
     """
 
     TENSORS = tensors(**GatedRecurrence.TENSORS, bias=Numbers((("hidden",),), "exponent", optional=True))
@@ -465,7 +465,8 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
 class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
     """An LSTM: gates I, F and O, candidate G, cell C and hidden state H, in levels.
 
-    `C' = clip(floor((F C + I G) / q + 1/2), -k q, k q)`, `H = floor(O round(q tanh(C'/q)) / q + 1/2)`; k is `cell_range`.
+    `C' = clip(round((F C + I G) / q), -k q, k q)`, `H = round(O round(q tanh(C'/q)) / q)`; k is `cell_range`. Products are
+    rounded to the nearest level, halves to the even one.
     """
 
     SETTINGS = settings(**GatedRecurrence.SETTINGS, cell_range=Whole(1, 1000))

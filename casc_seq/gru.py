@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casc_seq.gated import GatedLayers, begin, hidden_product, nearest, state_levels, to_levels
+from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
 
@@ -112,7 +112,7 @@ class GRU(GatedLayers):
 
     - `R = round(q sigmoid(W_ir x + b_ir + W_hr h + b_hr))`, `Z` likewise with the weights of the update gate;
     - `N = round(q tanh(W_in x + b_in + R/q (W_hn h + b_hn)))`;
-    - `H' = floor(((q - Z) N + Z H) / q + 1/2)`, and `h = H/q`.
+    - `H' = round(((q - Z) N + Z H) / q)`, halves to the even level, and `h = H/q`.
 
     The gradient passes straight through the rounding: it is that of the smooth activations. A `state_dict` of a
     `torch.nn.GRU` of the same sizes loads unchanged.
@@ -190,7 +190,7 @@ class GRU(GatedLayers):
             ]
         _, kept, new, _ = levels
         state = ((scale - kept) * new + kept * previous) / scale
-        return Course(list(levels), [*(each * scale + 0.5 for each in smooth), state + 0.5])
+        return Course(list(levels), [*(each * scale + 0.5 for each in smooth), before_nearest(state, scale)])
 
     def states(self, levels: Sequence[Tensor]) -> tuple[Tensor]:
         return (levels[-1] if self.q is None else levels[-1] / self.q,)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import ConfigError, InputError
-from casc_seq.gated import GatedLayers, begin, hidden_product, nearest, state_levels, to_levels
+from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
 
@@ -141,8 +141,8 @@ class LSTM(GatedLayers):
     Schmidhuber 1997, "Long short-term memory", with the forget gate of Gers et al. 2000; in levels, units of 1/q):
 
     - `I = round(q sigmoid(W_ii x + b_ii + W_hi h + b_hi))`, `F` and `O` likewise, and `G` with tanh;
-    - `C' = clip(floor((F C + I G) / q + 1/2), -k q, k q)`;
-    - `H' = floor(O round(q tanh(C'/q)) / q + 1/2)`, and `h = H/q`, `c = C/q`.
+    - `C' = clip(round((F C + I G) / q), -k q, k q)`, halves to the even level;
+    - `H' = round(O round(q tanh(C'/q)) / q)`, likewise, and `h = H/q`, `c = C/q`.
 
     The gradient passes straight through the rounding: it is that of the smooth activations. A `state_dict` of a
     `torch.nn.LSTM` of the same sizes loads unchanged.
@@ -242,7 +242,7 @@ class LSTM(GatedLayers):
         taken, kept, new, shown, cells, _ = levels
         cell = (kept * previous_cells + taken * new) / scale
         state = shown * _shown(cells, self.q) / scale
-        return Course(list(levels), [*(smooth * scale + 0.5).chunk(4, 1), cell + 0.5, state + 0.5])
+        return Course(list(levels), [*(smooth * scale + 0.5).chunk(4, 1), before_nearest(cell, scale), before_nearest(state, scale)])
 
     def states(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         *_, cells, state = levels

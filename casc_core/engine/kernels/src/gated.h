@@ -1,8 +1,10 @@
 /* A gated recurrence, GRU or LSTM: text after text, token after token, all steps of each. Currents are float64, which the
    caller has proven to hold every sum exactly; totals of spikes and their products are whole numbers. */
 
-/* What a neuron does whose sum is `s`, where levels are the nearest multiples of q: its thresholds are q (k - 1/2). */
-#define NEAREST(s, count, q) ((int32_t)(2 * (s) >= (q) * (2 * (count) + 1)) - (back & (int32_t)(2 * (s) < (q) * (2 * (count) - 1))))
+/* What a neuron does whose sum is `s`, where levels are the nearest multiples of q, halves going to the even one. */
+#define NEAREST(s, count, q)                                                                                          \
+    ((int32_t)(2 * (s) + ((count) & 1) > (q) * (2 * (count) + 1)) -                                                   \
+     (back & (int32_t)(2 * (s) - ((count) & 1) < (q) * (2 * (count) - 1))))
 
 /* One step of `n` neurons with a threshold for each level, with these sums: +1 where one reaches the level above its count, -1
    where it does not reach its own. `table` has -infinity, a threshold for each level, and infinity; counts are from the lowest
