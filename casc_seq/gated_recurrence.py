@@ -48,9 +48,10 @@ from casc_core.numerics import largest
 from casc_seq.level_thresholds import nearest_thresholds
 from casc_seq.recurrence import Order, divided, recurrent_samples
 from casc_seq.rows import check_lengths
+from casc_seq.train_lengths import TrainLengths
 
-# Steps that a train may go on for each position beyond what a population needs, as a guess of what a run will take.
-_SPARE = 16
+# A second attempt costs as much as the first, so there is more room than the last run has needed.
+_ROOM = 1.25
 
 
 @dataclass(frozen=True)
@@ -232,13 +233,11 @@ class GatedRecurrence(Op, abstract=True):
         Of gates, which nothing reads behind this, only where a record is kept.
         """
         neuron, train = run.kernel_neuron, current.train
-        if neuron is None or neuron.in_levels or not run.numerics.is_exact or not kernels.ready(train, self.weight):
+        if neuron is None or not run.numerics.is_exact or not kernels.ready(train, self.weight):
             return None
         if isinstance(run, SpikingRun) and run.neuron.initial_potential:
             return None
-        weights = self.kept(self.weight, "gated", self._packed)
-        if not weights.fits:
-            return None
+        weights = self.kept(self.weight, "gated", self.packed)
         self._type(run, current)
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (
@@ -259,23 +258,14 @@ class GatedRecurrence(Op, abstract=True):
         start = begins if any(bool(each.any()) for each in begins) else [None for _ in begins]
         recorded = run.recorder is not None
         wanted = [recorded or place in self.STATES for place in range(len(self.ranges))]
-        emitted = kernels.gated(weights, sequences, start, wanted, neuron, self.steps.get(neuron.most, 0))
-        longest = len(emitted[self.STATES[0]])
-        self.steps[neuron.most] = max(longest, self.steps.get(neuron.most, 0) - 1)
+        guess = round(_ROOM * self.train_lengths.guess(neuron.most))
+        emitted = kernels.gated(weights, sequences, start, wanted, neuron, guess)
+        self.train_lengths.note(neuron.most, len(emitted[self.STATES[0]]))
         return emitted
 
-    def _packed(self) -> kernels.GatedWeights:
-        return kernels.GatedWeights.of(self.weight, self.multiplied, self.sigmoid, self.tanh, self.cell_table)
-
-    @property
-    def multiplied(self) -> Tensor | None:
-        """The bias beside what a gate multiplies."""
-        return None
-
-    @property
-    def cell_table(self) -> Tensor | None:
-        """A cell as its output gate meets it."""
-        return None
+    @abstractmethod
+    def packed(self) -> kernels.GatedWeights:
+        """What the kernel reads."""
 
     @cached_property
     def kept(self) -> WeightCache:
@@ -288,9 +278,9 @@ class GatedRecurrence(Op, abstract=True):
         return WeightCache()
 
     @cached_property
-    def steps(self) -> dict[int, int]:
-        """Steps that runs have needed, by where they are cut."""
-        return {}
+    def train_lengths(self) -> TrainLengths:
+        """Steps that runs have needed: the room that the next one begins with."""
+        return TrainLengths()
 
     def _type(self, run: Run, current: Signal) -> torch.dtype:
         """The cheapest type that holds every sum.
@@ -367,9 +357,8 @@ class GatedRecurrence(Op, abstract=True):
         samples = recurrent_samples(follower, current, self.settings["batch_first"], given, lengths)
         arriving = 0 if current.train is None else current.train.steps
         length = current.shape[1 if self.settings["batch_first"] else 0]
-        run, deepest = follower.run, 2 * max(high - low for low, high in self.ranges)
-        most = max(arriving, len(run.wake_weights())) + run.total * deepest + (_SPARE + run.total) * length
-        steps = 1 if run.longest(arriving) == 1 else most
+        levels = self.q * sum(high - low for low, high in self.ranges)
+        steps = self.train_lengths.longest(follower.run, arriving, length, levels)
         return tuple(follower.signal(shape, samples, steps) for _ in self.ranges)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
@@ -438,9 +427,10 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
     def products(self) -> int:
         return self.q
 
-    @property
-    def multiplied(self) -> Tensor | None:
-        return self.bias
+    def packed(self) -> kernels.GatedWeights:
+        return kernels.GatedWeights.gru(
+            self.weight, self.bias, self.sigmoid, self.tanh, nearest_thresholds(self.q, self.q)
+        )
 
     def step(self, at: _Position) -> tuple[Tensor, ...]:
         q, gates, last = self.q, slice(2 * self.hidden), slice(2 * self.hidden, None)
@@ -491,9 +481,9 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
         """The highest level of a cell."""
         return self.q * int(self.settings["cell_range"])
 
-    @property
-    def cell_table(self) -> Tensor | None:
-        return self.table
+    def packed(self) -> kernels.GatedWeights:
+        state, cell = (nearest_thresholds(highest, self.q) for highest in (self.q, self.cells))
+        return kernels.GatedWeights.lstm(self.weight, self.sigmoid, self.tanh, state, cell, self.table)
 
     def step(self, at: _Position) -> tuple[Tensor, ...]:
         q, hidden = self.q, self.hidden

@@ -25,7 +25,7 @@ def atanh_thresholds(q: int) -> Tensor:
 
 
 def nearest_thresholds(highest: int, unit: int) -> Tensor:
-    """The least whole totals that are nearest to `k` units or more, halves being nearest to the even: k = -highest+1..highest.
+    """The least whole totals that round to `k` units or more, halves to the even: k = -highest+1..highest.
 
     >>> nearest_thresholds(2, 4)
     tensor([-5., -2.,  3.,  6.], dtype=torch.float64)

@@ -242,7 +242,10 @@ class LSTM(GatedLayers):
         taken, kept, new, shown, cells, _ = levels
         cell = (kept * previous_cells + taken * new) / scale
         state = shown * _shown(cells, self.q) / scale
-        return Course(list(levels), [*(smooth * scale + 0.5).chunk(4, 1), before_nearest(cell, scale), before_nearest(state, scale)])
+        return Course(
+            list(levels),
+            [*(smooth * scale + 0.5).chunk(4, 1), before_nearest(cell, scale), before_nearest(state, scale)],
+        )
 
     def states(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         *_, cells, state = levels

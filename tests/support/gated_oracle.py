@@ -38,7 +38,7 @@ class Neurons:
 
 
 def product_threshold(q: int) -> Callable[[int], float]:
-    """Of a whole number that is rounded to multiples of q, halves to the even one: an odd level is reached beyond the half."""
+    """Of a whole number rounded to multiples of q, halves to the even one: an odd level is reached beyond the half."""
     return lambda k: q * (k - 0.5) + (0.25 if k % 2 else 0.0)
 
 
