@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casc_seq.layers import RecurrentLayers
 
@@ -52,6 +54,11 @@ class GatedLayers(RecurrentLayers):
     def scale(self) -> int:
         """Levels for each unit of a state."""
         return 1 if self.q is None else self.q
+
+    def as_trained(self) -> nn.Module:
+        smooth = copy.deepcopy(self)
+        smooth.q = None
+        return smooth
 
     def biases(self, suffix: str) -> tuple[Tensor | None, Tensor | None]:
         """`(b_ih, b_hh)` of the cell with this suffix."""

@@ -14,6 +14,9 @@ from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, n
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
 
+# Cells grow by at most 1 at each position, and what remembers for long grows for long.
+CELL_RANGE = 32
+
 _Order = list[tuple[int, int, int]]
 
 
@@ -151,7 +154,7 @@ class LSTM(GatedLayers):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: as in `torch.nn.LSTM`.
         proj_size: accepted so that calls of `torch.nn.LSTM` work unchanged; there is no projection, so it must be 0.
         q: levels of every gate and, of either sign, of the state; None: nothing is rounded, nor clipped.
-        cell_range: k, the largest magnitude of a cell. Spikes take up to `2 k q` steps to carry it.
+        cell_range: k, the largest magnitude of a cell. A cell takes as many steps as its own level, so room costs nothing.
 
     Shape of the call `lstm(input, hx=None, lengths=None)`:
         as of `casc_seq.RNN`; hx `(h_0, c_0)`, and the result `(output, (h_n, c_n))`. With levels, initial states are
@@ -186,7 +189,7 @@ class LSTM(GatedLayers):
         dtype: torch.dtype | None = None,
         *,
         q: int | None = None,
-        cell_range: int = 8,
+        cell_range: int = CELL_RANGE,
     ) -> None:
         if proj_size:
             raise ConfigError(f"casc_seq.LSTM has no projection of its states: proj_size must be 0; got {proj_size!r}")
@@ -258,4 +261,4 @@ class LSTM(GatedLayers):
         )
 
     def _options(self) -> list[str]:
-        return [*super()._options(), *([] if self.cell_range == 8 else [f"cell_range={self.cell_range}"])]
+        return [*super()._options(), *([] if self.cell_range == CELL_RANGE else [f"cell_range={self.cell_range}"])]
