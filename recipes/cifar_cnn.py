@@ -52,8 +52,8 @@ def options() -> argparse.ArgumentParser:
     add("--dataset", choices=("cifar10", "cifar100"), default="cifar10", help="where the folder or the hub has both")
     add("--size", type=int, help="height and width to bring the images to")
     about = (
-        "crop; basic: crop and flip; mixed: the same, and half of the images AutoAugment first; paper: AutoAugment, crop, flip "
-        "and Cutout; auto: paper, but crop for the digits, and mixed with --fine-tune"
+        "crop; basic: crop and flip; mixed: the same, half of the images through AutoAugment first; paper: AutoAugment, "
+        "crop, flip and Cutout; auto: paper, but crop for the digits, and mixed with --fine-tune"
     )
     add("--normalise", choices=("data", "imagenet"), default="data", help="by the mean and deviation of which images")
     add("--augment", choices=AUGMENTATIONS, default="auto", help=about)

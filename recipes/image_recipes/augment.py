@@ -18,7 +18,7 @@ class Augmentation:
     """What is done to each image of a training batch, in this order: AutoAugment, crop, flip, Cutout.
 
     Attributes:
-        auto_augment: share of the images, 0 to 1, to which AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019) is applied.
+        auto_augment: share of the images, 0 to 1, that follow AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019).
         crop_padding: pad by this many pixels on each side and crop to the old size at random; 0 for none.
         flip: mirror left to right with probability one half.
         cutout: side of the square that is painted over (DeVries and Taylor, 2017: 16 for CIFAR-10, 8 for CIFAR-100). Its
