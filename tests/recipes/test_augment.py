@@ -29,7 +29,9 @@ def noise(count=8, height=32, width=32, seed=0, low=0, high=256):
 shapes = st.tuples(st.integers(0, 5), st.integers(1, 20), st.integers(1, 20))
 
 
-@given(shapes, st.integers(0, 6), st.booleans(), st.integers(0, 30), st.sampled_from([0, 0.5, 1]), st.integers(0, 2**31))
+@given(
+    shapes, st.integers(0, 6), st.booleans(), st.integers(0, 30), st.sampled_from([0, 0.5, 1]), st.integers(0, 2**31)
+)
 def test_shape_type_and_input_are_kept_and_the_seed_decides(shape, padding, flip, cutout, auto, seed):
     augmentation = Augmentation(padding, flip, cutout, auto)
     batch = noise(*shape, seed=seed)
