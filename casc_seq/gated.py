@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from casc_seq.dense import dense
 from casc_seq.layers import RecurrentLayers
 
 
@@ -74,9 +75,9 @@ def begin(levels: Tensor, start: Tensor, row: int, size: int, known: int, last: 
     return before
 
 
-def hidden_product(before: Tensor, weight_t: Tensor, bias: Tensor | None, scale: int) -> Tensor:
+def hidden_product(before: Tensor, weight: Tensor, bias: Tensor | None, scale: int) -> Tensor:
     """`W_h h + b_h` of a state in levels."""
-    if bias is None:
-        product = before @ weight_t
-        return product if scale == 1 else product.div_(scale)
-    return torch.addmm(bias, before, weight_t, alpha=1 / scale)
+    product = dense(before, weight)
+    if scale != 1:
+        product.div_(scale)
+    return product if bias is None else product.add_(bias)

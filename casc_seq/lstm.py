@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import ConfigError, InputError
+from casc_seq.dense import dense, linear
 from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
@@ -40,14 +40,14 @@ def _forward(
     drive: Tensor, start: Tensor, start_cells: Tensor, weight: Tensor, order: _Order, q: int | None, cell_range: int
 ) -> _Pass:
     hidden, scale = start.shape[1], q or 1
-    smooth, weight_t = drive.clone(), weight.t()
+    smooth = drive.clone()
     levels, cells, previous, previous_cells = (drive.new_empty(len(drive), hidden) for _ in range(4))
     last = 0
     for row, size, known in order:
         before = begin(levels, start, row, size, known, last, previous)
         cell_before = begin(cells, start_cells, row, size, known, last, previous_cells)
         gates, cell = smooth[row : row + size], cells[row : row + size]
-        torch.addmm(gates, before, weight_t, alpha=1 / scale, out=gates)
+        gates.add_(dense(before, weight), alpha=1 / scale)
         gates[:, : 2 * hidden].sigmoid_()
         gates[:, 2 * hidden : 3 * hidden].tanh_()
         gates[:, 3 * hidden :].sigmoid_()
@@ -118,8 +118,7 @@ class _Recurrence(torch.autograd.Function):
             cell = grad_cells[at].addcmul_(grad[at], into_cell[at])
             torch.mul(cell.unsqueeze(1), slopes[at], out=grad_drive[at, :3])
             torch.mul(grad[at], output_slopes[at], out=grad_drive[at, 3])
-            into_previous = grad_drive[at].flatten(1) @ weight
-            into_previous = into_previous if scale == 1 else into_previous.div_(scale)
+            into_previous = dense(grad_drive[at].flatten(1), weight.t()).div_(scale)
             if known:
                 earlier = order[visit - 1][0]
                 grad[earlier : earlier + known] += into_previous[:known]
@@ -128,8 +127,7 @@ class _Recurrence(torch.autograd.Function):
                 grad_start[known:size] = into_previous[known:]
                 grad_start_cells[known:size] = cell[known:] * kept[row + known : row + size]
         flat = grad_drive.flatten(1)
-        grad_weight = flat.t() @ previous
-        grad_weight = grad_weight if scale == 1 else grad_weight.div_(scale)
+        grad_weight = dense(flat.t(), previous.t()).div_(scale)
         return flat, grad_start, grad_start_cells, grad_weight, None, None, None
 
 
@@ -214,7 +212,7 @@ class LSTM(GatedLayers):
         """What input and biases drive, the initial states in levels, and the recurrent weights."""
         bias_ih, bias_hh = self.biases(visit.suffix)
         bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-        drive = F.linear(visit.x, self.own("weight_ih", visit.suffix), bias)
+        drive = linear(visit.x, self.own("weight_ih", visit.suffix), bias)
         state, cell = (visit.start_rows(index, drive, self.hidden_size) for index in range(2))
         starts = state_levels(state, self.q, 1), state_levels(cell, self.q, self.cell_range)
         return drive, *starts, self.own("weight_hh", visit.suffix)
@@ -238,7 +236,7 @@ class LSTM(GatedLayers):
         else:
             previous = previous_rows(levels[-1], start, visit.order)
             previous_cells = previous_rows(levels[-2], start_cells, visit.order)
-            smooth = drive + hidden_product(previous, weight.t(), None, scale)
+            smooth = drive + hidden_product(previous, weight, None, scale)
             smooth[:, : 2 * hidden].sigmoid_()
             smooth[:, 2 * hidden : 3 * hidden].tanh_()
             smooth[:, 3 * hidden :].sigmoid_()
