@@ -25,12 +25,12 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, *more: object) -> list[dict[
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_it_trains_converts_and_verifies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cell: str) -> None:
-    few = "--texts", 128, "--epochs", 1, "--limit", 20
+    few = "--texts", 128, "--epochs", 1, "--limit", 20, "--max-len", 10
     first = run(monkeypatch, tmp_path, "--cell", cell, *few, "--q", 2)
     (row,) = run(monkeypatch, tmp_path, "--cell", cell, *few, "--q", 4)
     assert row["float"] == first[0]["float"]  # the training was found again
     assert (row["q"], row["exact"], row["texts"], row["differ"], row["faults"]) == (4, True, 20, 0, 0)
-    assert row["neurons"] == 20 * 40 * 32 * (4 if cell == "gru" else 6)
+    assert row["neurons"] == 20 * 10 * 32 * (4 if cell == "gru" else 6)
     assert row["rounded"] == row["spiking"]
     assert "| levels q" in (tmp_path / "gated.md").read_text()
 
