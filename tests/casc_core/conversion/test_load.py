@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import torch
 from user_models import LENGTHS, TOKENS, user_model
 
 import casc_core
-from casc_core import CIF, IF, Continuous, CQReLU, Exact, InputError, Neuron, StorageError, WakeSleep
+from casc_core import CIF, IF, ConfigError, Continuous, CQReLU, Exact, InputError, Neuron, StorageError, WakeSleep
 from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.engine.ops import Op
@@ -197,6 +197,24 @@ def test_an_adapter_that_is_not_installed_is_asked_for(saved):
         casc_core.load(saved)
     assert str(saved) in str(caught.value)
     assert "does not describe" not in str(caught.value)
+
+
+def test_an_adapter_that_has_no_package_is_given(tmp_path):
+    rules = RuleTable()
+    rules.module(Half)(lambda reader, module, x: reader.apply(Halves(), reader.signal(x)))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), CQReLU(2), Half(), torch.nn.Linear(4, 2))
+    mine, x = Adapter("mine", lambda model: True, {}, rules), torch.randn(3, 4)
+    snn = casc_core.convert(model, mine)
+    snn.save(tmp_path / "net")
+    with pytest.raises(StorageError, match="no adapter named 'mine'"):
+        casc_core.load(tmp_path / "net")
+    loaded = casc_core.load(tmp_path / "net", model, mine)
+    assert torch.equal(loaded(x), snn(x))
+    assert casc_core.verify(loaded, x).lowering.exact
+    with pytest.raises(StorageError, match="was converted with the adapter 'mine'; got that of 'yours'"):
+        casc_core.load(tmp_path / "net", adapter=replace(mine, name="yours"))
+    with pytest.raises(ConfigError, match=r"adapter must be an Adapter, .* got 'mine'"):
+        casc_core.load(tmp_path / "net", adapter="mine")
 
 
 def test_an_older_network_is_replaced(saved):
