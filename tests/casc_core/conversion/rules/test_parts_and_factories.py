@@ -5,21 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from dyadic import IMAGES, ROWS, agrees, dyadic, network
+from named_forwards import Forwards
 from torch import nn
 
 import casc_core
 from casc_core import ConversionError, InputError
 
-CASES: dict[str, tuple] = {}
-
-
-def case(inputs=IMAGES, **held):
-    def register(forward):
-        assert forward.__name__ not in CASES
-        CASES[forward.__name__] = (forward, inputs, held)
-        return forward
-
-    return register
+CASES = Forwards(IMAGES)
+case = CASES.add
 
 
 def conv(inputs=3, outputs=4, kernel=3, padding=1, **options):
@@ -101,7 +94,7 @@ def factories_like_a_signal(self, x):
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_networks_own_answer(name, tmp_path):
     forward, inputs, held = CASES[name]
-    agrees(network(forward, **held), inputs, folder=tmp_path)
+    agrees(network(forward, **held), *inputs, folder=tmp_path)
 
 
 def test_zeros_drive_nothing_and_ones_flow_while_awake():

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from recorded import runs_of
 from torch import nn
 from user_models import LENGTHS, TOKENS
 
@@ -40,20 +41,6 @@ def large():
     lengths = torch.randint(1, 7, (100,), generator=generator)
     tokens = torch.randint(0, 11, (100, 6), generator=generator)
     return tokens, lengths
-
-
-def runs_of(snn, monkeypatch):
-    """The batch sizes of the runs from here on."""
-    sizes = []
-    evaluate = type(snn)._evaluated
-
-    def watched(self, run, program, values):
-        result = evaluate(self, run, program, values)
-        sizes.append(self._splitter(program).followed(values, run).samples)
-        return result
-
-    monkeypatch.setattr(type(snn), "_evaluated", watched)
-    return sizes
 
 
 @pytest.mark.parametrize("limit", [1, 4000, 20_000])
