@@ -21,7 +21,7 @@ from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.engine.ops import Op
 from casc_core.engine.saved import DESCRIPTION, TENSORS
-from casc_core.storage.checksum import OPEN, sealed
+from casc_core.storage.checksum import BLANK, with_checksum
 
 
 def forward(self, tokens, lengths=None):
@@ -127,9 +127,9 @@ def test_a_foreign_description(saved, text):
 
 def edited(saved, change):
     """The description changed by someone who makes its checksum anew."""
-    description = json.loads((saved / DESCRIPTION).read_text()) | {"sha256": OPEN}
+    description = json.loads((saved / DESCRIPTION).read_text()) | {"sha256": BLANK}
     change(description)
-    (saved / DESCRIPTION).write_bytes(sealed(json.dumps(description).encode(), (saved / TENSORS).read_bytes()))
+    (saved / DESCRIPTION).write_bytes(with_checksum(json.dumps(description).encode(), (saved / TENSORS).read_bytes()))
 
 
 def test_a_description_that_was_edited(saved):
@@ -316,12 +316,12 @@ def test_a_recurrent_layer_whose_sizes_do_not_fit_is_refused_before_a_kernel_rea
     casc_core.convert(casc_core.prepare(user_model(forward), q=4)).save(tmp_path / "net")
     tensors = safetensors.torch.load_file(tmp_path / "net" / TENSORS)
     for shape, message in (((5, 4), r"'weight' must be \[hidden, hidden\]; got \[5, 4\]"), ((4, 4), "has 4 units")):
-        description = json.loads((tmp_path / "net" / DESCRIPTION).read_text()) | {"sha256": OPEN}
+        description = json.loads((tmp_path / "net" / DESCRIPTION).read_text()) | {"sha256": BLANK}
         recurrent = description["ops"].index(_of_kind(description, "Recurrence"))
         name = f"{recurrent}.weight"
         data = safetensors.torch.save(tensors | {name: tensors[name][: shape[0], : shape[1]].contiguous()})
         (tmp_path / "net" / TENSORS).write_bytes(data)
-        (tmp_path / "net" / DESCRIPTION).write_bytes(sealed(json.dumps(description).encode(), data))
+        (tmp_path / "net" / DESCRIPTION).write_bytes(with_checksum(json.dumps(description).encode(), data))
         with pytest.raises(casc_core.CascError, match=message):
             casc_core.load(tmp_path / "net")(TOKENS)
 
