@@ -84,8 +84,9 @@ class DividedByInput(Op):
 
 
 NOT_INTEGERS = (
-    "values that are not integers, which cannot be exact; multiply by masks and divide by lengths, or move real-valued "
-    "weights into a Linear layer"
+    "an input that does not hold whole numbers, such as a mask or the texts' lengths, which alone are exact there. Bring "
+    "real-valued weights into a Linear layer; let a real-valued input drive neurons (a layer and an activation behind it), "
+    "and multiply by what comes out of them"
 )
 
 
