@@ -284,15 +284,15 @@ class Reader:
             return known
         if name in REARRANGING and isinstance(args[0], SignalNode):
             return self._ruled(self.rules.functions["layout"], (name, *args), kwargs)
-        raise self.refuse(
-            self.rules.refusal(node.target)
-            or "no rule is known for it; "
-            + (
-                "compute it from the inputs alone, or express it by operations that are linear between activations"
-                if signals
-                else "compute it once, and hold it as a buffer or give it as an input"
+        why = self.rules.refusal(node.target)
+        if signals:
+            raise self.refuse(
+                why
+                or "no rule is known for it; compute it from the inputs alone, or express it by operations that are linear "
+                "between activations"
             )
-        )
+        beforehand = "compute it once, and hold it as a buffer or give it as an input"
+        raise self.refuse(f"no rule is known for it; {beforehand}" if why is None else f"{why}. Here: {beforehand}")
 
     def _called(self, name: str, args: Any, kwargs: Any) -> InputNode:
         """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
