@@ -31,7 +31,7 @@ from casc_core.conversion.graph.node import (
 )
 from casc_core.conversion.graph.population import Population
 from casc_core.conversion.graph.products import Product
-from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum, scale_of
+from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum
 
 __all__ = [
     "FILLED",
@@ -75,5 +75,4 @@ __all__ = [
     "as_map",
     "as_normalisation",
     "map_before",
-    "scale_of",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 
 from casc_core.conversion.graph.factors import positive
-from casc_core.conversion.graph.node import Node, PopulationNode, SignalNode, Snapped, Snapping, SpikingNode
-from casc_core.conversion.graph.population import brought_to_binary, on_binary_scale, unrounded
-from casc_core.conversion.grids import Form, Onward, Reach, Stretch, level_thresholds, potential_grid
+from casc_core.conversion.graph.node import Node, PopulationNode, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.population import on_binary_scale, unrounded
+from casc_core.conversion.grids import Form, Reach, Stretch, level_thresholds, potential_grid
 from casc_core.engine.ops import FireByLevel
 
 
@@ -30,7 +31,7 @@ class LevelPopulation(PopulationNode):
     lowest: int
     spike: Fraction = Fraction(1)
 
-    @property
+    @cached_property
     def worth(self) -> Fraction:
         return self.spike
 
@@ -38,9 +39,6 @@ class LevelPopulation(PopulationNode):
         # A potential is a sum less a threshold; a divisor that only a run knows multiplies that as it does sums.
         received, levels = of(self.x), max(-self.lowest, self.lowest + len(self.thresholds))
         return replace(received, train=received.train + 2 * float(max(map(abs, self.thresholds))) / levels)
-
-    def onward(self, source: SpikingNode) -> Onward:
-        return brought_to_binary(source)
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = positive(snapping, unrounded(snapping, self.x), self)

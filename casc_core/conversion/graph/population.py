@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,14 +21,12 @@ from casc_core.conversion.graph.factors import (
     without_factors,
 )
 from casc_core.conversion.graph.map_node import MapNode
-from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping, SpikingNode
-from casc_core.conversion.graph.signals import scale_of
+from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,
     LARGEST_DENOMINATOR,
     THRESHOLD_BITS,
     Form,
-    Onward,
     Reach,
     Stretch,
     common_denominator,
@@ -37,7 +36,6 @@ from casc_core.conversion.grids import (
     potential_grid,
 )
 from casc_core.engine.ops import Fire
-from casc_core.numerics import binade
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,7 +64,7 @@ class Population(PopulationNode):
         if len(before.weight) != len(self.threshold):
             raise self.refuse(f"it is for {len(self.threshold)} channels, and what it reads has {len(before.weight)}")
 
-    @property
+    @cached_property
     def worth(self) -> Fraction:
         return Fraction(1) if isinstance(self.threshold, Tensor) else Fraction(self.threshold)
 
@@ -79,9 +77,6 @@ class Population(PopulationNode):
             return whole
         shared = of(self.divided)
         return whole.joined(replace(shared, train=shared.train + 1.0))
-
-    def onward(self, source: SpikingNode) -> Onward:
-        return brought_to_binary(source)
 
     def fold(self, folding: Folding) -> Population:
         if not isinstance(self.threshold, Tensor):
@@ -141,21 +136,12 @@ def on_binary_scale(snapping: Snapping, x: SignalNode, threshold: Fraction, read
     form = snapping.of(x).form
     share, numerics = threshold / form.scale, snapping.numerics
     common = Fraction(1, common_denominator([form.scale]))
-    ratio = form.scale / common
-    is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
-    if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
-        return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
+    if isinstance(numerics, Stretch) and x.is_fine:
+        return x  # its grid is fine enough for the threshold as it is
     is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
     if not (form.is_exact or is_short) or is_binary(share):
         return x
     return Rescaled(x, common, EXACT_BITS, place=reader.place)
-
-
-def brought_to_binary(source: SpikingNode) -> Onward:
-    """The whole number that `on_binary_scale` may multiply what spikes of `source` bring with."""
-    numerator = abs(scale_of(source).numerator)
-    odd = numerator // (numerator & -numerator)
-    return Onward(0, -binade(odd) if odd <= LARGEST_DENOMINATOR else 0)
 
 
 def unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:

@@ -30,10 +30,8 @@ from casc_core.conversion.graph import (
     Sum,
     as_map,
     as_normalisation,
-    scale_of,
 )
 from casc_core.conversion.graph.signals import must_be_rescaled
-from casc_core.conversion.grids import Onward
 from casc_core.engine.ops import AdaptiveAveragePool, AveragePool, Layout, MaxPool
 from casc_core.engine.ops import Sum as SumOver
 
@@ -104,8 +102,7 @@ def _is_mean(node: Applied) -> bool:
 
 def _is_of_several_scales(x: Sum) -> bool:
     """Whether factors of many bits bring what it adds together."""
-    factors = (_channel_factors(each) for each in (x.a, x.b))
-    return must_be_rescaled((x.a, x.b)) or any(each is not None and Onward.of(each.factor).maps > 0 for each in factors)
+    return must_be_rescaled((x.a, x.b)) or any(_channel_factors(each) is not None for each in (x.a, x.b))
 
 
 def _are_alike(node: MapNode, x: Sum) -> bool:
@@ -304,7 +301,7 @@ def _concatenation(node: Concatenation) -> SignalNode:
     plain: list[SignalNode] = []
     factors: list[Tensor] = []
     for signal, before, width in zip(node.signals, apart, widths, strict=True):
-        scale = scale_of(signal)
+        scale = signal.worth
         plain.append(Factor(signal, 1 / scale, place=node.place) if before is None else before.x)
         factor = torch.tensor(float(scale), dtype=torch.float64) if before is None else before.factor
         factors.append(factor.expand(width or 0))

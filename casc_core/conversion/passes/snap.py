@@ -84,6 +84,9 @@ class _Walk(Snapping):
     def numerics(self) -> Numerics:
         return self._snapped[-1]
 
+    def numerics_of(self, node: Node) -> Numerics:
+        return self._stretches.get(node, self.numerics)
+
     def of(self, node: Node) -> Snapped:
         if node not in self.known:
             # A node that another made only now is of that one's stretch.

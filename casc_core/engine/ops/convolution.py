@@ -21,7 +21,7 @@ from casc_core.engine.products.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal
+from casc_core.engine.signal import LazyTrain, Signal
 from casc_core.errors import InputError
 
 _MOVE = Whole(1, 2**16)
@@ -109,9 +109,11 @@ class Convolution(AffineMap):
         if self.is_spread:
             signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
         drive = self.drive(run, signal, self.sums, shape, -1 - dims)
-        currents: Tensor | DeferredSum
+        currents: Tensor | LazyTrain
         if self.weight is None:
             currents, bound = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device), 0.0
+        elif self.settings["rounds"]:
+            currents, bound = self.of_totals(run, signal, self.sums, shape)
         else:
             bound = signal.bound * self.reach
             train = with_plane(signal.train, dims)
@@ -221,11 +223,13 @@ class Convolution3d(AffineMap):
         check_room(name, batch * max(padded, math.prod(shape[1:])), room)
         drive = self.drive(run, signal, self._convolve, shape, -4)
         bound = 0.0
-        train = signal.train.new_zeros((0, *shape), dtype=torch.int8)
-        if self.weight is not None:
+        train: Tensor | LazyTrain = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device)
+        if self.settings["rounds"]:
+            train, bound = self.of_totals(run, signal, self._convolve, shape)
+        elif self.weight is not None:
             bound = signal.bound * self.reach
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], name)
-            train = train.to(dtype)
+            train = torch.zeros((0, *shape), dtype=dtype, device=signal.device)
             if signal.steps:
                 together = self._convolve(signal.train.flatten(0, 1).to(dtype), self.weight.to(dtype))
                 train = together.unflatten(0, (signal.steps, batch))
