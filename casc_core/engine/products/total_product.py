@@ -63,6 +63,8 @@ class TotalProduct:
 
     def running(self, steps: int) -> Tensor:
         """The product with all that was received until each of so many steps, float64."""
+        if not steps:
+            return torch.zeros((0, *self.size), dtype=torch.float64, device=self.device)
         return self.product(self.received.running(steps))
 
     @cached_property
