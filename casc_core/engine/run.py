@@ -319,7 +319,7 @@ class SpikingRun(Run):
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        return "spikes", len(self.awake), self.total, self.steps
+        return "spikes", len(self.awake), self.total, self.steps, self.only_final
 
     def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
         share = self.neuron.initial_potential

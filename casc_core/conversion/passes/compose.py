@@ -1,7 +1,7 @@
-"""For the network as trained: maps in a row become one, so that weights are rounded once and share no bits.
+"""For the network as trained: maps in a row become one where that is cheaper.
 
-Between two populations there is room for some 40 bits. Two maps of real-valued weights one behind another would have half
-of them each; where they are composed, or the factor of one is taken to another place, they need not share.
+A map that reads spikes is a sparse sum; one that reads what another map or a factor gives is a dense product of totals,
+rounded once more. Where two are composed, or the factor of one is taken to another place, spikes reach it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def composed(node: Node) -> Node:
         return _applied(node)
     if isinstance(node, Concatenation):
         return _concatenation(node)
-    return _compared(node) if isinstance(node, Population) else node
+    return _compared(_undivided(node)) if isinstance(node, Population) else node
 
 
 def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
@@ -343,6 +343,22 @@ def _keeps_channels(x: Node) -> bool:
     if isinstance(x, Normalisation):
         return x.axis == 1
     return isinstance(x.op, MaxPool) if isinstance(x, Maximum) else isinstance(x, Applied) and _pools(x)
+
+
+def _undivided(node: Population) -> Population:
+    """Channels whose thresholds are of unlike sizes meet them as they are: over its own, a channel of a tiny threshold would
+    have weights so large that the grid were too coarse for the others."""
+    divided, whole = (None if each is None else as_map(each) for each in (node.divided, node.x))
+    if divided is None or whole is None or _spread(divided.weight) <= max(LARGEST_RATIO, _spread(whole.weight)):
+        return node
+    return replace(node, divided=None)
+
+
+def _spread(weight: Tensor) -> float:
+    """How many times as large as its smallest row of weights, but for zeros, its largest is."""
+    rows = weight.abs().flatten(1).sum(1)
+    rows = rows[rows > 0]
+    return float(rows.max() / rows.min()) if len(rows) else 1.0
 
 
 def _compared(node: Population) -> Population:

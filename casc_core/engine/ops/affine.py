@@ -159,6 +159,10 @@ class AffineMap(Op, abstract=True):
         with_bias = 8 * given.like.numel()
         return room_for_drive(follower, read, given, self.kernel[0] / self.kernel[1]) + with_bias
 
+    def room_for_totals(self, read: Abstract, given: Abstract) -> int:
+        """Bytes that products of totals take: the totals, and what is summed, rounded and subtracted of them."""
+        return 8 * (2 * entries(read) + 4 * entries(given)) if self.settings["rounds"] else 0
+
     @property
     @abstractmethod
     def input_dim(self) -> int:
@@ -270,11 +274,14 @@ class Linear(AffineMap):
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train, samples = signal.train or Train(), follower.apart(signal, [-1])
         steps = 0 if self.weight is None else train.steps
-        held = signal.nbytes if self._defers(follower.run, signal.shape, steps) and train.unit == 1 else None
+        spikes = train.unit == 1 and not self.settings["rounds"]
+        held = signal.nbytes if spikes and self._defers(follower.run, signal.shape, steps) else None
         return follower.signal([*signal.shape[:-1], self.outputs], samples, steps, 8, self.fine is not None, held)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return 8 * sum(entries(each) for each in signals) + self.room_for_drive(follower, signals[0], signals[-1])
+        read, given = signals[0], signals[-1]
+        room = self.room_for_drive(follower, read, given) + self.room_for_totals(read, given)
+        return 8 * sum(entries(each) for each in signals) + room
 
 
 AXIS = OrNone(OneOf((1,)))

@@ -52,7 +52,11 @@ class Bin(Op):
         return Provenance(result, run.peak, summed=spikes)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
-        return signal  # no longer than it was
+        train, steps = signal.train or Train(), follower.run.steps_of_bin(self.settings["at_end"])
+        if steps == 1:
+            return signal
+        unit = train.unit if follower.run.binned(steps).peak <= _INT8 else 8
+        return follower.signal(signal.shape, signal.samples, -(-train.steps // steps), unit, train.real)
 
 
 class Unbin(Op):
@@ -77,8 +81,10 @@ class Unbin(Op):
         return Provenance(result, run.peak, summed=spikes)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
-        train = signal.train or Train()
-        return follower.signal(signal.shape, signal.samples, train.steps, 8, train.real)
+        train, run = signal.train or Train(), follower.run
+        steps = train.steps * run.steps_of_bin(at_end=False)
+        steps = steps if run.last_step is None else min(steps, run.last_step)
+        return follower.signal(signal.shape, signal.samples, steps, 8, train.real)
 
 
 def in_bins(train: Tensor, steps: int, kind: torch.dtype) -> Tensor:

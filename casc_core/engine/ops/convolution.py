@@ -140,17 +140,20 @@ class Convolution(AffineMap):
         samples = follower.apart(signal, range(1, len(signal.shape)))
         if self.weight is None:
             return follower.signal(shape, samples, real=train.real)
+        if self.settings["rounds"]:
+            return follower.signal(shape, samples, train.steps, 8, train.real)
         held = signal.nbytes if train.held is None else 8 * train.steps * signal.like.numel()
         return follower.signal(shape, samples, train.steps, 8, train.real, held * math.prod(self.settings["spread"]))
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         read, given = signals[0], signals[-1]
+        totals = self.room_for_totals(read, given) + PATCH_BYTES if self.settings["rounds"] else 0
         if not read.is_driven:
-            return 0  # a population behind it does the work
+            return totals  # of spikes, a population behind it does the work
         apart: int = 8 * read.like.numel() * math.prod(self.settings["spread"])
         patches = apart * math.prod(self.geometry.kernel)
         at_once = min(patches, max(PATCH_BYTES, patches // read.shape[0]))
-        return apart + 24 * given.like.numel() + at_once + self.room_for_drive(follower, read, given)
+        return totals + apart + 24 * given.like.numel() + at_once + self.room_for_drive(follower, read, given)
 
     def _spread_size(self, shape: torch.Size) -> tuple[int, int]:
         """Height and width of an input of this shape, zeros between its entries."""
@@ -253,7 +256,7 @@ class Convolution3d(AffineMap):
         read, given = signals[0], signals[-1]
         steps = max(each.train.steps if each.train else 0 for each in signals) + 1
         moved = 8 * steps * (2 * read.like.numel() + 2 * given.like.numel())
-        return moved + PATCH_BYTES + self.room_for_drive(follower, read, given)
+        return moved + PATCH_BYTES + self.room_for_drive(follower, read, given) + self.room_for_totals(read, given)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The sum over the taps in depth, each a convolution of the slices that it reads."""
