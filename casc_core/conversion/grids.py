@@ -140,6 +140,10 @@ class Reach:
         """That of the same numbers, worth so many times as much."""
         return replace(self.times(abs(float(scale))), unit=self.unit * abs(float(scale)))
 
+    def worth_less(self, factor: int) -> Reach:
+        """That of numbers times this one, each worth so much less."""
+        return replace(self, unit=self.unit / factor)
+
     def on_grid(self) -> Reach:
         """That of numbers which are put on a grid anew."""
         return replace(self, unit=1.0)
@@ -179,10 +183,13 @@ class Stretch(AsTrained):
     Attributes:
         finest: no number is on a finer grid than `2**finest`, in the user's values.
         scale: of the numbers that are being put on a grid.
+        held: a running function is held within so much for each step, since all that is larger is the same to the neurons
+            that read it; None: it is not.
     """
 
     finest: int
     scale: Fraction = Fraction(1)
+    held: float | None = None
 
     @classmethod
     def of(cls, reach: Reach, steps: int) -> Stretch:
@@ -234,7 +241,8 @@ class SnappedMap:
     drive_exponent: int
     train_exponent: int
     form: Form
-    rounds: bool
+    rounds: bool = False
+    held: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """What an `AffineMap` is made from, but for its name and geometry."""
@@ -245,6 +253,7 @@ class SnappedMap:
             "exponent": self.form.exponent or 0,
             "train_exponent": self.train_exponent,
             "rounds": self.rounds,
+            "held": self.held,
             "input_exponent": self.input_exponent,
             "fine_exponent": self.fine_exponent,
             "drive_exponent": self.drive_exponent,
@@ -311,8 +320,9 @@ def snapped_map(
         is_summed=form.is_summed,
     )
     return SnappedMap(
-        snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result, rounds
-    )
+        snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result, rounds,
+        numerics.held if rounds and isinstance(numerics, Stretch) else None,
+    )  # fmt: skip
 
 
 def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) -> int:
@@ -369,16 +379,20 @@ def is_binary(fraction: Fraction) -> bool:
 
 def snapped_scale(
     numerics: Numerics, form: Form, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None,
-    axis: int | None = None, rounds: bool = False,
+    axis: int | None = None, rounds: bool = False, is_whole_factor: bool = False,
 ) -> tuple[Scale, Form]:  # fmt: skip
     """A signal's numbers times `factor` plus `shift`, placed as those of a `Normalisation`; the result has this scale.
 
-    `bits` are those of a factor of the train; None: those of a weight. `rounds` as for `snapped_map`.
+    `bits` are those of a factor of the train; None: those of a weight. `rounds` as for `snapped_map`. A factor of few bits,
+    a whole number times a power of two, may stay as it is.
     """
     shift = shift if shift is not None and bool(shift.any()) else None
     if isinstance(numerics, Stretch):
         numerics = numerics.of_scale(scale)
-    coarse, exponent = snapped(numerics, factor, bits, form.exponent or 0)
+    if is_whole_factor:
+        coarse, exponent = factor, coarsest(factor, binade(largest(factor)) - EXACT_BITS)
+    else:
+        coarse, exponent = snapped(numerics, factor, bits, form.exponent or 0)
     fine, fine_exponent = _fine(numerics, factor)
     fine_exponent = coarsest(fine, fine_exponent)
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None

@@ -18,6 +18,7 @@ from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.maps import ConvolutionMap, LinearMap, TableLookup, TableMap
 from casc_core.conversion.graph.node import (
     FILLED,
+    ComparingNode,
     Folding,
     InputNode,
     Node,
@@ -38,6 +39,7 @@ __all__ = [
     "Applied",
     "Argument",
     "AttributeOf",
+    "ComparingNode",
     "Concatenation",
     "ConvolutionMap",
     "Counted",

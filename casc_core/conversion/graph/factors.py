@@ -252,6 +252,7 @@ class Rescaled(SignalNode):
     x: SignalNode
     scale: Fraction = Fraction(1)
     bits: int | None = None
+    is_whole_factor: bool = False
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)
@@ -261,8 +262,11 @@ class Rescaled(SignalNode):
         if self.is_filled:
             raise self.refuse(FILLED)
         factor = torch.tensor(float(ratio), dtype=torch.float64)
-        rounds = isinstance(snapping.numerics, Stretch) and self.x.is_fine
-        op, form = snapped_scale(snapping.numerics, x.form, factor, None, self.scale, self.bits, rounds=rounds)
+        whole, numerics = self.is_whole_factor, snapping.numerics
+        rounds = isinstance(numerics, Stretch) and self.x.is_fine and not whole
+        op, form = snapped_scale(
+            numerics, x.form, factor, None, self.scale, self.bits, rounds=rounds, is_whole_factor=whole
+        )
         return Snapped(snapping.call(op, self.x), form)
 
 

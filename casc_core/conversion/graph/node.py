@@ -311,3 +311,11 @@ class PopulationNode(SignalNode):
 
     def details(self) -> str:
         return repr(self.name)
+
+
+class ComparingNode(PopulationNode):
+    """A population whose counts cannot grow beyond their thresholds, whatever it receives."""
+
+    @abstractmethod
+    def compared_with(self, x: Node) -> float:
+        """The largest threshold that `x`, one of its inputs, meets, for each level."""

@@ -346,8 +346,8 @@ def _keeps_channels(x: Node) -> bool:
 
 
 def _undivided(node: Population) -> Population:
-    """Channels whose thresholds are of unlike sizes meet them as they are: over its own, a channel of a tiny threshold would
-    have weights so large that the grid were too coarse for the others."""
+    """Channels of very unlike thresholds meet them as they are: over its own, one of a tiny threshold would have weights so
+    large that the grid were too coarse for the others."""
     divided, whole = (None if each is None else as_map(each) for each in (node.divided, node.x))
     if divided is None or whole is None or _spread(divided.weight) <= max(LARGEST_RATIO, _spread(whole.weight)):
         return node

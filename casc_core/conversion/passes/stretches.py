@@ -10,9 +10,13 @@ at the end, which gives the logits: what it reads is summed first, and its weigh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from casc_core.conversion.graph import Graph, LinearMap, Node, PopulationNode, SpikingNode
+from casc_core.conversion.graph import ComparingNode, Graph, LinearMap, MapNode, Node, PopulationNode, SpikingNode
 from casc_core.conversion.grids import Reach, Stretch
+
+# A running map is held within so many times what its neurons can spike and what else they may receive.
+HELD = 4.0
 
 
 def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
@@ -25,8 +29,15 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     readout = _readout(graph, nodes)
     first = joined(nodes, lambda node, source: not (source.is_whole or node.is_running or node is readout))
     reaches: dict[Node, Reach] = {}
+    neurons = _neurons_behind(nodes)
+    held: dict[Node, float] = {}
     for node in nodes:
-        reaches[node] = node.reach(reaches.__getitem__)
+        reach = node.reach(reaches.__getitem__)
+        if node in neurons and not (reach.is_unknown or reach.is_summed or node.is_divided):
+            most = HELD * (reach.drive + neurons[node].compared_with(node))
+            if most < reach.train:
+                held[node], reach = most, replace(reach, train=most)
+        reaches[node] = reach
     largest: dict[Node, Reach] = {}
     for node in nodes:
         own = first[node]
@@ -35,7 +46,20 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     found = {own: Stretch.of(reach, steps) for own, reach in largest.items()}
     if readout is not None:
         found[readout] = Stretch.of_readout(largest[readout])
-    return {node: found[first[node]] for node in nodes}
+    return {node: replace(found[first[node]], held=held.get(node)) for node in nodes}
+
+
+def _neurons_behind(nodes: list[SpikingNode]) -> dict[Node, ComparingNode]:
+    """By running map, the population that is all that reads it."""
+    readers: dict[Node, list[SpikingNode]] = {}
+    for node in nodes:
+        for source in node.sources:
+            readers.setdefault(source, []).append(node)
+    return {
+        node: reader
+        for node, (reader, *others) in readers.items()
+        if isinstance(node, MapNode) and node.is_running and isinstance(reader, ComparingNode) and not others
+    }
 
 
 def spiking_nodes(graph: Graph) -> list[SpikingNode]:

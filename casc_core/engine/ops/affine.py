@@ -15,7 +15,18 @@ from torch import Tensor
 
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Numbers, OneOf, OrNone, Otherwise, settings, tensors
+from casc_core.engine.ops.declared import (
+    EXPONENT,
+    NAME,
+    Flag,
+    Numbers,
+    OneOf,
+    OrNone,
+    Otherwise,
+    Positive,
+    settings,
+    tensors,
+)
 from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
 from casc_core.engine.products.exact_sums import exact_product, exact_sum, largest_row, weight_limbs
@@ -49,7 +60,8 @@ class AffineMap(Op, abstract=True):
     the same weights on a finer grid. Where the arithmetic rounds what is computed of inputs, the current is rounded once.
 
     What reads numbers that are on a fine grid already `rounds`: its product is taken of their totals, with weights on no
-    grid that matters, and rounded to the grid `2**exponent`.
+    grid that matters, and rounded to the grid `2**exponent`. Where only neurons read it, it is `held` within so much for
+    each step: beyond that they spike as often as they can, or never.
     """
 
     SETTINGS = settings(
@@ -60,6 +72,7 @@ class AffineMap(Op, abstract=True):
         drive_exponent=EXPONENT,
         train_exponent=OrNone(EXPONENT),
         rounds=Otherwise(Flag(), False),
+        held=Otherwise(OrNone(Positive()), None),
     )
     connection = Connection.SYNAPSES
     weight: Tensor | None
@@ -124,17 +137,20 @@ class AffineMap(Op, abstract=True):
         Args:
             sums: as for `drive`. shape: of the result.
         """
-        weight, exponent = self.weight, self.settings["exponent"]
+        weight, exponent, held = self.weight, self.settings["exponent"], self.settings["held"]
         assert weight is not None
+        unit, bound = math.ldexp(1.0, exponent), signal.bound * self.reach
+        most = None if held is None else math.ceil(held * (run.total + 2) / unit) * unit
         run.sum_dtype(run.total, signal.bound, 0.0, self.settings["train_exponent"], self.settings["name"])
 
         def product(totals: Tensor) -> Tensor:
             rows = totals if len(shape) == 1 else totals.flatten(0, 1)
             weights = self.kept(weight, "split", lambda: InputWeights.of(weight))
-            rounded = product_on_grid(run.numerics, rows, weights, sums, exponent)
+            rounded = product_on_grid(run.numerics, rows, weights, sums, exponent, most)
             return rounded.reshape(len(totals), *shape)
 
-        return TotalProduct(signal, product, shape), signal.bound * self.reach + math.ldexp(1.0, exponent)
+        bound += unit
+        return TotalProduct(signal, product, shape), bound if most is None else min(bound, most / run.total)
 
     @cached_property
     def kept(self) -> WeightCache:
