@@ -415,8 +415,8 @@ def snapped_scale(
     out_exponent = None if form.exponent is None else form.exponent + exponent
     if rounds:
         out_exponent = numerics.weight_exponent(factor)
-    rounded = out_exponent if rounds else None
-    op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis, exponent=rounded)
+    grids = [form.exponent, out_exponent] if rounds else None
+    op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis, grids=grids)
     return op, Form(scale, out_exponent, drive_exponent, reach, unrounded, form.is_summed)
 
 

@@ -65,7 +65,8 @@ class Product(SignalNode):
         numerics, rounds = snapping.numerics, snapping.rounds(self)
         if rounds and isinstance(numerics, Stretch):
             exponent = numerics.of_scale(scale).grid
-        op = Multiply(name=self.name, exponent=exponent, rounds=rounds)
+        arriving = [one.exponent, other.exponent] if rounds else None
+        op = Multiply(name=self.name, exponent=exponent, arriving=arriving)
         form = Form(scale, exponent, is_exact=one.is_exact and other.is_exact and not rounds)
         return Snapped(snapping.call(op, a, b), form)
 

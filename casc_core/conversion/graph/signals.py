@@ -61,6 +61,8 @@ class Applied(SignalNode):
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         # A divisor is carried beside the numbers, which pools of unequal windows multiply.
+        if self.is_running:
+            return super().reach(of).on_grid()
         unknown = self.terms is None or (self.divides and not isinstance(self.op, DividedByInput))
         return super().reach(of).summed(None if unknown else self.terms).worth(self.scale)
 
@@ -68,8 +70,18 @@ class Applied(SignalNode):
     def worth(self) -> Fraction:
         return _first_spiking(self.args).worth * self.scale
 
+    @cached_property
+    def is_running(self) -> bool:
+        return self.divides and "grids" in self.op.settings and any(node.is_fine for node in self.sources)
+
     def snap(self, snapping: Snapping) -> Snapped:
-        form = snapping.of(_first_spiking(self.args)).form
+        form, numerics = snapping.of(_first_spiking(self.args)).form, snapping.numerics
+        if snapping.rounds(self) and isinstance(numerics, Stretch):
+            exponent = numerics.of_scale(form.scale).grid
+            op = type(self.op)(**{**self.op.settings, "grids": [form.exponent, exponent]})
+            return Snapped(
+                snapping.call(op, *self.args, **self.kwargs), replace(form, exponent=exponent, is_exact=False)
+            )
         form = replace(form, scale=form.scale * self.scale).summed(self.terms)
         return Snapped(snapping.call(self.op, *self.args, **self.kwargs), form)
 

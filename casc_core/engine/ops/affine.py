@@ -17,6 +17,7 @@ from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import (
     EXPONENT,
+    GRIDS,
     NAME,
     Flag,
     Numbers,
@@ -367,11 +368,11 @@ class Shift(Op):
 class Scale(Op):
     """Multiplication by snapped numbers, and a shift while awake. `axis` as for `aligned`.
 
-    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid. With an `exponent`, the
-    product with the train is taken of totals, and rounded to that grid.
+    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid. With `grids`, the product
+    with the train is taken of totals, and rounded to one.
     """
 
-    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS, exponent=Otherwise(OrNone(EXPONENT), None))
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS, grids=GRIDS)
     TENSORS = tensors(factor=ALIGNED, fine=ALIGNED, shift=replace(ALIGNED, grid="drive_exponent", optional=True))
     factor: Tensor
     fine: Tensor
@@ -387,9 +388,11 @@ class Scale(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
         signal, (factor, fine, *shift) = aligned(signal, self.settings["axis"], *given)
-        exponent, bound = self.settings["exponent"], signal.bound * self.largest
+        grids, bound = self.settings["grids"], signal.bound * self.largest
         train: Tensor | LazyTrain
-        if exponent is not None:
+        if grids is not None:
+            arriving, exponent = grids
+            run.sum_dtype(run.total, signal.bound, 0.0, arriving, "a factor")
             train = TotalProduct(signal, lambda totals: run.numerics.snap(totals * factor, exponent), signal.shape)
             bound += math.ldexp(1.0, exponent)
         else:

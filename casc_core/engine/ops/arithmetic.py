@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
-from casc_core.engine.ops.declared import EXPONENT, NAME, Flag, Otherwise, settings
+from casc_core.engine.ops.declared import EXPONENT, NAME, OrNone, Otherwise, Several, settings
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.provenance import Connection, Provenance
@@ -137,16 +137,16 @@ class Add(Op):
 class Multiply(Op):
     """Product of two signals, entry by entry: what it gives are graded events, and no spikes.
 
-    It is for the number of wake steps that the network was trained for, over which the scale of its result is. What is on a
-    fine grid already is multiplied in totals that it `rounds` to the grid `2**exponent`.
+    It is for the number of wake steps that the network was trained for, over which the scale of its result is. With
+    `arriving`, the grids of the two where they are fine already, the product of totals is rounded to the grid `2**exponent`.
     """
 
-    SETTINGS = settings(name=NAME, exponent=EXPONENT, rounds=Otherwise(Flag(), False))
+    SETTINGS = settings(name=NAME, exponent=EXPONENT, arriving=Otherwise(OrNone(Several(EXPONENT, 2, 2)), None))
     is_of_trained_levels = True
 
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         _common_shape(run, a.shape, b.shape)
-        return running_product(run, a, b, self.settings["exponent"], self.settings["name"], self.settings["rounds"])
+        return running_product(run, a, b, self.settings["exponent"], self.settings["name"], self.settings["arriving"])
 
     def provenance(self, run: Run, result: Signal, a: Provenance, b: Provenance) -> Provenance:
         return Provenance(result, run.peak, is_current=True)

@@ -14,9 +14,10 @@ from torch import Tensor
 from casc_core.engine import kernels
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Positive, settings
+from casc_core.engine.ops.declared import GRIDS, Flag, OneOf, OrNone, Positive, settings
 from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.exact_sums import whole_sums
+from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.recording.provenance import Connection, Provenance, carried
 from casc_core.engine.run import Run
 from casc_core.engine.running import running
@@ -32,9 +33,9 @@ def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ..
 
 
 class Sum(Op):
-    """Sum or mean over dimensions; a mean's count becomes the divisor."""
+    """Sum or mean over dimensions; a mean's count becomes the divisor, unless it is rounded to a grid."""
 
-    SETTINGS = settings(mean=Flag())
+    SETTINGS = settings(mean=Flag(), grids=GRIDS)
     connection = Connection.SUMS
 
     def forward(
@@ -43,6 +44,9 @@ class Sum(Op):
         dims = dims_of(signal.shape, dim)
         signal = signal.with_uniform_divisor(dims)
         size = math.prod(signal.shape[d] for d in dims)
+        if self.settings["grids"] is not None:
+            counts = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
+            return rounded_mean(run, signal, lambda x: x.sum(dims, keepdim=keepdim), counts, self.settings["grids"])
         divisor = signal.divisor
         if divisor is not None and divisor.dim() > 0:
             divisor = divisor.amax(dims, keepdim=keepdim)
@@ -76,6 +80,33 @@ class Sum(Op):
         read, given = signals[0], signals[-1]
         by_row = given.shape[:1] == read.shape[:1]
         return max(entries(each) for each in signals) + room_for_drive(follower, read, given, by_row=by_row)
+
+
+def rounded_mean(
+    run: Run, signal: Signal, sums: Callable[[Tensor], Tensor], counts: Tensor, grids: Sequence[int]
+) -> Signal:
+    """Means, taken of totals and rounded to a grid: `sums` of entries over `counts`; a divisor stays beside them.
+
+    Args:
+        sums: of a tensor of the signal's shape, or of several, one behind another along a further dimension in front.
+        counts: by entry of the result. grids: as `GRIDS`.
+    """
+    arriving, exponent = grids
+    run.sum_dtype(run.total, signal.bound, 0.0, arriving, "a mean")
+
+    def means(totals: Tensor) -> Tensor:
+        return whole_sums(run.numerics, totals, sums, by_row=True) / counts
+
+    def rounded(totals: Tensor) -> Tensor:
+        return run.numerics.snap(means(totals), exponent)
+
+    size = sums(torch.empty(signal.shape, device="meta")).shape
+    drive = None if signal.drive is None else means(signal.drive.unsqueeze(0))[0]
+    divisor = signal.divisor
+    if divisor is not None and divisor.dim() > 0:
+        divisor = (sums(divisor.expand(signal.shape)) / counts).round()  # it is uniform along what is averaged
+    bound = signal.bound + math.ldexp(1.0, exponent)
+    return Signal(TotalProduct(signal, rounded, size), drive, divisor, bound)
 
 
 def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:
