@@ -56,8 +56,6 @@ def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
     if isinstance(node.x, Sum) and _is_better_apart(node, node.x) and _are_alike(node, node.x):
         a, b = (replace(node, x=node.x.a), replace(node, x=node.x.b, bias=None))
         return Sum(_map(a), _map(b), place=node.place)
-    if isinstance(node, ConvolutionMap) and isinstance(node.x, Applied):
-        return _across_mean(node, node.x)
     before = as_map(node.x)
     if before is None or not before.x.has_spikes:
         return _behind_flattening(node) if isinstance(node, LinearMap) else node
@@ -79,25 +77,6 @@ def _is_better_apart(node: LinearMap | ConvolutionMap, x: SignalNode) -> bool:
     if before is None:
         return isinstance(node, LinearMap) and _behind_flattening(replace(node, x=x)).x is not x
     return before.x.has_spikes and _together(before, node) is not None
-
-
-def _across_mean(node: ConvolutionMap, mean: Applied) -> SignalNode:
-    """A pointwise map of means of what another one gives, as the means of what both together give.
-
-    So squeeze-and-excitation reads currents that are on their way to a product.
-    """
-    before = as_map(mean.args[0]) if _is_pointwise(node) and node.groups == 1 and _is_mean(mean) else None
-    if before is None or not before.x.has_spikes:
-        return node
-    one = _convolution(before, node)
-    return node if one is None else replace(mean, args=(one, *mean.args[1:]), place=node.place)
-
-
-def _is_mean(node: Applied) -> bool:
-    """Whether it averages real entries alone, over dimensions behind that of the channels: constants stay what they are."""
-    if isinstance(node.op, AveragePool):
-        return not any(node.op.settings["padding"]) and not node.op.settings["ceil_mode"]
-    return _pools(node) and (not isinstance(node.op, SumOver) or bool(node.op.settings["mean"]))
 
 
 def _is_of_several_scales(x: Sum) -> bool:

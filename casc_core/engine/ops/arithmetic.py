@@ -138,7 +138,7 @@ class Multiply(Op):
     """Product of two signals, entry by entry: what it gives are graded events, and no spikes.
 
     It is for the number of wake steps that the network was trained for, over which the scale of its result is. With
-    `arriving`, the grids of the two where they are fine already, the product of totals is rounded to the grid `2**exponent`.
+    `arriving`, the grids of the two where they are fine already, the product of totals is rounded to `2**exponent`.
     """
 
     SETTINGS = settings(name=NAME, exponent=EXPONENT, arriving=Otherwise(OrNone(Several(EXPONENT, 2, 2)), None))
