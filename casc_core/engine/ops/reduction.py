@@ -44,12 +44,13 @@ class Sum(Op):
         dims = dims_of(signal.shape, dim)
         signal = signal.with_uniform_divisor(dims)
         size = math.prod(signal.shape[d] for d in dims)
-        if self.settings["grids"] is not None:
-            counts = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
-            return rounded_mean(run, signal, lambda x: x.sum(dims, keepdim=keepdim), counts, self.settings["grids"])
         divisor = signal.divisor
         if divisor is not None and divisor.dim() > 0:
             divisor = divisor.amax(dims, keepdim=keepdim)
+        if self.settings["grids"] is not None:
+            counts = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
+            mean = rounded_mean(run, signal, lambda x: x.sum(dims, keepdim=keepdim), counts, self.settings["grids"])
+            return replace(mean, divisor=divisor)
         if self.settings["mean"]:
             count = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
             divisor = count if divisor is None else divisor * count
@@ -66,7 +67,8 @@ class Sum(Op):
         )
 
     def provenance(self, run: Run, result: Signal, signal: Provenance, *args: Any, **kwargs: Any) -> Provenance:
-        summed: Provenance = super().provenance(run, result, signal, *args, **kwargs)
+        counting = Sum(self.settings["mean"])  # spikes are counted as they are
+        summed: Provenance = super(Sum, counting).provenance(run, result, signal, *args, **kwargs)
         return summed.of_all([signal])
 
     def follow(
@@ -102,11 +104,8 @@ def rounded_mean(
 
     size = sums(torch.empty(signal.shape, device="meta")).shape
     drive = None if signal.drive is None else means(signal.drive.unsqueeze(0))[0]
-    divisor = signal.divisor
-    if divisor is not None and divisor.dim() > 0:
-        divisor = (sums(divisor.expand(signal.shape)) / counts).round()  # it is uniform along what is averaged
     bound = signal.bound + math.ldexp(1.0, exponent)
-    return Signal(TotalProduct(signal, rounded, size), drive, divisor, bound)
+    return Signal(TotalProduct(signal, rounded, size), drive, signal.divisor, bound)
 
 
 def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:

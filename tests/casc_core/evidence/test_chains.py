@@ -228,3 +228,54 @@ def test_a_saved_network_has_the_same_bits(tmp_path):
     snn = converted(settled(SHAPES["pyramid"]()))
     snn.save(tmp_path / "net")
     assert torch.equal(casc_core.load(tmp_path / "net")(IMAGES), snn(IMAGES))
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_means_of_unlike_scales_count_every_spike_once(keepdim):
+    """Factors of channels, and their mean: currents of no map, whose spikes are counted at the map behind."""
+
+    def call(self: Any, x: Tensor) -> Tensor:
+        x = self.act(self.begin(x))
+        return self.out(F.relu(self.inner((x * self.factor + x).mean((2, 3), keepdim=keepdim).flatten(1))))
+
+    torch.manual_seed(0)
+    layers = {"begin": conv(3), "act": CQReLU(8), "inner": nn.Linear(CHANNELS, 5), "out": nn.Linear(5, 2)}
+    net = Net(call, **layers)
+    net.factor = nn.Parameter(torch.rand(CHANNELS, 1, 1) + 0.5)
+    snn = converted(net)
+    check(snn, IMAGES)
+    simulation = snn.simulate(IMAGES)
+    spikes = simulation.spikes["act"]
+    emitted = float((spikes.positive + spikes.negative).sum())
+    behind = simulation.spikes[snn.layers[-1]]
+    assert float((behind.operations + behind.multiplications).sum()) >= emitted
+
+
+def test_one_channel_of_a_tiny_threshold_takes_no_bits_of_the_others():
+    torch.manual_seed(0)
+    thresholds = 0.3 + torch.rand(CHANNELS)
+    thresholds[0] = 2.0**-20
+    snn = converted(
+        nn.Sequential(
+            conv(3),
+            CQReLU(8),
+            conv(),
+            CQReLU(8, thresholds),
+            conv(),
+            CQReLU(8),
+            nn.Flatten(),
+            nn.Linear(64 * CHANNELS, 2),
+        )
+    )
+    check(snn, IMAGES)
+    fires = [op for op in snn.operations() if op.kind == "Fire"]
+    assert min(op.settings["exponent"] for op in fires[1:]) < -30
+
+
+def test_more_wake_steps_than_it_was_converted_for_are_as_exact():
+    torch.manual_seed(0)
+    snn = converted(settled(SHAPES["three"]()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        longer = snn.under(schedule=WakeSleep(wake=64))
+    assert torch.equal(longer(IMAGES), longer.reference(IMAGES))
