@@ -39,6 +39,8 @@ from casc_core.engine.ops import Sum as SumOver
 LARGEST_MAP = 2**22
 # Channels whose factors differ by more than this are not compared with thresholds that differ as much.
 LARGEST_RATIO = 2.0**10
+# Nor are channels divided by thresholds where that makes their weights differ by more than this.
+LARGEST_SPREAD = 2.0**14
 
 
 def composed(node: Node) -> Node:
@@ -328,7 +330,7 @@ def _undivided(node: Population) -> Population:
     """Channels of very unlike thresholds meet them as they are: over its own, one of a tiny threshold would have weights so
     large that the grid were too coarse for the others."""
     divided, whole = (None if each is None else as_map(each) for each in (node.divided, node.x))
-    if divided is None or whole is None or _spread(divided.weight) <= max(LARGEST_RATIO, _spread(whole.weight)):
+    if divided is None or whole is None or _spread(divided.weight) <= max(LARGEST_SPREAD, _spread(whole.weight)):
         return node
     return replace(node, divided=None)
 
