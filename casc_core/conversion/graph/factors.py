@@ -262,7 +262,7 @@ class Rescaled(SignalNode):
         if self.is_filled:
             raise self.refuse(FILLED)
         factor = torch.tensor(float(ratio), dtype=torch.float64)
-        whole, numerics = self.is_whole_factor, snapping.numerics
+        whole, numerics = self.is_whole_factor or (self.x.is_fine and ratio == -1), snapping.numerics
         rounds = isinstance(numerics, Stretch) and self.x.is_fine and not whole
         op, form = snapped_scale(
             numerics, x.form, factor, None, self.scale, self.bits, rounds=rounds, is_whole_factor=whole
@@ -271,8 +271,9 @@ class Rescaled(SignalNode):
 
 
 def positive(snapping: Snapping, x: SignalNode, reader: Node) -> SignalNode:
-    """`x`, its numbers multiplied by its scale where that is negative: what is larger in them is larger in its values."""
-    return Rescaled(x, place=reader.place) if snapping.of(x).form.scale < 0 else x
+    """`x`, its numbers negated where they are worth less than nothing: what is larger in them is larger in its values."""
+    scale = snapping.of(x).form.scale
+    return Rescaled(x, -scale, place=reader.place) if scale < 0 else x
 
 
 def common_scale(snapping: Snapping, signals: Sequence[SignalNode], reader: Node) -> list[SignalNode]:

@@ -13,7 +13,7 @@ from casc_core.engine.batching.places import Axis, Mixed, Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Unknown, UnprovableError, meta
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
-from casc_core.engine.program import Program, Step, last_uses, substitute
+from casc_core.engine.program import Program, Step, last_uses, refs, substitute
 from casc_core.engine.run import Run
 from casc_core.errors import CascError
 
@@ -117,6 +117,7 @@ def follow(
     doubts: list[str] = []
     layers: dict[str, Samples] = {}
     recurs, most = False, 0
+    later: dict[str, int] = {}
     for index, step in enumerate(program.steps):
         op = ops[step.op]
         follower.step, follower.at = step.result, _described(step, op)
@@ -129,6 +130,10 @@ def follow(
         signals = [each for each in leaves((args, kwargs, result)) if isinstance(each, Abstract)]
         held = sum(each.nbytes for each in leaves(list(there.values())) if isinstance(each, Abstract))
         most = max(most, held + (op.working(follower, signals) if signals else 0))
+        # What an operation leaves to its reader is computed before that one's own result is there.
+        waiting = max((later.get(name, 0) for name in refs((step.args, dict(step.kwargs)))), default=0)
+        most = max(most, held - (result.nbytes if isinstance(result, Abstract) else 0) + waiting)
+        later[step.result] = op.later(follower, signals) if signals else 0
         for name in [name for name in there if uses.get(name) == index and name != program.output.name]:
             del there[name]
     output = values[program.output.name]

@@ -180,6 +180,11 @@ class AffineMap(Op, abstract=True):
         """Bytes that products of totals take: the totals, and what is summed, rounded and subtracted of them."""
         return 8 * (2 * entries(read) + 4 * entries(given)) if self.settings["rounds"] else 0
 
+    def later(self, follower: Follower, signals: list[Abstract]) -> int:
+        read = signals[0]
+        waits = read.is_driven and isinstance(follower.run.numerics, AsTrained)
+        return read.nbytes + self.working(follower, signals) if waits else 0
+
     @property
     @abstractmethod
     def input_dim(self) -> int:
