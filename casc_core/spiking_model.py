@@ -133,7 +133,7 @@ class SpikingModel(nn.Module):
                 (`torch.jit`, `torch.fx`, `torch.export`) or transform it (`torch.func`). Under `torch.compile` it runs as
                 it does without.
         """
-        return self._logits_of(lambda: self._spiking_run(None, None), inputs, named)
+        return self._logits_of(lambda: self._spiking_run(None, None, only_final=True), inputs, named)
 
     @uncaptured
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
@@ -295,10 +295,10 @@ class SpikingModel(nn.Module):
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")
 
-    def _spiking_run(self, steps: int | None, recorder: Recorder | None) -> SpikingRun:
+    def _spiking_run(self, steps: int | None, recorder: Recorder | None, only_final: bool = False) -> SpikingRun:
         check_steps(steps)
         settings = self.settings
-        return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
+        return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder, only_final)
 
     def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
         def one(arguments: Inputs) -> Tensor:

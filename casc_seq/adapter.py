@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -218,7 +219,7 @@ class RecurrentPopulation(PopulationNode):
     row: int
     lengths: InputNode | None
 
-    @property
+    @cached_property
     def worth(self) -> Fraction:
         return Fraction(self.threshold)
 

@@ -41,7 +41,7 @@ from casc_core.extend import (
     settings,
     tensors,
 )
-from casc_core.numerics import INPUT_EXPONENT, binade, largest
+from casc_core.numerics import INPUT_EXPONENT, AsTrained, binade, largest
 from casc_seq.rows import check_lengths, time_order
 from casc_seq.train_lengths import TrainLengths
 
@@ -398,7 +398,7 @@ def recurrent_grid(snapping: Snapping, x: SignalNode, weight: Tensor, recurrent:
     """Exponents of the grids of recurrent weights, and of what the neurons receive beside them of `x` by these weights."""
     numerics, form = snapping.numerics, snapping.of(x).form
     exponent = own = numerics.weight_exponent(recurrent)
-    if form.exponent is not None:
+    if form.exponent is not None and not (isinstance(numerics, AsTrained) and x.is_fine):
         arriving = form.exponent + numerics.weight_exponent(weight * form.factor, arriving=form.exponent)
         # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
         exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.ops import Scale, Shift
-from casc_core.engine.products.exact_sums import largest_row
 from casc_core.numerics import (
     AsTrained,
     Numerics,
@@ -49,17 +48,14 @@ LEAST_STEPS = 2**10
 MOST_DRIVEN_STEPS = 2**16
 # Weights that meet real-valued input alone keep so many bits.
 INPUT_WEIGHT_BITS = 49
-# Weights of no more bits take no more: a half takes one bit, whatever the room.
-COARSE_BITS = 12
 # A map that gives the logits keeps so many bits of its sums: all those of float64 numbers and of what they meet.
 READOUT_BITS = 120
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
 # Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
 UNHELD = 2.0**8
-# As trained, there is room for so many, or where maps in a row share what room there is, for fewer.
+# As trained, there is room for so many.
 MOST_TERMS = 2**16
-MOST_SHARED_TERMS = 2**14
 
 
 @dataclass(frozen=True)
@@ -122,12 +118,15 @@ class Reach:
         drive: of its real-valued part; an input is expected to be as large as `EXPECTED_INPUT`.
         is_unknown: inputs of which only a run knows how large they are have a part in the drive.
         is_summed: there are sums over dimensions of unknown size in it, which are counted as one entry.
+        unit: what its numbers are worth, over what they were worth where they were put on a grid: those of a mean of four,
+            computed as a sum, a quarter.
     """
 
     train: float = 0.0
     drive: float = 0.0
     is_unknown: bool = False
     is_summed: bool = False
+    unit: float = 1.0
 
     def times(self, factor: float, shift: float = 0.0) -> Reach:
         """That of a map whose rows of weights are as large as `factor`, and its biases as large as `shift`."""
@@ -136,6 +135,18 @@ class Reach:
     def summed(self, terms: int | None) -> Reach:
         """That of a sum of this many entries; None: the inputs decide how many."""
         return replace(self, is_summed=True) if terms is None else self.times(terms)
+
+    def worth(self, scale: Fraction) -> Reach:
+        """That of the same numbers, worth so many times as much."""
+        return replace(self.times(abs(float(scale))), unit=self.unit * abs(float(scale)))
+
+    def worth_less(self, factor: int) -> Reach:
+        """That of numbers times this one, each worth so much less."""
+        return replace(self, unit=self.unit / factor)
+
+    def on_grid(self) -> Reach:
+        """That of numbers which are put on a grid anew."""
+        return replace(self, unit=1.0)
 
     def joined(self, other: Reach) -> Reach:
         """The larger of both."""
@@ -146,7 +157,8 @@ class Reach:
         return self._of(other, self.train + other.train, self.drive + other.drive)
 
     def _of(self, other: Reach, train: float, drive: float) -> Reach:
-        return Reach(train, drive, self.is_unknown or other.is_unknown, self.is_summed or other.is_summed)
+        unknown, summed = (self.is_unknown or other.is_unknown, self.is_summed or other.is_summed)
+        return Reach(train, drive, unknown, summed, min(self.unit, other.unit))
 
     def maximum(self) -> Reach:
         """That of a maximum, which is a train: no neuron's threshold holds it (see `Run.held`)."""
@@ -158,35 +170,10 @@ class Reach:
         """Of both together."""
         return self.train + self.drive
 
-
-@dataclass(frozen=True)
-class Onward:
-    """What signals go through on some way to the neurons ahead of them.
-
-    Attributes:
-        maps: how many numbers of many bits they are multiplied with, one after another.
-        gain: they grow by a factor of up to `2**gain`; those of few bits count by their grid.
-    """
-
-    maps: int = 0
-    gain: int = 0
-
-    @classmethod
-    def of(cls, weight: Tensor) -> Onward:
-        """That of a map or of factors; rows first."""
-        row = binade(largest_row(weight) if weight.dim() > 1 else largest(weight))
-        if is_on(weight, row - COARSE_BITS):
-            return cls(0, coarsest(weight, row - COARSE_BITS))
-        return cls(1, row)
-
-    @classmethod
-    def scaled(cls, scale: Fraction) -> Onward:
-        """That of a change of what numbers are worth."""
-        return cls(0, math.frexp(abs(float(scale)))[1] - 1)
-
-    def then(self, other: Onward) -> Onward:
-        """This way, and then the other."""
-        return Onward(self.maps + other.maps, self.gain + other.gain)
+    @property
+    def room(self) -> Reach:
+        """How large its numbers may be, in values of the grid that they were put on."""
+        return replace(self, train=self.train / self.unit, drive=self.drive / self.unit, unit=1.0)
 
 
 @dataclass(frozen=True)
@@ -195,25 +182,23 @@ class Stretch(AsTrained):
 
     Attributes:
         finest: no number is on a finer grid than `2**finest`, in the user's values.
-        ahead: the ways from here to the neurons; maps in a row share what room there is.
         scale: of the numbers that are being put on a grid.
+        held: a running function is held within so much for each step, since all that is larger is the same to the neurons
+            that read it; None: it is not.
     """
 
     finest: int
-    ahead: tuple[Onward, ...] = (Onward(),)
     scale: Fraction = Fraction(1)
+    held: float | None = None
 
     @classmethod
-    def of(cls, reach: Reach, steps: int, is_shared: bool) -> Stretch:
+    def of(cls, reach: Reach, steps: int) -> Stretch:
         """That of sums of this reach for each spike or wake step, of which there may be so many.
 
         `Run.held` bounds what real-valued inputs drive neurons with by what all their spikes and thresholds could make up
         for, which is once more as much as there are steps.
-
-        Args:
-            is_shared: maps in a row share what room there is.
         """
-        terms = 1 if not reach.is_summed else MOST_SHARED_TERMS if is_shared else MOST_TERMS
+        terms = MOST_TERMS if reach.is_summed else 1
         most = reach.total * max((steps + 1) * terms, LEAST_STEPS)
         if reach.is_unknown:
             most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
@@ -233,25 +218,15 @@ class Stretch(AsTrained):
         """The exponent of the finest grid of numbers of this scale."""
         return self.finest + 1 - math.frexp(float(self.scale))[1]
 
-    def shared(self, reach: int, arriving: int = 0) -> int:
-        """The exponent of the grid for numbers of up to `2**reach` that meet those on `2**arriving`.
-
-        What room there is up to the neurons is shared with the maps ahead.
-        """
-        room = reach - (self.grid - arriving)
-        return reach - min((room + way.gain) // (way.maps + 1) for way in self.ahead)
-
     def train_grid(self, form: Form) -> int:
         """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
         if form.exponent is not None and not form.drive_reach:  # nothing but zeros and minus infinities
             return form.exponent
-        drive = self.of_scale(form.scale).shared(binade(form.drive_reach))
+        drive = self.of_scale(form.scale).grid
         return drive if form.exponent is None else min(form.exponent, drive)
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
-        row = binade(largest_row(weight) if weight.dim() > 1 else largest(weight))
-        own = self.shared(row, arriving)
-        return min(own, row - COARSE_BITS) if is_on(weight, row - COARSE_BITS) else own
+        return self.grid - arriving
 
 
 @dataclass(frozen=True)
@@ -266,6 +241,8 @@ class SnappedMap:
     drive_exponent: int
     train_exponent: int
     form: Form
+    rounds: bool = False
+    held: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """What an `AffineMap` is made from, but for its name and geometry."""
@@ -275,6 +252,8 @@ class SnappedMap:
             "bias": self.bias,
             "exponent": self.form.exponent or 0,
             "train_exponent": self.train_exponent,
+            "rounds": self.rounds,
+            "held": self.held,
             "input_exponent": self.input_exponent,
             "fine_exponent": self.fine_exponent,
             "drive_exponent": self.drive_exponent,
@@ -289,10 +268,12 @@ def snapped_map(
     bias: Tensor | None,
     exponent: int | None = None,
     centre: Tensor | None = None,
+    rounds: bool = False,
 ) -> SnappedMap:
     """A map of a signal of this form, float64: `weight` for its spikes, `real` for its drive.
 
     Args:
+        rounds: what it gives is rounded to its grid, and not its weights (as trained, `SpikingNode.is_running`).
         exponent: the result is no finer than this grid; None: the weights' own bits decide.
         centre: of the inputs; rounding of the weights is to leave it where it is.
     """
@@ -304,8 +285,10 @@ def snapped_map(
         own = numerics.weight_exponent(weight, arriving=form.exponent)
         if exponent is not None:
             own = max(own, exponent - form.exponent)
-        snapped = numerics.snap(weight, own)
-        if isinstance(numerics, Stretch):
+        snapped = _fine(numerics, weight)[0] if rounds else numerics.snap(weight, own)
+        if rounds:
+            out_exponent = form.exponent + own
+        elif isinstance(numerics, Stretch):
             out_exponent = form.exponent + coarsest(snapped, own)
         else:
             out_exponent = form.exponent + own if centre is not None else _coarsest(snapped, bias, form, own)
@@ -333,12 +316,13 @@ def snapped_map(
         exponent=out_exponent,
         drive_exponent=drive_exponent if driven else None,
         drive_reach=drive_reach,
-        is_exact=form.is_exact and unrounded and fine is None,
+        is_exact=form.is_exact and unrounded and fine is None and not rounds,
         is_summed=form.is_summed,
     )
     return SnappedMap(
-        snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result
-    )
+        snapped, fine, bias, form.drive_exponent or 0, fine_exponent, drive_exponent, form.exponent or 0, result, rounds,
+        numerics.held if rounds and isinstance(numerics, Stretch) else None,
+    )  # fmt: skip
 
 
 def _coarsest(weight: Tensor, bias: Tensor | None, form: Form, exponent: int) -> int:
@@ -395,22 +379,28 @@ def is_binary(fraction: Fraction) -> bool:
 
 def snapped_scale(
     numerics: Numerics, form: Form, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None,
-    axis: int | None = None,
+    axis: int | None = None, rounds: bool = False, is_whole_factor: bool = False,
 ) -> tuple[Scale, Form]:  # fmt: skip
     """A signal's numbers times `factor` plus `shift`, placed as those of a `Normalisation`; the result has this scale.
 
-    `bits` are those of a factor of the train; None: those of a weight.
+    `bits` are those of a factor of the train; None: those of a weight. `rounds` as for `snapped_map`. A factor of few bits,
+    a whole number times a power of two, may stay as it is.
     """
     shift = shift if shift is not None and bool(shift.any()) else None
     if isinstance(numerics, Stretch):
         numerics = numerics.of_scale(scale)
-    coarse, exponent = snapped(numerics, factor, bits, form.exponent or 0)
+    if is_whole_factor:
+        coarse, exponent = factor, coarsest(factor, binade(largest(factor)) - EXACT_BITS)
+    else:
+        coarse, exponent = snapped(numerics, factor, bits, form.exponent or 0)
     fine, fine_exponent = _fine(numerics, factor)
     fine_exponent = coarsest(fine, fine_exponent)
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
     if shift is not None:
         reach += float(shift.abs().max())
-    unrounded = form.is_exact and torch.equal(coarse, factor)
+    if rounds:
+        coarse = fine
+    unrounded = form.is_exact and not rounds and torch.equal(coarse, factor)
     if form.drive_exponent is not None or shift is not None:
         drive_exponent = _drive_exponent(numerics, reach)
         if form.drive_exponent is not None and not isinstance(numerics, Stretch):
@@ -422,13 +412,16 @@ def snapped_scale(
     unrounded = unrounded and (flowing is None or shift is None or torch.equal(flowing, shift))
     if flowing is not None and form.drive_exponent is None:
         drive_exponent = coarsest(flowing, drive_exponent or 0)
-    op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis)
     out_exponent = None if form.exponent is None else form.exponent + exponent
+    if rounds:
+        out_exponent = numerics.weight_exponent(factor)
+    grids = [form.exponent, out_exponent] if rounds else None
+    op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis, grids=grids)
     return op, Form(scale, out_exponent, drive_exponent, reach, unrounded, form.is_summed)
 
 
 def snapped_normalisation(
-    numerics: Numerics, form: Form, factor: Tensor, shift: Tensor, bits: int | None, axis: int | None
+    numerics: Numerics, form: Form, factor: Tensor, shift: Tensor, bits: int | None, axis: int | None, rounds: bool
 ) -> tuple[Scale, Form]:
     """A signal's values times `factor` plus `shift`, the factors in this many bits (None: those of a weight)."""
     # What has not been rounded is not rounded here either, if this many bits hold the factors: a ninth stays in the scale.
@@ -437,7 +430,7 @@ def snapped_normalisation(
     own = numerics.weight_exponent(by, bits, form.exponent or 0)
     if parts > 1 and not torch.equal(numerics.snap(by, own), by):
         parts, by = 1, factor * form.factor
-    return snapped_scale(numerics, form, by, shift * parts, Fraction(1, parts), bits, axis)
+    return snapped_scale(numerics, form, by, shift * parts, Fraction(1, parts), bits, axis, rounds)
 
 
 def snapped_shift(

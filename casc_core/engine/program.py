@@ -13,6 +13,7 @@ from casc_core.engine.leaves import map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.recording.observer import Observer
 from casc_core.engine.run import Run
+from casc_core.engine.signal import Signal, longest_period
 from casc_core.errors import CascError, InputError
 
 READOUT = "the readout"
@@ -137,7 +138,10 @@ def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         InputError: it cannot be applied to what it is given.
     """
     try:
-        return op(run, *args, **kwargs)
+        period = longest_period((args, kwargs))
+        if period == 1 or not op.keeps_time:
+            return op(run, *args, **kwargs)
+        return map_leaves(op(run.binned(period), *args, **kwargs), lambda leaf: _of_period(leaf, period))
     except _UNFIT as error:
         if isinstance(error, (CascError, torch.OutOfMemoryError)):
             raise
@@ -147,6 +151,10 @@ def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             f"{name}: it cannot be applied to what this input gives ({reason:.300}); the network takes inputs of the kind "
             "and shape that its model takes"
         ) from error
+
+
+def _of_period(value: Any, period: int) -> Any:
+    return replace(value, period=period) if isinstance(value, Signal) else value
 
 
 def substitute(value: Any, values: Mapping[str, Any]) -> Any:

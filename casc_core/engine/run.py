@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import Any
 
 import torch
@@ -22,13 +23,15 @@ from casc_core.engine.signal import without_repeats
 from casc_core.errors import ConfigError, ExactnessError, InputError
 from casc_core.neuron import LevelThresholds, Neuron, next_step
 from casc_core.numerics import FLOAT64_UNITS, AsTrained, Numerics, largest
-from casc_core.schedule import LARGEST_STEPS, Schedule
+from casc_core.schedule import LARGEST_STEPS, Schedule, WakeSleep
 
 # Steps that a population usually spikes after its input has ended; more cost a second try.
 _TAIL = 4
 # What every narrow type of a run rests on: a count, and the sum of any neuron's spikes, fits int16; a step's spikes int8.
 LARGEST_TOTAL = 2**15 - 1
 LEAST_ROOM = 2**24
+# Maps in a row are computed so many times while a cycle of the schedule is awake, and as often afterwards.
+BINS_AWAKE = 2
 
 
 class Run(ABC):
@@ -38,6 +41,7 @@ class Run(ABC):
         total: largest spike count a neuron can reach.
         peak: largest change of a spike count within one step.
         warm_up: steps that count no more once they are over: then readout and running maxima begin with nothing.
+        steps_at_once: how many steps each step of a signal is of.
         kernel_neuron: what the compiled kernels make of the neurons; None: they are neither IF nor CIF.
         room: numbers that one operation may make more than it is given, where its weights do not say how many.
         made: numbers that functions of the inputs have made so far.
@@ -48,6 +52,7 @@ class Run(ABC):
     total: int
     peak: int
     warm_up: int = 0
+    steps_at_once: int = 1
     kernel_neuron: KernelNeuron | None
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:
@@ -68,6 +73,22 @@ class Run(ABC):
 
         `levels` are those of its counts; None: as many as there are wake steps.
         """
+
+    @abstractmethod
+    def steps_of_bin(self, at_end: bool) -> int:
+        """How many steps maps in a row compute at a time; `at_end`: only the readout follows."""
+
+    @property
+    def last_step(self) -> int | None:
+        """The step at which it is cut; None: it is not."""
+        return None
+
+    def binned(self, steps: int) -> Run:
+        """The same in bins of so many steps."""
+        binned = copy(self)
+        binned.steps_at_once = self.steps_at_once * steps
+        binned.peak = min(self.peak * steps, 2 * self.total)
+        return binned
 
     @property
     @abstractmethod
@@ -186,6 +207,9 @@ class LevelRun(Run):
     def longest(self, arriving: int, levels: int | None = None) -> int:
         return 1
 
+    def steps_of_bin(self, at_end: bool) -> int:
+        return 1
+
     @property
     def kind(self) -> tuple[Any, ...]:
         return ("levels",)
@@ -237,7 +261,10 @@ class LevelRun(Run):
 
 
 class SpikingRun(Run):
-    """In spikes, under a schedule; `steps` cuts it there, None lets it run until it is silent."""
+    """In spikes, under a schedule; `steps` cuts it there, None lets it run until it is silent.
+
+    With `only_final`, nothing is asked for but the readout at the end.
+    """
 
     def __init__(
         self,
@@ -246,9 +273,10 @@ class SpikingRun(Run):
         schedule: Schedule,
         steps: int | None,
         recorder: Recorder | None = None,
+        only_final: bool = False,
     ) -> None:
         super().__init__(numerics, recorder)
-        self.neuron, self.schedule, self.steps = neuron, schedule, steps
+        self.neuron, self.schedule, self.steps, self.only_final = neuron, schedule, steps, only_final
         self.peak, self.warm_up = neuron.peak, neuron.warm_up
         if self.warm_up and schedule.last_wake is not None:
             raise ConfigError(f"{neuron} begins anew after {self.warm_up} steps, which needs Continuous() input")
@@ -267,7 +295,22 @@ class SpikingRun(Run):
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
         awake = [int(step) for step in self.awake]
+        if self.steps_at_once > 1:
+            awake = [
+                sum(awake[start : start + self.steps_at_once]) for start in range(0, len(awake), self.steps_at_once)
+            ]
         return awake if steps is None else (awake + [0] * steps)[:steps]
+
+    def steps_of_bin(self, at_end: bool) -> int:
+        if self.warm_up or not isinstance(self.schedule, WakeSleep):
+            return 1
+        if at_end:
+            return LARGEST_STEPS if self.only_final else 1
+        return -(-self.schedule.levels // (BINS_AWAKE * self.schedule.cycles))
+
+    @property
+    def last_step(self) -> int | None:
+        return self.steps
 
     def longest(self, arriving: int, levels: int | None = None) -> int:
         # Once the input has ended, a neuron emits at most so many further spikes as there are levels.
@@ -276,7 +319,7 @@ class SpikingRun(Run):
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        return "spikes", len(self.awake), self.total, self.steps
+        return "spikes", len(self.awake), self.total, self.steps, self.only_final
 
     def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
         share = self.neuron.initial_potential

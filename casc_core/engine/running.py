@@ -6,6 +6,7 @@ What travels on is no spike but a graded event, a number; the next population ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -62,7 +63,9 @@ def running(
     return Signal(train, None, divisor, bound)
 
 
-def running_product(run: Run, a: Signal, b: Signal, exponent: int, name: str) -> Signal:
+def running_product(
+    run: Run, a: Signal, b: Signal, exponent: int, name: str, arriving: Sequence[int] | None = None
+) -> Signal:
     """The product of two signals, entry by entry, their shapes broadcast: that of their running totals.
 
     With `A` and `B` these totals and `a_t`, `b_t` what arrives, a step's event is `a_t B_t + A_{t-1} b_t`. A value is a
@@ -70,8 +73,10 @@ def running_product(run: Run, a: Signal, b: Signal, exponent: int, name: str) ->
     `b` are, over that number.
 
     Args:
-        exponent: the result is on the grid `2**exponent`: the sum of those of `a` and `b`, drives included.
+        exponent: the result is on the grid `2**exponent`: the sum of those of `a` and `b`, drives included; or, where the
+            product of totals is rounded to it, another one.
         name: that an error gives.
+        arriving: the grids of `a` and `b`, where the product is rounded; None: it is exact.
 
     Raises:
         ExactnessError: no type holds the product.
@@ -79,17 +84,27 @@ def running_product(run: Run, a: Signal, b: Signal, exponent: int, name: str) ->
     by_a, by_b = a.bound + a.drive_reach, b.bound + b.drive_reach
     shape = broadcast(a.shape, b.shape)
     # Awake or asleep, a total is at most `run.total` times its bound; a difference is one of each factor.
-    bound = 2 * run.total * by_a * by_b
+    bound = 2 * run.total * by_a * by_b + (math.ldexp(1.0, exponent) if arriving else 0.0)
     reach = bound * run.total
     whole = all(each.drive is None and not each.train.dtype.is_floating_point for each in (a, b))
     kind = run.numerics.dtype(reach, exponent, name)
-    if whole and run.numerics.is_exact:
+    if arriving:
+        kind = torch.float64
+        for by, grid in zip((by_a, by_b), arriving, strict=True):
+            run.sum_dtype(run.total, by, 0.0, grid, name)
+    elif whole and run.numerics.is_exact:
         kind = whole_type(reach)
-    narrow = torch.int8 if whole and bound * run.peak <= _INT8 else None
+    narrow = torch.int8 if whole and not arriving and bound * run.peak <= _INT8 else None
     divisor: Tensor | None = None
     for each in (a, b):
         if each.divisor is not None:
             own = each.divisor
             own = own if own.dim() == 0 else own.reshape([1] * (len(shape) - own.dim()) + [*own.shape])
             divisor = own if divisor is None else divisor * own
-    return running(run, torch.mul, (a, b), (kind, kind), bound, divisor, narrow)
+    product: Callable[..., Tensor] = torch.mul
+    if arriving:  # a product of two numbers is rounded by itself, whatever is beside it
+
+        def product(x: Tensor, y: Tensor) -> Tensor:
+            return run.numerics.snap(x * y, exponent)
+
+    return running(run, product, (a, b), (kind, kind), bound, divisor, narrow)

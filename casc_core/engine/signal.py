@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casc_core.engine.leaves import leaves
 from casc_core.errors import InputError
 from casc_core.numerics import Numerics, largest
 from casc_core.reporting.series import zero_padded
@@ -74,12 +75,14 @@ class Signal:
         divisor: positive integers that broadcast against `shape` (a mean over each text's own length), or None for 1.
             It is carried along, never divided by before a threshold.
         bound: largest magnitude of `train` per unit of spike count.
+        period: each entry of the train is of so many steps (see `casc_core.engine.ops.bins`).
     """
 
     lazy_train: Tensor | LazyTrain
     lazy_drive: Tensor | LazyDrive | None
     divisor: Tensor | None
     bound: float
+    period: int = 1
 
     @property
     def train(self) -> Tensor:
@@ -207,6 +210,11 @@ class Signal:
                 )
             divisor = first
         return replace(self, divisor=divisor)
+
+
+def longest_period(values: Any) -> int:
+    """The period of the signals among the leaves of `values`; those without a train have any."""
+    return max((leaf.period for leaf in leaves(values) if isinstance(leaf, Signal)), default=1)
 
 
 def running_total(train: Tensor, steps: int) -> Tensor:

@@ -48,6 +48,8 @@ class Oracle:
             return windows(x, layer.kernel_size, layer.stride).sum((-2, -1)) / layer.kernel_size**2
         if isinstance(layer, nn.MaxPool2d):
             return windows(x, layer.kernel_size, layer.stride).max((-2, -1))
+        if isinstance(layer, nn.Upsample):
+            return x.repeat(layer.scale_factor, 1).repeat(layer.scale_factor, 2)
         if isinstance(layer, nn.AdaptiveAvgPool2d):
             assert layer.output_size == 1
             return x.sum((1, 2), keepdims=True) / Fraction(x.shape[1] * x.shape[2])

@@ -18,6 +18,7 @@ from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.maps import ConvolutionMap, LinearMap, TableLookup, TableMap
 from casc_core.conversion.graph.node import (
     FILLED,
+    ComparingNode,
     Folding,
     InputNode,
     Node,
@@ -31,13 +32,14 @@ from casc_core.conversion.graph.node import (
 )
 from casc_core.conversion.graph.population import Population
 from casc_core.conversion.graph.products import Product
-from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum, scale_of
+from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum
 
 __all__ = [
     "FILLED",
     "Applied",
     "Argument",
     "AttributeOf",
+    "ComparingNode",
     "Concatenation",
     "ConvolutionMap",
     "Counted",
@@ -75,5 +77,4 @@ __all__ = [
     "as_map",
     "as_normalisation",
     "map_before",
-    "scale_of",
 ]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from casc_core.conversion.graph.map_node import MapNode, entries_along
-from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping, SpikingNode
+from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
-    Onward,
     Reach,
+    Stretch,
     common_denominator,
     is_binary,
     snapped_normalisation,
@@ -35,10 +36,11 @@ class Factor(SignalNode):
         return True
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return of(self.x).times(abs(float(self.factor)))
+        return of(self.x).worth(self.factor)
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return Onward.scaled(self.factor)
+    @cached_property
+    def worth(self) -> Fraction:
+        return self.x.worth * self.factor
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)
@@ -79,11 +81,29 @@ class Normalisation(SignalNode):
         super().check()
         _check_channels(self)
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return Onward.of(self.factor.reshape(-1))
+    @cached_property
+    def is_fine(self) -> bool:
+        return self.x.is_fine or (self.x.has_spikes and self._weighs)
+
+    @cached_property
+    def is_running(self) -> bool:
+        return self.x.is_fine and self._weighs
+
+    @cached_property
+    def is_driven(self) -> bool:
+        return self.x.is_driven or bool(self.shift.any())
+
+    @cached_property
+    def worth(self) -> Fraction:
+        return Fraction(1)
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether it changes spikes' numbers in more than their signs."""
+        return not bool((self.factor.abs() == 1).all())
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return of(self.x).times(largest(self.factor), largest(self.shift))
+        return of(self.x).times(largest(self.factor), largest(self.shift)).on_grid()
 
     def times(self, factor: float) -> Normalisation:
         """That of this tensor multiplied by a number."""
@@ -118,7 +138,9 @@ class Normalisation(SignalNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         form = snapping.of(self.x).form
-        op, result = snapped_normalisation(snapping.numerics, form, self.factor, self.shift, self.bits, self.axis)
+        op, result = snapped_normalisation(
+            snapping.numerics, form, self.factor, self.shift, self.bits, self.axis, snapping.rounds(self)
+        )
         return Snapped(snapping.call(op, self.x), result)
 
     def details(self) -> str:
@@ -131,6 +153,10 @@ class Offset(SignalNode):
 
     x: SignalNode
     amount: Tensor
+
+    @cached_property
+    def is_driven(self) -> bool:
+        return True
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).times(1.0, largest(self.amount))
@@ -177,6 +203,10 @@ class Zeroed(SignalNode):
 
     x: SignalNode
 
+    @cached_property
+    def worth(self) -> Fraction:
+        return Fraction(1)
+
     def fold(self, folding: Folding) -> SignalNode:
         if as_map(self.x) is None:
             return self
@@ -198,6 +228,10 @@ class NormalisedDrive(SignalNode):
     shift: Tensor
     axis: int | None
 
+    @cached_property
+    def is_driven(self) -> bool:
+        return self.x.is_driven or bool(self.shift.any())
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         x = of(self.x)
         return replace(x, drive=x.times(largest(self.factor), largest(self.shift)).drive)
@@ -218,6 +252,7 @@ class Rescaled(SignalNode):
     x: SignalNode
     scale: Fraction = Fraction(1)
     bits: int | None = None
+    is_whole_factor: bool = False
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = snapping.of(self.x)
@@ -227,7 +262,11 @@ class Rescaled(SignalNode):
         if self.is_filled:
             raise self.refuse(FILLED)
         factor = torch.tensor(float(ratio), dtype=torch.float64)
-        op, form = snapped_scale(snapping.numerics, x.form, factor, None, self.scale, self.bits)
+        whole, numerics = self.is_whole_factor or (self.x.is_fine and ratio == -1), snapping.numerics
+        rounds = isinstance(numerics, Stretch) and self.x.is_fine and not whole
+        op, form = snapped_scale(
+            numerics, x.form, factor, None, self.scale, self.bits, rounds=rounds, is_whole_factor=whole
+        )
         return Snapped(snapping.call(op, self.x), form)
 
 

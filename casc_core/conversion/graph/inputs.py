@@ -120,6 +120,10 @@ class Encoded(SignalNode):
     def has_spikes(self) -> bool:
         return self._is_silent  # its train is empty, and counts as one
 
+    @cached_property
+    def is_driven(self) -> bool:
+        return not self._is_silent
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         numbers = self.value.numbers
         return Reach(0.0, EXPECTED_INPUT, True) if numbers is None else Reach(0.0, largest(numbers.double()))

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 
 from casc_core.conversion.graph.factors import positive
-from casc_core.conversion.graph.node import Node, PopulationNode, SignalNode, Snapped, Snapping, SpikingNode
-from casc_core.conversion.graph.population import brought_to_binary, on_binary_scale, unrounded
-from casc_core.conversion.grids import Form, Onward, Reach, Stretch, level_thresholds, potential_grid
+from casc_core.conversion.graph.node import ComparingNode, Node, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.population import odd_numerator, on_binary_scale, unrounded
+from casc_core.conversion.grids import Form, Reach, Stretch, level_thresholds, potential_grid
 from casc_core.engine.ops import FireByLevel
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LevelPopulation(PopulationNode):
+class LevelPopulation(ComparingNode):
     """Neurons that read `x` and count the thresholds that the sum of it over the wake steps reaches.
 
     Attributes:
@@ -30,17 +31,17 @@ class LevelPopulation(PopulationNode):
     lowest: int
     spike: Fraction = Fraction(1)
 
-    @property
+    @cached_property
     def worth(self) -> Fraction:
         return self.spike
 
+    def compared_with(self, x: Node) -> float:
+        return float(max(map(abs, self.thresholds))) / max(-self.lowest, self.lowest + len(self.thresholds))
+
     def potential(self, of: Callable[[Node], Reach]) -> Reach:
         # A potential is a sum less a threshold; a divisor that only a run knows multiplies that as it does sums.
-        received, levels = of(self.x), max(-self.lowest, self.lowest + len(self.thresholds))
-        return replace(received, train=received.train + 2 * float(max(map(abs, self.thresholds))) / levels)
-
-    def onward(self, source: SpikingNode) -> Onward:
-        return brought_to_binary(source)
+        received = of(self.x).worth_less(odd_numerator(self.x))
+        return replace(received, train=received.train + 2 * self.compared_with(self.x))
 
     def snap(self, snapping: Snapping) -> Snapped:
         x = positive(snapping, unrounded(snapping, self.x), self)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from casc_core.conversion.graph.node import Node, SignalNode, SpikingNode
-from casc_core.conversion.grids import Onward, Reach
+from casc_core.conversion.graph.node import Node, SignalNode
+from casc_core.conversion.grids import Reach
 from casc_core.engine.products.exact_sums import largest_row
 from casc_core.numerics import largest
 
@@ -52,11 +53,24 @@ class MapNode(SignalNode):
     def is_mapped(self) -> bool:
         return self.x.has_spikes
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return Onward.of(self.weight)
+    @cached_property
+    def is_fine(self) -> bool:
+        return self.x.has_spikes
+
+    @cached_property
+    def is_running(self) -> bool:
+        return self.x.is_fine
+
+    @cached_property
+    def is_driven(self) -> bool:
+        return self.x.is_driven or self.bias is not None
+
+    @cached_property
+    def worth(self) -> Fraction:
+        return Fraction(1)
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
-        return of(self.x).times(largest_row(self.weight), largest(self._bias))
+        return of(self.x).times(largest_row(self.weight), largest(self._bias)).on_grid()
 
     def times(self: MapT, factor: float) -> MapT:
         """The map whose outputs are `factor` times these."""

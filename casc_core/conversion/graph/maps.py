@@ -13,9 +13,9 @@ from torch import Tensor
 
 from casc_core.conversion.graph.factors import Normalisation, NormalisedDrive, as_normalisation, without_factors
 from casc_core.conversion.graph.map_node import MapNode
-from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping, SpikingNode
+from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.graph.signals import Applied
-from casc_core.conversion.grids import TABLE_BITS, Form, Onward, Reach, Stretch, snapped_map
+from casc_core.conversion.grids import TABLE_BITS, Form, Reach, Stretch, snapped_map
 from casc_core.engine.ops import Convolution, Convolution3d, Embed, Linear, Op, RequireFeatures
 from casc_core.engine.ops.declared import check_settings, check_tensors
 from casc_core.engine.products.exact_sums import exact_product, largest_row
@@ -84,7 +84,10 @@ class LinearMap(MapNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         form = snapping.of(self.x).form
-        snapped = snapped_map(snapping.numerics, form, self.weight, self.weight, self.bias, self.exponent, self.centre)
+        snapped = snapped_map(
+            snapping.numerics, form, self.weight, self.weight, self.bias, self.exponent, self.centre,
+            snapping.rounds(self),
+        )  # fmt: skip
         return Snapped(snapping.call(Linear(name=self.name, **snapped.arguments()), self.x), snapped.form)
 
 
@@ -128,9 +131,6 @@ class ConvolutionMap(MapNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return replace(super().reach(of), train=of(self.x).train * largest_row(self._met_by_spikes))
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return Onward.of(self._met_by_spikes)
-
     @property
     def _met_by_spikes(self) -> Tensor:
         return self.weight if self.spiking is None else self.spiking
@@ -148,7 +148,9 @@ class ConvolutionMap(MapNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         form = snapping.of(self.x).form
-        snapped = snapped_map(snapping.numerics, form, self._met_by_spikes, self.weight, self.bias)
+        snapped = snapped_map(
+            snapping.numerics, form, self._met_by_spikes, self.weight, self.bias, rounds=snapping.rounds(self)
+        )
         given: dict[str, Any] = {"name": self.name, "groups": self.groups, **snapped.arguments(), **self.geometry}
         op = Convolution3d(**given) if self.dims == 3 else Convolution(dims=self.dims, **given)
         return Snapped(snapping.call(op, self.x), snapped.form)
@@ -196,6 +198,10 @@ class TableLookup(SignalNode):
 
     def check(self) -> None:
         """It is where spiking tensors begin."""
+
+    @cached_property
+    def is_driven(self) -> bool:
+        return True
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         reach = Reach(0.0, largest(self.rows))

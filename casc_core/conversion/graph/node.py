@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from casc_core.conversion.grids import Form, Onward, Reach
+from casc_core.conversion.grids import Form, Reach, Stretch
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref
@@ -80,6 +80,14 @@ class Snapping(ABC):
     @abstractmethod
     def numerics(self) -> Numerics:
         """The arithmetic as it is for the node that is being snapped; it chooses grids and rounds to them."""
+
+    def rounds(self, node: SpikingNode) -> bool:
+        """Whether `node`, which is being snapped, is a running function that is rounded (see `SpikingNode.is_running`)."""
+        return isinstance(self.numerics, Stretch) and node.is_running
+
+    @abstractmethod
+    def numerics_of(self, node: Node) -> Numerics:
+        """The arithmetic as it is for what `node` gives."""
 
     @abstractmethod
     def of(self, node: Node) -> Snapped:
@@ -166,19 +174,30 @@ class SpikingNode(Node):
         """The spiking nodes among its inputs."""
         return [node for node in self.inputs if isinstance(node, SpikingNode)]
 
-    def onward(self, source: SpikingNode) -> Onward:
-        """What spikes of `source`, one of its inputs, are multiplied with in it."""
-        return Onward()
-
     @cached_property
     def is_whole(self) -> bool:
         """Whether its numbers are whole, as spikes are, whatever is chosen around it."""
         return False
 
-    @property
+    @cached_property
+    def is_fine(self) -> bool:
+        """Whether its train is on a grid as fine as there is room for: a map or factors made it, and no neurons since."""
+        return any(node.is_fine for node in self.sources)
+
+    @cached_property
+    def is_running(self) -> bool:
+        """Whether it multiplies what is on such a grid: as trained, it is a running function, rounded to its own grid."""
+        return False
+
+    @cached_property
+    def is_driven(self) -> bool:
+        """Whether real-valued inputs or biases are in it."""
+        return any(node.is_driven for node in self.sources)
+
+    @cached_property
     def worth(self) -> Fraction:
-        """Of one of its spikes, in the user's values; of anything else 1."""
-        return Fraction(1)
+        """What one of its numbers is worth in the user's values, as far as that is known before they are put on grids."""
+        return self.sources[0].worth if self.sources else Fraction(1)
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         """How large its numbers may be, those of its inputs being as `of` says; a guess, from which grids are chosen."""
@@ -196,6 +215,7 @@ class SpikingNode(Node):
     def settle(self) -> None:
         """Find out what is known of it while its sources know: asked of the last of many nodes, each would ask the next."""
         _ = self.is_filled, self.is_divided, self.has_spikes, self.is_mapped, self.is_whole
+        _ = self.is_fine, self.is_driven, self.worth
 
     @cached_property
     def is_filled(self) -> bool:
@@ -266,9 +286,16 @@ class PopulationNode(SignalNode):
     def is_mapped(self) -> bool:
         return False
 
-    @property
+    @cached_property
+    def is_fine(self) -> bool:
+        return False
+
+    @cached_property
+    def is_driven(self) -> bool:
+        return False
+
+    @cached_property
     def worth(self) -> Fraction:
-        """Of one of its spikes, in the user's values."""
         return Fraction(1)
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
@@ -289,3 +316,11 @@ class PopulationNode(SignalNode):
 
     def details(self) -> str:
         return repr(self.name)
+
+
+class ComparingNode(PopulationNode):
+    """A population whose counts cannot grow beyond their thresholds, whatever it receives."""
+
+    @abstractmethod
+    def compared_with(self, x: Node) -> float:
+        """The largest threshold that `x`, one of its inputs, meets, for each level."""

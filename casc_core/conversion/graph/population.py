@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,14 +21,12 @@ from casc_core.conversion.graph.factors import (
     without_factors,
 )
 from casc_core.conversion.graph.map_node import MapNode
-from casc_core.conversion.graph.node import Folding, Node, PopulationNode, SignalNode, Snapped, Snapping, SpikingNode
-from casc_core.conversion.graph.signals import scale_of
+from casc_core.conversion.graph.node import ComparingNode, Folding, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import (
     EXACT_BITS,
     LARGEST_DENOMINATOR,
     THRESHOLD_BITS,
     Form,
-    Onward,
     Reach,
     Stretch,
     common_denominator,
@@ -37,11 +36,10 @@ from casc_core.conversion.grids import (
     potential_grid,
 )
 from casc_core.engine.ops import Fire
-from casc_core.numerics import binade
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Population(PopulationNode):
+class Population(ComparingNode):
     """Neurons that read `x`; their spikes are worth the threshold each, or 1 where each channel has its own.
 
     Attributes:
@@ -66,22 +64,24 @@ class Population(PopulationNode):
         if len(before.weight) != len(self.threshold):
             raise self.refuse(f"it is for {len(self.threshold)} channels, and what it reads has {len(before.weight)}")
 
-    @property
+    @cached_property
     def worth(self) -> Fraction:
         return Fraction(1) if isinstance(self.threshold, Tensor) else Fraction(self.threshold)
 
     def potential(self, of: Callable[[Node], Reach]) -> Reach:
         threshold = float(torch.as_tensor(self.threshold if self.compared is None else self.compared).max())
         # A divisor that only a run knows multiplies the threshold, as it does sums.
-        received = of(self.x)
+        received = of(self.x).worth_less(odd_numerator(self.x))
         whole = replace(received, train=received.train + threshold)
         if self.divided is None:
             return whole
         shared = of(self.divided)
         return whole.joined(replace(shared, train=shared.train + 1.0))
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return brought_to_binary(source)
+    def compared_with(self, x: Node) -> float:
+        if x is self.divided:
+            return 1.0
+        return float(torch.as_tensor(self.threshold if self.compared is None else self.compared).max())
 
     def fold(self, folding: Folding) -> Population:
         if not isinstance(self.threshold, Tensor):
@@ -141,21 +141,20 @@ def on_binary_scale(snapping: Snapping, x: SignalNode, threshold: Fraction, read
     form = snapping.of(x).form
     share, numerics = threshold / form.scale, snapping.numerics
     common = Fraction(1, common_denominator([form.scale]))
-    ratio = form.scale / common
-    is_long = max(abs(ratio.numerator), ratio.denominator) > LARGEST_DENOMINATOR
-    if isinstance(numerics, Stretch) and (form.exponent or 0) < 0 and is_long:
-        return x  # what has been through a map has no room for a factor of many bits, and its grid is fine enough
+    fine = isinstance(numerics, Stretch) and x.is_fine
+    if fine and odd_numerator(x) == 1:
+        return x  # no factor of few bits does it, and its grid is fine enough for the threshold as it is
     is_short = share.denominator <= LARGEST_DENOMINATOR and not isinstance(without_factors(x)[0], MapNode)
     if not (form.is_exact or is_short) or is_binary(share):
         return x
-    return Rescaled(x, common, EXACT_BITS, place=reader.place)
+    return Rescaled(x, common, EXACT_BITS, is_whole_factor=fine, place=reader.place)
 
 
-def brought_to_binary(source: SpikingNode) -> Onward:
-    """The whole number that `on_binary_scale` may multiply what spikes of `source` bring with."""
-    numerator = abs(scale_of(source).numerator)
+def odd_numerator(x: SignalNode) -> int:
+    """The whole number of few bits with which `on_binary_scale` may multiply the numbers of `x`, else 1."""
+    numerator = abs(x.worth.numerator)
     odd = numerator // (numerator & -numerator)
-    return Onward(0, -binade(odd) if odd <= LARGEST_DENOMINATOR else 0)
+    return odd if x.is_fine and odd <= LARGEST_DENOMINATOR else 1
 
 
 def unrounded(snapping: Snapping, x: SignalNode) -> SignalNode:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from casc_core.conversion.graph.node import Node, SignalNode, Snapped, Snapping, SpikingNode
-from casc_core.conversion.graph.signals import as_train, scale_of
-from casc_core.conversion.grids import Form, Onward, Reach
+from casc_core.conversion.graph.node import Node, SignalNode, Snapped, Snapping
+from casc_core.conversion.graph.signals import as_train
+from casc_core.conversion.grids import Form, Reach, Stretch
 from casc_core.engine.ops import Multiply
-from casc_core.numerics import binade
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,16 +35,22 @@ class Product(SignalNode):
     def is_whole(self) -> bool:
         return self.a.is_whole and self.b.is_whole
 
-    @property
+    @cached_property
+    def is_fine(self) -> bool:
+        return any(node.is_fine or node.is_driven for node in (self.a, self.b))
+
+    @cached_property
+    def is_running(self) -> bool:
+        return self.is_fine
+
+    @cached_property
+    def is_driven(self) -> bool:
+        return False
+
+    @cached_property
     def worth(self) -> Fraction:
         # Of totals over all wake steps, each of which is that many times a value.
-        return scale_of(self.a) * scale_of(self.b) / self.levels
-
-    def onward(self, source: SpikingNode) -> Onward:
-        other = self.b if source is self.a else self.a
-        if other.is_whole:
-            return Onward.scaled(scale_of(other) / self.levels)
-        return Onward(1, binade(_reach_of(other)))
+        return self.a.worth * self.b.worth / self.levels
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         a, b = (of(each).maximum() for each in (self.a, self.b))
@@ -56,21 +61,14 @@ class Product(SignalNode):
         (a, one), (b, other) = (as_train(snapping, each) for each in (self.a, self.b))
         assert one.exponent is not None
         assert other.exponent is not None
-        exponent = one.exponent + other.exponent
-        form = Form(one.scale * other.scale / self.levels, exponent, is_exact=one.is_exact and other.is_exact)
-        return Snapped(snapping.call(Multiply(name=self.name, exponent=exponent), a, b), form)
+        exponent, scale = one.exponent + other.exponent, one.scale * other.scale / self.levels
+        numerics, rounds = snapping.numerics, snapping.rounds(self)
+        if rounds and isinstance(numerics, Stretch):
+            exponent = numerics.of_scale(scale).grid
+        arriving = [one.exponent, other.exponent] if rounds else None
+        op = Multiply(name=self.name, exponent=exponent, arriving=arriving)
+        form = Form(scale, exponent, is_exact=one.is_exact and other.is_exact and not rounds)
+        return Snapped(snapping.call(op, a, b), form)
 
     def details(self) -> str:
         return repr(self.name)
-
-
-def _reach_of(node: Node) -> float:
-    """How large the numbers of a node may be for each spike of the populations before it."""
-    known: dict[Node, Reach] = {}
-
-    def of(each: Node) -> Reach:
-        if each not in known:
-            known[each] = each.reach(of) if isinstance(each, SpikingNode) else Reach()
-        return known[each]
-
-    return of(node).total

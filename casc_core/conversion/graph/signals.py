@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from casc_core.conversion.graph.factors import Factor, Normalisation, as_normalisation, common_scale, positive
+from casc_core.conversion.graph.factors import Normalisation, as_normalisation, common_scale, positive
 from casc_core.conversion.graph.inputs import AttributeOf, FunctionCall
 from casc_core.conversion.graph.node import (
     Folding,
@@ -21,7 +21,7 @@ from casc_core.conversion.graph.node import (
     Snapping,
     SpikingNode,
 )
-from casc_core.conversion.grids import LARGEST_DENOMINATOR, Form, Onward, Reach, Stretch, joint_form
+from casc_core.conversion.grids import LARGEST_DENOMINATOR, Form, Reach, Stretch, common_denominator, joint_form
 from casc_core.engine.conditions import expect
 from casc_core.engine.functions import name_of
 from casc_core.engine.leaves import leaves
@@ -61,14 +61,27 @@ class Applied(SignalNode):
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         # A divisor is carried beside the numbers, which pools of unequal windows multiply.
+        if self.is_running:
+            return super().reach(of).on_grid()
         unknown = self.terms is None or (self.divides and not isinstance(self.op, DividedByInput))
-        return super().reach(of).summed(None if unknown else self.terms).times(abs(float(self.scale)))
+        return super().reach(of).summed(None if unknown else self.terms).worth(self.scale)
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return Onward.scaled(self.scale)
+    @cached_property
+    def worth(self) -> Fraction:
+        return _first_spiking(self.args).worth * self.scale
+
+    @cached_property
+    def is_running(self) -> bool:
+        return self.divides and "grids" in self.op.settings and any(node.is_fine for node in self.sources)
 
     def snap(self, snapping: Snapping) -> Snapped:
-        form = snapping.of(_first_spiking(self.args)).form
+        form, numerics = snapping.of(_first_spiking(self.args)).form, snapping.numerics
+        if snapping.rounds(self) and isinstance(numerics, Stretch):
+            exponent = numerics.of_scale(form.scale).grid
+            op = type(self.op)(**{**self.op.settings, "grids": [form.exponent, exponent]})
+            return Snapped(
+                snapping.call(op, *self.args, **self.kwargs), replace(form, exponent=exponent, is_exact=False)
+            )
         form = replace(form, scale=form.scale * self.scale).summed(self.terms)
         return Snapped(snapping.call(self.op, *self.args, **self.kwargs), form)
 
@@ -112,28 +125,18 @@ class Counted(PartsNode):
         return snapping.of(self.x)
 
 
-def scale_of(node: Node) -> Fraction:
-    """What the numbers of a signal are worth, as far as that is known before they are put on grids."""
-    if isinstance(node, (Applied, Factor)):
-        return scale_of(node.sources[0]) * (node.scale if isinstance(node, Applied) else node.factor)
-    if isinstance(node, Maximum):
-        return scale_of(node.x)
-    return node.worth if isinstance(node, SpikingNode) else Fraction(1)
-
-
 def must_be_rescaled(together: Sequence[SpikingNode]) -> bool:
     """Whether signals are brought to one scale by factors of many bits."""
-    scales = set(map(scale_of, together))
-    return len(scales) > 1 and any(_is_long(scale) for scale in scales)
+    scales = {node.worth for node in together}
+    return len(scales) > 1 and any(
+        max(abs(scale.numerator), scale.denominator) > LARGEST_DENOMINATOR for scale in scales
+    )
 
 
-def _is_long(scale: Fraction) -> bool:
-    return max(abs(scale.numerator), scale.denominator) > LARGEST_DENOMINATOR
-
-
-def _rescaling(source: SpikingNode, together: Sequence[SpikingNode]) -> Onward:
-    """What spikes of one of several signals meet where these are brought to one scale."""
-    return Onward(1) if must_be_rescaled(together) and _is_long(scale_of(source)) else Onward()
+def _common_worth(together: Sequence[SpikingNode]) -> Fraction:
+    """What numbers of signals are worth once they have been brought to one scale, as by `common_scale`."""
+    scales = {node.worth for node in together}
+    return scales.pop() if len(scales) == 1 else Fraction(1, common_denominator(scales))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,8 +149,13 @@ class Sum(SignalNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.a).plus(of(self.b))
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return _rescaling(source, (self.a, self.b))
+    @cached_property
+    def is_fine(self) -> bool:
+        return self.a.is_fine or self.b.is_fine or must_be_rescaled((self.a, self.b))
+
+    @cached_property
+    def worth(self) -> Fraction:
+        return _common_worth((self.a, self.b))
 
     def snap(self, snapping: Snapping) -> Snapped:
         signals = common_scale(snapping, (self.a, self.b), self)
@@ -168,8 +176,13 @@ class Concatenation(SignalNode):
     def takes_fills(self) -> bool:
         return Join.takes_fills
 
-    def onward(self, source: SpikingNode) -> Onward:
-        return _rescaling(source, self.signals)
+    @cached_property
+    def is_fine(self) -> bool:
+        return any(signal.is_fine for signal in self.signals) or must_be_rescaled(self.signals)
+
+    @cached_property
+    def worth(self) -> Fraction:
+        return _common_worth(self.signals)
 
     def snap(self, snapping: Snapping) -> Snapped:
         signals = common_scale(snapping, self.signals, self)
@@ -209,6 +222,14 @@ class Maximum(SignalNode):
     def is_mapped(self) -> bool:
         return self.x.is_mapped or not self.x.has_spikes  # real-valued input is put on a grid
 
+    @cached_property
+    def is_fine(self) -> bool:
+        return self.x.is_fine or self.x.is_driven
+
+    @cached_property
+    def is_driven(self) -> bool:
+        return False
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).maximum()
 
@@ -242,10 +263,10 @@ class Maximum(SignalNode):
 
 def as_train(snapping: Snapping, x: SignalNode) -> tuple[Ref | SignalNode, Form]:
     """`x` for an operation that makes a train of all that is in it, drive included; and the form of such a train."""
-    form = snapping.of(x).form
-    if not isinstance(snapping.numerics, Stretch) or form.drive_exponent is None:
+    form, numerics = snapping.of(x).form, snapping.numerics_of(x)
+    if not isinstance(numerics, Stretch) or form.drive_exponent is None:
         return x, form.as_train()
-    grid = snapping.numerics.train_grid(form)
+    grid = numerics.train_grid(form)
     rounded = snapping.call(Round(exponent=grid), x)
     return rounded, replace(form, exponent=grid, drive_exponent=None).as_train()
 

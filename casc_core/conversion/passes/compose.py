@@ -1,7 +1,7 @@
-"""For the network as trained: maps in a row become one, so that weights are rounded once and share no bits.
+"""For the network as trained: maps in a row become one where that is cheaper.
 
-Between two populations there is room for some 40 bits. Two maps of real-valued weights one behind another would have half
-of them each; where they are composed, or the factor of one is taken to another place, they need not share.
+A map that reads spikes is a sparse sum; one that reads what another map or a factor gives is a dense product of totals,
+rounded once more. Where two are composed, or the factor of one is taken to another place, spikes reach it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from casc_core.conversion.graph import (
     Sum,
     as_map,
     as_normalisation,
-    scale_of,
 )
 from casc_core.conversion.graph.signals import must_be_rescaled
-from casc_core.conversion.grids import Onward
 from casc_core.engine.ops import AdaptiveAveragePool, AveragePool, Layout, MaxPool
 from casc_core.engine.ops import Sum as SumOver
 
@@ -41,6 +39,8 @@ from casc_core.engine.ops import Sum as SumOver
 LARGEST_MAP = 2**22
 # Channels whose factors differ by more than this are not compared with thresholds that differ as much.
 LARGEST_RATIO = 2.0**10
+# Nor are channels divided by thresholds where that makes their weights differ by more than this.
+LARGEST_SPREAD = 2.0**14
 
 
 def composed(node: Node) -> Node:
@@ -51,15 +51,13 @@ def composed(node: Node) -> Node:
         return _applied(node)
     if isinstance(node, Concatenation):
         return _concatenation(node)
-    return _compared(node) if isinstance(node, Population) else node
+    return _compared(_undivided(node)) if isinstance(node, Population) else node
 
 
 def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
     if isinstance(node.x, Sum) and _is_better_apart(node, node.x) and _are_alike(node, node.x):
         a, b = (replace(node, x=node.x.a), replace(node, x=node.x.b, bias=None))
         return Sum(_map(a), _map(b), place=node.place)
-    if isinstance(node, ConvolutionMap) and isinstance(node.x, Applied):
-        return _across_mean(node, node.x)
     before = as_map(node.x)
     if before is None or not before.x.has_spikes:
         return _behind_flattening(node) if isinstance(node, LinearMap) else node
@@ -83,29 +81,9 @@ def _is_better_apart(node: LinearMap | ConvolutionMap, x: SignalNode) -> bool:
     return before.x.has_spikes and _together(before, node) is not None
 
 
-def _across_mean(node: ConvolutionMap, mean: Applied) -> SignalNode:
-    """A pointwise map of means of what another one gives, as the means of what both together give.
-
-    So squeeze-and-excitation reads currents that are on their way to a product.
-    """
-    before = as_map(mean.args[0]) if _is_pointwise(node) and node.groups == 1 and _is_mean(mean) else None
-    if before is None or not before.x.has_spikes:
-        return node
-    one = _convolution(before, node)
-    return node if one is None else replace(mean, args=(one, *mean.args[1:]), place=node.place)
-
-
-def _is_mean(node: Applied) -> bool:
-    """Whether it averages real entries alone, over dimensions behind that of the channels: constants stay what they are."""
-    if isinstance(node.op, AveragePool):
-        return not any(node.op.settings["padding"]) and not node.op.settings["ceil_mode"]
-    return _pools(node) and (not isinstance(node.op, SumOver) or bool(node.op.settings["mean"]))
-
-
 def _is_of_several_scales(x: Sum) -> bool:
     """Whether factors of many bits bring what it adds together."""
-    factors = (_channel_factors(each) for each in (x.a, x.b))
-    return must_be_rescaled((x.a, x.b)) or any(each is not None and Onward.of(each.factor).maps > 0 for each in factors)
+    return must_be_rescaled((x.a, x.b)) or any(_channel_factors(each) is not None for each in (x.a, x.b))
 
 
 def _are_alike(node: MapNode, x: Sum) -> bool:
@@ -304,7 +282,7 @@ def _concatenation(node: Concatenation) -> SignalNode:
     plain: list[SignalNode] = []
     factors: list[Tensor] = []
     for signal, before, width in zip(node.signals, apart, widths, strict=True):
-        scale = scale_of(signal)
+        scale = signal.worth
         plain.append(Factor(signal, 1 / scale, place=node.place) if before is None else before.x)
         factor = torch.tensor(float(scale), dtype=torch.float64) if before is None else before.factor
         factors.append(factor.expand(width or 0))
@@ -346,6 +324,22 @@ def _keeps_channels(x: Node) -> bool:
     if isinstance(x, Normalisation):
         return x.axis == 1
     return isinstance(x.op, MaxPool) if isinstance(x, Maximum) else isinstance(x, Applied) and _pools(x)
+
+
+def _undivided(node: Population) -> Population:
+    """Channels of very unlike thresholds meet them as they are: over its own, one of a tiny threshold would have weights so
+    large that the grid were too coarse for the others."""
+    divided, whole = (None if each is None else as_map(each) for each in (node.divided, node.x))
+    if divided is None or whole is None or _spread(divided.weight) <= max(LARGEST_SPREAD, _spread(whole.weight)):
+        return node
+    return replace(node, divided=None)
+
+
+def _spread(weight: Tensor) -> float:
+    """How many times as large as its smallest row of weights, but for zeros, its largest is."""
+    rows = weight.abs().flatten(1).sum(1)
+    rows = rows[rows > 0]
+    return float(rows.max() / rows.min()) if len(rows) else 1.0
 
 
 def _compared(node: Population) -> Population:

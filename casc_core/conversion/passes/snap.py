@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from casc_core.conversion.graph import Graph, Node, Snapped, Snapping, SpikingNode
+from casc_core.conversion.graph import Graph, Node, PopulationNode, Snapped, Snapping, SpikingNode
 from casc_core.conversion.grids import Stretch
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.passes.stretches import stretches
+from casc_core.conversion.passes.times import Time, times
 from casc_core.engine.leaves import map_leaves
-from casc_core.engine.ops import Op
+from casc_core.engine.ops import Bin, Op, Unbin
 from casc_core.engine.program import Ref
 from casc_core.numerics import AsTrained, Numerics
 
@@ -56,7 +57,10 @@ def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
     Raises:
         ConversionError: an operation cannot be converted. ExactnessError: no type holds its sums.
     """
-    walk = _Walk(numerics, stretches(graph, steps) if isinstance(numerics, AsTrained) else {})
+    if isinstance(numerics, AsTrained):
+        walk = _Walk(numerics, stretches(graph, steps), times(graph))
+    else:
+        walk = _Walk(numerics, {}, {})
     for node in graph.nodes:
         walk.line = None if node.place is None else node.place.line
         if isinstance(node, SpikingNode):
@@ -73,24 +77,52 @@ def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
 class _Walk(Snapping):
     """One walk over a graph."""
 
-    def __init__(self, numerics: Numerics, stretches: dict[Node, Stretch]) -> None:
-        self._all, self._stretches = numerics, stretches
-        self._snapped: list[Numerics] = []
+    def __init__(self, numerics: Numerics, stretches: dict[Node, Stretch], times: dict[Node, Time]) -> None:
+        self._stretches, self._times = stretches, times
+        # Nodes that are being snapped, each for the one before.
+        self._readers: list[tuple[Numerics, Time | None]] = [(numerics, None)]
+        self._moved: dict[tuple[Node, Time], Snapped] = {}
         self.calls: list[OpCall] = []
         self.line: str | None = None
         self.known: dict[Node, Snapped] = {}
 
     @property
     def numerics(self) -> Numerics:
-        return self._snapped[-1]
+        return self._readers[-1][0]
+
+    def numerics_of(self, node: Node) -> Numerics:
+        return self._stretches.get(node, self.numerics)
 
     def of(self, node: Node) -> Snapped:
+        _, time = self._readers[-1]
         if node not in self.known:
             # A node that another made only now is of that one's stretch.
-            self._snapped.append(self._stretches.get(node, self._snapped[-1] if self._snapped else self._all))
+            self._readers.append((self.numerics_of(node), self._time_read(node)))
             self.known[node] = node.snap(self)
-            self._snapped.pop()
-        return self.known[node]
+            self._readers.pop()
+        known, given = self.known[node], self._time_of(node)
+        if None in (given, time) or given is time:
+            return known
+        assert time is not None
+        if (node, time) not in self._moved:
+            op = Unbin() if time is Time.STEPS else Bin(at_end=time is Time.END)
+            self._moved[node, time] = replace(known, ref=self._called(op, (known.ref,), {}))
+        return self._moved[node, time]
+
+    def _time_read(self, node: Node) -> Time | None:
+        """In which time it reads signals; None: in any, as what asks for their shape does."""
+        return Time.STEPS if isinstance(node, PopulationNode) else self._time_of(node)
+
+    def _time_of(self, node: Node) -> Time | None:
+        """In which time it gives a signal; None: it gives none."""
+        if not isinstance(node, SpikingNode):
+            return None
+        if node.is_whole:
+            return Time.STEPS
+        if node not in self._times:  # it was made only now: in that of what it reads
+            read = (self._time_of(source) for source in node.sources)
+            self._times[node] = next((time for time in read if time not in (None, Time.STEPS)), None) or Time.STEPS
+        return self._times[node]
 
     def call(self, op: Op, *args: Any, **kwargs: Any) -> Ref:
         def ref(value: Any) -> Any:
@@ -98,6 +130,9 @@ class _Walk(Snapping):
 
         given = tuple(map_leaves(value, ref) for value in args)
         named = {name: map_leaves(value, ref) for name, value in kwargs.items()}
+        return self._called(op, given, named)
+
+    def _called(self, op: Op, given: tuple[Any, ...], named: dict[str, Any]) -> Ref:
         result = Ref(f"%{len(self.calls)}")  # no argument of a forward can be called so
         self.calls.append(OpCall(op, given, named, result, self.line))
         return result

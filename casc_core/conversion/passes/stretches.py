@@ -1,18 +1,22 @@
-"""Which grids there are for the network as trained: one choice for all that lies between the same populations.
+"""Which grids there are for the network as trained: one choice for all that is added up between the same places.
 
 Signals meet in sums, and a sum is on the finest grid of its terms. So the grid is chosen once for each stretch of the
-graph, between the populations whose spikes enter it and those that it reaches, by the largest sums in it. A product of
-spikes is whole numbers as well, and begins a stretch as they do. A linear map at the end, which gives the logits, is a
-stretch of its own: what it reads is summed first, and its weights are on no grid that matters.
+graph, from where whole numbers of spikes enter it to the populations that it reaches, by the largest sums in it. What
+multiplies numbers that are on a fine grid already (a map behind a map, factors, a gate) is a running function of their
+totals, rounded to a grid of its own: it begins a stretch, which shares nothing with the one before. So does a linear map
+at the end, which gives the logits: what it reads is summed first, and its weights are on no grid that matters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from casc_core.conversion.graph import Graph, LinearMap, Node, PopulationNode, SpikingNode
-from casc_core.conversion.grids import Onward, Reach, Stretch
+from casc_core.conversion.graph import ComparingNode, Graph, LinearMap, MapNode, Node, PopulationNode, SpikingNode
+from casc_core.conversion.grids import Reach, Stretch
+
+# A running map is held within so many times what its neurons can spike and what else they may receive.
+HELD = 4.0
 
 
 def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
@@ -21,55 +25,46 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     Args:
         steps: how often a neuron may spike, and how many wake steps there may be.
     """
-    nodes = list(dict.fromkeys(_computed([*graph.nodes, graph.output], set())))
+    nodes = spiking_nodes(graph)
     readout = _readout(graph, nodes)
-    first = _joined(nodes, readout)
+    first = joined(nodes, lambda node, source: not (source.is_whole or node.is_running or node is readout))
     reaches: dict[Node, Reach] = {}
+    neurons = _neurons_behind(nodes)
+    held: dict[Node, float] = {}
     for node in nodes:
-        reaches[node] = node.reach(reaches.__getitem__)
+        reach = node.reach(reaches.__getitem__)
+        if node in neurons and not (reach.is_unknown or reach.is_summed or node.is_divided):
+            most = HELD * (reach.drive + neurons[node].compared_with(node))
+            if most < reach.train:
+                held[node], reach = most, replace(reach, train=most)
+        reaches[node] = reach
     largest: dict[Node, Reach] = {}
     for node in nodes:
         own = first[node]
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
-        largest[own] = largest.get(own, Reach()).joined(reach)
-    ahead = _ahead(nodes, readout)
-    shared = {
-        first[node]
-        for node in nodes
-        if node is not readout
-        for source in node.sources
-        for way in _through(node, ahead)
-        if source.is_whole and node.onward(source).then(way).maps > 1
-    }
-    found = {own: Stretch.of(reach, steps, own in shared) for own, reach in largest.items()}
+        largest[own] = largest.get(own, Reach()).joined(reach.room)
+    found = {own: Stretch.of(reach, steps) for own, reach in largest.items()}
     if readout is not None:
         found[readout] = Stretch.of_readout(largest[readout])
-    return {node: replace(found[first[node]], ahead=_through(node, ahead)) for node in nodes}
+    return {node: replace(found[first[node]], held=held.get(node)) for node in nodes}
 
 
-def _readout(graph: Graph, nodes: list[SpikingNode]) -> LinearMap | None:
-    """The linear map that gives the logits, and nothing else; None: there is none."""
-    output = graph.output
-    read = any(output in node.sources for node in nodes)
-    return output if isinstance(output, LinearMap) and not read else None
-
-
-def _ahead(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, dict[int, Onward]]:
-    """By the number of maps: the ways from what each node gives to the neurons ahead, the one with the least gain."""
-    ahead: dict[Node, dict[int, Onward]] = {node: {} for node in nodes}
-    for node in reversed(nodes):
+def _neurons_behind(nodes: list[SpikingNode]) -> dict[Node, ComparingNode]:
+    """By running map, the population that is all that reads it."""
+    readers: dict[Node, list[SpikingNode]] = {}
+    for node in nodes:
         for source in node.sources:
-            for way in _through(node, ahead):
-                whole = Onward() if node is readout else node.onward(source).then(way)
-                known = ahead[source].get(whole.maps, whole)
-                ahead[source][whole.maps] = min(known, whole, key=lambda each: each.gain)
-    return ahead
+            readers.setdefault(source, []).append(node)
+    return {
+        node: reader
+        for node, (reader, *others) in readers.items()
+        if isinstance(node, MapNode) and node.is_running and isinstance(reader, ComparingNode) and not others
+    }
 
 
-def _through(node: Node, ahead: dict[Node, dict[int, Onward]]) -> tuple[Onward, ...]:
-    """The ways that lead on from what arrives in a node: at neurons, and where all ends, none."""
-    further = () if isinstance(node, PopulationNode) else ahead[node].values()
-    return tuple(further) or (Onward(),)
+def spiking_nodes(graph: Graph) -> list[SpikingNode]:
+    """The spiking nodes of a graph, inputs first."""
+    return list(dict.fromkeys(_computed([*graph.nodes, graph.output], set())))
 
 
 def _computed(nodes: list[Node], seen: set[Node]) -> Iterator[SpikingNode]:
@@ -82,8 +77,8 @@ def _computed(nodes: list[Node], seen: set[Node]) -> Iterator[SpikingNode]:
                 yield node
 
 
-def _joined(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, Node]:
-    """For each node, the same one of all those of its stretch."""
+def joined(nodes: list[SpikingNode], joins: Callable[[SpikingNode, SpikingNode], bool]) -> dict[Node, Node]:
+    """For each node, the same one of all those that belong together: a node and a source of it, if `joins` says so."""
     parent: dict[Node, Node] = {node: node for node in nodes}
 
     def root(node: Node) -> Node:
@@ -94,6 +89,13 @@ def _joined(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, Node]:
 
     for node in nodes:
         for source in node.sources:
-            if not source.is_whole and node is not readout:
+            if joins(node, source):
                 parent[root(source)] = root(node)
     return {node: root(node) for node in nodes}
+
+
+def _readout(graph: Graph, nodes: list[SpikingNode]) -> LinearMap | None:
+    """The linear map that gives the logits, and nothing else; None: there is none."""
+    output = graph.output
+    read = any(output in node.sources for node in nodes)
+    return output if isinstance(output, LinearMap) and not read else None

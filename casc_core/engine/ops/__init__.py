@@ -6,6 +6,7 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 
 from casc_core.engine.ops.affine import AffineMap, Linear, RequireFeatures, Scale, Shift, by_channel
 from casc_core.engine.ops.arithmetic import Add, DividedByInput, Multiply, TimesInput, as_integers
+from casc_core.engine.ops.bins import Bin, Unbin
 from casc_core.engine.ops.convolution import Convolution, Convolution3d
 from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Round, Silence, driven
 from casc_core.engine.ops.interpolation import Interpolate, constant_parts
@@ -22,6 +23,7 @@ __all__ = [
     "AffineMap",
     "Attribute",
     "AveragePool",
+    "Bin",
     "Call",
     "Constant",
     "Convolution",
@@ -49,6 +51,7 @@ __all__ = [
     "Silence",
     "Sum",
     "TimesInput",
+    "Unbin",
     "as_integers",
     "by_channel",
     "constant_parts",

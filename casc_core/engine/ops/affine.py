@@ -10,16 +10,29 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, OneOf, OrNone, settings, tensors
+from casc_core.engine.ops.declared import (
+    EXPONENT,
+    GRIDS,
+    NAME,
+    Flag,
+    Numbers,
+    OneOf,
+    OrNone,
+    Otherwise,
+    Positive,
+    settings,
+    tensors,
+)
 from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
-from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
+from casc_core.engine.products.exact_sums import exact_product, exact_sum, largest_row, weight_limbs
 from casc_core.engine.products.geometry import Geometry
-from casc_core.engine.products.input_product import InputProduct, InputWeights, LinearSums, Sums
+from casc_core.engine.products.input_product import InputProduct, InputWeights, LinearSums, Sums, product_on_grid
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.products.weight_cache import WeightCache
@@ -27,7 +40,7 @@ from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import by_step
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, broadcast
+from casc_core.engine.signal import LazyTrain, Signal, broadcast
 from casc_core.errors import InputError
 from casc_core.numerics import FLOAT64_UNITS, AsTrained
 
@@ -46,6 +59,10 @@ class AffineMap(Op, abstract=True):
 
     The spikes go through `weight`, on the grid that the neurons' potential will be on; real-valued input through `fine`,
     the same weights on a finer grid. Where the arithmetic rounds what is computed of inputs, the current is rounded once.
+
+    What reads numbers that are on a fine grid already `rounds`: its product is taken of their totals, with weights on no
+    grid that matters, and rounded to the grid `2**exponent`. Where only neurons read it, it is `held` within so much for
+    each step: beyond that they spike as often as they can, or never.
     """
 
     SETTINGS = settings(
@@ -55,6 +72,8 @@ class AffineMap(Op, abstract=True):
         fine_exponent=EXPONENT,
         drive_exponent=EXPONENT,
         train_exponent=OrNone(EXPONENT),
+        rounds=Otherwise(Flag(), False),
+        held=Otherwise(OrNone(Positive()), None),
     )
     connection = Connection.SYNAPSES
     weight: Tensor | None
@@ -83,7 +102,8 @@ class AffineMap(Op, abstract=True):
         if name != "weight":
             return super().grid(name)
         arriving = self.settings["train_exponent"]
-        return None if arriving is None else int(self.settings["exponent"] - arriving)
+        on_none = arriving is None or self.settings["rounds"]
+        return None if on_none else int(self.settings["exponent"] - arriving)
 
     def drive(
         self, run: Run, signal: Signal, sums: Callable[[Tensor, Tensor], Tensor], shape: torch.Size, features: int
@@ -110,6 +130,34 @@ class AffineMap(Op, abstract=True):
             drive = bias if drive is None else drive + bias
         return None if drive is None else drive.expand(shape)
 
+    def of_totals(
+        self, run: Run, signal: Signal, sums: Callable[[Tensor, Tensor], Tensor], shape: torch.Size
+    ) -> tuple[TotalProduct, float]:
+        """The train of the result where its product is taken of totals, and its bound.
+
+        Args:
+            sums: as for `drive`. shape: of the result.
+        """
+        weight, exponent, held = self.weight, self.settings["exponent"], self.settings["held"]
+        assert weight is not None
+        unit, bound = math.ldexp(1.0, exponent), signal.bound * self.reach
+        most = None if held is None else math.ceil(held * (run.total + 2) / unit) * unit
+        run.sum_dtype(run.total, signal.bound, 0.0, self.settings["train_exponent"], self.settings["name"])
+
+        def product(totals: Tensor) -> Tensor:
+            rows = totals if len(shape) == 1 else totals.flatten(0, 1)
+            weights = self.kept(weight, "split", lambda: InputWeights.of(weight))
+            rounded = product_on_grid(run.numerics, rows, weights, sums, exponent, most)
+            return rounded.reshape(len(totals), *shape)
+
+        bound += unit
+        return TotalProduct(signal, product, shape), bound if most is None else min(bound, most / run.total)
+
+    @cached_property
+    def kept(self) -> WeightCache:
+        """What is made of the weights that spikes meet."""
+        return WeightCache()
+
     def input_weights(self) -> InputWeights:
         """What is made of the fine weights, kept."""
         fine = self.fine
@@ -127,6 +175,10 @@ class AffineMap(Op, abstract=True):
             return 0
         with_bias = 8 * given.like.numel()
         return room_for_drive(follower, read, given, self.kernel[0] / self.kernel[1]) + with_bias
+
+    def room_for_totals(self, read: Abstract, given: Abstract) -> int:
+        """Bytes that products of totals take: the totals, and what is summed, rounded and subtracted of them."""
+        return 8 * (2 * entries(read) + 4 * entries(given)) if self.settings["rounds"] else 0
 
     def later(self, follower: Follower, signals: list[Abstract]) -> int:
         read = signals[0]
@@ -181,8 +233,11 @@ class Linear(AffineMap):
             train, bound = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device), 0.0
         else:
             bound = signal.bound * self.reach
+            if self.settings["rounds"]:
+                totals, bound = self.of_totals(run, signal, LinearSums(), shape)
+                return Signal(totals, drive, signal.divisor, bound)
             if self._waits_for_totals(run, bound):
-                return Signal(self._total_product(run, signal, bound), drive, signal.divisor, bound)
+                return Signal(self._total_product(run, signal, shape, bound), drive, signal.divisor, bound)
             if self._is_deferred(run, signal):
                 term = Term(self._filter(self.weight), with_plane(signal.train, 0), signal.bound)
                 return Signal(DeferredSum((term,), 0, run.numerics, run.peak), drive, signal.divisor, bound)
@@ -196,16 +251,18 @@ class Linear(AffineMap):
             return False
         return not math.ldexp(bound * max(run.total, run.peak), -self.settings["exponent"]) < FLOAT64_UNITS
 
-    def _total_product(self, run: Run, signal: Signal, bound: float) -> TotalProduct:
+    def _total_product(self, run: Run, signal: Signal, shape: torch.Size, bound: float) -> TotalProduct:
         weight, name = self.weight, self.settings["name"]
         assert weight is not None
         run.sum_dtype(run.total, signal.bound, 0.0, self.settings["train_exponent"], name)
-        return TotalProduct(
-            signal.train,
-            weight.double(),
-            lambda: self.filters(weight, "limbs", lambda: weight_limbs(weight)),
-            lambda: run.numerics.dtype(bound * run.peak, self.settings["exponent"], name),
-        )
+
+        def product(totals: Tensor) -> Tensor:
+            return exact_sum(totals, self.kept(weight, "limbs", lambda: weight_limbs(weight)), F.linear)
+
+        def refuse() -> torch.dtype:
+            return run.numerics.dtype(bound * run.peak, self.settings["exponent"], name)
+
+        return TotalProduct(signal, product, shape, refuse)
 
     def _is_deferred(self, run: Run, signal: Signal) -> bool:
         """Whether the population behind it is to take the currents from the spikes, as that behind a convolution does.
@@ -222,7 +279,7 @@ class Linear(AffineMap):
 
     def _filter(self, weight: Tensor) -> Filter:
         """Its weights as those of a convolution of single entries."""
-        return self.filters(
+        return self.kept(
             weight,
             "filter",
             lambda: Filter(
@@ -230,11 +287,6 @@ class Linear(AffineMap):
                 WeightCache(),
             ),
         )  # fmt: skip
-
-    @cached_property
-    def filters(self) -> WeightCache:
-        """What is made of the weights that spikes meet."""
-        return WeightCache()
 
     input_dim = -1
 
@@ -244,11 +296,14 @@ class Linear(AffineMap):
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         train, samples = signal.train or Train(), follower.apart(signal, [-1])
         steps = 0 if self.weight is None else train.steps
-        held = signal.nbytes if self._defers(follower.run, signal.shape, steps) and train.unit == 1 else None
+        spikes = train.unit == 1 and not self.settings["rounds"]
+        held = signal.nbytes if spikes and self._defers(follower.run, signal.shape, steps) else None
         return follower.signal([*signal.shape[:-1], self.outputs], samples, steps, 8, self.fine is not None, held)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
-        return 8 * sum(entries(each) for each in signals) + self.room_for_drive(follower, signals[0], signals[-1])
+        read, given = signals[0], signals[-1]
+        room = self.room_for_drive(follower, read, given) + self.room_for_totals(read, given)
+        return 8 * sum(entries(each) for each in signals) + room
 
 
 AXIS = OrNone(OneOf((1,)))
@@ -318,10 +373,11 @@ class Shift(Op):
 class Scale(Op):
     """Multiplication by snapped numbers, and a shift while awake. `axis` as for `aligned`.
 
-    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid.
+    The train is multiplied by `factor`; real-valued input by `fine`, the same on a finer grid. With `grids`, the product
+    with the train is taken of totals, and rounded to one.
     """
 
-    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS)
+    SETTINGS = settings(drive_exponent=EXPONENT, axis=AXIS, grids=GRIDS)
     TENSORS = tensors(factor=ALIGNED, fine=ALIGNED, shift=replace(ALIGNED, grid="drive_exponent", optional=True))
     factor: Tensor
     fine: Tensor
@@ -337,14 +393,22 @@ class Scale(Op):
     def forward(self, run: Run, signal: Signal) -> Signal:
         given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
         signal, (factor, fine, *shift) = aligned(signal, self.settings["axis"], *given)
-        train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
+        grids, bound = self.settings["grids"], signal.bound * self.largest
+        train: Tensor | LazyTrain
+        if grids is not None:
+            arriving, exponent = grids
+            run.sum_dtype(run.total, signal.bound, 0.0, arriving, "a factor")
+            train = TotalProduct(signal, lambda totals: run.numerics.snap(totals * factor, exponent), signal.shape)
+            bound += math.ldexp(1.0, exponent)
+        else:
+            train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
             drive = run.numerics.drive(drive * fine, self.settings["drive_exponent"])
         for each in shift:
             constant = signal.constant(each)
             drive = constant if drive is None else drive + constant
-        return replace(signal, lazy_train=train, lazy_drive=drive, bound=signal.bound * self.largest)
+        return replace(signal, lazy_train=train, lazy_drive=drive, bound=bound)
 
     def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
         _, (factor,) = aligned(result, self.settings["axis"], self.factor)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
-from casc_core.engine.ops.declared import EXPONENT, NAME, settings
+from casc_core.engine.ops.declared import EXPONENT, NAME, OrNone, Otherwise, Several, settings
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.provenance import Connection, Provenance
@@ -138,16 +138,18 @@ class Add(Op):
 class Multiply(Op):
     """Product of two signals, entry by entry: what it gives are graded events, and no spikes.
 
-    It is for the number of wake steps that the network was trained for, over which the scale of its result is.
+    It is for the number of wake steps that the network was trained for, over which the scale of its result is. With
+    `arriving`, the grids of the two where they are fine already, the product of totals is rounded to `2**exponent`.
     """
 
-    SETTINGS = settings(name=NAME, exponent=EXPONENT)
+    SETTINGS = settings(name=NAME, exponent=EXPONENT, arriving=Otherwise(OrNone(Several(EXPONENT, 2, 2)), None))
     is_of_trained_levels = True
 
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         _common_shape(run, a.shape, b.shape)
         try:
-            return running_product(run, a, b, self.settings["exponent"], self.settings["name"])
+            settings = (self.settings[name] for name in ("exponent", "name", "arriving"))
+            return running_product(run, a, b, *settings)
         except ExactnessError as error:
             if a.drive is None and b.drive is None:
                 raise

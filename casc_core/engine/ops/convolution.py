@@ -21,7 +21,7 @@ from casc_core.engine.products.geometry import PATCH_BYTES, Geometry, convolve
 from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal
+from casc_core.engine.signal import LazyTrain, Signal
 from casc_core.errors import InputError
 
 _MOVE = Whole(1, 2**16)
@@ -109,9 +109,11 @@ class Convolution(AffineMap):
         if self.is_spread:
             signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
         drive = self.drive(run, signal, self.sums, shape, -1 - dims)
-        currents: Tensor | DeferredSum
+        currents: Tensor | LazyTrain
         if self.weight is None:
             currents, bound = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device), 0.0
+        elif self.settings["rounds"]:
+            currents, bound = self.of_totals(run, signal, self.sums, shape)
         else:
             bound = signal.bound * self.reach
             train = with_plane(signal.train, dims)
@@ -138,17 +140,20 @@ class Convolution(AffineMap):
         samples = follower.apart(signal, range(1, len(signal.shape)))
         if self.weight is None:
             return follower.signal(shape, samples, real=train.real)
+        if self.settings["rounds"]:
+            return follower.signal(shape, samples, train.steps, 8, train.real)
         held = signal.nbytes if train.held is None else 8 * train.steps * signal.like.numel()
         return follower.signal(shape, samples, train.steps, 8, train.real, held * math.prod(self.settings["spread"]))
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         read, given = signals[0], signals[-1]
+        totals = self.room_for_totals(read, given) + PATCH_BYTES if self.settings["rounds"] else 0
         if not read.is_driven:
-            return 0  # a population behind it does the work
+            return totals  # of spikes, a population behind it does the work
         apart: int = 8 * read.like.numel() * math.prod(self.settings["spread"])
         patches = apart * math.prod(self.geometry.kernel)
         at_once = min(patches, max(PATCH_BYTES, patches // read.shape[0]))
-        return apart + 24 * given.like.numel() + at_once + self.room_for_drive(follower, read, given)
+        return totals + apart + 24 * given.like.numel() + at_once + self.room_for_drive(follower, read, given)
 
     def _spread_size(self, shape: torch.Size) -> tuple[int, int]:
         """Height and width of an input of this shape, zeros between its entries."""
@@ -221,11 +226,13 @@ class Convolution3d(AffineMap):
         check_room(name, batch * max(padded, math.prod(shape[1:])), room)
         drive = self.drive(run, signal, self._convolve, shape, -4)
         bound = 0.0
-        train = signal.train.new_zeros((0, *shape), dtype=torch.int8)
-        if self.weight is not None:
+        train: Tensor | LazyTrain = torch.zeros((0, *shape), dtype=torch.int8, device=signal.device)
+        if self.settings["rounds"]:
+            train, bound = self.of_totals(run, signal, self._convolve, shape)
+        elif self.weight is not None:
             bound = signal.bound * self.reach
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], name)
-            train = train.to(dtype)
+            train = torch.zeros((0, *shape), dtype=dtype, device=signal.device)
             if signal.steps:
                 together = self._convolve(signal.train.flatten(0, 1).to(dtype), self.weight.to(dtype))
                 train = together.unflatten(0, (signal.steps, batch))
@@ -249,7 +256,7 @@ class Convolution3d(AffineMap):
         read, given = signals[0], signals[-1]
         steps = max(each.train.steps if each.train else 0 for each in signals) + 1
         moved = 8 * steps * (2 * read.like.numel() + 2 * given.like.numel())
-        return moved + PATCH_BYTES + self.room_for_drive(follower, read, given)
+        return moved + PATCH_BYTES + self.room_for_drive(follower, read, given) + self.room_for_totals(read, given)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The sum over the taps in depth, each a convolution of the slices that it reads."""

@@ -133,6 +133,8 @@ LARGEST = 2.0**400
 _WITHIN_FLOAT32 = -60
 EXPONENT = Whole(-400, 400)
 """Of a grid. Sums of two, as those of a product, are still exponents of float64."""
+GRIDS = Otherwise(OrNone(Several(EXPONENT, 2, 2)), None)
+"""Of what is rounded: the exponents of the grids of what arrives and of the result; None: it is not rounded."""
 # No window of a network is larger; a network that says so would run for hours.
 WINDOW = Whole(1, 2**12)
 PADDING = Whole(0, 2**12)

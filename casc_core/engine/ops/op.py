@@ -54,6 +54,8 @@ class Op(nn.Module):
     """Whether its numbers are only for as many wake steps as there are levels that the network was trained with."""
     connection: ClassVar[Connection] = Connection.NONE
     """How spikes get from its inputs to its result; on this rests what is counted of operations behind it."""
+    keeps_time: ClassVar[bool] = True
+    """Whether its result has the steps of what it reads, be they single ones or bins."""
     takes_fills: ClassVar[bool] = False
     """Whether it may read a signal of which some entries stand for minus infinity: a maximum, or what moves entries."""
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
 from casc_core.engine.functions import check_room
-from casc_core.engine.ops.declared import NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
+from casc_core.engine.ops.declared import GRIDS, NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, room_for_drive
-from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, running_maximum
+from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, rounded_mean, running_maximum
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import Window, adaptive, maxima, per_dimension, sums
 from casc_core.engine.recording.provenance import Provenance
@@ -165,6 +165,8 @@ class Average(Op, abstract=True):
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         size = tuple(signal.shape[-dims:])
         counts = self.counts(size)
+        if self.settings["grids"] is not None:
+            return rounded_mean(run, signal, self._sums_of_each, counts.to(signal.device), self.settings["grids"])
         # Windows of unequal size: each sum is multiplied so that one divisor serves all.
         common = math.lcm(*counts.unique().tolist()) if self.divides else 1
         factor = common // counts if self.divides else torch.ones_like(counts)
@@ -185,6 +187,12 @@ class Average(Op, abstract=True):
             summed = summed * factor.to(kind)
             summed_drive = None if summed_drive is None else summed_drive * factor
         return Signal(summed, summed_drive, divisor, signal.bound * most)
+
+    def _sums_of_each(self, x: Tensor) -> Tensor:
+        """Sums over the windows, whatever dimensions there are in front of the batch."""
+        front = x.shape[: -self.dims - 1]
+        summed: Tensor = self.sums(x.flatten(0, len(front) - 1)).unflatten(0, front)
+        return summed
 
     def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
         def sums(counts: Tensor) -> Tensor:
@@ -240,6 +248,7 @@ class AveragePool(Average):
         ceil_mode=Flag(),
         count_include_pad=Flag(),
         divides=Flag(),
+        grids=GRIDS,
     )
 
     @property
@@ -280,7 +289,7 @@ class AdaptiveAveragePool(Average):
     Sizes that the inputs decide come with the call.
     """
 
-    SETTINGS = settings(name=NAME, outputs=_OUTPUTS)
+    SETTINGS = settings(name=NAME, outputs=_OUTPUTS, grids=GRIDS)
 
     @property
     def divides(self) -> bool:
@@ -310,7 +319,7 @@ class AdaptiveAveragePool(Average):
 
     def _into(self, outputs: Any) -> AdaptiveAveragePool:
         """The same pool into this many parts."""
-        return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims))
+        return AdaptiveAveragePool(self.settings["name"], per_dimension(outputs, self.dims), self.settings["grids"])
 
     def check_room(self, run: Run, signal: Signal) -> None:
         _check_outputs(self.settings["name"], run, signal, self.settings["outputs"])

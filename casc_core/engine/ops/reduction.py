@@ -14,9 +14,10 @@ from torch import Tensor
 from casc_core.engine import kernels
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
-from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Positive, settings
+from casc_core.engine.ops.declared import GRIDS, Flag, OneOf, OrNone, Positive, settings
 from casc_core.engine.ops.op import Op, entries, room_for_drive
 from casc_core.engine.products.exact_sums import whole_sums
+from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.recording.provenance import Connection, Provenance, carried
 from casc_core.engine.run import Run
 from casc_core.engine.running import running
@@ -32,9 +33,9 @@ def dims_of(shape: torch.Size, dim: int | Sequence[int] | None) -> tuple[int, ..
 
 
 class Sum(Op):
-    """Sum or mean over dimensions; a mean's count becomes the divisor."""
+    """Sum or mean over dimensions; a mean's count becomes the divisor, unless it is rounded to a grid."""
 
-    SETTINGS = settings(mean=Flag())
+    SETTINGS = settings(mean=Flag(), grids=GRIDS)
     connection = Connection.SUMS
 
     def forward(
@@ -46,6 +47,10 @@ class Sum(Op):
         divisor = signal.divisor
         if divisor is not None and divisor.dim() > 0:
             divisor = divisor.amax(dims, keepdim=keepdim)
+        if self.settings["grids"] is not None:
+            counts = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
+            mean = rounded_mean(run, signal, lambda x: x.sum(dims, keepdim=keepdim), counts, self.settings["grids"])
+            return replace(mean, divisor=divisor)
         if self.settings["mean"]:
             count = torch.tensor(float(size), dtype=torch.float64, device=signal.device)
             divisor = count if divisor is None else divisor * count
@@ -62,7 +67,8 @@ class Sum(Op):
         )
 
     def provenance(self, run: Run, result: Signal, signal: Provenance, *args: Any, **kwargs: Any) -> Provenance:
-        summed: Provenance = super().provenance(run, result, signal, *args, **kwargs)
+        counting = Sum(self.settings["mean"])  # spikes are counted as they are
+        summed: Provenance = super(Sum, counting).provenance(run, result, signal, *args, **kwargs)
         return summed.of_all([signal])
 
     def follow(
@@ -76,6 +82,30 @@ class Sum(Op):
         read, given = signals[0], signals[-1]
         by_row = given.shape[:1] == read.shape[:1]
         return max(entries(each) for each in signals) + room_for_drive(follower, read, given, by_row=by_row)
+
+
+def rounded_mean(
+    run: Run, signal: Signal, sums: Callable[[Tensor], Tensor], counts: Tensor, grids: Sequence[int]
+) -> Signal:
+    """Means, taken of totals and rounded to a grid: `sums` of entries over `counts`; a divisor stays beside them.
+
+    Args:
+        sums: of a tensor of the signal's shape, or of several, one behind another along a further dimension in front.
+        counts: by entry of the result. grids: as `GRIDS`.
+    """
+    arriving, exponent = grids
+    run.sum_dtype(run.total, signal.bound, 0.0, arriving, "a mean")
+
+    def means(totals: Tensor) -> Tensor:
+        return whole_sums(run.numerics, totals, sums, by_row=True) / counts
+
+    def rounded(totals: Tensor) -> Tensor:
+        return run.numerics.snap(means(totals), exponent)
+
+    size = sums(torch.empty(signal.shape, device="meta")).shape
+    drive = None if signal.drive is None else means(signal.drive.unsqueeze(0))[0]
+    bound = signal.bound + math.ldexp(1.0, exponent)
+    return Signal(TotalProduct(signal, rounded, size), drive, signal.divisor, bound)
 
 
 def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:

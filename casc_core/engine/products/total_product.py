@@ -1,41 +1,41 @@
-"""A product at the readout, where no neuron compares it: taken of spike totals, and rounded once."""
+"""Products of totals: a running function, where the currents of each step by themselves would not be exact.
+
+What has been received so far is exact, and so is the product with it but for one rounding. The same totals give the same
+bits, whatever the steps in which they came. What travels on is how much the rounded product has changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from casc_core.engine.products.exact_sums import exact_sum
-from casc_core.engine.signal import running_total
+from casc_core.engine.signal import Signal
 
 
 @dataclass(frozen=True)
 class TotalProduct:
-    """`train @ weight.T`, of weights too fine for exact currents: a `casc_core.engine.signal.LazyTrain`.
-
-    What was received so far is exact, and so is the product with it but for one rounding. The same totals give the same
-    bits, whatever the steps in which they came. Each step's currents by themselves would not add up to them.
+    """A product of the running totals of a signal's train: a `casc_core.engine.signal.LazyTrain`.
 
     Attributes:
-        weight: `[outputs, inputs]`.
-        limbs: its `weight_limbs`, made where they are needed.
-        refuse: raises the `ExactnessError` for what reads the currents by themselves.
+        received: the signal, its totals exact in float64.
+        product: of totals `[n, *received.shape]`, float64 `[n, *size]`: rounded, each of the n alike, 0 for 0.
+        size: shape of the result.
+        refuse: raises the `ExactnessError` for what reads differences, where the product is on no grid; None: it is on one.
     """
 
-    received: Tensor
-    weight: Tensor
-    limbs: Callable[[], Sequence[Tensor]]
-    refuse: Callable[[], torch.dtype]
+    received: Signal
+    product: Callable[[Tensor], Tensor]
+    size: torch.Size
+    refuse: Callable[[], object] | None = None
 
     @property
     def shape(self) -> torch.Size:
         """`[steps, *shape]`."""
-        return torch.Size([*self.received.shape[:-1], len(self.weight)])
+        return torch.Size([self.received.steps, *self.size])
 
     @property
     def device(self) -> torch.device:
@@ -48,20 +48,27 @@ class TotalProduct:
         return self.received.nbytes
 
     def tensor(self) -> Tensor:
-        """Refused: no type holds the currents of each step."""
-        return F.linear(self.received.to(self.refuse()), self.weight)
+        """What changes at each step.
+
+        Raises:
+            ExactnessError: no type holds that.
+        """
+        if self.refuse is not None:
+            self.refuse()
+        return self._differences
 
     def total(self) -> Tensor:
         """The product with all that was received, float64."""
-        return self._of(self.received.sum(0, dtype=torch.float64))
+        return self.product(self.received.total.unsqueeze(0))[0]
 
     def running(self, steps: int) -> Tensor:
         """The product with all that was received until each of so many steps, float64."""
-        return self._of(running_total(self.received, steps))
-
-    def _of(self, totals: Tensor) -> Tensor:
-        return exact_sum(totals, self._limbs, F.linear)
+        if not steps:
+            return torch.zeros((0, *self.size), dtype=torch.float64, device=self.device)
+        return self.product(self.received.running(steps))
 
     @cached_property
-    def _limbs(self) -> Sequence[Tensor]:
-        return self.limbs()
+    def _differences(self) -> Tensor:
+        running = self.running(self.received.steps)
+        running[1:] -= running[:-1].clone()
+        return running

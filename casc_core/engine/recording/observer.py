@@ -11,7 +11,7 @@ from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.spike_counts import LayerTrain
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal
+from casc_core.engine.signal import Signal, longest_period
 
 
 class Observer:
@@ -51,6 +51,7 @@ class Observer:
             known = self.values[step] = op.provenance(self.run, result, *args, **kwargs)
             work = op.work(known, *args, **kwargs)
             if work is not None:
+                work = work.in_steps(longest_period(result))
                 self._pending[step], in_front = work, in_front | {step}
         else:
             self.values[step] = result

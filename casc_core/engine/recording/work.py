@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.signal import add_trains
@@ -47,6 +48,20 @@ class Work:
     def __mul__(self, share: float) -> Work:
         """The same with a share of what does not depend on spikes: that of real positions among padded ones."""
         return Work(self.accumulates, self.multiplies, self.awake * share, self.dense * share)
+
+    def in_steps(self, period: int) -> Work:
+        """Of bins of so many steps, as that of steps: it is done at the last of each.
+
+        >>> Work(accumulates=torch.tensor([3.0, 7.0])).in_steps(2).accumulates.tolist()
+        [0.0, 3.0, 0.0, 7.0]
+        """
+        if period == 1:
+            return self
+
+        def spread(counts: Tensor) -> Tensor:
+            return F.pad(counts[:, None], [period - 1, 0]).flatten()
+
+        return replace(self, accumulates=spread(self.accumulates), multiplies=spread(self.multiplies))
 
     @classmethod
     def total(cls, parts: Iterable[Work]) -> Work:

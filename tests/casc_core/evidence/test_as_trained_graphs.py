@@ -84,6 +84,31 @@ class Net(nn.Module):
     def _add_largest(self, name: str) -> None:
         self._add(name, a=nn.MaxPool2d(2, 1), b=nn.Conv2d(CHANNELS, CHANNELS, 1), c=self._act())
 
+    # Maps with no neurons between them.
+
+    def _add_chained(self, name: str) -> None:
+        first, second, third = (nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in range(3))
+        self._add(name, a=first, b=self._norm(), c=second, d=third, e=self._act())
+
+    def _add_separable_twice(self, name: str) -> None:
+        one, other = (nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS) for _ in range(2))
+        pointwise, last = (nn.Conv2d(CHANNELS, CHANNELS, 1) for _ in range(2))
+        self._add(name, a=one, b=pointwise, c=other, d=last, e=self._act())
+
+    def _add_pooled(self, name: str) -> None:
+        first, second = (nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in range(2))
+        self._add(name, a=first, b=nn.MaxPool2d(2, 1), c=nn.AvgPool2d(2, 1), d=second, e=self._act())
+
+    def _add_pyramid(self, name: str) -> None:
+        lateral, inner = (nn.Conv2d(CHANNELS, CHANNELS, 1) for _ in range(2))
+        output, coarser, last = (nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in range(3))
+        self._add(name, a=coarser, b=self._act(), c=nn.AvgPool2d(2, 2), d=inner, e=nn.Upsample(scale_factor=2))
+        self._add(name, f=lateral, g=output, h=last, i=self._act())
+
+    def _add_joined_up(self, name: str) -> None:
+        first, second = nn.Conv2d(2 * CHANNELS, 2, 3, padding=1), nn.Conv2d(2, CHANNELS, 3, padding=1)
+        self._add(name, a=nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), b=first, c=second, d=self._act())
+
     def run(self, x: Any, call: Call, joined: Callable[[list[Any]], Any]) -> Any:
         x = call("begin-act", call("begin-conv", x))
         for index, block in enumerate(self.blocks):
@@ -97,6 +122,13 @@ class Net(nn.Module):
                 x = step("c", step("b", step("a", x) + x))
             elif block == "joined":
                 x = step("f", step("e", joined([step("b", step("a", x)), step("d", step("c", x))])))
+            elif block == "pyramid" and x.shape[-1] % 2 == 0:
+                fine = step("b", step("a", x))
+                x = step("i", step("h", step("g", step("f", x) + step("e", step("d", step("c", fine))))))
+            elif block == "pyramid":  # of a size that is not doubled
+                x = step("i", step("h", step("g", step("f", step("b", step("a", x))))))
+            elif block == "joined_up":  # what a decoder reads: spikes beside currents
+                x = step("d", step("c", step("b", joined([x, step("a", x)]))))
             elif block == "summed":
                 x = step("d", step("c", step("b", step("a", x)) + x))
             else:

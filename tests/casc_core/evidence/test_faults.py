@@ -140,7 +140,7 @@ def test_a_grid_that_is_too_coarse_is_a_fault_of_the_grid(monkeypatch, right):
 
     def coarse(*given: object) -> Stretch:
         fine = of(*given)
-        return Stretch(fine.finest + 32, 10, 4)
+        return Stretch(fine.finest + 32)
 
     monkeypatch.setattr(Stretch, "of", coarse)
     report = casc_core.verify(casc_core.convert(right), IMAGES)

@@ -11,7 +11,13 @@ from casc_core import AsTrained
 from casc_core.engine.kernels import all_instructions, using
 from casc_core.engine.products import input_product
 from casc_core.engine.products.geometry import Geometry
-from casc_core.engine.products.input_product import ConvolutionSums, InputProduct, InputWeights, LinearSums
+from casc_core.engine.products.input_product import (
+    ConvolutionSums,
+    InputProduct,
+    InputWeights,
+    LinearSums,
+    product_on_grid,
+)
 from casc_core.numerics import on_grid
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -80,3 +86,20 @@ def test_whatever_the_filter_leaves_is_summed_exactly(times, monkeypatch):
 def test_nothing_at_all():
     for x, weight in ((torch.zeros(2, 5), torch.ones(3, 5)), (torch.ones(2, 5), torch.zeros(3, 5))):
         agree(x.double(), weight.double(), LinearSums(), None, (-40, 0))
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.sampled_from([3, 200]))
+def test_what_is_held_is_what_it_would_be_and_the_same_in_any_batch(seed, width):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = wide((6, width), generator), wide((9, width), generator)
+    weights = InputWeights.of(weight)
+    exact = InputProduct(x, weights, LinearSums(), None, None).values()
+    for exponent, most in ((-47, 16.0), (-44, 64.0), (-30, 1.0)):
+        held = on_grid(exact, exponent).clamp(-most, most)
+        for instructions in all_instructions():
+            with using(instructions):
+                together = product_on_grid(AsTrained(), x, weights, LinearSums(), exponent, most)
+                apart = [product_on_grid(AsTrained(), row, weights, LinearSums(), exponent, most) for row in x.split(1)]
+            assert torch.equal(together, held)
+            assert torch.equal(torch.cat(apart), held)

@@ -1,53 +1,69 @@
-"""Products at a readout: of totals, rounded once."""
+"""Products of totals: a running function, rounded once."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import casc_core
 from casc_core import CQReLU, ExactnessError
-from casc_core.engine.products.exact_sums import weight_limbs
+from casc_core.engine.products.exact_sums import exact_sum, weight_limbs
 from casc_core.engine.products.total_product import TotalProduct
-from casc_core.numerics import AsTrained
+from casc_core.engine.signal import Signal
+from casc_core.numerics import AsTrained, on_grid
+
+WEIGHT = torch.randn(5, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def made(steps: int = 7, seed: int = 0) -> TotalProduct:
-    generator = torch.Generator().manual_seed(seed)
-    received = torch.randint(-(2**30), 2**30, (steps, 3, 40), generator=generator).double() * 2.0**-27
-    weight = torch.randn(5, 40, generator=generator, dtype=torch.float64)
-    return TotalProduct(
-        received, weight, lambda: weight_limbs(weight), lambda: AsTrained().dtype(1.0, -90, "the last layer")
-    )
+def received(steps: int = 7) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**30), 2**30, (steps, 3, 40), generator=generator).double() * 2.0**-27
+
+
+def product(totals: Tensor) -> Tensor:
+    return exact_sum(totals, weight_limbs(WEIGHT), F.linear)
+
+
+def made(train: Tensor) -> TotalProduct:
+    return TotalProduct(Signal(train, None, None, 8.0), product, torch.Size([3, 5]))
 
 
 def test_it_is_the_exact_product_rounded_once():
-    product = made()
-    totals, found = product.received.sum(0), product.total()
+    totals, found = received().sum(0), made(received()).total()
     for sample in range(3):
         for output in range(5):
-            terms = zip(totals[sample].tolist(), product.weight[output].tolist(), strict=True)
+            terms = zip(totals[sample].tolist(), WEIGHT[output].tolist(), strict=True)
             exact = sum((Fraction(a) * Fraction(b) for a, b in terms), Fraction())
             assert found[sample, output] == float(exact)
 
 
 def test_the_steps_in_which_spikes_come_change_no_bit():
-    product = made()
-    running = product.running(9)
+    train = received()
+    running = made(train).running(9)
     assert running.shape == (9, 3, 5)
     for step in range(9):
-        so_far = TotalProduct(product.received[: step + 1], product.weight, product.limbs, product.refuse)
-        assert torch.equal(running[step], so_far.total())
-    backwards = TotalProduct(product.received.flip(0), product.weight, product.limbs, product.refuse)
-    assert torch.equal(backwards.total(), product.total())
+        assert torch.equal(running[step], made(train[: step + 1]).total())
+    assert torch.equal(made(train.flip(0)).total(), made(train).total())
 
 
-def test_currents_of_single_steps_are_refused():
+def test_what_travels_on_adds_up_to_what_it_is_of_the_totals():
+    on_a_grid = replace(made(received()), product=lambda totals: on_grid(product(totals), -40))
+    train = on_a_grid.tensor()
+    assert train.shape == on_a_grid.shape == (7, 3, 5)
+    assert torch.equal(train.cumsum(0), on_a_grid.running(7))
+    assert torch.equal(train.sum(0), on_a_grid.total())
+    assert on_a_grid.tensor() is train
+
+
+def test_currents_of_single_steps_are_refused_where_there_is_no_grid():
+    refusing = replace(made(received()), refuse=lambda: AsTrained().dtype(1.0, -90, "the last layer"))
     with pytest.raises(ExactnessError, match="the last layer: sums may reach"):
-        made().tensor()
+        refusing.tensor()
 
 
 @pytest.mark.parametrize("schedule", [casc_core.WakeSleep(), casc_core.WakeSleep(2, cycles=2), casc_core.Continuous()])
