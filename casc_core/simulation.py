@@ -75,7 +75,11 @@ class Simulation:
     def __repr__(self) -> str:
         total = sum(int(layer.positive.sum() + layer.negative.sum()) for layer in self.spikes.values())
         single = isinstance(self.outputs, Tensor)
-        said = f"logits {'x'.join(map(str, self.outputs.shape))}" if single else f"outputs in a {type(self.outputs).__name__}"
+        said = (
+            f"logits {'x'.join(map(str, self.outputs.shape))}"
+            if single
+            else f"outputs in a {type(self.outputs).__name__}"
+        )
         last = int(self.silent_at.max()) if self.silent_at.numel() else 0
         return f"Simulation(T={self.T}, {said}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
 

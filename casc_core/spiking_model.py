@@ -161,7 +161,9 @@ class SpikingModel(nn.Module):
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit)
         simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
-        return undisturbed(lambda: _in_structure(program, join_simulations(simulations, partial(parts.join, over_time=True))))
+        return undisturbed(
+            lambda: _in_structure(program, join_simulations(simulations, partial(parts.join, over_time=True)))
+        )
 
     def check_steps(self, T: int | None) -> None:
         """Refuse a number of steps that cannot be simulated.
@@ -216,6 +218,10 @@ class SpikingModel(nn.Module):
         program, arguments = self._bound(inputs, named)
         outputs = undisturbed(lambda: final_readouts(self._evaluated(run, program, arguments), run, program))
         return holding(program.structure, outputs), recorder.counts
+
+    def readouts_of(self, returned: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        """By name, what neurons compute of what a run on these inputs returned."""
+        return self._bound(inputs, named)[0].returned.readouts_in(returned)
 
     def operations(self) -> list[Op]:
         """The operations that its programs call, by number."""
@@ -406,7 +412,9 @@ def _check_readout(output: Any, readout: Readout, run: Run) -> None:
 def _in_structure(program: Program, simulation: Simulation) -> Simulation:
     """A simulation whose outputs stand where the model's forward has them; those that the inputs decide, at each step."""
     outputs = [
-        output.expand(simulation.T, *output.shape) if isinstance(readout, Ref) and isinstance(output, Tensor) else output
+        output.expand(simulation.T, *output.shape)
+        if isinstance(readout, Ref) and isinstance(output, Tensor)
+        else output
         for output, readout in zip(simulation.outputs, program.outputs, strict=True)
     ]
     return replace(simulation, outputs=holding(program.structure, outputs))

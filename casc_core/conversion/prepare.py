@@ -16,6 +16,7 @@ from casc_core.activation import CQReLU, Quantised, Rounded, check_levels, check
 from casc_core.composed_activations import LeakyCQReLU, Swish
 from casc_core.conversion.adapter import Adapter, choose_adapter
 from casc_core.conversion.clipping import clipped, require_clipped
+from casc_core.conversion.graph import Graph
 from casc_core.conversion.passes import read_each
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES, UNPREPARED
@@ -175,17 +176,21 @@ def _require_same_forward(
             )
 
 
-def require_convertible(prepared: nn.Module, adapter: str | Adapter | None) -> None:
-    """Raise `ConversionError` for what a conversion of a prepared network would refuse."""
-    _require_rules(prepared, RULES.merged(choose_adapter(prepared, adapter).rules))
+def read_prepared(prepared: nn.Module, adapter: str | Adapter | None) -> Graph:
+    """A prepared network as a conversion reads it, in the first way of calling it that can be converted.
+
+    Raises:
+        ConversionError: a conversion would refuse it.
+    """
+    return _require_rules(prepared, RULES.merged(choose_adapter(prepared, adapter).rules))
 
 
-def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
+def _require_rules(prepared: nn.Module, rules: RuleTable) -> Graph:
     """Refuse what a conversion would refuse: better now than after the training."""
     model = copy.deepcopy(prepared).eval()
     ways = each_way(model, rules.is_leaf)
     refuse_module_uses(model, rules, ways, prepared=True)
-    read_each(model, ways, rules, Exact())
+    return read_each(model, ways, rules, Exact())[0]
 
 
 def _replace_modules(

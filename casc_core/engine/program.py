@@ -14,7 +14,7 @@ from casc_core.engine.leaves import map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.recording.observer import Observer
 from casc_core.engine.run import Run
-from casc_core.engine.structure import Output, Structure, holding, names_of, outputs_of
+from casc_core.engine.structure import ONE, Returned, Structure
 from casc_core.errors import CascError, InputError
 
 READOUT = "the readout"
@@ -70,35 +70,17 @@ class Program:
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
     outputs: tuple[Readout | Ref, ...]
-    structure: Structure = Output(0)
-
-    @property
-    def is_single(self) -> bool:
-        """Whether all that it returns is one readout."""
-        return isinstance(self.structure, Output)
+    structure: Structure = ONE
 
     @cached_property
-    def returned(self) -> tuple[str, ...]:
+    def returned(self) -> Returned:
+        """What it returns, and which of it neurons compute."""
+        return Returned(self.structure, tuple(isinstance(output, Readout) for output in self.outputs))
+
+    @cached_property
+    def output_values(self) -> tuple[str, ...]:
         """The names of the values that are its outputs, by number."""
         return tuple(_ref(output).name for output in self.outputs)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """What its outputs are called, by number."""
-        return names_of(self.structure)
-
-    def readouts_of(self, value: Any) -> dict[str, Any]:
-        """By name, those outputs in a value of its structure that neurons compute.
-
-        Raises:
-            ValueError: it has another structure.
-        """
-        outputs = zip(self.names, self.outputs, outputs_of(self.structure, value), strict=True)
-        return {name: each for name, output, each in outputs if isinstance(output, Readout)}
-
-    def with_readouts(self, values: Mapping[str, Any]) -> Any:
-        """The structure with these values, by the names of its readouts; None in the place of other outputs."""
-        return holding(self.structure, [values.get(name) for name in self.names])
 
     def renumbered(self, number: Mapping[int, int]) -> Program:
         """The same program with operation `old` called `number[old]`."""
@@ -135,12 +117,12 @@ class Program:
             except TypeError as error:
                 raise ValueError(f"step {step.result!r} does not call a {ops[step.op].kind} as one: {error}") from error
             known.add(step.result)
-        missing = set(self.returned) - known
+        missing = set(self.output_values) - known
         if missing:
             raise ValueError(f"no step computes the output {min(missing)!r}")
-        if len(self.names) != len(self.outputs):
-            raise ValueError(f"{len(self.outputs)} outputs, of which its structure has {len(self.names)}")
-        if not any(isinstance(output, Readout) for output in self.outputs):
+        if len(self.returned.names) != len(self.outputs):
+            raise ValueError(f"{len(self.outputs)} outputs, of which its structure has {len(self.returned.names)}")
+        if not self.returned.readouts:
             raise ValueError("no output is computed by neurons")
 
     def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> list[Any]:
@@ -154,14 +136,14 @@ class Program:
             result = values[step.result] = _called(op, run, args, kwargs)
             if observer is not None:
                 observer.called(step.result, op, result, substitute(call, observer.values), refs(call))
-            used = [name for name in values if last_use.get(name) == index and name not in self.returned]
+            used = [name for name in values if last_use.get(name) == index and name not in self.output_values]
             for name in used:
                 del values[name]
             if observer is not None:
                 observer.forget(used)
         if observer is not None:
-            observer.returned(READOUT, self.returned)
-        return [values[name] for name in self.returned]
+            observer.returned(READOUT, self.output_values)
+        return [values[name] for name in self.output_values]
 
 
 def _ref(output: Readout | Ref) -> Ref:

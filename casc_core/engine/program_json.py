@@ -11,7 +11,7 @@ import torch
 from casc_core.engine.functions import DTYPES
 from casc_core.engine.ops.declared import EXPONENT
 from casc_core.engine.program import Program, Readout, Ref, Step
-from casc_core.engine.structure import Output
+from casc_core.engine.structure import ONE
 from casc_core.engine.structure import from_json as structure_from_json
 from casc_core.engine.structure import to_json as structure_to_json
 from casc_core.storage.strict import of, record, strings
@@ -140,7 +140,11 @@ def program_to_json(program: Program) -> dict[str, Any]:
 def _returned_to_json(program: Program) -> dict[str, Any]:
     """A single readout as its fields; anything else by number, and in its structure."""
     outputs = [_output_to_json(output) for output in program.outputs]
-    return outputs[0] if program.is_single else {"outputs": outputs, "structure": structure_to_json(program.structure)}
+    return (
+        outputs[0]
+        if program.returned.is_single
+        else {"outputs": outputs, "structure": structure_to_json(program.structure)}
+    )
 
 
 def _output_to_json(output: Readout | Ref) -> dict[str, Any]:
@@ -162,7 +166,7 @@ def program_from_json(value: Any) -> Program:
         tuple(strings(fields["inputs"], "a program's inputs")),
         tuple(_step(step) for step in of(list, fields["steps"], "a program's steps")),
         tuple(map(_output, written)),
-        Output(0) if single else structure_from_json(fields["structure"]),
+        ONE if single else structure_from_json(fields["structure"]),
     )
 
 

@@ -118,7 +118,7 @@ def _description(network: Network) -> dict[str, Any]:
     settings = network.settings
     return {
         "format": FORMAT,
-        "version": VERSION if all(program.is_single for program in network.programs.values()) else SEVERAL,
+        "version": VERSION if all(program.returned.is_single for program in network.programs.values()) else SEVERAL,
         "sha256": OPEN,
         "settings": {
             "adapter": settings.adapter,

@@ -13,7 +13,7 @@ from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Union
+from typing import Any
 
 from casc_core.storage.strict import of, record
 
@@ -26,6 +26,10 @@ class Output:
     """One of the outputs, by its number."""
 
     number: int
+
+
+ONE = Output(0)
+"""The structure of a single output."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,11 @@ class Container:
         if self.make is not None:
             return self.make
         fields = [str(key) for key in self.keys]
-        return namedtuple(self.name, fields) if self.kind == "named tuple" else dataclasses.make_dataclass(self.name, fields)
+        return (
+            namedtuple(self.name, fields)
+            if self.kind == "named tuple"
+            else dataclasses.make_dataclass(self.name, fields)
+        )
 
     def holding(self, items: Sequence[Any]) -> Any:
         """The container with these items."""
@@ -86,7 +94,7 @@ class Container:
         return items
 
 
-Structure = Union[Output, Fixed, Container]
+Structure = Output | Fixed | Container
 
 
 @dataclass(frozen=True)
@@ -118,19 +126,25 @@ KINDS: dict[str, Callable[[Container, Sequence[Any]], Any]] = {
 """How each kind of container is made of its items."""
 
 
-def structure_of(value: Any, number: Callable[[Any], int]) -> Structure:
+def structure_of(
+    value: Any, number: Callable[[Any], int], opened: Callable[[Any], Any] = lambda value: value
+) -> Structure:
     """The structure of what a forward returns.
 
     Args:
         value: of which every tensor is what stands for it.
         number: the number of an output.
+        opened: gives the container that a value stands for, or the value.
 
     Raises:
         ValueError: a key of a dict is neither a string nor an integer, or a record cannot be made of its fields.
     """
+    value = opened(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return Fixed(value)
     name, make = type(value).__name__, None
+    kind: str
+    keys: list[str | int]
     if isinstance(value, Record):
         kind, keys, items = "dataclass", list(value.fields), list(value.fields.values())
         name, make = value.kind.__name__, value.kind
@@ -146,7 +160,7 @@ def structure_of(value: Any, number: Callable[[Any], int]) -> Structure:
     for key in keys:
         if isinstance(key, bool) or not isinstance(key, (str, int)):
             raise ValueError(f"keys of a dict of outputs are strings or integers; one is {key!r:.80}")
-    below = tuple(structure_of(item, number) for item in items)
+    below = tuple(structure_of(item, number, opened) for item in items)
     container = Container(kind, tuple(keys), below, name if make is not None else "", make)
     try:
         container.holding(items)
@@ -218,6 +232,47 @@ def outputs_of(structure: Structure, value: Any) -> list[Any]:
 
     visit(structure, value)
     return [found[number] for number in range(len(found))]
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a forward returns, and which of it neurons compute.
+
+    Attributes:
+        structure: where each output stands in it.
+        read_out: by number, whether neurons compute it; else the inputs, parameters and buffers alone decide it.
+    """
+
+    structure: Structure
+    read_out: tuple[bool, ...]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one output and nothing else."""
+        return isinstance(self.structure, Output)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What the outputs are called, by number."""
+        return names_of(self.structure)
+
+    @cached_property
+    def readouts(self) -> tuple[str, ...]:
+        """What those are called that neurons compute."""
+        return tuple(name for name, is_read_out in zip(self.names, self.read_out, strict=True) if is_read_out)
+
+    def readouts_in(self, value: Any) -> dict[str, Any]:
+        """By name, those outputs in a value of this structure that neurons compute.
+
+        Raises:
+            ValueError: it has another structure.
+        """
+        found = dict(zip(self.names, outputs_of(self.structure, value), strict=True))
+        return {name: found[name] for name in self.readouts}
+
+    def holding_readouts(self, values: Mapping[str, Any]) -> Any:
+        """The structure with these values, by the names of the readouts; None in the place of other outputs."""
+        return holding(self.structure, [values.get(name) for name in self.names])
 
 
 def described(structure: Structure) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from casc_core.conversion.graph.node import InputNode, Node
-from casc_core.engine.structure import Output, Structure
+from casc_core.conversion.graph.node import InputNode, Node, SignalNode
+from casc_core.engine.structure import ONE, Returned, Structure
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,12 @@ class Graph:
     checks: tuple[InputNode, ...]
     outputs: tuple[Node, ...]
     layers: tuple[str, ...]
-    structure: Structure = Output(0)
+    structure: Structure = ONE
+
+    @property
+    def returned(self) -> Returned:
+        """What the forward returns, and which of it neurons compute."""
+        return Returned(self.structure, tuple(isinstance(output, SignalNode) for output in self.outputs))
 
     def pruned(self) -> Graph:
         """Without the nodes that nothing reads, but for those that check."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ from casc_core.conversion.graph import (
 )
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.rule_table import Rule, RuleTable
-from casc_core.conversion.tracing.containers import container_of, is_container
+from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
 from casc_core.conversion.tracing.trace import arguments_of
@@ -196,8 +195,8 @@ class Reader:
                 raise ConversionError(f"the forward of {kind} returns what cannot be converted exactly: {value.why}")
             if not isinstance(value, (SignalNode, InputNode)):
                 raise ConversionError(
-                    f"the forward of {kind} returns {_describe(value)}, which is neither a tensor nor a number, a string or "
-                    "None: return tensors, in tuples, lists, dicts, named tuples and dataclasses"
+                    f"the forward of {kind} returns {_describe(value)}, which is neither a tensor nor a number, a string "
+                    "or None: return tensors, in tuples, lists, dicts, named tuples and dataclasses"
                 )
             return outputs.setdefault(value, len(outputs))
 
@@ -223,7 +222,7 @@ class Reader:
             if node.op == "placeholder":
                 values[node] = self._argument(node, inputs)
                 continue
-            args, kwargs = (_plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
+            args, kwargs = (plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
             if isinstance(node.target, type) and is_container(node.target):
                 values[node] = container_of(node.target, args, kwargs)
                 continue
@@ -333,7 +332,7 @@ class Reader:
                 value = getattr(value, part)
             return value.detach() if isinstance(value, Tensor) else value
         args, kwargs = copy.deepcopy(  # it may be an operation in place
-            tuple(_plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
+            tuple(plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
         )
         wide = in_float64() if self.is_float64 else nullcontext()
         with wide, NothingRandom(lambda _: self.refuse(RANDOM)):
@@ -389,19 +388,6 @@ def _is_activation(module: nn.Module) -> bool:
 
 def _holds(value: Any, kind: type) -> bool:
     return any(isinstance(leaf, kind) for leaf in leaves(value))
-
-
-def _plain(value: Any) -> Any:
-    """fx's immutable containers as ordinary ones."""
-    if isinstance(value, tuple):
-        items = [_plain(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        items = {key: _plain(item) for key, item in value.items()}
-        return OrderedDict(items) if isinstance(value, OrderedDict) else items
-    return value
 
 
 def _describe(value: Any) -> str:

@@ -37,3 +37,23 @@ def is_container(kind: type) -> bool:
 def container_of(kind: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What such a call makes of what has been read."""
     return Record(kind, dict(kwargs)) if dataclasses.is_dataclass(kind) else kind(*args, **kwargs)
+
+
+def opened(value: Any) -> Any:
+    """The container that a node of a trace makes, with nodes in it; whatever else, as it is."""
+    if isinstance(value, fx.Node) and isinstance(value.target, type) and is_container(value.target):
+        return container_of(value.target, plain(value.args), plain(value.kwargs))
+    return value
+
+
+def plain(value: Any) -> Any:
+    """The immutable containers of a trace as ordinary ones."""
+    if isinstance(value, tuple):
+        items = [plain(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        named = {key: plain(item) for key, item in value.items()}
+        return OrderedDict(named) if isinstance(value, OrderedDict) else named
+    return value

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.following import Dims, Followed, follow

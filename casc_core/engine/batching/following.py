@@ -143,9 +143,9 @@ def follow(
         signals = [each for each in leaves((args, kwargs, result)) if isinstance(each, Abstract)]
         held = sum(each.nbytes for each in leaves(list(there.values())) if isinstance(each, Abstract))
         most = max(most, held + (op.working(follower, signals) if signals else 0))
-        for name in [name for name in there if uses.get(name) == index and name not in program.returned]:
+        for name in [name for name in there if uses.get(name) == index and name not in program.output_values]:
             del there[name]
-    outputs = tuple(values[name] for name in program.returned)
+    outputs = tuple(values[name] for name in program.output_values)
     most = max(most, sum(_read_out(each, follower.awake) for each in outputs if _is_signal(each)))
     unread = {name: None if isinstance(value, Tensor) else value for name, value in values.items()}
     return Followed(batch, dict(dims), outputs, layers, recurs, most, tuple(doubts), unread, follower.notes)
