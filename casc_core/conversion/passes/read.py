@@ -36,6 +36,7 @@ from casc_core.conversion.graph import (
 )
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.rule_table import Rule, RuleTable
+from casc_core.conversion.tracing.behind_readout import move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
@@ -229,9 +230,37 @@ class Reader:
             if node.op == "output":
                 output = args[0]
                 continue
-            with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
-                values[node] = self._operation(node, args, kwargs)
+            try:
+                with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
+                    values[node] = self._operation(node, args, kwargs)
+            except ConversionError as error:
+                following = what_follows(node, self._is_layer) if _holds((args, kwargs), SpikingNode) else None
+                if following is None or self._is_layer(node):
+                    raise
+                others = [each for each in graph.nodes if each is not node and self._is_refused_last(each)]
+                said = move_out([node, *others], following, lambda each: self._place(each).operation)
+                raise ConversionError(f"{error}\n  {said}") from error
         return inputs, output
+
+    def _is_refused_last(self, node: fx.Node) -> bool:
+        """Whether it is refused, and behind the last layer."""
+        if node.op not in ("call_function", "call_method") or node not in self._reading:
+            return False
+        return self.rules.refusal(node.target) is not None and what_follows(node, self._is_layer) is not None
+
+    def _is_layer(self, node: fx.Node) -> bool:
+        """Whether it has weights, or neurons."""
+        if node.op != "call_module":
+            return any(isinstance(each, nn.Parameter) for each in map(self._attribute, node.all_input_nodes))
+        module = self.model.get_submodule(str(node.target))
+        return _is_activation(module) or any(True for _ in module.parameters())
+
+    def _attribute(self, node: fx.Node) -> Any:
+        """The parameter or buffer that a node reads."""
+        value: Any = self.model
+        for part in str(node.target).split(".") if node.op == "get_attr" else ():
+            value = getattr(value, part)
+        return value
 
     def _place(self, node: fx.Node) -> Place:
         line = node.meta.get("line")
@@ -327,9 +356,7 @@ class Reader:
         if node.op == "placeholder":  # of an argument that is not given
             return None
         if node.op == "get_attr":
-            value: Any = self.model
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
+            value = self._attribute(node)
             return value.detach() if isinstance(value, Tensor) else value
         args, kwargs = copy.deepcopy(  # it may be an operation in place
             tuple(plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
