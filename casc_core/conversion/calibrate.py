@@ -279,9 +279,11 @@ def _names(prepared: nn.Module) -> list[str]:
 def _with_relus(prepared: nn.Module) -> nn.Module:
     """A copy with a ReLU in the place of each CQReLU."""
     result = copy.deepcopy(prepared)
-    for name in _names(result):
-        parent, _, child = name.rpartition(".")
-        setattr(result.get_submodule(parent), child, nn.ReLU())
+    relus: dict[nn.Module, nn.Module] = {}  # a module held under two names stays one
+    for name, module in list(result.named_modules(remove_duplicate=False)):
+        if isinstance(module, CQReLU):
+            parent, _, child = name.rpartition(".")
+            setattr(result.get_submodule(parent), child, relus.setdefault(module, nn.ReLU()))
     return result.eval()
 
 

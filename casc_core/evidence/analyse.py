@@ -17,7 +17,7 @@ from casc_core.errors import ConfigError, InputError
 from casc_core.evidence.analysis import Analysis, LayerAnalysis, OutputAnalysis, PositionAnalysis
 from casc_core.evidence.lowering_check import reference_of
 from casc_core.evidence.readout import ReadoutOverTime, readout_over_time
-from casc_core.reporting.predictions import Measure, by_sample, measures_of, with_batch
+from casc_core.reporting.predictions import Measure, by_sample, error_name, measures_of, with_batch
 from casc_core.reporting.series import last_repeated, zero_padded
 from casc_core.simulation import LayerSpikes, Simulation
 from casc_core.spiking_model import SpikingModel
@@ -205,7 +205,7 @@ class _Totals:
         layers = {name: layer.analysis(awake, samples) for name, layer in self.layers.items()}
         accumulates = _padded_sum(self.accumulates, steps) / samples
         multiply_accumulates = _padded_sum(self.multiply_accumulates, steps) / samples
-        outputs = {name: _of_output(readouts, steps) for name, readouts in self.readouts.items()}
+        outputs = {name: _of_output(readouts, steps, self.measures[name]) for name, readouts in self.readouts.items()}
         whole = [
             _together(parts, len(silent))
             for *parts, silent in zip(*self.readouts.values(), self.silent_at, strict=True)
@@ -226,7 +226,7 @@ class _Totals:
         )
 
 
-def _of_output(parts: Sequence[ReadoutOverTime], steps: int) -> OutputAnalysis:
+def _of_output(parts: Sequence[ReadoutOverTime], steps: int, measure: Measure | None) -> OutputAnalysis:
     """One output over all parts of the data.
 
     Raises:
@@ -244,6 +244,7 @@ def _of_output(parts: Sequence[ReadoutOverTime], steps: int) -> OutputAnalysis:
         mse=_held_sum((part.squared_error for part in parts), steps) / rows,
         accuracy=None if score is None or is_numbers else 100.0 * score,
         error=score if is_numbers else None,
+        error_name=error_name(measure),
         mismatches=_held_sum((part.mismatches for part in parts), steps).long(),
         exact_at=torch.cat([part.exact_at for part in parts]),
         logits=torch.cat([part.logits for part in parts]),

@@ -67,7 +67,7 @@ class OutputAnalysis:
         mse: mean squared error against the reference's (the paper's Figure 4 d).
         accuracy: percent of classes that are right (Figure 4 e): one for each sample, or for each of its places
             (`casc_core.reporting.predictions`); None without labels, or where these are numbers.
-        error: mean squared error against labels that are numbers, or what the user's function gives; else None.
+        error: against labels that are numbers; else None. error_name: the mean squared error, or the user's function.
         mismatches: int64, samples of which a predicted class (or number) is not the reference's.
         exact_at: `[samples]` int64, the first step from which on it is the reference's, bit for bit; 0: never.
         logits: `[samples, ...]`, after the last step.
@@ -77,6 +77,7 @@ class OutputAnalysis:
     mse: Tensor
     accuracy: Tensor | None
     error: Tensor | None
+    error_name: str
     mismatches: Tensor
     exact_at: Tensor
     logits: Tensor
@@ -184,4 +185,4 @@ def _met(output: OutputAnalysis, which: str) -> str:
     """How well labels are met at the end."""
     if output.accuracy is not None:
         return f", accuracy{which} {float(output.accuracy[-1]):.2f}%"
-    return "" if output.error is None else f", error{which} {float(output.error[-1]):.4g}"
+    return "" if output.error is None else f", {output.error_name}{which} {float(output.error[-1]):.4g}"

@@ -151,13 +151,22 @@ def measures_of(given: Measure | Mapping[str, Measure] | None, outputs: Sequence
     return {name: by_output.get(name) for name in outputs}
 
 
+def error_name(measure: Measure | None) -> str:
+    """What the error of an output of numbers is called.
+
+    >>> error_name("numbers"), error_name(max)
+    ('mean squared error', 'max')
+    """
+    return getattr(measure, "__name__", type(measure).__name__) if callable(measure) else "mean squared error"
+
+
 def _measured(error: ErrorOfSamples, outputs: Tensor, labels: Any) -> Tensor:
     """`[N]` float64: the errors that a function of the user's gives."""
     found = error(outputs, labels)
     if not isinstance(found, Tensor) or found.shape != outputs.shape[:1]:
         said = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
-            f"{getattr(error, '__name__', error)!s} must give one error for each sample, a tensor of shape "
+            f"{error_name(error)} must give one error for each sample, a tensor of shape "
             f"{list(outputs.shape[:1])}; it gives {said}"
         )
     return found.detach().cpu().double()

@@ -13,7 +13,15 @@ from casc_core.conversion.batches import checked_batches, inputs_and_labels, lab
 from casc_core.evidence.against_ann import AgainstANN, combine_against_ann, reference_against_ann
 from casc_core.evidence.ann_evaluation import readouts_of
 from casc_core.evidence.differences import largest_difference
-from casc_core.reporting.predictions import Measure, any_of_sample, by_sample, measures_of, reading, with_batch
+from casc_core.reporting.predictions import (
+    Measure,
+    any_of_sample,
+    by_sample,
+    error_name,
+    measures_of,
+    reading,
+    with_batch,
+)
 from casc_lab.compare.network_and_data import NetworkAndData
 
 
@@ -165,7 +173,7 @@ def _figures(networks: Sequence[_Output], compared: NetworkAndData, has_ann: boo
         "reference_accuracy": networks[-1].accuracy,
         "ann_error": networks[ann].error,
         "reference_error": networks[-1].error,
-        "error_name": getattr(networks[-1].measure, "__name__", None),
+        "error_name": error_name(networks[-1].measure),
         "predicts": not networks[-1].numbers,
         "ann_predictions_moved": networks[-1].moved,
         "ann_max_logit_difference": networks[-1].largest,

@@ -74,7 +74,7 @@ def measure(comparison: Comparison) -> Measure | None:
     """Accuracy where labels are classes, an error where they are numbers; None without labels."""
     found = next((one for one in _MEASURES if comparison[f"ann_{one.key}"] is not None), None)
     own = comparison.get("error_name")
-    if found is None or own is None:
+    if found is None or found.key != "error" or own in (None, found.name):
         return found
     return replace(
         found, name=own, unit=own, caption=f"{own} against the labels after T steps, on the same trained network."

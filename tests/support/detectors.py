@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+def block(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, activation: type[nn.Module] = nn.ReLU
+) -> nn.Module:
     """Convolution, batch norm and activation."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), activation())
@@ -122,7 +124,9 @@ class CenterNet(nn.Module):
         )
         self.heads = {"hm": classes, "wh": 2, "reg": 2}
         for name, size in self.heads.items():
-            setattr(self, name, nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(6, size, 1)))
+            setattr(
+                self, name, nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(6, size, 1))
+            )
 
     def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
         x = self.deconv_layers(self.body(x))
