@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,10 +18,10 @@ def over_time(comparison: Comparison) -> str:
 
 
 def _over_time(name: str, comparison: Comparison) -> str:
-    samples, kind, made, which = comparison["data"]["samples"], measure(comparison), "", html.escape(of_output(name))
+    samples, kind, made, which = comparison["data"]["samples"], measure(comparison), "", of_output(name)
     if kind is not None:
         about = f"Output {name!r}: {kind.caption[0].lower()}{kind.caption[1:]}" if name else kind.caption
-        made = _by_step(comparison, html.escape(about), kind.cell, constant_rows(comparison))
+        made = _by_step(comparison, about, kind.cell, constant_rows(comparison))
     differ = _by_step(
         comparison,
         f"Samples whose {answers(comparison)}{which} differ from the quantised ANN's after T steps, of {samples:,}.",
