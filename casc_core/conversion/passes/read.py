@@ -36,7 +36,7 @@ from casc_core.conversion.graph import (
 )
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.rule_table import Rule, RuleTable
-from casc_core.conversion.tracing.behind_readout import move_out, what_follows
+from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
@@ -234,33 +234,41 @@ class Reader:
                 with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
                     values[node] = self._operation(node, args, kwargs)
             except ConversionError as error:
-                following = what_follows(node, self._is_layer) if _holds((args, kwargs), SpikingNode) else None
-                if following is None or self._is_layer(node):
+                said = self._moved_out(node) if _holds((args, kwargs), SpikingNode) else None
+                if said is None:
                     raise
-                others = [each for each in graph.nodes if each is not node and self._is_refused_last(each)]
-                said = move_out([node, *others], following, lambda each: self._place(each).operation)
                 raise ConversionError(f"{error}\n  {said}") from error
         return inputs, output
 
-    def _is_refused_last(self, node: fx.Node) -> bool:
-        """Whether it is refused, and behind the last layer."""
-        if node.op not in ("call_function", "call_method") or node not in self._reading:
-            return False
-        return self.rules.refusal(node.target) is not None and what_follows(node, self._is_layer) is not None
+    def _moved_out(self, node: fx.Node) -> str | None:
+        """What to do about a refused operation behind the last layer, and others like it; None: it is none."""
+        if not self._is_refused(node) or has_weights(self.model, node):
+            return None
+        following = what_follows(node, self._is_layer)
+        if following is None:
+            return None
+        calls = (each for each in node.graph.nodes if each.op in ("call_function", "call_method") and each is not node)
+        others = [
+            each
+            for each in calls
+            if each in self._reading
+            and self.rules.refusal(each.target) is not None
+            and what_follows(each, self._is_layer) is not None
+        ]
+        return move_out([node, *others], following, lambda each: self._place(each).operation)
+
+    def _is_refused(self, node: fx.Node) -> bool:
+        """Whether no rule takes the operation, whatever it is given."""
+        if node.op == "call_module":
+            module = self.model.get_submodule(str(node.target))
+            return self.rules.refusal(module) is not None or self.rules.find_module(module) is None
+        return self.rules.refusal(node.target) is not None or node.target not in self.rules.functions
 
     def _is_layer(self, node: fx.Node) -> bool:
         """Whether it has weights, or neurons."""
-        if node.op != "call_module":
-            return any(isinstance(each, nn.Parameter) for each in map(self._attribute, node.all_input_nodes))
-        module = self.model.get_submodule(str(node.target))
-        return _is_activation(module) or any(True for _ in module.parameters())
-
-    def _attribute(self, node: fx.Node) -> Any:
-        """The parameter or buffer that a node reads."""
-        value: Any = self.model
-        for part in str(node.target).split(".") if node.op == "get_attr" else ():
-            value = getattr(value, part)
-        return value
+        if node.op == "call_module" and _is_activation(self.model.get_submodule(str(node.target))):
+            return True
+        return has_weights(self.model, node)
 
     def _place(self, node: fx.Node) -> Place:
         line = node.meta.get("line")
@@ -356,7 +364,9 @@ class Reader:
         if node.op == "placeholder":  # of an argument that is not given
             return None
         if node.op == "get_attr":
-            value = self._attribute(node)
+            value: Any = self.model
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
             return value.detach() if isinstance(value, Tensor) else value
         args, kwargs = copy.deepcopy(  # it may be an operation in place
             tuple(plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
