@@ -1,4 +1,4 @@
-"""A forward that cannot be traced, or returns nothing of the network: `prepare` and `convert` say the same, and about it."""
+"""A forward that cannot be traced, or returns nothing of the network: `prepare` and `convert` say the same."""
 
 from __future__ import annotations
 
