@@ -297,7 +297,10 @@ def _train_thresholds(model: nn.Module) -> None:
         if isinstance(module, CQReLU):
             module.set_threshold(module.threshold, trainable=True)
         elif isinstance(module, Quantised) and not isinstance(module, Rounded):
-            raise ConfigError(f"module {name!r}: {type(module).__name__} has no threshold that can be trained")
+            raise ConfigError(
+                f"module {name!r}: {type(module).__name__} has no threshold that can be trained; leave trainable_threshold "
+                "out, and call set_threshold(1.0, trainable=True) of each CQReLU of the prepared copy"
+            )
 
 
 def levels_of(model: nn.Module) -> int | None:

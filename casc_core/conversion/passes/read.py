@@ -81,6 +81,9 @@ class Reader:
         self._nodes: list[Node] = []
         self._checks: list[InputNode] = []
         self._layers: list[str] = []
+        # Arguments of the forward that are real-valued, since they drive neurons; and those taken for masks so far.
+        self._real: set[str] = set()
+        self._whole: set[str] = set()
         # The operations that follow from the inputs; and what the others are.
         self._reading: set[fx.Node] = set()
         self._evaluated: dict[fx.Node, Any] = {}
@@ -111,8 +114,19 @@ class Reader:
         if isinstance(value, SignalNode):
             return value
         if isinstance(value, InputNode):
+            self._real |= value.arguments
             return self.add(Encoded(value))
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
+
+    def is_real(self, value: InputNode) -> bool:
+        """Whether its numbers are real-valued: it is computed with an input that drives neurons, somewhere in the forward.
+
+        What is not may be a mask or the lengths of texts: whole numbers, checked when the network runs.
+        """
+        if value.arguments & self._real:
+            return True
+        self._whole |= value.arguments
+        return False
 
     def call(self, function: str, *args: Any, filled: Tensor | None = None, **kwargs: Any) -> FunctionCall:
         """A function of the inputs alone, by its name; `filled` are the numbers among which every entry of it is."""
@@ -238,6 +252,11 @@ class Reader:
                 if said is None:
                     raise
                 raise ConversionError(f"{error}\n  {said}") from error
+        if self._whole & self._real:  # some were taken for masks before they were found to drive neurons
+            self._whole.clear()
+            for each in (self._nodes, self._checks, self._layers):
+                each.clear()
+            return self._operations(graph)
         return inputs, output
 
     def _moved_out(self, node: fx.Node) -> str | None:
@@ -331,15 +350,15 @@ class Reader:
             return known
         if name in REARRANGING and isinstance(args[0], SignalNode):
             return self._ruled(self.rules.functions["layout"], (name, *args), kwargs)
-        raise self.refuse(
-            self.rules.refusal(node.target)
-            or "no rule is known for it; "
-            + (
-                "compute it from the inputs alone, or express it by operations that are linear between activations"
-                if signals
-                else "compute it once, and hold it as a buffer or give it as an input"
+        why = self.rules.refusal(node.target)
+        if signals:
+            raise self.refuse(
+                why
+                or "no rule is known for it; compute it from the inputs alone, or express it by operations that are linear "
+                "between activations"
             )
-        )
+        beforehand = "compute it once, and hold it as a buffer or give it as an input"
+        raise self.refuse(f"no rule is known for it; {beforehand}" if why is None else f"{why}. Here: {beforehand}")
 
     def _called(self, name: str, args: Any, kwargs: Any) -> InputNode:
         """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
