@@ -1,6 +1,6 @@
-"""How long one training step of `casc_seq.RNN` takes beside `torch.nn.RNN` (tanh) of the same sizes, on the CPU.
+"""How long one training step of `casc_seq.RNN`, `GRU` and `LSTM` takes beside torch's of the same sizes, on the CPU.
 
-    python benchmarks/training_speed.py [--json FILE] [--repeats N]
+    python benchmarks/training_speed.py [--json FILE] [--repeats N] [--cells rnn,gru,lstm] [--q Q]
 
 A step is forward and backward over a whole batch, with gradients for the input and every parameter. The two networks
 take turns within one process, so that a busy machine slows both; the fastest of several turns is kept, in wall time and
@@ -10,6 +10,7 @@ in CPU time. Prints a Markdown table; a ratio of 1.25 or less is the target.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-import casc_seq.rnn
 from casc_core.reporting.tables import markdown_table
 from casc_core.storage.json_files import write_json
+from casc_seq.gru import GRU
+from casc_seq.lstm import LSTM
+from casc_seq.rnn import RNN
+
+CELLS: dict[str, tuple[Any, Any]] = {"rnn": (RNN, nn.RNN), "gru": (GRU, nn.GRU), "lstm": (LSTM, nn.LSTM)}
 
 
 class Case(NamedTuple):
@@ -79,7 +84,7 @@ def fastest(steps: list[Callable[[], None]], repeats: int) -> list[tuple[float, 
     return best
 
 
-def measure(case: Case, threads: int, repeats: int) -> dict[str, object]:
+def measure(cell: str, case: Case, q: int, threads: int, repeats: int) -> dict[str, object]:
     """One row of the table: milliseconds of both networks and their ratios."""
     torch.set_num_threads(threads)
     sizes: dict[str, Any] = {
@@ -89,9 +94,11 @@ def measure(case: Case, threads: int, repeats: int) -> dict[str, object]:
         "bidirectional": case.bidirectional,
         "batch_first": True,
     }
-    ours, theirs = casc_seq.rnn.RNN(**sizes, q=2), nn.RNN(**sizes)
+    own, torchs = CELLS[cell]
+    ours, theirs = own(**sizes, q=q), torchs(**sizes)
     (wall, cpu), (peer_wall, peer_cpu) = fastest([step_of(ours, case), step_of(theirs, case)], repeats)
     return {
+        "cell": cell,
         "case": str(case),
         "threads": threads,
         "casc_wall_ms": 1000 * wall,
@@ -107,25 +114,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=15, help="turns of each network per row (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="thread counts (default: 1 2)")
+    parser.add_argument("--cells", default="rnn,gru,lstm", help="which of them (default: %(default)s)")
+    parser.add_argument("--q", type=int, default=2, help="levels (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     options = parser.parse_args()
     rows = []
     for threads in options.threads:
-        for case in CASES:
-            row = measure(case, threads, options.repeats)
-            rows.append(row)
-            print(f"  {case}, {threads} threads", file=sys.stderr, flush=True)
+        for cell, case in itertools.product(options.cells.split(","), CASES):
+            rows.append(measure(cell, case, options.q, threads, options.repeats))
+            print(f"  {cell}, {case}, {threads} threads", file=sys.stderr, flush=True)
     header = [
+        "cell",
         "batch x length, sizes",
         "threads",
-        "casc_seq.RNN (ms)",
-        "torch.nn.RNN (ms)",
+        "casc_seq (ms)",
+        "torch.nn (ms)",
         "wall ratio",
         "CPU-time ratio",
     ]
     body = [
         [
-            str(row["case"]), str(row["threads"]), f"{row['casc_wall_ms']:.1f}", f"{row['torch_wall_ms']:.1f}",
+            str(row["cell"]).upper(), str(row["case"]), str(row["threads"]),
+            f"{row['casc_wall_ms']:.1f}", f"{row['torch_wall_ms']:.1f}",
             f"{row['wall_ratio']:.2f}", f"{row['cpu_ratio']:.2f}",
         ]
         for row in rows

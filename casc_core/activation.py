@@ -171,6 +171,10 @@ class Quantised(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} names populations and does not observe them")
 
+    def as_trained(self) -> nn.Module | None:
+        """What computes without levels what this does with them; None: there is no such thing, it has to be trained."""
+        return None
+
 
 class CQReLU(Quantised):
     """Trainable CQReLU: `cq_relu` forward; backward, 1 inside `[0, threshold]` and 0 outside.
@@ -238,6 +242,9 @@ class CQReLU(Quantised):
             given = z.floor().clamp_(0.0, float(self.q))
         return given.to(z.dtype) * threshold / self.q, [z]
 
+    def as_trained(self) -> nn.Module:
+        return nn.ReLU()
+
     def _read(self, x: Tensor) -> tuple[Tensor, float | Tensor]:
         """The input with the half step, and the threshold as it stands beside it."""
         threshold = self.effective_threshold
@@ -295,6 +302,21 @@ class _Nearest(torch.autograd.Function):
 
 
 _nearest: Callable[[Tensor, int, float], Tensor] = _Nearest.apply
+
+
+class Squashed(nn.Module):
+    """`threshold * f(x / threshold)`, f a squashing function by its name: what `Rounded` rounds.
+
+    >>> Squashed("hardtanh", 2.0)(torch.tensor([-3.0, 0.5]))
+    tensor([-2.0000,  0.5000])
+    """
+
+    def __init__(self, function: str, threshold: float = 1.0) -> None:
+        super().__init__()
+        self.function, self.threshold = function, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.threshold * SQUASHING[self.function].function(x / self.threshold)
 
 
 class Rounded(Quantised):
@@ -364,6 +386,9 @@ class Rounded(Quantised):
         if given is None or given.shape != z.shape:
             given = z.floor()
         return given.to(z.dtype) * self.threshold / self.q, [z]
+
+    def as_trained(self) -> nn.Module:
+        return Squashed(self.function, self.threshold)
 
     def _squashed(self, x: Tensor) -> Tensor:
         return SQUASHING[self.function].function(x if self.threshold == 1.0 else x / self.threshold)

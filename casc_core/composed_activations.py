@@ -60,3 +60,7 @@ class Swish(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.value(x) * self.gate(x)
         return result
+
+    def as_trained(self) -> nn.Module:
+        """Without levels and without the clip."""
+        return nn.SiLU() if self.gate.function == "sigmoid" else nn.Hardswish()

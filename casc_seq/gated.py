@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import copy
 
+import torch
+from torch import Tensor, nn
+
+from casc_seq.dense import dense
 from casc_seq.layers import RecurrentLayers
 
 
@@ -18,8 +21,22 @@ def to_levels(x: Tensor, q: int | None) -> Tensor:
 
 
 def nearest(x: Tensor, q: int | None) -> Tensor:
-    """`x`, in levels, rounded in place to the nearest; without levels, as it is."""
-    return x if q is None else x.add_(0.5).floor_()
+    """`x`, in levels, rounded in place to the nearest, halves to the even one; without levels, as it is.
+
+    A product of two levels lies halfway between two others often, and a state is rounded at every position: if halves were
+    rounded up, states would drift.
+    """
+    return x if q is None else x.round_()
+
+
+def before_nearest(x: Tensor, q: int) -> Tensor:
+    """What `floor` takes to the level that is nearest to `x`, a multiple of 1/q; of two as near, to the even one.
+
+    >>> before_nearest(torch.tensor([0.5, 1.5, 1.75]), 4).floor()
+    tensor([0., 2., 2.])
+    """
+    above = x + 0.5
+    return torch.where(above.floor() > x.round(), above - 0.5 / q, above)
 
 
 def state_levels(state: Tensor, q: int | None, largest: int) -> Tensor:
@@ -39,6 +56,11 @@ class GatedLayers(RecurrentLayers):
         """Levels for each unit of a state."""
         return 1 if self.q is None else self.q
 
+    def as_trained(self) -> nn.Module:
+        smooth = copy.deepcopy(self)
+        smooth.q = None
+        return smooth
+
     def biases(self, suffix: str) -> tuple[Tensor | None, Tensor | None]:
         """`(b_ih, b_hh)` of the cell with this suffix."""
         return (self.own("bias_ih", suffix), self.own("bias_hh", suffix)) if self.bias else (None, None)
@@ -53,9 +75,9 @@ def begin(levels: Tensor, start: Tensor, row: int, size: int, known: int, last: 
     return before
 
 
-def hidden_product(before: Tensor, weight_t: Tensor, bias: Tensor | None, scale: int) -> Tensor:
+def hidden_product(before: Tensor, weight: Tensor, bias: Tensor | None, scale: int) -> Tensor:
     """`W_h h + b_h` of a state in levels."""
-    if bias is None:
-        product = before @ weight_t
-        return product if scale == 1 else product.div_(scale)
-    return torch.addmm(bias, before, weight_t, alpha=1 / scale)
+    product = dense(before, weight)
+    if scale != 1:
+        product.div_(scale)
+    return product if bias is None else product.add_(bias)

@@ -26,7 +26,8 @@ from casc_core.extend import (
     stored,
 )
 from casc_core.numerics import largest
-from casc_seq.gated_recurrence import Emitted, GatedRecurrence, GRURecurrence, LSTMRecurrence
+from casc_seq.gated_cells import GRURecurrence, LSTMRecurrence
+from casc_seq.gated_recurrence import Emitted, GatedRecurrence
 from casc_seq.level_thresholds import atanh_thresholds, logit_thresholds, tanh_table
 from casc_seq.recurrence import recurrent_grid
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -23,8 +23,8 @@ from casc_core.engine.products.exact_sums import largest_row
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.run import LARGEST_TOTAL, SpikingRun
-from casc_core.engine.signal import TableRows, add_trains
+from casc_core.engine.run import SpikingRun
+from casc_core.engine.signal import TableRows
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
@@ -32,7 +32,6 @@ from casc_core.extend import (
     Connection,
     Flag,
     Follower,
-    LevelThresholds,
     Numbers,
     Op,
     Provenance,
@@ -45,80 +44,13 @@ from casc_core.extend import (
     tensors,
 )
 from casc_core.numerics import largest
-from casc_seq.level_thresholds import nearest_thresholds
+from casc_seq.gated_position import Position, begun
 from casc_seq.recurrence import Order, divided, recurrent_samples
 from casc_seq.rows import check_lengths
+from casc_seq.train_lengths import TrainLengths
 
-# Steps that a train may go on for each position beyond what a population needs, as a guess of what a run will take.
-_SPARE = 16
-
-
-@dataclass(frozen=True)
-class _Position:
-    """What arrives at one position, for the samples that have it, and the neurons that it meets.
-
-    Attributes:
-        run, exponent, kind: the run, the grid of currents, and a type in which all sums are exact.
-        arriving, drive: the input current `[steps, samples, rows]`, and what flows awake `[samples, rows]` or None.
-        recurrent: the current that the hidden state brings, `[steps, samples, rows]`.
-        states: the spikes of the states of the position before, `[steps, samples, hidden]`.
-    """
-
-    run: Run
-    exponent: int
-    kind: torch.dtype
-    arriving: Tensor
-    drive: Tensor | None
-    recurrent: Tensor
-    states: Sequence[Tensor]
-
-    def currents(self, rows: Any) -> Tensor:
-        """What arrives at these rows of weights, of the input and of the state."""
-        return add_trains(self.arriving[..., rows], self.recurrent[..., rows])
-
-    def driven(self, rows: Any) -> Tensor | None:
-        """What flows awake at these rows of weights."""
-        return None if self.drive is None else self.drive[..., rows]
-
-    def total(self, train: Tensor, drive: Tensor | None = None) -> Tensor:
-        """The running total of a train, and of a drive at each wake step."""
-        total = train.to(self.kind).cumsum(0)
-        if drive is None:
-            return total
-        awake = torch.tensor(self.run.wake_weights(), dtype=self.kind, device=train.device).cumsum(0)
-        steps = max(len(total), len(awake))
-        return _held(total, steps) + _held(awake.reshape(-1, *[1] * (train.dim() - 1)) * drive.to(self.kind), steps)
-
-    def changes(self, function: Callable[..., Tensor], *totals: Tensor) -> Tensor:
-        """The running difference of a function of totals, 0 where all of them are."""
-        steps = max(map(len, totals))
-        values = function(*(_held(total, steps) for total in totals))
-        return torch.cat([values[:1], values.diff(dim=0)])
-
-    def fire(self, train: Tensor, drive: Tensor | None, values: Tensor, lowest: int) -> Tensor:
-        """Spikes of a population with these thresholds, that of the level above the lowest first."""
-        thresholds = LevelThresholds(values.to(train.device, self.kind), lowest)
-        potential = self.run.initial_potential(None, thresholds, self.exponent)
-        return self.run.fire(train, drive, thresholds, self.kind, potential)
-
-
-def _held(totals: Tensor, steps: int) -> Tensor:
-    """Running totals over so many steps: after their last they stay what they are."""
-    missing = steps - len(totals)
-    if missing == 0:
-        return totals
-    last = totals[-1:] if len(totals) else totals.new_zeros((1, *totals.shape[1:]))
-    return torch.cat([totals, last.expand(missing, *last.shape[1:])])
-
-
-def _begun(spikes: Tensor, begins: Tensor) -> Tensor:
-    """The spikes of a state, and behind them the states of further samples, which arrive at the first step."""
-    if not len(begins):
-        return spikes
-    states = spikes.new_zeros((max(len(spikes), 1), spikes.shape[1] + len(begins), spikes.shape[2]), dtype=torch.int16)
-    states[: len(spikes), : spikes.shape[1]] = spikes
-    states[0, spikes.shape[1] :] = begins
-    return states
+# A second attempt costs as much as the first, so there is more room than the last run has needed.
+_ROOM = 1.25
 
 
 class GatedRecurrence(Op, abstract=True):
@@ -178,7 +110,7 @@ class GatedRecurrence(Op, abstract=True):
             self.require(fits, f"its {levels} thresholds must ascend")
 
     @abstractmethod
-    def step(self, at: _Position) -> tuple[Tensor, ...]:
+    def step(self, at: Position) -> tuple[Tensor, ...]:
         """The spikes of each population at one position, `[steps, samples, hidden]`."""
 
     @property
@@ -232,13 +164,11 @@ class GatedRecurrence(Op, abstract=True):
         Of gates, which nothing reads behind this, only where a record is kept.
         """
         neuron, train = run.kernel_neuron, current.train
-        if neuron is None or neuron.in_levels or not run.numerics.is_exact or not kernels.ready(train, self.weight):
+        if neuron is None or not run.numerics.is_exact or not kernels.ready(train, self.weight):
             return None
         if isinstance(run, SpikingRun) and run.neuron.initial_potential:
             return None
-        weights = self.kept(self.weight, "gated", self._packed)
-        if not weights.fits:
-            return None
+        weights = self.kept(self.weight, "gated", self.packed)
         self._type(run, current)
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (
@@ -259,23 +189,14 @@ class GatedRecurrence(Op, abstract=True):
         start = begins if any(bool(each.any()) for each in begins) else [None for _ in begins]
         recorded = run.recorder is not None
         wanted = [recorded or place in self.STATES for place in range(len(self.ranges))]
-        emitted = kernels.gated(weights, sequences, start, wanted, neuron, self.steps.get(neuron.most, 0))
-        longest = len(emitted[self.STATES[0]])
-        self.steps[neuron.most] = max(longest, self.steps.get(neuron.most, 0) - 1)
+        guess = round(_ROOM * self.train_lengths.guess(neuron.most))
+        emitted = kernels.gated(weights, sequences, start, wanted, neuron, guess)
+        self.train_lengths.note(neuron.most, len(emitted[self.STATES[0]]))
         return emitted
 
-    def _packed(self) -> kernels.GatedWeights:
-        return kernels.GatedWeights.of(self.weight, self.multiplied, self.sigmoid, self.tanh, self.cell_table)
-
-    @property
-    def multiplied(self) -> Tensor | None:
-        """The bias beside what a gate multiplies."""
-        return None
-
-    @property
-    def cell_table(self) -> Tensor | None:
-        """A cell as its output gate meets it."""
-        return None
+    @abstractmethod
+    def packed(self) -> kernels.GatedWeights:
+        """What the kernel reads."""
 
     @cached_property
     def kept(self) -> WeightCache:
@@ -288,9 +209,9 @@ class GatedRecurrence(Op, abstract=True):
         return WeightCache()
 
     @cached_property
-    def steps(self) -> dict[int, int]:
-        """Steps that runs have needed, by where they are cut."""
-        return {}
+    def train_lengths(self) -> TrainLengths:
+        """Steps that runs have needed: the room that the next one begins with."""
+        return TrainLengths()
 
     def _type(self, run: Run, current: Signal) -> torch.dtype:
         """The cheapest type that holds every sum.
@@ -321,12 +242,12 @@ class GatedRecurrence(Op, abstract=True):
         for position, size, known in order.visits:
             rows = order.rows[:size]
             states = [
-                _begun(spikes[:, :known], begins[rows[known:]]) for spikes, begins in zip(before, initial, strict=True)
+                begun(spikes[:, :known], begins[rows[known:]]) for spikes, begins in zip(before, initial, strict=True)
             ]
             peak = max(run.peak, self.q) if known < size else run.peak
             recurrent = self.product(states[0], self.weight, exponent, peak, kind)
             own = None if drive is None else drive[rows, position].to(kind)
-            at = _Position(run, exponent, kind, train[:, rows, position].to(kind), own, recurrent, states)
+            at = Position(run, exponent, kind, train[:, rows, position].to(kind), own, recurrent, states)
             trains = self.step(at)
             before = [trains[index] for index in self.STATES]
             visited.append((trains, rows, position))
@@ -367,9 +288,8 @@ class GatedRecurrence(Op, abstract=True):
         samples = recurrent_samples(follower, current, self.settings["batch_first"], given, lengths)
         arriving = 0 if current.train is None else current.train.steps
         length = current.shape[1 if self.settings["batch_first"] else 0]
-        run, deepest = follower.run, 2 * max(high - low for low, high in self.ranges)
-        most = max(arriving, len(run.wake_weights())) + run.total * deepest + (_SPARE + run.total) * length
-        steps = 1 if run.longest(arriving) == 1 else most
+        levels = self.q * sum(high - low for low, high in self.ranges)
+        steps = self.train_lengths.longest(follower.run, arriving, length, levels)
         return tuple(follower.signal(shape, samples, steps) for _ in self.ranges)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
@@ -412,107 +332,6 @@ class GatedRecurrence(Op, abstract=True):
     @abstractmethod
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         """Of products of two totals; `passed` are the spikes of each state that reach the next position."""
-
-
-class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
-    """A GRU: reset gate R, update gate Z, candidate N and hidden state H, in levels.
-
-    With totals X of the input's current and `C = W_hn H + b_hn` of the recurrent one, `N = tanh_q(q X + R C)`, and
-    `H' = floor(((q - Z) N + Z H) / q + 1/2)`.
-    """
-
-    TENSORS = tensors(**GatedRecurrence.TENSORS, bias=Numbers((("hidden",),), "exponent", optional=True))
-    GATES = 3
-    STATES = (3,)
-    bias: Tensor | None
-
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        return ((0, 1), (0, 1), (-1, 1), (-1, 1))
-
-    @property
-    def spiking_reach(self) -> float:
-        return super().spiking_reach + (0.0 if self.bias is None else largest(self.bias))
-
-    @property
-    def products(self) -> int:
-        return self.q
-
-    @property
-    def multiplied(self) -> Tensor | None:
-        return self.bias
-
-    def step(self, at: _Position) -> tuple[Tensor, ...]:
-        q, gates, last = self.q, slice(2 * self.hidden), slice(2 * self.hidden, None)
-        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
-        reset, update = opened.split(self.hidden, -1)
-        products = at.total(at.arriving[..., last], at.driven(last)), at.total(at.recurrent[..., last], self.bias)
-        candidate = at.fire(
-            at.changes(lambda r, x, c: q * x + r * c, at.total(reset), *products), None, q * self.tanh.double(), -q
-        )
-        totals = at.total(update), at.total(candidate), at.total(at.states[0])
-        mixed = at.changes(lambda z, n, h: (q - z) * n + z * h, *totals)
-        return reset, update, candidate, at.fire(mixed, None, nearest_thresholds(q, q), -q)
-
-    def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
-        reset, update, candidate, _ = result
-        spikes = Work.total(Work(accumulates=each.spikes_by_step()) for each in (reset, update, candidate))
-        # Wherever spikes arrive, the current of each unit changes that the reset gate multiplies.
-        changed = by_step((passed[0] > 0).to(torch.int32)) * self.hidden
-        return spikes + Work(accumulates=by_step(passed[0]), multiplies=changed)
-
-
-class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
-    """An LSTM: gates I, F and O, candidate G, cell C and hidden state H, in levels.
-
-    `C' = clip(floor((F C + I G) / q + 1/2), -k q, k q)`, `H = floor(O round(q tanh(C'/q)) / q + 1/2)`; k is `cell_range`.
-    """
-
-    SETTINGS = settings(**GatedRecurrence.SETTINGS, cell_range=Whole(1, 1000))
-    TENSORS = tensors(**GatedRecurrence.TENSORS, table=Numbers((("cells",),)))
-    GATES = 4
-    STATES = (5, 4)
-    table: Tensor
-
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        k = self.settings["cell_range"]
-        return ((0, 1), (0, 1), (-1, 1), (0, 1), (-k, k), (-1, 1))
-
-    def check(self) -> None:
-        super().check()
-        cells = 2 * self.cells + 1
-        self.require(self.cells <= LARGEST_TOTAL, f"q times 'cell_range' must be at most {LARGEST_TOTAL:,}")
-        self.require(len(self.table) == cells, f"'table' must have an entry for each of {cells} levels of a cell")
-
-    @property
-    def cells(self) -> int:
-        """The highest level of a cell."""
-        return self.q * int(self.settings["cell_range"])
-
-    @property
-    def cell_table(self) -> Tensor | None:
-        return self.table
-
-    def step(self, at: _Position) -> tuple[Tensor, ...]:
-        q, hidden = self.q, self.hidden
-        candidate_rows = slice(2 * hidden, 3 * hidden)
-        gates = [*range(2 * hidden), *range(3 * hidden, 4 * hidden)]
-        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
-        taken, kept, shown = opened.split(hidden, -1)
-        candidate = at.fire(at.currents(candidate_rows), at.driven(candidate_rows), self.tanh, -q)
-        totals = at.total(kept), at.total(at.states[1]), at.total(taken), at.total(candidate)
-        products = at.changes(lambda f, c, i, g: f * c + i * g, *totals)
-        cell = at.fire(products, None, nearest_thresholds(self.cells, q), -self.cells)
-        table = self.table.to(at.kind)
-        seen = at.changes(lambda o, c: o * table[c.long() + self.cells], at.total(shown), at.total(cell))
-        return taken, kept, candidate, shown, cell, at.fire(seen, None, nearest_thresholds(q, q), -q)
-
-    def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
-        # A cell's spikes meet the output gate of their own position and the forget gate of the next.
-        *met, _ = result
-        spikes = Work.total(Work(accumulates=each.spikes_by_step()) for each in met)
-        return spikes + Work(accumulates=by_step(passed[1]))
 
 
 class Emitted(Op, saved_as="Emitted"):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from casc_seq.gated import GatedLayers, begin, hidden_product, nearest, state_levels, to_levels
+from casc_seq.dense import dense, linear
+from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
 
@@ -33,13 +33,13 @@ class _Pass(NamedTuple):
 
 def _forward(drive: Tensor, start: Tensor, weight: Tensor, bias: Tensor | None, order: _Order, q: int | None) -> _Pass:
     hidden, scale = start.shape[1], q or 1
-    smooth, weight_t = drive.clone(), weight.t()
+    smooth = drive.clone()
     levels, previous = drive.new_empty(len(drive), hidden), drive.new_empty(len(drive), hidden)
     recurrent = torch.empty_like(levels)
     last = 0
     for row, size, known in order:
         before = begin(levels, start, row, size, known, last, previous)
-        product = hidden_product(before, weight_t, bias, scale)
+        product = hidden_product(before, weight, bias, scale)
         gates, kept = smooth[row : row + size], recurrent[row : row + size]
         kept.copy_(product[:, 2 * hidden :])
         reset_update, candidate = gates[:, : 2 * hidden], gates[:, 2 * hidden :]
@@ -89,15 +89,14 @@ class _Recurrence(torch.autograd.Function):
             rows = slice(row, row + size)
             arriving = grad[rows]
             torch.mul(arriving.unsqueeze(1), slopes[rows], out=grad_products[rows])
-            into_previous = torch.addmm(arriving * kept[rows], grad_products[rows].flatten(1), weight, alpha=1 / scale)
+            into_previous = dense(grad_products[rows].flatten(1), weight.t()).div_(scale).addcmul_(arriving, kept[rows])
             if known:
                 earlier = order[visit - 1][0]
                 grad[earlier : earlier + known] += into_previous[:known]
             grad_start[known:size] = into_previous[known:]
         flat = grad_products.flatten(1)
         grad_drive = torch.cat([flat[:, : 2 * hidden], grad * into_candidate], dim=1)
-        grad_weight = flat.t() @ previous
-        grad_weight = grad_weight if scale == 1 else grad_weight.div_(scale)
+        grad_weight = dense(flat.t(), previous.t()).div_(scale)
         return grad_drive, grad_start, grad_weight, flat.sum(0) if ctx.biased else None, None, None
 
 
@@ -112,7 +111,7 @@ class GRU(GatedLayers):
 
     - `R = round(q sigmoid(W_ir x + b_ir + W_hr h + b_hr))`, `Z` likewise with the weights of the update gate;
     - `N = round(q tanh(W_in x + b_in + R/q (W_hn h + b_hn)))`;
-    - `H' = floor(((q - Z) N + Z H) / q + 1/2)`, and `h = H/q`.
+    - `H' = round(((q - Z) N + Z H) / q)`, halves to the even level, and `h = H/q`.
 
     The gradient passes straight through the rounding: it is that of the smooth activations. A `state_dict` of a
     `torch.nn.GRU` of the same sizes loads unchanged.
@@ -162,7 +161,7 @@ class GRU(GatedLayers):
     def _read(self, visit: Visit) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """What the input drives, the initial state in levels, recurrent weights and biases."""
         bias_ih, bias_hh = self.biases(visit.suffix)
-        drive = F.linear(visit.x, self.own("weight_ih", visit.suffix), bias_ih)
+        drive = linear(visit.x, self.own("weight_ih", visit.suffix), bias_ih)
         start = state_levels(visit.start_rows(0, drive, self.hidden_size), self.q, 1)
         return drive, start, self.own("weight_hh", visit.suffix), bias_hh
 
@@ -182,7 +181,7 @@ class GRU(GatedLayers):
         else:
             previous = previous_rows(levels[-1], start, visit.order)
             reset, update, candidate = drive.chunk(3, 1)
-            products = hidden_product(previous, weight.t(), bias, scale).chunk(3, 1)
+            products = hidden_product(previous, weight, bias, scale).chunk(3, 1)
             smooth = [
                 (reset + products[0]).sigmoid(),
                 (update + products[1]).sigmoid(),
@@ -190,7 +189,7 @@ class GRU(GatedLayers):
             ]
         _, kept, new, _ = levels
         state = ((scale - kept) * new + kept * previous) / scale
-        return Course(list(levels), [*(each * scale + 0.5 for each in smooth), state + 0.5])
+        return Course(list(levels), [*(each * scale + 0.5 for each in smooth), before_nearest(state, scale)])
 
     def states(self, levels: Sequence[Tensor]) -> tuple[Tensor]:
         return (levels[-1] if self.q is None else levels[-1] / self.q,)

@@ -25,12 +25,14 @@ def atanh_thresholds(q: int) -> Tensor:
 
 
 def nearest_thresholds(highest: int, unit: int) -> Tensor:
-    """Totals at which `clip(floor(x / unit + 1/2), -highest, highest)` steps: `unit (k - 1/2)`, k = -highest+1..highest.
+    """The least whole totals that round to `k` units or more, halves to the even: k = -highest+1..highest.
 
-    >>> nearest_thresholds(1, 4)
-    tensor([-2.,  2.], dtype=torch.float64)
+    >>> nearest_thresholds(2, 4)
+    tensor([-5., -2.,  3.,  6.], dtype=torch.float64)
     """
-    return unit * (torch.arange(1 - highest, highest + 1, dtype=torch.float64) - 0.5)
+    k = torch.arange(1 - highest, highest + 1)
+    doubled = unit * (2 * k - 1)
+    return (doubled.div(2, rounding_mode="floor") + ((doubled % 2 == 1) | (k % 2 == 1))).double()
 
 
 def tanh_table(q: int, highest: int) -> Tensor:

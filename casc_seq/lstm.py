@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import ConfigError, InputError
-from casc_seq.gated import GatedLayers, begin, hidden_product, nearest, state_levels, to_levels
+from casc_seq.dense import dense, linear
+from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
+
+# Cells grow by at most 1 at each position, and what remembers for long grows for long.
+CELL_RANGE = 32
 
 _Order = list[tuple[int, int, int]]
 
@@ -37,14 +40,14 @@ def _forward(
     drive: Tensor, start: Tensor, start_cells: Tensor, weight: Tensor, order: _Order, q: int | None, cell_range: int
 ) -> _Pass:
     hidden, scale = start.shape[1], q or 1
-    smooth, weight_t = drive.clone(), weight.t()
+    smooth = drive.clone()
     levels, cells, previous, previous_cells = (drive.new_empty(len(drive), hidden) for _ in range(4))
     last = 0
     for row, size, known in order:
         before = begin(levels, start, row, size, known, last, previous)
         cell_before = begin(cells, start_cells, row, size, known, last, previous_cells)
         gates, cell = smooth[row : row + size], cells[row : row + size]
-        torch.addmm(gates, before, weight_t, alpha=1 / scale, out=gates)
+        gates.add_(dense(before, weight), alpha=1 / scale)
         gates[:, : 2 * hidden].sigmoid_()
         gates[:, 2 * hidden : 3 * hidden].tanh_()
         gates[:, 3 * hidden :].sigmoid_()
@@ -115,8 +118,7 @@ class _Recurrence(torch.autograd.Function):
             cell = grad_cells[at].addcmul_(grad[at], into_cell[at])
             torch.mul(cell.unsqueeze(1), slopes[at], out=grad_drive[at, :3])
             torch.mul(grad[at], output_slopes[at], out=grad_drive[at, 3])
-            into_previous = grad_drive[at].flatten(1) @ weight
-            into_previous = into_previous if scale == 1 else into_previous.div_(scale)
+            into_previous = dense(grad_drive[at].flatten(1), weight.t()).div_(scale)
             if known:
                 earlier = order[visit - 1][0]
                 grad[earlier : earlier + known] += into_previous[:known]
@@ -125,8 +127,7 @@ class _Recurrence(torch.autograd.Function):
                 grad_start[known:size] = into_previous[known:]
                 grad_start_cells[known:size] = cell[known:] * kept[row + known : row + size]
         flat = grad_drive.flatten(1)
-        grad_weight = flat.t() @ previous
-        grad_weight = grad_weight if scale == 1 else grad_weight.div_(scale)
+        grad_weight = dense(flat.t(), previous.t()).div_(scale)
         return flat, grad_start, grad_start_cells, grad_weight, None, None, None
 
 
@@ -141,8 +142,8 @@ class LSTM(GatedLayers):
     Schmidhuber 1997, "Long short-term memory", with the forget gate of Gers et al. 2000; in levels, units of 1/q):
 
     - `I = round(q sigmoid(W_ii x + b_ii + W_hi h + b_hi))`, `F` and `O` likewise, and `G` with tanh;
-    - `C' = clip(floor((F C + I G) / q + 1/2), -k q, k q)`;
-    - `H' = floor(O round(q tanh(C'/q)) / q + 1/2)`, and `h = H/q`, `c = C/q`.
+    - `C' = clip(round((F C + I G) / q), -k q, k q)`, halves to the even level;
+    - `H' = round(O round(q tanh(C'/q)) / q)`, likewise, and `h = H/q`, `c = C/q`.
 
     The gradient passes straight through the rounding: it is that of the smooth activations. A `state_dict` of a
     `torch.nn.LSTM` of the same sizes loads unchanged.
@@ -151,7 +152,7 @@ class LSTM(GatedLayers):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: as in `torch.nn.LSTM`.
         proj_size: accepted so that calls of `torch.nn.LSTM` work unchanged; there is no projection, so it must be 0.
         q: levels of every gate and, of either sign, of the state; None: nothing is rounded, nor clipped.
-        cell_range: k, the largest magnitude of a cell. Spikes take up to `2 k q` steps to carry it.
+        cell_range: k, the largest magnitude of a cell. A cell takes as many steps as its own level, so room costs nothing.
 
     Shape of the call `lstm(input, hx=None, lengths=None)`:
         as of `casc_seq.RNN`; hx `(h_0, c_0)`, and the result `(output, (h_n, c_n))`. With levels, initial states are
@@ -186,7 +187,7 @@ class LSTM(GatedLayers):
         dtype: torch.dtype | None = None,
         *,
         q: int | None = None,
-        cell_range: int = 8,
+        cell_range: int = CELL_RANGE,
     ) -> None:
         if proj_size:
             raise ConfigError(f"casc_seq.LSTM has no projection of its states: proj_size must be 0; got {proj_size!r}")
@@ -211,7 +212,7 @@ class LSTM(GatedLayers):
         """What input and biases drive, the initial states in levels, and the recurrent weights."""
         bias_ih, bias_hh = self.biases(visit.suffix)
         bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-        drive = F.linear(visit.x, self.own("weight_ih", visit.suffix), bias)
+        drive = linear(visit.x, self.own("weight_ih", visit.suffix), bias)
         state, cell = (visit.start_rows(index, drive, self.hidden_size) for index in range(2))
         starts = state_levels(state, self.q, 1), state_levels(cell, self.q, self.cell_range)
         return drive, *starts, self.own("weight_hh", visit.suffix)
@@ -235,14 +236,17 @@ class LSTM(GatedLayers):
         else:
             previous = previous_rows(levels[-1], start, visit.order)
             previous_cells = previous_rows(levels[-2], start_cells, visit.order)
-            smooth = drive + hidden_product(previous, weight.t(), None, scale)
+            smooth = drive + hidden_product(previous, weight, None, scale)
             smooth[:, : 2 * hidden].sigmoid_()
             smooth[:, 2 * hidden : 3 * hidden].tanh_()
             smooth[:, 3 * hidden :].sigmoid_()
         taken, kept, new, shown, cells, _ = levels
         cell = (kept * previous_cells + taken * new) / scale
         state = shown * _shown(cells, self.q) / scale
-        return Course(list(levels), [*(smooth * scale + 0.5).chunk(4, 1), cell + 0.5, state + 0.5])
+        return Course(
+            list(levels),
+            [*(smooth * scale + 0.5).chunk(4, 1), before_nearest(cell, scale), before_nearest(state, scale)],
+        )
 
     def states(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         *_, cells, state = levels
@@ -255,4 +259,4 @@ class LSTM(GatedLayers):
         )
 
     def _options(self) -> list[str]:
-        return [*super()._options(), *([] if self.cell_range == 8 else [f"cell_range={self.cell_range}"])]
+        return [*super()._options(), *([] if self.cell_range == CELL_RANGE else [f"cell_range={self.cell_range}"])]

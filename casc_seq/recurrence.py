@@ -43,9 +43,8 @@ from casc_core.extend import (
 )
 from casc_core.numerics import INPUT_EXPONENT, binade, largest
 from casc_seq.rows import check_lengths, time_order
+from casc_seq.train_lengths import TrainLengths
 
-# Steps that a train may go on beyond what one position could need.
-_SPARE = 16
 _EACH = Numbers(((), ("hidden",)), optional=True)
 
 
@@ -90,9 +89,9 @@ class Recurrence(Op, saved_as="Recurrence"):
         return WeightCache()
 
     @cached_property
-    def steps(self) -> dict[int, int]:
-        """Steps that runs have needed, by where they are cut: the room that the next one begins with."""
-        return {}
+    def train_lengths(self) -> TrainLengths:
+        """Steps that runs have needed: the room that the next one begins with."""
+        return TrainLengths()
 
     def forward(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
@@ -175,22 +174,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         if self.charge is not None:
             follower.note(self.charge)
         train = current.train or Train()
-        return follower.signal(current.shape, samples, self._longest(follower.run, train.steps, length))
-
-    def _longest(self, run: Run, arriving: int, length: int) -> int:
-        """How long the train of this many positions may be: each may go on for as many steps as it has spikes to give or to
-        take back after that before it, which none does; twice as long as any has been is taken for the most."""
-        most = arriving
-        for _ in range(length):
-            most = run.longest(most)
-        usual = max(arriving, len(run.wake_weights())) + 3 * run.total + _SPARE
-        return min(most, max(usual, 2 * self.seen))
-
-    @property
-    def seen(self) -> int:
-        """The longest train so far, rounded up to a power of two."""
-        longest = max(self.steps.values(), default=0)
-        return 1 << (longest - 1).bit_length() if longest else 0
+        return follower.signal(current.shape, samples, self.train_lengths.longest(follower.run, train.steps, length))
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         *read, spikes = (entries(each) for each in signals)
@@ -250,11 +234,11 @@ class Recurrence(Op, saved_as="Recurrence"):
             neuron,
             positions_first=not batch_first,
             tally=run.row_counts is not None,
-            guess=self.steps.get(neuron.most, 0),
+            guess=self.train_lengths.guess(neuron.most),
             exact=exact,
         )
-        if spikes is not None:  # one long run is forgotten little by little
-            self.steps[neuron.most] = max(len(spikes.train), self.steps.get(neuron.most, 0) - 1)
+        if spikes is not None:
+            self.train_lengths.note(neuron.most, len(spikes.train))
         return spikes
 
     def _limit(self, run: Run, reach: float, unit: int) -> float:

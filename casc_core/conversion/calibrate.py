@@ -1,4 +1,4 @@
-"""Calibration: a network trained with plain ReLU gets levels and thresholds, and the error that this makes is measured."""
+"""Calibration: a network trained with plain activations gets levels and thresholds, and what that changes is measured."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, Quantised
+from casc_core.composed_activations import Swish
 from casc_core.conversion.activation_values import Histogram, watched
 from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.affine_sources import AffineSources
@@ -149,6 +150,8 @@ def calibrate(
 ) -> Calibration:
     """Prepare a network that was trained with plain ReLU, with thresholds and biases from what it does on some data.
 
+    Sigmoids, tanhs and others that are rounded have ends of their own, so there is nothing to choose: they stay.
+
     Each threshold starts at a percentile of the positive activations of its layer or channel (Rueckauer et al. 2017,
     "Conversion of continuous-valued deep networks to efficient event-driven networks"), so a few outliers do not stretch
     all levels. Then the `steps` follow, in this order. Each is measured on the calibration set, and undone where it makes
@@ -200,9 +203,10 @@ def calibrate(
         raise ConfigError(f"steps are some of {', '.join(map(repr, STEPS))}, in a list; got {unknown[0]!r}")
     prepared = prepare(model, adapter, q=q).eval()
     for name, module in prepared.named_modules():
-        if isinstance(module, Quantised) and not isinstance(module, CQReLU):
+        if isinstance(module, Quantised) and module.as_trained() is None:
             raise ConfigError(
-                f"module {name!r}: {type(module).__name__} does not come from a ReLU; train it prepared instead"
+                f"module {name!r}: a {type(module).__name__} with levels is another function than what was trained; train "
+                "it prepared instead"
             )
         if isinstance(module, CQReLU):
             module.half_step = half_step
@@ -211,7 +215,7 @@ def calibrate(
         inputs_and_labels(batch, takes, len(returned.readouts)) for batch in checked_batches(batches, "calibrate on")
     ]
     kept, labels = [inputs for inputs, _ in given], [labels for _, labels in given]
-    plain = _with_relus(prepared)
+    plain = _as_trained(prepared, model)
     sources = AffineSources.of(prepared, adapter)
     channels = _channelled(plain, sources, kept[0]) if per_channel is None else None
     histograms = {
@@ -276,14 +280,20 @@ def _names(prepared: nn.Module) -> list[str]:
     return [name for name, module in prepared.named_modules() if isinstance(module, CQReLU)]
 
 
-def _with_relus(prepared: nn.Module) -> nn.Module:
-    """A copy with a ReLU in the place of each CQReLU."""
-    result = copy.deepcopy(prepared)
-    relus: dict[nn.Module, nn.Module] = {}  # a module held under two names stays one
+def _as_trained(prepared: nn.Module, model: nn.Module) -> nn.Module:
+    """A copy in which nothing is rounded: activations are the model's own modules, or what functions stand for."""
+    result, own = copy.deepcopy(prepared), dict(model.named_modules(remove_duplicate=False))
+    smooth: dict[nn.Module, nn.Module] = {}  # a module held under two names stays one
     for name, module in list(result.named_modules(remove_duplicate=False)):
-        if isinstance(module, CQReLU):
-            parent, _, child = name.rpartition(".")
-            setattr(result.get_submodule(parent), child, relus.setdefault(module, nn.ReLU()))
+        if not isinstance(module, (Quantised, Swish)):
+            continue
+        if module not in smooth:
+            trained = copy.deepcopy(own.get(name))
+            rounded = trained is None or isinstance(trained, Quantised)
+            replacement: Any = module.as_trained() if rounded else trained
+            smooth[module] = replacement
+        parent, _, child = name.rpartition(".")
+        setattr(result.get_submodule(parent), child, smooth[module])
     return result.eval()
 
 

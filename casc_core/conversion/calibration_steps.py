@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from casc_core.activation import SMALLEST_THRESHOLD, CQReLU
+from casc_core.composed_activations import Swish
 from casc_core.conversion.activation_values import Histogram, watched
 from casc_core.conversion.affine_sources import AffineSources, Place, output_place
 from casc_core.conversion.batches import output_of
@@ -35,7 +36,7 @@ class Calibrating:
 
     Attributes:
         prepared: with CQReLUs; the steps change it.
-        plain: the same with ReLUs, as it was trained.
+        plain: the same as it was trained, nothing rounded.
         batches: the inputs of the calibration set.
         histograms: of the plain network's activations, by activation.
         sources: which layer's bias moves which activation's input.
@@ -64,10 +65,18 @@ class Calibrating:
         self.activation(name).set_threshold(threshold.to(device) if threshold.dim() else float(threshold))
 
     def set_percentiles(self, percentile: float) -> None:
-        """Count the plain network's activations, and give each activation their percentile."""
-        watched(self.plain, list(self.histograms), self.batches, lambda name, value: self.histograms[name].add(value))
+        """Count the plain network's activations, and give each activation their percentile.
+
+        What a Swish gives is nearly what it reads where that is large: its clip is at their percentile, if not above.
+        """
+        gated = {name: module for name, module in self.prepared.named_modules() if isinstance(module, Swish)}
+        counted = self.histograms | {name: Histogram(per_channel=False) for name in gated}
+        watched(self.plain, list(counted), self.batches, lambda name, value: counted[name].add(value))
         for name, histogram in self.histograms.items():
             self.set_threshold(name, histogram.percentile(percentile))
+        for name, module in gated.items():
+            value = module.value
+            value.threshold = max(value.threshold, float(counted[name].percentile(percentile)))
 
     def snapshot(self) -> Callable[[], None]:
         """Call what this returns, and the network is again as it is now."""

@@ -71,13 +71,18 @@ def rounded(x: Tensor, q: int) -> Tensor:
     return (torch.floor(x * q + 0.5) / q).detach() + (x - x.detach())
 
 
+def nearest(x: Tensor, q: int) -> Tensor:
+    """A product of levels, to the nearest level, halves to the even one; the gradient goes straight through."""
+    return (torch.round(x * q) / q).detach() + (x - x.detach())
+
+
 def gru_step(cell: list[Tensor], x: Tensor, states: list[Tensor], q: int, cell_range: int) -> list[Tensor]:
     w_x, w_h, b_x, b_h = cell
     (h,) = states
     own, back = (w_x @ x + b_x).chunk(3), (w_h @ h + b_h).chunk(3)
     reset, update = (rounded((own[i] + back[i]).sigmoid(), q) for i in range(2))
     new = rounded((own[2] + reset * back[2]).tanh(), q)
-    return [rounded((1 - update) * new + update * h, q)]
+    return [nearest((1 - update) * new + update * h, q)]
 
 
 def lstm_step(cell: list[Tensor], x: Tensor, states: list[Tensor], q: int, cell_range: int) -> list[Tensor]:
@@ -85,8 +90,8 @@ def lstm_step(cell: list[Tensor], x: Tensor, states: list[Tensor], q: int, cell_
     h, c = states
     take, forget, new, output = (w_x @ x + b_x + w_h @ h + b_h).chunk(4)
     take, forget, output = (rounded(gate.sigmoid(), q) for gate in (take, forget, output))
-    c = rounded(forget * c + take * rounded(new.tanh(), q), q).clamp(-cell_range, cell_range)
-    return [rounded(output * rounded(c.tanh(), q), q), c]
+    c = nearest(forget * c + take * rounded(new.tanh(), q), q).clamp(-cell_range, cell_range)
+    return [nearest(output * rounded(c.tanh(), q), q), c]
 
 
 def equations(
@@ -173,6 +178,17 @@ def test_is_a_drop_in_for_torch(pair: tuple[Any, Any], options: dict[str, Any]) 
         (output, final), (expected, expected_final) = ours(x, hx), theirs(x, hx)
         assert output.shape == expected.shape
         assert [each.shape for each in parts(final)] == [each.shape for each in parts(expected_final)]
+
+
+def test_states_do_not_drift_where_products_lie_between_two_levels() -> None:
+    # Weights of 0 leave half-open gates and a candidate of 0: each state is half of the one before.
+    gru = GRU(1, 1, q=16)
+    with torch.no_grad():
+        for parameter in gru.parameters():
+            parameter.zero_()
+    up, down = (gru(torch.zeros(5, 1, 1), torch.full((1, 1, 1), sign * 15 / 16))[0].flatten() * 16 for sign in (1, -1))
+    assert up.tolist() == [8, 4, 2, 1, 0]
+    assert torch.equal(up, -down)
 
 
 @pytest.mark.parametrize("kind", [GRU, LSTM])

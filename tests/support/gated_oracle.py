@@ -37,6 +37,11 @@ class Neurons:
         return spikes
 
 
+def product_threshold(q: int) -> Callable[[int], float]:
+    """Of a whole number rounded to multiples of q, halves to the even one: an odd level is reached beyond the half."""
+    return lambda k: q * (k - 0.5) + (0.25 if k % 2 else 0.0)
+
+
 def logit_threshold(q: int) -> Callable[[int], float]:
     return lambda k: -q * math.log(q / (k - 0.5) - 1.0)
 
@@ -85,7 +90,7 @@ class GRUToken:
         # Sums of the candidate are q times as large, since R counts up to q; those of the state too.
         steps = atanh_threshold(q)
         self.candidate = Neurons(size, -q, q, lambda k: q * steps(k))
-        self.hidden = Neurons(size, -q, q, lambda k: q * (k - 0.5))
+        self.hidden = Neurons(size, -q, q, product_threshold(q))
         self.recurrent, self.before = Running.zeros(size), Running.zeros(size)
         self.r, self.z, self.n = (Running.zeros(size) for _ in range(3))
         self.populations = [self.reset, self.update, self.candidate, self.hidden]
@@ -113,8 +118,8 @@ class LSTMToken:
         self.cell, self.q, self.takes_back, size = cell, q, takes_back, cell.w_h.shape[1]
         self.input, self.forget, self.output = (Neurons(size, 0, q, logit_threshold(q)) for _ in range(3))
         self.candidate = Neurons(size, -q, q, atanh_threshold(q))
-        self.memory = Neurons(size, -cell_range * q, cell_range * q, lambda k: q * (k - 0.5))
-        self.hidden = Neurons(size, -q, q, lambda k: q * (k - 0.5))
+        self.memory = Neurons(size, -cell_range * q, cell_range * q, product_threshold(q))
+        self.hidden = Neurons(size, -q, q, product_threshold(q))
         self.i, self.f, self.g, self.o, self.before, self.shown = (Running.zeros(size) for _ in range(6))
         self.populations = [self.input, self.forget, self.candidate, self.output, self.memory, self.hidden]
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from gated_cnns import GatedConvolution, mobilenet_v3, se_resnet
 from torch import nn
 
 import casc_core
@@ -277,3 +278,82 @@ def test_the_report_shows_what_each_step_gains():
     for step in calibration.steps[1:]:
         assert float(gains[step.name][2]) == pytest.approx(100 * (before - step.logit_error), abs=0.006)
         before = min(before, step.logit_error)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        se_resnet(nn.Sigmoid),
+        se_resnet(nn.Hardsigmoid),
+        mobilenet_v3(True),
+        mobilenet_v3(False),
+        GatedConvolution().eval(),
+    ],
+    ids=["sigmoid", "hardsigmoid", "timm", "torchvision", "functions"],
+)
+def test_gates_stay_and_the_rest_is_calibrated(model):
+    drawn = torch.Generator().manual_seed(1)
+    images = [torch.randn(8, 3, 16, 16, generator=drawn) for _ in range(2)]
+    calibration = casc_core.calibrate(model, images, q=16, steps=["thresholds"])
+    with torch.no_grad():
+        expected = torch.cat([model(x) for x in images])
+        # What it is measured against is the network as it was trained.
+        found = calibration.model(torch.cat(images))
+    error = float((found - expected).norm() / expected.norm())
+    taken = [step for step in calibration.steps if step.taken][-1]
+    assert abs(taken.logit_error - error) < 1e-3
+    assert set(calibration.thresholds) == {
+        name for name, module in calibration.model.named_modules() if isinstance(module, CQReLU)
+    }
+    report = casc_core.verify(casc_core.convert(calibration.model), images[0])
+    assert not any(layer.mismatches for layer in report.layers.values())
+
+
+def test_a_swish_is_clipped_where_its_values_end():
+    model = nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 6), nn.Hardswish(), nn.Linear(6, 2))
+    with torch.no_grad():
+        model[0].weight.mul_(20)
+        model[2].weight.zero_()
+    calibration = casc_core.calibrate(model, [torch.randn(64, 4)], q=8, percentile=100, steps=[])
+    largest = float(model[:2](torch.randn(64, 4)).detach().max())
+    assert calibration.model[1].value.threshold > 3
+    assert calibration.model[1].value.threshold == pytest.approx(largest, rel=0.5)
+    assert calibration.model[3].value.threshold == 3.0
+
+
+def test_a_clipped_relu_is_held_against_itself():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Hardtanh(0.0, 0.5), nn.Linear(3, 2)).eval()
+    calibration = casc_core.calibrate(model, [10 * torch.randn(40, 2)], q=8)
+    assert float(calibration.thresholds["1"].max()) <= 0.51
+    assert calibration.errors["1"] < 0.2
+
+
+def test_a_gru_stays_and_what_reads_it_is_calibrated():
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.gru = nn.Embedding(30, 6), nn.GRU(6, 8, batch_first=True)
+            self.hidden, self.relu, self.fc = nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)
+
+        def forward(self, tokens):
+            return self.fc(self.relu(self.hidden(self.gru(self.embedding(tokens))[0].mean(1))))
+
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 30, (40, 7))
+    calibration = casc_core.calibrate(Reader().eval(), [tokens], q=16, adapter="rnn")
+    assert list(calibration.thresholds) == ["relu"]
+    assert calibration.logit_error < 0.2
+    assert casc_core.verify(casc_core.convert(calibration.model, adapter="rnn"), tokens).exact
+
+
+def test_what_is_another_function_with_levels_is_left_to_training():
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.fc = nn.RNN(6, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.fc(self.rnn(x)[0].mean(1))
+
+    with pytest.raises(ConfigError, match="'rnn': a RNN with levels is another function than what was trained"):
+        casc_core.calibrate(Reader(), [torch.randn(4, 5, 6)], q=4, adapter="rnn")

@@ -79,6 +79,9 @@ def test_spikes_and_where_they_settle(instructions, dtype, population, neuron, s
         # Currents in float32, potentials in float64.
         spikes = run.fire(train.float() if narrow else train, *others).numpy()
     np.testing.assert_array_equal(spikes, expected)
+    currents, *_, thresholds, _, _ = population
+    ended = max(len(currents), len(schedule.awake(schedule.last_wake)))
+    assert len(spikes) <= ended + len(thresholds)  # at most as many steps as there are levels, once all has arrived
     if isinstance(neuron, CIF):
         np.testing.assert_array_equal(spikes.sum(0) if len(spikes) else 0 * settled, settled)
 

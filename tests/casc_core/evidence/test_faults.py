@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Iterator
 
@@ -100,12 +101,17 @@ FAULTS = {
 }
 
 
-@pytest.fixture
-def right() -> nn.Module:
+@pytest.fixture(scope="module")
+def verified() -> nn.Module:
     model = network()
     for numerics in NUMERICS:
         assert casc_core.verify(casc_core.convert(model, numerics=numerics), IMAGES).exact
     return model
+
+
+@pytest.fixture
+def right(verified) -> nn.Module:
+    return copy.deepcopy(verified)
 
 
 def make(monkeypatch, kind: str, key, wrong) -> None:

@@ -122,16 +122,17 @@ typedef struct {
     int32_t *positive, *negative;
 } RecurrenceTask;
 
-/* A gated recurrent layer over a batch of sequences, a GRU or an LSTM; all strides count elements. `weights` [hidden, rows] by
-   input, of 3 or 4 gates; `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. `sigmoid` [q + 2] and `tanh`
-   [2 q + 2], those of a GRU times q: thresholds between -infinity and infinity. `table` [2 cells + 1]: an LSTM's cell as its
-   output gate meets it. The drive is dense, or rows of a table by `index`. `start`, `start_cells` [batch, hidden] or NULL:
-   levels that each sequence begins with. `out`: zeros, of each population, NULL where they are not asked for. */
+/* A gated recurrent layer over a batch of sequences, a GRU or an LSTM; all strides count elements. `weights` [hidden, gates *
+   width] by input, of 3 or 4 gates, each `width` long (a multiple of 8) and 0 behind `hidden`; `bias` [hidden] or NULL, beside
+   what a GRU's reset gate multiplies. Thresholds between -infinity and infinity: of `sigmoid` [q + 2] and `tanh` [2 q + 2],
+   those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell` [2 cells + 2]. `seen` [2 cells + 1]: an LSTM's cell as
+   its output gate meets it. The drive is dense, or rows of a table by `index`. `start`, `start_cells` [batch, hidden] or NULL:
+   levels that each sequence begins with. `out`: zeros, of each population, NULL where they are not asked for: spikes in int8,
+   levels in int16. */
 typedef struct {
     Neurons neurons;
-    int64_t lstm, q, cells, batch, length, hidden;
-    const double *weights, *bias, *sigmoid, *tanh;
-    const int32_t *table;
+    int64_t lstm, q, cells, batch, length, hidden, width;
+    const double *weights, *bias, *sigmoid, *tanh, *state, *cell, *seen;
     const int64_t *lengths;
     int64_t reverse;
     const double *drive;
@@ -141,7 +142,7 @@ typedef struct {
     int64_t arriving, train_step, train_sample, train_position;
     const int16_t *start, *start_cells;
     int64_t capacity, out_step, out_sample, out_position;
-    int8_t *out[6];
+    void *out[6];
 } GatedTask;
 
 /* One convolution of a train [steps, samples, height, width, channels] int8 on its way to a population. For each block of

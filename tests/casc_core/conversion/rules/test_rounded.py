@@ -9,7 +9,7 @@ from torch import nn
 from user_cnns import IMAGES, check, cnn, conv, converted, settled
 
 import casc_core
-from casc_core import AsTrained, ConfigError, ConversionError, CQReLU, Exact, Rounded
+from casc_core import AsTrained, ConversionError, CQReLU, Exact, Rounded
 from casc_core.composed_activations import LeakyCQReLU, Swish
 from casc_core.conversion.grids import Stretch, level_thresholds
 from casc_core.numerics import Unrounded
@@ -153,8 +153,3 @@ def test_a_network_that_returns_probabilities_is_refused(end):
         ConversionError, match=r"returns what a Sigmoid makes of its logits(.*\n)*.*test_rounded\.py:\d+"
     ):
         casc_core.prepare(functional, adapter="cnn", q=4)
-
-
-def test_calibration_leaves_it_to_training():
-    with pytest.raises(ConfigError, match="'1': Rounded does not come from a ReLU; train it prepared"):
-        casc_core.calibrate(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), [torch.randn(3, 4)], q=4)

@@ -15,7 +15,7 @@ needs_kernels = pytest.mark.skipif(kernels.instructions() is None, reason="no co
 
 def weights(hidden: int = 3, q: int = 4) -> GatedWeights:
     thresholds = torch.arange(1.0, q + 1), torch.arange(-float(q), q)
-    return GatedWeights.of(torch.ones(3 * hidden, hidden), None, *thresholds, None)
+    return GatedWeights.gru(torch.ones(3 * hidden, hidden), None, *thresholds, q * (torch.arange(1 - q, q + 1) - 0.25))
 
 
 def sequences(batch: int = 2, length: int = 5, rows: int = 9, **others: object) -> Sequences:
@@ -36,7 +36,7 @@ def test_gates_that_are_not_wanted_are_not_written() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"rows": 6}, "6"),
+        ({"rows": 6}, "for 9 rows"),
         ({"drive": torch.ones(2, 4, 9, dtype=torch.float64)}, "a drive"),
         ({"drive": torch.ones(2, 5, 9)}, "a drive"),
         ({"lengths": torch.tensor([5, 6])}, r"lengths beyond 1\.\.5"),
@@ -56,6 +56,13 @@ def test_initial_levels_of_another_type_are_refused() -> None:
         gated(weights(), sequences(), [torch.zeros(2, 3)], [True] * 4, NEURON, 0)
 
 
-def test_int32_holds_products_of_totals_up_to_a_number_of_levels() -> None:
-    assert weights(q=4).fits
-    assert not weights(hidden=1, q=2**15).fits
+@needs_kernels
+@pytest.mark.parametrize("hidden", [1, 7, 8, 9])
+def test_levels_are_what_spikes_add_up_to(hidden: int) -> None:
+    given = sequences(rows=3 * hidden, drive=torch.randn(2, 5, 3 * hidden, dtype=torch.float64).round())
+    spikes = gated(weights(hidden), given, [None], [True] * 4, NEURON, 0)
+    levels = gated(weights(hidden), given, [None], [True] * 4, KernelNeuron.levels(4), 0)
+    for train, level in zip(spikes, levels, strict=True):
+        assert level.dtype == torch.int16
+        assert torch.equal(train.sum(0, dtype=torch.int16), level[0])
+    assert levels[0].any()

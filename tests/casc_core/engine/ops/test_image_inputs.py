@@ -38,11 +38,11 @@ LINE = nn.Sequential(nn.Conv1d(3, 4, 5), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(
         (LINE, SERIES[:, :, :5], "2: a size of 1 is too small for a window of 2"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("call", ["__call__", "reference", "simulate"])
-def test_inputs_that_do_not_fit(model, inputs, message, call):
+def test_inputs_that_do_not_fit(model, inputs, message):
     snn = converted(settled(model))
-    with pytest.raises(InputError, match=message):
-        getattr(snn, call)(inputs)
+    for call in (snn, snn.reference, snn.simulate):
+        with pytest.raises(InputError, match=message):
+            call(inputs)
 
 
 def test_inputs_are_small_where_they_are_rounded():

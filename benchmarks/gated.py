@@ -1,0 +1,226 @@
+"""Is a trained recurrent network kept? A classifier of torch's own cells, trained, converted without further training.
+
+    python benchmarks/gated.py --cell gru --data FOLDER [--q 16,8,4] [--texts 16000] [--out FOLDER]
+    python benchmarks/gated.py --cell gru --data markers --pooling last --q 32,16,8,4,2
+    python benchmarks/gated.py --cell rnn --data markers --pooling last
+
+Trains `torch.nn.RNN`, `GRU` or `LSTM` on texts (or finds what it has trained before), and for each number of levels
+converts the network as it is and verifies it on every test text: accuracy as trained, with rounded activations and in
+spikes; counts and levels that differ; steps until the last text is silent, spikes, and energy and time beside torch's.
+An RNN is only trained: its tanh becomes CQReLU, which has to be trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
+
+# isort: split
+import torch
+from measure import machine
+from torch import Tensor, nn
+
+import casc_core
+from casc_core.reporting.tables import markdown_table
+from casc_core.storage.files import require_writable, write_whole
+from casc_core.storage.json_files import write_json
+from casc_lab.progress import Progress
+from casc_seq.batches import Batch, bucketed_batches
+from casc_seq.data import Examples, load_corpus
+from casc_seq.text.tokenizer import WordTokenizer
+from casc_seq.text.vectors import corpus_vectors
+from casc_seq.training import TrainingConfig, train
+
+CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+BATCH = 256
+# Of the word vectors that a training begins with.
+SCALE = 0.3
+
+
+class Reader(nn.Module):
+    """Embedding, recurrent layers in one direction, the mean of a text's states or its last one, and a linear layer."""
+
+    def __init__(self, cell: str, vocabulary: int, width: int, hidden: int, classes: int, pooling: str) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.rnn = CELLS[cell](width, hidden, batch_first=True)
+        self.dropout = nn.Dropout(0.3)
+        self.fc = nn.Linear(hidden, classes)
+        self.pooling = pooling
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        states, _ = self.rnn(self.embedding(tokens))
+        if self.pooling == "last":  # texts of one length
+            pooled = states[:, -1]
+        else:
+            real = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).unsqueeze(2)
+            pooled = (states * real).sum(1) / lengths.unsqueeze(1)
+        logits: Tensor = self.fc(self.dropout(pooled))
+        return logits
+
+
+class Trained(NamedTuple):
+    """A trained network and the test texts, in batches."""
+
+    model: Reader
+    batches: list[Batch]
+    seconds: float
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--cell", choices=tuple(CELLS), default="gru", help="(default: %(default)s)")
+    add("--data", required=True, help="folder with train.csv[.gz] and test.csv[.gz], or 'markers'")
+    add("--q", default="16,8,4", help="numbers of levels (default: %(default)s)")
+    add(
+        "--pooling",
+        choices=("mean", "last"),
+        default="mean",
+        help="last: of texts of one length (default: %(default)s)",
+    )
+    add("--texts", type=int, help="train on so many texts only, drawn by the seed")
+    add("--limit", type=int, help="of so many test texts only")
+    add("--epochs", type=int, default=6, help="(default: %(default)s)")
+    add("--batch", type=int, default=64, help="of training (default: %(default)s)")
+    add("--lr", type=float, default=3e-3, help="(default: %(default)s)")
+    add("--word-dropout", type=float, default=0.3, help="(default: %(default)s)")
+    add("--embedding", type=int, default=100, help="width of a word vector (default: %(default)s)")
+    add("--hidden", type=int, default=64, help="units (default: %(default)s)")
+    add("--max-len", type=int, default=60, help="words of a text that are read (default: %(default)s)")
+    add("--max-words", type=int, default=20_000, help="size of the vocabulary (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, default=Path("results/gated"), help="output folder (default: %(default)s)")
+    return parser.parse_args()
+
+
+def trained(args: argparse.Namespace) -> Trained:
+    """Train the network, or find it where the same command had left it."""
+    corpus = load_corpus(args.data)
+    texts = drawn(corpus.train, args.texts, args.seed)
+    tokenizer = WordTokenizer.train(texts.texts, max_words=args.max_words)
+    encoded = tokenizer.encode(texts.texts, args.max_len)
+    test = drawn(corpus.test, args.limit, args.seed)
+    torch.manual_seed(args.seed)
+    size = tokenizer.vocabulary_size
+    model = Reader(args.cell, size, args.embedding, args.hidden, len(corpus.classes), args.pooling)
+    vectors = corpus_vectors(encoded, size, args.embedding)
+    with torch.no_grad():
+        model.embedding.weight.copy_(vectors * SCALE)
+    config = TrainingConfig(
+        epochs=args.epochs, batch_size=args.batch, lr=args.lr, word_dropout=args.word_dropout, seed=args.seed
+    )
+    started = time.process_time()
+    train(model, encoded, texts.labels, config, checkpoint=args.out / f"{args.cell}.training.safetensors")
+    batches = bucketed_batches(tokenizer.encode(test.texts, args.max_len), test.labels, BATCH)
+    return Trained(model.eval(), list(batches), time.process_time() - started)
+
+
+def drawn(examples: Examples, count: int | None, seed: int) -> Examples:
+    """So many of the examples, in their order."""
+    if count is None or count >= len(examples):
+        return examples
+    some = sorted(random.Random(seed).sample(range(len(examples)), count))
+    return Examples([examples.texts[i] for i in some], [examples.labels[i] for i in some])
+
+
+@torch.no_grad()
+def accuracy(network: Callable[[Tensor, Tensor], Tensor], batches: Sequence[Batch]) -> float:
+    """In percent."""
+    right = sum(int((network(batch.tokens, batch.lengths).argmax(1) == batch.labels).sum()) for batch in batches)
+    return 100.0 * right / sum(len(batch.labels) for batch in batches)
+
+
+@torch.no_grad()
+def seconds(network: Callable[[Tensor, Tensor], Tensor], batch: Batch, turns: int = 5) -> float:
+    """CPU time of a batch, the fastest of some turns."""
+    best = float("inf")
+    for _ in range(turns):
+        started = time.process_time()
+        network(batch.tokens, batch.lengths)
+        best = min(best, time.process_time() - started)
+    return best
+
+
+def converted(of: Trained, q: int, float_accuracy: float) -> dict[str, Any]:
+    """One number of levels: convert the network as it is, verify every batch."""
+    prepared = casc_core.prepare(of.model, adapter="rnn", q=q).eval()
+    snn = casc_core.convert(prepared, adapter="rnn")
+    counted: dict[str, Any] = dict.fromkeys(("texts", "neurons", "differ", "faults", "ties", "predictions"), 0)
+    right, silent, exact = 0, [], True
+    with torch.no_grad(), Progress(len(of.batches), f"q={q}") as progress:
+        for batch in of.batches:
+            report = casc_core.verify(snn, batch.tokens, batch.lengths)
+            assert report.lowering is not None
+            exact &= report.exact
+            counted["texts"] += len(batch.labels)
+            counted["neurons"] += sum(layer.neurons for layer in report.layers.values())
+            counted["differ"] += sum(layer.mismatches for layer in report.layers.values())
+            counted["faults"] += sum(layer.wrong for layer in report.lowering.layers.values())
+            counted["ties"] += report.lowering.ties
+            counted["predictions"] += report.prediction_mismatches
+            right += int((snn(batch.tokens, batch.lengths).argmax(1) == batch.labels).sum())
+            silent += report.silent_at.tolist()
+            progress.advance()
+    middle = of.batches[len(of.batches) // 2]
+    analysis = casc_core.analyse(snn, [(middle.tokens, middle.lengths)])
+    times = {name: seconds(run, middle) for name, run in (("casc", snn), ("torch", of.model))}
+    return {
+        "q": q,
+        "exact": exact,
+        "float": float_accuracy,
+        "rounded": accuracy(prepared, of.batches),
+        "spiking": 100.0 * right / counted["texts"],
+        **counted,
+        "silent_median": sorted(silent)[len(silent) // 2],
+        "silent_last": max(silent),
+        "spikes": float(analysis.spikes.sum()),
+        "energy_ratio": float(analysis.energy()[-1]) / analysis.ann_energy(),
+        "time_ratio": times["casc"] / times["torch"],
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One column for each number of levels."""
+    names = [name for name in rows[0] if name != "q"]
+    header = ["levels q", *(str(row["q"]) for row in rows)]
+    return markdown_table([header, *([name, *(_shown(row[name]) for row in rows)] for name in names)]) + "\n"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+
+
+def main() -> None:
+    """Train, convert, verify, write gated.json and gated.md."""
+    args = options()
+    require_writable(args.out)
+    of = trained(args)
+    as_trained = accuracy(of.model, of.batches)
+    print(f"torch.nn.{CELLS[args.cell].__name__}: {as_trained:.2f}% of the test texts, {of.seconds:.0f} s of CPU time")
+    if args.cell == "rnn":
+        return
+    rows: list[dict[str, Any]] = []
+    for q in map(int, args.q.split(",")):
+        rows.append(converted(of, q, as_trained))
+        run = {name: str(value) for name, value in vars(args).items() if name != "out"}
+        write_json(args.out / "gated.json", {"machine": machine(), "run": run, "rows": rows})
+        write_whole(args.out / "gated.md", markdown(rows))
+    print(markdown(rows))
+    if not all(row["exact"] for row in rows):
+        sys.exit("NOT EXACT")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except casc_core.CascError as error:
+        sys.exit(f"error: {error}")
