@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,9 +39,7 @@ def load(folder: str | Path, model: nn.Module | None = None, adapter: Adapter | 
     if adapter is not None and not isinstance(adapter, Adapter):
         raise ConfigError(f"adapter must be an Adapter, or None for the installed one; got {adapter!r}")
     snn = SpikingModel(read(folder, partial(_require_adapter, folder, adapter)))
-    if model is not None:
-        _attach(snn, model, adapter, folder)
-    return snn
+    return snn if model is None else _attached(snn, model, adapter, folder)
 
 
 def _require_adapter(folder: str | Path, adapter: Adapter | None, name: str) -> None:
@@ -55,7 +54,8 @@ def _require_adapter(folder: str | Path, adapter: Adapter | None, name: str) -> 
         raise StorageError(f"the network in {folder} needs the adapter that it was converted with: {error}") from error
 
 
-def _attach(snn: SpikingModel, model: nn.Module, adapter: Adapter | None, folder: str | Path) -> None:
+def _attached(snn: SpikingModel, model: nn.Module, adapter: Adapter | None, folder: str | Path) -> SpikingModel:
+    """The network of this model; what it returns is of the model's own classes."""
     settings = snn.settings
     again = convert(
         model,
@@ -70,4 +70,9 @@ def _attach(snn: SpikingModel, model: nn.Module, adapter: Adapter | None, folder
         raise StorageError(
             f"{folder} was converted from another network than the {type(model).__name__} given as model"
         )
-    snn.origin = again.origin
+    programs = {
+        given: replace(program, structure=again.programs[given].structure) for given, program in snn.programs.items()
+    }
+    attached = SpikingModel(snn.network._replace(programs=programs))
+    attached.origin = again.origin
+    return attached

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from casc_core.engine.ops import Op
 from casc_core.engine.recording.observer import Observer
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, longest_period
+from casc_core.engine.structure import ONE, Returned, Structure
 from casc_core.errors import CascError, InputError
 
 READOUT = "the readout"
@@ -41,22 +43,45 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Readout:
+    """An output that neurons compute.
+
+    Attributes:
+        ref: the value that is read out.
+        scale: factor from its numbers to the user's.
+        exponent: its numbers are on the grid `2**exponent`.
+    """
+
+    ref: Ref
+    scale: float
+    exponent: int
+
+
+@dataclass(frozen=True)
 class Program:
     """Calls in order, for one way to call the model.
 
     Attributes:
         inputs: names of the arguments it takes.
         steps: the calls.
-        output: the value that is the network's readout.
-        scale: factor from the output's numbers to the user's logits.
-        exponent: the output's numbers are on the grid `2**exponent`.
+        outputs: by number; a `Ref` is one that the inputs, parameters and buffers alone decide, and is handed through.
+        structure: where they stand in what the model's forward returns.
     """
 
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
-    output: Ref
-    scale: float
-    exponent: int
+    outputs: tuple[Readout | Ref, ...]
+    structure: Structure = ONE
+
+    @cached_property
+    def returned(self) -> Returned:
+        """What it returns, and which of it neurons compute."""
+        return Returned(self.structure, tuple(isinstance(output, Readout) for output in self.outputs))
+
+    @cached_property
+    def output_values(self) -> tuple[str, ...]:
+        """The names of the values that are its outputs, by number."""
+        return tuple(_ref(output).name for output in self.outputs)
 
     def renumbered(self, number: Mapping[int, int]) -> Program:
         """The same program with operation `old` called `number[old]`."""
@@ -70,7 +95,11 @@ class Program:
         for step in self.steps:
             args, kwargs = substitute((step.args, dict(step.kwargs)), names)
             steps.append(replace(step, args=args, kwargs=kwargs, result=names[step.result].name))
-        return replace(self, steps=tuple(steps), output=names[self.output.name])
+        outputs = tuple(
+            replace(output, ref=names[output.ref.name]) if isinstance(output, Readout) else names[output.name]
+            for output in self.outputs
+        )
+        return replace(self, steps=tuple(steps), outputs=outputs)
 
     def check(self, ops: Sequence[Op]) -> None:
         """Raise `ValueError` unless every call is one that can be made.
@@ -89,28 +118,63 @@ class Program:
             except TypeError as error:
                 raise ValueError(f"step {step.result!r} does not call a {ops[step.op].kind} as one: {error}") from error
             known.add(step.result)
-        if self.output.name not in known:
-            raise ValueError(f"no step computes the output {self.output.name!r}")
+        missing = set(self.output_values) - known
+        if missing:
+            raise ValueError(f"no step computes the output {min(missing)!r}")
+        if len(self.returned.names) != len(self.outputs):
+            raise ValueError(f"{len(self.outputs)} outputs, of which its structure has {len(self.returned.names)}")
+        if not self.returned.readouts:
+            raise ValueError("no output is computed by neurons")
 
-    def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> Any:
-        """The output's value; each intermediate is dropped after its last use."""
+    def run(
+        self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any], read: Callable[[Readout, Any], Any]
+    ) -> list[Any]:
+        """The outputs; each intermediate is dropped after its last use.
+
+        Args:
+            read: what it makes of the value of a readout, once that is there.
+        """
         values = dict(inputs)
         last_use = last_uses(self)
+        outputs: list[Any] = [None] * len(self.outputs)
+        numbers: dict[str, list[int]] = {}
+        for number, name in enumerate(self.output_values):
+            numbers.setdefault(name, []).append(number)
         observer = None if run.recorder is None else Observer(run, run.recorder, inputs)
+
+        def returned(name: str) -> None:
+            for number in numbers.get(name, ()):
+                output = self.outputs[number]
+                outputs[number] = read(output, values[name]) if isinstance(output, Readout) else values[name]
+                if observer is not None:
+                    observer.returned(name)
+
+        def drop(names: list[str]) -> None:
+            for name in names:
+                del values[name]
+            if observer is not None:
+                observer.forget(names)
+
+        for name in inputs:
+            returned(name)
         for index, step in enumerate(self.steps):
             op, call = ops[step.op], (step.args, dict(step.kwargs))
             args, kwargs = substitute(call, values)
-            result = values[step.result] = _called(op, run, args, kwargs)
+            values[step.result] = _called(op, run, args, kwargs)
             if observer is not None:
-                observer.called(step.result, op, result, substitute(call, observer.values), refs(call))
-            used = [name for name in values if last_use.get(name) == index and name != self.output.name]
-            for name in used:
-                del values[name]
-            if observer is not None:
-                observer.forget(used)
+                observer.called(step.result, op, values[step.result], substitute(call, observer.values), refs(call))
+            del args, kwargs  # what was read for the last time is let go before the readout
+            drop([name for name in values if last_use.get(name) == index])
+            returned(step.result)
+            if step.result not in last_use:
+                drop([step.result])
         if observer is not None:
-            observer.returned(READOUT, self.output.name)
-        return values[self.output.name]
+            observer.ended(READOUT)
+        return outputs
+
+
+def _ref(output: Readout | Ref) -> Ref:
+    return output.ref if isinstance(output, Readout) else output
 
 
 def last_uses(program: Program) -> dict[str, int]:

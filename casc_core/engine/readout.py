@@ -5,37 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from casc_core.engine.program import Program
+from casc_core.engine.program import Readout
 from casc_core.engine.run import Run, SpikingRun
 from casc_core.engine.signal import Signal
-from casc_core.reporting.series import last_repeated
 
 
-def final_readout(output: Signal, run: Run, program: Program) -> Tensor:
+def final_readout(output: Signal, run: Run, readout: Readout) -> Tensor:
     """The logits `[batch, classes]` after all steps of a run."""
-    return _logits(output.total, output, run.total, run, program)
+    return _logits(output.total, output, run.total, run, readout)
 
 
-def readouts(output: Signal, run: SpikingRun, steps: int, program: Program) -> Tensor:
-    """The logits `[steps, batch, classes]` after each of the first `steps` steps of a run."""
-    # Once everything is silent and asleep, the readout stays as it is.
-    changing = min(steps, max(output.steps, len(run.awake), 1))
+def readout_over_time(output: Signal, run: SpikingRun, readout: Readout) -> Tensor:
+    """The logits `[steps, batch, classes]` after each step of a run, until they stay as they are."""
+    changing = max(output.steps, len(run.awake), 1)
+    changing = changing if run.steps is None else min(changing, run.steps)
     totals = output.running(changing)
     awake = torch.tensor(run.wake_weights(changing), dtype=torch.float64, device=totals.device).cumsum(0)
     if 0 < run.warm_up < changing:  # those steps count no more
         for running in (totals, awake):
             running[run.warm_up :] -= running[run.warm_up - 1].clone()
-    logits = _logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), run, program)
-    return last_repeated(logits, steps)
+    return _logits(totals, output, awake.reshape(-1, *[1] * len(output.shape)), run, readout)
 
 
-def _logits(total: Tensor, output: Signal, wake_steps: int | Tensor, run: Run, program: Program) -> Tensor:
+def _logits(total: Tensor, output: Signal, wake_steps: int | Tensor, run: Run, readout: Readout) -> Tensor:
     """`scale * (sum of currents) / divisor / wake steps`; the one rounding of a run happens here, last."""
     drive = output.drive
     if drive is not None:
         total = total + drive * wake_steps
     if output.divisor is not None:
         total = total / output.divisor
-    logits = total * program.scale
+    logits = total * readout.scale
     logits /= wake_steps
     return logits if run.numerics.is_float64 else logits.float()

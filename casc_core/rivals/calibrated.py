@@ -82,7 +82,7 @@ class Calibrated(Method):
         run = SpikingRun(settings.numerics, settings.neuron, settings.schedule, self.steps)
         channels = _channels(calibrated)
         of_texts = any(isinstance(value, Tensor) and not value.is_floating_point() for value in inputs)
-        calibrated.with_layers(lambda population: _Calibrating(population, rates, channels, of_texts)).evaluated(
+        calibrated.with_layers(lambda population: _Calibrating(population, rates, channels, of_texts)).evaluate(
             run, inputs
         )
         return calibrated

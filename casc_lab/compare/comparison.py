@@ -132,7 +132,14 @@ def _run(
     network = method.network(snn, compared.calibration() if compared.calibration else compared.batches())
     network.memory_limit = snn.memory_limit
     sleeps = network.settings.schedule.last_wake is not None
-    analysis = analyse(network, compared.batches(), T=None if sleeps else T, against=snn, own_levels=method.own_levels)
+    analysis = analyse(
+        network,
+        compared.batches(),
+        T=None if sleeps else T,
+        against=snn,
+        own_levels=method.own_levels,
+        measures=compared.measures,
+    )
     if method.reads_data and compared.calibration is None:
         about = "no calibration data was given, so it looked at the test data"
         method = replace(method, note=f"{method.note}; {about}" if method.note else about)

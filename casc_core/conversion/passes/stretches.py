@@ -4,7 +4,7 @@ Signals meet in sums, and a sum is on the finest grid of its terms. So the grid 
 graph, from where whole numbers of spikes enter it to the populations that it reaches, by the largest sums in it. What
 multiplies numbers that are on a fine grid already (a map behind a map, factors, a gate) is a running function of their
 totals, rounded to a grid of its own: it begins a stretch, which shares nothing with the one before. So does a linear map
-at the end, which gives the logits: what it reads is summed first, and its weights are on no grid that matters.
+at the end, which gives an output: what it reads is summed first, and its weights are on no grid that matters.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         steps: how often a neuron may spike, and how many wake steps there may be.
     """
     nodes = spiking_nodes(graph)
-    readout = _readout(graph, nodes)
-    first = joined(nodes, lambda node, source: not (source.is_whole or node.is_running or node is readout))
+    readouts = _readouts(graph, nodes)
+    first = joined(nodes, lambda node, source: not (source.is_whole or node.is_running or node in readouts))
     reaches: dict[Node, Reach] = {}
-    neurons = _neurons_behind(nodes)
+    neurons = _neurons_behind(graph, nodes)
     held: dict[Node, float] = {}
     for node in nodes:
         reach = node.reach(reaches.__getitem__)
@@ -44,13 +44,12 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
         largest[own] = largest.get(own, Reach()).joined(reach.room)
     found = {own: Stretch.of(reach, steps) for own, reach in largest.items()}
-    if readout is not None:
-        found[readout] = Stretch.of_readout(largest[readout])
+    found |= {readout: Stretch.of_readout(largest[readout]) for readout in readouts}
     return {node: replace(found[first[node]], held=held.get(node)) for node in nodes}
 
 
-def _neurons_behind(nodes: list[SpikingNode]) -> dict[Node, ComparingNode]:
-    """By running map, the population that is all that reads it."""
+def _neurons_behind(graph: Graph, nodes: list[SpikingNode]) -> dict[Node, ComparingNode]:
+    """By running map that is no output, the population that is all that reads it."""
     readers: dict[Node, list[SpikingNode]] = {}
     for node in nodes:
         for source in node.sources:
@@ -58,13 +57,17 @@ def _neurons_behind(nodes: list[SpikingNode]) -> dict[Node, ComparingNode]:
     return {
         node: reader
         for node, (reader, *others) in readers.items()
-        if isinstance(node, MapNode) and node.is_running and isinstance(reader, ComparingNode) and not others
+        if isinstance(node, MapNode)
+        and node.is_running
+        and node not in graph.outputs
+        and isinstance(reader, ComparingNode)
+        and not others
     }
 
 
 def spiking_nodes(graph: Graph) -> list[SpikingNode]:
     """The spiking nodes of a graph, inputs first."""
-    return list(dict.fromkeys(_computed([*graph.nodes, graph.output], set())))
+    return list(dict.fromkeys(_computed([*graph.nodes, *graph.outputs], set())))
 
 
 def _computed(nodes: list[Node], seen: set[Node]) -> Iterator[SpikingNode]:
@@ -94,8 +97,7 @@ def joined(nodes: list[SpikingNode], joins: Callable[[SpikingNode, SpikingNode],
     return {node: root(node) for node in nodes}
 
 
-def _readout(graph: Graph, nodes: list[SpikingNode]) -> LinearMap | None:
-    """The linear map that gives the logits, and nothing else; None: there is none."""
-    output = graph.output
-    read = any(output in node.sources for node in nodes)
-    return output if isinstance(output, LinearMap) and not read else None
+def _readouts(graph: Graph, nodes: list[SpikingNode]) -> set[Node]:
+    """The linear maps that give an output, and nothing else."""
+    read = {source for node in nodes for source in node.sources}
+    return {output for output in graph.outputs if isinstance(output, LinearMap) and output not in read}

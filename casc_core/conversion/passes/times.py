@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from casc_core.conversion.graph import Graph, Node, PopulationNode
+from casc_core.conversion.graph import Graph, Node, PopulationNode, SpikingNode
 from casc_core.conversion.passes.stretches import joined, spiking_nodes
 
 
@@ -26,11 +26,11 @@ def times(graph: Graph) -> dict[Node, Time]:
     first = joined(nodes, lambda node, source: not source.is_whole)
     in_a_row = {first[node] for node in nodes if node.is_running}
     before_neurons = {first[node] for node in nodes if isinstance(node, PopulationNode)}
-    at_end = first[graph.output]
+    at_end = {first[output] for output in graph.outputs if isinstance(output, SpikingNode)}
 
     def time(place: Node) -> Time:
-        if place not in in_a_row or (place is at_end and place in before_neurons):
+        if place not in in_a_row or (place in at_end and place in before_neurons):
             return Time.STEPS
-        return Time.END if place is at_end else Time.BINS
+        return Time.END if place in at_end else Time.BINS
 
     return {node: time(first[node]) for node in nodes}

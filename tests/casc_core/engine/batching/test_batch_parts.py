@@ -260,7 +260,7 @@ def test_an_output_is_joined_where_its_samples_are(monkeypatch):
     assert max(sizes) < 7
     assert torch.equal(found.logits, whole.logits)
     assert torch.equal(found.silent_at, whole.silent_at)
-    with pytest.warns(UserWarning, match="rows of the output are not those of one sample after those of another"):
+    with pytest.warns(UserWarning, match="rows of an output are not those of one sample after those of another"):
         assert casc_core.verify(snn, x).exact
     assert torch.equal(casc_core.analyse(snn, [x]).silent_at, counted.silent_at)
 
