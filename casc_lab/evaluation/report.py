@@ -90,18 +90,7 @@ def report(
         )  # fmt: skip
     seconds |= {method: round(result.seconds, 2) for method, result in evaluation.methods.items()}
     if distributed.is_main():
-        extra = {
-            "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,
-            "data": experiment.data, "q": experiment.q, "T": T, "classifier": experiment.classifier,
-            "recipe": experiment.recipe,
-            "training": dict(experiment.training), "seconds": seconds,
-            "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
-            "machine": {
-                "processes": distributed.share().world, "threads": torch.get_num_threads(),
-                "device": _device_name(experiment.network),
-            },
-            "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
-        }  # fmt: skip
+        extra = {"T": T, "seconds": seconds} | facts(experiment, options)
         snn.save(folder / "network")
         write_results(folder, evaluation, extra, experiment.title, experiment.published)
         print(
@@ -115,6 +104,21 @@ def report(
             f"NOT EXACT: see {folder / 'table.md'}, and report it: the spiking network is not your network"
         )
     return evaluation
+
+
+def facts(experiment: Experiment, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `results.json` says of a network, its data and the run, beside the results; a recipe is found again by it."""
+    return {
+        "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,
+        "data": experiment.data, "q": experiment.q, "classifier": experiment.classifier, "recipe": experiment.recipe,
+        "training": dict(experiment.training),
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        "machine": {
+            "processes": distributed.share().world, "threads": torch.get_num_threads(),
+            "device": _device_name(experiment.network),
+        },
+        "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
+    }  # fmt: skip
 
 
 def _device_name(model: nn.Module) -> str:
