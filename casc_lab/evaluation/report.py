@@ -90,7 +90,7 @@ def report(
         )  # fmt: skip
     seconds |= {method: round(result.seconds, 2) for method, result in evaluation.methods.items()}
     if distributed.is_main():
-        extra = {"T": T, "seconds": seconds} | facts(experiment, options)
+        extra = facts(experiment, T, options, seconds)
         snn.save(folder / "network")
         write_results(folder, evaluation, extra, experiment.title, experiment.published)
         print(
@@ -106,12 +106,15 @@ def report(
     return evaluation
 
 
-def facts(experiment: Experiment, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `results.json` says of a network, its data and the run, beside the results; a recipe is found again by it."""
+def facts(
+    experiment: Experiment, T: int, options: Mapping[str, Any], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """What `results.json` says of a network, its data and the run, beside the results; its recipe finds it again so."""
     return {
         "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,
-        "data": experiment.data, "q": experiment.q, "classifier": experiment.classifier, "recipe": experiment.recipe,
-        "training": dict(experiment.training),
+        "data": experiment.data, "q": experiment.q, "T": T, "classifier": experiment.classifier,
+        "recipe": experiment.recipe,
+        "training": dict(experiment.training), "seconds": seconds,
         "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
         "machine": {
             "processes": distributed.share().world, "threads": torch.get_num_threads(),

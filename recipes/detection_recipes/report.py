@@ -66,7 +66,7 @@ def report(
         write_whole(folder / "table.md", f"# {experiment.title}\n\n{text}\n")
         write_whole(folder / "precision.png", precision_picture(evaluation, experiment.title))
         write_whole(folder / "detections.png", detections_picture(evaluation, test))
-        extra = {"T": T, "seconds": seconds, "classes": list(test.classes)} | facts(experiment, options)
+        extra = {"classes": list(test.classes)} | facts(experiment, T, options, seconds)
         write_json(folder / "results.json", as_json(evaluation) | extra)
         print(
             f"\n{text}\n\nresults.json, table.md, precision.png, detections.png and the spiking network are in {folder}"
