@@ -43,10 +43,12 @@ from casc_lab.training.loop import PRECISIONS
 from casc_lab.training.store import describe
 
 DATA = "voc, coco, a folder or tar laid out as one of them, or shapes; unset: shapes, which are drawn"
+FINE_TUNING = 0.25
+"""Learning rate with levels, where training with plain ReLU goes before, as a share of the rate of that."""
 SETTINGS = {
     "batch_size": (int, "images in a training batch, those of all processes together"),
     "optimizer": (str, " or ".join(OPTIMIZERS)),
-    "lr": (float, "largest learning rate"),
+    "lr": (float, f"largest learning rate; with levels, where plain ReLU goes before, {FINE_TUNING} of it"),
     "warm_up": (float, "share of the steps in which the learning rate rises"),
     "weight_decay": (float, "of weights with two or more dimensions"),
     "clip": (float, "largest norm of the gradient"),
@@ -194,7 +196,10 @@ def _checked(args: argparse.Namespace) -> tuple[Schedule, Selection, Augmentatio
     levels = dataclasses.replace(usual, seed=args.seed, epochs=usual.epochs if args.epochs is None else args.epochs)
     levels = dataclasses.replace(levels, **given)
     first = RELU_EPOCHS["shapes" if drawn else "paper"] if args.relu_epochs is None else args.relu_epochs
-    relu = None if first == 0 else dataclasses.replace(levels, epochs=first)
+    relu = None
+    if first:
+        relu = dataclasses.replace(levels, epochs=first)
+        levels = dataclasses.replace(levels, lr=FINE_TUNING * levels.learning_rate)
     augmentation = Augmentation(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Augmentation)})
     schedule = Schedule(args.q, relu, levels, weights=args.weights)
     return schedule, Selection(args.score, args.overlap), augmentation
