@@ -22,6 +22,7 @@ import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
 if __package__:  # found by its name; a script's own folder is searched anyhow
     sys.path.insert(0, str(Path(__file__).parent))
 
+import detection_recipes.detect
 import torch
 from detection_recipes import shapes
 from detection_recipes.batches import TrainingBatches, calibration_batches, evaluation_batches
@@ -36,6 +37,7 @@ from detection_recipes.views import Augmentation
 
 from casc_core.errors import ConfigError, DataError
 from casc_lab import command
+from casc_lab.cli import Command
 from casc_lab.distributed import is_main, say
 from casc_lab.evaluation.report import Experiment, phase
 from casc_lab.training.checks import MOST, check_fits
@@ -68,7 +70,7 @@ def image_size(text: str) -> tuple[int, int]:
     >>> image_size("640"), image_size("256x192")
     ((640, 640), (256, 192))
     """
-    sides = [int(side) for side in text.lower().split("x")]
+    sides = [int(side) for side in text.lower().replace(",", "x").split("x")]
     if len(sides) > 2 or min(sides) < 1:
         raise argparse.ArgumentTypeError(f"expected a size such as 640 or 256x192; got {text!r}")
     return sides[0], sides[-1]
@@ -203,6 +205,14 @@ def _checked(args: argparse.Namespace) -> tuple[Schedule, Selection, Augmentatio
     augmentation = Augmentation(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Augmentation)})
     schedule = Schedule(args.q, relu, levels, weights=args.weights)
     return schedule, Selection(args.score, args.overlap), augmentation
+
+
+detect = Command(
+    "detect objects on images in spikes, and draw them",
+    "Runs images through a converted detector and draws what it finds after 1, 2, 4, ... steps and once it is silent.",
+    detection_recipes.detect.options,
+    detection_recipes.detect.run,
+)
 
 
 if __name__ == "__main__":

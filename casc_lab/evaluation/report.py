@@ -106,9 +106,7 @@ def report(
     return evaluation
 
 
-def facts(
-    experiment: Experiment, T: int, options: Mapping[str, Any], seconds: Mapping[str, float]
-) -> dict[str, Any]:
+def facts(experiment: Experiment, T: int, options: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
     """What `results.json` says of a network, its data and the run, beside the results; its recipe finds it again so."""
     return {
         "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,

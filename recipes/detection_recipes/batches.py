@@ -165,8 +165,12 @@ class _Reader(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
 def seen(images: Sequence[AnnotatedImage], size: Size, device: torch.device | str = "cpu") -> Tensor:
     """Images as the network sees them in evaluation: letterboxed, standardised, float32 `[B, 3, H, W]` on a device."""
-    pixels = torch.stack([to_tensor(letterboxed(image.open(), size, FILL)) for image in images])
-    return normalise(pixels.to(device), MEAN, STD)
+    return standardised([letterboxed(image.open(), size, FILL) for image in images], device)
+
+
+def standardised(images: Sequence[Image.Image], device: torch.device | str = "cpu") -> Tensor:
+    """Images of one size as float32 `[B, 3, H, W]` on a device, each channel standardised."""
+    return normalise(torch.stack([to_tensor(image) for image in images]).to(device), MEAN, STD)
 
 
 def evaluation_batches(

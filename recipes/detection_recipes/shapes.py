@@ -49,7 +49,7 @@ def drawn_shapes(train: int = TRAIN, test: int = TEST) -> Detections:
 
     >>> shapes = drawn_shapes(2, 1)
     >>> [image.labels.tolist() for image in shapes.train], shapes.classes
-    ([[0, 1, 1, 0], [1, 1, 0, 0]], ('circle', 'square', 'triangle'))
+    ([[2, 2], [1, 2, 2]], ('circle', 'square', 'triangle'))
     >>> shapes.train[0].open().size
     (96, 96)
     """
