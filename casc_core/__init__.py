@@ -28,9 +28,9 @@ from casc_core.errors import (
     StorageError,
 )
 from casc_core.evidence.analyse import analyse
-from casc_core.evidence.analysis import Analysis, LayerAnalysis
+from casc_core.evidence.analysis import Analysis, LayerAnalysis, OutputAnalysis
 from casc_core.evidence.energy import EnergyTable
-from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence
+from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence, OutputEquivalence
 from casc_core.evidence.verify import verify
 from casc_core.neuron import CIF, IF, LevelThresholds, Neuron, NeuronState
 from casc_core.numerics import AsTrained, Exact
@@ -69,6 +69,8 @@ __all__ = [
     "LevelThresholds",
     "Neuron",
     "NeuronState",
+    "OutputAnalysis",
+    "OutputEquivalence",
     "Rounded",
     "Simulation",
     "SpikingModel",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,16 +45,17 @@ class Simulation:
     """A run in spikes.
 
     Attributes:
-        logits: `[T, batch, classes]`, the readout after each step: the output layer's currents summed over all steps so
-            far, over the wake steps so far.
+        outputs: the readout after each step `[T, batch, ...]`: the output layer's currents summed over all steps so far,
+            over the wake steps so far. Of a network with several outputs, each in its place in what the model's forward
+            returns; one that the inputs alone decide is the same at each step.
         silent_at: `[batch]`, the last step at which anything spiked in that sample; 0 if nothing ever did.
         spikes: by layer.
-        readout_operations, readout_multiplications: `[T]`, what reached the readout, counted as a layer's.
-        readout_ann_multiplications: those of the ANN in front of its readout.
+        readout_operations, readout_multiplications: `[T]`, what reached the readouts, counted as a layer's.
+        readout_ann_multiplications: those of the ANN in front of its readouts.
         T: the steps simulated.
     """
 
-    logits: Tensor
+    outputs: Any
     silent_at: Tensor
     spikes: dict[str, LayerSpikes]
     readout_operations: Tensor
@@ -62,35 +64,46 @@ class Simulation:
 
     @property
     def T(self) -> int:
-        return int(self.logits.shape[0])
+        return len(self.readout_operations)
+
+    @property
+    def logits(self) -> Tensor:
+        """The outputs; of a network that returns one tensor, `[T, batch, classes]`."""
+        logits: Tensor = self.outputs
+        return logits
 
     def __repr__(self) -> str:
         total = sum(int(layer.positive.sum() + layer.negative.sum()) for layer in self.spikes.values())
-        shape = "x".join(map(str, self.logits.shape))
+        single = isinstance(self.outputs, Tensor)
+        said = (
+            f"logits {'x'.join(map(str, self.outputs.shape))}"
+            if single
+            else f"outputs in a {type(self.outputs).__name__}"
+        )
         last = int(self.silent_at.max()) if self.silent_at.numel() else 0
-        return f"Simulation(T={self.T}, logits {shape}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
+        return f"Simulation(T={self.T}, {said}, {total:,} spikes in {len(self.spikes)} layers, last at step {last})"
 
 
-def join_simulations(parts: Iterable[Simulation], join: Callable[[Iterable[Tensor]], Tensor]) -> Simulation:
+def join_simulations(parts: Iterable[Simulation], join: Callable[[Iterable[Any]], Any]) -> Simulation:
     """The simulation of a batch from those of its parts, in order.
 
     Args:
-        parts: made one by one, so that a large result is held once: the logits of each are let go in their place.
-        join: puts logits of the parts together, as `Parts.join` does over time.
+        parts: made one by one, so that a large result is held once: the outputs of each are let go in their place.
+        join: puts outputs of the parts together.
     """
     small: list[Simulation] = []
 
-    def logits_of_parts() -> Iterator[Tensor]:
+    def outputs_of_parts() -> Iterator[Any]:
         for part in parts:
-            small.append(replace(part, logits=part.logits.new_empty(0)))
-            yield part.logits
+            small.append(replace(part, outputs=None))
+            yield part.outputs
 
-    logits = join(logits_of_parts())
+    outputs = join(outputs_of_parts())
     if len(small) == 1:
-        return replace(small[0], logits=logits)
-    steps = len(logits)
+        return replace(small[0], outputs=outputs)
+    steps = max(part.T for part in small)
     return Simulation(
-        logits,
+        outputs,
         torch.cat([part.silent_at for part in small]),
         {name: _join_layers([part.spikes[name] for part in small], steps) for name in small[0].spikes},
         _summed([part.readout_operations for part in small], steps),

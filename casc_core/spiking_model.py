@@ -22,13 +22,14 @@ from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.products.total_product import TotalProduct
-from casc_core.engine.program import READOUT, Program
-from casc_core.engine.readout import final_readout, readouts
+from casc_core.engine.program import READOUT, Program, Readout, Ref
+from casc_core.engine.readout import final_readouts, readouts
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun
 from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
+from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
@@ -71,7 +72,8 @@ class SpikingModel(nn.Module):
     """A spiking network that gives the answer of the network it was converted from. Made by `casc_core.convert`.
 
     `snn(*inputs)` takes what the model took and returns its logits, simulated in spikes until silent; they equal
-    `snn.reference(*inputs)` bit for bit under CIF and WakeSleep.
+    `snn.reference(*inputs)` bit for bit under CIF and WakeSleep. Where the model's forward returns a tuple, list, dict,
+    named tuple or dataclass of outputs, so do these.
 
     `forward`, `reference`, `simulate`, `under`, `save` and the attributes below are public. The other methods are internal.
 
@@ -124,8 +126,8 @@ class SpikingModel(nn.Module):
         self._memory_limit = limit
 
     @uncaptured
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Logits `[batch, classes]`, in spikes until silent.
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Logits `[batch, classes]`, in spikes until silent; or what else the model's forward returns.
 
         Raises:
             InputError: an empty batch, a token out of range, a length of zero.
@@ -133,12 +135,16 @@ class SpikingModel(nn.Module):
                 (`torch.jit`, `torch.fx`, `torch.export`) or transform it (`torch.func`). Under `torch.compile` it runs as
                 it does without.
         """
-        return self._logits_of(lambda: self._spiking_run(None, None), inputs, named)
+        return self._returned(lambda: self._spiking_run(None, None), inputs, named)
 
     @uncaptured
     def reference(self, *inputs: Any, **named: Any) -> Tensor:
-        """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels."""
-        return self._logits_of(lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
+        """Logits `[batch, classes]` of the quantised ANN on the same snapped weights, computed at once in levels.
+
+        Of a network with several outputs: what the model's forward returns.
+        """
+        logits: Tensor = self._returned(lambda: LevelRun(self.settings.numerics, self.settings.levels), inputs, named)
+        return logits
 
     @uncaptured
     def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
@@ -155,7 +161,9 @@ class SpikingModel(nn.Module):
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit)
         simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
-        return undisturbed(lambda: join_simulations(simulations, partial(parts.join, over_time=True)))
+        return undisturbed(
+            lambda: _in_structure(program, join_simulations(simulations, partial(parts.join, over_time=True)))
+        )
 
     def check_steps(self, T: int | None) -> None:
         """Refuse a number of steps that cannot be simulated.
@@ -180,19 +188,20 @@ class SpikingModel(nn.Module):
     ) -> Simulation:
         """`simulate` of the whole batch at once; what `recorder` is set to keep is in it afterwards."""
         program, arguments = self._bound(inputs, named)
-        return undisturbed(lambda: self._simulated(program, arguments, steps, recorder))
+        return undisturbed(lambda: _in_structure(program, self._simulated(program, arguments, steps, recorder)))
 
     def _simulated(self, program: Program, arguments: Inputs, steps: int | None, recorder: Recorder) -> Simulation:
+        """A simulation whose outputs are a list, by number."""
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
-        output = self._evaluated(run, program, arguments)
+        outputs = self._evaluated(run, program, arguments)
         silent = torch.zeros(recorder.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
-        logits, awake = readouts(output, run, length, program), run.wake_weights(length)
+        over_time, awake = readouts(outputs, run, length, program), run.wake_weights(length)
         at_readout = operations_by_step(recorder.work.get(READOUT, Work()), awake, length)
-        return Simulation(logits, silent, layer_spikes(recorder, awake, length), *at_readout)
+        return Simulation(over_time, silent, layer_spikes(recorder, awake, length), *at_readout)
 
     def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
         """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each.
@@ -202,13 +211,17 @@ class SpikingModel(nn.Module):
         program, arguments = self._bound(inputs, named)
         return self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit, in_rows=True)
 
-    def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reference's logits, and every neuron's level by layer, of the whole batch at once."""
+    def reference_counts(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+        """What `reference` gives, and every neuron's level by layer, of the whole batch at once."""
         recorder = Recorder(keep_counts=True)
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
         program, arguments = self._bound(inputs, named)
-        logits = undisturbed(lambda: final_readout(self._evaluated(run, program, arguments), run, program))
-        return logits, recorder.counts
+        outputs = undisturbed(lambda: final_readouts(self._evaluated(run, program, arguments), run, program))
+        return holding(program.structure, outputs), recorder.counts
+
+    def readouts_of(self, returned: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        """By name, what neurons compute of what a run on these inputs returned."""
+        return self._bound(inputs, named)[0].returned.readouts_in(returned)
 
     def operations(self) -> list[Op]:
         """The operations that its programs call, by number."""
@@ -278,10 +291,10 @@ class SpikingModel(nn.Module):
         other._composition = Composition(other._components())
         return other
 
-    def evaluated(self, run: Run, inputs: tuple[Any, ...]) -> Signal:
-        """The output of a run of one's own over the whole batch."""
+    def evaluate(self, run: Run, inputs: tuple[Any, ...]) -> None:
+        """A run of one's own over the whole batch."""
         program, arguments = self._bound(inputs, {})
-        return undisturbed(lambda: self._evaluated(run, program, arguments))
+        undisturbed(lambda: self._evaluated(run, program, arguments))
 
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
@@ -300,19 +313,19 @@ class SpikingModel(nn.Module):
         settings = self.settings
         return SpikingRun(settings.numerics, settings.neuron, settings.schedule, steps, recorder)
 
-    def _logits_of(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
-        def one(arguments: Inputs) -> Tensor:
+    def _returned(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        def one(arguments: Inputs) -> list[Any]:
             run = new_run()
-            return final_readout(self._evaluated(run, program, arguments), run, program)
+            return final_readouts(self._evaluated(run, program, arguments), run, program)
 
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, new_run(), self.memory_limit)
-        return undisturbed(lambda: parts.join([one(part) for part in parts]))
+        return holding(program.structure, undisturbed(lambda: parts.join(map(one, parts))))
 
     def _splitter(self, program: Program) -> Splitter:
         return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
 
-    def _evaluated(self, run: Run, program: Program, arguments: Inputs) -> Signal:
+    def _evaluated(self, run: Run, program: Program, arguments: Inputs) -> list[Any]:
         # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
         run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(each.numel() for each in arguments.values())
         if run.recorder is not None:
@@ -323,22 +336,17 @@ class SpikingModel(nn.Module):
         for op in operations:
             op.require_unchanged()
         try:
-            output = program.run(operations, run, arguments)
+            outputs = program.run(operations, run, arguments)
         except (CascError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arguments.items())
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"inputs of shape {shapes} do not go through the network: {why}") from error
-        if not isinstance(output, Signal):
-            raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
-        if not output.shape:
-            raise InputError("the network returns a single number for the whole batch; return one row for each sample")
-        if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
-            # As trained, the drive of the readout is on no grid: it is added last, entry by entry.
-            drive = 0.0 if isinstance(run.numerics, AsTrained) else output.drive_reach
-            run.sum_dtype(run.total, output.bound, drive, program.exponent, "the readout")
-        return output
+        for output, readout in zip(outputs, program.outputs, strict=True):
+            if isinstance(readout, Readout):
+                _check_readout(output, readout, run)
+        return outputs
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
         """The program for this way of calling the model, and its inputs by name."""
@@ -387,6 +395,29 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
+
+
+def _check_readout(output: Any, readout: Readout, run: Run) -> None:
+    """Refuse an output whose sums might round, or that has no row for each sample."""
+    if not isinstance(output, Signal):
+        raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
+    if not output.shape:
+        raise InputError("the network returns a single number for the whole batch; return one row for each sample")
+    if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
+        # As trained, the drive of the readout is on no grid: it is added last, entry by entry.
+        drive = 0.0 if isinstance(run.numerics, AsTrained) else output.drive_reach
+        run.sum_dtype(run.total, output.bound, drive, readout.exponent, "the readout")
+
+
+def _in_structure(program: Program, simulation: Simulation) -> Simulation:
+    """A simulation whose outputs stand where the model's forward has them; those that the inputs decide, at each step."""
+    outputs = [
+        output.expand(simulation.T, *output.shape)
+        if isinstance(readout, Ref) and isinstance(output, Tensor)
+        else output
+        for output, readout in zip(simulation.outputs, program.outputs, strict=True)
+    ]
+    return replace(simulation, outputs=holding(program.structure, outputs))
 
 
 def _keeps_levels(q: int, neuron: Neuron, schedule: Schedule) -> bool:

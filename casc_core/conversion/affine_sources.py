@@ -16,31 +16,38 @@ from torch.nn.modules.conv import _ConvNd
 from casc_core.activation import CQReLU
 from casc_core.conversion.adapter import Adapter, choose_adapter
 from casc_core.conversion.rules import RULES
+from casc_core.conversion.tracing.containers import opened, plain
 from casc_core.conversion.tracing.trace import each_way
+from casc_core.engine.structure import Structure, structure_of
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
-OUTPUT = ("", 0)
-"""The place of the network's output among those of its activations."""
+Place = tuple[str, int]
+"""An activation's path, and how many of its calls come before; or `output_place`."""
 
-Place = tuple[str, int]  # an activation's path, and how many of its calls come before
+
+def output_place(number: int) -> Place:
+    """The place of the network's output of this number among those of its activations."""
+    return "", number
 
 
 @dataclass(frozen=True)
 class AffineSources:
-    """For each call of an activation, and the output: the layers whose output is a summand of its input and nothing else.
+    """For each call of an activation, and each output: the layers whose output is a summand of its input and nothing else.
 
     A layer that is called at several places is none of them.
 
     Attributes:
-        layers: paths of those layers, in the order of the calls, `OUTPUT` last: convolutions, linear layers, batch norms.
+        layers: paths of those layers, in the order of the calls, outputs last: convolutions, linear layers, batch norms.
         batch_norms: paths of the batch norms that are called once, in the order of their calls.
+        structure: where the outputs stand in what the forward returns.
     """
 
     model: nn.Module
     layers: dict[Place, tuple[str, ...]]
     batch_norms: tuple[str, ...]
+    structure: Structure
 
     @staticmethod
     def of(prepared: nn.Module, adapter: str | Adapter | None) -> AffineSources:
@@ -60,9 +67,12 @@ class AffineSources:
             if isinstance(module, CQReLU):
                 layers[name, seen[name]] = tuple(_summands(node.all_input_nodes[0], prepared, calls))
                 seen[name] += 1
-            if node.op == "output":
-                layers[OUTPUT] = tuple(_summands(node.all_input_nodes[0], prepared, calls))
-        return AffineSources(prepared, layers, tuple(norms))
+        outputs: dict[fx.Node, int] = {}
+        (returned,) = graph.output_node().args
+        structure = structure_of(plain(returned), lambda node: outputs.setdefault(node, len(outputs)), opened)
+        for node, number in outputs.items():
+            layers[output_place(number)] = tuple(_summands(node, prepared, calls))
+        return AffineSources(prepared, layers, tuple(norms), structure)
 
     @property
     def activations(self) -> tuple[str, ...]:

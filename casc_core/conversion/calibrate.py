@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,13 +14,29 @@ from casc_core.activation import CQReLU, Quantised
 from casc_core.conversion.activation_values import Histogram, watched
 from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.affine_sources import AffineSources
-from casc_core.conversion.batches import checked_batches, inputs_and_labels
-from casc_core.conversion.calibration_steps import STEPS, Calibrating
-from casc_core.conversion.prepare import prepare, require_convertible, require_module
+from casc_core.conversion.batches import checked_batches, inputs_and_labels, labels_by_output
+from casc_core.conversion.calibration_steps import STEPS, Calibrating, root_mean_square
+from casc_core.conversion.prepare import prepare, read_prepared, require_module
 from casc_core.conversion.tracing.trace import arguments_of
+from casc_core.engine.structure import Returned
 from casc_core.errors import ConfigError, ConversionError, InputError
-from casc_core.reporting.predictions import differing, labels_of, reading
+from casc_core.reporting.predictions import Measure, by_sample, differing, measures_of, reading
 from casc_core.reporting.tables import text_table
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far off one output of a network is.
+
+    Attributes:
+        logit_error: `|a - b| / |a|` of the logits over the calibration set, in the Euclidean norm.
+        predictions_moved: of how many samples the predicted class differs; None: it is numbers, and predicts nothing.
+        accuracy: on the calibration set, in percent; None: its batches hold no classes.
+    """
+
+    logit_error: float
+    predictions_moved: int | None
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -29,17 +45,20 @@ class CalibrationStep:
 
     Attributes:
         name: of the step.
-        logit_error: `|a - b| / |a|` of the logits over the calibration set, in the Euclidean norm.
-        predictions_moved: of how many samples the predicted class differs.
-        accuracy: on the calibration set, in percent; None: its batches hold no labels.
+        logit_error: `|a - b| / |a|` of the logits over the calibration set, in the Euclidean norm; of several outputs, the
+            root mean square of theirs.
+        predictions_moved: of how many samples a predicted class differs; None: nothing is predicted.
+        accuracy: on the calibration set, in percent; None: its batches hold no labels, or there are several outputs.
         taken: whether the step was kept. One that makes `logit_error` larger is undone.
+        outputs: by name.
     """
 
     name: str
     logit_error: float
-    predictions_moved: int
+    predictions_moved: int | None
     accuracy: float | None
     taken: bool = True
+    outputs: Mapping[str, OutputError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,20 +71,27 @@ class Calibration:
         errors: by activation: `|a - b| / |a|`, sums of magnitudes over the calibration set, `a` what the network's own
             activation gives and `b` what the prepared network's gives, errors of the layers before included.
         samples: size of the calibration set.
-        predictions_moved: of how many samples the predicted class differs.
-        logit_error: `|a - b| / |a|` of the logits, in the Euclidean norm.
+        predictions_moved: of how many samples a predicted class differs; None: nothing is predicted.
+        logit_error: `|a - b| / |a|` of the logits, in the Euclidean norm; of several outputs, the root mean square of
+            theirs.
         steps: what was done, in order, the percentiles of the activations first.
-        trained_accuracy: of the network as trained, on the calibration set, in percent; None: there are no labels.
+        trained_accuracy: of the network as trained, on the calibration set, in percent; None: there are no labels, or
+            several outputs.
     """
 
     model: nn.Module
     thresholds: dict[str, Tensor]
     errors: dict[str, float]
     samples: int
-    predictions_moved: int
+    predictions_moved: int | None
     logit_error: float
     steps: tuple[CalibrationStep, ...] = ()
     trained_accuracy: float | None = None
+
+    @property
+    def outputs(self) -> Mapping[str, OutputError]:
+        """How far off each output is at the end, by name."""
+        return [step.outputs for step in self.steps if step.taken][-1] if self.steps else {}
 
     def __str__(self) -> str:
         rows = [("activation", "threshold", "relative error")]
@@ -74,11 +100,25 @@ class Calibration:
             shown = f"{low:.4g}" if threshold.dim() == 0 else f"{low:.4g} to {high:.4g}"
             rows.append((name, shown, f"{100 * self.errors[name]:.2f}%"))
         lines = [text_table(rows), "", text_table(self._rows_of_steps()), ""]
+        several = len(self.outputs) > 1
+        if several:
+            lines += [text_table(self._rows_of_outputs()), ""]
+        predicted = f"predictions of {self.predictions_moved} of {self.samples} samples differ, "
         lines.append(
-            "NOT LOSSLESS against the network as trained: predictions of "
-            f"{self.predictions_moved} of {self.samples} samples differ, logits by {100 * self.logit_error:.2f}%"
+            f"NOT LOSSLESS against the network as trained: {'' if self.predictions_moved is None else predicted}"
+            f"{'outputs' if several else 'logits'} by {100 * self.logit_error:.2f}%"
         )
         return "\n".join(lines)
+
+    def _rows_of_outputs(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("output", "error", "predictions moved", "accuracy")]
+        for name, output in self.outputs.items():
+            accuracy = "" if output.accuracy is None else f"{output.accuracy:.2f}%"
+            rows.append((name, f"{100 * output.logit_error:.2f}%", self._moved(output.predictions_moved), accuracy))
+        return rows
+
+    def _moved(self, predictions: int | None) -> str:
+        return "" if predictions is None else f"{predictions} of {self.samples}"
 
     def _rows_of_steps(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("step", "logit error", "gain", "predictions moved", "accuracy")]
@@ -87,7 +127,7 @@ class Calibration:
             name = step.name if step.taken else f"{step.name}: undone"
             gain = "" if before is None else f"{100 * (before - step.logit_error):.2f}"
             shown = "" if step.accuracy is None else f"{step.accuracy:.2f}%"
-            error, moved = f"{100 * step.logit_error:.2f}%", f"{step.predictions_moved} of {self.samples}"
+            error, moved = f"{100 * step.logit_error:.2f}%", self._moved(step.predictions_moved)
             rows.append((name, error, gain, moved, shown))
             before = step.logit_error if step.taken else before
         if self.trained_accuracy is None:
@@ -105,6 +145,7 @@ def calibrate(
     per_channel: bool | None = None,
     half_step: bool = True,
     steps: Sequence[str] = tuple(STEPS),
+    measures: Measure | Mapping[str, Measure] | None = None,
 ) -> Calibration:
     """Prepare a network that was trained with plain ReLU, with thresholds and biases from what it does on some data.
 
@@ -136,6 +177,8 @@ def calibrate(
             it from adding up over layers.
         steps: which of them are tried. The last three go through the network once or more for each of its layers: in a
             large one, leave out what takes too long.
+        measures: what the outputs are, "classes" or "numbers", or by output; None: labels decide. For the report alone:
+            of numbers no predictions are counted.
 
     Raises:
         ConfigError: `q` or `percentile` out of range, no such step. ConversionError: as `prepare`. InputError: no batches.
@@ -163,8 +206,10 @@ def calibrate(
             )
         if isinstance(module, CQReLU):
             module.half_step = half_step
-    takes = len(arguments_of(prepared))
-    given = [inputs_and_labels(batch, takes) for batch in checked_batches(batches, "calibrate on")]
+    takes, returned = len(arguments_of(prepared)), read_prepared(prepared, adapter).returned
+    given = [
+        inputs_and_labels(batch, takes, len(returned.readouts)) for batch in checked_batches(batches, "calibrate on")
+    ]
     kept, labels = [inputs for inputs, _ in given], [labels for _, labels in given]
     plain = _with_relus(prepared)
     sources = AffineSources.of(prepared, adapter)
@@ -172,15 +217,15 @@ def calibrate(
     histograms = {
         name: Histogram(bool(per_channel) if channels is None else name in channels) for name in _names(prepared)
     }
-    state = Calibrating(prepared, plain, kept, histograms, sources)
+    state = Calibrating(prepared, plain, kept, histograms, sources, returned)
     state.set_percentiles(percentile)
     if channels:
         try:
-            require_convertible(prepared, adapter)
+            read_prepared(prepared, adapter)
         except ConversionError:  # its thresholds are one for each layer then
             state.histograms = {name: Histogram(per_channel=False) for name in histograms}
             state.set_percentiles(percentile)
-    report = _Report(state, labels)
+    report = _Report(state, labels, measures_of(measures, returned.readouts))
     done = [report.after("percentile")]
     for name, step in STEPS.items():
         if name in steps:
@@ -198,7 +243,7 @@ def calibrate(
         last.predictions_moved,
         last.logit_error,
         tuple(done),
-        report.accuracy(report.expected),
+        report.trained_accuracy,
     )
 
 
@@ -234,9 +279,11 @@ def _names(prepared: nn.Module) -> list[str]:
 def _with_relus(prepared: nn.Module) -> nn.Module:
     """A copy with a ReLU in the place of each CQReLU."""
     result = copy.deepcopy(prepared)
-    for name in _names(result):
-        parent, _, child = name.rpartition(".")
-        setattr(result.get_submodule(parent), child, nn.ReLU())
+    relus: dict[nn.Module, nn.Module] = {}  # a module held under two names stays one
+    for name, module in list(result.named_modules(remove_duplicate=False)):
+        if isinstance(module, CQReLU):
+            parent, _, child = name.rpartition(".")
+            setattr(result.get_submodule(parent), child, relus.setdefault(module, nn.ReLU()))
     return result.eval()
 
 
@@ -256,36 +303,87 @@ def _channelled(plain: nn.Module, sources: AffineSources, batch: tuple[Any, ...]
 class _Report:
     """How far the prepared network is off, as it stands."""
 
-    def __init__(self, state: Calibrating, labels: list[Any]) -> None:
+    def __init__(self, state: Calibrating, labels: list[Any], measures: Mapping[str, Measure | None]) -> None:
         self.state, self.expected = state, state.outputs(state.plain)
-        self.labels = [_usable(each, logits) for each, logits in zip(labels, self.expected, strict=True)]
-        self.samples = sum(map(len, self.expected))
+        given = [_by_output(each, state.returned, measures) for each in labels]
+        self.measures = {
+            name: _measure(measure, [each.get(name) for each in given]) for name, measure in measures.items()
+        }
+        self.labels = [
+            {name: self._usable(own.get(name), logits, name) for name, logits in outputs.items()}
+            for own, outputs in zip(given, self.expected, strict=True)
+        ]
+        single = state.returned.is_single
+        self.sizes = [
+            len(next(iter(outputs.values()))) if single else len(batch[0])
+            for outputs, batch in zip(self.expected, state.batches, strict=True)
+        ]
+        self.samples = sum(self.sizes)
 
     def after(self, name: str, limit: float = float("inf")) -> CalibrationStep:
         found = self.state.outputs(self.state.prepared)
-        error = self.state.error(found, self.expected)
-        moved = sum(int(differing(a, b).sum()) for a, b in zip(self.expected, found, strict=True))
-        return CalibrationStep(name, error, moved, self.accuracy(found), taken=error <= limit)
+        errors = self.state.errors(found, self.expected)
+        moved = self._moved(found)
+        counts = {name: sum(int(each.sum()) for each in batches) for name, batches in moved.items()}
+        outputs = {
+            name: OutputError(error, counts.get(name), self._accuracy(found, name)) for name, error in errors.items()
+        }
+        error = root_mean_square(errors.values())
+        together = [torch.stack(batch).any(0).sum() for batch in zip(*moved.values(), strict=True)]
+        accuracy = next(iter(outputs.values())).accuracy if len(outputs) == 1 else None
+        predictions = int(sum(together)) if moved else None
+        return CalibrationStep(name, error, predictions, accuracy, error <= limit, outputs)
 
-    def accuracy(self, outputs: list[Tensor]) -> float | None:
-        right = 0.0
+    @property
+    def trained_accuracy(self) -> float | None:
+        """Of the network as trained, where it has one output."""
+        names = self.state.returned.readouts
+        return self._accuracy(self.expected, names[0]) if len(names) == 1 else None
+
+    def _moved(self, found: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:
+        """By output that predicts classes, of each batch the samples of which one moved."""
+        return {
+            name: [
+                by_sample(differing(a[name], b[name]), size).any(1)
+                for a, b, size in zip(self.expected, found, self.sizes, strict=True)
+            ]
+            for name, measure in self.measures.items()
+            if measure in (None, "classes")
+        }
+
+    def _accuracy(self, outputs: list[dict[str, Tensor]], name: str) -> float | None:
+        right, rows = 0.0, 0
         for logits, labels in zip(outputs, self.labels, strict=True):
-            if labels is None:
+            own, given = logits[name], labels[name]
+            if given is None:
                 return None
-            how = reading(logits.shape, labels)
-            right += float(how.scores(how.classes(logits), labels).sum())
-        return 100 * right / self.samples
+            how = reading(own.shape, given)
+            right, rows = right + float(how.scores(how.classes(own), given).sum()), rows + len(own)
+        return 100 * right / rows
 
-
-def _usable(given: Any, logits: Tensor) -> Tensor | None:
-    """What stands behind the inputs of a batch, if it is a class for each sample or place."""
-    try:
-        labels = labels_of(given)
-        if labels is None or labels.is_floating_point():
+    def _usable(self, given: Any, logits: Tensor, name: str) -> Tensor | None:
+        """Labels that are a class for each sample or place."""
+        if not isinstance(given, Tensor) or given.is_floating_point() or self.measures[name] not in (None, "classes"):
             return None
-        return reading(logits.shape, labels).checked(labels, logits.shape).to(logits.device)
+        try:
+            labels: Tensor = reading(logits.shape, given).checked(given, logits.shape).to(logits.device)
+        except InputError:
+            return None
+        return labels
+
+
+def _by_output(given: Any, returned: Returned, measures: Mapping[str, Measure | None]) -> dict[str, Any]:
+    """What stands behind the inputs of a batch, if it is labels."""
+    try:
+        return labels_by_output(given, returned, measures)
     except InputError:
-        return None
+        return {}
+
+
+def _measure(given: Measure | None, labels: list[Any]) -> Measure | None:
+    """What was given; else numbers, where labels are."""
+    numbers = [isinstance(each, Tensor) and each.is_floating_point() for each in labels]
+    return "numbers" if given is None and numbers and all(numbers) else given
 
 
 def _errors(state: Calibrating) -> dict[str, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from casc_core.activation import SMALLEST_THRESHOLD, CQReLU
 from casc_core.conversion.activation_values import Histogram, watched
-from casc_core.conversion.affine_sources import OUTPUT, AffineSources, Place
+from casc_core.conversion.affine_sources import AffineSources, Place, output_place
 from casc_core.conversion.batches import output_of
+from casc_core.engine.structure import Returned, outputs_of
+from casc_core.errors import InputError
 
 CANDIDATES, RATIO = 32, 0.9
 """Thresholds that are tried for a channel: the largest activation, and each time so much less."""
@@ -37,6 +39,7 @@ class Calibrating:
         batches: the inputs of the calibration set.
         histograms: of the plain network's activations, by activation.
         sources: which layer's bias moves which activation's input.
+        returned: what the network returns.
     """
 
     prepared: nn.Module
@@ -44,6 +47,7 @@ class Calibrating:
     batches: list[tuple[Any, ...]]
     histograms: dict[str, Histogram]
     sources: AffineSources
+    returned: Returned
 
     def activation(self, name: str) -> CQReLU:
         module = self.prepared.get_submodule(name)
@@ -78,15 +82,40 @@ class Calibrating:
         return restore
 
     @torch.no_grad()
-    def outputs(self, network: nn.Module) -> list[Tensor]:
-        """Its logits, batch by batch."""
-        return [output_of(network, batch) for batch in self.batches]
+    def outputs(self, network: nn.Module) -> list[dict[str, Tensor]]:
+        """Its logits by output, batch by batch.
 
-    @staticmethod
-    def error(found: list[Tensor], expected: list[Tensor]) -> float:
-        """`|a - b| / |a|`, `a` the expected outputs, in the Euclidean norm."""
-        part = sum(float((a - b).double().square().sum()) for a, b in zip(expected, found, strict=True))
-        return math.sqrt(part / max(sum(float(a.double().square().sum()) for a in expected), 1e-30))
+        Raises:
+            InputError: for these inputs it returns something else than it was read to return.
+        """
+        try:
+            return [self.returned.readouts_in(output_of(network, batch)) for batch in self.batches]
+        except ValueError as error:
+            raise InputError(f"the network returns {error}") from error
+
+    def errors(self, found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> dict[str, float]:
+        """By output, `|a - b| / |a|`, `a` the expected one, in the Euclidean norm."""
+        errors = {}
+        for name in self.returned.readouts:
+            pairs = [(a[name], b[name]) for a, b in zip(expected, found, strict=True)]
+            part = sum(float((a - b).double().square().sum()) for a, b in pairs)
+            errors[name] = math.sqrt(part / max(sum(float(a.double().square().sum()) for a, _ in pairs), 1e-30))
+        return errors
+
+    def error(self, found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> float:
+        """The root mean square of the outputs' errors."""
+        return root_mean_square(self.errors(found, expected).values())
+
+
+def root_mean_square(values: Collection[float]) -> float:
+    """Of one value, the value itself.
+
+    >>> root_mean_square([0.1]), root_mean_square([3.0, 4.0, 0.0, 0.0])
+    (0.1, 2.5)
+    """
+    if len(values) == 1:
+        return next(iter(values))
+    return math.sqrt(sum(value * value for value in values) / len(values))
 
 
 def least_error_thresholds(state: Calibrating) -> None:
@@ -122,7 +151,7 @@ def match_batch_norms(state: Calibrating) -> None:
 
 @torch.no_grad()
 def correct_biases(state: Calibrating) -> None:
-    """The mean of each channel of an activation's input, and of the output, is put back to the plain network's.
+    """The mean of each channel of an activation's input, and of each output, is put back to the plain network's.
 
     Layer by layer: what is put back in one changes the means of those behind it.
     """
@@ -145,7 +174,7 @@ def scale_by_output(state: Calibrating) -> None:
         if kept < SAMPLES_FOR_SCALES:
             some.append(batch)
             kept += len(batch[0])
-    few = Calibrating(state.prepared, state.plain, some, state.histograms, state.sources)
+    few = replace(state, batches=some)
     expected = few.outputs(few.plain)
     least = few.error(few.outputs(few.prepared), expected)
     for name in state.sources.activations:
@@ -184,11 +213,11 @@ def _input_means(
 ) -> dict[Place, Tensor]:
     """By place: the mean of each channel of its input, in float64."""
     sums: dict[Place, Any] = {}
-    last = next(reversed(places), OUTPUT)
+    last = next(reversed(places), None)
     calls: Counter[str] = Counter()
 
-    def add(place: Place, value: Tensor) -> None:
-        if place not in places or value.dim() < 2:
+    def add(place: Place, value: Any) -> None:
+        if place not in places or not isinstance(value, Tensor) or value.dim() < 2:
             return
         channel = value.dim() - 1 if isinstance(places[place][0], nn.Linear) else 1
         others = [dim for dim in range(value.dim()) if dim != channel]
@@ -211,8 +240,8 @@ def _input_means(
         for batch in state.batches:
             calls.clear()
             result = _through(network, batch)
-            if result is not None:
-                add(OUTPUT, result)
+            for number, output in enumerate([] if result is None else outputs_of(state.sources.structure, result)):
+                add(output_place(number), output)
     return {place: total / count for place, (total, count) in sums.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +35,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
     True
     """
     snn = SpikingModel(read(folder, partial(_import_adapter, folder)))
-    if model is not None:
-        _attach(snn, model, folder)
-    return snn
+    return snn if model is None else _attached(snn, model, folder)
 
 
 def _import_adapter(folder: str | Path, name: str) -> None:
@@ -47,7 +46,8 @@ def _import_adapter(folder: str | Path, name: str) -> None:
         raise StorageError(f"the network in {folder} needs the adapter that it was converted with: {error}") from error
 
 
-def _attach(snn: SpikingModel, model: nn.Module, folder: str | Path) -> None:
+def _attached(snn: SpikingModel, model: nn.Module, folder: str | Path) -> SpikingModel:
+    """The network of this model; what it returns is of the model's own classes."""
     settings = snn.settings
     again = convert(
         model, settings.adapter, neuron=settings.neuron, schedule=settings.schedule, numerics=settings.numerics
@@ -58,4 +58,9 @@ def _attach(snn: SpikingModel, model: nn.Module, folder: str | Path) -> None:
         raise StorageError(
             f"{folder} was converted from another network than the {type(model).__name__} given as model"
         )
-    snn.origin = again.origin
+    programs = {
+        given: replace(program, structure=again.programs[given].structure) for given, program in snn.programs.items()
+    }
+    attached = SpikingModel(snn.network._replace(programs=programs))
+    attached.origin = again.origin
+    return attached

@@ -16,13 +16,16 @@ from casc_core.activation import CQReLU, Quantised, Rounded, check_levels, check
 from casc_core.composed_activations import LeakyCQReLU, Swish
 from casc_core.conversion.adapter import Adapter, choose_adapter
 from casc_core.conversion.clipping import clipped, require_clipped
+from casc_core.conversion.graph import Graph
 from casc_core.conversion.passes import read_each
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES, UNPREPARED
+from casc_core.conversion.tracing.behind_readout import move_out, what_follows
 from casc_core.conversion.tracing.dataflow import called_on, reading_inputs
 from casc_core.conversion.tracing.randomness import DROPOUTS, rate
 from casc_core.conversion.tracing.trace import arguments_of, each_way
 from casc_core.conversion.wrappers import bare
+from casc_core.engine.conditions import is_of_sizes
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.numerics import Exact
 from casc_core.spiking_model import SpikingModel
@@ -76,6 +79,7 @@ ACTIVATION_CALLS: dict[Any, type[nn.Module]] = {
 }
 """Functions and methods that do what a module does; what they take beside their input, it is made from."""
 _PROBABILITIES = (nn.Sigmoid, nn.Hardsigmoid)
+_PRODUCTS = frozenset(("mul", "mul_", "multiply", "matmul", "bmm", "einsum"))
 # The largest value of a Swish, unless one is given: where a hard gate is wide open.
 _SWISH_REACH = 3.0
 
@@ -175,17 +179,21 @@ def _require_same_forward(
             )
 
 
-def require_convertible(prepared: nn.Module, adapter: str | Adapter | None) -> None:
-    """Raise `ConversionError` for what a conversion of a prepared network would refuse."""
-    _require_rules(prepared, RULES.merged(choose_adapter(prepared, adapter).rules))
+def read_prepared(prepared: nn.Module, adapter: str | Adapter | None) -> Graph:
+    """A prepared network as a conversion reads it, in the first way of calling it that can be converted.
+
+    Raises:
+        ConversionError: a conversion would refuse it.
+    """
+    return _require_rules(prepared, RULES.merged(choose_adapter(prepared, adapter).rules))
 
 
-def _require_rules(prepared: nn.Module, rules: RuleTable) -> None:
+def _require_rules(prepared: nn.Module, rules: RuleTable) -> Graph:
     """Refuse what a conversion would refuse: better now than after the training."""
     model = copy.deepcopy(prepared).eval()
     ways = each_way(model, rules.is_leaf)
     refuse_module_uses(model, rules, ways, prepared=True)
-    read_each(model, ways, rules, Exact())
+    return read_each(model, ways, rules, Exact())[0]
 
 
 def _replace_modules(
@@ -236,19 +244,49 @@ def _reach(activation: Any, threshold: float | None) -> float:
 
 
 def _refuse_probabilities(model: nn.Module, ways: Sequence[fx.Graph | ConversionError]) -> None:
-    """Refuse a sigmoid whose values are what the network returns: rounded, they are no probabilities to train with."""
+    """Refuse a sigmoid whose values the network returns, or what it makes of them without a layer in between: rounded, they
+    are no probabilities to train with, and no places of boxes."""
+
+    def module_of(node: fx.Node) -> nn.Module | None:
+        if node.op == "call_module":
+            return model.get_submodule(str(node.target))
+        kind = _kind(node)
+        return None if kind is None else kind()
+
+    def is_layer(node: fx.Node) -> bool:
+        module = module_of(node)
+        return module is not None and (isinstance(module, tuple(ACTIVATIONS)) or any(True for _ in module.parameters()))
+
+    def said(node: fx.Node) -> str:
+        module = module_of(node)
+        return type(module).__name__ if module is not None else f"{getattr(node.target, '__name__', node.target)}()"
+
     for way in ways:
-        returned = way.output_node().args[0] if isinstance(way, fx.Graph) else None
-        if not isinstance(returned, fx.Node):
-            continue
-        is_module = returned.op == "call_module"
-        module = model.get_submodule(str(returned.target)) if is_module else (_kind(returned) or nn.Identity)()
-        if isinstance(module, _PROBABILITIES):
+        nodes = list(way.nodes) if isinstance(way, fx.Graph) else []
+        found = {node: what_follows(node, is_layer) for node in nodes if isinstance(module_of(node), _PROBABILITIES)}
+        last = {node: following for node, following in found.items() if following is not None}
+        of_last = {*last, *(each for following in last.values() for each in following)}
+        for node, following in last.items():
+            if any(_is_gated(each, of_last) for each in following):
+                continue
             raise ConversionError(
-                f"the forward of {type(model).__name__} returns what a {type(module).__name__} makes of its logits; return "
-                "the logits, train with a loss that takes those (nn.BCEWithLogitsLoss), and apply it to the converted "
-                f"network's output\n  at {returned.meta.get('line', '?')}"
+                f"the forward of {type(model).__name__} returns what a {said(node)} makes of its logits; return the "
+                "logits, and train with a loss that takes those (nn.BCEWithLogitsLoss). "
+                f"{move_out([node], following, said)}\n  at {node.meta.get('line', '?')}"
             )
+
+
+def _is_gated(node: fx.Node, of_last: Collection[fx.Node]) -> bool:
+    """Whether it multiplies what follows from a last sigmoid with what does not: that is a gate then, and of a layer."""
+    is_product = getattr(node.target, "__name__", node.target) in _PRODUCTS
+    return is_product and any(each not in of_last and _holds_values(each) for each in node.all_input_nodes)
+
+
+def _holds_values(node: fx.Node) -> bool:
+    """Whether it follows from the values of an input, and not from sizes, parameters and buffers alone."""
+    if node.op in ("placeholder", "get_attr") or is_of_sizes(node):
+        return node.op == "placeholder"
+    return any(map(_holds_values, node.all_input_nodes))
 
 
 def _train_thresholds(model: nn.Module) -> None:

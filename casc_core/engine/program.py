@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from casc_core.engine.leaves import map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.recording.observer import Observer
 from casc_core.engine.run import Run
+from casc_core.engine.structure import ONE, Returned, Structure
 from casc_core.errors import CascError, InputError
 
 READOUT = "the readout"
@@ -40,22 +42,45 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Readout:
+    """An output that neurons compute.
+
+    Attributes:
+        ref: the value that is read out.
+        scale: factor from its numbers to the user's.
+        exponent: its numbers are on the grid `2**exponent`.
+    """
+
+    ref: Ref
+    scale: float
+    exponent: int
+
+
+@dataclass(frozen=True)
 class Program:
     """Calls in order, for one way to call the model.
 
     Attributes:
         inputs: names of the arguments it takes.
         steps: the calls.
-        output: the value that is the network's readout.
-        scale: factor from the output's numbers to the user's logits.
-        exponent: the output's numbers are on the grid `2**exponent`.
+        outputs: by number; a `Ref` is one that the inputs, parameters and buffers alone decide, and is handed through.
+        structure: where they stand in what the model's forward returns.
     """
 
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
-    output: Ref
-    scale: float
-    exponent: int
+    outputs: tuple[Readout | Ref, ...]
+    structure: Structure = ONE
+
+    @cached_property
+    def returned(self) -> Returned:
+        """What it returns, and which of it neurons compute."""
+        return Returned(self.structure, tuple(isinstance(output, Readout) for output in self.outputs))
+
+    @cached_property
+    def output_values(self) -> tuple[str, ...]:
+        """The names of the values that are its outputs, by number."""
+        return tuple(_ref(output).name for output in self.outputs)
 
     def renumbered(self, number: Mapping[int, int]) -> Program:
         """The same program with operation `old` called `number[old]`."""
@@ -69,7 +94,11 @@ class Program:
         for step in self.steps:
             args, kwargs = substitute((step.args, dict(step.kwargs)), names)
             steps.append(replace(step, args=args, kwargs=kwargs, result=names[step.result].name))
-        return replace(self, steps=tuple(steps), output=names[self.output.name])
+        outputs = tuple(
+            replace(output, ref=names[output.ref.name]) if isinstance(output, Readout) else names[output.name]
+            for output in self.outputs
+        )
+        return replace(self, steps=tuple(steps), outputs=outputs)
 
     def check(self, ops: Sequence[Op]) -> None:
         """Raise `ValueError` unless every call is one that can be made.
@@ -88,11 +117,16 @@ class Program:
             except TypeError as error:
                 raise ValueError(f"step {step.result!r} does not call a {ops[step.op].kind} as one: {error}") from error
             known.add(step.result)
-        if self.output.name not in known:
-            raise ValueError(f"no step computes the output {self.output.name!r}")
+        missing = set(self.output_values) - known
+        if missing:
+            raise ValueError(f"no step computes the output {min(missing)!r}")
+        if len(self.returned.names) != len(self.outputs):
+            raise ValueError(f"{len(self.outputs)} outputs, of which its structure has {len(self.returned.names)}")
+        if not self.returned.readouts:
+            raise ValueError("no output is computed by neurons")
 
-    def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> Any:
-        """The output's value; each intermediate is dropped after its last use."""
+    def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> list[Any]:
+        """The values of the outputs; each intermediate is dropped after its last use."""
         values = dict(inputs)
         last_use = last_uses(self)
         observer = None if run.recorder is None else Observer(run, run.recorder, inputs)
@@ -102,14 +136,18 @@ class Program:
             result = values[step.result] = _called(op, run, args, kwargs)
             if observer is not None:
                 observer.called(step.result, op, result, substitute(call, observer.values), refs(call))
-            used = [name for name in values if last_use.get(name) == index and name != self.output.name]
+            used = [name for name in values if last_use.get(name) == index and name not in self.output_values]
             for name in used:
                 del values[name]
             if observer is not None:
                 observer.forget(used)
         if observer is not None:
-            observer.returned(READOUT, self.output.name)
-        return values[self.output.name]
+            observer.returned(READOUT, self.output_values)
+        return [values[name] for name in self.output_values]
+
+
+def _ref(output: Readout | Ref) -> Ref:
+    return output.ref if isinstance(output, Readout) else output
 
 
 def last_uses(program: Program) -> dict[str, int]:

@@ -10,7 +10,10 @@ import torch
 
 from casc_core.engine.functions import DTYPES
 from casc_core.engine.ops.declared import EXPONENT
-from casc_core.engine.program import Program, Ref, Step
+from casc_core.engine.program import Program, Readout, Ref, Step
+from casc_core.engine.structure import ONE
+from casc_core.engine.structure import from_json as structure_from_json
+from casc_core.engine.structure import to_json as structure_to_json
 from casc_core.storage.strict import of, record, strings
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -130,10 +133,24 @@ def program_to_json(program: Program) -> dict[str, Any]:
             }
             for step in program.steps
         ],
-        "output": program.output.name,
-        "scale": program.scale,
-        "exponent": program.exponent,
+        **_returned_to_json(program),
     }
+
+
+def _returned_to_json(program: Program) -> dict[str, Any]:
+    """A single readout as its fields; anything else by number, and in its structure."""
+    outputs = [_output_to_json(output) for output in program.outputs]
+    return (
+        outputs[0]
+        if program.returned.is_single
+        else {"outputs": outputs, "structure": structure_to_json(program.structure)}
+    )
+
+
+def _output_to_json(output: Readout | Ref) -> dict[str, Any]:
+    if isinstance(output, Ref):
+        return {"output": output.name}
+    return {"output": output.ref.name, "scale": output.scale, "exponent": output.exponent}
 
 
 def program_from_json(value: Any) -> Program:
@@ -142,20 +159,31 @@ def program_from_json(value: Any) -> Program:
     Raises:
         ValueError: it wrote no such thing.
     """
-    fields = record(value, ("inputs", "steps", "output", "scale", "exponent"), "a program")
-    scale = fields["scale"]
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise ValueError(f"a program's scale must be a finite number; got {scale!r:.80}")
-    wrong = EXPONENT.wrong(fields["exponent"])
-    if wrong:
-        raise ValueError(f"a program's exponent must be {wrong}; got {fields['exponent']!r:.80}")
+    single = "structure" not in of(dict, value, "a program")
+    fields = record(value, ("inputs", "steps", *(_READOUT if single else ("outputs", "structure"))), "a program")
+    written = [{name: fields[name] for name in _READOUT}] if single else of(list, fields["outputs"], "outputs")
     return Program(
         tuple(strings(fields["inputs"], "a program's inputs")),
         tuple(_step(step) for step in of(list, fields["steps"], "a program's steps")),
-        Ref(of(str, fields["output"], "a program's output")),
-        float(scale),
-        fields["exponent"],
+        tuple(map(_output, written)),
+        ONE if single else structure_from_json(fields["structure"]),
     )
+
+
+_READOUT = ("output", "scale", "exponent")
+
+
+def _output(value: Any) -> Readout | Ref:
+    fields = record(value, ("output",) if len(of(dict, value, "an output")) == 1 else _READOUT, "an output")
+    ref = Ref(of(str, fields["output"], "a program's output"))
+    if len(fields) == 1:
+        return ref
+    scale, wrong = fields["scale"], EXPONENT.wrong(fields["exponent"])
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise ValueError(f"an output's scale must be a finite number; got {scale!r:.80}")
+    if wrong:
+        raise ValueError(f"an output's exponent must be {wrong}; got {fields['exponent']!r:.80}")
+    return Readout(ref, float(scale), fields["exponent"])
 
 
 def _step(value: Any) -> Step:

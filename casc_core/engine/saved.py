@@ -34,8 +34,8 @@ from casc_core.storage.kinds import Kinds
 from casc_core.storage.strict import of, parsed, record, strings
 
 FORMAT = "casc-network"
-VERSION, READ = 3, (1, 2, 3)
-"""What is written; and what is read. Before 3 there were no inputs that are not rounded."""
+VERSION, SEVERAL, READ = 3, 4, (1, 2, 3, 4)
+"""What is written, of a network with several outputs too; and what is read. Before 3 no inputs were left unrounded."""
 UNSEALED = 1
 """The description has no checksum there."""
 DESCRIPTION, TENSORS = "network.json", "network.safetensors"
@@ -118,7 +118,7 @@ def _description(network: Network) -> dict[str, Any]:
     settings = network.settings
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if all(program.returned.is_single for program in network.programs.values()) else SEVERAL,
         "sha256": OPEN,
         "settings": {
             "adapter": settings.adapter,

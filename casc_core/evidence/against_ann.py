@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from casc_core.errors import ConfigError
 from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann, plainly_evaluated
 from casc_core.evidence.differences import Differences, combine_differences, differences
-from casc_core.evidence.lowering_check import held_against_ann
+from casc_core.evidence.lowering_check import held_against_ann, reference_of
 from casc_core.evidence.lowering_report import LoweringReport, combine_lowering_reports
 from casc_core.numerics import AsTrained, Numerics
+from casc_core.reporting.predictions import Measure
 from casc_core.spiking_model import SpikingModel
 
 
@@ -50,14 +53,6 @@ class AgainstANN:
         """That of a part of a batch, as one that comes behind this many samples."""
         return replace(self, lowering=self.lowering.after(samples))
 
-    def without_predictions(self) -> AgainstANN:
-        """The same of a network that predicts nothing."""
-        own, prepared = (
-            None if each is None else replace(each, predictions=None) for each in (self.own, self.prepared)
-        )
-        grid, float32 = (replace(each, predictions=None) for each in (self.grid, self.float32))
-        return replace(self, grid=grid, float32=float32, own=own, prepared=prepared)
-
     def __str__(self) -> str:
         lines = [str(self.lowering)]
         if not isinstance(self.numerics, AsTrained):
@@ -72,9 +67,16 @@ class AgainstANN:
 
 
 def against_ann(
-    snn: SpikingModel, reference: LogitsAndLevels, named: Mapping[str, Any], samples: int
+    snn: SpikingModel,
+    reference: LogitsAndLevels,
+    named: Mapping[str, Any],
+    samples: int,
+    measures: Mapping[str, Measure | None] = MappingProxyType({}),
 ) -> AgainstANN | None:
     """The reference, which gives this for inputs of so many samples, beside the network; None if that is not at hand.
+
+    Args:
+        measures: by output: what is measured as numbers predicts nothing.
 
     Raises:
         ConfigError: the network has been changed since. ExactnessError: it cannot be evaluated, or lowered, in float64.
@@ -86,39 +88,49 @@ def against_ann(
             "the network that was converted (snn.ann) has been trained or edited since, so there is nothing to compare "
             "with: convert it again, or give the network of that time to load(folder, model=...)"
         )
-    settings = snn.settings
+    settings, program = snn.settings, snn.program_for(frozenset(named))
+
+    def between(before: LogitsAndLevels, after: LogitsAndLevels) -> Differences:
+        return differences(before, after, samples, measures)
+
     held = held_against_ann(snn, reference, named)
-    own = evaluate_ann(snn.ann, settings.levels, (), named, float64=False)
+    own = evaluate_ann(snn.ann, settings.levels, program, named, float64=False)
     return AgainstANN(
         samples,
         settings.numerics,
         held.report,
-        differences(held.before_grid, reference, samples),
-        differences(held.float64, own, samples),
-        differences(own, reference, samples) if settings.levels == settings.q else None,
-        None if snn.origin.given is None else differences(plainly_evaluated(snn.origin.given, named), own, samples),
+        between(held.before_grid, reference),
+        between(held.float64, own),
+        between(own, reference) if settings.levels == settings.q else None,
+        None if snn.origin.given is None else between(plainly_evaluated(snn.origin.given, program, named), own),
     )
 
 
 def reference_against_ann(
-    snn: SpikingModel, inputs: tuple[Any, ...], T: int | None = None
-) -> tuple[Tensor, AgainstANN | None]:
-    """The reference's logits, and `against_ann`, of a batch: in parts that stay under the memory limit.
+    snn: SpikingModel,
+    inputs: tuple[Any, ...],
+    T: int | None = None,
+    measures: Mapping[str, Measure | None] = MappingProxyType({}),
+) -> tuple[dict[str, Tensor], AgainstANN | None]:
+    """The reference's logits, by output, and `against_ann`, of a batch: in parts that stay under the memory limit.
 
     `T` is for schedules without sleep, whose runs it limits.
     """
     parts = snn.parts(inputs, {}, T)
-    logits: list[Tensor] = []
+    logits: list[dict[str, Tensor]] = []
     found: list[AgainstANN] = []
     before = 0
     for part, samples in zip(parts, parts.sizes if parts.count > 1 else [parts.samples], strict=True):
-        reference = LogitsAndLevels(*snn.reference_counts((), part))
+        reference = reference_of(snn, (), part)
         logits.append(reference.logits)
-        beside = against_ann(snn, reference, part, samples)
+        beside = against_ann(snn, reference, part, samples, measures)
         if beside is not None:
             found.append(beside.after(before))
         before += samples
-    return parts.join(logits), combine_against_ann(found) if found else None
+    rows = {
+        name: torch.cat([each[name] for each in logits]) if len(logits) > 1 else own for name, own in logits[0].items()
+    }
+    return rows, combine_against_ann(found) if found else None
 
 
 def combine_against_ann(parts: Sequence[AgainstANN]) -> AgainstANN:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.conversion.batches import checked_batches, inputs_and_labels
+from casc_core.conversion.batches import checked_batches, inputs_and_labels, labels_by_output
 from casc_core.engine.recording.agreement import Agreement, LayerAgreement, PositionAgreement
 from casc_core.engine.recording.recorder import Recorder
+from casc_core.engine.structure import Returned
 from casc_core.errors import ConfigError, InputError
-from casc_core.evidence.analysis import Analysis, LayerAnalysis, PositionAnalysis
+from casc_core.evidence.analysis import Analysis, LayerAnalysis, OutputAnalysis, PositionAnalysis
+from casc_core.evidence.lowering_check import reference_of
 from casc_core.evidence.readout import ReadoutOverTime, readout_over_time
-from casc_core.reporting.predictions import labels_of, with_batch
+from casc_core.reporting.predictions import Measure, by_sample, error_name, measures_of, with_batch
 from casc_core.reporting.series import last_repeated, zero_padded
 from casc_core.simulation import LayerSpikes, Simulation
 from casc_core.spiking_model import SpikingModel
@@ -28,6 +30,7 @@ def analyse(
     T: int | None = None,
     against: SpikingModel | None = None,
     own_levels: bool = False,
+    measures: Measure | Mapping[str, Measure] | None = None,
 ) -> Analysis:
     """Run a data set in spikes and compare every layer with the reference after each step.
 
@@ -38,12 +41,16 @@ def analyse(
         snn: the converted network, under any neuron and schedule.
         batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs; the first thing that
             a tuple holds beyond them is the labels: whole numbers are classes, one for each sample (or place);
-            floating-point ones are what the outputs should be, in their shape.
+            floating-point ones are what the outputs should be, in their shape. Of a network with several outputs, labels
+            are a dict by output, in the structure that the model's forward returns, or one behind another; None for an
+            output that has none.
         T: steps to simulate; None: until silent.
         against: the network whose reference it is compared with; None: itself. For a network of the same layers that a
             method has changed (`casc_core.methods`).
         own_levels: compare counts with its own reference all the same, and only logits with the other's: where thresholds
             differ.
+        measures: what the outputs are: "classes", "numbers" (mean squared error), or a function of outputs `[N, ...]` and
+            labels that gives each sample's error `[N]`; for all, or by output. None: labels decide.
 
     Raises:
         ConfigError: as `snn.simulate`; `against` is no network of the same layers. InputError: no batches, labels for some
@@ -65,37 +72,56 @@ def analyse(
             f" with {', '.join(getattr(against, 'layers', ())) or 'none'}"
         )
     snn.check_steps(T)
-    totals = _Totals()
-    takes = len(snn.settings.arguments)
+    totals: _Totals | None = None
+    takes, first = len(snn.settings.arguments), next(iter(snn.programs.values())).returned
     for batch in checked_batches(batches, "analyse"):
-        inputs, given = inputs_and_labels(batch, takes)
-        labels, start = labels_of(given), 0
-        for part in snn.parts(inputs, {}, T):
+        inputs, given = inputs_and_labels(batch, takes, len(first.readouts))
+        parts = snn.parts(inputs, {}, T)
+        returned = snn.program_for(frozenset(parts.values)).returned
+        totals = totals or _Totals(returned, measures_of(measures, returned.readouts))
+        labels, start = labels_by_output(given, returned, totals.measures), 0
+        for part in parts:
             simulation, agreement, reference = _compared(snn, against, own_levels, part, T)
-            end = start + len(reference)
-            totals.add(simulation, agreement, reference, None if labels is None else labels[start:end])
+            end = start + len(next(iter(reference.values())))
+            own = {name: None if each is None else each[start:end] for name, each in labels.items()}
+            totals.add(simulation, agreement, reference, own)
             start = end
-        if labels is not None and len(labels) != start:
-            raise InputError(f"labels of shape {list(labels.shape)} for {start} samples")
+        for each in labels.values():
+            if each is not None and len(each) != start:
+                shape = f"shape {list(each.shape)}" if isinstance(each, Tensor) else f"length {len(each)}"
+                raise InputError(f"labels of {shape} for {start} samples")
+    assert totals is not None
     return totals.analysis()
 
 
 def _compared(
     snn: SpikingModel, against: SpikingModel, own_levels: bool, values: dict[str, Any], T: int | None
-) -> tuple[Simulation, Agreement, Tensor]:
-    """One part of a batch: its simulation, compared layer by layer, and the reference's logits."""
-    reference, levels = against.reference_counts((), values)
-    if own_levels:
-        _, levels = snn.reference_counts((), values)
+) -> tuple[Simulation, Agreement, dict[str, Tensor]]:
+    """One part of a batch: its simulation, compared layer by layer, and the reference's logits by output."""
+    expected = reference_of(against, (), values)
+    levels = reference_of(snn, (), values).levels if own_levels else expected.levels
     recorder = Recorder(agreement_with=Agreement(levels, snn.settings.levels, *snn.wake_steps(T)))
     simulation = snn.simulate_recorded((), values, T, recorder)
     assert recorder.agreement_with is not None
-    if simulation.logits.shape[1:] != reference.shape:
+    own = {name: list(each.shape[1:]) for name, each in snn.readouts_of(simulation.outputs, (), values).items()}
+    others = {name: list(each.shape) for name, each in expected.logits.items()}
+    if own != others:
         raise ConfigError(
-            f"outputs {list(simulation.logits.shape[1:])} cannot be compared with those of the network that it is "
-            f"analysed against, {list(reference.shape)}"
+            f"outputs {_shapes(own)} cannot be compared with those of the network that it is analysed against, "
+            f"{_shapes(others)}"
         )
-    return simulation, recorder.agreement_with, with_batch(reference, len(simulation.silent_at))
+    samples = len(simulation.silent_at)
+    return (
+        simulation,
+        recorder.agreement_with,
+        {name: with_batch(each, samples) for name, each in expected.logits.items()},
+    )
+
+
+def _shapes(by_output: Mapping[str, list[int]]) -> str:
+    if len(by_output) == 1:
+        return str(next(iter(by_output.values())))
+    return ", ".join(f"{name!r} {shape}" for name, shape in by_output.items())
 
 
 @dataclass
@@ -129,17 +155,29 @@ class _LayerParts:
 
 @dataclass
 class _Totals:
-    """What the parts of the data so far have given; `analysis` puts them together, with the steps of the longest."""
+    """What the parts of the data so far have given; `analysis` puts them together, with the steps of the longest.
 
+    Attributes:
+        returned: what the network returns. measures: of each readout.
+    """
+
+    returned: Returned
+    measures: Mapping[str, Measure | None]
     layers: dict[str, _LayerParts] = field(default_factory=dict)
     awake: list[int] = field(default_factory=list)
-    readouts: list[ReadoutOverTime] = field(default_factory=list)
+    readouts: dict[str, list[ReadoutOverTime]] = field(default_factory=dict)
     silent_at: list[Tensor] = field(default_factory=list)
     accumulates: list[Tensor] = field(default_factory=list)
     multiply_accumulates: list[Tensor] = field(default_factory=list)
     ann_multiply_accumulates: float = 0.0
 
-    def add(self, simulation: Simulation, agreement: Agreement, reference: Tensor, labels: Tensor | None) -> None:
+    def add(
+        self,
+        simulation: Simulation,
+        agreement: Agreement,
+        reference: Mapping[str, Tensor],
+        labels: Mapping[str, Any],
+    ) -> None:
         """Add a part."""
         for name, spikes in simulation.spikes.items():
             layer = self.layers.setdefault(name, _LayerParts())
@@ -149,8 +187,11 @@ class _Totals:
                 layer.positions.append(agreement.positions[name])
         if len(agreement.awake) > len(self.awake):
             self.awake = list(agreement.awake)
-        readouts = simulation.logits.reshape(len(simulation.logits), *reference.shape)
-        self.readouts.append(readout_over_time(readouts, reference, labels))
+        for name, over_time in self.returned.readouts_in(simulation.outputs).items():
+            expected = reference[name]
+            readouts = over_time.reshape(len(over_time), *expected.shape)
+            found = readout_over_time(readouts, expected, labels[name], self.measures[name])
+            self.readouts.setdefault(name, []).append(found)
         self.silent_at.append(simulation.silent_at.cpu())
         self.accumulates.append(simulation.readout_operations)
         self.multiply_accumulates.append(simulation.readout_multiplications)
@@ -158,41 +199,67 @@ class _Totals:
 
     def analysis(self) -> Analysis:
         """All of it, means over the samples."""
-        steps = max(len(each.mismatches) for each in self.readouts)
-        samples, rows = sum(map(len, self.silent_at)), sum(len(each.logits) for each in self.readouts)
+        steps = max(len(each.differing) for each in next(iter(self.readouts.values())))
+        samples = sum(map(len, self.silent_at))
         awake = last_repeated(torch.tensor(self.awake, dtype=torch.float64), steps)
         layers = {name: layer.analysis(awake, samples) for name, layer in self.layers.items()}
         accumulates = _padded_sum(self.accumulates, steps) / samples
         multiply_accumulates = _padded_sum(self.multiply_accumulates, steps) / samples
-        score, numbers = self._score(steps, rows)
+        outputs = {name: _of_output(readouts, steps, self.measures[name]) for name, readouts in self.readouts.items()}
+        whole = [
+            _together(parts, len(silent))
+            for *parts, silent in zip(*self.readouts.values(), self.silent_at, strict=True)
+        ]
         return Analysis(
             layers=layers,
             samples=samples,
             T=steps,
-            mse=_held_sum((each.squared_error for each in self.readouts), steps) / rows,
-            accuracy=None if score is None or numbers else 100.0 * score,
-            error=score if numbers else None,
-            mismatches=_held_sum((each.mismatches for each in self.readouts), steps).long(),
+            outputs=outputs,
+            returned=self.returned,
+            mismatches=_held_sum((differing.sum(1) for differing, _ in whole), steps).long(),
             silent_at=torch.cat(self.silent_at),
-            exact_at=torch.cat([each.exact_at for each in self.readouts]),
-            logits=torch.cat([each.logits for each in self.readouts]),
+            exact_at=torch.cat([exact_at for _, exact_at in whole]),
             accumulates=sum((layer.accumulates for layer in layers.values()), accumulates),
             multiply_accumulates=sum((layer.multiply_accumulates for layer in layers.values()), multiply_accumulates),
             ann_multiply_accumulates=self.ann_multiply_accumulates / samples
             + sum(layer.ann_multiply_accumulates for layer in layers.values()),
         )
 
-    def _score(self, steps: int, rows: int) -> tuple[Tensor | None, bool]:
-        """`[T]`: how well labels are met, on average; and whether they are numbers."""
-        known = [each.scores for each in self.readouts if each.scores is not None]
-        if not known:
-            return None, False
-        if len(known) < len(self.readouts):
-            raise InputError("some batches have labels and some have none")
-        numbers = {each.numbers for each in self.readouts}
-        if len(numbers) > 1:
-            raise InputError("the labels of some batches are classes and of some numbers")
-        return _held_sum(known, steps) / rows, numbers.pop()
+
+def _of_output(parts: Sequence[ReadoutOverTime], steps: int, measure: Measure | None) -> OutputAnalysis:
+    """One output over all parts of the data.
+
+    Raises:
+        InputError: some parts have labels and some have none, or labels of another kind.
+    """
+    rows, numbers = sum(len(part.logits) for part in parts), {part.numbers for part in parts}
+    if len(numbers) > 1:
+        raise InputError("the labels of some batches are classes and of some numbers")
+    known = [part.scores for part in parts if part.scores is not None]
+    if 0 < len(known) < len(parts):
+        raise InputError("some batches have labels and some have none")
+    score = _held_sum(known, steps) / rows if known else None
+    is_numbers = numbers.pop()
+    return OutputAnalysis(
+        mse=_held_sum((part.squared_error for part in parts), steps) / rows,
+        accuracy=None if score is None or is_numbers else 100.0 * score,
+        error=score if is_numbers else None,
+        error_name=error_name(measure),
+        mismatches=_held_sum((part.mismatches for part in parts), steps).long(),
+        exact_at=torch.cat([part.exact_at for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        numbers=is_numbers,
+    )
+
+
+def _together(outputs: Sequence[ReadoutOverTime], samples: int) -> tuple[Tensor, Tensor]:
+    """Of all outputs of a part of the data: `[T, samples]`, where any differs; and from when on all are exact."""
+    if len(outputs) == 1:
+        return outputs[0].differing, outputs[0].exact_at
+    differing = [torch.stack([by_sample(rows, samples).any(1) for rows in each.differing]) for each in outputs]
+    never = [by_sample(each.exact_at == 0, samples).any(1) for each in outputs]
+    latest = [by_sample(each.exact_at, samples).amax(1) for each in outputs]
+    return torch.stack(differing).any(0), torch.where(torch.stack(never).any(0), 0, torch.stack(latest).amax(0))
 
 
 def _held_sum(parts: Iterable[Tensor], steps: int) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from casc_core.engine.structure import Returned
+from casc_core.evidence.differences import by_output
 from casc_core.evidence.energy import EnergyTable
 from casc_core.reporting.series import median_and_largest
 from casc_core.reporting.tables import text_table
@@ -57,6 +60,31 @@ class LayerAnalysis:
 
 
 @dataclass(frozen=True)
+class OutputAnalysis:
+    """One output of a network over all samples, step by step, against the reference's. `[T]` each, float64.
+
+    Attributes:
+        mse: mean squared error against the reference's (the paper's Figure 4 d).
+        accuracy: percent of classes that are right (Figure 4 e): one for each sample, or for each of its places
+            (`casc_core.reporting.predictions`); None without labels, or where these are numbers.
+        error: against labels that are numbers; else None. error_name: the mean squared error, or the user's function.
+        mismatches: int64, samples of which a predicted class (or number) is not the reference's.
+        exact_at: `[samples]` int64, the first step from which on it is the reference's, bit for bit; 0: never.
+        logits: `[samples, ...]`, after the last step.
+        numbers: it is numbers, and predicts nothing.
+    """
+
+    mse: Tensor
+    accuracy: Tensor | None
+    error: Tensor | None
+    error_name: str
+    mismatches: Tensor
+    exact_at: Tensor
+    logits: Tensor
+    numbers: bool
+
+
+@dataclass(frozen=True)
 class Analysis:
     """A spiking network over a data set, step by step, against its reference. Made by `casc_core.analyse`.
 
@@ -64,31 +92,54 @@ class Analysis:
         layers: by name, in order.
         samples: how many.
         T: steps simulated.
-        mse: `[T]`, mean squared error of the readout against the reference's logits (the paper's Figure 4 d).
-        accuracy: `[T]`, percent of classes that are right (Figure 4 e): one for each sample, or for each of its places
-            (`casc_core.reporting.predictions`); None without labels, or where these are numbers.
-        error: `[T]`, mean squared error of the readout against labels that are numbers; else None.
-        mismatches: `[T]` int64, samples of which a predicted class (or number) is not the reference's.
+        outputs: by name.
+        returned: what the model's forward returns. Of a network with several outputs, `mse`, `accuracy`, `error` and
+            `logits` are in that structure, None in the place of what neurons do not compute.
+        mismatches: `[T]` int64, samples of which a predicted class (or number), of any output, is not the reference's.
         silent_at: `[samples]` int64, the last step at which anything spiked.
-        exact_at: `[samples]` int64, the first step from which on the logits are the reference's, bit for bit; 0: never.
-        logits: `[samples, classes]`, the last readout.
-        accumulates, multiply_accumulates: `[T]`, for each sample and step on average, all layers and the readout.
+        exact_at: `[samples]` int64, the first step from which on all outputs are the reference's, bit for bit; 0: never.
+        accumulates, multiply_accumulates: `[T]`, for each sample and step on average, all layers and the readouts.
         ann_multiply_accumulates: the ANN's for a sample, on average.
     """
 
     layers: dict[str, LayerAnalysis]
     samples: int
     T: int
-    mse: Tensor
-    accuracy: Tensor | None
-    error: Tensor | None
+    outputs: dict[str, OutputAnalysis]
+    returned: Returned
     mismatches: Tensor
     silent_at: Tensor
     exact_at: Tensor
-    logits: Tensor
     accumulates: Tensor
     multiply_accumulates: Tensor
     ann_multiply_accumulates: float
+
+    @property
+    def mse(self) -> Tensor:
+        """`[T]`, mean squared error of the readout against the reference's logits."""
+        mse: Tensor = self._of_each("mse")
+        return mse
+
+    @property
+    def accuracy(self) -> Tensor | None:
+        """`[T]`, percent of classes that are right; None without labels, or where these are numbers."""
+        accuracy: Tensor | None = self._of_each("accuracy")
+        return accuracy
+
+    @property
+    def error(self) -> Tensor | None:
+        """`[T]`, mean squared error of the readout against labels that are numbers; else None."""
+        error: Tensor | None = self._of_each("error")
+        return error
+
+    @property
+    def logits(self) -> Tensor:
+        """`[samples, classes]`, the last readout."""
+        logits: Tensor = self._of_each("logits")
+        return logits
+
+    def _of_each(self, what: str) -> Any:
+        return self.returned.holding_readouts({name: getattr(output, what) for name, output in self.outputs.items()})
 
     @property
     def spikes(self) -> Tensor:
@@ -109,12 +160,14 @@ class Analysis:
             off = 100 * float(layer.more[-1] + layer.fewer[-1])
             median, largest = median_and_largest(layer.silent_at)
             rows.append([name, f"{off:.3g}", f"{100 * float(layer.relative_error[-1]):.3g}", f"{median}, {largest}"])
-        right = "" if self.accuracy is None else f", accuracy {float(self.accuracy[-1]):.2f}%"
-        right = right if self.error is None else f", mean squared error {float(self.error[-1]):.4g}"
+        several = self.outputs if len(self.outputs) > 1 else {}
+        right = "".join(_met(output, f" of {name!r}" if several else "") for name, output in self.outputs.items())
+        of_outputs = by_output({name: int(output.mismatches[-1]) for name, output in several.items()})
+        what = "outputs" if all(output.numbers for output in self.outputs.values()) else "predictions"
         spent, ann = float(self.energy()[-1]) / 1e3, self.ann_energy() / 1e3
         said = (
-            f"{self.samples:,} samples, {self.T} steps: predictions of {int(self.mismatches[-1]):,} samples differ from "
-            f"the reference's{right}, {spent:,.4g} nJ a sample (the ANN: {ann:,.4g} nJ)"
+            f"{self.samples:,} samples, {self.T} steps: {what} of {int(self.mismatches[-1]):,} samples differ from "
+            f"the reference's{of_outputs}{right}, {spent:,.4g} nJ a sample (the ANN: {ann:,.4g} nJ)"
         )
         return f"{text_table(rows)}\n{said}"
 
@@ -126,3 +179,10 @@ class Analysis:
     def ann_energy(self, table: EnergyTable | None = None) -> float:
         """pJ of the ANN for a sample, on average."""
         return (table or EnergyTable()).picojoules(self.ann_multiply_accumulates, 0.0)
+
+
+def _met(output: OutputAnalysis, which: str) -> str:
+    """How well labels are met at the end."""
+    if output.accuracy is not None:
+        return f", accuracy{which} {float(output.accuracy[-1]):.2f}%"
+    return "" if output.error is None else f", {output.error_name}{which} {float(output.error[-1]):.4g}"

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from casc_core.activation import Quantised
 from casc_core.engine.float64 import in_float64, widened
+from casc_core.engine.program import Program
+from casc_core.engine.structure import Returned
 from casc_core.errors import CascError, ExactnessError
 
 Observer = Callable[[str, tuple[str, ...], Quantised, tuple[Any, ...], dict[str, Any]], Any]
@@ -22,16 +24,40 @@ Observer = Callable[[str, tuple[str, ...], Quantised, tuple[Any, ...], dict[str,
 
 @dataclass(frozen=True)
 class LogitsAndLevels:
-    """A network's answer and the levels of its populations, by layer, int16."""
+    """A network's answer, by output, and the levels of its populations, by layer, int16."""
 
-    logits: Tensor
+    logits: dict[str, Tensor]
     levels: dict[str, Tensor]
 
 
-def evaluate_ann(
-    ann: nn.Module, q: int, inputs: tuple[Any, ...], named: Mapping[str, Any], float64: bool
-) -> LogitsAndLevels:
+def readouts_of(returned: Returned, value: Any) -> dict[str, Tensor]:
+    """By output, what neurons compute of what the network that was converted returns.
+
+    Args:
+        returned: what its conversion returns.
+
+    Raises:
+        ExactnessError: it returns something else.
+    """
+    try:
+        readouts = returned.readouts_in(value)
+    except ValueError as error:
+        raise ExactnessError(
+            f"the network that was converted returns something else than its conversion: {error}"
+        ) from error
+    for name, each in readouts.items():
+        if not isinstance(each, Tensor):
+            raise ExactnessError(
+                f"the network that was converted returns a {type(each).__name__} as {name!r}, its conversion a tensor"
+            )
+    return readouts
+
+
+def evaluate_ann(ann: nn.Module, q: int, program: Program, named: Mapping[str, Any], float64: bool) -> LogitsAndLevels:
     """The network with this many levels, in its own types or in float64.
+
+    Args:
+        program: that of its conversion for these inputs.
 
     Raises:
         ExactnessError: it cannot be evaluated so.
@@ -48,32 +74,33 @@ def evaluate_ann(
             levels[name] = z.floor().clamp_(*ends).to(torch.int16)
         return output
 
-    return LogitsAndLevels(run_observed(ann, q, inputs, named, see, float64), levels)
+    return LogitsAndLevels(run_observed(ann, q, program, named, see, float64), levels)
 
 
 @torch.no_grad()
-def plainly_evaluated(model: nn.Module, named: Mapping[str, Any]) -> LogitsAndLevels:
+def plainly_evaluated(model: nn.Module, program: Program, named: Mapping[str, Any]) -> LogitsAndLevels:
     """A network that may have no levels yet, in evaluation and in its own types."""
     device = next((value.device for value in named.values() if isinstance(value, Tensor)), None)
     own = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
     given = {name: _as_type(_cloned(value), own) for name, value in named.items()}
-    return LogitsAndLevels(copy.deepcopy(model).eval().to(device)(**given), {})
+    return LogitsAndLevels(readouts_of(program.returned, copy.deepcopy(model).eval().to(device)(**given)), {})
 
 
 @torch.no_grad()
 def run_observed(
     ann: nn.Module,
     q: int,
-    inputs: tuple[Any, ...],
+    program: Program,
     named: Mapping[str, Any],
     see: Observer,
     float64: bool,
     within: AbstractContextManager[Any] | None = None,
-) -> Tensor:
-    """The logits of a copy of the network in which each module of populations is called through `see`.
+) -> dict[str, Tensor]:
+    """The logits, by output, of a copy of the network in which each module of populations is called through `see`.
 
     Args:
         q: its number of levels.
+        program: that of its conversion for these inputs.
         see: called with the name of the module's call, the layers that its populations are in a lowering, the module, and
             what it is given; gives its output. No layers: the module does not say what its populations are.
         float64: evaluate it in float64.
@@ -82,10 +109,10 @@ def run_observed(
     Raises:
         ExactnessError: it cannot be evaluated so.
     """
-    device = next((value.device for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
+    device = next((value.device for value in named.values() if isinstance(value, Tensor)), None)
     network, calls = copy.deepcopy(ann).eval().to(device), Counter[str]()
     # A forward may change what it is given in place, and others read it too.
-    inputs, named = tuple(map(_cloned, inputs)), {name: _cloned(value) for name, value in named.items()}
+    named = {name: _cloned(value) for name, value in named.items()}
     running = ""
 
     def call(name: str, module: Quantised, /, *args: Any, **kwargs: Any) -> Any:
@@ -104,13 +131,12 @@ def run_observed(
         with in_float64() if float64 else nullcontext():
             if float64:
                 network = network.double()
-                inputs, named = widened(inputs, named)
+                _, named = widened((), named)
             else:  # the conversion takes any floating-point type
                 own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
-                inputs = tuple(_as_type(value, own) for value in inputs)
                 named = {name: _as_type(value, own) for name, value in named.items()}
             with nullcontext() if within is None else within:
-                logits = network(*inputs, **named)
+                returned = network(**named)
     except CascError:
         raise
     except Exception as error:  # whatever the user's forward raises
@@ -120,11 +146,7 @@ def run_observed(
             f"{' in float64' if float64 else ''} beside its conversion{running}, so the two could not be compared: "
             f"{type(error).__name__}: {words[0]}"
         ) from error
-    if not isinstance(logits, Tensor):
-        raise ExactnessError(
-            f"the network that was converted returns a {type(logits).__name__}; it must return its logits"
-        )
-    return logits
+    return readouts_of(program.returned, returned)
 
 
 def _as_type(value: Any, dtype: torch.dtype) -> Any:

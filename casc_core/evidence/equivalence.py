@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.evidence.against_ann import AgainstANN, combine_against_ann
-from casc_core.evidence.differences import Differences
+from casc_core.evidence.differences import Differences, by_output
 from casc_core.evidence.lowering_report import LoweringReport
 from casc_core.reporting.series import median_and_largest
 from casc_core.reporting.tables import text_table
@@ -43,19 +43,37 @@ class LayerEquivalence:
 
 
 @dataclass(frozen=True)
+class OutputEquivalence:
+    """One output against the reference's.
+
+    Attributes:
+        name: what it is called: where it stands in what the forward returns.
+        equal: whether it is the same bits.
+        max_difference: the largest difference of two of its numbers.
+        prediction_mismatches: samples whose predicted class differs from the reference's; None: it predicts nothing.
+    """
+
+    name: str
+    equal: bool
+    max_difference: float
+    prediction_mismatches: int | None
+
+
+@dataclass(frozen=True)
 class EquivalenceReport:
     """What `verify` found; prints as a table.
 
     Attributes:
         layers: by name, in the order of the network.
-        logits_equal: whether the logits are the same bits.
+        logits_equal: whether the logits, of all outputs, are the same bits.
         max_logit_difference: the largest difference of two logits.
-        prediction_mismatches: samples whose predicted class differs from the reference's.
+        prediction_mismatches: samples of which a predicted class differs from the reference's.
         silent_at: `[batch]`, steps to silence of each sample.
         T: steps simulated.
         promised: whether exactness is promised for this neuron, schedule and arithmetic.
         note: why it is not, if it is not.
         against_ann: the reference beside the network that was converted; None if that is not at hand.
+        outputs: by name, the readouts.
     """
 
     layers: dict[str, LayerEquivalence]
@@ -67,6 +85,7 @@ class EquivalenceReport:
     promised: bool
     note: str
     against_ann: AgainstANN | None
+    outputs: dict[str, OutputEquivalence] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -137,10 +156,11 @@ class EquivalenceReport:
         verdict = f"{'EXACT' if self.spikes_exact else 'NOT EXACT'} against the quantised ANN"
         if self.spikes_exact and not self.exact:
             verdict = "NOT EXACT: the quantised ANN that it equals is not your network"
-        logits = "equal bit for bit" if self.logits_equal else f"differ by up to {self.max_logit_difference:.3g}"
-        lines.append(f"{verdict}: {samples} samples, {self.T} steps, logits {logits}")
-        if not self.spikes_exact:
-            lines.append(f"predictions of {self.prediction_mismatches} of {samples} samples differ")
+        lines.append(f"{verdict}: {samples} samples, {self.T} steps, {self._of_logits()}")
+        if not self.spikes_exact and any(each.prediction_mismatches is not None for each in self.outputs.values()):
+            several = self.outputs if len(self.outputs) > 1 else {}
+            of_outputs = by_output({name: output.prediction_mismatches or 0 for name, output in several.items()})
+            lines.append(f"predictions of {self.prediction_mismatches} of {samples} samples differ{of_outputs}")
         first = self.first_divergence
         if first is not None:
             lines.append(f"first divergence: layer {first.name!r}, neuron {first.first}")
@@ -156,6 +176,13 @@ class EquivalenceReport:
         else:
             lines.append(str(self.against_ann))
         return "\n".join(lines)
+
+    def _of_logits(self) -> str:
+        equal = "equal bit for bit" if self.logits_equal else f"differ by up to {self.max_logit_difference:.3g}"
+        if len(self.outputs) < 2:
+            return f"logits {equal}"
+        apart = [repr(name) for name, output in self.outputs.items() if not output.equal]
+        return f"outputs {', '.join(apart)} {equal}" if apart else f"all {len(self.outputs)} outputs {equal}"
 
 
 def combine_reports(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
@@ -177,6 +204,16 @@ def combine_reports(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
             next((layer.first for layer in own if layer.first is not None), None),
             torch.cat([layer.silent_at for layer in own]),
         )
+    outputs = {}
+    for name in dict.fromkeys(name for report in reports for name in report.outputs):
+        each = [report.outputs[name] for report in reports if name in report.outputs]
+        counts = [output.prediction_mismatches for output in each if output.prediction_mismatches is not None]
+        outputs[name] = OutputEquivalence(
+            name,
+            all(output.equal for output in each),
+            max(output.max_difference for output in each),
+            sum(counts) if counts else None,
+        )
     beside = [report.against_ann for report in reports if report.against_ann is not None]
     return EquivalenceReport(
         layers,
@@ -188,4 +225,5 @@ def combine_reports(reports: Sequence[EquivalenceReport]) -> EquivalenceReport:
         all(report.promised for report in reports),
         reports[0].note,
         combine_against_ann(beside) if len(beside) == len(reports) else None,
+        outputs,
     )

@@ -22,11 +22,11 @@ from torch import Tensor
 from casc_core.activation import Quantised
 from casc_core.conversion.origin import unrounded
 from casc_core.engine.float64 import widened
-from casc_core.engine.program import READOUT
+from casc_core.engine.program import Program, Readout
 from casc_core.errors import ConfigError, ExactnessError
 from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann, run_observed
 from casc_core.evidence.differences import LOGIT_ROUNDING, absolute_difference, largest_logits
-from casc_core.evidence.lowering_report import GRID, Fault, LayerLowering, LoweringReport
+from casc_core.evidence.lowering_report import GRID, Fault, LayerLowering, LoweringReport, readout_name
 from casc_core.evidence.rounding_error import Magnitudes
 from casc_core.numerics import AsTrained
 from casc_core.spiking_model import SpikingModel
@@ -82,7 +82,7 @@ def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mappin
     try:
         network, (inputs, named) = unrounded(snn), widened(inputs, named)
         network = network if device is None else network.to(device)
-        return LogitsAndLevels(*network.reference_counts(inputs, named))
+        return reference_of(network, inputs, named)
     except ConfigError:
         raise
     except Exception as error:  # such as a forward that asks for its own types
@@ -90,6 +90,12 @@ def lowered_in_float64(snn: SpikingModel, inputs: tuple[Any, ...], named: Mappin
             f"the network that was converted, a {type(snn.ann).__name__}, cannot be lowered in float64, so its conversion "
             f"could not be held against it: {type(error).__name__}: {error}"
         ) from error
+
+
+def reference_of(snn: SpikingModel, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> LogitsAndLevels:
+    """What the reference computes of a whole batch at once."""
+    outputs, levels = snn.reference_counts(inputs, named)
+    return LogitsAndLevels(snn.readouts_of(outputs, inputs, named), levels)
 
 
 @dataclass
@@ -142,16 +148,17 @@ class _Held:
     def __init__(self, snn: SpikingModel, against: LogitsAndLevels, named: Mapping[str, Any]) -> None:
         assert snn.ann is not None
         self._ann, self._q, self._named, self._against = snn.ann, snn.settings.levels, named, against
-        self._readout_error = _readout_error(snn, named)
+        self._program = snn.program_for(frozenset(named))
+        self._readout_error = _readout_errors(snn, self._program)
         self._layers: dict[str, _Layer] = {}
         self._by_output: list[str] = []
-        self._logits = run_observed(self._ann, self._q, (), named, self._compare, float64=True)
+        self._logits = run_observed(self._ann, self._q, self._program, named, self._compare, float64=True)
         self.report = self.reported(_LOGITS)
 
     def left_to_itself(self) -> LogitsAndLevels:
         """The network in float64, nothing held."""
         if any(layer.differs for layer in self._layers.values()):
-            return evaluate_ann(self._ann, self._q, (), self._named, float64=True)
+            return evaluate_ann(self._ann, self._q, self._program, self._named, float64=True)
         # Whatever it was made to give is what it gives.
         levels = {name: self._against.levels[name] for name in self._layers if name not in self._by_output}
         return LogitsAndLevels(self._logits, levels)
@@ -181,29 +188,36 @@ class _Held:
 
     def reported(self, of_logits: float) -> LoweringReport:
         """What was found, logits of a sample being alike within so much of its largest."""
-        own, found = self._logits, self._against.logits
-        alike = own.shape == found.shape
-        off = absolute_difference(own, found.double()) if alike else torch.full((1,), torch.inf)
-        allowed = self._allowed(own, of_logits) if alike else off
+        outputs = {name: _Compared(own, self._against.logits[name]) for name, own in self._logits.items()}
+        allowed = {name: self._allowed(name, output, of_logits) for name, output in outputs.items()}
         errors: dict[str, Tensor] = {}
-        if any(layer.differs for layer in self._layers.values()) or (alike and not bool((off <= allowed).all())):
+        off = any(not bool((output.off <= allowed[name]).all()) for name, output in outputs.items() if output.alike)
+        if off or any(layer.differs for layer in self._layers.values()):
             errors, further = self._errors
-            allowed = allowed + further if further.shape == allowed.shape else allowed
+            for name, more in further.items():
+                allowed[name] = allowed[name] + more if more.shape == allowed[name].shape else allowed[name]
         layers = {name: layer.compared(name, errors.get(name)) for name, layer in self._layers.items()}
-        layers[READOUT] = _readout(own, found, ~(off <= allowed)) if alike else _other_shape(own, found)
+        for name, output in outputs.items():
+            readout = readout_name(name, single=self._program.returned.is_single)
+            layers[readout] = output.compared(readout, allowed[name])
         apart = tuple(name for name in self._against.levels if name not in self._layers)
-        return LoweringReport(layers, float(off.max()), tuple(self._by_output), apart)
+        furthest = max(float(output.off.max()) for output in outputs.values())
+        return LoweringReport(layers, furthest, tuple(self._by_output), apart)
 
-    def _allowed(self, own: Tensor, of_logits: float) -> Tensor:
+    def _allowed(self, name: str, output: _Compared, of_logits: float) -> Tensor:
         """How far logits may be off by the last roundings alone, or by so much of the largest in their sample."""
+        own, found = output.own, output.found
+        if not output.alike:
+            return output.off
         largest = largest_logits(own)
-        if self._against.logits.dtype == torch.float64:
+        if found.dtype == torch.float64:
             return largest * of_logits
-        return own.abs() * _FLOAT32 + largest * of_logits + (largest * LOGIT_ROUNDING).clamp_max(self._readout_error)
+        on_grid = (largest * LOGIT_ROUNDING).clamp_max(self._readout_error[name])
+        return own.abs() * _FLOAT32 + largest * of_logits + on_grid
 
     @cached_property
-    def _errors(self) -> tuple[dict[str, Tensor], Tensor]:
-        """How far float64 may be off: of the activations that differ, by layer, in levels; and of the logits."""
+    def _errors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """How far float64 may be off: of the activations that differ, by layer, in levels; and of the logits, by output."""
         errors: dict[str, Tensor] = {}
         magnitudes = Magnitudes()
 
@@ -217,26 +231,41 @@ class _Held:
                     errors[name] = each[layer.at.unbind(1)] * magnitudes.relative_error
             return output
 
-        logits = run_observed(self._ann, self._q, (), self._named, see, float64=True, within=magnitudes)
-        of_logits = logits * magnitudes.relative_error
-        return errors, torch.where(of_logits.isfinite(), of_logits, 0.0)
+        logits = run_observed(self._ann, self._q, self._program, self._named, see, float64=True, within=magnitudes)
+        of_logits = {name: each * magnitudes.relative_error for name, each in logits.items()}
+        return errors, {name: torch.where(each.isfinite(), each, 0.0) for name, each in of_logits.items()}
 
 
-def _readout_error(snn: SpikingModel, named: Mapping[str, Any]) -> float:
-    """How far the reference's logits may be off because the weights of one map, the last, are on a grid."""
-    program, weights = snn.program_for(frozenset(named)), (op.tensors().get("weight") for op in snn.operations())
+def _readout_errors(snn: SpikingModel, program: Program) -> dict[str, float]:
+    """How far the reference's logits may be off, by output, because the weights of one map, the last, are on a grid."""
+    weights = (op.tensors().get("weight") for op in snn.operations())
     terms = max((weight[0].numel() for weight in weights if weight is not None and weight.dim() > 1), default=1)
-    return abs(program.scale) * 2.0**program.exponent * (terms + 1) / 2
+    readouts = zip(program.returned.names, program.outputs, strict=True)
+    return {
+        name: abs(readout.scale) * 2.0**readout.exponent * (terms + 1) / 2
+        for name, readout in readouts
+        if isinstance(readout, Readout)
+    }
 
 
-def _readout(own: Tensor, found: Tensor, differing: Tensor) -> LayerLowering:
-    wrong, first = differing.nonzero(), None
-    if len(wrong):
-        at = tuple(int(index) for index in wrong[0])
-        first = Fault(at, f"{float(own[at]):.6g}", f"{float(found[at]):.6g}")
-    return LayerLowering(READOUT, own.numel(), len(wrong), 0, first)
+class _Compared:
+    """The logits of one output, the network's own beside what was found.
 
+    Attributes:
+        own, found: the logits. alike: they have one shape. off: by how much they differ.
+    """
 
-def _other_shape(own: Tensor, found: Tensor) -> LayerLowering:
-    fault = Fault(None, str(list(own.shape)), str(list(found.shape)))
-    return LayerLowering(READOUT, found.numel(), found.numel(), 0, fault)
+    def __init__(self, own: Tensor, found: Tensor) -> None:
+        self.own, self.found, self.alike = own, found, own.shape == found.shape
+        self.off = absolute_difference(own, found.double()) if self.alike else torch.full((1,), torch.inf)
+
+    def compared(self, name: str, allowed: Tensor) -> LayerLowering:
+        """`allowed`: how far they may be off."""
+        if not self.alike:
+            fault = Fault(None, str(list(self.own.shape)), str(list(self.found.shape)))
+            return LayerLowering(name, self.found.numel(), self.found.numel(), 0, fault)
+        wrong, first = (~(self.off <= allowed)).nonzero(), None
+        if len(wrong):
+            at = tuple(int(index) for index in wrong[0])
+            first = Fault(at, f"{float(self.own[at]):.6g}", f"{float(self.found[at]):.6g}")
+        return LayerLowering(name, self.own.numel(), len(wrong), 0, first)

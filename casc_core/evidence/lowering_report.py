@@ -32,7 +32,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class LayerLowering:
-    """One layer of a conversion beside that of the network, or the logits (named "the readout").
+    """One layer of a conversion beside that of the network, or the logits (`readout_name`).
 
     Attributes:
         name: the layer.
@@ -54,7 +54,7 @@ class LoweringReport:
     """A conversion beside the network that was converted, in float64.
 
     Attributes:
-        layers: by name, in the order of the network's forward; "the readout" last.
+        layers: by name, in the order of the network's forward; "the readout" last, or of several "the readout 'name'".
         max_logit_difference: the largest difference of two logits.
         by_output: layers of a family whose modules do not say what is inside: what comes out of them was compared.
         not_compared: layers that could not be compared by themselves, only by what follows them.
@@ -81,7 +81,7 @@ class LoweringReport:
     @property
     def neurons(self) -> int:
         """How many neurons were compared."""
-        return sum(layer.neurons for name, layer in self.layers.items() if name != READOUT)
+        return sum(layer.neurons for name, layer in self.layers.items() if not _is_readout(name))
 
     @property
     def ties(self) -> int:
@@ -109,14 +109,31 @@ class LoweringReport:
                 f"lowering: all {self.neurons:,} neurons are your network's in float64{tied}, the logits to within "
                 f"{self.max_logit_difference:.2g}{apart}"
             )
-        what = "logits" if fault.name == READOUT else "neurons"
+        what = "logits" if _is_readout(fault.name) else "neurons"
         more = sum(1 for layer in self.layers.values() if layer.wrong) - 1
         further = f"; {more} more layers" if more else ""
         return (
-            f"FAULT OF THE {self.at_fault.upper()}: {fault.name!r}, {fault.wrong:,} of {fault.neurons:,} {what} are not "
-            f"what your network computes in float64: {fault.first}{further}{apart}. Please report this: the spiking "
+            f"FAULT OF THE {self.at_fault.upper()}: {_quoted(fault.name)}, {fault.wrong:,} of {fault.neurons:,} {what} are "
+            f"not what your network computes in float64: {fault.first}{further}{apart}. Please report this: the spiking "
             "network is not your network"
         )
+
+
+def readout_name(output: str, single: bool) -> str:
+    """What an output is called among layers.
+
+    >>> readout_name("logits", single=True), readout_name("boxes", single=False)
+    ('the readout', "the readout 'boxes'")
+    """
+    return READOUT if single else f"{READOUT} {output!r}"
+
+
+def _quoted(name: str) -> str:
+    return repr(name) if name == READOUT or not _is_readout(name) else name
+
+
+def _is_readout(name: str) -> bool:
+    return name.startswith(READOUT)  # no module's name has a space
 
 
 def _after(fault: Fault | None, samples: int) -> Fault | None:

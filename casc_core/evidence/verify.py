@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,11 +12,11 @@ from torch import Tensor
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import ConfigError
 from casc_core.evidence.against_ann import against_ann
-from casc_core.evidence.ann_evaluation import LogitsAndLevels
 from casc_core.evidence.differences import largest_difference
-from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence, combine_reports
+from casc_core.evidence.equivalence import EquivalenceReport, LayerEquivalence, OutputEquivalence, combine_reports
+from casc_core.evidence.lowering_check import reference_of
 from casc_core.neuron import CIF
-from casc_core.reporting.predictions import differing, with_batch
+from casc_core.reporting.predictions import Measure, by_sample, differing, measures_of, with_batch
 from casc_core.schedule import Continuous
 from casc_core.simulation import LayerSpikes
 from casc_core.spiking_model import SpikingModel
@@ -23,7 +25,13 @@ from casc_core.spiking_model import SpikingModel
 CONTINUOUS_STEPS_PER_LEVEL = 4
 
 
-def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) -> EquivalenceReport:
+def verify(
+    snn: SpikingModel,
+    *inputs: Any,
+    T: int | None = None,
+    measures: Measure | Mapping[str, Measure] | None = None,
+    **named: Any,
+) -> EquivalenceReport:
     """Compare a simulation in spikes with `snn.reference`, and the reference with the network that was converted.
 
     Every count of every neuron, and the logits, must be the reference's bit for bit. That the reference is the network is
@@ -36,6 +44,7 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
         snn: the converted network.
         inputs, named: what the model takes.
         T: steps to simulate; None: until silent (under `Continuous`, 4 steps for each level).
+        measures: what the outputs are, "classes" or "numbers", or by output: of numbers no predictions are counted.
 
     Raises:
         ConfigError, InputError: as `snn.simulate`. ExactnessError: the network that was converted cannot be evaluated
@@ -56,20 +65,31 @@ def verify(snn: SpikingModel, *inputs: Any, T: int | None = None, **named: Any) 
     snn.check_steps(steps)
     note, reports, before = _why_not_promised(snn, T), [], 0
     for part in snn.parts(inputs, named, steps):
-        report = _verified(snn, part, steps, note)
+        report = _verified(snn, part, steps, note, measures)
         reports.append(report.after(before) if before else report)
         before += len(report.silent_at)
     return reports[0] if len(reports) == 1 else combine_reports(reports)
 
 
-def _verified(snn: SpikingModel, values: dict[str, Any], steps: int | None, note: str) -> EquivalenceReport:
+def _verified(
+    snn: SpikingModel,
+    values: dict[str, Any],
+    steps: int | None,
+    note: str,
+    given: Measure | Mapping[str, Measure] | None,
+) -> EquivalenceReport:
     """The report on one part of a batch."""
     settings, recorder = snn.settings, Recorder(keep_counts=True)
     simulation = snn.simulate_recorded((), values, steps, recorder)
     counts = recorder.counts
-    reference = LogitsAndLevels(*snn.reference_counts((), values))
+    reference = reference_of(snn, (), values)
     samples = len(simulation.silent_at)
-    logits, expected = (with_batch(each, samples) for each in (simulation.logits[-1], reference.logits))
+    returned = snn.program_for(frozenset(values)).returned
+    measures = measures_of(given, returned.readouts)
+    found = {
+        name: _compared(over_time[-1], reference.logits[name], samples, measures[name])
+        for name, over_time in returned.readouts_in(simulation.outputs).items()
+    }
     awake = sum(settings.schedule.awake(simulation.T))
     layers = {
         name: compare_layer(name, counts[name], reference.levels[name], awake, settings.levels, simulation.spikes[name])
@@ -77,15 +97,42 @@ def _verified(snn: SpikingModel, values: dict[str, Any], steps: int | None, note
     }
     return EquivalenceReport(
         layers,
-        torch.equal(logits, expected),
-        largest_difference(logits, expected),
-        int(differing(logits, expected).sum()),
+        all(each.equal for each in found.values()),
+        max(each.max_difference for each in found.values()),
+        _predictions([each.differing for each in found.values() if each.differing is not None], samples),
         simulation.silent_at,
         simulation.T,
         not note,
         note,
-        against_ann(snn, reference, values, samples),
+        against_ann(snn, reference, values, samples, measures),
+        {name: each.counted(name) for name, each in found.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One output against the reference's: `differing` are the rows of which another class is predicted."""
+
+    equal: bool
+    max_difference: float
+    differing: Tensor | None
+
+    def counted(self, name: str) -> OutputEquivalence:
+        count = None if self.differing is None else int(self.differing.sum())
+        return OutputEquivalence(name, self.equal, self.max_difference, count)
+
+
+def _compared(logits: Tensor, expected: Tensor, samples: int, measure: Measure | None) -> _Compared:
+    logits, expected = (with_batch(each, samples) for each in (logits, expected))
+    rows = differing(logits, expected) if measure in (None, "classes") else None
+    return _Compared(torch.equal(logits, expected), largest_difference(logits, expected), rows)
+
+
+def _predictions(differing: Sequence[Tensor], samples: int) -> int:
+    """Rows of one output, samples of several, of which any predicted class differs."""
+    if len(differing) < 2:
+        return int(differing[0].sum()) if differing else 0
+    return int(torch.stack([by_sample(rows, samples).any(1) for rows in differing]).any(0).sum())
 
 
 def compare_layer(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from casc_core.errors import InputError
+from casc_core.errors import ConfigError, InputError
+
+ErrorOfSamples = Callable[[Tensor, Any], Tensor]
+Measure = str | ErrorOfSamples
+"""What an output is: "classes", of which a share is right; "numbers", which have a mean squared error; or numbers whose
+error a function `(outputs, labels) -> [N]` gives for each sample."""
+_KINDS = ("classes", "numbers")
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,12 @@ class Reading:
     Attributes:
         dim: the dimension that counts classes; None: each number is one output of its own.
         numbers: the outputs are numbers to be met, not scores of classes.
+        error: of numbers: of each sample `[N]`, given outputs and labels; None: the mean squared error.
     """
 
     dim: int | None
     numbers: bool = False
+    error: ErrorOfSamples | None = None
 
     def classes(self, logits: Tensor) -> Tensor:
         """`[N, ...]`: the class of each sample, or of each of its places.
@@ -40,21 +48,34 @@ class Reading:
         classes: Tensor = self.classes(readouts.flatten(0, 1)).unflatten(0, readouts.shape[:2])
         return classes
 
-    def scores(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """`[..., N]`, float64: how well answers `[..., N, ...]`, made by `classes`, meet labels that are `checked`.
+    def scores(self, answers: Tensor, labels: Any) -> Tensor:
+        """`[N]`, float64: how well answers `[N, ...]`, made by `classes`, meet labels that are `checked`.
 
-        The share of a sample's classes that are right; of numbers, the mean squared error.
+        The share of a sample's classes that are right; of numbers, their error.
+
+        Raises:
+            InputError: the function that measures them does not give one number for each sample.
         """
-        met = (answers.double() - labels.double()).square() if self.numbers else (answers == labels).double()
+        return self.scores_by_step(answers[None], labels)[0]
+
+    def scores_by_step(self, answers: Tensor, labels: Any) -> Tensor:
+        """`[T, N]`, float64: the scores after each step, of answers `[T, N, ...]`."""
+        if self.error is not None:
+            return torch.stack([_measured(self.error, each, labels) for each in answers])
+        met: Tensor = (answers.double() - labels.double()).square() if self.numbers else (answers == labels).double()
         places = labels.dim() - 1
         return met.flatten(-places).mean(-1) if places else met
 
-    def checked(self, labels: Tensor, shape: Sequence[int]) -> Tensor:
-        """Labels in the shape of the classes of outputs of this shape.
+    def checked(self, labels: Any, shape: Sequence[int]) -> Any:
+        """Labels in the shape of the classes of outputs of this shape; for a function that measures, as they are.
 
         Raises:
             InputError: they have another shape, or one is no class of the network.
         """
+        if self.error is not None:
+            if len(labels) != shape[0]:
+                raise InputError(f"labels of {len(labels)} samples for {shape[0]}")
+            return labels
         wanted = [size for dim, size in enumerate(shape) if dim != self.dim]
         what = "number for each output" if self.numbers else "class for each sample or place"
         if self.dim is None and _without_ones(labels.shape) == _without_ones(wanted):
@@ -66,6 +87,8 @@ class Reading:
             )
         if self.numbers or not labels.numel():
             return labels
+        if labels.is_floating_point():
+            raise InputError(f"labels of classes are whole numbers; got {labels.dtype}")
         low, high = int(labels.min()), int(labels.max())
         classes = 2 if self.dim is None else shape[self.dim]
         if low < 0 or high >= classes:
@@ -73,22 +96,24 @@ class Reading:
         return labels
 
 
-def reading(shape: Sequence[int], labels: Tensor | None = None) -> Reading:
-    """How outputs of this shape are read; labels decide where the shape leaves it open.
+def reading(shape: Sequence[int], labels: Any = None, measure: Measure | None = None) -> Reading:
+    """How outputs of this shape are read; labels, or the measure, decide where the shape leaves it open.
 
     - `[N, C]`: one class for each sample. `[N]` and `[N, 1]`: one score for each, its class 1 above zero and 0 elsewhere,
       as a network trained with `binary_cross_entropy_with_logits` means it.
     - `[N, C, H, W]`, `[N, C, D, H, W]`: a class for each pixel. With `C = 1`, 1 above zero.
     - `[N, L, C]`: a class for each position of a sequence; `[N, C, L]`, as losses of torch take it, if the labels are
       `[N, L]`.
-    - Floating-point labels: the outputs are numbers, and have no classes.
+    - Floating-point labels, unless they are measured as classes: the outputs are numbers, and have no classes.
 
     >>> reading([8, 10]), reading([8, 1]), reading([8, 5, 4, 4])
     (Reading(dim=1, numbers=False), Reading(dim=None, numbers=False), Reading(dim=1, numbers=False))
     >>> reading([8, 10], torch.rand(8, 10)).numbers
     True
     """
-    if labels is not None and labels.dtype.is_floating_point:
+    if callable(measure):
+        return Reading(None, numbers=True, error=measure)
+    if measure == "numbers" or (measure is None and labels is not None and labels.dtype.is_floating_point):
         return Reading(None, numbers=True)
     if len(shape) < 2:
         return Reading(None)
@@ -100,6 +125,51 @@ def reading(shape: Sequence[int], labels: Tensor | None = None) -> Reading:
 
 def _without_ones(shape: Sequence[int]) -> list[int]:
     return [*shape[:1], *(size for size in shape[1:] if size != 1)]
+
+
+def measures_of(given: Measure | Mapping[str, Measure] | None, outputs: Sequence[str]) -> dict[str, Measure | None]:
+    """The measure of each output, None where labels and shapes decide.
+
+    Args:
+        given: one for all outputs, or some by output.
+        outputs: what they are called.
+
+    Raises:
+        ConfigError: there is no such output, or no such measure.
+
+    >>> measures_of({"boxes": "numbers"}, ["boxes", "classes"])
+    {'boxes': 'numbers', 'classes': None}
+    """
+    by_output = given if isinstance(given, Mapping) else dict.fromkeys(outputs, given)
+    for name, measure in by_output.items():
+        if name not in outputs:
+            raise ConfigError(f"no output is called {name!r}; there are: {', '.join(map(repr, outputs))}")
+        if measure is not None and measure not in _KINDS and not callable(measure):
+            raise ConfigError(
+                f"an output is measured as 'classes', as 'numbers', or by a function of outputs and labels; got {measure!r}"
+            )
+    return {name: by_output.get(name) for name in outputs}
+
+
+def error_name(measure: Measure | None) -> str:
+    """What the error of an output of numbers is called.
+
+    >>> error_name("numbers"), error_name(max)
+    ('mean squared error', 'max')
+    """
+    return getattr(measure, "__name__", type(measure).__name__) if callable(measure) else "mean squared error"
+
+
+def _measured(error: ErrorOfSamples, outputs: Tensor, labels: Any) -> Tensor:
+    """`[N]` float64: the errors that a function of the user's gives."""
+    found = error(outputs, labels)
+    if not isinstance(found, Tensor) or found.shape != outputs.shape[:1]:
+        said = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"{error_name(error)} must give one error for each sample, a tensor of shape "
+            f"{list(outputs.shape[:1])}; it gives {said}"
+        )
+    return found.detach().cpu().double()
 
 
 def labels_of(given: Any) -> Tensor | None:
@@ -123,13 +193,13 @@ def labels_of(given: Any) -> Tensor | None:
     return labels
 
 
-def differing(a: Tensor, b: Tensor) -> Tensor:
-    """`[N]`: whether any class of each sample differs between two outputs of one shape.
+def differing(a: Tensor, b: Tensor, measure: Measure | None = None) -> Tensor:
+    """`[N]`: whether any class (or number) of each sample differs between two outputs of one shape.
 
     >>> differing(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
     tensor([False,  True])
     """
-    how = reading(a.shape)
+    how = reading(a.shape, measure=measure)
     return any_of_sample(how.classes(a) != how.classes(b))
 
 
@@ -145,3 +215,12 @@ def with_batch(outputs: Tensor, samples: int) -> Tensor:
 def any_of_sample(differs: Tensor) -> Tensor:
     """`[N]` from `[N, ...]`: whether anything of each sample does."""
     return differs if differs.dim() == 1 else differs.flatten(1).any(1)
+
+
+def by_sample(rows: Tensor, samples: int) -> Tensor:
+    """`[samples, ...]` of `[N]`: the rows of each sample, which follow one another; all rows, where that cannot be.
+
+    >>> by_sample(torch.tensor([False, False, True, False]), samples=2).any(1)
+    tensor([False,  True])
+    """
+    return rows.reshape(samples, -1) if len(rows) % samples == 0 else rows.expand(samples, len(rows))

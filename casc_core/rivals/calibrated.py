@@ -64,7 +64,7 @@ class Calibrated(Method):
         rates = {name: level.double() / snn.settings.levels for name, level in levels.items()}
         settings = calibrated.settings
         run = SpikingRun(settings.numerics, settings.neuron, settings.schedule, self.steps)
-        calibrated.with_layers(lambda population: _Calibrating(population, rates)).evaluated(run, inputs)
+        calibrated.with_layers(lambda population: _Calibrating(population, rates)).evaluate(run, inputs)
         return calibrated
 
 

@@ -151,7 +151,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _reports(found: NetworkAndData, batches: Iterable[Any], T: int | None) -> Iterator[EquivalenceReport]:
     takes = len(found.snn.settings.arguments)
     for batch in batches:
-        yield verify(found.snn, *batch[:takes], T=T)
+        yield verify(found.snn, *batch[:takes], T=T, measures=found.measures)
 
 
 def _as_json(found: NetworkAndData, report: EquivalenceReport) -> dict[str, Any]:
@@ -169,6 +169,7 @@ def _as_json(found: NetworkAndData, report: EquivalenceReport) -> dict[str, Any]
         "ann_predictions_moved": report.ann_predictions_moved,
         "ann_max_logit_difference": report.ann_max_logit_difference,
         "silent_at": _silence(report.silent_at),
+        "outputs": [dataclasses.asdict(output) for output in report.outputs.values()],
         "layers": [
             {
                 "name": layer.name,

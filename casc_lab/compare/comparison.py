@@ -80,7 +80,12 @@ def compare(
         network.memory_limit = snn.memory_limit
         sleeps = network.settings.schedule.last_wake is not None
         analyses[name] = analyse(
-            network, compared.batches(), T=None if sleeps else T, against=snn, own_levels=method.own_levels
+            network,
+            compared.batches(),
+            T=None if sleeps else T,
+            against=snn,
+            own_levels=method.own_levels,
+            measures=compared.measures,
         )
         if method.reads_data and compared.calibration is None:
             about = "no calibration data was given, so it looked at the test data"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from casc_lab.compare import tables
 from casc_lab.compare.figure_groups import Numbered, accuracy_axis, grid, group, layer_axis, methods_key, series
-from casc_lab.compare.measure import Comparison, measure
+from casc_lab.compare.measure import Comparison, answers, by_output, measure, of_output
 from casc_lab.compare.units import joules
 from casc_lab.html.axes import Axis, logarithmic, time
 from casc_lab.html.charts import Series, legend, lines, values_of
@@ -18,17 +18,7 @@ def energy_figures(every: Numbered, comparison: Comparison) -> str:
     spent = series(every, lambda method: [value / ann for value in method["energy_nj"]])
     up, level = logarithmic([*values_of(spent), 1.0]), (1.0, "ANN")
     svg = lines("energy over T", spent, range(1, T + 1), time(T), ("T", "× ANN"), up, level=level)
-    charts = [("Energy up to step T", svg)]
-    kind, words, key, unit = measure(comparison), "samples whose predictions differ", "mismatches", "samples"
-    up_axis: Axis | None = None
-    if kind is not None:
-        words, key, unit = kind.name, kind.key, kind.unit
-        up_axis = accuracy_axis(comparison) if key == "accuracy" else None
-    along = [Series(m["label"], m[key], n, m["ours"], [value / ann for value in m["energy_nj"]]) for n, m in every]
-    used = logarithmic([value / ann for _, m in every for value in m["energy_nj"]])
-    title = f"{words.capitalize()} for the energy spent"
-    mark = None if kind is None else (comparison[f"ann_{key}"], "ANN")
-    charts.append((title, lines(title, along, [1.0], used, ("energy (× ANN)", unit), up_axis, level=mark)))
+    charts = [("Energy up to step T", svg), *(_for_energy(name, view, ann) for name, view in by_output(comparison))]
     energy_table = comparison["energy_table"]
     return group(
         "What it costs",
@@ -39,6 +29,21 @@ def energy_figures(every: Numbered, comparison: Comparison) -> str:
         methods_key(every),
         grid(charts),
     )
+
+
+def _for_energy(name: str, comparison: Comparison, ann: float) -> tuple[str, str]:
+    """How well one output meets its labels, or the reference, for the energy spent."""
+    every = list(enumerate(comparison["methods"]))
+    kind, words, key, unit = measure(comparison), f"samples whose {answers(comparison)} differ", "mismatches", "samples"
+    up_axis: Axis | None = None
+    if kind is not None:
+        words, key, unit = kind.name, kind.key, kind.unit
+        up_axis = accuracy_axis(comparison) if key == "accuracy" else None
+    along = [Series(m["label"], m[key], n, m["ours"], [value / ann for value in m["energy_nj"]]) for n, m in every]
+    used = logarithmic([value / ann for _, m in every for value in m["energy_nj"]])
+    title = f"{words[0].upper()}{words[1:]}{of_output(name)} for the energy spent"
+    mark = None if kind is None else (comparison[f"ann_{key}"], "ANN")
+    return title, lines(title, along, [1.0], used, ("energy (× ANN)", unit), up_axis, level=mark)
 
 
 def operation_figures(comparison: Comparison) -> str:

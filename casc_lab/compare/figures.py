@@ -17,7 +17,7 @@ from casc_lab.compare.figure_groups import (
     percent,
     series,
 )
-from casc_lab.compare.measure import Comparison, answers
+from casc_lab.compare.measure import Comparison, answers, by_output, measure
 from casc_lab.html.axes import Axis, counting, linear, logarithmic, time
 from casc_lab.html.charts import Series, lines, values_of
 from casc_lab.html.heat_map import heat_map, shade_key
@@ -31,7 +31,8 @@ def figures(comparison: Comparison) -> str:
     every = list(enumerate(comparison["methods"]))
     four = [(number, method) for number, method in every if method["group"] == "Table 6"]
     T = comparison["T"]
-    made = [_mismatches(four, T), _readout(every, comparison), _errors(every, T)]
+    readouts = [_readout(name, list(enumerate(view["methods"])), view) for name, view in by_output(comparison)]
+    made = [_mismatches(four, T), *readouts, _errors(every, T)]
     made += [_firing(four, T), _silence(four), _positions(four), energy_figures(every, comparison)]
     return "".join(made)
 
@@ -86,8 +87,8 @@ def _sum(a: Sequence[float], b: Sequence[float]) -> list[float]:
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
-def _readout(every: Numbered, comparison: Comparison) -> str:
-    T, what = comparison["T"], answers(comparison)
+def _readout(name: str, every: Numbered, comparison: Comparison) -> str:
+    T, what, kind = comparison["T"], answers(comparison), measure(comparison)
     error = series(every, lambda m: m["mse"])
     differ = series(every, lambda m: m["mismatches"])
     charts = [
@@ -100,13 +101,12 @@ def _readout(every: Numbered, comparison: Comparison) -> str:
             _over(f"samples whose {what} differ over T", differ, T, "samples", logarithmic(values_of(differ))),
         ),
     ]
-    if comparison["ann_error"] is not None:
+    if kind is not None and kind.key == "error":
         off = series(every, lambda m: m["error"])
         up = logarithmic([*values_of(off), comparison["ann_error"]])
-        title = "mean squared error against the labels over T"
-        level = (comparison["ann_error"], "ANN")
-        charts.append(("Mean squared error against the labels", _over(title, off, T, "MSE", up, level)))
-    if comparison["ann_accuracy"] is not None:
+        title, level = f"{kind.name} against the labels", (comparison["ann_error"], "ANN")
+        charts.append((title[0].upper() + title[1:], _over(f"{title} over T", off, T, kind.unit, up, level)))
+    if kind is not None and kind.key == "accuracy":
         right = series(every, lambda m: m["accuracy"])
         charts.append(
             (
@@ -115,7 +115,7 @@ def _readout(every: Numbered, comparison: Comparison) -> str:
             )
         )
     return group(
-        "How fast they vanish",
+        "How fast they vanish" + (f": output {name!r}" if name else ""),
         "The readout after T steps against the quantised ANN's logits, its classes against the ANN's, and how well it "
         "meets the labels. On logarithmic axes zero has a dotted line of its own at the bottom; an error of zero is "
         "equality to the last bit.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Comparison = Mapping[str, Any]
@@ -44,14 +44,46 @@ _MEASURES = (
 )  # fmt: skip
 
 
+def by_output(comparison: Comparison) -> list[tuple[str, Comparison]]:
+    """Of a network with several outputs, the comparison of each as if it were the only one, by name; else the comparison
+    itself, named ""."""
+    names = comparison.get("outputs") or {}
+    return [
+        (
+            name,
+            {
+                **comparison,
+                **own,
+                "methods": [{**method, **method["outputs"][name]} for method in comparison["methods"]],
+            },
+        )
+        for name, own in names.items()
+    ] or [("", comparison)]
+
+
+def of_output(name: str) -> str:
+    """Which output a title is about.
+
+    >>> "Accuracy" + of_output("classes"), "Accuracy" + of_output("")
+    ("Accuracy of 'classes'", 'Accuracy')
+    """
+    return f" of {name!r}" if name else ""
+
+
 def measure(comparison: Comparison) -> Measure | None:
-    """Accuracy where labels are classes, the mean squared error where they are numbers; None without labels."""
-    return next((one for one in _MEASURES if comparison[f"ann_{one.key}"] is not None), None)
+    """Accuracy where labels are classes, an error where they are numbers; None without labels."""
+    found = next((one for one in _MEASURES if comparison[f"ann_{one.key}"] is not None), None)
+    own = comparison.get("error_name")
+    if found is None or found.key != "error" or own in (None, found.name):
+        return found
+    return replace(
+        found, name=own, unit=own, caption=f"{own} against the labels after T steps, on the same trained network."
+    )
 
 
 def answers(comparison: Comparison) -> str:
-    """What of a sample is compared with the quantised ANN's: its outputs where labels are numbers, else its predictions."""
-    return "predictions" if comparison["ann_error"] is None else "outputs"
+    """What of a sample is compared with the quantised ANN's: its outputs where these are numbers, else its predictions."""
+    return "predictions" if comparison.get("predicts", comparison["ann_error"] is None) else "outputs"
 
 
 def scores_of_anns(comparison: Comparison) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from casc_core.evidence.analysis import Analysis, LayerAnalysis
+from casc_core.evidence.analysis import Analysis, LayerAnalysis, OutputAnalysis
 from casc_core.evidence.energy import EnergyTable
 from casc_core.reporting.series import last_repeated, steps_to_silence, zero_padded
 from casc_core.rivals.methods import FOUR, OURS, Method
@@ -23,7 +23,9 @@ def method_figures(
     Args:
         sleeps: it falls silent.
     """
-    accuracy = analysis.accuracy
+    single = analysis.returned.is_single
+    outputs = {output: _output_figures(each, T) for output, each in analysis.outputs.items()}
+    whole = {"mismatches": _counts(analysis.mismatches, T), "accuracy": None, "error": None, "mse": None}
     exact_at = int(analysis.exact_at.max()) if bool((analysis.exact_at > 0).all()) else None
     return {
         "name": name,
@@ -36,10 +38,8 @@ def method_figures(
         "note": method.note,
         "exact": analysis.exact and not method.own_levels,
         "exact_at": exact_at,
-        "accuracy": None if accuracy is None else rounded(last_repeated(accuracy, T), 4),
-        "error": None if analysis.error is None else rounded(last_repeated(analysis.error, T)),
-        "mismatches": [int(count) for count in last_repeated(analysis.mismatches, T)],
-        "mse": rounded(last_repeated(analysis.mse, T)),
+        **(next(iter(outputs.values())) if single else whole),
+        "outputs": {} if single else outputs,
         "spikes": rounded(zero_padded(analysis.spikes, T).cumsum(0)),
         "macs": rounded(zero_padded(analysis.multiply_accumulates, T).cumsum(0)),
         "acs": rounded(zero_padded(analysis.accumulates, T).cumsum(0)),
@@ -47,6 +47,19 @@ def method_figures(
         "silence": silence_steps(analysis.silent_at) if sleeps else None,
         "layers": [_layer_figures(layer, own, T, sleeps) for layer, own in analysis.layers.items()],
     }
+
+
+def _output_figures(output: OutputAnalysis, T: int) -> dict[str, Any]:
+    return {
+        "accuracy": None if output.accuracy is None else rounded(last_repeated(output.accuracy, T), 4),
+        "error": None if output.error is None else rounded(last_repeated(output.error, T)),
+        "mismatches": _counts(output.mismatches, T),
+        "mse": rounded(last_repeated(output.mse, T)),
+    }
+
+
+def _counts(series: Tensor, T: int) -> list[int]:
+    return [int(count) for count in last_repeated(series, T)]
 
 
 def _layer_figures(name: str, layer: LayerAnalysis, T: int, sleeps: bool) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from casc_core.reporting.predictions import Measure
 from casc_core.spiking_model import SpikingModel
 
-Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
+Batches = Callable[[], Iterable[tuple[Any, ...]]]
 """Gives batches anew at each call: inputs, and labels if there are any."""
 
 
@@ -26,6 +27,7 @@ class NetworkAndData:
         title, source: what the network, and the data, are.
         configuration: anything that tells how the network came about.
         calibration_said: what the calibration says of itself, if there was one.
+        measures: what the outputs are (`casc_core.analyse`); None: labels decide.
     """
 
     snn: SpikingModel
@@ -36,6 +38,7 @@ class NetworkAndData:
     source: str
     configuration: Mapping[str, Any]
     calibration_said: str | None = None
+    measures: Measure | Mapping[str, Measure] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,25 @@ def limited(batches: Batches, limit: int | None) -> Batches:
     """The first samples of some batches, taken once, so that each method sees the same; None: all of them."""
     if limit is None:
         return batches
-    kept: list[tuple[Tensor, ...]] = []
+    kept: list[tuple[Any, ...]] = []
 
-    def of() -> Iterable[tuple[Tensor, ...]]:
+    def of() -> Iterable[tuple[Any, ...]]:
         left = limit if not kept else 0
         for batch in batches() if left else ():
             samples = len(batch[0])
-            kept.append(tuple(part[:left] if len(part) == samples else part for part in batch))
+            kept.append(tuple(_first(part, left, samples) for part in batch))
             left -= samples
             if left <= 0:
                 break
         return kept
 
     return of
+
+
+def _first(part: Any, count: int, samples: int) -> Any:
+    """The first samples of a part of a batch of so many; labels may be in a dict or a tuple, by output."""
+    if isinstance(part, Mapping):
+        return {name: _first(each, count, samples) for name, each in part.items()}
+    if isinstance(part, tuple):
+        return tuple(_first(each, count, samples) for each in part)
+    return part[:count] if part is not None and len(part) == samples else part

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from casc_lab.compare.measure import Comparison, answers, constant_rows, measure
+from casc_lab.compare.measure import Comparison, answers, by_output, constant_rows, measure, of_output
 from casc_lab.compare.units import joules, ratio
 from casc_lab.html.table import html_table
 
@@ -13,16 +13,21 @@ Cell = Callable[[Mapping[str, Any], int], str]
 
 
 def over_time(comparison: Comparison) -> str:
-    """How well labels are met, and samples whose predictions differ, by method and step."""
-    samples, kind, made = comparison["data"]["samples"], measure(comparison), ""
+    """How well labels are met, and samples whose predictions differ, by method and step, for each output."""
+    return "".join(f'<div class="tables">{_over_time(name, view)}</div>' for name, view in by_output(comparison))
+
+
+def _over_time(name: str, comparison: Comparison) -> str:
+    samples, kind, made, which = comparison["data"]["samples"], measure(comparison), "", of_output(name)
     if kind is not None:
-        made = _by_step(comparison, kind.caption, kind.cell, constant_rows(comparison))
+        about = f"Output {name!r}: {kind.caption[0].lower()}{kind.caption[1:]}" if name else kind.caption
+        made = _by_step(comparison, about, kind.cell, constant_rows(comparison))
     differ = _by_step(
         comparison,
-        f"Samples whose {answers(comparison)} differ from the quantised ANN's after T steps, of {samples:,}.",
+        f"Samples whose {answers(comparison)}{which} differ from the quantised ANN's after T steps, of {samples:,}.",
         mismatch_cell,
     )
-    return f'<div class="tables">{made}{differ}</div>'
+    return f"{made}{differ}"
 
 
 def costs(comparison: Comparison) -> str:

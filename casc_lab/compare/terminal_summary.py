@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from casc_core.reporting.tables import markdown_table
-from casc_lab.compare.measure import answers, constant_rows, measure
+from casc_lab.compare.measure import answers, by_output, constant_rows, measure, of_output
 from casc_lab.compare.tables import mismatch_cell, rows_by_step
 from casc_lab.compare.units import ratio
 from casc_lab.compare.verdict import differences_by_step
@@ -15,12 +15,13 @@ from casc_lab.compare.verdict import differences_by_step
 def terminal_summary(comparison: Mapping[str, Any]) -> str:
     """Accuracy (or the error) over time, and exactness, spikes and energy of each method."""
     tables = []
-    kind = measure(comparison)
-    if kind is not None:
-        rows = rows_by_step(comparison, "name", f"{kind.name} ({kind.unit})", kind.cell, constant_rows(comparison))
-        tables.append(markdown_table(rows))
-    differing = f"samples whose {answers(comparison)} differ"
-    tables.append(markdown_table(rows_by_step(comparison, "name", differing, mismatch_cell)))
+    for name, view in by_output(comparison):
+        kind, which = measure(view), of_output(name)
+        if kind is not None:
+            corner = f"{kind.name}{which} ({kind.unit})"
+            tables.append(markdown_table(rows_by_step(view, "name", corner, kind.cell, constant_rows(view))))
+        differing = f"samples whose {answers(view)}{which} differ"
+        tables.append(markdown_table(rows_by_step(view, "name", differing, mismatch_cell)))
     last = comparison["T"]
     rows = [["for each sample", "exact", "from T", "silent at", f"spikes, T={last}", f"energy, T={last} (x ANN)"]]
     for method in comparison["methods"]:

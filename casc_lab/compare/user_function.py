@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casc_core.conversion.batches import inputs_and_labels
 from casc_core.conversion.calibrate import calibrate
 from casc_core.conversion.convert import convert
 from casc_core.conversion.prepare import levels_of
 from casc_core.conversion.tracing.trace import arguments_of
+from casc_core.engine.leaves import leaves
 from casc_core.errors import ConfigError, InputError
 from casc_core.numerics import of_bits
-from casc_core.reporting.predictions import reading
+from casc_core.reporting.predictions import Measure, reading
 from casc_core.spiking_model import SpikingModel
 from casc_lab.compare.network_and_data import Batches, NetworkAndData, Request, limited
 from casc_lab.distributed import choose_device
 
 CALIBRATION_SAMPLES = 1_000
+Measures = Mapping[str, Measure] | None
 
 
 def from_user_function(module: str, function: str, request: Request) -> NetworkAndData:
@@ -38,7 +39,7 @@ def from_user_function(module: str, function: str, request: Request) -> NetworkA
     """
     if request.data is not None:
         raise ConfigError("--data is for a recipe's folder; your own function says what the data is")
-    model, given, calibration = _returned(module, function)
+    model, given, calibration, measures = _returned(module, function)
     device = choose_device(request.device)
     model = model.to(device).eval()
     takes = len(arguments_of(model))
@@ -54,7 +55,11 @@ def from_user_function(module: str, function: str, request: Request) -> NetworkA
                 "network that was prepared and trained"
             )
         found = calibrate(
-            model, list(limited(some or batches, CALIBRATION_SAMPLES)()), q=request.q, adapter=request.adapter
+            model,
+            list(limited(some or batches, CALIBRATION_SAMPLES)()),
+            q=request.q,
+            adapter=request.adapter,
+            measures=measures,
         )
         network, trained, said = found.model, model, str(found)
         title = f"{title}, ReLU calibrated to q={request.q}"
@@ -71,11 +76,12 @@ def from_user_function(module: str, function: str, request: Request) -> NetworkA
         f"{module}:{function}",
         {"function": f"{module}:{function}", "q": snn.settings.q, "calibration data": by},
         said,
+        measures,
     )
 
 
-def _returned(module: str, function: str) -> tuple[nn.Module, Iterable[Any], Iterable[Any] | None]:
-    """What the user's function gives: a network, batches that can be gone through again, and calibration batches."""
+def _returned(module: str, function: str) -> tuple[nn.Module, Iterable[Any], Iterable[Any] | None, Measures]:
+    """What the user's function gives: a network, batches that can be gone through again, calibration batches, measures."""
     where = f"{module}:{function}"
     if module.endswith(".py"):
         raise ConfigError(f"{module} is a file; name its module: {module.removesuffix('.py')}:{function}")
@@ -94,7 +100,11 @@ def _returned(module: str, function: str) -> tuple[nn.Module, Iterable[Any], Ite
         returned = make()
     except Exception as error:  # whatever the user's function raises
         raise ConfigError(f"{where} failed: {_told(error)}") from error
-    shape = "must return (model, batches) or (model, batches, calibration_batches)"
+    shape = "must return (model, batches) or (model, batches, calibration_batches), and then perhaps measures by output"
+    measures: Measures = None
+    if isinstance(returned, tuple) and len(returned) > 2 and isinstance(returned[-1], Mapping):
+        *kept, measures = returned
+        returned = tuple(kept)
     if not isinstance(returned, tuple) or len(returned) not in (2, 3) or not isinstance(returned[0], nn.Module):
         raise ConfigError(f"{where} {shape}; it returns {type(returned).__name__}")
     if isinstance(returned[0], SpikingModel):
@@ -106,7 +116,7 @@ def _returned(module: str, function: str) -> tuple[nn.Module, Iterable[Any], Ite
         if isinstance(batches, tuple) and all(isinstance(part, Tensor) for part in batches):
             batches = [batches]  # one batch, of inputs and labels
         again.append(list(batches) if isinstance(batches, Iterator) else batches)
-    return returned[0], again[0], again[1] if len(again) > 1 else None
+    return returned[0], again[0], again[1] if len(again) > 1 else None, measures
 
 
 def _told(error: Exception) -> str:
@@ -123,23 +133,31 @@ def _checked(batches: Iterable[Any], device: torch.device, takes: int, where: st
         InputError: one is something else.
     """
 
-    def of() -> Iterator[tuple[Tensor, ...]]:
+    def tensor(part: Any) -> Tensor:
+        if not isinstance(part, (Tensor, np.ndarray)):
+            raise InputError(
+                f"{where}: a batch must be a tensor, or a tuple of the network's inputs and then labels; it holds "
+                f"{type(part).__name__}"
+            )
+        return torch.as_tensor(part).to(device)
+
+    def labels(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {name: labels(each) for name, each in part.items()}
+        if isinstance(part, (tuple, list)):
+            return tuple(map(labels, part))
+        return None if part is None else tensor(part)
+
+    def of() -> Iterator[tuple[Any, ...]]:
         for batch in batches:
-            inputs, labels = inputs_and_labels(batch, takes)
-            tensors = []
-            for part in (*inputs, *(() if labels is None else (labels,))):
-                if not isinstance(part, (Tensor, np.ndarray)):
-                    raise InputError(
-                        f"{where}: a batch must be a tensor, or a tuple of the network's inputs and then labels; it holds "
-                        f"{type(part).__name__}"
-                    )
-                tensors.append(torch.as_tensor(part).to(device))
-            yield tuple(tensors)
+            parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+            further = [part for part in parts[takes + 1 :] if isinstance(part, (Tensor, np.ndarray))]
+            yield (*map(tensor, parts[:takes]), *map(labels, (*parts[takes : takes + 1], *further)))
 
     return of
 
 
-def _try(model: nn.Module, batch: tuple[Tensor, ...] | None, takes: int, where: str) -> None:
+def _try(model: nn.Module, batch: tuple[Any, ...] | None, takes: int, where: str) -> None:
     """The network on a first batch: an error here is reported as the user's."""
     if batch is None:
         raise InputError(f"{where} returns no batch")
@@ -149,12 +167,12 @@ def _try(model: nn.Module, batch: tuple[Tensor, ...] | None, takes: int, where: 
     except Exception as error:  # whatever the user's forward raises
         shapes = ", ".join(f"{part.dtype} {list(part.shape)}" for part in batch[:takes])
         raise InputError(f"{where}: the network does not take its first batch, {shapes}: {_told(error)}") from error
-    if isinstance(logits, Tensor) and not bool(torch.isfinite(logits).all()):
+    if any(isinstance(each, Tensor) and not bool(torch.isfinite(each).all()) for each in leaves(logits)):
         raise InputError(
             f"{where}: the network gives NaN or infinite values on its first batch; check inputs and weights"
         )
-    if len(batch) > takes and isinstance(logits, Tensor) and logits.dim():
-        labels = batch[takes]
+    labels = batch[takes] if len(batch) > takes else None
+    if isinstance(labels, Tensor) and isinstance(logits, Tensor) and logits.dim():
         try:
             reading(logits.shape, labels).checked(labels, logits.shape)
         except InputError as error:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from casc_lab.compare.measure import Comparison, answers, measure, scores_of_anns
+from casc_lab.compare.measure import Comparison, answers, by_output, measure, of_output, scores_of_anns
 from casc_lab.compare.tables import ours
 from casc_lab.compare.units import joules, ratio
 
@@ -84,12 +84,13 @@ def differences_by_step(comparison: Comparison) -> str:
         f"{_moved(comparison['ann_predictions_moved'], samples, name)}logits by up to "
         f"{comparison['ann_max_logit_difference']:.2g}."
     )
-    kind = measure(comparison)
-    if kind is None:
-        return said
-    unit = "%" if kind.unit == "%" else ""
-    met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in scores_of_anns(comparison).items())
-    return f"{said} {kind.name.capitalize()}: {met}."
+    for output, view in by_output(comparison):
+        kind = measure(view)
+        if kind is not None:
+            unit = "%" if kind.unit == "%" else ""
+            met = ", ".join(f"{name} {kind.shown(value)}{unit}" for name, value in scores_of_anns(view).items())
+            said += f" {kind.name[0].upper()}{kind.name[1:]}{of_output(output)}: {met}."
+    return said
 
 
 def _moved(predictions: int | None, samples: int, network: str) -> str:

@@ -175,7 +175,8 @@ def _reference_of(snn: SpikingModel, batches: Batches) -> tuple[Tensor, AgainstA
     found: list[AgainstANN] = []
 
     def run(*inputs: Tensor) -> Tensor:
-        logits, beside = reference_against_ann(snn, inputs)
+        outputs, beside = reference_against_ann(snn, inputs)
+        (logits,) = outputs.values()
         if beside is not None:
             found.append(beside)
         return logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from casc_core.conversion.graph.node import InputNode, Node, SignalNode
+from casc_core.engine.structure import ONE, Returned, Structure
 
 
 @dataclass(frozen=True)
@@ -15,19 +16,26 @@ class Graph:
         inputs: names of the arguments that are given.
         nodes: in the order in which they are computed. A node that only one other reads may be left out.
         checks: those that are called only for the errors that they may raise.
-        output: the logits.
+        outputs: what the forward returns, by number: signals that are read out, and what the inputs alone decide.
+        structure: where they stand in it.
         layers: names of the populations.
     """
 
     inputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     checks: tuple[InputNode, ...]
-    output: SignalNode
+    outputs: tuple[Node, ...]
     layers: tuple[str, ...]
+    structure: Structure = ONE
+
+    @property
+    def returned(self) -> Returned:
+        """What the forward returns, and which of it neurons compute."""
+        return Returned(self.structure, tuple(isinstance(output, SignalNode) for output in self.outputs))
 
     def pruned(self) -> Graph:
         """Without the nodes that nothing reads, but for those that check."""
-        open_: list[Node] = [self.output, *self.checks]
+        open_: list[Node] = [*self.outputs, *self.checks]
         needed = set(open_)
         while open_:
             for node in open_.pop().inputs:
@@ -43,7 +51,7 @@ class Graph:
         >>> from casc_core.conversion.graph import Argument, Encoded, Factor
         >>> x = Encoded(Argument("x"))
         >>> half = Factor(x, Fraction(1, 2))
-        >>> print(Graph(("x",), (x.value, x, half), (), half, ()))
+        >>> print(Graph(("x",), (x.value, x, half), (), (half,), ()))
         %0 = Argument 'x'
         %1 = Encoded of %0
         %2 = Factor 1/2 of %1
@@ -62,4 +70,5 @@ class Graph:
 
         for node in self.nodes:
             number(node)
-        return "\n".join([*lines, f"output: %{number(self.output)}"])
+        returned = ", ".join(f"%{number(output)}" for output in self.outputs)
+        return "\n".join([*lines, f"output: {returned}"])

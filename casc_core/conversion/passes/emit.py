@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from casc_core.conversion.grids import Form
 from casc_core.conversion.passes.snap import Calls, OpCall
 from casc_core.engine.ops import Op
-from casc_core.engine.program import Program, Step, refs
+from casc_core.engine.program import Program, Readout, Ref, Step, refs
 from casc_core.storage.checksum import sha256
 
 
@@ -41,14 +42,18 @@ def _bytes_of(op: Op) -> Iterator[bytes]:
 def emit(calls: Calls, pool: OpPool) -> Program:
     """The program of the calls that something reads; their operations are added to `pool`."""
     steps = tuple(Step(pool.add(call.op), call.args, call.kwargs, call.result.name, call.line) for call in _read(calls))
-    form = calls.output.form
+    outputs = tuple(each.ref if each.form is None else _readout(each.ref, each.form) for each in calls.outputs)
+    return Program(calls.inputs, steps, outputs, calls.structure).renamed()
+
+
+def _readout(ref: Ref, form: Form) -> Readout:
     exponent = min(each for each in (form.exponent, form.drive_exponent) if each is not None)
-    return Program(calls.inputs, steps, calls.output.ref, form.factor, exponent).renamed()
+    return Readout(ref, form.factor, exponent)
 
 
 def _read(calls: Calls) -> list[OpCall]:
-    """The calls whose results another one or the output reads, and those that check."""
-    needed = {calls.output.ref.name, *(check.name for check in calls.checks)}
+    """The calls whose results another one reads or are outputs, and those that check."""
+    needed = {*(output.ref.name for output in calls.outputs), *(check.name for check in calls.checks)}
     kept: list[OpCall] = []
     for call in reversed(calls.calls):
         if call.result.name in needed:

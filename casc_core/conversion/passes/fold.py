@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from casc_core.conversion.graph import Folding, Graph, InputNode, Node, SignalNode, SpikingNode
+from casc_core.conversion.graph import Folding, Graph, InputNode, Node, SpikingNode
 from casc_core.conversion.passes.compose import composed
 from casc_core.conversion.passes.refusing import refusing
 
@@ -56,8 +56,7 @@ class _Folding(Folding):
             if isinstance(node, SpikingNode):
                 node.settle()
             self.nodes.append(of(node))
-        output = of(self.graph.output)
-        assert isinstance(output, SignalNode)
+        outputs = tuple(map(of, self.graph.outputs))
         checks = [check for check in map(of, self.graph.checks) if isinstance(check, InputNode)]
         nodes = tuple(dict.fromkeys(self.nodes))
-        return replace(self.graph, nodes=nodes, checks=(*checks, *self.checks), output=output)
+        return replace(self.graph, nodes=nodes, checks=(*checks, *self.checks), outputs=outputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -36,7 +36,8 @@ from casc_core.conversion.graph import (
 )
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.rule_table import Rule, RuleTable
-from casc_core.conversion.tracing.causes import wrapper
+from casc_core.conversion.tracing.behind_readout import move_out, what_follows
+from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
 from casc_core.conversion.tracing.trace import arguments_of
@@ -45,6 +46,7 @@ from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Op
+from casc_core.engine.structure import Output, Structure, described, structure_of
 from casc_core.errors import CascError, ConversionError
 from casc_core.numerics import Numerics
 
@@ -164,26 +166,51 @@ class Reader:
         Raises:
             ConversionError: an operation is refused, or what the forward returns.
         """
-        record = _record(graph)
-        inputs, output = self._operations(graph) if record is None else ([], record)
+        inputs, returned = self._operations(graph)
         kind = type(self.model).__name__
-        if not isinstance(output, SignalNode):
-            part, arguments = _logits_in(output), arguments_of(self.model)
-            wrapped = f", or wrap it:\n{wrapper(kind, arguments, inputs or arguments, part)}" if part else ""
-            raise ConversionError(
-                f"the forward of {kind} must return one tensor computed by the network, its logits; it returns "
-                f"{_describe(output)}. Return the logits alone, without softmax, states or dictionaries{wrapped}"
-            )
+        outputs, structure = self._outputs(returned, inputs)
         if not inputs:
             raise ConversionError(f"the forward of {kind} reads no input, so there is nothing to convert")
-        if output.is_filled:
-            raise ConversionError(f"the output of {kind} cannot be converted exactly: {FILLED}")
+        for output in outputs:
+            if isinstance(output, SignalNode) and output.is_filled:
+                raise ConversionError(f"the output of {kind} cannot be converted exactly: {FILLED}")
         if not self._layers:
             raise ConversionError(
                 f"{kind} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between its input and its "
                 "output, so there is nothing that could spike"
             )
-        return Graph(tuple(inputs), tuple(self._nodes), tuple(self._checks), output, tuple(self._layers))
+        nodes, checks, layers = tuple(self._nodes), tuple(self._checks), tuple(self._layers)
+        return Graph(tuple(inputs), nodes, checks, outputs, layers, structure)
+
+    def _outputs(self, returned: Any, inputs: Sequence[str]) -> tuple[tuple[Node, ...], Structure]:
+        """The outputs in what the forward returns, and where they stand in it; one at two places is one.
+
+        Raises:
+            ConversionError: what it returns cannot be converted.
+        """
+        outputs: dict[Node, int] = {}
+        kind = type(self.model).__name__
+
+        def number(value: Any) -> int:
+            if isinstance(value, Unreadable):
+                raise ConversionError(f"the forward of {kind} returns what cannot be converted exactly: {value.why}")
+            if not isinstance(value, (SignalNode, InputNode)):
+                raise ConversionError(
+                    f"the forward of {kind} returns {_describe(value)}, which is neither a tensor nor a number, a string "
+                    "or None: return tensors, in tuples, lists, dicts, named tuples and dataclasses"
+                )
+            return outputs.setdefault(value, len(outputs))
+
+        try:
+            structure = structure_of(returned, number)
+        except ValueError as error:
+            raise ConversionError(f"the forward of {kind} returns what cannot be given back: {error}") from error
+        if not any(isinstance(output, SignalNode) for output in outputs):
+            raise ConversionError(
+                f"the forward of {kind} must return what the network computes: a tensor, its logits, or tensors in tuples, "
+                f"lists, dicts, named tuples and dataclasses; it returns {_described(structure, outputs)}"
+            )
+        return tuple(outputs), structure
 
     def _operations(self, graph: fx.Graph) -> tuple[list[str], Any]:
         """Names of the inputs, and what is returned."""
@@ -196,13 +223,44 @@ class Reader:
             if node.op == "placeholder":
                 values[node] = self._argument(node, inputs)
                 continue
-            args, kwargs = (_plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
+            args, kwargs = (plain(fx.node.map_arg(value, values.__getitem__)) for value in (node.args, node.kwargs))
+            if isinstance(node.target, type) and is_container(node.target):
+                values[node] = container_of(node.target, args, kwargs)
+                continue
             if node.op == "output":
                 output = args[0]
                 continue
-            with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
-                values[node] = self._operation(node, args, kwargs)
+            try:
+                with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
+                    values[node] = self._operation(node, args, kwargs)
+            except ConversionError as error:
+                following = what_follows(node, self._is_layer) if _holds((args, kwargs), SpikingNode) else None
+                if following is None or self._is_layer(node):
+                    raise
+                others = [each for each in graph.nodes if each is not node and self._is_refused_last(each)]
+                said = move_out([node, *others], following, lambda each: self._place(each).operation)
+                raise ConversionError(f"{error}\n  {said}") from error
         return inputs, output
+
+    def _is_refused_last(self, node: fx.Node) -> bool:
+        """Whether it is refused, and behind the last layer."""
+        if node.op not in ("call_function", "call_method") or node not in self._reading:
+            return False
+        return self.rules.refusal(node.target) is not None and what_follows(node, self._is_layer) is not None
+
+    def _is_layer(self, node: fx.Node) -> bool:
+        """Whether it has weights, or neurons."""
+        if node.op != "call_module":
+            return any(isinstance(each, nn.Parameter) for each in map(self._attribute, node.all_input_nodes))
+        module = self.model.get_submodule(str(node.target))
+        return _is_activation(module) or any(True for _ in module.parameters())
+
+    def _attribute(self, node: fx.Node) -> Any:
+        """The parameter or buffer that a node reads."""
+        value: Any = self.model
+        for part in str(node.target).split(".") if node.op == "get_attr" else ():
+            value = getattr(value, part)
+        return value
 
     def _place(self, node: fx.Node) -> Place:
         line = node.meta.get("line")
@@ -298,12 +356,10 @@ class Reader:
         if node.op == "placeholder":  # of an argument that is not given
             return None
         if node.op == "get_attr":
-            value: Any = self.model
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
+            value = self._attribute(node)
             return value.detach() if isinstance(value, Tensor) else value
         args, kwargs = copy.deepcopy(  # it may be an operation in place
-            tuple(_plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
+            tuple(plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
         )
         wide = in_float64() if self.is_float64 else nullcontext()
         with wide, NothingRandom(lambda _: self.refuse(RANDOM)):
@@ -361,48 +417,11 @@ def _holds(value: Any, kind: type) -> bool:
     return any(isinstance(leaf, kind) for leaf in leaves(value))
 
 
-def _plain(value: Any) -> Any:
-    """fx's immutable containers as ordinary ones."""
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What a forward returns that fx knows only by its type: a dataclass, or a named tuple."""
-
-    kind: str
-    fields: tuple[str, ...]
-
-
-def _record(graph: fx.Graph) -> _Record | None:
-    (returned,) = graph.output_node().args
-    if not isinstance(returned, fx.Node) or not isinstance(returned.target, type):
-        return None
-    return _Record(returned.target.__name__, tuple(returned.kwargs) or getattr(returned.target, "_fields", ()))
-
-
 def _describe(value: Any) -> str:
-    if isinstance(value, _Record):
-        return f"a {value.kind} of {', '.join(value.fields)}"
-    if isinstance(value, dict):
-        return f"a dict of {len(value)} ({', '.join(map(repr, value))})"
-    if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, PartsNode):
-        return "a tuple of parts"
-    return "a function of its inputs alone" if isinstance(value, InputNode) else repr(value)
+    return "a tuple of as many parts as its input's size makes" if isinstance(value, PartsNode) else repr(value)
 
 
-def _logits_in(value: Any) -> str:
-    """How the logits are read out of what a forward returns: the entry of that name, or the first; "" if there is none."""
-    if isinstance(value, _Record) and value.fields:
-        return f".{'logits' if 'logits' in value.fields else value.fields[0]}"
-    if isinstance(value, dict) and value:
-        return f"[{('logits' if 'logits' in value else next(iter(value)))!r}]"
-    return "[0]" if isinstance(value, (tuple, list, PartsNode)) and value else ""
+def _described(structure: Structure, outputs: Collection[Node]) -> str:
+    single = isinstance(structure, Output)
+    of_inputs = "a function of its inputs alone" if single else f"{described(structure)}, functions of its inputs alone"
+    return of_inputs if outputs else described(structure)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from casc_core.conversion.graph import Graph, Node, Snapped, Snapping, SpikingNode
-from casc_core.conversion.grids import Stretch
+from casc_core.conversion.graph import Graph, InputNode, Node, Snapped, Snapping, SpikingNode
+from casc_core.conversion.grids import Form, Stretch
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.passes.stretches import stretches
 from casc_core.engine.leaves import map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Ref
+from casc_core.engine.structure import Structure
 from casc_core.numerics import AsTrained, Numerics
 
 
@@ -31,6 +32,14 @@ class OpCall:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """An output: the value that a call leaves, and the numbers in which it is; None: it is no signal."""
+
+    ref: Ref
+    form: Form | None
+
+
+@dataclass(frozen=True)
 class Calls:
     """Calls in order, for one way of calling the model: what a snapped graph is.
 
@@ -38,13 +47,15 @@ class Calls:
         inputs: names of the arguments it takes.
         calls: some of which nothing may read.
         checks: the results of those that are called only for the errors that they may raise.
-        output: the logits, and the numbers in which they are.
+        outputs: by number, and the numbers in which they are.
+        structure: where they stand in what the forward returns.
     """
 
     inputs: tuple[str, ...]
     calls: tuple[OpCall, ...]
     checks: tuple[Ref, ...]
-    output: Snapped
+    outputs: tuple[Returned, ...]
+    structure: Structure
 
 
 def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
@@ -64,10 +75,17 @@ def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
         with refusing(node.place):
             walk.of(node)
     checks = tuple(walk.of(check).ref for check in graph.checks)
-    output = walk.of(graph.output)
-    if isinstance(numerics, AsTrained) and output.form.exponent is not None:
-        output = replace(output, form=replace(output.form, drive_exponent=None))  # it is added last, on no grid
-    return Calls(graph.inputs, tuple(walk.calls), checks, output)
+    outputs = tuple(_returned(node, walk.of(node), numerics) for node in graph.outputs)
+    return Calls(graph.inputs, tuple(walk.calls), checks, outputs, graph.structure)
+
+
+def _returned(node: Node, snapped: Snapped, numerics: Numerics) -> Returned:
+    if isinstance(node, InputNode):
+        return Returned(snapped.ref, None)
+    form = snapped.form
+    if isinstance(numerics, AsTrained) and form.exponent is not None:
+        form = replace(form, drive_exponent=None)  # it is added last, on no grid
+    return Returned(snapped.ref, form)
 
 
 class _Walk(Snapping):

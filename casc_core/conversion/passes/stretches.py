@@ -2,7 +2,7 @@
 
 Signals meet in sums, and a sum is on the finest grid of its terms. So the grid is chosen once for each stretch of the
 graph, between the populations whose spikes enter it and those that it reaches, by the largest sums in it. A product of
-spikes is whole numbers as well, and begins a stretch as they do. A linear map at the end, which gives the logits, is a
+spikes is whole numbers as well, and begins a stretch as they do. A linear map at the end, which gives an output, is a
 stretch of its own: what it reads is summed first, and its weights are on no grid that matters.
 """
 
@@ -21,9 +21,9 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     Args:
         steps: how often a neuron may spike, and how many wake steps there may be.
     """
-    nodes = list(dict.fromkeys(_computed([*graph.nodes, graph.output], set())))
-    readout = _readout(graph, nodes)
-    first = _joined(nodes, readout)
+    nodes = list(dict.fromkeys(_computed([*graph.nodes, *graph.outputs], set())))
+    readouts = _readouts(graph, nodes)
+    first = _joined(nodes, readouts)
     reaches: dict[Node, Reach] = {}
     for node in nodes:
         reaches[node] = node.reach(reaches.__getitem__)
@@ -32,35 +32,33 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         own = first[node]
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
         largest[own] = largest.get(own, Reach()).joined(reach)
-    ahead = _ahead(nodes, readout)
+    ahead = _ahead(nodes, readouts)
     shared = {
         first[node]
         for node in nodes
-        if node is not readout
+        if node not in readouts
         for source in node.sources
         for way in _through(node, ahead)
         if source.is_whole and node.onward(source).then(way).maps > 1
     }
     found = {own: Stretch.of(reach, steps, own in shared) for own, reach in largest.items()}
-    if readout is not None:
-        found[readout] = Stretch.of_readout(largest[readout])
+    found |= {readout: Stretch.of_readout(largest[readout]) for readout in readouts}
     return {node: replace(found[first[node]], ahead=_through(node, ahead)) for node in nodes}
 
 
-def _readout(graph: Graph, nodes: list[SpikingNode]) -> LinearMap | None:
-    """The linear map that gives the logits, and nothing else; None: there is none."""
-    output = graph.output
-    read = any(output in node.sources for node in nodes)
-    return output if isinstance(output, LinearMap) and not read else None
+def _readouts(graph: Graph, nodes: list[SpikingNode]) -> set[Node]:
+    """The linear maps that give an output, and nothing else."""
+    read = {source for node in nodes for source in node.sources}
+    return {output for output in graph.outputs if isinstance(output, LinearMap) and output not in read}
 
 
-def _ahead(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, dict[int, Onward]]:
+def _ahead(nodes: list[SpikingNode], readouts: set[Node]) -> dict[Node, dict[int, Onward]]:
     """By the number of maps: the ways from what each node gives to the neurons ahead, the one with the least gain."""
     ahead: dict[Node, dict[int, Onward]] = {node: {} for node in nodes}
     for node in reversed(nodes):
         for source in node.sources:
             for way in _through(node, ahead):
-                whole = Onward() if node is readout else node.onward(source).then(way)
+                whole = Onward() if node in readouts else node.onward(source).then(way)
                 known = ahead[source].get(whole.maps, whole)
                 ahead[source][whole.maps] = min(known, whole, key=lambda each: each.gain)
     return ahead
@@ -82,7 +80,7 @@ def _computed(nodes: list[Node], seen: set[Node]) -> Iterator[SpikingNode]:
                 yield node
 
 
-def _joined(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, Node]:
+def _joined(nodes: list[SpikingNode], readouts: set[Node]) -> dict[Node, Node]:
     """For each node, the same one of all those of its stretch."""
     parent: dict[Node, Node] = {node: node for node in nodes}
 
@@ -94,6 +92,6 @@ def _joined(nodes: list[SpikingNode], readout: Node | None) -> dict[Node, Node]:
 
     for node in nodes:
         for source in node.sources:
-            if not source.is_whole and node is not readout:
+            if not source.is_whole and node not in readouts:
                 parent[root(source)] = root(node)
     return {node: root(node) for node in nodes}

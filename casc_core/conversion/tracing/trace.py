@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from casc_core.conversion.tracing.causes import explained, wrapper
+from casc_core.conversion.tracing.containers import recorded
 from casc_core.conversion.tracing.in_place import refuse_changes_in_place
 from casc_core.conversion.tracing.number_arguments import functions, recorded_methods
 from casc_core.conversion.tracing.own_state import as_before, refusal_of_setting, tensors_for_proxies
@@ -53,6 +54,10 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_arg(self, a: Any) -> Any:
+        container = recorded(self, a)
+        return super().create_arg(a) if container is None else container
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.following import Dims, Followed, follow
+from casc_core.engine.batching.places import Axis
 from casc_core.engine.ops import Op
 from casc_core.engine.program import Program
 from casc_core.engine.run import Run
@@ -76,29 +76,63 @@ class Parts:
             yield Inputs(part, self.whole.dims)
             start += size
 
-    def join(self, outputs: Iterable[Tensor], over_time: bool = False) -> Tensor:
-        """The output of the batch from those of its parts, each put into its place as it comes.
+    def join(self, parts: Iterable[Sequence[Any]], over_time: bool = False) -> list[Any]:
+        """The outputs of the batch from those of its parts, each put into its place as it comes.
 
         Args:
-            outputs: of the parts, in order.
-            over_time: dimension 0 counts time steps; a part that has fewer than others was silent, and stays as it was.
+            parts: the outputs of each, in order.
+            over_time: dimension 0 of what neurons compute counts time steps; a part that has fewer than others was silent,
+                and stays as it was.
         """
         if self.count == 1:
-            (whole,) = outputs
-            return whole
-        axis, samples, start = self.whole.axis, self.whole.samples, 0
-        dim = axis.dim + over_time
-        whole = torch.empty(0)
-        for output, size in zip(outputs, self.sizes, strict=True):
-            part = output.unflatten(dim, (-1, size, axis.inner))
-            if not start:
-                whole = part.new_empty((*part.shape[: dim + 1], samples, *part.shape[dim + 2 :]))
-            if over_time:
-                whole = last_repeated(whole, max(len(whole), len(part)))
-                part = last_repeated(part, len(whole))
-            whole.narrow(dim + 1, start, size).copy_(part)
-            start += size
-        return whole.flatten(dim, dim + 2)
+            (whole,) = parts
+            return list(whole)
+        joined = [
+            _Joined(self.whole.axis(number), self.whole.samples, over_time and self.whole.is_read_out(number))
+            for number in range(len(self.whole.outputs))
+        ]
+        for outputs, size in zip(parts, self.sizes, strict=True):
+            for each, output in zip(joined, outputs, strict=True):
+                each.add(output, size)
+        return [each.value for each in joined]
+
+
+class _Joined:
+    """One output of a batch, put together from its parts.
+
+    Attributes:
+        axis: where its samples are; None: all share it, and so do the parts.
+        samples: of the batch.
+        over_time: whether dimension 0 counts time steps.
+    """
+
+    def __init__(self, axis: Axis | None, samples: int, over_time: bool) -> None:
+        self.axis, self.samples, self.over_time = axis, samples, over_time
+        self._whole: Any = None
+        self._start = 0
+
+    def add(self, output: Any, size: int) -> None:
+        """Put that of the next part, of this many samples, into its place."""
+        if self.axis is None:
+            self._whole = output
+            return
+        dim = self.axis.dim + self.over_time
+        part = output.unflatten(dim, (-1, size, self.axis.inner))
+        if not self._start:
+            self._whole = part.new_empty((*part.shape[: dim + 1], self.samples, *part.shape[dim + 2 :]))
+        if self.over_time:
+            self._whole = last_repeated(self._whole, max(len(self._whole), len(part)))
+            part = last_repeated(part, len(self._whole))
+        self._whole.narrow(dim + 1, self._start, size).copy_(part)
+        self._start += size
+
+    @property
+    def value(self) -> Any:
+        """The output, once all parts are there."""
+        if self.axis is None:
+            return self._whole
+        dim = self.axis.dim + self.over_time
+        return self._whole.flatten(dim, dim + 2)
 
 
 class Splitter:
@@ -138,7 +172,7 @@ class Splitter:
             return Parts(values, whole, 1)
         count, why = self._count(values, run, whole, limit)
         if in_rows and why is None and not whole.in_rows:
-            count, why = 1, "the rows of the output are not those of one sample after those of another"
+            count, why = 1, "the rows of an output are not those of one sample after those of another"
         if why is not None and why not in self._warned:
             self._warned.add(why)
             warnings.warn(
@@ -199,7 +233,7 @@ def _settles(first: Followed, found: Followed) -> bool:
     if found.why_not is not None:
         return False
     usual = all(dim is None or first.dims[name] in (None, dim) for name, dim in found.dims.items())
-    return usual or first.recurs or found.axis.dim == 0
+    return usual or first.recurs or found.begins_rows
 
 
 def _shapes(values: Inputs) -> tuple[Any, ...]:

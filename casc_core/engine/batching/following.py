@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Followed:
     Attributes:
         samples: how many.
         dims: the dimension of each input that counts them; None: an input that all samples share.
-        output: what is known of the program's output.
+        outputs: what is known of the program's outputs, by number.
         layers: where the samples are in each population, by the step that gives it.
         recurs: a population mixes what was not, as a recurrent layer does that goes along its positions.
         bytes: what the run takes at most.
@@ -38,7 +38,7 @@ class Followed:
 
     samples: int
     dims: Dims
-    output: Any
+    outputs: tuple[Any, ...]
     layers: Mapping[str, Samples]
     recurs: bool
     bytes: int
@@ -48,41 +48,53 @@ class Followed:
 
     @property
     def why_not(self) -> str | None:
-        """Why samples may influence one another, or have no rows of their own in the output; None: they are apart."""
-        if self.doubts:
-            return self.doubts[0]
-        if isinstance(self.output, Unknown):
-            return self.output.why
-        if not isinstance(self.output, Abstract) or self.output.samples is None:
-            return "the output is the same for all samples"
-        return self.output.samples.why if isinstance(self.output.samples, Mixed) else None
+        """Why samples may influence one another, or have no rows of their own in an output; None: they are apart."""
+        return next((why for why in (*self.doubts, *map(_why_not, self.outputs)) if why is not None), None)
+
+    def is_read_out(self, output: int) -> bool:
+        """Whether neurons compute the output of this number."""
+        return _is_signal(self.outputs[output])
+
+    @property
+    def _signals(self) -> list[Abstract]:
+        return [each for each in self.outputs if _is_signal(each)]
 
     @property
     def recorded(self) -> int:
         """How many samples a record of the run is of: one, if the inputs are vectors whose entries all meet in the single
-        row of outputs, as those of a sample do that is given without a batch."""
-        if not isinstance(self.output, Abstract) or not isinstance(self.output.samples, Mixed):
+        row of each output, as those of a sample do that is given without a batch."""
+        signals = self._signals
+        if not signals or not all(isinstance(each.samples, Mixed) and each.like.dim() == 1 for each in signals):
             return self.samples
         vectors = all(self.values[name].like.dim() == 1 for name, dim in self.dims.items() if dim is not None)
-        return 1 if vectors and self.output.like.dim() == 1 else self.samples
+        return 1 if vectors else self.samples
 
     @property
     def is_mixed(self) -> bool:
-        """Whether samples meet anywhere that counts: in a population or in the output."""
-        there = [*self.layers.values(), *([self.output.samples] if isinstance(self.output, Abstract) else [])]
+        """Whether samples meet anywhere that counts: in a population or in an output."""
+        there = [*self.layers.values(), *(each.samples for each in self._signals)]
         return any(isinstance(samples, Mixed) for samples in there)
 
-    @property
-    def axis(self) -> Axis:
-        """Where the samples are in the output, which is known to have rows for each."""
-        assert isinstance(self.output, Abstract)
-        assert isinstance(self.output.samples, Axis)
-        return self.output.samples
+    def axis(self, output: int) -> Axis | None:
+        """Where the samples are in the output of this number; None: all share it."""
+        found = self.outputs[output]
+        return found.samples if isinstance(found, Abstract) and isinstance(found.samples, Axis) else None
 
     @property
     def in_rows(self) -> bool:
-        """Whether the rows of the output, along its first dimension, are those of one sample after those of another."""
-        return self.axis.dim == 0 and self.output.shape[0] == self.axis.inner * self.samples
+        """Whether the rows of each output, along its first dimension, are those of one sample after those of another."""
+        there = [each for each in self.outputs if isinstance(each, Abstract) and isinstance(each.samples, Axis)]
+        return all(
+            isinstance(each.samples, Axis)
+            and each.samples.dim == 0
+            and each.shape[0] == each.samples.inner * self.samples
+            for each in there
+        )
+
+    @property
+    def begins_rows(self) -> bool:
+        """Whether the first dimension of each output counts the samples."""
+        return all(axis.dim == 0 for axis in map(self.axis, range(len(self.outputs))) if axis is not None)
 
     def treats_as(self, other: Followed) -> bool:
         """Whether each sample undergoes the same here and there, whatever the size of the batch."""
@@ -93,7 +105,9 @@ class Followed:
         here, there = (
             {name: _of_one(value, each.samples) for name, value in each.values.items()} for each in (self, other)
         )
-        return _same(here, there) and _same(dict(self.notes), dict(other.notes))
+        known = zip(self.outputs, other.outputs, strict=True)
+        alike = all(isinstance(one, Abstract) or _same(one, same) for one, same in known)
+        return alike and _same(here, there) and _same(dict(self.notes), dict(other.notes))
 
 
 def follow(
@@ -129,13 +143,33 @@ def follow(
         signals = [each for each in leaves((args, kwargs, result)) if isinstance(each, Abstract)]
         held = sum(each.nbytes for each in leaves(list(there.values())) if isinstance(each, Abstract))
         most = max(most, held + (op.working(follower, signals) if signals else 0))
-        for name in [name for name in there if uses.get(name) == index and name != program.output.name]:
+        for name in [name for name in there if uses.get(name) == index and name not in program.output_values]:
             del there[name]
-    output = values[program.output.name]
-    if isinstance(output, Abstract) and output.train is not None:  # its total, step after step
-        most = max(most, output.nbytes + 24 * output.like.numel() * max(output.train.steps, follower.awake))
+    outputs = tuple(values[name] for name in program.output_values)
+    most = max(most, sum(_read_out(each, follower.awake) for each in outputs if _is_signal(each)))
     unread = {name: None if isinstance(value, Tensor) else value for name, value in values.items()}
-    return Followed(batch, dict(dims), output, layers, recurs, most, tuple(doubts), unread, follower.notes)
+    return Followed(batch, dict(dims), outputs, layers, recurs, most, tuple(doubts), unread, follower.notes)
+
+
+def _is_signal(output: Any) -> TypeGuard[Abstract]:
+    return isinstance(output, Abstract) and output.train is not None
+
+
+def _read_out(output: Abstract, awake: int) -> int:
+    """Bytes of a readout and its total, step after step."""
+    assert output.train is not None
+    return output.nbytes + 24 * output.like.numel() * max(output.train.steps, awake)
+
+
+def _why_not(output: Any) -> str | None:
+    """Why the samples have no rows of their own in this output; None: they have, or none needs any."""
+    if isinstance(output, Unknown):
+        return output.why
+    if not isinstance(output, Abstract):
+        return None
+    if output.samples is None:
+        return None if output.train is None else "the output is the same for all samples"
+    return output.samples.why if isinstance(output.samples, Mixed) else None
 
 
 def _followed(follower: Follower, op: Op, args: Any, kwargs: Any, doubts: list[str]) -> Any:

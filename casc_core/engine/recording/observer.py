@@ -70,11 +70,12 @@ class Observer:
         for name in names:
             self.values.pop(name, None)
 
-    def returned(self, readout: str, name: str) -> None:
-        """Note that the value of this name is the output; what is in front of it is the work of `readout`."""
-        output = self.values[name]
-        if isinstance(output, Provenance):
-            self._credit(readout, self._in_front.get(name, frozenset()), output.one_to_one())
+    def returned(self, readout: str, names: Iterable[str]) -> None:
+        """Note that the values of these names are the outputs; what is in front of them is the work of `readout`."""
+        for name in dict.fromkeys(names):
+            output = self.values[name]
+            if isinstance(output, Provenance):
+                self._credit(readout, self._in_front.get(name, frozenset()), output.one_to_one())
 
     def _credit(self, layer: str, in_front: frozenset[str], own: Work | None, share: float = 1.0) -> None:
         """Count what was done at these steps, of which a share was for what is no padding, as the work of a layer."""

@@ -13,6 +13,7 @@ from casc_core import ConfigError, CQReLU
 from casc_core.conversion.activation_values import Histogram
 from casc_core.conversion.affine_sources import AffineSources
 from casc_core.conversion.calibration_steps import STEPS, Calibrating
+from casc_core.conversion.prepare import read_prepared
 
 
 class Block(nn.Module):
@@ -129,7 +130,8 @@ def of(model: nn.Module, q: int = 3) -> Calibrating:
         if isinstance(module, CQReLU):
             setattr(plain, name, nn.ReLU())
     inputs = [(images,) for images in batches(labelled=False)]
-    return Calibrating(prepared, plain, inputs, {}, AffineSources.of(prepared, None))
+    returned = read_prepared(prepared, None).returned
+    return Calibrating(prepared, plain, inputs, {}, AffineSources.of(prepared, None), returned)
 
 
 def inputs_of(network: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
