@@ -22,9 +22,9 @@ from casc_lab.command import check_steps
 from detection_recipes.batches import FILL, standardised
 from detection_recipes.detections import Detected, Selection, detections
 from detection_recipes.drawing import grid, png, with_boxes
-from detection_recipes.evaluation import on_image
+from detection_recipes.evaluation import at_step, on_image
 from detection_recipes.metrics import SHOWN
-from detection_recipes.network import STRIDES, parted
+from detection_recipes.network import STRIDES
 from detection_recipes.views import Size, letterboxed
 
 FOLDER = Path("results/yolo")
@@ -109,24 +109,22 @@ def detect(detector: LoadedDetector, image: Image.Image, T: int | None = None) -
     """
     inputs = standardised([letterboxed(image, detector.size, FILL)])
     simulation = detector.snn.simulate(inputs, T=T)
-    wide, high = (side // detector.stride for side in detector.size)
-    expected = (1 + len(detector.classes) + 4, high, wide)
-    if tuple(simulation.logits.shape[2:]) != expected:
+    classes = simulation.outputs.classes.shape[2]
+    if classes != len(detector.classes):
         raise StorageError(
-            f"the network gives readouts {list(simulation.logits.shape[2:])}, and {list(expected)} would be those of its "
-            "classes and size: they are of two trainings; run the recipe again"
+            f"the network tells {classes} classes apart, and there are names of {len(detector.classes)}: they are of two "
+            "trainings; run the recipe again"
         )
-    readouts, steps = simulation.logits, powers_of_two(simulation.T)
     by_step = {
         step: on_image(found, image.size, detector.size)
-        for step in steps
-        for found in detections(parted(readouts[step - 1]), detector.stride, detector.selection)
+        for step in powers_of_two(simulation.T)
+        for found in detections(at_step(simulation, step), detector.stride, detector.selection)
     }
     cut = T is not None and int(detector.snn.simulate(inputs).silent_at[0]) > T
     return DetectedImage(
         by_step,
         None if cut else int(simulation.silent_at[0]),
-        torch.equal(readouts[-1], detector.snn.reference(inputs)),
+        all(map(torch.equal, at_step(simulation, simulation.T), detector.snn.reference(inputs))),
     )
 
 

@@ -21,7 +21,7 @@ from casc_lab.evaluation.accuracy import Batches
 from detection_recipes.annotations import AnnotatedImage
 from detection_recipes.detections import Detected, Selection, detections
 from detection_recipes.metrics import Differing, Precision, differing, precision
-from detection_recipes.network import parted
+from detection_recipes.network import MEASURES, Readouts
 from detection_recipes.views import Size, letterbox
 
 SILENT = "silent"
@@ -50,9 +50,9 @@ class TestImages:
     stride: int
     selection: Selection
 
-    def found(self, readouts: Tensor, index: Sequence[int]) -> list[Detected]:
-        """Detections from the readouts `[B, ...]` for the images of these numbers, in their pixels."""
-        batch = detections(parted(readouts), self.stride, self.selection)
+    def found(self, readouts: Readouts, index: Sequence[int]) -> list[Detected]:
+        """Detections from the readouts for the images of these numbers, in their pixels."""
+        batch = detections(readouts, self.stride, self.selection)
         return [on_image(each, self.images[number].size, self.size) for each, number in zip(batch, index, strict=True)]
 
     def precision(self, found: Sequence[Detected]) -> Precision:
@@ -110,18 +110,19 @@ class _Method:
         """Time steps, and whether there is silence."""
         return [*map(str, self.steps), *([SILENT] if self.sleeps else [])]
 
-    def run(self, test: TestImages, inputs: tuple[Tensor, ...], index: list[int], reference: Tensor) -> None:
+    def run(self, test: TestImages, inputs: tuple[Tensor, ...], index: list[int], reference: Readouts) -> None:
         """One batch."""
         started = time.perf_counter()
         simulation = self.snn.simulate(*inputs, T=None if self.sleeps else max(self.steps))
         self.seconds += time.perf_counter() - started
         self.energy.append(spent(simulation))
-        readouts = simulation.logits.cpu()
-        last = len(readouts) - 1
+        last = simulation.T - 1
         # Once silent nothing changes, so one run until silence answers for every later step too.
         places = {key: last if key == SILENT else min(int(key) - 1, last) for key in self.keys()}
-        found = {place: test.found(readouts[place], index) for place in set(places.values())}
-        exact = first_equal_step(readouts, reference.cpu())
+        found = {place: test.found(at_step(simulation, place + 1), index) for place in set(places.values())}
+        each = [first_equal_step(*pair) for pair in zip(simulation.outputs, reference, strict=True)]
+        # From which step on all are: never, if one of them never is.
+        exact = torch.stack(each).amax(0) * torch.stack(each).bool().all(0)
         for position, number in enumerate(index):
             by_key = {key: found[place][position] for key, place in places.items()}
             self.images[number] = by_key, int(simulation.silent_at[position]), int(exact[position])
@@ -153,6 +154,11 @@ class _Method:
 def _nanojoules(energy: Tensor, key: str) -> float:
     place = len(energy) - 1 if key == SILENT else min(int(key), len(energy)) - 1
     return round(float(energy[place]) / 1e3, 4)
+
+
+def at_step(simulation: Simulation, step: int) -> Readouts:
+    """The readouts `[B, ...]` of a detector after a step."""
+    return Readouts(*(readout[step - 1] for readout in simulation.outputs))
 
 
 def spent(simulation: Simulation) -> Tensor:
@@ -242,7 +248,8 @@ def evaluate(
         index = batch.index.tolist()
         with torch.no_grad():
             trained = ann.eval()(*batch.inputs)
-        reference, compared = reference_against_ann(snn, batch.inputs)
+        outputs, compared = reference_against_ann(snn, batch.inputs, measures=MEASURES)
+        reference = Readouts(**outputs)
         beside += [] if compared is None else [compared]
         found |= zip(index, zip(test.found(trained, index), test.found(reference, index), strict=True), strict=True)
         for run in runs.values():

@@ -20,7 +20,7 @@ from casc_lab.distributed import say
 from casc_lab.training.seeds import digest
 from casc_lab.training.store import Store, training_facts
 from detection_recipes.batches import TrainingBatches
-from detection_recipes.network import Detector, Joined
+from detection_recipes.network import Detector
 from detection_recipes.training import TrainingConfig, train
 
 KIND = "detector"
@@ -51,9 +51,9 @@ class NetworkConfig:
                 f"the sides of the image must be multiples of the stride, {self.stride}; got {wide}x{high}"
             )
 
-    def plain(self) -> Joined:
+    def plain(self) -> Detector:
         """It with plain ReLU and fresh weights."""
-        return Joined(Detector(self.classes, self.width, self.stride))
+        return Detector(self.classes, self.width, self.stride)
 
     def quantised(self, q: int) -> nn.Module:
         """It with CQReLU."""
@@ -177,10 +177,10 @@ def _with_relu(
     return model
 
 
-def _with_backbone(model: Joined, weights: Path | None) -> Joined:
+def _with_backbone(model: Detector, weights: Path | None) -> Detector:
     """It, its backbone as a file has it; what the file has beyond `features` is not used."""
     if weights is not None:
-        load_weights(_Backbone(model.detector.features), weights, unused=("classifier.",))
+        load_weights(_Backbone(model.features), weights, unused=("classifier.",))
     return model
 
 

@@ -18,6 +18,8 @@ PYRAMID = (5, 9, 13)
 CLASS_MODULES, BOX_MODULES = 2, 4
 VGG_CHANNELS = 64
 """Of the first stage of VGG16; the last has eight times as many."""
+MEASURES = {"objectness": "numbers", "classes": "numbers", "boxes": "numbers"}
+"""What the readouts are: nothing is predicted before they are decoded."""
 _PRIOR = 0.01  # probability of an object in a cell, before any training
 
 
@@ -113,25 +115,3 @@ def _module(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(OrderedDict(conv=convolution, bn=nn.BatchNorm2d(outputs), relu=nn.ReLU()))
-
-
-class Joined(nn.Module):
-    """A detector whose readouts are one tensor, `[B, 1 + classes + 4, H, W]`; `parted` takes it apart."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.cat(list(self.detector(images)), 1)
-
-
-def parted(joined: Tensor) -> Readouts:
-    """Objectness, classes and boxes from `[..., 1 + classes + 4, H, W]`.
-
-    >>> detector = Detector(classes=2, width=0.125, stride=8).eval()
-    >>> image = torch.zeros(1, 3, 32, 32)
-    >>> all(map(torch.equal, parted(Joined(detector)(image)), detector(image)))
-    True
-    """
-    return Readouts(joined[..., :1, :, :], joined[..., 1:-4, :, :], joined[..., -4:, :, :])

@@ -21,7 +21,6 @@ from casc_lab.training.loop import TrainingResult
 from casc_lab.training.seeds import digest
 from casc_lab.training.task import Epoch, Validation
 from detection_recipes.batches import MEAN, STD, TrainingBatches
-from detection_recipes.network import parted
 from detection_recipes.targets import Objects, loss_and_right
 
 OPTIMIZERS = {"adamw": 2e-3, "sgd": 1e-3}
@@ -96,7 +95,7 @@ def train(
     """Train `model` in place; `casc_lab.training.loop.train` says what is promised.
 
     Args:
-        model: a `Joined` detector, or one with CQReLU, on the device to train on.
+        model: a `Detector`, or one with CQReLU, on the device to train on.
         images: what it learns.
         stride: of the detector.
         config: how.
@@ -159,4 +158,4 @@ class _DetectionTask:
     def loss(self, network: Callable[..., Any], batch: tuple[Tensor, Objects]) -> tuple[Tensor, Tensor]:
         pixels, objects = batch[0].to(self.device, non_blocking=True), batch[1].to(self.device)
         images = normalise(pixels, MEAN, STD).contiguous(memory_format=torch.channels_last)
-        return loss_and_right(parted(network(images)), objects, self.stride)
+        return loss_and_right(network(images), objects, self.stride)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from detection_recipes.detections import Selection, decoded_boxes, detections
 from detection_recipes.experiment import NetworkConfig, Schedule, _with_backbone
-from detection_recipes.network import Detector, Joined, Readouts
+from detection_recipes.network import Detector, Readouts
 from image_recipes.models import build
 from safetensors.torch import save_file
 from torch import nn
@@ -55,7 +55,7 @@ def test_the_image_is_of_whole_cells() -> None:
 
 def test_in_spikes_every_readout_is_that_of_the_network_with_levels() -> None:
     torch.manual_seed(0)
-    detector = Joined(Detector(classes=2, width=0.03, stride=8))
+    detector = Detector(classes=2, width=0.03, stride=8)
     images = torch.randn(2, 3, 32, 48)
     for _ in range(3):
         detector(images)  # statistics of batch norm
@@ -68,11 +68,11 @@ def test_a_backbone_of_others_is_taken(tmp_path: Path) -> None:
     file = tmp_path / "vgg16_bn.safetensors"
     trained = build("vgg16", 10, stem="imagenet", width=2)
     save_file(trained.state_dict(), file)
-    detector = _with_backbone(Joined(Detector(2, 2 / 64, 8)), file).detector
+    detector = _with_backbone(Detector(2, 2 / 64, 8), file)
     for name, value in detector.features.state_dict().items():
         assert torch.equal(value, trained.state_dict()[f"features.{name}"])
     with pytest.raises(DataError, match="choose the model and the sizes"):
-        _with_backbone(Joined(Detector(2, 4 / 64, 8)), file)
+        _with_backbone(Detector(2, 4 / 64, 8), file)
     assert Schedule(8, None, None, weights=file).weights == file  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from detection_recipes import training
 from detection_recipes.batches import TrainingBatches, evaluation_batches, seen
-from detection_recipes.network import Detector, Joined
+from detection_recipes.network import Detector
 from detection_recipes.shapes import drawn_shapes
 from detection_recipes.training import TrainingConfig, train
 from detection_recipes.views import Augmentation
@@ -39,7 +39,7 @@ def batches(**changed: Any) -> TrainingBatches:
 
 def network(q: int | None = 4) -> torch.nn.Module:
     torch.manual_seed(0)
-    plain = Joined(Detector(3, 0.02, 8))
+    plain = Detector(3, 0.02, 8)
     return plain if q is None else casc_core.prepare(plain, adapter="cnn", q=q)
 
 
