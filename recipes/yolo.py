@@ -30,7 +30,7 @@ from detection_recipes.data import load_detections
 from detection_recipes.detections import Selection
 from detection_recipes.evaluation import TestImages
 from detection_recipes.experiment import KIND, NetworkConfig, Schedule, train_or_find
-from detection_recipes.network import STRIDES, Detector
+from detection_recipes.network import MEASURES, STRIDES, Detector
 from detection_recipes.report import report
 from detection_recipes.training import OPTIMIZERS, TrainingConfig
 from detection_recipes.views import Augmentation
@@ -61,7 +61,7 @@ NETWORK = {"size": ((640, 640), (shapes.SIZE, shapes.SIZE)), "stride": (32, 8), 
 PAPER = TrainingConfig(epochs=100)
 SHAPES = TrainingConfig(epochs=10, batch_size=16, optimizer="adamw", lr=4e-3, averaging=0.98)
 RELU_EPOCHS = {"paper": 100, "shapes": 10}
-CALIBRATION_IMAGES = 100
+CALIBRATION_IMAGES = 64
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -170,6 +170,8 @@ def _experiment(
         train_examples=len(data.train), test_examples=len(data.test), q=args.q, classifier=trained.folder,
         training=trained.training, trained=trained.model, calibration=lambda: ((some,) for some in calibration()),
         recipe="yolo",
+        labelled=False,
+        measures=MEASURES,
     )  # fmt: skip
     return made, test
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from casc_core.conversion.convert import convert
 from casc_core.errors import NotExactError
 from casc_core.numerics import of_bits
+from casc_core.reporting.predictions import Measure
 from casc_core.reporting.series import powers_of_two
 from casc_lab import distributed
 from casc_lab.distributed import say
@@ -42,6 +43,8 @@ class Experiment:
         published: the paper's figures, if it has some.
         calibration: gives some batches of training data, for the methods that look at data.
         recipe: its name among the entry points `casc.recipes`, whose `experiment` brings all this back.
+        labelled: whether the labels of the batches are what the network's outputs should be.
+        measures: what its outputs are, as `casc_core.analyse` takes them; None: labels decide.
     """
 
     network: nn.Module
@@ -58,6 +61,8 @@ class Experiment:
     published: Published | None = None
     calibration: Callable[[], Iterable[tuple[Tensor, ...]]] | None = None
     recipe: str | None = None
+    labelled: bool = True
+    measures: Mapping[str, Measure] | None = None
 
 
 def report(

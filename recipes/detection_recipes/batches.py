@@ -86,8 +86,8 @@ class TrainingBatches:
 
     @cached_property
     def opened(self) -> Opened:
-        """The images, decoded."""
-        return Opened(self.images)
+        """The images, decoded; a process that reads for one epoch alone keeps none."""
+        return Opened(self.images, 0 if self.workers else MEMORY)
 
     @cached_property
     def digest(self) -> str:

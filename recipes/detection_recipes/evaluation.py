@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -76,6 +76,7 @@ class MethodResult:
         differing: detections that differ from the reference's, of those that are shown.
         images_differing: images with such a detection.
         energy: nJ for an image up to then, on average.
+        ann_energy: of the ANN, likewise.
         found: detections on each image.
         silent_at: `[images]` steps to silence.
         exact_at: `[images]` first step from which on every readout equals the reference's, bit for bit; 0 if none.
@@ -86,6 +87,7 @@ class MethodResult:
     differing: dict[str, Differing | None]
     images_differing: dict[str, int | None]
     energy: dict[str, float | None]
+    ann_energy: float
     found: dict[str, list[Detected]]
     silent_at: Tensor
     exact_at: Tensor
@@ -99,6 +101,7 @@ class _Method:
     snn: SpikingModel
     steps: Sequence[int]
     energy: list[Tensor] = field(default_factory=list)
+    ann_energy: float = 0.0
     images: dict[int, tuple[dict[str, Detected], int, int]] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -116,6 +119,7 @@ class _Method:
         simulation = self.snn.simulate(*inputs, T=None if self.sleeps else max(self.steps))
         self.seconds += time.perf_counter() - started
         self.energy.append(spent(simulation))
+        self.ann_energy += spent_by_ann(simulation)
         last = simulation.T - 1
         # Once silent nothing changes, so one run until silence answers for every later step too.
         places = {key: last if key == SILENT else min(int(key) - 1, last) for key in self.keys()}
@@ -144,6 +148,7 @@ class _Method:
             differing={key: sum(each, Differing()) for key, each in differ.items()} | never,
             images_differing={key: sum(map(bool, each)) for key, each in differ.items()} | never,
             energy={key: _nanojoules(energy, key) for key in found} | never,
+            ann_energy=round(sum(gather_each(self.ann_energy)) / len(images) / 1e3, 4),
             found=found,
             silent_at=torch.tensor([silent for _, silent, _ in images]),
             exact_at=torch.tensor([exact for _, _, exact in images]),
@@ -260,19 +265,13 @@ def evaluate(
     ann_found, expected = ([everywhere[number][which] for number in range(len(test.images))] for which in (0, 1))
     announce("mean average precision")
     all_beside = [each for part in gather_each(beside) for each in part]
+    results = {name: run.result(test, expected) for name, run in runs.items()}
     return Evaluation(
         ann=test.precision(ann_found),
         reference=test.precision(expected),
-        ann_energy=_energy_of_ann(snn, test),
+        ann_energy=results[OURS].ann_energy,
         ann_differing=sum(map(differing, ann_found, expected), Differing()),
         ann_found=ann_found,
-        methods={name: run.result(test, expected) for name, run in runs.items()},
+        methods=results,
         against_ann=combine_against_ann(all_beside) if all_beside else None,
     )
-
-
-def _energy_of_ann(snn: SpikingModel, test: TestImages) -> float:
-    """nJ of the ANN for an image: the same for each."""
-    first: Iterable[tuple[Tensor, ...]] = (batch.inputs for batch in test.batches(share()))
-    inputs = tuple(part[:1] for part in next(iter(first)))
-    return round(spent_by_ann(snn.simulate(*inputs, T=1)) / 1e3, 4)

@@ -18,7 +18,7 @@ from voc_files import two_splits, xml
 
 import casc_core
 from casc_core.errors import NotExactError
-from casc_lab import command
+from casc_lab import cli, command
 from casc_lab.distributed import ALL
 
 TINY = (
@@ -102,13 +102,18 @@ def test_figures_of_the_paper() -> None:
     assert ["ACP, Faster R-CNN", "37.00", "-", "-", "31.00", "34.20"] in [row.cells() for row in TABLE_4["coco"]]
 
 
-def test_its_network_is_found_again_by_name(tmp_path: Path, recipe: Recipe) -> None:
+def test_its_network_is_found_again_by_name(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     recipe(tmp_path, "--q", 4, "--T", 2)
     args = yolo.options().parse_args([*TINY, "--q", "4", "--out", str(tmp_path)])
     found = yolo.experiment(args, torch.device("cpu"), {}, find_only=True)
     assert found.recipe == "yolo"
     batch = next(iter(found.batches(ALL)))
-    assert casc_core.verify(casc_core.convert(found.network), *batch.inputs).exact
+    assert casc_core.verify(casc_core.convert(found.network), *batch.inputs, measures=found.measures).exact
+    assert cli.main(["verify", str(tmp_path), "--limit", "2"]) == 0
+    assert "EXACT" in capsys.readouterr().out
+    assert cli.main(["compare", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "compared")]) == 0
+    comparison = json.loads((tmp_path / "compared/comparison.json").read_text())
+    assert list(comparison["outputs"]) == ["objectness", "classes", "boxes"]
 
 
 @pytest.mark.parametrize(
