@@ -124,9 +124,7 @@ class _Method:
         # Once silent nothing changes, so one run until silence answers for every later step too.
         places = {key: last if key == SILENT else min(int(key) - 1, last) for key in self.keys()}
         found = {place: test.found(at_step(simulation, place + 1), index) for place in set(places.values())}
-        each = [first_equal_step(*pair) for pair in zip(simulation.outputs, reference, strict=True)]
-        # From which step on all are: never, if one of them never is.
-        exact = torch.stack(each).amax(0) * torch.stack(each).bool().all(0)
+        exact = exact_from(simulation.outputs, reference)
         for position, number in enumerate(index):
             by_key = {key: found[place][position] for key, place in places.items()}
             self.images[number] = by_key, int(simulation.silent_at[position]), int(exact[position])
@@ -164,6 +162,19 @@ def _nanojoules(energy: Tensor, key: str) -> float:
 def at_step(simulation: Simulation, step: int) -> Readouts:
     """The readouts `[B, ...]` of a detector after a step."""
     return Readouts(*(readout[step - 1] for readout in simulation.outputs))
+
+
+def exact_from(readouts: Readouts, reference: Readouts) -> Tensor:
+    """`[B]`: the first step from which on all readouts `[T, B, ...]` are the reference's; 0 if one of them never is.
+
+    >>> steps = torch.tensor([0.0, 1.0, 1.0]).reshape(3, 1, 1)
+    >>> later, never = torch.tensor([0.0, 0.0, 1.0]).reshape(3, 1, 1), torch.zeros(3, 1, 1)
+    >>> wanted = Readouts(*[torch.ones(1, 1)] * 3)
+    >>> exact_from(Readouts(steps, later, steps), wanted), exact_from(Readouts(steps, never, steps), wanted)
+    (tensor([3]), tensor([0]))
+    """
+    each = torch.stack([first_equal_step(*pair) for pair in zip(readouts, reference, strict=True)])
+    return each.amax(0) * each.bool().all(0)
 
 
 def spent(simulation: Simulation) -> Tensor:
