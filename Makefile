@@ -18,11 +18,14 @@ demo: $(VENV)/.demo
 	$(BIN)/python recipes/agnews_rnn.py --q 2 --T 8 --data sample --out results/demo $(OPTIONS)
 	$(BIN)/python recipes/cifar_cnn.py --q 8 --T 32 --data digits --out results/demo_cnn
 
+# Processes that share the tests. One thread each: what needs more sets it itself.
+WORKERS ?= 2
+
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests

@@ -18,21 +18,8 @@ from image_recipes import models
 
 
 def run(monkeypatch: pytest.MonkeyPatch, out: Path, weights: Path, *more: object) -> dict[str, Any]:
-    given = [
-        "--weights",
-        weights,
-        "--data",
-        "digits",
-        "--limit",
-        12,
-        "--calibrate",
-        24,
-        "--batch",
-        6,
-        "--out",
-        out,
-        *more,
-    ]
+    options = "--data digits --limit 4 --calibrate 12 --batch 2".split()
+    given = ["--weights", weights, "--out", out, *options, *more]
     monkeypatch.setattr(sys, "argv", ["as_trained.py", *map(str, given)])
     as_trained.main()
     found: dict[str, Any] = json.loads((out / "as_trained.json").read_text())
@@ -48,9 +35,9 @@ def test_it_verifies_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     weights = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(model.state_dict(), weights)
     (case,) = run(monkeypatch, tmp_path / "one", weights, "--q", 2)["cases"]
-    assert (case["q"], case["images"], case["spikes"], case["inexact"]) == (2, 12, 0, 0)
+    assert (case["q"], case["images"], case["spikes"], case["inexact"]) == (2, 4, 0, 0)
     assert case["faults"] == case["predictions"] == case["logits"] == 0
-    assert case["neurons"] == 12 * (7 * 16**3 + 6 * 32 * 8**2 + 6 * 64 * 4**2)
+    assert case["neurons"] == 4 * (7 * 16**3 + 6 * 32 * 8**2 + 6 * 64 * 4**2)
 
     verify, seen = as_trained.casc_core.verify, []
 
@@ -63,7 +50,7 @@ def test_it_verifies_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(as_trained.casc_core, "verify", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, tmp_path / "two", weights, "--q", 2)
-    assert json.loads((tmp_path / "two" / "as_trained.json").read_text())["cases"][0]["images"] == 6
+    assert json.loads((tmp_path / "two" / "as_trained.json").read_text())["cases"][0]["images"] == 2
     (again,) = run(monkeypatch, tmp_path / "two", weights, "--q", 2)["cases"]
     assert len(seen) == 3
     timed = ("seconds", "memory")

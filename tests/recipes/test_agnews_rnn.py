@@ -6,40 +6,24 @@ import csv
 import json
 import os
 import random
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import agnews_rnn
 import pytest
+from recipe_runs import TWO_PROCESSES, run_here, run_recipe, run_script
 
 import casc_core
-from casc_lab import command
 from casc_lab.cli import main
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "agnews_rnn.py"
-TINY = [
-    "--quiet",
-    "--threads",
-    "1",
-    "--epochs",
-    "4",
-    "--batch-size",
-    "16",
-    "--lr",
-    "0.02",
-    "--embedding",
-    "12",
-    "--hidden",
-    "12",
-]
+TINY = "--quiet --threads 1 --epochs 4 --batch-size 16 --lr 0.02 --embedding 12 --hidden 12".split()
 METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
 
 
-def run(*arguments: object, launcher: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, *launcher, str(RECIPE), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, env=os.environ | environment, check=False)
+def recipe(out: Path, *arguments: object) -> dict[str, Any]:
+    """The recipe in this process; returns results.json."""
+    run_here(agnews_rnn, *TINY, "--out", out, *arguments)
+    return dict(json.loads((out / "results.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +40,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_trains_converts_and_writes_everything(corpus: Path, tmp_path: Path):
+def test_it_trains_converts_and_writes_everything(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    first = run("--q", 2, "--T", 5, "--data", corpus, "--out", out, *TINY)
-    assert first.returncode == 0, first.stderr
-    results = json.loads((out / "results.json").read_text())
+    results = recipe(out, "--q", 2, "--T", 5, "--data", corpus)
+    said = capsys.readouterr()
     assert results["train_examples"] == 320
     assert results["test_examples"] == 60
     assert list(results["accuracy"]) == METHODS
@@ -75,17 +60,17 @@ def test_it_trains_converts_and_writes_everything(corpus: Path, tmp_path: Path):
     assert results["seconds"].keys() >= {"data", "train", "convert", "evaluate"}
     assert results["ann_accuracy"] > 50
     assert str(corpus.parent) not in results["data"]
-    assert "| baseline+CIF+WSC |" in first.stdout
+    assert "| baseline+CIF+WSC |" in said.out
     assert "| baseline+CIF+WSC |" in (out / "table.md").read_text()
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert casc_core.load(out / "network").layers == ("rnn.l0", "rnn.l0_reverse")
 
-    again = run("--q", 2, "--T", 2, "--data", corpus, "--out", out, "--weight-bits", 8, *TINY)
-    assert "classifier found" in again.stderr
-    assert json.loads((out / "results.json").read_text())["ann_accuracy"] == results["ann_accuracy"]
+    again = recipe(out, "--q", 2, "--T", 2, "--data", corpus, "--weight-bits", 8)
+    assert "classifier found" in capsys.readouterr().err
+    assert again["ann_accuracy"] == results["ann_accuracy"]
 
-    other = run("--q", 4, "--T", 2, "--data", corpus, "--out", out, *TINY)
-    assert "classifier trained" in other.stderr
+    recipe(out, "--q", 4, "--T", 2, "--data", corpus, "--epochs", 1)
+    assert "classifier trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -96,11 +81,11 @@ def test_it_trains_converts_and_writes_everything(corpus: Path, tmp_path: Path):
         (["--model", "textcnn"], METHODS, "cnn.activations.0"),
     ],
 )
-def test_every_cell_and_model(corpus: Path, tmp_path: Path, options: list[str], methods: list[str], layers: str):
+def test_every_cell_and_model(
+    corpus: Path, tmp_path: Path, options: list[str], methods: list[str], layers: str
+) -> None:
     out = tmp_path / "out"
-    done = run("--q", 4, "--T", 5, "--data", corpus, "--out", out, *options, *TINY)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((out / "results.json").read_text())
+    results = recipe(out, "--q", 4, "--T", 5, "--data", corpus, *options)
     assert list(results["accuracy"]) == methods
     assert results["prediction_mismatches"] == 0
     assert results["max_logit_difference"] == 0.0
@@ -111,10 +96,9 @@ def test_every_cell_and_model(corpus: Path, tmp_path: Path, options: list[str], 
 
 
 @pytest.mark.slow  # as in the other recipes
-def test_two_processes_give_what_one_does(corpus: Path, tmp_path: Path):
+def test_two_processes_give_what_one_does(corpus: Path, tmp_path: Path) -> None:
     options = ["--q", 2, "--T", 5, "--data", corpus, "--out", tmp_path, "--device", "cpu", *TINY]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = run(*options, launcher=launcher)
+    two = run_recipe("agnews_rnn.py", *options, launcher=TWO_PROCESSES)
     assert two.returncode == 0, two.stderr
     assert two.stderr.count("classifier trained") == 1
     assert "Warning" not in two.stderr
@@ -122,7 +106,7 @@ def test_two_processes_give_what_one_does(corpus: Path, tmp_path: Path):
         name: (tmp_path / name).read_bytes() for name in ("table.md", "results.json", "network/network.safetensors")
     }
 
-    one = run(*options)
+    one = run_recipe("agnews_rnn.py", *options)
     assert one.returncode == 0, one.stderr
     assert "classifier found" in one.stderr
     assert one.stdout == two.stdout
@@ -136,36 +120,30 @@ def test_two_processes_give_what_one_does(corpus: Path, tmp_path: Path):
     assert of_two == of_one
 
 
-def test_torchtext_is_one_option(corpus: Path, tmp_path: Path):
+def test_torchtext_is_one_option(corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchtext", reason="needs the extra torchtext")
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("".join(f"topic{topic}word0 {' '.join(['0.1'] * 12)}\n" for topic in range(4)))
-    done = run(
-        "--tokenizer", "torchtext", "--vectors", vectors, "--T", 2, "--data", corpus, "--out", tmp_path / "out", *TINY
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["prediction_mismatches"] == 0
+    results = recipe(tmp_path / "out", "--tokenizer", "torchtext", "--vectors", vectors, "--T", 2, "--data", corpus)
+    assert results["prediction_mismatches"] == 0
+
+
+def test_a_mistake_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_script("agnews_rnn.py", "--data", "/no/such/folder", "--out", tmp_path)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "no such folder" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "/no/such/folder"], "no such folder"),
-        (["--data", "sample", "--q", "0"], "--q must be at least 1; got 0"),
-        (["--data", "sample", "--T", "0"], "--T must be at least 1"),
-        (["--data", "sample", "--out", "/dev/null/out"], "cannot write /dev/null/out"),
-    ],
-)
-def test_a_mistake_is_one_clear_line_and_no_traceback(arguments: list[str], message: str, tmp_path: Path):
-    done = run(*(["--out", tmp_path] if "--out" not in arguments else []), *arguments, *TINY)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+        ("--q 0", "--q must be at least 1; got 0"),
+        ("--T 0", "--T must be at least 1; got 0"),
+        ("--out /dev/null/out", "cannot write /dev/null/out"),
         ("--q 40000", "--q must be at most 32,767; got 40000"),
         ("--hidden 1000000", "choose smaller --embedding, --hidden or --layers"),
         ("--layers 1001", "num_layers must be at most 1000; got 1001"),
@@ -180,11 +158,10 @@ def test_a_mistake_is_one_clear_line_and_no_traceback(arguments: list[str], mess
 )
 def test_a_mistake_is_told_before_the_texts_are_read(
     arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     monkeypatch.setattr(agnews_rnn, "load_corpus", lambda *args: pytest.fail("read"))
-    monkeypatch.setattr(sys, "argv", ["agnews_rnn.py", "--out", str(tmp_path), *arguments.split()])
     with pytest.raises(SystemExit) as stopped:
-        command.run(agnews_rnn.options(), agnews_rnn.main)
+        recipe(tmp_path, *arguments.split())
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert message in said
@@ -192,12 +169,11 @@ def test_a_mistake_is_told_before_the_texts_are_read(
 
 
 @pytest.mark.slow
-def test_real_news_is_exact(tmp_path: Path):
+def test_real_news_is_exact(tmp_path: Path) -> None:
     if "CASC_DATA" not in os.environ:
         pytest.skip("set CASC_DATA to a folder with AG News")
     options = ["--epochs", 1, "--embedding", 64, "--hidden", 64, "--max-words", 20_000]
-    done = run("--q", 2, "--T", 8, "--quiet", "--out", tmp_path, *options)
-    assert done.returncode == 0, done.stderr
+    run_here(agnews_rnn, "--q", 2, "--T", 8, "--quiet", "--out", tmp_path, *options)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["test_examples"] == 7_600
     assert results["prediction_mismatches"] == 0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import cifar_cnn
 import pytest
 import torch
 from image_recipes.models import build
-from pictures import CLASSES, TWO_PROCESSES, run_recipe, write_pictures
+from pictures import CLASSES, write_pictures
+from recipe_runs import TWO_PROCESSES, run_here, run_recipe
 from safetensors.torch import save_file
 
 import casc_core
-from casc_lab import command
 
 TINY = "--width 8 --epochs 15 --batch-size 12 --lr 0.05 --augment none --eval-batch 9 --threads 1 --quiet".split()
 METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
-
-Recipe = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +27,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("images"), side=8, train=24, test=8)
 
 
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
+def recipe(out: Path, *arguments: object, tiny: list[str] = TINY) -> dict[str, Any]:
     """The recipe in this process; returns results.json."""
-    threads = torch.get_num_threads()
-
-    def run(out: Path, *arguments: object, tiny: list[str] = TINY) -> dict[str, Any]:
-        monkeypatch.setattr(sys, "argv", ["cifar_cnn.py", *tiny, "--out", str(out), *map(str, arguments)])
-        command.run(cifar_cnn.options(), cifar_cnn.main)
-        file = out / "results.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
-
-    yield run
-    torch.set_num_threads(threads)
+    run_here(cifar_cnn, *tiny, "--out", out, *arguments)
+    file = out / "results.json"
+    return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
 def test_it_trains_converts_and_writes_everything(
-    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = recipe(tmp_path, "--data", data, "--q", 8, "--T", 5)
     said = capsys.readouterr()
@@ -87,29 +76,26 @@ def test_it_trains_converts_and_writes_everything(
     assert other["classifier"] != results["classifier"]
 
 
-def test_two_processes_give_what_one_does(data: Path, tmp_path: Path) -> None:
-    options = ["--data", data, "--q", 8, "--T", 5, "--out", tmp_path, "--device", "cpu", *TINY]
-    two = run_recipe("cifar_cnn.py", *options, launcher=TWO_PROCESSES)
+def test_two_processes_give_what_one_does(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", data, "--q", 8, "--T", 5, "--device", "cpu", "--epochs", 2]
+    two = run_recipe("cifar_cnn.py", *TINY, "--out", tmp_path, *options, launcher=TWO_PROCESSES)
     assert two.returncode == 0, two.stderr
     assert two.stderr.count("classifier trained") == 1
     of_two = json.loads((tmp_path / "results.json").read_text())
     table = (tmp_path / "table.md").read_text()
-    one = run_recipe("cifar_cnn.py", *options)
-    assert one.returncode == 0, one.stderr
-    assert "classifier found" in one.stderr
-    assert one.stdout == two.stdout
+    of_one = recipe(tmp_path, *options)
+    said = capsys.readouterr()
+    assert "classifier found" in said.err
+    assert said.out == two.stdout
     assert (tmp_path / "table.md").read_text() == table
-    of_one = json.loads((tmp_path / "results.json").read_text())
     for results, processes in ((of_two, 2), (of_one, 1)):
         assert results.pop("machine")["processes"] == processes
         del results["seconds"]
     assert of_one == of_two
 
 
-def test_levels_are_compared_and_not_run_twice(
-    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe(tmp_path, "--data", data, "--sweep", "4,2", "--T", 2)
+def test_levels_are_compared_and_not_run_twice(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe(tmp_path, "--data", data, "--sweep", "4,2", "--T", 2, "--epochs", 2)
     first = capsys.readouterr()
     assert first.err.count("classifier trained") == 2
     rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
@@ -119,22 +105,21 @@ def test_levels_are_compared_and_not_run_twice(
         assert row["ann"] == results["ann_accuracy"]
         assert row["silent"] == results["reference_accuracy"] <= row["best"]
         assert row["silent_at"] == results["steps_to_silence"]["max"] >= row["exact_at"] == results["exact_at"]
-    recipe(tmp_path, "--data", data, "--sweep", "4,2,1", "--T", 2)
+    recipe(tmp_path, "--data", data, "--sweep", "4,2,1", "--T", 2, "--epochs", 2)
     second = capsys.readouterr()
     assert second.err.count("found") == 2
     assert second.err.count("classifier trained") == 1
     assert first.out.splitlines()[-4].split() == second.out.splitlines()[-5].split()
 
 
-def test_a_threshold_can_be_trained_and_precision_mixed(data: Path, tmp_path: Path, recipe: Recipe) -> None:
-    results = recipe(tmp_path, "--data", data, "--trainable-threshold", "--precision", "bfloat16", "--T", 1)
+def test_a_threshold_can_be_trained_and_precision_mixed(data: Path, tmp_path: Path) -> None:
+    options = ["--trainable-threshold", "--precision", "bfloat16", "--T", 1, "--epochs", 2]
+    results = recipe(tmp_path, "--data", data, *options)
     assert results["prediction_mismatches"] == 0
     assert results["max_logit_difference"] == 0.0
 
 
-def test_plain_relu_is_calibrated(
-    data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plain_relu_is_calibrated(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = recipe(tmp_path, "--data", data, "--q", "none", "--calibrate-q", 16, "--per-channel", "--T", 2)
     assert results["q"] is None
     assert results["ann_accuracy"] > 90
@@ -160,7 +145,7 @@ TINY_FINE_TUNE = "--width 4 --epochs 2 --batch-size 24 --augment none --eval-bat
 
 
 def test_weights_trained_with_relu_are_fine_tuned(
-    data: Path, weights: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [*FINE_TUNE, "--data", data, "--weights", weights]
     results = recipe(tmp_path, *options, tiny=TINY_FINE_TUNE)
@@ -180,11 +165,11 @@ def test_weights_trained_with_relu_are_fine_tuned(
 
 
 def test_fine_tuning_goes_on_where_it_was(
-    data: Path, weights: Path, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch,
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Interrupted, the same command goes on, and ends with the weights and figures of one that was not."""
-    options = [*FINE_TUNE, "--data", data, "--weights", weights, "--augment", "basic"]
+    options = [*FINE_TUNE, "--data", data, "--weights", weights, "--augment", "mixed"]
     whole = recipe(tmp_path / "whole", *options, tiny=TINY_FINE_TUNE)
     clip, steps = torch.nn.utils.clip_grad_norm_, 0
 
@@ -212,7 +197,7 @@ def test_fine_tuning_goes_on_where_it_was(
 
 @pytest.mark.parametrize("options", ["--fine-tune --q 4", "--q none --calibrate-q 4"])
 def test_weights_are_calibrated_without_training(
-    options: str, data: Path, weights: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    options: str, data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--model", "resnet20a", "--weights", weights, "--data", data, "--T", 2, "--epochs", 0, *options.split()]
     results = recipe(tmp_path, *given, tiny=TINY_FINE_TUNE)
@@ -236,7 +221,7 @@ def test_weights_are_calibrated_without_training(
     ],
 )
 def test_foreign_weights_are_refused(
-    content: Callable[[], Any], options: list[Any], message: str, data: Path, tmp_path: Path, recipe: Recipe,
+    content: Callable[[], Any], options: list[Any], message: str, data: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     file, given = tmp_path / "weights.safetensors", content()
@@ -253,7 +238,7 @@ def test_foreign_weights_are_refused(
     assert message in last
 
 
-def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_digits_are_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn", reason="needs the extra digits")
     results = recipe(
         tmp_path, "--data", "digits", "--limit-train", 60, "--limit-test", 20, "--width", 4, "--epochs", 1, "--T", 1,
@@ -272,7 +257,7 @@ def test_the_digits_are_the_default(tmp_path: Path, recipe: Recipe, capsys: pyte
     ],
 )
 def test_a_mistake_is_one_clear_line(
-    arguments: list[str], message: str, data: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [] if "--data" in arguments else ["--data", data]
     with pytest.raises(SystemExit) as stopped:
@@ -314,7 +299,7 @@ def test_a_mistake_is_one_clear_line(
     ],
 )
 def test_a_mistake_is_told_before_the_images_are_loaded(
-    arguments: str, message: str, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str],
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(cifar_cnn, "load_images", lambda *args, **options: pytest.fail("loaded"))
@@ -326,7 +311,7 @@ def test_a_mistake_is_told_before_the_images_are_loaded(
     assert said.count("\n") == 1
 
 
-def test_options_of_calibration_are_for_a_sweep_with_plain_relu_too(data: Path, tmp_path: Path, recipe: Recipe) -> None:
+def test_options_of_calibration_are_for_a_sweep_with_plain_relu_too(data: Path, tmp_path: Path) -> None:
     recipe(tmp_path, "--data", data, "--sweep", "none,2", "--calibrate-q", 4, "--T", 2, "--epochs", 1)
     results = json.loads((tmp_path / "qnone" / "results.json").read_text())
     assert results["training"]["calibration"]["q"] == 4
@@ -334,7 +319,7 @@ def test_options_of_calibration_are_for_a_sweep_with_plain_relu_too(data: Path, 
 
 
 @pytest.mark.slow
-def test_real_images_are_exact(tmp_path: Path, recipe: Recipe) -> None:
+def test_real_images_are_exact(tmp_path: Path) -> None:
     folder = os.environ.get("CASC_DATA", "")
     if not (Path(folder) / "cifar-10-batches-py").is_dir():
         pytest.skip("set CASC_DATA to a folder with cifar-10-batches-py")

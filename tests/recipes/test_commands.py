@@ -3,53 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 
+import agnews_rnn
+import cifar_cnn
 import pytest
+from recipe_runs import run_here
 
 from casc_lab.cli import main
 from casc_lab.compare import recipe_folder
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-SMALL = {
-    "agnews_rnn": "--data sample --epochs 1 --embedding 12 --hidden 12 --q 2".split(),
-    "cifar_cnn": [
-        "--data",
-        "digits",
-        "--epochs",
-        "1",
-        "--width",
-        "4",
-        "--q",
-        "2",
-        "--limit-train",
-        "200",
-        "--limit-test",
-        "40",
-    ],
+SMALL: dict[ModuleType, str] = {
+    agnews_rnn: "--data sample --epochs 1 --embedding 12 --hidden 12 --q 2",
+    cifar_cnn: "--data digits --epochs 1 --width 4 --q 2 --limit-train 200 --limit-test 40",
 }
+NAMES = [recipe.__name__ for recipe in SMALL]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each recipe run once, small."""
     made = {}
-    for name, options in SMALL.items():
-        made[name] = tmp_path_factory.mktemp(name) / "out"
-        command = [sys.executable, str(RECIPES / f"{name}.py"), "--T", "4", "--quiet", "--threads", "1"]
-        done = subprocess.run(
-            [*command, "--out", str(made[name]), *options], capture_output=True, text=True, check=False, env=os.environ
-        )
-        assert done.returncode == 0, done.stderr
+    for recipe, options in SMALL.items():
+        made[recipe.__name__] = tmp_path_factory.mktemp(recipe.__name__) / "out"
+        run_here(recipe, "--T", 4, "--quiet", "--threads", 1, "--out", made[recipe.__name__], *options.split())
     return made
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_compare(folders, name, capsys):
     folder = folders[name]
     assert main(["compare", str(folder), "--T", "4", "--limit", "40", "--quiet", "--methods", "baseline,ACP"]) == 0
@@ -65,7 +49,7 @@ def test_compare(folders, name, capsys):
             assert method["accuracy"][3] == pytest.approx(recipe["accuracy"][method["name"]]["4"], abs=1e-3)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_verify(folders, name, capsys):
     assert main(["verify", str(folders[name]), "--json", "--quiet", "--limit", "40"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -94,7 +78,7 @@ def test_the_saved_network_is_the_one_that_is_verified(folders, tmp_path, capsys
     assert "--q is for a network of your own" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_folder_that_was_moved(folders, name, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "elsewhere" / "moved"
     shutil.copytree(folders[name], folder)

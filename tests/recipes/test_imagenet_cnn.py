@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 from image_recipes.models import build
-from pictures import TWO_PROCESSES, run_recipe, write_pictures
+from pictures import write_pictures
+from recipe_runs import TWO_PROCESSES, run_here, run_recipe
 
 import casc_core
-from casc_lab import command
 
 TINY = (
     "--model resnet20 --width 4 --stem small --size 16 --resize 18 --q 4 --T 2 --epochs 1 --batch-size 8 --workers 0 "
     "--eval-batch 5 --threads 1 --quiet"
 ).split()
-
-Recipe = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +36,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
+def recipe(out: Path, *arguments: object) -> dict[str, Any]:
     """The recipe in this process; returns results.json."""
-    threads = torch.get_num_threads()
-
-    def run(out: Path, *arguments: object) -> dict[str, Any]:
-        monkeypatch.setattr(sys, "argv", ["imagenet_cnn.py", *TINY, "--out", str(out), *map(str, arguments)])
-        command.run(imagenet_cnn.options(), imagenet_cnn.main)
-        return dict(json.loads((out / "results.json").read_text()))
-
-    yield run
-    torch.set_num_threads(threads)
+    run_here(imagenet_cnn, *TINY, "--out", out, *arguments)
+    return dict(json.loads((out / "results.json").read_text()))
 
 
 def test_weights_are_fine_tuned_and_converted(
-    data: Path, weights: Path, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = recipe(tmp_path, "--data", data, "--weights", weights, "--lr", "1e-9")
     said = capsys.readouterr().err
@@ -106,7 +94,6 @@ def test_a_mistake_is_one_clear_line(
     data: Path,
     weights: Path,
     tmp_path: Path,
-    recipe: Recipe,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = [] if "--data" in arguments else ["--data", data]

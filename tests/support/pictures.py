@@ -1,19 +1,13 @@
-"""Image files of three classes that differ in colour, for the recipes; and the recipes run as a user runs them."""
+"""Image files of three classes that differ in colour, for the recipes."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 CLASSES = ("blue", "green", "red")
-TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def write_pictures(folder: Path, side: int, train: int, test: int, evaluated: str = "test") -> Path:
@@ -28,8 +22,3 @@ def write_pictures(folder: Path, side: int, train: int, test: int, evaluated: st
                 pixels[..., channel] += 70
                 Image.fromarray(pixels).save(place / f"{number}.png")
     return folder
-
-
-def run_recipe(recipe: str, *arguments: object, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", *launcher, str(RECIPES / recipe), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False, timeout=300)

@@ -1,4 +1,4 @@
-"""A file as a user with a type checker writes it; the tests of typing check it against what an installation holds."""
+"""A file as a user with a type checker writes it: `mypy` finds the mistake in it, and no other."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def spiking(model: nn.Module) -> casc_core.SpikingModel:
     ann = casc_core.prepare(model, adapter="cnn", q=4, trainable_threshold=True)
     assert_type(ann, nn.Module)
     return casc_core.convert(ann, neuron=casc_core.CIF(), schedule=casc_core.WakeSleep(), numerics=casc_core.Exact(8))
+
+
+def mistaken(model: nn.Module) -> casc_core.SpikingModel:
+    """An argument of another type, which an unused `type: ignore` would be an error without."""
+    return casc_core.convert(model, numerics=3)  # type: ignore[arg-type]
 
 
 def looked_at(snn: casc_core.SpikingModel, x: Tensor) -> bool:

@@ -57,7 +57,8 @@ def test_nothing_differs(first: int) -> None:
 
 
 _CLIPPED = re.compile(
-    r"CQReLU|Rounded|RNN|[tT]anh|[sS]wish|[sS]i[lL][uU]|PReLU|[lL]eaky|[rR]e[lL][uU]6|clamp|clip|[tT]hreshold|[dD]ropout"
+    r"CQReLU|Rounded|RNN|[tT]anh|[sS]igmoid|[sS]oftsign|[sS]wish|[sS]i[lL][uU]|"
+    r"PReLU|[lL]eaky|[rR]e[lL][uU]6|clamp|clip|[tT]hreshold|[dD]ropout"
 )
 
 
