@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from image_recipes.experiment import CalibrationConfig, with_thresholds
+from image_recipes.experiment import CalibrationConfig, blank_thresholds, with_thresholds
 from image_recipes.weights import file_digest, load_weights
 from torch import Tensor, nn
 
 import casc_core
 from casc_core.errors import ConfigError
-from casc_core.storage.strict import of
 from casc_lab.distributed import say
 from casc_lab.training.seeds import digest
 from casc_lab.training.store import Store, training_facts
@@ -133,7 +132,7 @@ def train_or_find(
     store = Store(folder, digest(settings, own)[:12], retrain, find_only, KIND)
     if store.found:
         model, description = store.read(
-            lambda found: with_thresholds(network.quantised(schedule.q), _thresholds(found.get("thresholds", {}))),
+            lambda found: with_thresholds(network.quantised(schedule.q), blank_thresholds(found)),
             lambda found: network.plain(),
         )
         return TrainedDetector(model.to(device).eval(), True, description["training"], store.home.name)
@@ -190,8 +189,3 @@ class _Backbone(nn.Module):
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
         self.features = features
-
-
-def _thresholds(shapes: Any) -> dict[str, Tensor]:
-    """Thresholds of these shapes, all 1: a trained network's own are filled in."""
-    return {name: torch.ones(of(list, shape, "a shape")) for name, shape in of(dict, shapes, "thresholds").items()}

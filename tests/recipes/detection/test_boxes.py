@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detection_recipes.boxes import areas, generalised_iou, iou, suppressed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,6 +22,7 @@ def covered(box: tuple[int, int, int, int]) -> np.ndarray:
     return pixels
 
 
+@settings(max_examples=40)
 @given(BOX, BOX)
 def test_overlap_is_that_of_pixels(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> None:
     first, second = (torch.tensor(box, dtype=torch.float32) for box in (one, other))
@@ -47,6 +48,7 @@ def plainly_suppressed(boxes: Tensor, scores: list[float], labels: list[int], th
     return kept
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(BOX, st.sampled_from([0.1, 0.5, 0.5, 0.9]), st.integers(0, 1)), max_size=12))
 def test_suppression_is_as_defined(found: list[tuple[tuple[int, int, int, int], float, int]]) -> None:
     boxes = torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4)

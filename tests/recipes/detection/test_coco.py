@@ -91,3 +91,14 @@ def test_categories_of_the_test_images_are_those_of_the_training_images(tmp_path
     write_coco(tmp_path, coco_description(categories=[{"id": 2, "name": "dog"}]), "instances_val2017.json")
     with pytest.raises(DataError, match=r"instances_val2017\.json .*'cat' is in one of them only"):
         load_detections(tmp_path)
+
+
+def test_splits_in_folders_of_their_own(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_coco(tmp_path / split, coco_description(), "_annotations.coco.json")
+        for image in ("a.png", "b.png"):
+            (tmp_path / split / "images" / image).rename(tmp_path / split / image)
+    data = load_detections(tmp_path)
+    assert "train and valid" in data.source
+    assert data.train[1].name == str(tmp_path / "train/a.png")
+    assert data.test[1].name == str(tmp_path / "valid/a.png")
