@@ -23,7 +23,7 @@ from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.program import READOUT, Program, Readout, Ref
-from casc_core.engine.readout import final_readouts, readouts
+from casc_core.engine.readout import final_readout, readout_over_time
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun
@@ -33,6 +33,7 @@ from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
+from casc_core.reporting.series import last_repeated
 from casc_core.schedule import Schedule, check_steps
 from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
 
@@ -194,12 +195,16 @@ class SpikingModel(nn.Module):
         """A simulation whose outputs are a list, by number."""
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
-        outputs = self._evaluated(run, program, arguments)
+        outputs = self._evaluated(run, program, arguments, partial(readout_over_time, run=run))
         silent = torch.zeros(recorder.samples, dtype=torch.int64)
         for last in recorder.last_spike.values():
             silent = torch.maximum(silent, last)
         length = steps or max(len(run.awake), int(silent.max()))
-        over_time, awake = readouts(outputs, run, length, program), run.wake_weights(length)
+        over_time = [
+            last_repeated(output, length) if isinstance(readout, Readout) else output
+            for output, readout in zip(outputs, program.outputs, strict=True)
+        ]
+        awake = run.wake_weights(length)
         at_readout = operations_by_step(recorder.work.get(READOUT, Work()), awake, length)
         return Simulation(over_time, silent, layer_spikes(recorder, awake, length), *at_readout)
 
@@ -216,7 +221,7 @@ class SpikingModel(nn.Module):
         recorder = Recorder(keep_counts=True)
         run = LevelRun(self.settings.numerics, self.settings.levels, recorder)
         program, arguments = self._bound(inputs, named)
-        outputs = undisturbed(lambda: final_readouts(self._evaluated(run, program, arguments), run, program))
+        outputs = undisturbed(lambda: self._evaluated(run, program, arguments, partial(final_readout, run=run)))
         return holding(program.structure, outputs), recorder.counts
 
     def readouts_of(self, returned: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,7 +299,7 @@ class SpikingModel(nn.Module):
     def evaluate(self, run: Run, inputs: tuple[Any, ...]) -> None:
         """A run of one's own over the whole batch."""
         program, arguments = self._bound(inputs, {})
-        undisturbed(lambda: self._evaluated(run, program, arguments))
+        undisturbed(lambda: self._evaluated(run, program, arguments, lambda output, readout: None))
 
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
@@ -316,7 +321,7 @@ class SpikingModel(nn.Module):
     def _returned(self, new_run: Callable[[], Run], inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         def one(arguments: Inputs) -> list[Any]:
             run = new_run()
-            return final_readouts(self._evaluated(run, program, arguments), run, program)
+            return self._evaluated(run, program, arguments, partial(final_readout, run=run))
 
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, new_run(), self.memory_limit)
@@ -325,7 +330,10 @@ class SpikingModel(nn.Module):
     def _splitter(self, program: Program) -> Splitter:
         return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
 
-    def _evaluated(self, run: Run, program: Program, arguments: Inputs) -> list[Any]:
+    def _evaluated(
+        self, run: Run, program: Program, arguments: Inputs, read: Callable[..., Tensor | None]
+    ) -> list[Any]:
+        """The outputs of a run, of which `read(output=..., readout=...)` gives those that neurons compute."""
         # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
         run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(each.numel() for each in arguments.values())
         if run.recorder is not None:
@@ -335,18 +343,19 @@ class SpikingModel(nn.Module):
         self._require_composition()
         for op in operations:
             op.require_unchanged()
+
+        def checked(readout: Readout, output: Any) -> Tensor | None:
+            _check_readout(output, readout, run)
+            return read(output=output, readout=readout)
+
         try:
-            outputs = program.run(operations, run, arguments)
+            return program.run(operations, run, arguments, checked)
         except (CascError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, IndexError) as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in arguments.items())
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(f"inputs of shape {shapes} do not go through the network: {why}") from error
-        for output, readout in zip(outputs, program.outputs, strict=True):
-            if isinstance(readout, Readout):
-                _check_readout(output, readout, run)
-        return outputs
 
     def _bound(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Program, Inputs]:
         """The program for this way of calling the model, and its inputs by name."""

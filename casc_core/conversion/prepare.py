@@ -271,8 +271,8 @@ def _refuse_probabilities(model: nn.Module, ways: Sequence[fx.Graph | Conversion
                 continue
             raise ConversionError(
                 f"the forward of {type(model).__name__} returns what a {said(node)} makes of its logits; return the "
-                "logits, and train with a loss that takes those (nn.BCEWithLogitsLoss). "
-                f"{move_out([node], following, said)}\n  at {node.meta.get('line', '?')}"
+                "logits, train with a loss that takes those (nn.BCEWithLogitsLoss), and apply it to the converted "
+                f"network's output\n  at {node.meta.get('line', '?')}\n  {move_out([node], following, said)}"
             )
 
 

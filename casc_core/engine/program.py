@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -125,25 +125,51 @@ class Program:
         if not self.returned.readouts:
             raise ValueError("no output is computed by neurons")
 
-    def run(self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any]) -> list[Any]:
-        """The values of the outputs; each intermediate is dropped after its last use."""
+    def run(
+        self, ops: Sequence[Op], run: Run, inputs: Mapping[str, Any], read: Callable[[Readout, Any], Any]
+    ) -> list[Any]:
+        """The outputs; each intermediate is dropped after its last use.
+
+        Args:
+            read: what it makes of the value of a readout, once that is there.
+        """
         values = dict(inputs)
         last_use = last_uses(self)
+        outputs: list[Any] = [None] * len(self.outputs)
+        numbers: dict[str, list[int]] = {}
+        for number, name in enumerate(self.output_values):
+            numbers.setdefault(name, []).append(number)
         observer = None if run.recorder is None else Observer(run, run.recorder, inputs)
+
+        def returned(name: str) -> None:
+            for number in numbers.get(name, ()):
+                output = self.outputs[number]
+                outputs[number] = read(output, values[name]) if isinstance(output, Readout) else values[name]
+                if observer is not None:
+                    observer.returned(name)
+
+        def drop(names: list[str]) -> None:
+            for name in names:
+                del values[name]
+            if observer is not None:
+                observer.forget(names)
+
+        for name in inputs:
+            returned(name)
         for index, step in enumerate(self.steps):
             op, call = ops[step.op], (step.args, dict(step.kwargs))
             args, kwargs = substitute(call, values)
-            result = values[step.result] = _called(op, run, args, kwargs)
+            values[step.result] = _called(op, run, args, kwargs)
             if observer is not None:
-                observer.called(step.result, op, result, substitute(call, observer.values), refs(call))
-            used = [name for name in values if last_use.get(name) == index and name not in self.output_values]
-            for name in used:
-                del values[name]
-            if observer is not None:
-                observer.forget(used)
+                observer.called(step.result, op, values[step.result], substitute(call, observer.values), refs(call))
+            del args, kwargs  # what was read for the last time is let go before the readout
+            drop([name for name in values if last_use.get(name) == index])
+            returned(step.result)
+            if step.result not in last_use:
+                drop([step.result])
         if observer is not None:
-            observer.returned(READOUT, self.output_values)
-        return [values[name] for name in self.output_values]
+            observer.ended(READOUT)
+        return outputs
 
 
 def _ref(output: Readout | Ref) -> Ref:

@@ -11,19 +11,18 @@ from torch.fx.proxy import TraceError
 from casc_core.errors import ConversionError
 
 
-def wrapper(name: str, arguments: Sequence[str], given: Sequence[str], part: str = "") -> str:
-    """The lines that make a model of class `name` one of named tensors to one tensor.
+def wrapper(name: str, arguments: Sequence[str], given: Sequence[str]) -> str:
+    """The lines that make a model of class `name` one of named tensors.
 
     Args:
         name: the model's class.
         arguments: those of its forward.
         given: those of them that are given.
-        part: of what the forward returns.
 
-    >>> print(wrapper("Classifier", ["tokens", "mask"], ["tokens"], ".logits"))
+    >>> print(wrapper("Classifier", ["tokens", "mask"], ["tokens"]))
       class Wrapped(torch.nn.Module):
           def __init__(self, model): super().__init__(); self.model = model
-          def forward(self, tokens): return self.model(tokens).logits
+          def forward(self, tokens): return self.model(tokens)
       and hand over Wrapped(model), model being your Classifier
     """
     in_order = list(given) == list(arguments[: len(given)])
@@ -31,7 +30,7 @@ def wrapper(name: str, arguments: Sequence[str], given: Sequence[str], part: str
     return (
         "  class Wrapped(torch.nn.Module):\n"
         "      def __init__(self, model): super().__init__(); self.model = model\n"
-        f"      def forward(self, {', '.join(given)}): return self.model({call}){part}\n"
+        f"      def forward(self, {', '.join(given)}): return self.model({call})\n"
         f"  and hand over Wrapped(model), model being your {name}"
     )
 
@@ -87,7 +86,8 @@ _STAND_IN = Cause(
 )
 _OBJECT = Cause(
     "it returns, or hands to an operation, an object that is neither a tensor nor a plain value",
-    "Return one tensor, the logits, and hand tensors, numbers and tuples of them to operations",
+    "Return tensors, in tuples, lists, dicts, named tuples or dataclasses, and hand tensors, numbers and tuples of them to "
+    "operations",
 )
 _OWN = Cause(
     "it fails by itself", "Call the model on a batch of its data, where it should fail in the same way, and mend that"

@@ -130,7 +130,8 @@ def follow(
     there: dict[str, Any] = {}
     doubts: list[str] = []
     layers: dict[str, Samples] = {}
-    recurs, most = False, 0
+    recurs, most, kept = False, 0, 0
+    returned = set(program.output_values)
     for index, step in enumerate(program.steps):
         op = ops[step.op]
         follower.step, follower.at = step.result, _described(step, op)
@@ -141,12 +142,16 @@ def follow(
             apart = isinstance(args[0], Abstract) and isinstance(args[0].samples, Axis)
             recurs = recurs or (apart and isinstance(layers[step.result], Mixed))
         signals = [each for each in leaves((args, kwargs, result)) if isinstance(each, Abstract)]
-        held = sum(each.nbytes for each in leaves(list(there.values())) if isinstance(each, Abstract))
-        most = max(most, held + (op.working(follower, signals) if signals else 0))
-        for name in [name for name in there if uses.get(name) == index and name not in program.output_values]:
+        held = _held(there)
+        most = max(most, kept + held + (op.working(follower, signals) if signals else 0))
+        for name in [name for name in there if uses.get(name) == index]:
             del there[name]
+        if step.result in returned and _is_signal(result):
+            most = max(most, kept + _held(there) + 3 * _over_time(result, follower.awake))
+            kept += _over_time(result, follower.awake)
+        if step.result not in uses:
+            del there[step.result]
     outputs = tuple(values[name] for name in program.output_values)
-    most = max(most, sum(_read_out(each, follower.awake) for each in outputs if _is_signal(each)))
     unread = {name: None if isinstance(value, Tensor) else value for name, value in values.items()}
     return Followed(batch, dict(dims), outputs, layers, recurs, most, tuple(doubts), unread, follower.notes)
 
@@ -155,10 +160,15 @@ def _is_signal(output: Any) -> TypeGuard[Abstract]:
     return isinstance(output, Abstract) and output.train is not None
 
 
-def _read_out(output: Abstract, awake: int) -> int:
-    """Bytes of a readout and its total, step after step."""
+def _held(values: Mapping[str, Any]) -> int:
+    """Bytes of what is there."""
+    return sum(each.nbytes for each in leaves(list(values.values())) if isinstance(each, Abstract))
+
+
+def _over_time(output: Abstract, awake: int) -> int:
+    """Bytes of a readout, step after step."""
     assert output.train is not None
-    return output.nbytes + 24 * output.like.numel() * max(output.train.steps, awake)
+    return 8 * output.like.numel() * max(output.train.steps, awake)
 
 
 def _why_not(output: Any) -> str | None:

@@ -29,6 +29,8 @@ class Observer:
         # By step, operations that have been credited to no layer yet; by value, the steps in front of it that have some.
         self._pending: dict[str, Work] = {}
         self._in_front: dict[str, frozenset[str]] = {}
+        # Of the outputs so far: the steps in front of each, and what it costs to reach it.
+        self._outputs: dict[str, tuple[frozenset[str], Work]] = {}
 
     def called(
         self, step: str, op: Op, result: Any, call: tuple[tuple[Any, ...], dict[str, Any]], read: Iterable[str]
@@ -70,12 +72,16 @@ class Observer:
         for name in names:
             self.values.pop(name, None)
 
-    def returned(self, readout: str, names: Iterable[str]) -> None:
-        """Note that the values of these names are the outputs; what is in front of them is the work of `readout`."""
-        for name in dict.fromkeys(names):
-            output = self.values[name]
-            if isinstance(output, Provenance):
-                self._credit(readout, self._in_front.get(name, frozenset()), output.one_to_one())
+    def returned(self, name: str) -> None:
+        """Note that the value of this name is an output."""
+        output = self.values[name]
+        if isinstance(output, Provenance) and name not in self._outputs:
+            self._outputs[name] = self._in_front.get(name, frozenset()), output.one_to_one()
+
+    def ended(self, readout: str) -> None:
+        """Note that the run is over: what is in front of the outputs, and of no layer, is the work of `readout`."""
+        for in_front, own in self._outputs.values():
+            self._credit(readout, in_front, own)
 
     def _credit(self, layer: str, in_front: frozenset[str], own: Work | None, share: float = 1.0) -> None:
         """Count what was done at these steps, of which a share was for what is no padding, as the work of a layer."""

@@ -119,18 +119,17 @@ class WithOptions(Pretrained):
         return super().forward(input_ids, attention_mask, labels, return_dict)
 
 
-@pytest.mark.parametrize(
-    ("kind", "message", "taken"),
-    [
-        (Pretrained, r"returns a dict of 1 \('logits'\)", "return self.model(input_ids)['logits']"),
-        (WithOptions, r"takes \*\*options, so its inputs are not known", "return self.model(input_ids)"),
-    ],
-)
-def test_a_forward_in_the_manner_of_pretrained_models(kind: type[Pretrained], message: str, taken: str) -> None:
-    with pytest.raises(ConversionError, match=message) as error:
-        casc_core.prepare(kind(), q=2)
-    assert f"def forward(self, input_ids): {taken}\n" in str(error.value)
-    assert f"model being your {kind.__name__}" in str(error.value)
+def test_a_forward_in_the_manner_of_pretrained_models() -> None:
+    """A dict of a class of its own comes back as the dict that it is; what takes any argument is to be wrapped."""
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    snn = convert(casc_core.prepare(Pretrained(), q=2))
+    assert list(snn(tokens)) == ["logits"]
+    assert casc_core.verify(snn, tokens).exact
+    assert casc_core.verify(snn, tokens, (tokens > 0).long()).exact
+    with pytest.raises(ConversionError, match=r"takes \*\*options, so its inputs are not known") as error:
+        casc_core.prepare(WithOptions(), q=2)
+    assert "def forward(self, input_ids): return self.model(input_ids)\n" in str(error.value)
+    assert "model being your WithOptions" in str(error.value)
 
     class Wrapped(nn.Module):
         def __init__(self, model: nn.Module) -> None:
@@ -140,10 +139,10 @@ def test_a_forward_in_the_manner_of_pretrained_models(kind: type[Pretrained], me
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
             return self.model(input_ids, attention_mask).logits
 
-    tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
-    snn = convert(casc_core.prepare(Wrapped(kind()), q=2))
-    assert casc_core.verify(snn, tokens).exact
-    assert casc_core.verify(snn, tokens, (tokens > 0).long()).exact
+    for kind in (Pretrained, WithOptions):
+        snn = convert(casc_core.prepare(Wrapped(kind()), q=2))
+        assert casc_core.verify(snn, tokens).exact
+        assert casc_core.verify(snn, tokens, (tokens > 0).long()).exact
 
 
 def test_arguments_with_other_defaults_stay_at_them(ann: nn.Module, tmp_path: object) -> None:

@@ -74,8 +74,8 @@ def test_parts_of_a_batch(many, limit, monkeypatch):
     sizes = []
     evaluate = type(snn)._evaluated
 
-    def watched(self, run, program, values):
-        result = evaluate(self, run, program, values)
+    def watched(self, run, program, values, read):
+        result = evaluate(self, run, program, values, read)
         sizes.append(self._splitter(program).followed(values, run).samples)
         return result
 

@@ -103,7 +103,8 @@ def spread(program):
     for step in program.steps:
         args, kwargs = substitute((step.args, dict(step.kwargs)), names)
         steps.append(replace(step, args=args, kwargs=kwargs, result=names[step.result].name))
-    return replace(program, steps=tuple(steps), output=names[program.output.name])
+    outputs = tuple(replace(output, ref=names[output.ref.name]) for output in program.outputs)
+    return replace(program, steps=tuple(steps), outputs=outputs)
 
 
 def test_a_network_with_other_names_and_numbers_is_the_same_one(tmp_path):

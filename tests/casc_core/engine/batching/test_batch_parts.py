@@ -47,8 +47,8 @@ def runs_of(snn, monkeypatch):
     sizes = []
     evaluate = type(snn)._evaluated
 
-    def watched(self, run, program, values):
-        result = evaluate(self, run, program, values)
+    def watched(self, run, program, values, read):
+        result = evaluate(self, run, program, values, read)
         sizes.append(self._splitter(program).followed(values, run).samples)
         return result
 
@@ -247,7 +247,7 @@ def test_an_output_is_joined_where_its_samples_are(monkeypatch):
     assert max(sizes) < 7
     assert torch.equal(found.logits, whole.logits)
     assert torch.equal(found.silent_at, whole.silent_at)
-    with pytest.warns(UserWarning, match="rows of the output are not those of one sample after those of another"):
+    with pytest.warns(UserWarning, match="rows of an output are not those of one sample after those of another"):
         assert casc_core.verify(snn, x).exact
     assert torch.equal(casc_core.analyse(snn, [x]).silent_at, counted.silent_at)
 
