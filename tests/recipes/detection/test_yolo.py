@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ import torch
 import yolo
 from detection_recipes.evaluation import Evaluation
 from detection_recipes.paper import TABLE_4
-from pictures import TWO_PROCESSES, run_recipe
+from recipe_runs import TWO_PROCESSES, run_here, run_recipe
 from voc_files import two_splits, xml
 
 import casc_core
 from casc_core.errors import NotExactError
-from casc_lab import cli, command
+from casc_lab import cli
 from casc_lab.distributed import ALL
 
 TINY = (
@@ -27,27 +25,15 @@ TINY = (
 ).split()
 METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
 
-Recipe = Callable[..., dict[str, Any]]
 
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
+def recipe(out: Path, *arguments: object) -> dict[str, Any]:
     """The recipe in this process; returns results.json."""
-    threads = torch.get_num_threads()
-
-    def run(out: Path, *arguments: object, tiny: list[str] = TINY) -> dict[str, Any]:
-        monkeypatch.setattr(sys, "argv", ["yolo.py", *tiny, "--out", str(out), *map(str, arguments)])
-        command.run(yolo.options(), yolo.main)
-        file = out / "results.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
-
-    yield run
-    torch.set_num_threads(threads)
+    run_here(yolo, *TINY, "--out", out, *arguments)
+    file = out / "results.json"
+    return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def test_it_trains_converts_and_writes_everything(
-    tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_trains_converts_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = recipe(tmp_path, "--q", 4, "--T", 6)
     said = capsys.readouterr()
     assert "detector trained" in said.err
@@ -80,17 +66,16 @@ def test_it_trains_converts_and_writes_everything(
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_give_what_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--q", 4, "--T", 4, "--out", tmp_path, "--device", "cpu", *TINY]
     two = run_recipe("yolo.py", *options, launcher=TWO_PROCESSES)
     assert two.returncode == 0, two.stderr
     assert two.stderr.count("detector trained") == 1
     of_two = json.loads((tmp_path / "results.json").read_text())
-    one = run_recipe("yolo.py", *options)
-    assert one.returncode == 0, one.stderr
-    assert "detector found" in one.stderr
-    assert one.stdout == two.stdout
-    of_one = json.loads((tmp_path / "results.json").read_text())
+    of_one = recipe(tmp_path, *options)
+    said = capsys.readouterr()
+    assert "detector found" in said.err
+    assert said.out == two.stdout
     for name in ("precision", "differing", "exact_at", "steps_to_silence", "against_ann"):
         assert of_one[name] == of_two[name]
 
@@ -102,7 +87,7 @@ def test_figures_of_the_paper() -> None:
     assert ["ACP, Faster R-CNN", "37.00", "-", "-", "31.00", "34.20"] in [row.cells() for row in TABLE_4["coco"]]
 
 
-def test_its_network_is_found_again_by_name(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_network_is_found_again_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe(tmp_path, "--q", 4, "--T", 2)
     args = yolo.options().parse_args([*TINY, "--q", "4", "--out", str(tmp_path)])
     found = yolo.experiment(args, torch.device("cpu"), {}, find_only=True)
@@ -134,7 +119,7 @@ def test_its_network_is_found_again_by_name(tmp_path: Path, recipe: Recipe, caps
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str], message: str, tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         recipe(tmp_path, *arguments)
@@ -142,7 +127,7 @@ def test_mistakes_are_one_line(
     assert message in capsys.readouterr().err
 
 
-def test_a_broken_annotation_is_named(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_annotation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two_splits(tmp_path / "data", xml([("cat", ("x", 1, 9, 9))]))
     with pytest.raises(SystemExit):
         recipe(tmp_path / "out", "--data", tmp_path / "data")
