@@ -56,11 +56,11 @@ SETTINGS = {
     "clip": (float, "largest norm of the gradient"),
     "averaging": (float, "what each step leaves of the average of the weights"),
 }
-NETWORK = {"size": ((640, 640), (shapes.SIZE, shapes.SIZE)), "stride": (32, 8), "width": (1.0, 0.0625)}
+NETWORK = {"size": ((640, 640), (shapes.SIZE, shapes.SIZE)), "stride": (32, 8), "width": (1.0, 0.125)}
 """Of options of the network, the defaults: the paper's, and for drawn shapes."""
 PAPER = TrainingConfig(epochs=100)
-SHAPES = TrainingConfig(epochs=10, batch_size=16, optimizer="adamw", lr=4e-3, averaging=0.98)
-RELU_EPOCHS = {"paper": 100, "shapes": 10}
+SHAPES = TrainingConfig(epochs=8, batch_size=16, optimizer="adamw", lr=4e-3, averaging=0.98)
+RELU_EPOCHS = {"paper": 100, "shapes": 15}
 CALIBRATION_IMAGES = 64
 
 
