@@ -8,23 +8,25 @@ from pathlib import Path
 
 from torch import nn
 
-from casc_core.conversion.adapter import adapter_named
+from casc_core.conversion.adapter import Adapter, adapter_named
 from casc_core.conversion.convert import convert
 from casc_core.engine.saved import are_saved_alike, read
 from casc_core.errors import ConfigError, StorageError
 from casc_core.spiking_model import SpikingModel
 
 
-def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
+def load(folder: str | Path, model: nn.Module | None = None, adapter: Adapter | None = None) -> SpikingModel:
     """The network that `snn.save(folder)` wrote; it gives the same bits.
 
     Args:
         folder: where it was saved.
         model: the trained network it was converted from, if `verify` is to compare with it. It is checked to be that one.
+        adapter: the `Adapter` that it was converted with; None: the installed one of that name.
 
     Raises:
-        StorageError: no such folder, not a network of ours, or a damaged one; its adapter is not installed; or `model` is
-            another network.
+        ConfigError: `adapter` is no `Adapter`.
+        StorageError: no such folder, not a network of ours, or a damaged one; its adapter is not installed, or is another
+            one than that given; or `model` is another network.
 
     >>> import tempfile, torch, casc_core
     >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
@@ -34,23 +36,33 @@ def load(folder: str | Path, model: nn.Module | None = None) -> SpikingModel:
     ...     torch.equal(casc_core.load(f"{folder}/network")(x), snn(x))
     True
     """
-    snn = SpikingModel(read(folder, partial(_import_adapter, folder)))
-    return snn if model is None else _attached(snn, model, folder)
+    if adapter is not None and not isinstance(adapter, Adapter):
+        raise ConfigError(f"adapter must be an Adapter, or None for the installed one; got {adapter!r}")
+    snn = SpikingModel(read(folder, partial(_require_adapter, folder, adapter)))
+    return snn if model is None else _attached(snn, model, adapter, folder)
 
 
-def _import_adapter(folder: str | Path, name: str) -> None:
-    """Import the adapter of the network in `folder`: its package registers its operations."""
+def _require_adapter(folder: str | Path, adapter: Adapter | None, name: str) -> None:
+    """That of the network in `folder`, given or imported: its package registers its operations."""
+    if adapter is not None:
+        if adapter.name != name:
+            raise StorageError(f"{folder} was converted with the adapter {name!r}; got that of {adapter.name!r}")
+        return
     try:
         adapter_named(name)
     except ConfigError as error:
         raise StorageError(f"the network in {folder} needs the adapter that it was converted with: {error}") from error
 
 
-def _attached(snn: SpikingModel, model: nn.Module, folder: str | Path) -> SpikingModel:
+def _attached(snn: SpikingModel, model: nn.Module, adapter: Adapter | None, folder: str | Path) -> SpikingModel:
     """The network of this model; what it returns is of the model's own classes."""
     settings = snn.settings
     again = convert(
-        model, settings.adapter, neuron=settings.neuron, schedule=settings.schedule, numerics=settings.numerics
+        model,
+        adapter or settings.adapter,
+        neuron=settings.neuron,
+        schedule=settings.schedule,
+        numerics=settings.numerics,
     )
     for given in snn.programs:  # ways of calling it that were added after the conversion
         again.program_for(given)

@@ -20,7 +20,7 @@ from casc_core.conversion.graph import Graph
 from casc_core.conversion.passes import read_each
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES, UNPREPARED
-from casc_core.conversion.tracing.behind_readout import move_out, what_follows
+from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.dataflow import called_on, reading_inputs
 from casc_core.conversion.tracing.randomness import DROPOUTS, rate
 from casc_core.conversion.tracing.trace import arguments_of, each_way
@@ -254,16 +254,19 @@ def _refuse_probabilities(model: nn.Module, ways: Sequence[fx.Graph | Conversion
         return None if kind is None else kind()
 
     def is_layer(node: fx.Node) -> bool:
-        module = module_of(node)
-        return module is not None and (isinstance(module, tuple(ACTIVATIONS)) or any(True for _ in module.parameters()))
+        return isinstance(module_of(node), tuple(ACTIVATIONS)) or has_weights(model, node)
 
     def said(node: fx.Node) -> str:
         module = module_of(node)
         return type(module).__name__ if module is not None else f"{getattr(node.target, '__name__', node.target)}()"
 
     for way in ways:
-        nodes = list(way.nodes) if isinstance(way, fx.Graph) else []
-        found = {node: what_follows(node, is_layer) for node in nodes if isinstance(module_of(node), _PROBABILITIES)}
+        nodes = reading_inputs(way, arguments_of(model)) if isinstance(way, fx.Graph) else set()
+        found = {
+            node: what_follows(node, is_layer)
+            for node in (way.nodes if isinstance(way, fx.Graph) else ())
+            if node in nodes and isinstance(module_of(node), _PROBABILITIES)
+        }
         last = {node: following for node, following in found.items() if following is not None}
         of_last = {*last, *(each for following in last.values() for each in following)}
         for node, following in last.items():
@@ -294,7 +297,10 @@ def _train_thresholds(model: nn.Module) -> None:
         if isinstance(module, CQReLU):
             module.set_threshold(module.threshold, trainable=True)
         elif isinstance(module, Quantised) and not isinstance(module, Rounded):
-            raise ConfigError(f"module {name!r}: {type(module).__name__} has no threshold that can be trained")
+            raise ConfigError(
+                f"module {name!r}: {type(module).__name__} has no threshold that can be trained; leave trainable_threshold "
+                "out, and call set_threshold(1.0, trainable=True) of each CQReLU of the prepared copy"
+            )
 
 
 def levels_of(model: nn.Module) -> int | None:

@@ -28,7 +28,7 @@ from casc_core.errors import CascError, StorageError
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained, Exact
 from casc_core.schedule import Continuous, WakeSleep
-from casc_core.storage.checksum import OPEN, is_whole, sealed, sha256
+from casc_core.storage.checksum import BLANK, is_whole, sha256, with_checksum
 from casc_core.storage.files import has_file, read_bytes, whole_folder, write_whole
 from casc_core.storage.kinds import Kinds
 from casc_core.storage.strict import of, parsed, record, strings
@@ -36,8 +36,8 @@ from casc_core.storage.strict import of, parsed, record, strings
 FORMAT = "casc-network"
 VERSION, SEVERAL, READ = 3, 4, (1, 2, 3, 4)
 """What is written, of a network with several outputs too; and what is read. Before 3 no inputs were left unrounded."""
-UNSEALED = 1
-"""The description has no checksum there."""
+WITHOUT_CHECKSUM = 1
+"""The version whose description has no checksum."""
 DESCRIPTION, TENSORS = "network.json", "network.safetensors"
 _CONFIGS: dict[str, Kinds[Any]] = {
     "neuron": Neuron.kinds,
@@ -63,7 +63,7 @@ def write(network: Network, folder: str | Path) -> None:
     text = json.dumps(_description(network), indent=1, allow_nan=False) + "\n"
     with whole_folder(_path(folder), DESCRIPTION) as staging:
         write_whole(staging / TENSORS, tensors)
-        write_whole(staging / DESCRIPTION, sealed(text.encode(), tensors))
+        write_whole(staging / DESCRIPTION, with_checksum(text.encode(), tensors))
 
 
 def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
@@ -119,7 +119,7 @@ def _description(network: Network) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION if all(program.returned.is_single for program in network.programs.values()) else SEVERAL,
-        "sha256": OPEN,
+        "sha256": BLANK,
         "settings": {
             "adapter": settings.adapter,
             "q": settings.q,
@@ -177,7 +177,7 @@ def _read_description(path: Path, text: bytes, tensors: bytes) -> dict[str, Any]
     version = description.get("version")
     if version not in READ or isinstance(version, (bool, float)):
         raise StorageError(f"{where} has version {version!r:.40}; this casc reads versions {', '.join(map(str, READ))}")
-    if version == UNSEALED:
+    if version == WITHOUT_CHECKSUM:
         if sha256([tensors]) != description.get("sha256"):
             raise StorageError(
                 f"{path / TENSORS} is damaged: its checksum is not the one in {DESCRIPTION}; save it again"
@@ -193,7 +193,7 @@ def _read_description(path: Path, text: bytes, tensors: bytes) -> dict[str, Any]
 def _rebuilt(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> Network:
     whole = record(description, ("format", "version", "sha256", "settings", "layers", "ops", "programs"), "the network")
     settings = _settings(whole["settings"])
-    older = whole["version"] == UNSEALED
+    older = whole["version"] == WITHOUT_CHECKSUM
     ops = [_operation(index, op, tensors, older) for index, op in enumerate(of(list, whole["ops"], "ops"))]
     if tensors:
         raise ValueError(f"tensors that no operation uses: {sorted(tensors)!r:.200}")

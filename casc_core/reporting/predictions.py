@@ -106,8 +106,8 @@ def reading(shape: Sequence[int], labels: Any = None, measure: Measure | None = 
       `[N, L]`.
     - Floating-point labels, unless they are measured as classes: the outputs are numbers, and have no classes.
 
-    >>> reading([8, 10]), reading([8, 1]), reading([8, 5, 4, 4])
-    (Reading(dim=1, numbers=False), Reading(dim=None, numbers=False), Reading(dim=1, numbers=False))
+    >>> [reading(shape).dim for shape in ([8, 10], [8, 1], [8, 5, 4, 4])]
+    [1, None, 1]
     >>> reading([8, 10], torch.rand(8, 10)).numbers
     True
     """

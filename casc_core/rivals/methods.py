@@ -29,6 +29,7 @@ __all__ = [
     "applicable",
     "chosen",
     "methods_for",
+    "why_not",
 ]
 
 _IF = "v += I_t; s_t = 1 if v >= theta, else 0; v -= theta * s_t"
@@ -90,14 +91,14 @@ RIVALS: dict[str, Method] = {
         f"e = mean(a / theta - N / T); bias += theta e for each channel, then v_0 += theta T e for each neuron; {_IF}",
         "Li et al. 2022, Converting Artificial Neural Networks to Spiking Neural Networks via Parameter Calibration",
         "calibrated for the last T of the table, on the first calibration batch, against the quantised ANN; "
-        "recurrent layers by bias alone",
+        "layers that go along a sequence by bias alone",
     ),
 }  # fmt: skip
 """Other conversion methods."""
 
 
 def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Method]:
-    """The methods that apply to a network: the four, and the rivals, but for those under which it cannot be run.
+    """The methods to compare on a network: the four, and the rivals; under which of them it can be run, `why_not` says.
 
     In a network whose activations round to the nearest level (`half_step`), potentials begin half way under every method.
     IF with continuous input is then QCFS, or OPI if the network has only been calibrated, and is listed once.
@@ -109,10 +110,8 @@ def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Me
     half = any(getattr(op, "charge", None) is not None for op in converted(snn).operations() if op.is_layer)
     acp = RIVALS["ACP"]
     assert isinstance(acp, Calibrated)
-    methods = applicable(snn, FOUR | RIVALS | {"ACP": replace(acp, steps=T)})
-    if not half:
-        return methods
-    if "baseline" not in methods:
+    methods = FOUR | RIVALS | {"ACP": replace(acp, steps=T)}
+    if not half or why_not(snn, methods["baseline"]) is not None:
         return methods
     same = QCFS if trained else methods["OPI"]
     methods["baseline"] = replace(same, label=f"baseline (IF) = {same.label}", neuron=IF(), note="")
@@ -126,11 +125,21 @@ def methods_for(snn: SpikingModel, T: int, trained: bool = True) -> dict[str, Me
 
 
 def applicable(snn: SpikingModel, methods: Mapping[str, Method]) -> dict[str, Method]:
-    """Of the methods those whose neurons and schedules the network can be run under.
+    """Of the methods those whose neurons and schedules the network can be run under."""
+    return {name: method for name, method in methods.items() if why_not(snn, method) is None}
+
+
+def why_not(snn: SpikingModel, method: Method) -> str | None:
+    """Why a network cannot be run under the neurons and the schedule of a method; None: it can.
 
     Rounded activations with a threshold for each level, such as gates, are for the wake steps that they were trained for.
     """
-    return {name: method for name, method in methods.items() if snn.runs_under(method.neuron, method.schedule)}
+    if snn.runs_under(method.neuron, method.schedule):
+        return None
+    return (
+        f"it has neurons with a threshold for each level, or products of spikes, which are for {snn.settings.q} wake steps "
+        "and CIF or IF"
+    )
 
 
 def chosen(methods: dict[str, Method], names: Sequence[str] | None) -> dict[str, Method]:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 
 # As JSON has it, with a space or, in the header of safetensors, without.
-_SEAL = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
-OPEN = "0" * 64
-"""What stands in the text's field "sha256" before it is sealed."""
+_FIELD = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
+BLANK = "0" * 64
+"""What stands in the text's field "sha256" until the checksum does."""
 
 
 def sha256(parts: Iterable[bytes]) -> str:
@@ -27,27 +27,27 @@ def sha256(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def sealed(text: bytes, *beside: bytes) -> bytes:
-    """`text`, with the checksum of it and of what lies beside it in the place of `OPEN`.
+def with_checksum(text: bytes, *beside: bytes) -> bytes:
+    """`text`, with the checksum of it and of what lies beside it in the place of `BLANK`.
 
-    >>> text = sealed(b'{"sha256": "%s", "q": 2}' % OPEN.encode(), b"numbers")
+    >>> text = with_checksum(b'{"sha256": "%s", "q": 2}' % BLANK.encode(), b"numbers")
     >>> is_whole(text, b"numbers"), is_whole(text, b"others"), is_whole(text.replace(b"2}", b"3}"), b"numbers")
     (True, False, False)
     """
-    found = _SEAL.search(text)
-    if found is None or found.group(1) != OPEN.encode():
-        raise ValueError("there is no open seal in the text")
-    return _with_seal(text, found, _checksum(text, *beside))
+    found = _FIELD.search(text)
+    if found is None or found.group(1) != BLANK.encode():
+        raise ValueError("the text has no blank checksum")
+    return _filled(text, found, _checksum(text, *beside))
 
 
 def is_whole(text: bytes, *beside: bytes) -> bool:
-    """Whether `sealed` gave this text for what lies beside it."""
-    found = _SEAL.search(text)
-    return found is not None and found.group(1) == _checksum(_with_seal(text, found, OPEN.encode()), *beside)
+    """Whether `with_checksum` gave this text for what lies beside it."""
+    found = _FIELD.search(text)
+    return found is not None and found.group(1) == _checksum(_filled(text, found, BLANK.encode()), *beside)
 
 
-def _with_seal(text: bytes, found: re.Match[bytes], seal: bytes) -> bytes:
-    return text[: found.start(1)] + seal + text[found.end(1) :]
+def _filled(text: bytes, found: re.Match[bytes], checksum: bytes) -> bytes:
+    return text[: found.start(1)] + checksum + text[found.end(1) :]
 
 
 def _checksum(*parts: bytes) -> bytes:

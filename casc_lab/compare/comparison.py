@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from casc_core.engine.kernels import instructions
-from casc_core.errors import ConfigError
+from casc_core.errors import CascError, ConfigError
 from casc_core.evidence.analyse import analyse
 from casc_core.evidence.analysis import Analysis
 from casc_core.evidence.energy import EnergyTable
 from casc_core.reporting.series import powers_of_two
-from casc_core.rivals.methods import FOUR, OURS, Method, methods_for
+from casc_core.rivals.methods import FOUR, OURS, Method, methods_for, why_not
 from casc_lab.compare.ann_figures import ann_figures
 from casc_lab.compare.depths import layer_depths
 from casc_lab.compare.findings import findings
@@ -41,7 +41,8 @@ def compare(
     Args:
         compared: the network and the data.
         T: steps of the comparison. Networks that sleep are run until silent, and may be silent later.
-        methods: by name; None: all that apply (`casc_core.methods.methods_for`). `OURS` must be among them.
+        methods: by name; None: all (`casc_core.methods.methods_for`). `OURS` must be among them. Those under which the
+            network cannot be run are left out, and the figures say why.
         table: energy of operations.
         command: what reproduces this.
         announce: called with the name of what is about to run.
@@ -72,26 +73,19 @@ def compare(
     announce("ANN")
     trained = ann_figures(compared, T)
     done: list[dict[str, Any]] = []
+    left_out: list[dict[str, str]] = []
     analyses: dict[str, Analysis] = {}
     for name, method in methods.items():
         announce(name)
-        begun = time.perf_counter()
-        network = method.network(snn, compared.calibration() if compared.calibration else compared.batches())
-        network.memory_limit = snn.memory_limit
-        sleeps = network.settings.schedule.last_wake is not None
-        analyses[name] = analyse(
-            network,
-            compared.batches(),
-            T=None if sleeps else T,
-            against=snn,
-            own_levels=method.own_levels,
-            measures=compared.measures,
-        )
-        if method.reads_data and compared.calibration is None:
-            about = "no calibration data was given, so it looked at the test data"
-            method = replace(method, note=f"{method.note}; {about}" if method.note else about)
-        row = method_figures(name, method, analyses[name], T, table, sleeps)
-        done.append(row | {"seconds": round(time.perf_counter() - begun, 2)})
+        try:
+            analysis, row = _run(compared, name, method, T, table)
+        except CascError as error:
+            if name == OURS:
+                raise
+            left_out.append({"name": name, "label": method.label or name, "why": str(error)})
+            continue
+        analyses[name] = analysis
+        done.append(row)
     ours = analyses[OURS]
     energy = ours.ann_energy(table)
     return {
@@ -114,12 +108,43 @@ def compare(
         "ann": {"macs": ours.ann_multiply_accumulates, "energy_nj": energy / 1e3},
         "energy_table": {"name": table.name, "mac_pj": table.mac, "ac_pj": table.ac, "source": table.source},
         "methods": done,
+        "left_out": left_out,
         "equivalence": _equivalence(ours, trained["against_ann"]),
         "configuration": dict(compared.configuration),
         "environment": environment(),
         "findings": findings({name: analyses[name] for name in FOUR if name in analyses}, layer_depths(snn), table),
         "seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def _run(
+    compared: NetworkAndData, name: str, method: Method, T: int, table: EnergyTable
+) -> tuple[Analysis, dict[str, Any]]:
+    """One method, and its figures.
+
+    Raises:
+        CascError: the network cannot be run under it.
+    """
+    snn, begun = compared.snn, time.perf_counter()
+    why = why_not(snn, method)
+    if why is not None:
+        raise ConfigError(why)
+    network = method.network(snn, compared.calibration() if compared.calibration else compared.batches())
+    network.memory_limit = snn.memory_limit
+    sleeps = network.settings.schedule.last_wake is not None
+    analysis = analyse(
+        network,
+        compared.batches(),
+        T=None if sleeps else T,
+        against=snn,
+        own_levels=method.own_levels,
+        measures=compared.measures,
+    )
+    if method.reads_data and compared.calibration is None:
+        about = "no calibration data was given, so it looked at the test data"
+        method = replace(method, note=f"{method.note}; {about}" if method.note else about)
+    row = method_figures(name, method, analysis, T, table, sleeps)
+    return analysis, row | {"seconds": round(time.perf_counter() - begun, 2)}
 
 
 def _equivalence(ours: Analysis, against_ann: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def page(comparison: Comparison) -> str:
         "<section><h2>Methods over time</h2>",
         tables.over_time(comparison),
         tables.costs(comparison),
+        tables.left_out(comparison),
         "</section>",
         _findings(comparison),
         f"<p class='soft'>{_PAPER}</p>",

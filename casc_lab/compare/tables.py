@@ -66,6 +66,20 @@ def costs(comparison: Comparison) -> str:
     return html_table(header, rows, caption, ours(comparison)) + f'<div class="tables">{spikes}{energy}</div>'
 
 
+def left_out(comparison: Comparison) -> str:
+    """Methods under which the network cannot be run, and why; nothing where there is none."""
+    header, *rows = rows_left_out(comparison, "label")
+    return html_table(header, rows, "Methods under which this network cannot be run.") if rows else ""
+
+
+def rows_left_out(comparison: Comparison, key: str) -> list[list[str]]:
+    """Why the network cannot be run under some methods, called what they have under `key`; the first row is the header."""
+    named: dict[str, list[str]] = {}
+    for method in comparison.get("left_out", ()):
+        named.setdefault(method["why"], []).append(method[key])
+    return [["left out", "why"], *([", ".join(names), why] for why, names in named.items())]
+
+
 def _by_step(comparison: Comparison, caption: str, cell: Cell, constant: Mapping[str, str] | None = None) -> str:
     header, *rows = rows_by_step(comparison, "label", "method", cell, constant)
     return html_table(header, rows, caption, ours(comparison))

@@ -7,7 +7,7 @@ from typing import Any
 
 from casc_core.reporting.tables import markdown_table
 from casc_lab.compare.measure import answers, by_output, constant_rows, measure, of_output
-from casc_lab.compare.tables import mismatch_cell, rows_by_step
+from casc_lab.compare.tables import mismatch_cell, rows_by_step, rows_left_out
 from casc_lab.compare.units import ratio
 from casc_lab.compare.verdict import differences_by_step
 
@@ -37,6 +37,8 @@ def terminal_summary(comparison: Mapping[str, Any]) -> str:
             ]
         )
     tables.append(markdown_table(rows))
+    if comparison.get("left_out"):
+        tables.append(markdown_table(rows_left_out(comparison, "name")))
     tables.append(differences_by_step(comparison))
     said = "\n".join(f"- {sentence}" for sentence in comparison["findings"])
     return "\n\n".join([f"{comparison['title']}: {comparison['data']['source']}", *tables, said])

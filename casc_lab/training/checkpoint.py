@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from casc_core.errors import StorageError
-from casc_core.storage.checksum import OPEN, is_whole, sealed
+from casc_core.storage.checksum import BLANK, is_whole, with_checksum
 from casc_core.storage.files import read_bytes, write_whole
 from casc_core.storage.strict import of, parsed
 
-FORMAT, UNSEALED = "casc training checkpoint 2", "casc training checkpoint 1"
+FORMAT, WITHOUT_CHECKSUM = "casc training checkpoint 2", "casc training checkpoint 1"
 
 
 def save_checkpoint(path: Path, owner: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -31,8 +31,8 @@ def save_checkpoint(path: Path, owner: str, facts: dict[str, Any], tensors: dict
         StorageError: it cannot be written; the one before is left as it was.
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "owner": owner, "facts": json.dumps(facts), "sha256": OPEN}
-    write_whole(path, sealed(safetensors.torch.save(content, metadata)))
+    metadata = {"format": FORMAT, "owner": owner, "facts": json.dumps(facts), "sha256": BLANK}
+    write_whole(path, with_checksum(safetensors.torch.save(content, metadata)))
 
 
 def load_checkpoint(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -55,7 +55,7 @@ def load_checkpoint(path: Path, owner: str) -> tuple[dict[str, Any], dict[str, T
         data = read_bytes(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") not in (FORMAT, UNSEALED):
+            if metadata.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
                 raise StorageError(f"{path} is not a training checkpoint; choose another place for the checkpoint")
             if metadata.get("owner") != owner:
                 raise StorageError(

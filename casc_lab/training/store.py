@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from casc_core.errors import CascError, StorageError
-from casc_core.storage.checksum import OPEN, is_whole, sealed, sha256
+from casc_core.storage.checksum import BLANK, is_whole, sha256, with_checksum
 from casc_core.storage.files import read_bytes, whole_folder, write_whole
 from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
@@ -116,8 +116,8 @@ class Store:
                 write_whole(self._weights(staging), safetensors.torch.save(weights))
                 beside = sorted(path for path in staging.rglob("*") if path.is_file())
                 files = {path.relative_to(staging).as_posix(): _digest(path) for path in beside}
-                text = json.dumps({"sha256": OPEN, "files": files, **description}, indent=2) + "\n"
-                write_whole(staging / f"{self.kind}.json", sealed(text.encode()))
+                text = json.dumps({"sha256": BLANK, "files": files, **description}, indent=2) + "\n"
+                write_whole(staging / f"{self.kind}.json", with_checksum(text.encode()))
             self.checkpoint.unlink(missing_ok=True)
         distributed.barrier()
 

@@ -42,8 +42,8 @@ def test_defaults_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (found.q, found.T, found.seed, found.data, found.device) == (8, 16, 3, None, "auto")
     assert found.out == tmp_path / "out"
     assert found.out.is_dir()
-    found = ran(tmp_path, monkeypatch, "--q", "none", "--T", "4", "--threads", "1", "--weight-bits", "8", "--quiet")
-    assert (found.q, found.T, found.weight_bits, found.quiet, torch.get_num_threads()) == (None, 4, 8, True, 1)
+    found = ran(tmp_path, monkeypatch, "--q", "none", "--T", "4", "--threads", "2", "--weight-bits", "8", "--quiet")
+    assert (found.q, found.T, found.weight_bits, found.quiet, torch.get_num_threads()) == (None, 4, 8, True, 2)
 
 
 @pytest.mark.parametrize(

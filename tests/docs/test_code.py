@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -15,15 +14,6 @@ from pages import PAGES, Block, blocks, name
 RUN = [page for page in PAGES if any(block.language == "python" for block in blocks(page.read_text(encoding="utf-8")))]
 CHECKER = doctest.OutputChecker()
 AS_FAR_AS_SAID = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small operations take longer on several threads than on one, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(page: list[Block], where: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,6 @@ from casc_core.errors import ConfigError
 
 CONFIG = TrainingConfig(epochs=3, batch_size=8, lr=0.02, seed=2)
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks so small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images() -> MemoryImages:

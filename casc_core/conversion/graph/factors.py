@@ -232,8 +232,9 @@ class Rescaled(SignalNode):
 
 
 def positive(snapping: Snapping, x: SignalNode, reader: Node) -> SignalNode:
-    """`x`, its numbers multiplied by its scale where that is negative: what is larger in them is larger in its values."""
-    return Rescaled(x, place=reader.place) if snapping.of(x).form.scale < 0 else x
+    """`x`, its numbers negated where they are worth less than nothing: what is larger in them is larger in its values."""
+    scale = snapping.of(x).form.scale
+    return Rescaled(x, -scale, place=reader.place) if scale < 0 else x
 
 
 def common_scale(snapping: Snapping, signals: Sequence[SignalNode], reader: Node) -> list[SignalNode]:

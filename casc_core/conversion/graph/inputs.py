@@ -16,12 +16,22 @@ from casc_core.engine.ops import Attribute, Call, Constant, Encode, Silence
 from casc_core.engine.program import Ref
 from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, largest, snapped
 
+# Functions whose results are whole numbers, whatever they are given: masks, places and sizes.
+_WHOLE = frozenset(
+    "eq ne lt le gt ge logical_and logical_or logical_not invert bool long int any all argmax argsort count_nonzero "
+    "floordiv floor_divide size dim numel ceil floor".split()
+)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Argument(InputNode):
     """An argument of the forward."""
 
     name: str
+
+    @property
+    def arguments(self) -> frozenset[str]:
+        return frozenset([self.name])
 
     def snap(self, snapping: Snapping) -> Snapped:
         return Snapped(Ref(self.name))
@@ -63,6 +73,13 @@ class FunctionCall(InputNode):
     @property
     def numbers(self) -> Tensor | None:
         return self.filled
+
+    @cached_property
+    def arguments(self) -> frozenset[str]:
+        if self.function.rsplit(".", 1)[-1] in _WHOLE:
+            return frozenset()
+        read = (node.arguments for node in self.inputs if isinstance(node, InputNode))
+        return frozenset[str]().union(*read)
 
     def snap(self, snapping: Snapping) -> Snapped:
         return Snapped(snapping.call(Call(self.function), *self.args, **self.kwargs))

@@ -149,6 +149,11 @@ class InputNode(Node):
         """The numbers among which every entry of it is; None: the inputs decide."""
         return None
 
+    @property
+    def arguments(self) -> frozenset[str]:
+        """The arguments of the forward whose numbers it is computed with; of a mask or a size there are none."""
+        return frozenset()
+
     def __repr__(self) -> str:
         return "a tensor computed from the inputs"
 

@@ -36,7 +36,7 @@ from casc_core.conversion.graph import (
 )
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.rule_table import Rule, RuleTable
-from casc_core.conversion.tracing.behind_readout import move_out, what_follows
+from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
@@ -81,6 +81,9 @@ class Reader:
         self._nodes: list[Node] = []
         self._checks: list[InputNode] = []
         self._layers: list[str] = []
+        # Arguments of the forward that are real-valued, since they drive neurons; and those taken for masks so far.
+        self._real: set[str] = set()
+        self._whole: set[str] = set()
         # The operations that follow from the inputs; and what the others are.
         self._reading: set[fx.Node] = set()
         self._evaluated: dict[fx.Node, Any] = {}
@@ -111,8 +114,19 @@ class Reader:
         if isinstance(value, SignalNode):
             return value
         if isinstance(value, InputNode):
+            self._real |= value.arguments
             return self.add(Encoded(value))
         raise self.refuse(f"{value!r} is no tensor that can drive neurons")
+
+    def is_real(self, value: InputNode) -> bool:
+        """Whether its numbers are real-valued: it is computed with an input that drives neurons, somewhere in the forward.
+
+        What is not may be a mask or the lengths of texts: whole numbers, checked when the network runs.
+        """
+        if value.arguments & self._real:
+            return True
+        self._whole |= value.arguments
+        return False
 
     def call(self, function: str, *args: Any, filled: Tensor | None = None, **kwargs: Any) -> FunctionCall:
         """A function of the inputs alone, by its name; `filled` are the numbers among which every entry of it is."""
@@ -234,33 +248,46 @@ class Reader:
                 with refusing(self.place):  # what the user's arguments make of a rule, or of an operation of constants
                     values[node] = self._operation(node, args, kwargs)
             except ConversionError as error:
-                following = what_follows(node, self._is_layer) if _holds((args, kwargs), SpikingNode) else None
-                if following is None or self._is_layer(node):
+                said = self._moved_out(node) if _holds((args, kwargs), SpikingNode) else None
+                if said is None:
                     raise
-                others = [each for each in graph.nodes if each is not node and self._is_refused_last(each)]
-                said = move_out([node, *others], following, lambda each: self._place(each).operation)
                 raise ConversionError(f"{error}\n  {said}") from error
+        if self._whole & self._real:  # some were taken for masks before they were found to drive neurons
+            self._whole.clear()
+            for each in (self._nodes, self._checks, self._layers):
+                each.clear()
+            return self._operations(graph)
         return inputs, output
 
-    def _is_refused_last(self, node: fx.Node) -> bool:
-        """Whether it is refused, and behind the last layer."""
-        if node.op not in ("call_function", "call_method") or node not in self._reading:
-            return False
-        return self.rules.refusal(node.target) is not None and what_follows(node, self._is_layer) is not None
+    def _moved_out(self, node: fx.Node) -> str | None:
+        """What to do about a refused operation behind the last layer, and others like it; None: it is none."""
+        if not self._is_refused(node) or has_weights(self.model, node):
+            return None
+        following = what_follows(node, self._is_layer)
+        if following is None:
+            return None
+        calls = (each for each in node.graph.nodes if each.op in ("call_function", "call_method") and each is not node)
+        others = [
+            each
+            for each in calls
+            if each in self._reading
+            and self.rules.refusal(each.target) is not None
+            and what_follows(each, self._is_layer) is not None
+        ]
+        return move_out([node, *others], following, lambda each: self._place(each).operation)
+
+    def _is_refused(self, node: fx.Node) -> bool:
+        """Whether no rule takes the operation, whatever it is given."""
+        if node.op == "call_module":
+            module = self.model.get_submodule(str(node.target))
+            return self.rules.refusal(module) is not None or self.rules.find_module(module) is None
+        return self.rules.refusal(node.target) is not None or node.target not in self.rules.functions
 
     def _is_layer(self, node: fx.Node) -> bool:
         """Whether it has weights, or neurons."""
-        if node.op != "call_module":
-            return any(isinstance(each, nn.Parameter) for each in map(self._attribute, node.all_input_nodes))
-        module = self.model.get_submodule(str(node.target))
-        return _is_activation(module) or any(True for _ in module.parameters())
-
-    def _attribute(self, node: fx.Node) -> Any:
-        """The parameter or buffer that a node reads."""
-        value: Any = self.model
-        for part in str(node.target).split(".") if node.op == "get_attr" else ():
-            value = getattr(value, part)
-        return value
+        if node.op == "call_module" and _is_activation(self.model.get_submodule(str(node.target))):
+            return True
+        return has_weights(self.model, node)
 
     def _place(self, node: fx.Node) -> Place:
         line = node.meta.get("line")
@@ -323,15 +350,15 @@ class Reader:
             return known
         if name in REARRANGING and isinstance(args[0], SignalNode):
             return self._ruled(self.rules.functions["layout"], (name, *args), kwargs)
-        raise self.refuse(
-            self.rules.refusal(node.target)
-            or "no rule is known for it; "
-            + (
-                "compute it from the inputs alone, or express it by operations that are linear between activations"
-                if signals
-                else "compute it once, and hold it as a buffer or give it as an input"
+        why = self.rules.refusal(node.target)
+        if signals:
+            raise self.refuse(
+                why
+                or "no rule is known for it; compute it from the inputs alone, or express it by operations that are linear "
+                "between activations"
             )
-        )
+        beforehand = "compute it once, and hold it as a buffer or give it as an input"
+        raise self.refuse(f"no rule is known for it; {beforehand}" if why is None else f"{why}. Here: {beforehand}")
 
     def _called(self, name: str, args: Any, kwargs: Any) -> InputNode:
         """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
@@ -356,7 +383,9 @@ class Reader:
         if node.op == "placeholder":  # of an argument that is not given
             return None
         if node.op == "get_attr":
-            value = self._attribute(node)
+            value: Any = self.model
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
             return value.detach() if isinstance(value, Tensor) else value
         args, kwargs = copy.deepcopy(  # it may be an operation in place
             tuple(plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))

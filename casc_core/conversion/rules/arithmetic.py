@@ -113,7 +113,7 @@ def divided(reader: Reader, x: SignalNode, divisor: Tensor) -> SignalNode:
 
 @RULES.function(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
-    """A product with a constant, with another signal, or with a mask from the inputs: integers, checked when it runs."""
+    """A product with a constant, another signal, a real-valued input, or a mask: integers, checked when it runs."""
     if not isinstance(input, SignalNode):
         input, other = other, input
     if isinstance(other, SignalNode):
@@ -123,6 +123,8 @@ def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
         return multiplied(reader, input, constant)
     if not isinstance(other, InputNode):
         raise reader.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")
+    if reader.is_real(other):
+        return reader.add(Product(input, reader.signal(other), reader.name, reader.levels))
     return reader.apply(TimesInput(), input, other)
 
 
@@ -160,6 +162,11 @@ def divide(reader: Reader, input: Any, other: Any) -> SignalNode:
         return divided(reader, reader.signal(input), constant)
     if not isinstance(other, InputNode):
         raise reader.refuse(f"it divides by {other!r}; divide by a number or by the texts' lengths")
+    if reader.is_real(other):
+        raise reader.refuse(
+            "it divides by a real-valued input; divide by a constant, or by whole numbers that are an input of their own, "
+            "such as the texts' lengths"
+        )
     return reader.add(Applied(DividedByInput(), (input, other), divides=True))
 
 

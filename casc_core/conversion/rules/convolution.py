@@ -34,65 +34,32 @@ def convolution(
     return reader.add(ConvolutionMap(x, *given, name, dims, groups, sizes))
 
 
-@RULES.module(nn.Conv1d, trace_overrides=True)
-def _conv1d(reader: Reader, module: nn.Conv1d, input: Any) -> SignalNode:
-    return _conv_module(reader, module, input, 1)
+@RULES.module(nn.Conv1d, nn.Conv2d, nn.Conv3d, trace_overrides=True)
+def _convolution_module(reader: Reader, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Any) -> SignalNode:
+    m, x = module, reader.signal(input)
+    padding: Any = m.padding
+    if m.padding_mode != "zeros":
+        around = list(m._reversed_padding_repeated_twice)
+        x, padding = reader.apply(Layout(function="F.pad"), x, around, m.padding_mode), 0
+    return _convolved(reader, x, m.weight, m.bias, m.stride, padding, m.dilation, m.groups)
 
 
-@RULES.module(nn.Conv2d, trace_overrides=True)
-def _conv2d(reader: Reader, module: nn.Conv2d, input: Any) -> SignalNode:
-    return _conv_module(reader, module, input, 2)
-
-
-@RULES.module(nn.Conv3d, trace_overrides=True)
-def _conv3d(reader: Reader, module: nn.Conv3d, input: Any) -> SignalNode:
-    return _conv_module(reader, module, input, 3)
-
-
-def _conv_module(reader: Reader, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, input: Any, dims: int) -> SignalNode:
-    x: SignalNode = reader.signal(input)
-    padding: Any = module.padding
-    if module.padding_mode != "zeros":
-        around = list(module._reversed_padding_repeated_twice)
-        x, padding = reader.apply(Layout(function="F.pad"), x, around, module.padding_mode), 0
-    return _convolved(
-        reader, x, module.weight, module.bias, module.stride, padding, module.dilation, module.groups, dims
-    )
-
-
-@RULES.function(F.conv2d, torch.conv2d)
-def _conv2d_call(
+@RULES.function(F.conv1d, torch.conv1d, F.conv2d, torch.conv2d, F.conv3d, torch.conv3d)
+def _convolution_call(
     reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
 ) -> SignalNode:  # fmt: skip
     known, known_bias = parameters(reader, weight, bias)
-    return _convolved(reader, reader.signal(input), known, known_bias, stride, padding, dilation, groups, 2)
-
-
-@RULES.function(F.conv3d, torch.conv3d)
-def _conv3d_call(
-    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1,
-) -> SignalNode:  # fmt: skip
-    known, known_bias = parameters(reader, weight, bias)
-    return _convolved(reader, reader.signal(input), known, known_bias, stride, padding, dilation, groups, 3)
-
-
-@RULES.function(F.conv1d, torch.conv1d)
-def _conv1d_call(
-    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1,
-) -> SignalNode:  # fmt: skip
-    known, known_bias = parameters(reader, weight, bias)
-    return _convolved(reader, reader.signal(input), known, known_bias, stride, padding, dilation, groups, 1)
+    return _convolved(reader, reader.signal(input), known, known_bias, stride, padding, dilation, groups)
 
 
 def _convolved(
     reader: Reader, x: SignalNode, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
-    groups: int, dims: int,
+    groups: int,
 ) -> SignalNode:  # fmt: skip
-    """A convolution as torch describes it; in one dimension it is one in two."""
+    """A convolution as torch describes it, of weights `[O, C/groups, ...]`; in one dimension it is one in two."""
     kernel = weight.shape[2:]
+    dims = len(kernel)
     strides, dilations = per_dimension(stride, dims), per_dimension(dilation, dims)
     around: list[int] = []
     if padding == "same":
@@ -116,53 +83,34 @@ def _convolved(
     )
 
 
-@RULES.module(nn.ConvTranspose1d, trace_overrides=True)
-def _transposed1d(reader: Reader, module: nn.ConvTranspose1d, input: Any, output_size: Any = None) -> SignalNode:
-    return _transposed_module(reader, module, input, output_size, 1)
-
-
-@RULES.module(nn.ConvTranspose2d, trace_overrides=True)
-def _transposed2d(reader: Reader, module: nn.ConvTranspose2d, input: Any, output_size: Any = None) -> SignalNode:
-    return _transposed_module(reader, module, input, output_size, 2)
-
-
+@RULES.module(nn.ConvTranspose1d, nn.ConvTranspose2d, trace_overrides=True)
 def _transposed_module(
-    reader: Reader, module: nn.ConvTranspose1d | nn.ConvTranspose2d, input: Any, output_size: Any, dims: int
+    reader: Reader, module: nn.ConvTranspose1d | nn.ConvTranspose2d, input: Any, output_size: Any = None
 ) -> SignalNode:
     if output_size is not None:
         raise reader.refuse("its output_size is read from the inputs; give the module an output_padding in its place")
     m, x = module, reader.signal(input)
-    return _transposed(reader, x, m.weight, m.bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation, dims)
+    return _transposed(reader, x, m.weight, m.bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation)
 
 
-@RULES.function(F.conv_transpose1d, torch.conv_transpose1d)
-def _transposed1d_call(
+@RULES.function(F.conv_transpose1d, torch.conv_transpose1d, F.conv_transpose2d, torch.conv_transpose2d)
+def _transposed_call(
     reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
     groups: int = 1, dilation: Any = 1,
 ) -> SignalNode:  # fmt: skip
     known, known_bias = parameters(reader, weight, bias)
     return _transposed(
-        reader, reader.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 1
-    )
-
-
-@RULES.function(F.conv_transpose2d, torch.conv_transpose2d)
-def _transposed2d_call(
-    reader: Reader, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
-    groups: int = 1, dilation: Any = 1,
-) -> SignalNode:  # fmt: skip
-    known, known_bias = parameters(reader, weight, bias)
-    return _transposed(
-        reader, reader.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation, 2
+        reader, reader.signal(input), known, known_bias, stride, padding, output_padding, groups, dilation
     )
 
 
 def _transposed(
     reader: Reader, x: SignalNode, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any,
-    groups: int, dilation: Any, dims: int,
+    groups: int, dilation: Any,
 ) -> SignalNode:  # fmt: skip
     """A convolution of the inputs moved apart by the stride, with the kernel turned around."""
     inputs, outputs, *kernel = weight.shape  # [C, O/groups, ...]
+    dims = len(kernel)
     apart, dilations = per_dimension(stride, dims), per_dimension(dilation, dims)
     around: list[int] = []
     for size, by, less, more in zip(

@@ -48,6 +48,16 @@ def _linear(reader: Reader, x: SignalNode, size: Any, scale_factor: Any, dims: i
     return reader.add(Applied(op, (x,), scale=Fraction(1, parts), terms=parts, divides=align))
 
 
+@RULES.function(F.upsample_nearest)
+def _nearest(reader: Reader, input: Any, size: Any = None, scale_factor: Any = None) -> SignalNode:
+    return _interpolate(reader, input, size, scale_factor)
+
+
+@RULES.function(F.upsample_bilinear)
+def _bilinear(reader: Reader, input: Any, size: Any = None, scale_factor: Any = None) -> SignalNode:
+    return _interpolate(reader, input, size, scale_factor, "bilinear", True)
+
+
 @RULES.module(nn.Upsample)
 def _upsample(reader: Reader, module: nn.Upsample, input: Any) -> SignalNode:
     m = module

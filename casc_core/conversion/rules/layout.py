@@ -13,6 +13,7 @@ from casc_core.conversion.graph import Concatenation, Counted, InputNode, PartsN
 from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.reduction import masked_fill
 from casc_core.conversion.rules.table import RULES
+from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS
 from casc_core.conversion.tracing.randomness import DROPOUTS, rate
 from casc_core.engine.conditions import expect_parts
 from casc_core.engine.functions import ATTRIBUTES, FIELDS
@@ -36,6 +37,8 @@ def _layout(reader: Reader, function: str, x: SignalNode, *args: Any, **kwargs: 
 @RULES.function(operator.getitem)
 def _getitem(reader: Reader, x: Any, index: Any) -> Any:
     if isinstance(x, PartsNode):
+        if not isinstance(index, int):
+            raise reader.refuse(f"what it reads {UNKNOWN_PARTS}")
         return reader.apply(Pick(index=index, count=x.count, line=x.line), x)
     if isinstance(x, tuple):
         return x[index]
@@ -53,6 +56,8 @@ def _getattr(reader: Reader, x: Any, name: str) -> Any:
         if name not in FIELDS:
             raise reader.refuse(f"it reads the field {name!r} of a maximum, whose fields are {' and '.join(FIELDS)}")
         return _getitem(reader, x, FIELDS.index(name))
+    if name == "data":  # what gradients are not taken of
+        return x
     if name in ("T", "mT"):
         return _layout(reader, "Tensor.transpose", x, -2, -1) if name == "mT" else _layout(reader, "Tensor.t", x)
     if name not in ATTRIBUTES:
@@ -125,7 +130,8 @@ def _pad(reader: Reader, input: Any, pad: Any, mode: str = "constant", value: fl
 
 @RULES.module(
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ReflectionPad1d, nn.ReflectionPad2d,
-    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d, nn.CircularPad2d,
+    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d, nn.CircularPad2d, nn.ZeroPad3d, nn.ConstantPad3d,
+    nn.ReflectionPad3d, nn.ReplicationPad3d, nn.CircularPad3d,
 )  # fmt: skip
 def _pad_module(reader: Reader, module: Any, input: Any) -> Any:
     kinds = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
@@ -153,7 +159,7 @@ def _pixel_unshuffle_module(reader: Reader, module: nn.PixelUnshuffle, input: An
     return _pixel_unshuffle(reader, input, module.downscale_factor)
 
 
-@RULES.function(F.channel_shuffle, torch.channel_shuffle)
+@RULES.function(F.channel_shuffle, torch.channel_shuffle, torch.native_channel_shuffle)
 def _channel_shuffle(reader: Reader, input: Any, groups: int) -> Any:
     return _layout(reader, "F.channel_shuffle", reader.signal(input), groups)
 

@@ -23,6 +23,11 @@ def _dims(module: nn.Module) -> int:
     return int(next(kind.__name__[-2] for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")))
 
 
+def _dims_of_call(reader: Reader) -> int:
+    """How many dimensions the function that is called slides over."""
+    return int(reader.target.__name__[-2])
+
+
 @RULES.module(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, trace_overrides=True)
 def _max_pool_module(reader: Reader, module: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d, input: Any) -> SignalNode:
     m = module
@@ -31,28 +36,13 @@ def _max_pool_module(reader: Reader, module: nn.MaxPool1d | nn.MaxPool2d | nn.Ma
     )
 
 
-@RULES.function(F.max_pool2d, torch.max_pool2d)
-def _max_pool2d(
+@RULES.function(F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, F.max_pool3d, torch.max_pool3d)
+def _max_pool_call(
     reader: Reader, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> SignalNode:  # fmt: skip
-    return _max_pool(reader, input, 2, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-
-
-@RULES.function(F.max_pool3d, torch.max_pool3d)
-def _max_pool3d(
-    reader: Reader, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
-) -> SignalNode:  # fmt: skip
-    return _max_pool(reader, input, 3, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-
-
-@RULES.function(F.max_pool1d, torch.max_pool1d)
-def _max_pool1d(
-    reader: Reader, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
-) -> SignalNode:  # fmt: skip
-    return _max_pool(reader, input, 1, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    dims = _dims_of_call(reader)
+    return _max_pool(reader, input, dims, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def _max_pool(
@@ -96,19 +86,9 @@ def _adaptive_max_module(
     return _adaptive_max(reader, input, module.output_size, _dims(module), module.return_indices)
 
 
-@RULES.function(F.adaptive_max_pool1d)
-def _adaptive_max1d(reader: Reader, input: Any, output_size: Any, return_indices: bool = False) -> SignalNode:
-    return _adaptive_max(reader, input, output_size, 1, return_indices)
-
-
-@RULES.function(F.adaptive_max_pool2d)
-def _adaptive_max2d(reader: Reader, input: Any, output_size: Any, return_indices: bool = False) -> SignalNode:
-    return _adaptive_max(reader, input, output_size, 2, return_indices)
-
-
-@RULES.function(F.adaptive_max_pool3d)
-def _adaptive_max3d(reader: Reader, input: Any, output_size: Any, return_indices: bool = False) -> SignalNode:
-    return _adaptive_max(reader, input, output_size, 3, return_indices)
+@RULES.function(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+def _adaptive_max_call(reader: Reader, input: Any, output_size: Any, return_indices: bool = False) -> SignalNode:
+    return _adaptive_max(reader, input, output_size, _dims_of_call(reader), return_indices)
 
 
 def _adaptive_max(reader: Reader, input: Any, output_size: Any, dims: int, indices: bool) -> SignalNode:
@@ -143,16 +123,9 @@ def _average_pool1d_module(reader: Reader, module: nn.AvgPool1d, input: Any) -> 
 @RULES.module(nn.AvgPool2d, nn.AvgPool3d, trace_overrides=True)
 def _average_pool_module(reader: Reader, module: nn.AvgPool2d | nn.AvgPool3d, input: Any) -> SignalNode:
     m = module
+    divisor = m.divisor_override
     return _average_pool(
-        reader,
-        input,
-        _dims(m),
-        m.kernel_size,
-        m.stride,
-        m.padding,
-        m.ceil_mode,
-        m.count_include_pad,
-        m.divisor_override,
+        reader, input, _dims(m), m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, divisor
     )
 
 
@@ -164,20 +137,15 @@ def _average_pool1d(
     return _average_pool(reader, input, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
-@RULES.function(F.avg_pool2d)
-def _average_pool2d(
+@RULES.function(F.avg_pool2d, F.avg_pool3d)
+def _average_pool_call(
     reader: Reader, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> SignalNode:  # fmt: skip
-    return _average_pool(reader, input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-
-
-@RULES.function(F.avg_pool3d)
-def _average_pool3d(
-    reader: Reader, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> SignalNode:  # fmt: skip
-    return _average_pool(reader, input, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    dims = _dims_of_call(reader)
+    return _average_pool(
+        reader, input, dims, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
 
 
 def _average_pool(
@@ -213,19 +181,9 @@ def _adaptive_average_module(
     return _adaptive_average(reader, input, module.output_size, _dims(module))
 
 
-@RULES.function(F.adaptive_avg_pool1d)
-def _adaptive_average1d(reader: Reader, input: Any, output_size: Any) -> SignalNode:
-    return _adaptive_average(reader, input, output_size, 1)
-
-
-@RULES.function(F.adaptive_avg_pool2d)
-def _adaptive_average2d(reader: Reader, input: Any, output_size: Any) -> SignalNode:
-    return _adaptive_average(reader, input, output_size, 2)
-
-
-@RULES.function(F.adaptive_avg_pool3d)
-def _adaptive_average3d(reader: Reader, input: Any, output_size: Any) -> SignalNode:
-    return _adaptive_average(reader, input, output_size, 3)
+@RULES.function(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+def _adaptive_average_call(reader: Reader, input: Any, output_size: Any) -> SignalNode:
+    return _adaptive_average(reader, input, output_size, _dims_of_call(reader))
 
 
 def _adaptive_average(reader: Reader, input: Any, output_size: Any, dims: int) -> SignalNode:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import torch
 
-from casc_core.conversion.graph import Applied, Filled, InputNode, Maximum, SignalNode
+from casc_core.conversion.graph import Applied, Factor, Filled, InputNode, Maximum, SignalNode
 from casc_core.conversion.passes.read import Reader, Unreadable
 from casc_core.conversion.rules.arithmetic import add, known
 from casc_core.conversion.rules.casts import require_floating_type
@@ -49,7 +50,11 @@ _OF_TWO = (
     "it is an elementwise maximum of two tensors. With zeros it is a ReLU: write torch.relu(x); else take a maximum over a "
     "dimension of their stack, torch.stack([a, b]).amax(0)"
 )
+_LESS_OF_TWO = (
+    "it is an elementwise minimum of two tensors; take a minimum over their stack, torch.stack([a, b]).amin(0)"
+)
 RULES.refuse(_OF_TWO, torch.maximum, torch.fmax, "maximum", "fmax")
+RULES.refuse(_LESS_OF_TWO, torch.minimum, torch.fmin, "minimum", "fmin")
 
 
 def maximum(reader: Reader, x: SignalNode, dim: Any, keepdim: bool) -> SignalNode:
@@ -70,6 +75,28 @@ def _max(
     if not isinstance(dim, int):
         raise reader.refuse(_OF_TWO)
     return MaxResult(maximum(reader, input, dim, keepdim))
+
+
+def minimum(reader: Reader, x: SignalNode, dim: Any, keepdim: bool) -> SignalNode:
+    """What is least is most of the opposite."""
+    opposite = reader.add(Factor(x, Fraction(-1)))
+    return reader.add(Factor(maximum(reader, opposite, dim, keepdim), Fraction(-1)))
+
+
+@RULES.function(torch.amin, "amin")
+def _amin(reader: Reader, input: SignalNode, dim: Any = (), keepdim: bool = False) -> SignalNode:
+    return minimum(reader, input, dim if dim != () else None, keepdim)
+
+
+@RULES.function(torch.min, "min")
+def _min(
+    reader: Reader, input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
+) -> SignalNode | MaxResult:
+    if dim is None and other is None:
+        return minimum(reader, input, None, False)
+    if not isinstance(dim, int):
+        raise reader.refuse(_LESS_OF_TWO)
+    return MaxResult(minimum(reader, input, dim, keepdim))
 
 
 @RULES.function("masked_fill", torch.masked_fill, "masked_fill_")

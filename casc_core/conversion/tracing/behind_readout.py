@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from torch import fx
+from torch import fx, nn
+
+
+def has_weights(model: nn.Module, node: fx.Node) -> bool:
+    """Whether an operation computes with parameters: those of its module, or those that it is given."""
+    if node.op == "call_module":
+        return any(True for _ in model.get_submodule(str(node.target)).parameters())
+    return any(
+        isinstance(_attribute(model, each), nn.Parameter) for each in node.all_input_nodes if each.op == "get_attr"
+    )
+
+
+def _attribute(model: nn.Module, node: fx.Node) -> Any:
+    value: Any = model
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value
+
 
 # They only move entries, or read sizes.
 _UNSAID = frozenset(("getitem", "getattr", "size", "expect", "expect_parts", "opened"))

@@ -52,10 +52,10 @@ def reduce(x: Any, pattern: str, reduction: str, line: str = "", **sizes: Any) -
 OPERATIONS: dict[str, Callable[..., Any]] = {"rearrange": rearrange, "repeat": repeat, "reduce": reduce}
 
 
-def parsed(side: str) -> list[list[str]]:
+def axes_of(side: str) -> list[list[str]]:
     """One side of a pattern: a list of axes for each dimension.
 
-    >>> parsed("b (h 1 w) ... 1")
+    >>> axes_of("b (h 1 w) ... 1")
     [['b'], ['h', 'w'], ['...'], []]
     """
     groups = [found.strip("()").split() for found in re.findall(r"\([^()]*\)|[^\s()]+", side)]
@@ -67,7 +67,7 @@ def parsed(side: str) -> list[list[str]]:
 
 
 def _applied(x: Any, pattern: str, reduction: str | None, line: str, sizes: dict[str, Any]) -> Any:
-    left, right = (parsed(side) for side in pattern.split("->"))
+    left, right = (axes_of(side) for side in pattern.split("->"))
     if isinstance(x, (tuple, list)):
         x = torch.stack(list(x))
     x, names, rest = _taken_apart(x, left, line, sizes)

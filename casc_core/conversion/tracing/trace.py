@@ -8,7 +8,7 @@ import linecache
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from torch import fx, nn
 from casc_core.conversion.tracing.causes import explained, wrapper
 from casc_core.conversion.tracing.containers import recorded
 from casc_core.conversion.tracing.in_place import refuse_changes_in_place
+from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS, called, known_parts, splits
 from casc_core.conversion.tracing.number_arguments import functions, recorded_methods
 from casc_core.conversion.tracing.own_state import as_before, refusal_of_setting, tensors_for_proxies
 from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
@@ -74,7 +75,7 @@ class Tracer(fx.Tracer):
         if kind == "call_function" and getattr(target, "__module__", "") == "einops.einops":
             return OPERATIONS[target.__name__](*args, line=user_line(), **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
-        count = known_parts(target, args, kwargs)
+        count = known_parts(target, args, kwargs, self.root)
         return proxy if count is None else self.parts(proxy, count)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -92,16 +93,12 @@ class Tracer(fx.Tracer):
 
     def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
         """The parts of what `x.chunk(3)` and the like give, which the network checks to be this many whenever it runs."""
-        checked: Any = expect_parts(whole, count, user_line()) if _splits(whole.node.target) else whole
+        checked: Any = expect_parts(whole, count, user_line()) if splits(whole.node.target) else whole
         return tuple(checked[index] for index in range(count))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        if _splits(obj.node.target):
-            raise ConversionError(
-                f"forward: {_called(obj.node.target)}() is taken apart into as many parts as its input's size makes, which "
-                "is known only when the network runs; unpack it (a, b = x.unbind(1)), or call x.chunk(2) or "
-                f"x.split([sizes, ...])\n  at {user_line()}"
-            )
+        if splits(obj.node.target):
+            raise ConversionError(f"forward: {called(obj.node.target)}() {UNKNOWN_PARTS}\n  at {user_line()}")
         return super().iter(obj)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -129,33 +126,6 @@ class Proxy(fx.Proxy):
         if at is not None and at.opname == "UNPACK_SEQUENCE":
             return iter(tracer.parts(self, at.argval))
         return tracer.iter(self)
-
-
-def known_parts(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    """How many parts a call of `chunk(n)` or `split([sizes])` gives, and any split of a parameter; None: not known.
-
-    >>> known_parts("chunk", ("x", 3), {}), known_parts(torch.split, ("x", [1, 2]), {}), known_parts("split", ("x", 2), {})
-    (3, 2, None)
-    """
-    name = _called(target)
-    if not _splits(target) or not args:
-        return None
-    named = ("chunks", "split_size", "split_size_or_sections", "split_sizes")
-    if isinstance(args[0], fx.proxy.ParameterProxy):
-        parameter = args[0].param.detach()
-        return len(getattr(parameter, name)(*args[1:], **kwargs))
-    how = args[1] if len(args) > 1 else next((kwargs[each] for each in named if each in kwargs), None)
-    if name in ("chunk", "unbind"):
-        return how if name == "chunk" and isinstance(how, int) else None
-    return len(how) if isinstance(how, (tuple, list)) else None
-
-
-def _splits(target: Any) -> bool:
-    return _called(target) in ("chunk", "split", "split_with_sizes", "unbind")
-
-
-def _called(target: Any) -> str:
-    return target if isinstance(target, str) else getattr(target, "__name__", "")
 
 
 def user_frame() -> FrameType | None:

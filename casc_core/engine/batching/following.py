@@ -13,7 +13,7 @@ from casc_core.engine.batching.places import Axis, Mixed, Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Unknown, UnprovableError, meta
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
-from casc_core.engine.program import Program, Step, last_uses, substitute
+from casc_core.engine.program import Program, Step, last_uses, refs, substitute
 from casc_core.engine.run import Run
 from casc_core.errors import CascError
 
@@ -132,6 +132,7 @@ def follow(
     layers: dict[str, Samples] = {}
     recurs, most, kept = False, 0, 0
     returned = set(program.output_values)
+    later: dict[str, int] = {}
     for index, step in enumerate(program.steps):
         op = ops[step.op]
         follower.step, follower.at = step.result, _described(step, op)
@@ -144,6 +145,10 @@ def follow(
         signals = [each for each in leaves((args, kwargs, result)) if isinstance(each, Abstract)]
         held = _held(there)
         most = max(most, kept + held + (op.working(follower, signals) if signals else 0))
+        # What an operation leaves to its reader is computed before that one's own result is there.
+        waiting = max((later.get(name, 0) for name in refs((step.args, dict(step.kwargs)))), default=0)
+        most = max(most, kept + held - (result.nbytes if isinstance(result, Abstract) else 0) + waiting)
+        later[step.result] = op.later(follower, signals) if signals else 0
         for name in [name for name in there if uses.get(name) == index]:
             del there[name]
         if step.result in returned and _is_signal(result):

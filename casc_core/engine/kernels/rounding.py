@@ -58,11 +58,16 @@ class Reads:
         """For a kernel that goes over so many positions."""
         checked(self.values, "the inputs", torch.float64, self.values.shape)
         checked(self.offsets, "the offsets", torch.int64, self.offsets.shape)
+        require(
+            min(self.height, self.width, self.groups) >= 1,
+            f"positions {[self.height, self.width]} of {self.groups} groups",
+        )
         sizes = (-(-positions // (self.height * self.width)), self.height, self.width, self.groups)
         last = sum((size - 1) * stride for size, stride in zip(sizes, self.strides, strict=True))
-        last += int(self.offsets.max()) if len(self.offsets) else 0
-        inside = min(*self.strides, *self.offsets[:1].tolist()) >= 0 and last < self.values.numel()
-        require(inside and min(sizes) >= 1, f"inputs {list(self.values.shape)}, read up to {last}")
+        first, furthest = map(int, torch.aminmax(self.offsets)) if len(self.offsets) else (0, 0)
+        last += furthest
+        inside = min(*self.strides, first) >= 0 and last < self.values.numel()
+        require(inside, f"inputs {list(self.values.shape)}, read up to {last}")
         return _Reads(
             self.values.data_ptr(), self.offsets.data_ptr(), len(self.offsets), self.height, self.width, *self.strides,
             self.groups,

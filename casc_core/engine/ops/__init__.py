@@ -4,7 +4,7 @@ Each is built at conversion from plain settings (kept as JSON) and tensors (kept
 spikes and in levels alike. Tensors are natural values on a power-of-two grid, so they stay exact in floating point.
 """
 
-from casc_core.engine.ops.affine import Linear, RequireFeatures, Scale, Shift, by_channel
+from casc_core.engine.ops.affine import AffineMap, Linear, RequireFeatures, Scale, Shift, by_channel
 from casc_core.engine.ops.arithmetic import Add, DividedByInput, Multiply, TimesInput, as_integers
 from casc_core.engine.ops.convolution import Convolution, Convolution3d
 from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Round, Silence, driven
@@ -19,6 +19,7 @@ __all__ = [
     "AdaptiveAveragePool",
     "AdaptiveMaxPool",
     "Add",
+    "AffineMap",
     "Attribute",
     "AveragePool",
     "Call",

@@ -128,6 +128,11 @@ class AffineMap(Op, abstract=True):
         with_bias = 8 * given.like.numel()
         return room_for_drive(follower, read, given, self.kernel[0] / self.kernel[1]) + with_bias
 
+    def later(self, follower: Follower, signals: list[Abstract]) -> int:
+        read = signals[0]
+        waits = read.is_driven and isinstance(follower.run.numerics, AsTrained)
+        return read.nbytes + self.working(follower, signals) if waits else 0
+
     @property
     @abstractmethod
     def input_dim(self) -> int:

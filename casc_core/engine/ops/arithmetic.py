@@ -19,7 +19,7 @@ from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.running import running_product
 from casc_core.engine.signal import Signal, add_trains, broadcast, without_repeats
-from casc_core.errors import InputError
+from casc_core.errors import ExactnessError, InputError
 from casc_core.numerics import whole_type
 
 
@@ -84,8 +84,9 @@ class DividedByInput(Op):
 
 
 NOT_INTEGERS = (
-    "values that are not integers, which cannot be exact; multiply by masks and divide by lengths, or move real-valued "
-    "weights into a Linear layer"
+    "an input that does not hold whole numbers, such as a mask or the texts' lengths, which alone are exact there. Bring "
+    "real-valued weights into a Linear layer; let a real-valued input drive neurons (a layer and an activation behind it), "
+    "and multiply by what comes out of them"
 )
 
 
@@ -145,7 +146,16 @@ class Multiply(Op):
 
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
         _common_shape(run, a.shape, b.shape)
-        return running_product(run, a, b, self.settings["exponent"], self.settings["name"])
+        try:
+            return running_product(run, a, b, self.settings["exponent"], self.settings["name"])
+        except ExactnessError as error:
+            if a.drive is None and b.drive is None:
+                raise
+            raise InputError(
+                f"{self.settings['name']}: real-valued inputs cause {a.drive_reach:.3g} and {b.drive_reach:.3g} in what it "
+                "multiplies, and so large a product might round. Scale the inputs, and the first layer's weights the other "
+                "way"
+            ) from error
 
     def provenance(self, run: Run, result: Signal, a: Provenance, b: Provenance) -> Provenance:
         return Provenance(result, run.peak, is_current=True)

@@ -106,6 +106,13 @@ class Op(nn.Module):
         """
         return 8 * max(entries(each) for each in signals)
 
+    def later(self, follower: Follower, signals: list[Abstract]) -> int:
+        """Bytes that what it leaves uncomputed takes where it is read: those it is computed of, and those for computing it.
+
+        Unless an operation says otherwise: none. `signals` are those of `working`.
+        """
+        return 0
+
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__()
         self._seals: dict[str, Sealed] | None = None

@@ -7,9 +7,11 @@ from collections import OrderedDict
 import pytest
 import torch
 from detectors import IMAGE_NETWORKS, Estimate, GoogLeNetOutputs, Regression, TwoTopics
+from torch import nn
 from user_cnns import settled
 
 import casc_core
+from casc_core import CQReLU
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -75,3 +77,32 @@ def test_maps_of_a_segmentation_are_in_their_dict():
     found, _ = checked(IMAGE_NETWORKS["U-Net"](), IMAGES)
     assert isinstance(found, OrderedDict)
     assert [list(each.shape) for each in found.values()] == [[2, 3, 16, 16], [2, 3, 8, 8]]
+
+
+class Pyramid(nn.Module):
+    """Maps in a row, two of which are outputs that neurons read as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.act = nn.Conv2d(3, 6, 3, padding=1), CQReLU(4)
+        self.lateral, self.level, self.act2 = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 3, padding=1), CQReLU(4)
+        self.tower, self.scores = nn.Conv2d(6, 5, 3, padding=1), nn.Conv2d(5, 2, 3, padding=1)
+        self.level.weight.data *= 20  # far beyond what its neurons can tell apart
+
+    def forward(self, x):
+        lateral = self.lateral(self.act(self.stem(x)))
+        level = self.level(lateral)
+        return {"lateral": lateral, "level": level, "scores": self.scores(self.tower(self.act2(level)))}
+
+
+@pytest.mark.parametrize("numerics", ["as trained", "exact"])
+def test_an_output_between_maps_in_a_row_is_read_out_as_it_is(numerics):
+    x = IMAGES[:, :, :7, :7]
+    snn = casc_core.convert(Pyramid(), numerics=numerics)
+    report = casc_core.verify(snn, x)
+    assert report.exact, str(report)
+    simulation, reference = snn.simulate(x).outputs, snn.reference(x)
+    for name, expected in reference.items():
+        assert torch.equal(simulation[name][-1], expected)
+        assert torch.equal(snn(x)[name], expected)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,12 @@ import torch
 from user_models import LENGTHS, TOKENS, user_model
 
 import casc_core
-from casc_core import CIF, IF, Continuous, CQReLU, Exact, InputError, Neuron, StorageError, WakeSleep
+from casc_core import CIF, IF, ConfigError, Continuous, CQReLU, Exact, InputError, Neuron, StorageError, WakeSleep
 from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.engine.ops import Op
 from casc_core.engine.saved import DESCRIPTION, TENSORS
-from casc_core.storage.checksum import OPEN, sealed
+from casc_core.storage.checksum import BLANK, with_checksum
 
 
 def forward(self, tokens, lengths=None):
@@ -127,9 +127,9 @@ def test_a_foreign_description(saved, text):
 
 def edited(saved, change):
     """The description changed by someone who makes its checksum anew."""
-    description = json.loads((saved / DESCRIPTION).read_text()) | {"sha256": OPEN}
+    description = json.loads((saved / DESCRIPTION).read_text()) | {"sha256": BLANK}
     change(description)
-    (saved / DESCRIPTION).write_bytes(sealed(json.dumps(description).encode(), (saved / TENSORS).read_bytes()))
+    (saved / DESCRIPTION).write_bytes(with_checksum(json.dumps(description).encode(), (saved / TENSORS).read_bytes()))
 
 
 def test_a_description_that_was_edited(saved):
@@ -197,6 +197,24 @@ def test_an_adapter_that_is_not_installed_is_asked_for(saved):
         casc_core.load(saved)
     assert str(saved) in str(caught.value)
     assert "does not describe" not in str(caught.value)
+
+
+def test_an_adapter_that_has_no_package_is_given(tmp_path):
+    rules = RuleTable()
+    rules.module(Half)(lambda reader, module, x: reader.apply(Halves(), reader.signal(x)))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), CQReLU(2), Half(), torch.nn.Linear(4, 2))
+    mine, x = Adapter("mine", lambda model: True, {}, rules), torch.randn(3, 4)
+    snn = casc_core.convert(model, mine)
+    snn.save(tmp_path / "net")
+    with pytest.raises(StorageError, match="no adapter named 'mine'"):
+        casc_core.load(tmp_path / "net")
+    loaded = casc_core.load(tmp_path / "net", model, mine)
+    assert torch.equal(loaded(x), snn(x))
+    assert casc_core.verify(loaded, x).lowering.exact
+    with pytest.raises(StorageError, match="was converted with the adapter 'mine'; got that of 'yours'"):
+        casc_core.load(tmp_path / "net", adapter=replace(mine, name="yours"))
+    with pytest.raises(ConfigError, match=r"adapter must be an Adapter, .* got 'mine'"):
+        casc_core.load(tmp_path / "net", adapter="mine")
 
 
 def test_an_older_network_is_replaced(saved):
@@ -298,12 +316,12 @@ def test_a_recurrent_layer_whose_sizes_do_not_fit_is_refused_before_a_kernel_rea
     casc_core.convert(casc_core.prepare(user_model(forward), q=4)).save(tmp_path / "net")
     tensors = safetensors.torch.load_file(tmp_path / "net" / TENSORS)
     for shape, message in (((5, 4), r"'weight' must be \[hidden, hidden\]; got \[5, 4\]"), ((4, 4), "has 4 units")):
-        description = json.loads((tmp_path / "net" / DESCRIPTION).read_text()) | {"sha256": OPEN}
+        description = json.loads((tmp_path / "net" / DESCRIPTION).read_text()) | {"sha256": BLANK}
         recurrent = description["ops"].index(_of_kind(description, "Recurrence"))
         name = f"{recurrent}.weight"
         data = safetensors.torch.save(tensors | {name: tensors[name][: shape[0], : shape[1]].contiguous()})
         (tmp_path / "net" / TENSORS).write_bytes(data)
-        (tmp_path / "net" / DESCRIPTION).write_bytes(sealed(json.dumps(description).encode(), data))
+        (tmp_path / "net" / DESCRIPTION).write_bytes(with_checksum(json.dumps(description).encode(), data))
         with pytest.raises(casc_core.CascError, match=message):
             casc_core.load(tmp_path / "net")(TOKENS)
 

@@ -38,7 +38,7 @@ from casc_core import CascError, CQReLU, StorageError, WakeSleep
 from casc_core.engine.functions import DTYPES, FUNCTIONS
 from casc_core.engine.ops import Op
 from casc_core.engine.saved import DESCRIPTION, TENSORS
-from casc_core.storage.checksum import OPEN, is_whole, sealed
+from casc_core.storage.checksum import BLANK, is_whole, with_checksum
 
 SECONDS = 20
 """What a network of these may take to load, run and be refused; the true ones take a hundredth of a second."""
@@ -173,7 +173,7 @@ def hostile(rng: random.Random, description: Any, old: Any) -> Any:
 def forged_json(saved: Saved, rng: random.Random) -> tuple[bytes, bytes]:
     """Fields changed, removed, added, doubled, or nested; the text itself may be malformed."""
     description = json.loads(saved.text)
-    description["sha256"] = OPEN
+    description["sha256"] = BLANK
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         path = rng.choice([path for path in places(description) if path != ("sha256",)])
         parent, key = at(description, path[:-1]), path[-1]
@@ -227,14 +227,14 @@ def forged_tensors(saved: Saved, rng: random.Random) -> tuple[bytes, bytes]:
     written = json.dumps(header).encode("utf-8", "surrogatepass")
     size = len(written) if what < 0.95 else rng.choice((0, 1, 2**20, 2**40, 2**63, 2**64 - 1))
     return resealed(
-        json.dumps(json.loads(saved.text) | {"sha256": OPEN}).encode(), struct.pack("<Q", size) + written + numbers
+        json.dumps(json.loads(saved.text) | {"sha256": BLANK}).encode(), struct.pack("<Q", size) + written + numbers
     )
 
 
 def resealed(text: bytes, tensors: bytes) -> tuple[bytes, bytes]:
     """With a new checksum, where the text still has a place for one."""
     try:
-        return sealed(text, tensors), tensors
+        return with_checksum(text, tensors), tensors
     except ValueError:
         return text, tensors
 
@@ -321,7 +321,7 @@ def test_a_damaged_or_forged_network_is_refused_or_runs(
 def test_the_networks_that_are_forged_are_true(saved_networks: dict[str, Saved], name: str, tmp_path: Path) -> None:
     saved = saved_networks[name]
     assert outcome(saved, saved.text, saved.tensors, tmp_path) == "the same"
-    again = resealed(json.dumps(json.loads(saved.text) | {"sha256": OPEN}).encode(), saved.tensors)
+    again = resealed(json.dumps(json.loads(saved.text) | {"sha256": BLANK}).encode(), saved.tensors)
     assert outcome(saved, *again, tmp_path) == "the same"
 
 

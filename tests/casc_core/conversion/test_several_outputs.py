@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_core import IF, Continuous, ConversionError, CQReLU, Exact, StorageError
-from casc_core.storage.checksum import sealed
+from casc_core.storage.checksum import BLANK, with_checksum
 
 Pair = namedtuple("Pair", ["first", "second"])
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -408,10 +408,10 @@ def test_several_outputs_are_another_format(tmp_path):
 def test_a_damaged_structure_is_refused(tmp_path, damage):
     description = saved(tmp_path, ("deep", "shallow"))
     damage(description["programs"][0])
-    description["sha256"] = "0" * 64
+    description["sha256"] = BLANK
     folder = tmp_path / "network"
     text = json.dumps(description).encode()
     tensors = (folder / "network.safetensors").read_bytes()
-    (folder / "network.json").write_bytes(sealed(text, tensors))
+    (folder / "network.json").write_bytes(with_checksum(text, tensors))
     with pytest.raises(StorageError):
         casc_core.load(folder)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engines import ENGINES, engine
+from recorded import runs_of
 from torch import nn
 from user_cnns import IMAGES, Head, cnn, conv, converted, settled
 
@@ -71,15 +72,7 @@ def test_parts_of_a_batch(many, limit, monkeypatch):
     snn = converted(network())
     whole, silent, reference = snn.simulate(many, T=9), snn.simulate(many), snn.reference(many)
     snn.memory_limit = limit
-    sizes = []
-    evaluate = type(snn)._evaluated
-
-    def watched(self, run, program, values, read):
-        result = evaluate(self, run, program, values, read)
-        sizes.append(self._splitter(program).followed(values, run).samples)
-        return result
-
-    monkeypatch.setattr(type(snn), "_evaluated", watched)
+    sizes = runs_of(snn, monkeypatch)
     assert_same(snn.simulate(many, T=9), whole)
     assert_same(snn.simulate(many), silent)
     assert torch.equal(snn.reference(many), reference)

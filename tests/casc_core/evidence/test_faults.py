@@ -55,12 +55,12 @@ def of(name: str, wrong):
 
 
 def without_bias(reader, module, x):
-    return _convolved(reader, reader.signal(x), module.weight, None, 1, module.padding, 1, 1, 2)
+    return _convolved(reader, reader.signal(x), module.weight, None, 1, module.padding, 1, 1)
 
 
 def moved_by_a_pixel(reader, module, x):
     weight = F.pad(module.weight.detach(), (0, 0, 1, 0))[..., :-1, :]
-    return _convolved(reader, reader.signal(x), weight, module.bias, 1, module.padding, 1, 1, 2)
+    return _convolved(reader, reader.signal(x), weight, module.bias, 1, module.padding, 1, 1)
 
 
 def transposed(reader, module, x):

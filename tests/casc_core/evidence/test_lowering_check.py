@@ -74,11 +74,11 @@ def with_weight(change):
 def padded_elsewhere(reader, module, x):
     weight, bias = module.weight, module.bias
     shifted = F.pad(weight.detach(), (1, 0, 0, 0))[..., :-1]
-    return _convolved(reader, reader.signal(x), shifted, bias, 1, module.padding, 1, 1, 2)
+    return _convolved(reader, reader.signal(x), shifted, bias, 1, module.padding, 1, 1)
 
 
 def without_padding(reader, module, x):
-    return _convolved(reader, reader.signal(x), module.weight, module.bias, 1, 0, 1, 1, 2)
+    return _convolved(reader, reader.signal(x), module.weight, module.bias, 1, 0, 1, 1)
 
 
 def with_threshold(factor=1.0, half=False):

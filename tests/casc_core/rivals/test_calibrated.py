@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from one_layer import IF_METHOD, perceptron
+from recorded import simulated
 from torch import nn
 
 import casc_core
@@ -44,8 +45,6 @@ def test_calibration_is_by_channel_and_by_neuron():
     # Of the first layer, where nothing lies before: the published sums, channel by channel, then neuron by neuron.
     _, levels = snn.reference_counts((images,), {})
     plain = snn.under(IF(), Continuous())
-    from recorded import simulated
-
     _, counts = simulated(plain, images, T=6)
     error = (levels["1"] / 4 - counts["1"] / 6).double()
     torch.testing.assert_close(first.bias.flatten(), error.mean((0, 2, 3)), atol=1e-3, rtol=0)
@@ -72,6 +71,36 @@ def test_calibration_of_texts_leaves_padding_out():
         assert population.charge is None
         biases.append(population.bias)
     assert torch.equal(*biases)
+
+
+class Convolved(nn.Module):
+    """Texts, or series of numbers, through a convolution; `last`: its channels are the last dimension of the neurons."""
+
+    def __init__(self, reads_texts, last):
+        super().__init__()
+        self.embedding, self.conv, self.act = nn.Embedding(9, 3), nn.Conv1d(3, 5, 3, padding=1), CQReLU(4)
+        self.fc, self.reads_texts, self.last = nn.Linear(5, 2), reads_texts, last
+
+    def forward(self, x):
+        x = self.conv(self.embedding(x).transpose(1, 2) if self.reads_texts else x)
+        return self.fc(self.act(x.transpose(1, 2)).amax(1) if self.last else self.act(x).amax(2))
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("reads_texts", [True, False])
+def test_calibration_of_convolutions_along_a_sequence(reads_texts, last):
+    """A bias for each channel and no potentials by position: other batches are of other lengths."""
+    torch.manual_seed(1)
+    snn = casc_core.convert(Convolved(reads_texts, last))
+    x, longer = (torch.randint(1, 9, (6, n)) if reads_texts else torch.randn(6, 3, n) for n in (4, 7))
+    network = Calibrated(steps=6, **IF_METHOD).network(snn, [x])
+    population = next(op for op in network.operations() if op.is_layer)
+    assert population.charge is None
+    _, levels = snn.reference_counts((x,), {})
+    _, counts = simulated(snn.under(IF(), Continuous()), x, T=6)
+    error = (levels["act"] / 4 - counts["act"] / 6).double().mean((0, 1) if last else (0, 2))
+    torch.testing.assert_close(population.bias.flatten(), error, atol=1e-3, rtol=0)
+    assert network.simulate(longer, T=3).logits.shape == (3, 6, 2)
 
 
 @pytest.mark.parametrize("steps", [0, 2.5, True])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from one_layer import perceptron
+from torch import nn
 
 import casc_core
-from casc_core import CIF, WakeSleep
-from casc_core.rivals.methods import FOUR, OURS, QCFS, RIVALS, Method, chosen, methods_for
+from casc_core import CIF, Rounded, WakeSleep
+from casc_core.rivals.methods import FOUR, OURS, QCFS, RIVALS, Method, applicable, chosen, methods_for, why_not
 
 
 def test_which_methods_apply():
@@ -21,6 +22,14 @@ def test_which_methods_apply():
     assert methods_for(plain, 16)["ACP"].steps == 16
     # A half step is where SRP begins already.
     assert methods_for(half, 16)["SRP"].neuron.initial_potential == 0.0
+
+
+def test_thresholds_by_level_are_for_their_wake_steps():
+    snn = casc_core.convert(nn.Sequential(nn.Linear(3, 4), Rounded(4, "tanh"), nn.Linear(4, 2)))
+    methods = methods_for(snn, 16)
+    assert list(methods) == [*FOUR, *RIVALS]
+    assert list(applicable(snn, methods)) == ["baseline+WSC", OURS]
+    assert "for 4 wake steps and CIF or IF" in why_not(snn, methods["SNM"])
 
 
 def test_every_method_says_what_it_is():

@@ -13,13 +13,14 @@ from torch import nn
 
 import casc_core
 from casc_core import CQReLU, EnergyTable
-from casc_core.rivals.methods import FOUR, OURS, methods_for
+from casc_core.rivals.methods import FOUR, OURS, Method, methods_for
 from casc_lab.compare.comparison import compare
 from casc_lab.compare.depths import by_depth, layer_depths
 from casc_lab.compare.network_and_data import NetworkAndData
 from casc_lab.compare.page import page
 from casc_lab.compare.terminal_summary import terminal_summary
 from casc_seq import RNN
+from casc_seq.classifier import ClassifierConfig, TextClassifier
 
 
 class Text(nn.Module):
@@ -157,6 +158,88 @@ def test_layers_that_lie_side_by_side_have_one_depth():
     assert by_depth(depths) == [["first", "beside"], ["second"], ["last"]]
     assert layer_depths(texts().snn) == {"rnn.l0": 1, "rnn.l0_reverse": 1}
     assert list(layer_depths(images().snn).values()) == [1, 2, 3, 4, 5]
+
+
+class PooledPerceptron(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.hidden, self.activation = nn.Embedding(9, 3), nn.Linear(3, 4), CQReLU(2)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, tokens, lengths):
+        return self.fc(self.activation(self.hidden(self.embedding(tokens))).sum(1) / lengths.unsqueeze(1))
+
+
+class Bags(PooledPerceptron):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(9, 3, mode="mean", padding_idx=0)
+
+    def forward(self, tokens, lengths):
+        return self.fc(self.activation(self.hidden(self.embedding(tokens))))
+
+
+class Plane(PooledPerceptron):
+    """A text as an image, as some write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Conv2d(1, 4, (3, 3), padding=(1, 0))
+
+    def forward(self, tokens, lengths):
+        return self.fc(self.activation(self.hidden(self.embedding(tokens).unsqueeze(1))).squeeze(3).amax(2))
+
+
+def classifier(**options):
+    config = ClassifierConfig(
+        vocabulary_size=9, classes=3, embedding_size=3, hidden_size=4, batch_norm=False, **options
+    )
+    return TextClassifier(config)
+
+
+TEXT_NETWORKS = {
+    "textcnn": lambda: classifier(model="textcnn"),
+    "gru": lambda: classifier(cell="gru"),
+    "lstm": lambda: classifier(cell="lstm"),
+    "perceptron": PooledPerceptron,
+    "bags": Bags,
+    "plane": Plane,
+}
+
+
+@pytest.mark.parametrize("name", TEXT_NETWORKS)
+def test_texts_may_have_any_lengths(name):
+    """Each batch has its own, and the calibration data too; a method that a network cannot be run under is said."""
+    torch.manual_seed(0)
+    snn, batches = casc_core.convert(TEXT_NETWORKS[name]().eval()), []
+    for size, longest in ((6, 7), (5, 9), (1, 3)):
+        lengths = torch.randint(1, longest + 1, (size,))
+        tokens = torch.randint(1, 9, (size, longest)).where(torch.arange(longest) < lengths.unsqueeze(1), 0)
+        batches.append((tokens, lengths, torch.randint(3, (size,))))
+    compared = NetworkAndData(snn, None, lambda: batches, lambda: batches[:1], name, "noise", {})
+    result = compare(compared, T=3)
+    run = [method["name"] for method in result["methods"]]
+    out = [method["name"] for method in result["left_out"]]
+    assert result["equivalence"]["exact"]
+    assert sorted(run + out) == sorted(methods_for(snn, 3))
+    assert run == (["baseline+WSC", OURS] if name in ("gru", "lstm") else list(methods_for(snn, 3)))
+    for text, key in ((page(result), "label"), (terminal_summary(result), "name")):
+        assert ("which are for 2 wake steps and CIF or IF" in text) == bool(out)
+        assert all(method[key] in text for method in result["left_out"])
+
+
+class Failing(Method):
+    def network(self, snn, batches):
+        raise casc_core.InputError("too few samples")
+
+
+def test_a_method_that_fails_is_left_out_and_ours_is_not():
+    methods = methods_for(texts().snn, 3)
+    result = compare(texts(), T=3, methods={"mine": Failing("mine, too"), OURS: methods[OURS]})
+    assert [method["name"] for method in result["methods"]] == [OURS]
+    assert result["left_out"] == [{"name": "mine", "label": "mine, too", "why": "too few samples"}]
+    with pytest.raises(casc_core.InputError, match="too few samples"):
+        compare(texts(), T=3, methods={OURS: Failing()})
 
 
 class Checked(HTMLParser):

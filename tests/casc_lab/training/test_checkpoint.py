@@ -12,7 +12,7 @@ import torch
 from blobs import Blobs, network, weights
 
 from casc_core.errors import StorageError
-from casc_lab.training.checkpoint import FORMAT, UNSEALED, load_checkpoint, save_checkpoint
+from casc_lab.training.checkpoint import FORMAT, WITHOUT_CHECKSUM, load_checkpoint, save_checkpoint
 from casc_lab.training.loop import train
 
 FACTS, TENSORS = {"epoch": 3, "loss": 0.5}, {"weight": torch.arange(6.0), "state": torch.ones(2, dtype=torch.uint8)}
@@ -37,7 +37,7 @@ def test_no_flip_of_a_bit_goes_unnoticed(tmp_path: Path) -> None:
 
 def test_one_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    metadata = {"format": UNSEALED, "owner": "ours", "facts": json.dumps(FACTS)}
+    metadata = {"format": WITHOUT_CHECKSUM, "owner": "ours", "facts": json.dumps(FACTS)}
     path.write_bytes(safetensors.torch.save(TENSORS, metadata))
     found = load_checkpoint(path, "ours")
     assert found is not None
@@ -50,7 +50,7 @@ def test_one_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("facts", ["[]", "{", "3", '{"a": 1, "a": 2}', "[" * 100_000])
 def test_facts_that_are_none(facts: str, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    path.write_bytes(safetensors.torch.save(TENSORS, {"format": UNSEALED, "owner": "ours", "facts": facts}))
+    path.write_bytes(safetensors.torch.save(TENSORS, {"format": WITHOUT_CHECKSUM, "owner": "ours", "facts": facts}))
     with pytest.raises(StorageError, match="cannot be read as a checkpoint"):
         load_checkpoint(path, "ours")
 

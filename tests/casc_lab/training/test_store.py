@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from casc_core.errors import StorageError
-from casc_core.storage.checksum import OPEN, sealed
+from casc_core.storage.checksum import BLANK, with_checksum
 from casc_lab.training.loop import EpochResult, TrainingResult
 from casc_lab.training.store import Store, component, describe, training_facts
 
@@ -116,8 +116,8 @@ def test_sizes_that_are_not_those_of_the_weights_take_no_memory(tmp_path: Path) 
 def test_files_beside_it_lie_beside_it(name: str, tmp_path: Path) -> None:
     store = Store(tmp_path, "abc")
     store.write(nn.Linear(2, 3), {"classes": 3})
-    text = '{"sha256": "' + OPEN + '", "files": {"' + name + '": "0"}, "classes": 3}'
-    (store.home / "classifier.json").write_bytes(sealed(text.encode()))
+    text = '{"sha256": "' + BLANK + '", "files": {"' + name + '": "0"}, "classes": 3}'
+    (store.home / "classifier.json").write_bytes(with_checksum(text.encode()))
     with pytest.raises(StorageError, match="does not lie beside it"):
         store.read(build)
 

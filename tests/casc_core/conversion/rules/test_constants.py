@@ -8,21 +8,14 @@ import torch.nn.functional as F
 from dyadic import IMAGES, ROWS, SERIES, agrees, dyadic, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from named_forwards import Forwards
 from torch import nn
 
 import casc_core
 from casc_core import ConversionError, InputError
 
-CASES: dict[str, tuple] = {}
-
-
-def case(inputs=IMAGES, **held):
-    def register(forward):
-        assert forward.__name__ not in CASES
-        CASES[forward.__name__] = (forward, inputs if isinstance(inputs, tuple) else (inputs,), held)
-        return forward
-
-    return register
+CASES = Forwards(IMAGES)
+case = CASES.add
 
 
 def conv(inputs=3, outputs=4, kernel=3, padding=1, **options):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from dyadic import IMAGES, SERIES, agrees, dyadic, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from named_forwards import Forwards
 from torch import nn
 
 import casc_core
@@ -19,16 +20,8 @@ from casc_core import InputError
 from casc_core.engine.ops.interpolation import line
 
 VOLUMES = dyadic(2, 2, 4, 5, 5, parts=16, reach=40)
-CASES: dict[str, tuple] = {}
-
-
-def case(inputs=IMAGES, **held):
-    def register(forward):
-        assert forward.__name__ not in CASES
-        CASES[forward.__name__] = (forward, inputs, held)
-        return forward
-
-    return register
+CASES = Forwards(IMAGES)
+case = CASES.add
 
 
 # Transposed convolutions.
@@ -124,7 +117,7 @@ def upsampled_in_one_dimension(self, x):
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_networks_own_answer(name, tmp_path):
     forward, inputs, held = CASES[name]
-    agrees(network(forward, **held), inputs, folder=tmp_path)
+    agrees(network(forward, **held), *inputs, folder=tmp_path)
 
 
 @pytest.mark.parametrize("factor", [3, 5])

@@ -14,10 +14,12 @@ import casc_core
 from casc_core import ConversionError
 
 MODULES = {
-    nn.GELU(): "replace it by nn.ReLU",
-    nn.Mish(): "replace it by nn.ReLU",
-    nn.CELU(): "replace it by nn.ReLU",
+    nn.GELU(): "replace it by nn.ReLU, or by nn.SiLU or nn.Hardswish",
+    nn.Mish(): "replace it by nn.ReLU, or by nn.SiLU or nn.Hardswish",
+    nn.CELU(): "replace it by nn.ReLU, or by nn.LeakyReLU",
     nn.LogSigmoid(): "replace it by nn.ReLU",
+    nn.Softshrink(): "write it as relu(x - lambd) - relu(-x - lambd)",
+    nn.Tanhshrink(): "write it as x - torch.tanh(x)",
     nn.RReLU(): "use an nn.LeakyReLU() or nn.PReLU() module",
     nn.GLU(1): "write it as a product: a, b = x.chunk(2, dim)",
     nn.GroupNorm(2, 6): "use BatchNorm",
@@ -28,12 +30,13 @@ MODULES = {
     nn.BatchNorm2d(6, track_running_stats=False): "use track_running_stats=True",
     nn.Upsample(scale_factor=2, mode="bicubic"): "use mode='nearest' or 'bilinear'",
     nn.UpsamplingBilinear2d(scale_factor=1.5): "scale_factor=1.5 is no whole number",
-    nn.ConvTranspose3d(6, 6, 2): "replace it",
+    nn.ConvTranspose3d(6, 6, 2): "use nn.Upsample(scale_factor=2) and nn.Conv3d",
     nn.ConstantPad2d(1, float("inf")): "it fills with inf",
-    nn.LPPool2d(2, 2): "no rule is known",
-    nn.FractionalMaxPool2d(2, output_size=3): "no rule is known",
-    nn.MaxUnpool2d(2): "no rule is known",
-    nn.Fold((8, 8), 1): "no rule is known",
+    nn.LPPool2d(2, 2): "use an average pool or a maximum pool",
+    nn.FractionalMaxPool2d(2, output_size=3): "it is random",
+    nn.MaxUnpool2d(2): "enlarge by nn.Upsample or nn.ConvTranspose2d",
+    nn.Fold((8, 8), 1): "use nn.Conv2d, or nn.ConvTranspose2d",
+    nn.MSELoss(): "return the logits",
 }
 
 

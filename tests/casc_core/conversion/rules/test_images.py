@@ -5,19 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from named_forwards import Forwards
 from torch import nn
 from user_cnns import IMAGES, SERIES, Head, check, cnn, conv, converted
 
-CASES: dict[str, tuple] = {}
-
-
-def case(inputs=IMAGES, **layers):
-    def register(forward):
-        assert forward.__name__ not in CASES
-        CASES[forward.__name__] = (forward, inputs, layers)
-        return forward
-
-    return register
+CASES = Forwards(IMAGES)
+case = CASES.add
 
 
 # Activations.
@@ -251,7 +244,7 @@ def one_dimensional_residual(self, x):
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_exact_and_the_same_function(name):
     forward, inputs, layers = CASES[name]
-    check(cnn(forward, **layers), inputs)
+    check(cnn(forward, **layers), *inputs)
 
 
 def test_a_reused_activation_has_its_own_neurons_at_each_place():

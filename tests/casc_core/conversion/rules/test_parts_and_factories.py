@@ -5,21 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from dyadic import IMAGES, ROWS, agrees, dyadic, network
+from named_forwards import Forwards
 from torch import nn
 
 import casc_core
 from casc_core import ConversionError, InputError
 
-CASES: dict[str, tuple] = {}
-
-
-def case(inputs=IMAGES, **held):
-    def register(forward):
-        assert forward.__name__ not in CASES
-        CASES[forward.__name__] = (forward, inputs, held)
-        return forward
-
-    return register
+CASES = Forwards(IMAGES)
+case = CASES.add
 
 
 def conv(inputs=3, outputs=4, kernel=3, padding=1, **options):
@@ -67,6 +60,29 @@ def parts_of_the_input(self, x):
     return total.sum((2, 3)) + self.act(self.a(torch.stack((green, red, blue), 1))).sum((2, 3))
 
 
+@case(a=conv(), act=nn.ReLU(), more=nn.ModuleList([conv(2, 2), conv(2, 2)]), b=conv(8, 4))
+def split_and_grown_as_in_c2f(self, x):
+    parts = list(self.act(self.a(x)).split(2, 1))  # how many they are follows from the channels of the convolution
+    parts.extend(self.act(layer(parts[-1])) for layer in self.more)
+    return self.act(self.b(torch.cat(parts, 1))).sum((2, 3))
+
+
+@case(a=conv(), n=nn.BatchNorm2d(4), act=nn.ReLU(), b=conv(4))
+def iterated_by_known_sizes(self, x):
+    x = self.act(self.n(self.a(x)))
+    first, *rest = x.split(1, dim=1)
+    total = sum(part * (index + 1) for index, part in enumerate(torch.relu(x).unbind(1)))
+    backwards = torch.stack(x.unbind(1)[::-1], 1) - torch.cat([*rest, first], 1)
+    halves = list(x.view(-1, 2, 2, 6, 6).unbind(1))
+    y = torch.cat([torch.stack([total, total], 1), *halves[1:]], 1)
+    return self.act(self.b(backwards) + y + len(x.split(3, 1))).sum((2, 3))
+
+
+@case(a=conv(), act=nn.ReLU())
+def data_of_tensors(self, x):
+    return self.act(self.a(x.data)).data.sum((2, 3))
+
+
 @case(a=conv(), act=nn.ReLU(), w=dyadic(4, 4), v=dyadic(8))
 def parts_of_parameters(self, x):
     x = self.act(self.a(x)).sum((2, 3))
@@ -101,7 +117,14 @@ def factories_like_a_signal(self, x):
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_networks_own_answer(name, tmp_path):
     forward, inputs, held = CASES[name]
-    agrees(network(forward, **held), inputs, folder=tmp_path)
+    agrees(network(forward, **held), *inputs, folder=tmp_path)
+
+
+@pytest.mark.parametrize("take", [lambda parts: parts[::-1], lambda parts: list(parts)])
+def test_parts_of_which_only_a_run_knows_how_many_they_are(take):
+    model = network(lambda self, x: self.act(torch.stack(take(self.act(x).unbind(1)), 1)), act=nn.ReLU())
+    with pytest.raises(ConversionError, match=r"is taken apart into as many parts as .*unpack it"):
+        casc_core.prepare(model, q=4)
 
 
 def test_zeros_drive_nothing_and_ones_flow_while_awake():

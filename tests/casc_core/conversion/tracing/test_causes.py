@@ -1,4 +1,4 @@
-"""A forward that cannot be traced, or returns no logits: `prepare` and `convert` say the same of it, and it is about it."""
+"""A forward that cannot be traced, or returns nothing of the network: `prepare` and `convert` say the same."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import random
 import re
 import warnings
-from collections import namedtuple
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,15 +28,6 @@ class Body(nn.Module):
 
     def h(self, x: Tensor) -> Tensor:
         return self.act(self.a(x))
-
-
-@dataclass
-class Output:
-    hidden: Tensor
-    logits: Tensor
-
-
-Named = namedtuple("Named", "first second")
 
 
 def doubled(x: Tensor) -> Tensor:
@@ -172,28 +161,8 @@ CAUSES = {
     module_in_a_list: ("it calls a module that the model does not hold", "nn.ModuleList"),
     calls_compiled_code: ("it calls a function compiled by torch.jit.script", "Call the Python function"),
     writes_it_down: ("it hands an input to what takes real tensors alone", "move that call in front of the model"),
-    hands_over_an_object: ("an object that is neither a tensor nor a plain value", "Return one tensor, the logits"),
+    hands_over_an_object: ("an object that is neither a tensor nor a plain value", "Return tensors, in tuples, lists"),
 }
-
-
-def as_dict(self, x):
-    return {"loss": x.sum(), "logits": self.fc(self.h(x))}
-
-
-def as_tuple(self, x):
-    return self.fc(self.h(x)), x
-
-
-def as_list(self, x):
-    return [self.fc(self.h(x))]
-
-
-def as_dataclass(self, x):
-    return Output(x, self.fc(self.h(x)))
-
-
-def as_named_tuple(self, x):
-    return Named(self.fc(self.h(x)), x)
 
 
 def as_maximum(self, x):
@@ -231,25 +200,15 @@ def of_any_names(self, x, **options):
     return self.fc(self.h(x))
 
 
-def two_inputs_as_dict(self, x, y):
-    return {"scores": self.fc(self.h(x) + self.h(y))}
-
-
 OUTPUTS = {
-    as_dict: ("returns a dict of 2 ('loss', 'logits')", "def forward(self, x): return self.model(x)['logits']"),
-    as_tuple: ("returns a tuple of 2", "return self.model(x)[0]"),
-    as_list: ("returns a list of 1", "return self.model(x)[0]"),
-    as_dataclass: ("returns a Output of hidden, logits", "return self.model(x).logits"),
-    as_named_tuple: ("returns a Named of first, second", "return self.model(x).first"),
-    as_maximum: ("returns a tuple of 2", "return self.model(x)[0]"),
-    as_parts: ("returns a tuple of parts", "return self.model(x)[0]"),
-    as_nothing: ("returns None", "Return the logits alone"),
-    as_number: ("returns 3", "Return the logits alone"),
-    as_inputs: ("a function of its inputs alone", "Return the logits alone"),
-    as_parameter: ("a function of its inputs alone", "Return the logits alone"),
+    as_maximum: ("returns what cannot be converted exactly", "reads the indices of a maximum"),
+    as_parts: ("returns a tuple of as many parts as its input's size makes", "return tensors, in tuples"),
+    as_nothing: ("must return what the network computes", "it returns None"),
+    as_number: ("must return what the network computes", "it returns 3"),
+    as_inputs: ("must return what the network computes", "it returns a function of its inputs alone"),
+    as_parameter: ("must return what the network computes", "it returns a function of its inputs alone"),
     of_any_arguments: ("takes *args, so its inputs are not known", "return self.model(x)"),
     of_any_names: ("takes **options, so its inputs are not known", "model being your Own"),
-    two_inputs_as_dict: ("a dict of 1 ('scores')", "def forward(self, x, y): return self.model(x, y)['scores']"),
 }
 
 
@@ -454,17 +413,3 @@ def test_prepare_refuses_what_convert_refuses_for_the_same_reason(forward: Any) 
         assert words in before, before
     if forward not in OUTPUTS and "generator" not in before:
         assert re.search(r"test_causes\.py:\d+: \S", before), before
-
-
-@pytest.mark.parametrize(
-    "forward", [as_dict, as_tuple, as_dataclass, as_named_tuple], ids=lambda forward: forward.__name__
-)
-def test_the_wrapper_that_a_message_shows_is_taken(forward: Any) -> None:
-    message = said_by("prepare", forward)
-    assert message is not None
-    lines = "\n".join(line[2:] for line in message.splitlines()[1:4])
-    made: dict[str, Any] = {"torch": torch}
-    exec(lines, made)
-    model = made["Wrapped"](type("Own", (Body,), {"forward": forward})(nn.ReLU()))
-    snn = casc_core.convert(casc_core.prepare(model, q=4))
-    assert casc_core.verify(snn, torch.randn(3, 4)).exact

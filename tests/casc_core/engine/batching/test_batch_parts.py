@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from recorded import runs_of
 from torch import nn
 from user_models import LENGTHS, TOKENS
 
@@ -42,18 +43,30 @@ def large():
     return tokens, lengths
 
 
-def runs_of(snn, monkeypatch):
-    """The batch sizes of the runs from here on."""
-    sizes = []
-    evaluate = type(snn)._evaluated
+class Wide(nn.Module):
+    """A wide layer whose neurons fire at once, or once those of another have."""
 
-    def watched(self, run, program, values, read):
-        result = evaluate(self, run, program, values, read)
-        sizes.append(self._splitter(program).followed(values, run).samples)
-        return result
+    def __init__(self, late):
+        super().__init__()
+        self.a, self.b, self.act, self.late = nn.Linear(20, 400), nn.Linear(20, 100), nn.ReLU(), late
+        self.fc = nn.Linear(500, 3)
 
-    monkeypatch.setattr(type(snn), "_evaluated", watched)
-    return sizes
+    def forward(self, x):
+        wide = self.a(x)
+        wide = wide if self.late else self.act(wide)
+        narrow = self.act(self.b(x))
+        return self.fc(torch.cat([self.act(wide) if self.late else wide, narrow], 1))
+
+
+def test_a_drive_takes_its_room_where_it_is_computed():
+    """As trained, the sums of real-valued input are taken where neurons receive them, beside all that is there by then."""
+    room, x = {}, torch.randn(64, 20)
+    for late in (False, True):
+        snn = casc_core.convert(casc_core.prepare(Wide(late), q=1))
+        program, inputs = snn._bound((x,), {})
+        room[late] = snn._splitter(program).followed(inputs, snn._spiking_run(None, None)).bytes
+    spikes = 64 * 100 * 2  # of the narrow layer, in two steps
+    assert room[True] == room[False] + spikes
 
 
 @pytest.mark.parametrize("limit", [1, 4000, 20_000])

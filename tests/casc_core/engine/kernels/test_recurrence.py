@@ -10,6 +10,7 @@ import torch
 from engines import COMPILED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recurrence_by_hand import recurrence_by_hand
 
 from casc_core import CIF, IF, Continuous, WakeSleep
 from casc_core.engine import kernels
@@ -21,28 +22,6 @@ NEURONS = st.sampled_from((IF(), CIF()))
 SCHEDULES = st.sampled_from(
     (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3), WakeSleep(3, 2, 1), WakeSleep(2, 0, 2), Continuous())
 )
-
-
-def recurrence_by_hand(weight, drive, train, initial, lengths, reverse, threshold, neuron, awake, cut) -> np.ndarray:
-    """Spikes `[steps, batch, length, hidden]`: time outermost, one position at a time."""
-    arriving, batch, length, hidden = train.shape
-    limit = len(awake) + arriving + (sum(awake) + 1) * (length + 1) if cut is None else cut
-    spikes = np.zeros((limit, batch, length, hidden), dtype=np.int64)
-    for b in range(batch):
-        order = range(lengths[b] - 1, -1, -1) if reverse else range(lengths[b])
-        before = np.zeros((limit, hidden))
-        for visit, position in enumerate(order):
-            received = before @ weight.T
-            received[:arriving] += train[:limit, b, position]
-            flowing = drive[b, position] + (initial[b] if visit == 0 else 0)
-            for step in range(min(len(awake), limit)):
-                received[step] += flowing * awake[step]
-            caps = [sum(awake[: step + 1]) for step in range(limit)]
-            before = neuron.run(received, caps, float(threshold))[0]
-            spikes[:, b, position] = before
-    while len(spikes) and not spikes[-1].any():
-        spikes = spikes[:-1]
-    return spikes
 
 
 @settings(max_examples=100)

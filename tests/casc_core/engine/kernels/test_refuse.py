@@ -9,7 +9,17 @@ import torch
 
 from casc_core import CIF
 from casc_core.engine import kernels
-from casc_core.engine.kernels import Blocks, KernelNeuron, Sequences
+from casc_core.engine.kernels import (
+    Blocks,
+    Exact,
+    ExactCurrents,
+    KernelNeuron,
+    Margin,
+    Reads,
+    Rounding,
+    Sequences,
+    SplitWeights,
+)
 from casc_core.engine.products.geometry import Geometry
 
 pytestmark = pytest.mark.skipif(not kernels.ready(), reason="there are no compiled kernels")
@@ -114,6 +124,148 @@ def test_a_convolution(wrong):
     assert convolve().shape[1:] == (2, 4, 6, 6)
     with pytest.raises(ValueError, match=r"a compiled kernel is called with what does not fit|must be"):
         convolve(**wrong)
+
+
+ROUNDING = Rounding(0, -8, 4)
+MARGIN = Margin(3, 2)
+
+
+def recur_exactly(weight=SMALL / 3, packed_by=ROUNDING, inputs=(), margin=MARGIN, threshold=256.0, **exactly):
+    """As `recur`, of weights of which the rounding has left something out."""
+    packed = kernels.pack((weight * 256).round() / 256, -8 if packed_by else 0, 1, packed_by)
+    potential, initial = torch.zeros(5, dtype=torch.int32), torch.ones(2, 5, dtype=torch.int32)
+    given = Sequences(torch.ones(2, 3, 5), None, torch.ones(2, 2, 3, 5), initial, None, False, potential)
+    exact = {
+        "exponent": -8, "threshold": threshold, "margin": margin, "drive": torch.ones(2, 3, 5),
+        "initial": torch.ones(2, 5).double(), "potential": torch.zeros(5).double(),
+    } | exactly  # fmt: skip
+    return kernels.recurrence(
+        packed, replace(given, **dict(inputs)), 0, 1, 1e6, NEURON, positions_first=False, tally=False, guess=0,
+        exact=ExactCurrents(**exact),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"exponent": -7},
+        {"threshold": 0.0},
+        {"margin": Margin(0, 2)},
+        {"margin": Margin(3, -1)},
+        {"margin": Margin(2**30, 2)},
+        {"drive": None},
+        {"drive": torch.ones(2, 3, 4)},
+        {"drive": torch.ones(2, 3, 5).half()},
+        {"drive": torch.ones(2, 5, 3).mT},
+        {"initial": None},
+        {"initial": torch.ones(2, 5)},
+        {"initial": torch.ones(1, 5).double()},
+        {"potential": torch.zeros(4).double()},
+        {"potential": None},
+        {"inputs": {"potential": None}},
+        {"inputs": {"drive": None}},
+    ],
+)
+def test_a_recurrence_of_rounded_weights(wrong):
+    assert recur_exactly() is not None
+    with pytest.raises((ValueError, RuntimeError), match=r"does not fit|must be|must lie"):
+        recur_exactly(**wrong)
+
+
+def test_rounded_numbers_need_those_that_they_were_rounded_from():
+    exact = ExactCurrents(0, 1.0, MARGIN, torch.ones(2, 3, 5), None, None)
+    packed = kernels.pack(SMALL, 0, 1)
+    given = Sequences(torch.ones(2, 3, 5), None, torch.ones(2, 2, 3, 5), None, None, False)
+    with pytest.raises((ValueError, AssertionError)):
+        kernels.recurrence(packed, given, 0, 1, 1e6, NEURON, positions_first=False, tally=False, guess=0, exact=exact)
+    geometry = Geometry((3, 3), padding=(1, 1, 1, 1))
+    blocks = Blocks.of(4, 1, 18)
+    convolution = kernels.pack_convolution(torch.ones(4, 2, 3, 3), geometry, 0, 1, blocks)
+    with pytest.raises(ValueError, match="without those that they were rounded from"):
+        kernels.convolution(
+            [(convolution, spikes(3, 2, 2, 6, 6))], blocks, (2, 4, 6, 6), None, 0, 1, NEURON, 0, None,
+            Exact(0, 1.0, MARGIN, None, None),
+        )  # fmt: skip
+
+
+def convolve_exactly(margin=MARGIN, charged=True, **exactly):
+    geometry = Geometry((3, 3), padding=(1, 1, 1, 1))
+    blocks, shape = Blocks.of(4, 1, 18), (2, 4, 6, 6)
+    packed = kernels.pack_convolution(torch.full((4, 2, 3, 3), 85 / 256), geometry, -8, 1, blocks, ROUNDING)
+    drive = torch.zeros(shape, dtype=torch.int32)
+    exact = {"exponent": -8, "threshold": 256.0, "margin": margin, "drive": drive.double(), "potential": drive.double()}
+    return kernels.convolution(
+        [(packed, spikes(3, 2, 2, 6, 6))], blocks, shape, drive, 0, 1, NEURON, 0, drive if charged else None,
+        Exact(**exact | exactly),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"exponent": -7},
+        {"threshold": -1.0},
+        {"margin": Margin(0, 2)},
+        {"margin": Margin(3, -1)},
+        {"margin": Margin(2**30, 2)},
+        {"drive": None},
+        {"drive": torch.zeros(2, 4, 6, 6)},
+        {"drive": torch.zeros(2, 6, 6, 4).double().movedim(3, 1)},
+        {"potential": torch.zeros(2, 4, 6, 5).double()},
+        {"potential": None},
+        {"charged": False},
+    ],
+)
+def test_a_convolution_of_rounded_weights(wrong):
+    assert convolve_exactly().shape[1:] == (2, 4, 6, 6)
+    with pytest.raises((ValueError, RuntimeError), match=r"does not fit|must be"):
+        convolve_exactly(**wrong)
+
+
+def rounded_sums(sums=None, bias=None, error=0.01, rest_error=0.0, room=9, high=None, low=None, **changes):
+    reads = Reads(torch.ones(2, 3, 5).double(), 1, 3, (15, 0, 5, 0), 1, torch.arange(5))
+    sums = torch.ones(2, 3, 4).double() if sums is None else sums
+    weights = SplitWeights(*(torch.ones(4, 5).double() if part is None else part for part in (high, low)))
+    return kernels.round_sums(sums, bias, -3, error, replace(reads, **changes), weights, -20, rest_error, room)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sums": torch.ones(2, 3, 4)},
+        {"sums": torch.ones(2, 4, 3).double().mT},
+        {"sums": torch.ones(0, 3, 4).double()},
+        {"sums": torch.ones(3, 3, 4).double()},
+        {"bias": torch.ones(3).double()},
+        {"bias": torch.ones(4)},
+        {"error": -0.1},
+        {"error": float("nan")},
+        {"rest_error": -1.0},
+        {"room": -1},
+        {"high": torch.ones(4, 4).double()},
+        {"high": torch.ones(3, 5).double()},
+        {"low": torch.ones(4, 5)},
+        {"low": torch.ones(5, 4).double().T},
+        {"values": torch.ones(2, 3, 5)},
+        {"values": torch.ones(2, 3, 4).double()},
+        {"height": 0},
+        {"width": -3},
+        {"groups": 0},
+        {"strides": (15, 0, -5, 0)},
+        {"strides": (16, 0, 5, 0)},
+        {"strides": (15, 0, 6, 0)},
+        {"groups": 2, "strides": (15, 0, 5, 1)},
+        {"offsets": torch.arange(5, dtype=torch.int32)},
+        {"offsets": torch.arange(5) - 1},
+        {"offsets": torch.tensor([0, 1, -1, 3, 4])},
+        {"offsets": torch.arange(5) + 1},
+        {"offsets": torch.arange(4)},
+    ],
+)
+def test_sums_that_are_rounded(wrong):
+    assert rounded_sums() is not None
+    with pytest.raises(ValueError, match=r"what does not fit|must be|must lie"):
+        rounded_sums(**wrong)
 
 
 def test_the_others():

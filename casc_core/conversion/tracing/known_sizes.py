@@ -1,0 +1,129 @@
+"""Sizes that follow from the layers alone, before any input is seen: of the channels of a convolution, say.
+
+So a forward may iterate over `x.split(16, 1)` or `x.unbind(1)`. That the sizes are these is checked whenever a network
+runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from casc_core.activation import CQReLU, Rounded
+from casc_core.composed_activations import LeakyCQReLU, Swish
+
+UNKNOWN_PARTS = (
+    "is taken apart into as many parts as its input's size makes, which is known only when the network runs; unpack it "
+    "(a, b = x.unbind(1)), or call x.chunk(2) or x.split([sizes, ...])"
+)
+_KEEP_ALL: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.Identity, nn.ReLU, nn.ReLU6, nn.Hardtanh,
+    nn.Threshold, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardsigmoid, nn.Hardswish, nn.SiLU, nn.LeakyReLU, nn.PReLU, CQReLU,
+    Rounded, LeakyCQReLU, Swish,
+)  # fmt: skip
+_KEEP_CHANNELS = (
+    nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd, nn.Upsample,
+)  # fmt: skip
+_KEPT_BY_NAME = frozenset(
+    "relu relu_ relu6 tanh tanh_ sigmoid sigmoid_ hardsigmoid hardswish silu softsign leaky_relu hardtanh clamp clip "
+    "dropout neg contiguous clone float double detach".split()
+)
+
+
+def known_size(node: fx.Node, dim: int, root: nn.Module) -> int | None:
+    """The size of a dimension of what a node of a trace gives; None: the inputs decide.
+
+    Dimensions of layers are those of a batch: 1 is that of the channels.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> *_, last, _ = fx.symbolic_trace(model).graph.nodes
+    >>> known_size(last, 1, model), known_size(last, 2, model)
+    (8, None)
+    """
+    if node.op == "get_attr":
+        value: Any = root
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        fits = isinstance(value, Tensor) and -value.dim() <= dim < value.dim()
+        return int(value.shape[dim]) if fits else None
+    if node.op == "call_module":
+        return _of_module(root.get_submodule(str(node.target)), node, dim, root)
+    if node.op in ("call_function", "call_method"):
+        return _of_call(node, dim, root)
+    return None
+
+
+def _of_module(module: nn.Module, node: fx.Node, dim: int, root: nn.Module) -> int | None:
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return int(module.out_channels) if dim == 1 else None
+    if isinstance(module, nn.Linear) and dim == -1:
+        return module.out_features
+    if isinstance(module, nn.Embedding) and dim == -1:
+        return module.embedding_dim
+    passes = isinstance(module, _KEEP_ALL) or (isinstance(module, _KEEP_CHANNELS) and dim == 1)
+    return _of_first(node, dim, root) if passes else None
+
+
+def _of_call(node: fx.Node, dim: int, root: nn.Module) -> int | None:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name in _KEPT_BY_NAME:
+        return _of_first(node, dim, root)
+    if name in ("view", "reshape"):
+        given = node.args[1:]
+        shape = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+        size = shape[dim] if isinstance(shape, (tuple, list)) and -len(shape) <= dim < len(shape) else None
+        return size if isinstance(size, int) and size >= 0 else None
+    along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    parts = node.args[0] if node.args and isinstance(node.args[0], (tuple, list)) else None
+    if parts is None or along != dim or node.target not in (torch.cat, torch.concat, torch.concatenate, torch.stack):
+        return None
+    if node.target is torch.stack:
+        return len(parts)
+    sizes = [known_size(part, dim, root) if isinstance(part, fx.Node) else None for part in parts]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _of_first(node: fx.Node, dim: int, root: nn.Module) -> int | None:
+    before = node.args[0] if node.args else node.kwargs.get("input")
+    return known_size(before, dim, root) if isinstance(before, fx.Node) else None
+
+
+def known_parts(target: Any, args: Any, kwargs: Any, root: nn.Module) -> int | None:
+    """How many parts a call of `chunk`, `split` or `unbind` gives; None: the inputs decide.
+
+    >>> known_parts("chunk", ("x", 3), {}, nn.Identity()), known_parts(torch.split, ("x", [1, 2]), {}, nn.Identity())
+    (3, 2)
+    """
+    name = called(target)
+    if not splits(target) or not args:
+        return None
+    if isinstance(args[0], fx.proxy.ParameterProxy):
+        return len(getattr(args[0].param.detach(), name)(*args[1:], **kwargs))
+    named = ("chunks", "split_size", "split_size_or_sections", "split_sizes")
+    given = list(args[1:])
+    how = None if name == "unbind" else given.pop(0) if given else next((kwargs[n] for n in named if n in kwargs), None)
+    if isinstance(how, (tuple, list)):
+        return len(how)
+    dim = given[0] if given else kwargs.get("dim", 0)
+    size = known_size(args[0].node, dim, root) if isinstance(args[0], fx.Proxy) and isinstance(dim, int) else None
+    if name == "unbind":
+        return size
+    if not isinstance(how, int) or how < 1:
+        return None
+    if name == "chunk":  # of few entries there are fewer parts
+        return how if not size else math.ceil(size / math.ceil(size / how))
+    return None if size is None else math.ceil(size / how)
+
+
+def splits(target: Any) -> bool:
+    """Whether a call gives parts of a tensor."""
+    return called(target) in ("chunk", "split", "split_with_sizes", "unbind")
+
+
+def called(target: Any) -> str:
+    """The name of a function or a method."""
+    return target if isinstance(target, str) else getattr(target, "__name__", "")

@@ -1,0 +1,130 @@
+"""Weights rounded to int32 with what that leaves out kept beside them: spikes are those of the weights as they are.
+
+All numbers are eighths of the kernels' unit, and thresholds are few units, so that most potentials are within the margin of
+a decision, and many errors of rounding are as large as they may be.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from engines import COMPILED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recurrence_by_hand import recurrence_by_hand
+
+from casc_core import CIF, IF, WakeSleep
+from casc_core.engine import kernels
+from casc_core.engine.kernels import Blocks, Exact, ExactCurrents, KernelNeuron, Margin, Rounding, Sequences
+from casc_core.engine.products.geometry import Geometry
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+BITS = 3
+FINEST = 2**BITS
+SEEDS, INSTRUCTIONS = st.integers(0, 2**32 - 1), st.sampled_from(COMPILED)
+NEURONS, SCHEDULES = st.sampled_from((IF(), CIF())), st.sampled_from((WakeSleep(4, 4), WakeSleep(2, 1, 2)))
+
+
+def drawn(rng, least, most, shape):
+    """Numbers that are mostly rounded by as much as can be, and often all of them one way."""
+    halves = rng.integers(least // FINEST, most // FINEST + 1, shape) * FINEST + FINEST // 2 - rng.integers(0, 2)
+    return np.where(rng.random(shape) < 0.7, halves, rng.integers(least, most + 1, shape))
+
+
+def rounded(x):
+    """To units, as the kernels and torch round."""
+    return np.rint(x / FINEST)
+
+
+@settings(max_examples=150)
+@given(
+    seed=SEEDS, instructions=INSTRUCTIONS, neuron=NEURONS, schedule=SCHEDULES, hidden=st.sampled_from((5, 33)),
+    arriving=st.sampled_from((0, 3)), threshold=st.sampled_from((9, 20, 44)), started=st.booleans(), charged=st.booleans(),
+    reverse=st.booleans(),
+)  # fmt: skip
+def test_a_recurrence(seed, instructions, neuron, schedule, hidden, arriving, threshold, started, charged, reverse):
+    rng = np.random.default_rng(seed)
+    batch, length = 2, 3
+    weight = drawn(rng, -24, 24, (hidden, hidden)) * (rng.random((hidden, hidden)) < 0.4)
+    drive = drawn(rng, -20, 30, (batch, length, hidden))
+    train = drawn(rng, -16, 16, (arriving, batch, length, hidden))
+    initial = drawn(rng, -16, 16, (batch, hidden)) * started
+    potential = drawn(rng, -8, 24, (hidden,)) * charged
+    awake = schedule.awake(schedule.last_wake)
+    total = sum(awake)
+    expected = recurrence_by_hand(
+        weight, drive, train, initial, [length] * batch, reverse, threshold, neuron, awake, None, potential
+    )
+    flow = 3
+    values = torch.tensor(drive / FINEST)
+    with kernels.using(instructions):
+        packed = kernels.pack(torch.tensor(weight / FINEST), -BITS, 1, Rounding(0, -BITS, total))
+        margin = math.ceil(total * (packed.left_out.largest + 0.5 * flow) + 0.5 * arriving + 1)
+        given_ints = [torch.tensor(rounded(each)).int() for each in (initial, potential)]
+        exact = ExactCurrents(
+            -BITS, float(threshold), Margin(margin, flow), torch.tensor(initial).double() if started else None,
+            torch.tensor(potential).double() if charged else None, values,
+        )  # fmt: skip
+        sequences = Sequences(
+            values, None, torch.tensor(train / FINEST), given_ints[0] if started else None, None, reverse,
+            given_ints[1] if charged else None,
+        )  # fmt: skip
+        found = kernels.recurrence(
+            packed, sequences, 0, int(rounded(threshold)), 1e6, KernelNeuron.spiking(neuron, awake, None),
+            positions_first=False, tally=False, guess=0, exact=exact,
+        )  # fmt: skip
+    np.testing.assert_array_equal(found.train.numpy(), expected)
+
+
+@settings(max_examples=150)
+@given(
+    seed=SEEDS, instructions=INSTRUCTIONS, neuron=st.sampled_from((IF(), CIF(), None)), schedule=SCHEDULES,
+    outputs=st.sampled_from((5, 40)), threshold=st.sampled_from((9, 20, 44)), charged=st.booleans(),
+)  # fmt: skip
+def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold, charged):
+    """Without a neuron: in levels."""
+    rng = np.random.default_rng(seed)
+    channels, width, batch = 6, 4, 2
+    weight = drawn(rng, -24, 24, (outputs, channels, 1, 1)) * (rng.random((outputs, channels, 1, 1)) < 0.6)
+    awake = schedule.awake(schedule.last_wake)
+    total = sum(awake)
+    steps = 1 if neuron is None else len(awake)
+    spikes = rng.integers(0, total + 1 if neuron is None else 2, (steps, batch, channels, 1, width))
+    drive = drawn(rng, -12, 20, (batch, outputs, 1, width))
+    potential = drawn(rng, -8, 24, (batch, outputs, 1, width)) * charged
+    currents = np.einsum("tbchw,oc->tbohw", spikes, weight[:, :, 0, 0])
+    if neuron is None:
+        received = currents[0] + drive * total + potential
+        expected = np.clip(received // threshold, 0, total)[None]
+        kernel_neuron = KernelNeuron.levels(total)
+    else:
+        limit = len(awake) + total + 1
+        received = np.zeros((limit, *drive.shape))
+        received[:steps] += currents
+        for step, is_awake in enumerate(awake):
+            received[step] += drive * is_awake
+        received[0] += potential
+        caps = [sum(awake[: step + 1]) for step in range(limit)]
+        expected = neuron.run(received, caps, float(threshold))[0]
+        kernel_neuron = KernelNeuron.spiking(neuron, awake, None)
+    blocks, geometry = Blocks.of(outputs, 1, channels), Geometry((1, 1), padding=(0, 0, 0, 0))
+    peak = total if neuron is None else 1
+    with kernels.using(instructions):
+        rounding = Rounding(0, -BITS, total)
+        packed = kernels.pack_convolution(torch.tensor(weight / FINEST), geometry, -BITS, peak, blocks, rounding)
+        left_out = packed.left_out.largest * 2.0**packed.left_out.exponent
+        margin = Margin(math.ceil(total * (left_out + 1) + 1), 2)
+        ints = [torch.tensor(rounded(each)).int() for each in (drive, potential)]
+        wide = [torch.tensor(each).double() for each in (drive, potential)]
+        found = kernels.convolution(
+            [(packed, torch.tensor(spikes).to(torch.int8))], blocks, (batch, outputs, 1, width), ints[0], 0,
+            int(rounded(threshold)), kernel_neuron, 0, ints[1] if charged else None,
+            Exact(-BITS, float(threshold), margin, wide[0], wide[1] if charged else None),
+        ).numpy()  # fmt: skip
+    shown = np.zeros((max(len(found), len(expected)), *expected.shape[1:]))
+    shown[: len(found)] = found
+    np.testing.assert_array_equal(shown[: len(expected)], expected)
+    assert not shown[len(expected) :].any()

@@ -1,0 +1,76 @@
+"""The kernel that rounds sums: it may rest on the errors that it is told, and on no less, against exact fractions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from engines import COMPILED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casc_core.engine import kernels
+from casc_core.engine.kernels import Reads, SplitWeights
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    instructions=st.sampled_from(COMPILED),
+    groups=st.sampled_from((1, 2)),
+    terms=st.sampled_from((1, 7, 8, 19)),
+    outputs=st.sampled_from((2, 6, 70)),
+    biased=st.booleans(),
+    off=st.sampled_from((0, 1, 3)),
+    spoilt=st.booleans(),
+)
+def test_sums_are_rounded_as_the_exact_ones_whatever_error_they_have(
+    seed, instructions, groups, terms, outputs, biased, off, spoilt
+):
+    """All numbers are sixteenths of what sums are rounded to: most sums are near the middle between two multiples."""
+    rng = np.random.default_rng(seed)
+    positions, exponent = 6, -3
+    x = rng.integers(-4, 5, (positions, groups * terms)) * np.where(rng.random() < 0.5, 1, 2)
+    weight = rng.integers(-16, 17, (outputs, terms))
+    bias = rng.integers(-16, 17, outputs)
+    group = np.arange(outputs) * groups // outputs
+    each = x.reshape(positions, groups, terms)[:, group]  # [positions, outputs, terms]
+    sums = (each * weight).sum(2)
+    unit = 2.0 ** (exponent - 4)
+    # Every sum is off by as much as it may be, or not at all.
+    error = off / 16 * 2.0**exponent
+    given_sums = torch.tensor(sums * unit + error * rng.integers(-1, 2, sums.shape))
+    # The weights' lower part is off too: by this for each input that it meets.
+    noise = unit / 8 if spoilt else 0.0
+    high = torch.tensor(weight // 4 * 4.0)
+    low = torch.tensor(weight % 4 * 1.0) + noise / unit * torch.tensor(rng.integers(-1, 2, (outputs, 1)))
+    rest_error = float(np.abs(each).sum(2).max()) * noise
+    reads = Reads(torch.tensor(x * unit), 1, positions, (x.size, 0, groups * terms, terms), groups, torch.arange(terms))
+    with kernels.using(instructions):
+        near = kernels.round_sums(
+            given_sums, torch.tensor(bias * unit) if biased else None, exponent, error, reads, SplitWeights(high, low), -60,
+            rest_error, sums.size,
+        )  # fmt: skip
+    left = set(near.tolist())
+    for place, (found, whole) in enumerate(zip(given_sums.flatten().tolist(), sums.flatten().tolist(), strict=True)):
+        exact = Fraction(whole + (int(bias[place % outputs]) if biased else 0), 16)  # in multiples
+        from_middle = abs(abs(exact - round(exact)) - Fraction(1, 2))
+        if place in left:
+            assert from_middle <= 2 * Fraction(rest_error * 2.0**-exponent)
+        else:
+            assert found == round(exact) * 2.0**exponent
+    if not rest_error:
+        assert not left
+
+
+def test_more_than_there_is_room_for_is_said():
+    x, weight = torch.ones(3, 1).double(), torch.full((4, 1), 0.5).double()
+    reads = Reads(x, 1, 3, (3, 0, 1, 0), 1, torch.arange(1))
+    for room, found in ((12, 12), (11, None)):
+        sums = torch.full((3, 4), 0.5).double()
+        near = kernels.round_sums(sums, None, 0, 0.25, reads, SplitWeights(weight, 0 * weight), -20, 0.125, room)
+        assert (near if near is None else len(near)) == found
