@@ -63,6 +63,7 @@ setup(
         *find_packages(include=["casc_core*", "casc_lab*", "casc_seq*"]),
         "casc_recipes",
         "casc_recipes.image_recipes",
+        "casc_recipes.detection_recipes",
     ],
     package_dir={"casc_recipes": "recipes"},
     ext_modules=[

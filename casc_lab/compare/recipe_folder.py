@@ -15,6 +15,7 @@ from casc_core.storage.files import read_whole
 from casc_core.storage.strict import of, parsed
 from casc_lab.compare.network_and_data import NetworkAndData, Request, limited
 from casc_lab.distributed import ALL, choose_device, device_of
+from casc_lab.evaluation.accuracy import Batch
 from casc_lab.evaluation.report import Experiment
 
 RECIPES = "casc.recipes"
@@ -57,14 +58,19 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
     shown = {"recipe": results["recipe"], "weights": str(snn.settings.numerics)}
     shown |= {"training examples": experiment.train_examples}
     shown |= {name: value for name, value in results["options"].items() if _worth_showing(name, value)}
+
+    def parts(batch: Batch) -> tuple[Any, ...]:
+        return (*batch.inputs, batch.labels) if experiment.labelled else batch.inputs
+
     return NetworkAndData(
         snn.to(device_of(experiment.network)),
         experiment.trained if experiment.trained is not experiment.network else None,
-        limited(lambda: ((*batch.inputs, batch.labels) for batch in experiment.batches(ALL)), request.limit),
+        limited(lambda: map(parts, experiment.batches(ALL)), request.limit),
         experiment.calibration,
         experiment.title,
         experiment.data,
         shown,
+        measures=experiment.measures,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from casc_core.conversion.convert import convert
 from casc_core.errors import NotExactError
 from casc_core.numerics import of_bits
+from casc_core.reporting.predictions import Measure
 from casc_core.reporting.series import powers_of_two
 from casc_lab import distributed
 from casc_lab.distributed import say
@@ -42,6 +43,8 @@ class Experiment:
         published: the paper's figures, if it has some.
         calibration: gives some batches of training data, for the methods that look at data.
         recipe: its name among the entry points `casc.recipes`, whose `experiment` brings all this back.
+        labelled: whether the labels of the batches are what the network's outputs should be.
+        measures: what its outputs are, as `casc_core.analyse` takes them; None: labels decide.
     """
 
     network: nn.Module
@@ -58,6 +61,8 @@ class Experiment:
     published: Published | None = None
     calibration: Callable[[], Iterable[tuple[Tensor, ...]]] | None = None
     recipe: str | None = None
+    labelled: bool = True
+    measures: Mapping[str, Measure] | None = None
 
 
 def report(
@@ -90,18 +95,7 @@ def report(
         )  # fmt: skip
     seconds |= {method: round(result.seconds, 2) for method, result in evaluation.methods.items()}
     if distributed.is_main():
-        extra = {
-            "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,
-            "data": experiment.data, "q": experiment.q, "T": T, "classifier": experiment.classifier,
-            "recipe": experiment.recipe,
-            "training": dict(experiment.training), "seconds": seconds,
-            "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
-            "machine": {
-                "processes": distributed.share().world, "threads": torch.get_num_threads(),
-                "device": _device_name(experiment.network),
-            },
-            "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
-        }  # fmt: skip
+        extra = facts(experiment, T, options, seconds)
         snn.save(folder / "network")
         write_results(folder, evaluation, extra, experiment.title, experiment.published)
         print(
@@ -115,6 +109,22 @@ def report(
             f"NOT EXACT: see {folder / 'table.md'}, and report it: the spiking network is not your network"
         )
     return evaluation
+
+
+def facts(experiment: Experiment, T: int, options: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What `results.json` says of a network, its data and the run, beside the results; its recipe finds it again so."""
+    return {
+        "train_examples": experiment.train_examples, "test_examples": experiment.test_examples,
+        "data": experiment.data, "q": experiment.q, "T": T, "classifier": experiment.classifier,
+        "recipe": experiment.recipe,
+        "training": dict(experiment.training), "seconds": seconds,
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        "machine": {
+            "processes": distributed.share().world, "threads": torch.get_num_threads(),
+            "device": _device_name(experiment.network),
+        },
+        "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
+    }  # fmt: skip
 
 
 def _device_name(model: nn.Module) -> str:

@@ -66,6 +66,7 @@ def train(
     progress: bool = True,
     precision: str = "auto",
     sync_batch_norm: bool = False,
+    averaging: float | None = None,
 ) -> TrainingResult:
     """Train `model` in place; it ends with the weights of its best epoch, in evaluation mode.
 
@@ -84,16 +85,22 @@ def train(
         progress: show on stderr how far it has come.
         precision: "float32", "bfloat16" (mixed), or "auto": bfloat16 on a GPU that has it, else float32.
         sync_batch_norm: on several GPUs, standardise over the whole batch instead of each process's share.
+        averaging: validate and keep an exponential average of the weights over the steps, in which each step leaves this
+            share of it and less in the first ones (Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by
+            Averaging"); None: the weights themselves.
 
     Raises:
-        ConfigError: an unknown precision, or the loss is no longer a finite number; the message says what to change.
+        ConfigError: an unknown precision, `averaging` is not in (0, 1), or the loss is no longer a finite number; the
+            message says what to change.
         StorageError: the checkpoint cannot be written, is damaged, or belongs to another training.
     """
     device = device_of(model)
     number_type = _number_type(precision, device)
+    if averaging is not None and not 0.0 < averaging < 1.0:
+        raise ConfigError(f"averaging must lie in (0, 1); got {averaging!r}")
     distributed.broadcast_state(model)
     with distributed.synchronised_batch_norm(model, sync_batch_norm), _seeded(task.seed, device):
-        run = _Run(model, task, number_type)
+        run = _Run(model, task, number_type, averaging)
         if checkpoint is not None:
             saved = distributed.from_main(lambda: load_checkpoint(checkpoint, task.owner))
             if saved is not None:
@@ -112,8 +119,12 @@ def train(
 class _Run:
     """A training and all of its state: what `state` leaves out, `restore` cannot bring back."""
 
-    def __init__(self, model: nn.Module, task: Task[Any], number_type: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task[Any], number_type: torch.dtype, averaging: float | None = None
+    ) -> None:
         self.model, self.task, self.number_type, self.device = model, task, number_type, device_of(model)
+        self.averaging = averaging
+        self.average: dict[str, Tensor] = {} if averaging is None else self._weights()
         self.share = distributed.share()
         self.optimiser = task.optimiser(model)
         self.network: nn.Module | None = None
@@ -178,6 +189,10 @@ class _Run:
         (loss if self.share.world == 1 else loss * (self.share.world * part.samples / seen)).backward()
         self.task.before_step(self.model, self.optimiser, self.epoch * steps + self.batch, self.task.epochs * steps)
         self.optimiser.step()
+        if self.averaging is not None:
+            done = self.epoch * steps + self.batch + 1
+            # What training began with counts for little: the first steps leave less of it.
+            self._average_in(min(self.averaging, done / (done + 10.0)))
         self.batch += 1
         self.loss_sum, self.correct, self.seen = (
             self.loss_sum + loss_sum,
@@ -190,18 +205,41 @@ class _Run:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.number_type)
 
+    def _average_in(self, left: float) -> None:
+        """Let the average have the weights as they are now, but for the share `left` of what it was."""
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value.detach(), 1.0 - left)
+            else:
+                self.average[name].copy_(value)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within the block, the model has the average of its weights, if there is one."""
+        if self.averaging is None:
+            yield
+            return
+        trained = self._weights()
+        self.model.load_state_dict(self.average)
+        distributed.broadcast_state(self.model)
+        yield
+        self.model.load_state_dict(trained)
+
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best yet, and move to the next epoch."""
         distributed.broadcast_state(self.model)  # statistics of BatchNorm are each process's own
-        found = distributed.agreed(self.task.validate(self.model))
-        accuracy, loss = (math.nan, math.nan) if found is None else found
-        result = EpochResult(
-            self.epoch + 1, self.loss_sum / self.seen, 100.0 * self.correct / self.seen, loss, accuracy
-        )
-        self.history.append(result)
-        if found is None or self.best is None or accuracy > self.best.validation_accuracy:
-            self.best = result
-            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        with self._averaged():
+            found = distributed.agreed(self.task.validate(self.model))
+            accuracy, loss = (math.nan, math.nan) if found is None else found
+            result = EpochResult(
+                self.epoch + 1, self.loss_sum / self.seen, 100.0 * self.correct / self.seen, loss, accuracy
+            )
+            self.history.append(result)
+            if found is None or self.best is None or accuracy > self.best.validation_accuracy:
+                self.best, self.best_weights = result, self._weights()
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum, self.correct, self.seen = 0.0, 0, 0
 
@@ -219,6 +257,7 @@ class _Run:
         }
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
         tensors["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -230,12 +269,14 @@ class _Run:
 
     def restore(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Bring back what `state` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "random": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "average": {}, "random": {}, "optimiser": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         self.model.load_state_dict(parts["model"])
         self.best_weights = parts["best"]
+        for name, value in self.average.items():
+            value.copy_(parts["average"][name])
         parameters = self._optimised()
         for name, tensor in parts["optimiser"].items():
             number, _, key = name.partition(".")

@@ -20,7 +20,7 @@ from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
 from casc_lab.training.loop import TrainingResult
 
-DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
+CLASSIFIER = "classifier"
 _UNREADABLE = (
     ArithmeticError, AssertionError, AttributeError, CascError, LookupError, RuntimeError, SafetensorError, TypeError,
     ValueError,
@@ -37,6 +37,7 @@ class Store:
         key: fingerprint of the training.
         retrain: forget what is there.
         find_only: raise an error where there is no trained network.
+        kind: what the network is; names the folder and its files.
 
     Raises:
         StorageError: there is none, and `find_only`.
@@ -51,13 +52,16 @@ class Store:
     ['a', 'b']
     """
 
-    def __init__(self, folder: Path, key: str, retrain: bool = False, find_only: bool = False) -> None:
-        self.home, self.checkpoint = folder / f"classifier-{key}", folder / f"training-{key}.safetensors"
+    def __init__(
+        self, folder: Path, key: str, retrain: bool = False, find_only: bool = False, kind: str = CLASSIFIER
+    ) -> None:
+        self.home, self.checkpoint = folder / f"{kind}-{key}", folder / f"training-{key}.safetensors"
+        self.kind = kind
         if retrain and distributed.is_main():
             self.checkpoint.unlink(missing_ok=True)
-        self.found = distributed.agreed(not retrain and (self.home / DESCRIPTION).is_file())
+        self.found = distributed.agreed(not retrain and (self.home / f"{kind}.json").is_file())
         if find_only and not self.found:
-            there = sorted(path.name for path in folder.glob("classifier-*"))
+            there = sorted(path.name for path in folder.glob(f"{kind}-*"))
             raise StorageError(
                 f"{folder} holds no network that was trained with these options on this data"
                 + (f" (it holds {', '.join(there)}); was the data the same? Name it with --data" if there else "")
@@ -79,8 +83,8 @@ class Store:
             StorageError: it cannot be read.
         """
         try:
-            description = read_description(self.home)
-            weights = safetensors.torch.load(read_bytes(self.home / WEIGHTS))
+            description = read_description(self.home, self.kind)
+            weights = safetensors.torch.load(read_bytes(self._weights(self.home)))
             with torch.device("meta"):  # where sizes that are not those of the weights cost nothing
                 _check_weights(weights, (outline or build)(description).state_dict())
             model = build(description)
@@ -89,7 +93,7 @@ class Store:
         except _UNREADABLE as error:
             reason = " ".join(str(error).split())
             raise StorageError(
-                f"the classifier in {self.home} cannot be read ({reason}); delete the folder, or retrain"
+                f"the {self.kind} in {self.home} cannot be read ({reason}); delete the folder, or retrain"
             ) from error
         return model, description
 
@@ -106,25 +110,32 @@ class Store:
             StorageError: the folder cannot be written.
         """
         if distributed.is_main():
-            with whole_folder(self.home, DESCRIPTION) as staging:
+            with whole_folder(self.home, f"{self.kind}.json") as staging:
                 more(staging)
                 weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-                write_whole(staging / WEIGHTS, safetensors.torch.save(weights))
+                write_whole(self._weights(staging), safetensors.torch.save(weights))
                 beside = sorted(path for path in staging.rglob("*") if path.is_file())
                 files = {path.relative_to(staging).as_posix(): _digest(path) for path in beside}
                 text = json.dumps({"sha256": BLANK, "files": files, **description}, indent=2) + "\n"
-                write_whole(staging / DESCRIPTION, with_checksum(text.encode()))
+                write_whole(staging / f"{self.kind}.json", with_checksum(text.encode()))
             self.checkpoint.unlink(missing_ok=True)
         distributed.barrier()
 
+    def _weights(self, folder: Path) -> Path:
+        return folder / f"{self.kind}.safetensors"
 
-def read_description(home: Path) -> dict[str, Any]:
+
+def read_description(home: Path, kind: str = CLASSIFIER) -> dict[str, Any]:
     """What is said of the trained network in a folder, once nothing there is known to be damaged.
+
+    Args:
+        home: the folder.
+        kind: what the network is, as `Store` takes it.
 
     Raises:
         StorageError: something is, or the folder is not one of a trained network.
     """
-    where = home / DESCRIPTION
+    where = home / f"{kind}.json"
     text = read_bytes(where)
     try:
         description = of(dict, parsed(text.decode(), finite=False), "a trained network")
@@ -188,7 +199,7 @@ def training_facts(model: nn.Module, result: TrainingResult | None) -> dict[str,
     }
 
 
-def describe(found: bool, facts: dict[str, Any]) -> str:
+def describe(found: bool, facts: dict[str, Any], kind: str = CLASSIFIER) -> str:
     """One line on a training, from its facts.
 
     >>> facts = {"validation_accuracy": 91.5, "best_epoch": 3, "epochs": 5, "seconds": 12.0, "parameters": 1234}
@@ -198,11 +209,11 @@ def describe(found: bool, facts: dict[str, Any]) -> str:
     'classifier not trained: 9 parameters as they were given'
     """
     if facts["best_epoch"] == 0:
-        return f"classifier not trained: {facts['parameters']:,} parameters as they were given"
+        return f"{kind} not trained: {facts['parameters']:,} parameters as they were given"
     accuracy = facts["validation_accuracy"]
     epochs = f" of {facts['epochs']}" if "epochs" in facts else ""
     why = "kept" if accuracy is None else f"picked at {accuracy:.2f}% in validation"
     return (
-        f"classifier {'found' if found else 'trained'}: {facts['parameters']:,} parameters, epoch "
+        f"{kind} {'found' if found else 'trained'}: {facts['parameters']:,} parameters, epoch "
         f"{facts['best_epoch']}{epochs} {why}, {facts['seconds']:.0f} s of training"
     )

@@ -150,7 +150,7 @@ def train_or_find(
     store = Store(folder, digest(settings, images.digest)[:12], retrain, find_only)
     if store.found:
         model, description = store.read(
-            lambda found: with_thresholds(network.quantised(network.plain()), _thresholds(found.get("thresholds", {}))),
+            lambda found: with_thresholds(network.quantised(network.plain()), blank_thresholds(found)),
             lambda found: network.plain(),
         )
         return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)
@@ -194,9 +194,10 @@ def train_or_find(
     return TrainedNetwork(model.eval(), False, facts, store.home.name)
 
 
-def _thresholds(shapes: Any) -> dict[str, Tensor]:
-    """Thresholds of these shapes, all 1: a trained network's own are filled in."""
-    return {name: torch.ones(of(list, shape, "a shape")) for name, shape in of(dict, shapes, "thresholds").items()}
+def blank_thresholds(description: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Thresholds of the shapes that a description has, all 1: a trained network's own are filled in."""
+    shapes = of(dict, description.get("thresholds", {}), "thresholds")
+    return {name: torch.ones(of(list, shape, "a shape")) for name, shape in shapes.items()}
 
 
 def _validator(batches: Batches | None) -> Callable[[nn.Module], Validation | None]:

@@ -16,7 +16,7 @@ from casc_core.errors import DataError
 from casc_core.storage.checksum import sha256
 
 
-def load_weights(model: nn.Module, file: Path) -> list[str]:
+def load_weights(model: nn.Module, file: Path, unused: tuple[str, ...] = ()) -> list[str]:
     """Fill `model` with the weights in `file`.
 
     The last layer may be of another number of classes; it then keeps the weights it has.
@@ -24,6 +24,7 @@ def load_weights(model: nn.Module, file: Path) -> list[str]:
     Args:
         model: as `image_recipes.models.build` makes it, before its activations are quantised.
         file: `.safetensors`, or what `torch.save` wrote of a state_dict, of which only tensors are read.
+        unused: beginnings of names of which nothing is read: what a network that is a part of another does not have.
 
     Returns:
         Names of what was left out.
@@ -37,7 +38,8 @@ def load_weights(model: nn.Module, file: Path) -> list[str]:
     >>> load_weights(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), file)
     ['1.bias', '1.weight']
     """
-    found, expected = _read(file), model.state_dict()
+    found = {name: value for name, value in _read(file).items() if not name.startswith(unused)}
+    expected = model.state_dict()
     last_layer = list(expected)[-1].rpartition(".")[0] + "."
     missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
     surplus = [name for name in found if name not in expected]

@@ -44,6 +44,45 @@ def test_it_learns_and_keeps_its_best_epoch() -> None:
     assert found.accuracy == pytest.approx(result.best.validation_accuracy)
 
 
+@pytest.mark.parametrize("stop", [7, 9])
+def test_the_average_of_the_weights_is_kept_and_outlives_a_stop(stop: int, tmp_path: Path) -> None:
+    steps: list[list[list[float]]] = []
+
+    class Watched(Blobs):
+        def loss(self, network: Any, batch: Any) -> Any:
+            steps.append(weights(network))  # before the step
+            return super().loss(network, batch)
+
+    whole = network()
+    train(whole, Watched(epochs=2, validates=False), progress=False)
+    plain = [*steps, weights(whole)]
+    average, left = plain[0], 0.4
+    for number, values in enumerate(plain[1:], 1):
+        share = min(left, number / (number + 10))
+        average = [
+            [share * old + (1 - share) * new for old, new in zip(*each, strict=True)]
+            for each in zip(average, values, strict=True)
+        ]
+    averaged = network()
+    train(averaged, Blobs(epochs=2, validates=False), progress=False, averaging=left)
+    for found, expected in zip(weights(averaged), average, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+
+    path, stopped = tmp_path / "state", network()
+    with pytest.raises(InterruptedError):
+        train(stopped, Blobs(epochs=2, validates=False, stop_at=stop), progress=False, checkpoint=path, save_steps=1,
+              averaging=left)  # fmt: skip
+    other = network(seed=9)
+    train(other, Blobs(epochs=2, validates=False), progress=False, checkpoint=path, averaging=left)
+    assert weights(other) == weights(averaged)
+
+
+@pytest.mark.parametrize("averaging", [0.0, 1.0, float("nan")])
+def test_an_average_needs_a_share(averaging: float) -> None:
+    with pytest.raises(ConfigError, match=r"averaging must lie in \(0, 1\)"):
+        train(network(), Blobs(), progress=False, averaging=averaging)
+
+
 def test_without_validation_the_last_epoch_stays() -> None:
     result = train(network(), Blobs(validates=False), progress=False)
     assert result.best == result.epochs[-1]

@@ -1,0 +1,191 @@
+"""A detector found or trained: with plain ReLU first, then calibrated and trained with levels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from image_recipes.experiment import CalibrationConfig, blank_thresholds, with_thresholds
+from image_recipes.weights import file_digest, load_weights
+from torch import Tensor, nn
+
+import casc_core
+from casc_core.errors import ConfigError
+from casc_lab.distributed import say
+from casc_lab.training.seeds import digest
+from casc_lab.training.store import Store, training_facts
+from detection_recipes.batches import TrainingBatches
+from detection_recipes.network import Detector
+from detection_recipes.training import TrainingConfig, train
+
+KIND = "detector"
+"""What the folder of a trained network is called."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which detector.
+
+    Args:
+        classes, width, stride: as `Detector` takes them.
+        size: width and height of what it sees, in pixels, multiples of the stride.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    classes: int
+    size: tuple[int, int]
+    width: float = 1.0
+    stride: int = 32
+
+    def __post_init__(self) -> None:
+        if any(side < self.stride or side % self.stride for side in self.size):
+            wide, high = self.size
+            raise ConfigError(
+                f"the sides of the image must be multiples of the stride, {self.stride}; got {wide}x{high}"
+            )
+
+    def plain(self) -> Detector:
+        """It with plain ReLU and fresh weights."""
+        return Detector(self.classes, self.width, self.stride)
+
+    def quantised(self, q: int) -> nn.Module:
+        """It with CQReLU."""
+        return casc_core.prepare(self.plain(), adapter="cnn", q=q)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a detector is trained.
+
+    Args:
+        q: levels.
+        relu: with plain ReLU, first; None: levels from the first step on.
+        levels: with levels.
+        percentile: of the activations behind plain ReLU that becomes the threshold of a channel.
+        weights: file of a backbone to start from, VGG16 with batch norm under torchvision's names.
+    """
+
+    q: int
+    relu: TrainingConfig | None
+    levels: TrainingConfig
+    percentile: float = 99.9
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector with levels, and how it came about.
+
+    Attributes:
+        found: whether it had been trained before, with the same configuration on the same data.
+        training: facts on the training.
+        folder: name of the folder that holds it.
+    """
+
+    model: nn.Module
+    found: bool
+    training: dict[str, Any]
+    folder: str
+
+
+def train_or_find(
+    images: TrainingBatches,
+    calibration: Callable[[], Iterable[Tensor]],
+    folder: Path,
+    network: NetworkConfig,
+    schedule: Schedule,
+    about: dict[str, Any],
+    *,
+    device: torch.device,
+    retrain: bool = False,
+    find_only: bool = False,
+    **how: Any,
+) -> TrainedDetector:
+    """The detector trained so on these images: read from `folder` if it is there, else trained and saved there.
+
+    Args:
+        images: what it learns.
+        calibration: gives some batches of training images, as the network sees them.
+        folder: each trained network has a subfolder of its own, named by a fingerprint of configuration and data.
+        network: which.
+        schedule: how it is trained.
+        about: what to keep with the network.
+        device: where it trains.
+        retrain: train anew even if one is there.
+        find_only: never train.
+        how: `progress`, `precision`, `sync_batch_norm`, as `detection_recipes.training.train` takes them.
+
+    Raises:
+        ConfigError, DataError: an argument out of range, a file that holds no such weights.
+        StorageError: the folder cannot be used.
+    """
+    start = None if schedule.weights is None else file_digest(schedule.weights)
+    relu = None if schedule.relu is None else dataclasses.asdict(schedule.relu)
+    settings = [dataclasses.asdict(network), relu, start, images.digest]
+    own = [schedule.q, dataclasses.asdict(schedule.levels), schedule.percentile, about]
+    store = Store(folder, digest(settings, own)[:12], retrain, find_only, KIND)
+    if store.found:
+        model, description = store.read(
+            lambda found: with_thresholds(network.quantised(schedule.q), blank_thresholds(found)),
+            lambda found: network.plain(),
+        )
+        return TrainedDetector(model.to(device).eval(), True, description["training"], store.home.name)
+    if schedule.relu is None:
+        torch.manual_seed(schedule.levels.seed)
+        plain = _with_backbone(network.plain(), schedule.weights)
+        model = casc_core.prepare(plain, adapter="cnn", q=schedule.q).to(device)
+        thresholds: dict[str, list[int]] = {}
+    else:
+        first = Store(folder, digest(settings)[:12], retrain, False, f"{KIND}-relu")
+        trained = _with_relu(first, images, network, schedule, schedule.relu, device, how)
+        how_calibrated = CalibrationConfig(schedule.q, schedule.percentile)
+        calibrated = how_calibrated.apply(trained.to(device).eval(), list(calibration()))
+        say(f"calibrated: readouts of the network with levels are off by {100 * calibrated.logit_error:.2f}%")
+        model = with_thresholds(calibrated.model.train(), calibrated.thresholds)
+        thresholds = {name: list(each.shape) for name, each in calibrated.thresholds.items()}
+    result = train(model, images, network.stride, schedule.levels, checkpoint=store.checkpoint, **how)
+    facts = training_facts(model, result)
+    store.write(model, {"detector": dataclasses.asdict(network), "training": facts, "thresholds": thresholds, **about})
+    return TrainedDetector(model.eval(), False, facts, store.home.name)
+
+
+def _with_relu(
+    store: Store,
+    images: TrainingBatches,
+    network: NetworkConfig,
+    schedule: Schedule,
+    config: TrainingConfig,
+    device: torch.device,
+    how: dict[str, Any],
+) -> nn.Module:
+    """The detector trained with plain ReLU, found or made: one for all numbers of levels."""
+    if store.found:
+        say(f"the detector with plain ReLU is found in {store.home.name}")
+        model, _ = store.read(lambda found: network.plain())
+        return model
+    torch.manual_seed(config.seed)
+    model = _with_backbone(network.plain(), schedule.weights).to(device)
+    result = train(model, images, network.stride, config, checkpoint=store.checkpoint, **how)
+    store.write(model, {"detector": dataclasses.asdict(network), "training": training_facts(model, result)})
+    return model
+
+
+def _with_backbone(model: Detector, weights: Path | None) -> Detector:
+    """It, its backbone as a file has it; what the file has beyond `features` is not used."""
+    if weights is not None:
+        load_weights(_Backbone(model.features), weights, unused=("classifier.",))
+    return model
+
+
+class _Backbone(nn.Module):
+    """The backbone under the name that it has in torchvision's VGG16."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features

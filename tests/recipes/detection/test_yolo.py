@@ -1,0 +1,142 @@
+"""The detection recipe on drawn shapes: everything it writes, resuming, processes, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yolo
+from detection_recipes.evaluation import Evaluation
+from detection_recipes.paper import TABLE_4
+from recipe_runs import TWO_PROCESSES, run_here, run_recipe
+from voc_files import two_splits, xml
+
+import casc_core
+from casc_core.errors import NotExactError
+from casc_lab import cli
+from casc_lab.distributed import ALL
+
+TINY = (
+    "--width 0.02 --size 48 --stride 8 --relu-epochs 2 --epochs 1 --batch-size 4 --limit-train 8 --limit-test 4 "
+    "--eval-batch 3 --score 0.001 --threads 1 --quiet"
+).split()
+METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
+
+
+def recipe(out: Path, *arguments: object) -> dict[str, Any]:
+    """The recipe in this process; returns results.json."""
+    run_here(yolo, *TINY, "--out", out, *arguments)
+    file = out / "results.json"
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def test_it_trains_converts_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = recipe(tmp_path, "--q", 4, "--T", 6)
+    said = capsys.readouterr()
+    assert "detector trained" in said.err
+    assert "| mAP@0.5 (%)" in said.out
+    assert results["exact"] is True
+    assert list(results["precision"]) == METHODS
+    for method in METHODS:
+        assert list(results["precision"][method]) == ["1", "2", "4", "6", "silent"]
+        assert results["energy_nj"][method]["6"] > results["energy_nj"][method]["1"] > 0
+    ours = results["precision"]["baseline+CIF+WSC"]["silent"]
+    assert ours == results["reference_precision"]
+    assert 0 <= ours["at_50_95"] <= ours["at_50"] <= 100
+    assert results["differing"]["baseline+CIF+WSC"]["silent"] == {"missing": 0, "added": 0, "moved": 0}
+    assert results["images_differing"]["baseline+CIF+WSC"]["silent"] == 0
+    assert results["precision"]["baseline"]["silent"] is None
+    assert results["exact_at"] <= results["steps_to_silence"]["max"]
+    assert (results["train_examples"], results["test_examples"], results["q"]) == (8, 4, 4)
+    for picture in ("precision.png", "detections.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    snn = casc_core.load(tmp_path / "network")
+    assert len(snn.layers) >= 20
+
+    again = recipe(tmp_path, "--q", 4, "--T", 2)
+    assert "detector found" in capsys.readouterr().err
+    assert again["training"] == results["training"]
+    other = recipe(tmp_path, "--q", 2, "--T", 2)
+    said = capsys.readouterr()
+    assert "the detector with plain ReLU is found" in said.err
+    assert other["classifier"] != results["classifier"]
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--q", 4, "--T", 4, "--out", tmp_path, "--device", "cpu", *TINY]
+    two = run_recipe("yolo.py", *options, launcher=TWO_PROCESSES)
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("detector trained") == 1
+    of_two = json.loads((tmp_path / "results.json").read_text())
+    of_one = recipe(tmp_path, *options)
+    said = capsys.readouterr()
+    assert "detector found" in said.err
+    assert said.out == two.stdout
+    for name in ("precision", "differing", "exact_at", "steps_to_silence", "against_ann"):
+        assert of_one[name] == of_two[name]
+
+
+def test_figures_of_the_paper() -> None:
+    cells = [row.cells() for row in TABLE_4["voc"]]
+    assert ["CASC (q=8), YOLO", "72.92", "24.96", "73.03", "72.94", "72.94"] in cells
+    assert ["Spiking-YOLO, Tiny-YOLO", "53.01", "-", "-", "-", "51.83"] in cells
+    assert ["ACP, Faster R-CNN", "37.00", "-", "-", "31.00", "34.20"] in [row.cells() for row in TABLE_4["coco"]]
+
+
+def test_its_network_is_found_again_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe(tmp_path, "--q", 4, "--T", 2)
+    args = yolo.options().parse_args([*TINY, "--q", "4", "--out", str(tmp_path)])
+    found = yolo.experiment(args, torch.device("cpu"), {}, find_only=True)
+    assert found.recipe == "yolo"
+    batch = next(iter(found.batches(ALL)))
+    assert casc_core.verify(casc_core.convert(found.network), *batch.inputs, measures=found.measures).exact
+    assert cli.main(["verify", str(tmp_path), "--limit", "2"]) == 0
+    assert "EXACT" in capsys.readouterr().out
+    assert cli.main(["compare", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "compared")]) == 0
+    comparison = json.loads((tmp_path / "compared/comparison.json").read_text())
+    assert list(comparison["outputs"]) == ["objectness", "classes", "boxes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "50"], "the sides of the image must be multiples of the stride, 8; got 50x50"),
+        (["--width", "0"], "width must lie in (0, 16]; got 0.0"),
+        (["--epochs", "0"], "epochs must be an integer of at least 1; got 0"),
+        (["--relu-epochs", "-1"], "epochs must be an integer of at least 1; got -1"),
+        (["--smallest", "0"], "--smallest must lie in (0, 1]; got 0.0"),
+        (["--mosaic", "2"], "mosaic must lie in 0..1; got 2.0"),
+        (["--overlap", "2"], "overlap must lie in 0..1; got 2.0"),
+        (["--optimizer", "adam"], "optimizer must be one of"),
+        (["--weights", "none.pth"], "cannot read none.pth: there is no such file"),
+        (["--data", "no/such"], "no/such: there is no such folder or file"),
+        (["--workers", "-1"], "--workers must be at least 0; got -1"),
+        (["--limit-train", "0"], "--limit-train must be at least 1; got 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        recipe(tmp_path, *arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_broken_annotation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two_splits(tmp_path / "data", xml([("cat", ("x", 1, 9, 9))]))
+    with pytest.raises(SystemExit):
+        recipe(tmp_path / "out", "--data", tmp_path / "data")
+    assert "a.xml, object 1: bndbox/xmin must be a number; got 'x'" in capsys.readouterr().err
+
+
+def test_what_is_not_exact_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluation, "exact", property(lambda self: False))
+    args = yolo.options().parse_args([*TINY, "--q", "4", "--T", "2", "--out", str(tmp_path), "--relu-epochs", "0"])
+    with pytest.raises(NotExactError, match="NOT EXACT"):
+        yolo.main(args, torch.device("cpu"))
+    assert (tmp_path / "table.md").exists()
