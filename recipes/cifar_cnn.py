@@ -36,7 +36,7 @@ from casc_lab.distributed import is_main, say
 from casc_lab.evaluation.report import phase
 
 DATA = "folder with CIFAR as published or with images by class, hub data set, or 'digits'; unset: docs/experiments.md"
-AUGMENTATIONS = ("auto", "none", "crop", "basic", "mixed", "paper")
+AUGMENTATIONS = ("auto", "none", "crop", "basic", "paper")
 PAPER = TrainingConfig()
 DIGITS = TrainingConfig(epochs=20, batch_size=64)
 CALIBRATION_IMAGES = 1_000
@@ -52,8 +52,8 @@ def options() -> argparse.ArgumentParser:
     add("--dataset", choices=("cifar10", "cifar100"), default="cifar10", help="where the folder or the hub has both")
     add("--size", type=int, help="height and width to bring the images to")
     about = (
-        "crop; basic: crop and flip; mixed: the same, half of the images through AutoAugment first; paper: AutoAugment, "
-        "crop, flip and Cutout; auto: paper, but crop for the digits, and mixed with --fine-tune"
+        "crop; basic: crop and flip; paper: AutoAugment, crop, flip and Cutout; auto: paper, but crop for the digits, and "
+        "basic with --fine-tune"
     )
     add("--normalise", choices=("data", "imagenet"), default="data", help="by the mean and deviation of which images")
     add("--augment", choices=AUGMENTATIONS, default="auto", help=about)
@@ -70,11 +70,11 @@ def augmentation(name: str, data: ImageData) -> Augmentation | None:
     fill, padding = mean_colour(data.mean), data.train.images.shape[-1] // 8
     if name == "crop":
         return Augmentation(crop_padding=max(1, padding // 2), flip=False, fill=fill)
-    if name in ("basic", "mixed"):
-        return Augmentation(crop_padding=padding, flip=True, auto_augment=0.5 if name == "mixed" else 0, fill=fill)
+    if name == "basic":
+        return Augmentation(crop_padding=padding, flip=True, fill=fill)
     # Cutout covers half the side where there are few classes, a quarter where there are many.
     side = data.train.images.shape[-1] // (2 if len(data.classes) <= 10 else 4)
-    return Augmentation(crop_padding=padding, flip=True, cutout=side, auto_augment=1, fill=fill)
+    return Augmentation(crop_padding=padding, flip=True, cutout=side, auto_augment=True, fill=fill)
 
 
 def load(
@@ -89,7 +89,7 @@ def load(
     if args.normalise == "imagenet":  # as many weight files expect, those for CIFAR too
         data = dataclasses.replace(data, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     digits, size = "digits" in data.source, data.train.images.shape[-1]
-    augment = "mixed" if args.fine_tune and args.augment == "auto" and not digits else args.augment
+    augment = "basic" if args.fine_tune and args.augment == "auto" and not digits else args.augment
     some = data.train.balanced(CALIBRATION_IMAGES).images
     images = image_recipes.command.Images(
         name=args.dataset if "CIFAR" in data.source or "cifar" in data.source else "",

@@ -18,7 +18,7 @@ class Augmentation:
     """What is done to each image of a training batch, in this order: AutoAugment, crop, flip, Cutout.
 
     Attributes:
-        auto_augment: share of the images, 0 to 1, that follow AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019).
+        auto_augment: apply AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019).
         crop_padding: pad by this many pixels on each side and crop to the old size at random; 0 for none.
         flip: mirror left to right with probability one half.
         cutout: side of the square that is painted over (DeVries and Taylor, 2017: 16 for CIFAR-10, 8 for CIFAR-100). Its
@@ -35,7 +35,7 @@ class Augmentation:
     crop_padding: int = 4
     flip: bool = True
     cutout: int = 0
-    auto_augment: float = 0.0
+    auto_augment: bool = False
     fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
@@ -43,10 +43,9 @@ class Augmentation:
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise ConfigError(f"{name} must be a whole number of pixels from 0 on; got {value!r}")
-        if type(self.flip) is not bool:
-            raise ConfigError(f"flip must be True or False; got {self.flip!r}")
-        if type(self.auto_augment) not in (int, float) or not 0 <= self.auto_augment <= 1:
-            raise ConfigError(f"auto_augment must be a share from 0 to 1; got {self.auto_augment!r}")
+        for name in ("flip", "auto_augment"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} must be True or False; got {getattr(self, name)!r}")
         colours = self.fill if isinstance(self.fill, (tuple, list)) else ()
         if len(colours) != 3 or not all(type(value) is int and 0 <= value <= 255 for value in colours):
             raise ConfigError(f"fill must be three whole numbers 0..255; got {self.fill!r}")
@@ -59,9 +58,8 @@ class Augmentation:
         """
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
             raise DataError(f"expected a batch of images, uint8 [B, 3, H, W]; got {batch.dtype} {list(batch.shape)}")
-        chosen = round(self.auto_augment * len(batch))  # the first: batches are in no order
-        if chosen:
-            batch = torch.cat([auto_augment(batch[:chosen], generator, self.fill), batch[chosen:]])
+        if self.auto_augment:
+            batch = auto_augment(batch, generator, self.fill)
         if self.crop_padding:
             batch = _crop(batch, self.crop_padding, self._colour(batch), generator)
         if self.flip:

@@ -169,7 +169,7 @@ def test_fine_tuning_goes_on_where_it_was(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Interrupted, the same command goes on, and ends with the weights and figures of one that was not."""
-    options = [*FINE_TUNE, "--data", data, "--weights", weights, "--augment", "mixed"]
+    options = [*FINE_TUNE, "--data", data, "--weights", weights, "--augment", "basic"]
     whole = recipe(tmp_path / "whole", *options, tiny=TINY_FINE_TUNE)
     clip, steps = torch.nn.utils.clip_grad_norm_, 0
 
