@@ -279,3 +279,18 @@ def test_more_wake_steps_than_it_was_converted_for_are_as_exact():
         warnings.simplefilter("ignore")
         longer = snn.under(schedule=WakeSleep(wake=64))
     assert torch.equal(longer(IMAGES), longer.reference(IMAGES))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(2)], ids=str)
+@pytest.mark.parametrize(("weight", "bias"), [(1.0, 0.2), (-1.0, 0.0), (0.7, -0.1)])
+def test_batch_normalisation_behind_a_pooled_map(threshold, pool, weight, bias):
+    """As between the blocks of a DenseNet; what is left of it once thresholds take its factors in may be signs alone."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(CHANNELS, eps=0.0)
+    norm.weight.data[0] = weight
+    norm.bias.data.fill_(bias)
+    layers = conv(3), CQReLU(4, threshold), conv(size=1), pool, norm, CQReLU(4, 0.7), nn.Flatten(), nn.LazyLinear(2)
+    model = nn.Sequential(*layers).eval()
+    model(IMAGES)
+    check(casc_core.convert(model), 2 * IMAGES)

@@ -63,22 +63,6 @@ def test_prepare_says_what_convert_would_refuse(layer):
         casc_core.prepare(nn.Sequential(conv(), nn.ReLU(), layer, Head()), adapter="cnn", q=4)
 
 
-def test_a_part_of_a_network_is_refused_before_its_training():
-    class Features(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.relu = conv(), nn.ReLU()
-
-        def forward(self, x):
-            x = self.relu(self.a(x))
-            return x, F.max_pool2d(x, 2)
-
-    with pytest.raises(
-        ConversionError, match=r"returns a tuple of 2(.*\n)*.*self\.model\(x\)\[0\](.*\n)*.*your Features"
-    ):
-        casc_core.prepare(Features(), adapter="cnn", q=4)
-
-
 def test_a_loader_with_labels_calibrates():
     model = nn.Sequential(conv(), nn.ReLU(), Head()).eval()
     batches = [[IMAGES[:3], torch.zeros(3)], [IMAGES[3:], torch.zeros(3)]]

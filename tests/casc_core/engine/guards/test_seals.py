@@ -208,7 +208,9 @@ def test_calibration_changes_its_own_populations_and_leaves_them_sealed():
 def test_what_a_network_is_made_of_cannot_be_replaced():
     def scaled(snn):
         given, program = next(iter(snn.programs.items()))
-        snn.programs[given] = dataclasses.replace(program, scale=2 * program.scale)
+        readout = program.outputs[0]
+        twice = dataclasses.replace(readout, scale=2 * readout.scale)
+        snn.programs[given] = dataclasses.replace(program, outputs=(twice,))
 
     def with_another_layer(snn):
         snn.ops[len(snn.ops) - 1] = network().operations()[-1]
