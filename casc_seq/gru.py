@@ -46,8 +46,9 @@ def _forward(drive: Tensor, start: Tensor, weight: Tensor, bias: Tensor | None, 
         opened = to_levels(reset_update.add_(product[:, : 2 * hidden]).sigmoid_(), q)
         candidate.addcmul_(opened[:, :hidden], kept, value=1 / scale).tanh_()
         new = to_levels(candidate, q)
-        torch.addcmul(new, opened[:, hidden:], before - new, value=1 / scale, out=levels[row : row + size])
-        nearest(levels[row : row + size], q)
+        # Whole numbers until they are divided: times 1/q, what lies halfway between two levels would lie beside it.
+        mixed = torch.mul(opened[:, hidden:], before - new, out=levels[row : row + size])
+        nearest(mixed.div_(scale).add_(new), q)
         last = row
     return _Pass(smooth, recurrent, previous, levels)
 

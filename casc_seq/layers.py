@@ -69,6 +69,8 @@ class RecurrentLayers(Quantised):
     """Blocks of `hidden_size` rows in its weights."""
     POPULATIONS: ClassVar[tuple[str, ...]] = ("",)
     """Of neurons at each position: what their names end with."""
+    RETURNED: ClassVar[tuple[Any, ...]] = (None, None)
+    """The tuples that a call gives, with None for each tensor."""
 
     def __init__(
         self,

@@ -171,6 +171,7 @@ class LSTM(GatedLayers):
     """
 
     GATES = 4
+    RETURNED = (None, (None, None))
     POPULATIONS = (".input", ".forget", ".candidate", ".output", ".cell", ".hidden")
 
     def __init__(

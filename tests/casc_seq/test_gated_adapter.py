@@ -201,3 +201,35 @@ def test_an_untouched_model_is_one_call_and_verify_says_what_rounding_moved(kind
     snn.memory_limit = 1  # in parts
     assert casc_core.verify(snn, TOKENS).against_ann.prepared.predictions == moved.predictions
     assert casc_core.verify(casc_core.convert(casc_core.prepare(model, q=4)), TOKENS).against_ann.prepared is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("q", [6, 12, 48])
+def test_levels_that_are_no_power_of_two_take_halves_to_the_even_level_in_the_model_too(kind: Any, q: int) -> None:
+    torch.manual_seed(0)
+    prepared = casc_core.prepare(Net(kind, hidden=16), adapter="rnn", q=q).eval()
+    tokens = torch.randint(0, 30, (32, 20))
+    answers = casc_core.convert(prepared, adapter="rnn")(tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(prepared.double()(tokens), answers.double(), rtol=1e-6, atol=1e-6)
+
+
+class EitherKind(Net):
+    """One class for GRU and LSTM, as people write it."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        both = self.rnn(self.embedding(tokens))
+        states, final = both if isinstance(both, tuple) else (both, None)
+        if isinstance(final, tuple):  # an LSTM's
+            final = final[0]
+        return self.fc(final[-1] + states[:, -1])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, nn.RNN])
+def test_a_forward_that_asks_whether_states_are_a_tuple_is_answered_as_by_the_layer(kind: Any) -> None:
+    torch.manual_seed(0)
+    prepared = casc_core.prepare(EitherKind(kind), adapter="rnn", q=4).eval()
+    tokens = torch.randint(0, 30, (4, 7))
+    snn = casc_core.convert(prepared, adapter="rnn")
+    assert snn(tokens).shape == prepared(tokens).shape
+    assert casc_core.verify(snn, tokens).exact

@@ -51,6 +51,7 @@ class Tracer(fx.Tracer):
             self._autowrap_search.append(einops)
             self._autowrap_function_ids |= {id(getattr(einops, name)) for name in OPERATIONS}
         self.is_leaf = is_leaf
+        self.unasked: list[fx.Node] = []  # parts made without the forward's asking
         self.begun_under = _blocks()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -80,13 +81,23 @@ class Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if type(m).__module__ != "einops.layers.torch":
-            return super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
+            is_one = isinstance(result, fx.Proxy) and result.node.op == "call_module"
+            return self._taken_apart(result, _structure(m)) if is_one else result
         layer: Any = m
         if type(m).__name__ == "Rearrange":
             return rearrange(args[0], layer.pattern, line=user_line(), **layer.axes_lengths)
         if type(m).__name__ == "Reduce":
             return reduce(args[0], layer.pattern, layer.reduction, line=user_line(), **layer.axes_lengths)
         raise ConversionError(f"{m} cannot be converted exactly: use nn.Linear, and einops.rearrange around it")
+
+    def _taken_apart(self, whole: Any, structure: Any) -> Any:
+        """Tuples where the module gives tuples, so that `isinstance(states, tuple)` is answered as it would be."""
+        if structure is None:
+            return whole
+        parts = [whole[index] for index in range(len(structure))]
+        self.unasked += [part.node for part in parts]
+        return tuple(map(self._taken_apart, parts, structure))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return Proxy(node, self)
@@ -109,6 +120,13 @@ class Tracer(fx.Tracer):
         outcome = frame is not None and is_asserted(frame)
         expect(outcome, obj, user_line())
         return outcome
+
+
+def _structure(module: nn.Module) -> Any:
+    """The tuples that a recurrent layer gives, with None for each tensor; None where that is not known."""
+    if isinstance(module, nn.LSTM):
+        return (None, (None, None))
+    return (None, None) if isinstance(module, nn.RNNBase) else getattr(module, "RETURNED", None)
 
 
 class Proxy(fx.Proxy):
@@ -194,6 +212,9 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         raise ConversionError(
             f"the forward of {type(model).__name__} draws a number with Python's or NumPy's generator: {RANDOM}"
         )
+    for node in reversed(tracer.unasked):
+        if not node.users:
+            graph.erase_node(node)
     for node in graph.nodes:
         node.meta.pop("is_wrapped", None)  # or the code of a GraphModule would wrap it once more, for every trace
         if node.op == "get_attr":
