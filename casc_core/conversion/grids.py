@@ -52,7 +52,7 @@ INPUT_WEIGHT_BITS = 49
 READOUT_BITS = 120
 # Sums of unknown size are expected to stay below this many terms; only the choice of bits depends on it.
 EXPECTED_TERMS = 2.0**8
-# Inputs of which a maximum is taken before they reach neurons may be so many times as large as expected.
+# What maxima and products make of inputs before they reach neurons may be so many times as large as expected.
 UNHELD = 2.0**8
 # As trained, there is room for so many.
 MOST_TERMS = 2**16
@@ -120,6 +120,7 @@ class Reach:
         is_summed: there are sums over dimensions of unknown size in it, which are counted as one entry.
         unit: what its numbers are worth, over what they were worth where they were put on a grid: those of a mean of four,
             computed as a sum, a quarter.
+        is_unheld: such inputs have a part in the train: no neuron's threshold holds it (see `Run.held`).
     """
 
     train: float = 0.0
@@ -127,6 +128,7 @@ class Reach:
     is_unknown: bool = False
     is_summed: bool = False
     unit: float = 1.0
+    is_unheld: bool = False
 
     def times(self, factor: float, shift: float = 0.0) -> Reach:
         """That of a map whose rows of weights are as large as `factor`, and its biases as large as `shift`."""
@@ -158,12 +160,17 @@ class Reach:
 
     def _of(self, other: Reach, train: float, drive: float) -> Reach:
         unknown, summed = (self.is_unknown or other.is_unknown, self.is_summed or other.is_summed)
-        return Reach(train, drive, unknown, summed, min(self.unit, other.unit))
+        return Reach(train, drive, unknown, summed, min(self.unit, other.unit), self.is_unheld or other.is_unheld)
 
     def maximum(self) -> Reach:
-        """That of a maximum, which is a train: no neuron's threshold holds it (see `Run.held`)."""
-        drive = self.drive * (UNHELD if self.is_unknown else 1.0)
-        return replace(self, train=self.train + drive, drive=0.0, is_unknown=False)
+        """That of a maximum, which is a train."""
+        unheld = self.is_unheld or self.is_unknown
+        return replace(self, train=self.total, drive=0.0, is_unknown=False, is_unheld=unheld)
+
+    @property
+    def most(self) -> float:
+        """How large the train may be, whatever the inputs."""
+        return self.train * (UNHELD if self.is_unheld else 1.0)
 
     @property
     def total(self) -> float:
@@ -199,15 +206,15 @@ class Stretch(AsTrained):
         for, which is once more as much as there are steps.
         """
         terms = MOST_TERMS if reach.is_summed else 1
-        most = reach.total * max((steps + 1) * terms, LEAST_STEPS)
+        most = (reach.most + reach.drive) * max((steps + 1) * terms, LEAST_STEPS)
         if reach.is_unknown:
-            most = max(most, reach.train * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
+            most = max(most, reach.most * min((steps + 1) * (steps + 4), MOST_DRIVEN_STEPS) * terms)
         return cls(binade(most) - 52)
 
     @classmethod
     def of_readout(cls, reach: Reach) -> Stretch:
         """That of a map at the end, whose product is taken of totals and rounded once: there is room for every bit."""
-        return cls(binade(reach.total) - READOUT_BITS)
+        return cls(binade(reach.most + reach.drive) - READOUT_BITS)
 
     def of_scale(self, scale: Fraction) -> Stretch:
         """For a result whose numbers are worth so much."""

@@ -422,6 +422,7 @@ ARITHMETIC = [
         "{0}.add_({1})", "{0}.sub_({1})", "{t} = {0}\n{t} += {1}", "{t} = {0}\n{t} -= {1}", "sum([{0}, {1}])",
         "sum([{0}, {1}, {0}])", "torch.stack([{0}, {1}], 1).sum(1)", "torch.stack([{0}, {1}]).mean(0)",
         "torch.stack([{0}, {1}], dim=1).amax(1)", "torch.stack([{0}, {1}], 1).max(1)[0]",
+        "torch.stack([{0}, {1}], dim=1).amin(1)",
         "torch.add(input={0}, other={1})", "torch.subtract({0}, {1})", "{0}.subtract({1})", "torch.maximum({0}, {1})",
     )
 ]  # fmt: skip
@@ -597,12 +598,13 @@ REDUCTIONS = [
             "torch.max({0}, 2)[0]",
             "{0}.sum(dim=-1, keepdim=True)", "{0}.mean(2, keepdim=True)", "torch.mean({0}, dim=1, keepdim=True)",
             "{0}.sum(2, dtype=torch.float64).float()", "{0}.mean(-1, dtype=torch.float32)",
-            "{0}.amax((1,), keepdim=True)",
+            "{0}.amax((1,), keepdim=True)", "{0}.amin(-1)", "torch.amin({0}, 1)", "{0}.amin((1,), keepdim=True)",
+            "{0}.min(-1)[0]", "{0}.min(dim=1).values", "torch.min({0}, 2)[0]", "torch.min({0}, 1, keepdim=True).values",
             "torch.amax({0}, dim=2)", "{0}.max(2, keepdim=True).values", "{0}.sum(1, True)",
         )),
         ((4,), (
             "{0}.mean((2, 3))", "{0}.mean([2, 3])", "{0}.sum((-2, -1))", "torch.mean({0}, (2, 3), keepdim=True)",
-            "{0}.amax((2, 3))", "{0}.mean(dim=(-2, -1), keepdim=True)", "{0}.flatten(2).mean(-1)",
+            "{0}.amax((2, 3))", "{0}.amin((2, 3))", "{0}.mean(dim=(-2, -1), keepdim=True)", "{0}.flatten(2).mean(-1)",
             "{0}.mean(3).mean(2)",
             "torch.sum({0}, dim=[2, 3], keepdim=True)",
         )),
@@ -666,7 +668,8 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "F.interpolate({0}, scale_factor=2.0, mode='nearest-exact')", "F.interpolate({0}, {0}.shape[2:])",
         "F.pixel_shuffle({0}, 2)", "torch.pixel_shuffle({0}, 2)", "F.pixel_unshuffle({0}, 2)",
         "torch.pixel_unshuffle({0}, 2)",
-        "F.channel_shuffle({0}, 2)", "torch.channel_shuffle({0}, 2)",
+        "F.channel_shuffle({0}, 2)", "torch.channel_shuffle({0}, 2)", "torch.native_channel_shuffle({0}, 2)",
+        "F.upsample_nearest({0}, scale_factor=2)", "F.upsample_bilinear({0}, scale_factor=2)",
         "{0}.reshape(-1, <C>, {0}.shape[2] * {0}.shape[3])",
         "{0}.view({0}.shape[0], <C>, -1)", "torch.cat([{0}[:, :, ::2], {0}[:, :, ::2]], 1)",
         "{0}.reshape(-1, {0}.shape[2], {0}.shape[3]).view({0}.shape)", "{0}.flatten(0, 1).unflatten(0, (-1, <C>))",
@@ -681,7 +684,9 @@ _MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("nn.ReplicationPad1d((2, 0))", (3,)), ("nn.CircularPad1d((1, 1))", (3,)), ("nn.Upsample(scale_factor=2)", (3, 4)),
     ("nn.Upsample(size=(4, 4), mode='nearest')", (4,)), ("nn.UpsamplingNearest2d(scale_factor=2)", (4,)),
     ("nn.PixelShuffle(2)", (4,)), ("nn.PixelUnshuffle(2)", (4,)), ("nn.ChannelShuffle(2)", (4,)), ("nn.Flatten()", ANY),
-    ("nn.Flatten(1, 2)", (3, 4)), ("nn.Unflatten(1, (1, <C>))", ANY),
+    ("nn.ZeroPad3d((1, 0, 0, 1, 0, 0))", (5,)), ("nn.ConstantPad3d((0, 1, 0, 0, 1, 0), 0.0)", (5,)),
+    ("nn.ReflectionPad3d((1, 0, 0, 0, 0, 0))", (5,)), ("nn.ReplicationPad3d((1, 0, 0, 1, 0, 0))", (5,)),
+    ("nn.CircularPad3d((0, 1, 1, 0, 0, 0))", (5,)), ("nn.Flatten(1, 2)", (3, 4)), ("nn.Unflatten(1, (1, <C>))", ANY),
 ]  # fmt: skip
 LAYOUTS += [module(constructor, *dims) for constructor, dims in _MODULES]
 

@@ -32,11 +32,10 @@ class Row:
     """One way to make a value of another.
 
     Attributes:
-        kind: a linear map (of many bits) reads none: those in a row are another matter; an activation begins anew.
+        kind: of operation, by which it is drawn.
         ranks: of the operand.
-        code: `{x}` is the operand; of its shape are `{y}`, any other, `{y0}`, an input, and `{w}`, spikes that have been
-            through no map; `{m}`, `{n}` are the layers; `{C}`, `{D}` sizes of dimension 1 and of the last, `{S}` how many
-            dimensions follow the channels.
+        code: `{x}` is the operand; of its shape are `{y}`, any other, and `{y0}`, an input; `{m}`, `{n}` are the layers;
+            `{C}`, `{D}` sizes of dimension 1 and of the last, `{S}` how many dimensions follow the channels.
         layers: constructors.
     """
 
@@ -97,11 +96,11 @@ ROWS = [
     ),
     *_rows(FACTOR, "234", "{x} / 3", "{x} * 0.3", "{x}.mean(1, keepdim=True)"),
     *_rows(
-        PRODUCT, "234", "{x} * {w}", "{x} * torch.sigmoid({y})", "{w} * {y0}", "{w}.square()",
-        "{w} * (1 - torch.sigmoid({y}))", ("{x} * torch.sigmoid({m}({x}))", "nn.Linear({D}, {D})"),
-        "torch.addcmul({x}, {x}, {w})", "{y0} * torch.sigmoid({x})",
-        "{w} * {w}.mean(-1, keepdim=True)", "{x} * torch.sigmoid({x}.mean(1, keepdim=True))", "{w} ** 2",
-        "{w} * torch.sigmoid({x}) + (1 - torch.sigmoid({x})) * {w}",
+        PRODUCT, "234", "{x} * {y}", "{x} * torch.sigmoid({y})", "{x} * {y0}", "{x}.square()",
+        "{x} * (1 - torch.sigmoid({y}))", ("{x} * torch.sigmoid({m}({x}))", "nn.Linear({D}, {D})"),
+        "torch.addcmul({x}, {x}, {y})", "{y0} * torch.sigmoid({x})",
+        "{x} * {x}.mean(-1, keepdim=True)", "{x} * torch.sigmoid({x}.mean(1, keepdim=True))", "{x} ** 2",
+        "{y} * torch.sigmoid({x}) + (1 - torch.sigmoid({x})) * {x}",
     ),
     *_rows(
         ACTIVATION, "3", ("{m}({x})[0]", "casc_seq.GRU({D}, 3, batch_first=True, q=Q)"),
@@ -125,44 +124,31 @@ class Forward:
 
 
 @dataclass
-class _Value:
-    tensor: Tensor
-    is_mapped: bool  # spikes have been through a linear map on their way, without neurons behind it
-    is_spikes: bool = False
-    is_input: bool = False
-
-
-@dataclass
 class _Writer:
     rng: random.Random
     q: int
-    values: dict[str, _Value] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
     def write(self, row: Row, name: str) -> str | None:
         """The value that the row makes of another, if torch can make it."""
         x = self.values[name]
-        if (row.kind in (MAP, FACTOR) or (row.kind == PRODUCT and row.layers)) and x.is_mapped:
-            return None
-        fit = {other: value for other, value in self.values.items() if value.tensor.shape == x.tensor.shape}
-        spiking = [other for other, value in fit.items() if not (row.kind == MAP and value.is_mapped)]
-        given = [other for other, value in fit.items() if value.is_input]
-        whole = [other for other, value in fit.items() if value.is_spikes]
-        if not spiking or ("{y0}" in row.code and not given) or ("{w}" in row.code and not whole):
+        fit = [other for other, value in self.values.items() if value.shape == x.shape]
+        given = [other for other in fit if other.startswith("input_")]
+        if "{y0}" in row.code and not given:
             return None
         own = [f"self.layer_{len(self.made) + index}" for index in range(len(row.layers))]
-        sizes = {"C": x.tensor.shape[1], "D": x.tensor.shape[-1], "S": x.tensor.dim() - 2}
-        names = {"x": name, "y": self.rng.choice(spiking), **dict(zip("mn", own, strict=False))}
-        names |= {"y0": self.rng.choice(given or [""]), "w": self.rng.choice(whole or [""])}
+        sizes = {"C": x.shape[1], "D": x.shape[-1], "S": x.dim() - 2}
+        names = {"x": name, "y": self.rng.choice(fit), **dict(zip("mn", own, strict=False))}
+        names["y0"] = self.rng.choice(given or [""])
         code = row.code.format(**sizes, **names)
         made = [layer.format(**sizes).replace("Q", str(self.q)) for layer in row.layers]
         holder = _Holder()
         try:
             for attribute, each in zip(own, made, strict=True):
                 setattr(holder, attribute.removeprefix("self."), eval(each, dict(NAMES)).eval())
-            given_values = {other: value.tensor for other, value in self.values.items()}
-            found = eval(code, {**NAMES, "self": holder, **given_values})
+            found = eval(code, {**NAMES, "self": holder, **self.values})
         except (RuntimeError, ValueError, IndexError):
             return None
         if not isinstance(found, Tensor) or found.dim() not in (2, 3, 4) or len(found) != BATCH:
@@ -172,14 +158,7 @@ class _Writer:
         result = f"x_{len(self.lines)}"
         self.made += [f"{attribute} = {each}" for attribute, each in zip(own, made, strict=True)]
         self.lines.append(f"{result} = {code}")
-        read = [self.values[other] for key, other in names.items() if f"{{{key}}}" in row.code and other in self.values]
-        anew = row.kind == ACTIVATION
-        is_mapped = not anew and (row.kind != MOVE or any(value.is_mapped for value in read))
-        if "max" in row.code and not all(value.is_spikes for value in read):
-            is_mapped = True  # what a maximum makes of real values is on a grid
-        adds = "1 -" in row.code or "+ 1" in row.code
-        is_spikes = anew or (row.kind == MOVE and not adds and all(value.is_spikes for value in read))
-        self.values[result] = _Value(found.detach(), is_mapped, is_spikes)
+        self.values[result] = found.detach()
         return result
 
 
@@ -197,28 +176,23 @@ def drawn(seed: int) -> Forward:
     shape = BEGINNINGS[rng.choice("234")]
     inputs = tuple(torch.randn(shape) * rng.choice((1.0, 1.0, 30.0)) for _ in range(2))
     for index, each in enumerate(inputs):
-        writer.values[f"input_{index}"] = _Value(each, False, is_input=True)
+        writer.values[f"input_{index}"] = each
     # An input that drives no neurons anywhere would be taken for a mask.
     begins = Row(ACTIVATION, "234", "F.relu({m}({x}))", ("nn.Linear({D}, {D})",))
     last = rng.choice([name for name in (writer.write(begins, name) for name in list(writer.values)) if name])
     for _ in range(rng.randint(3, 9)):
         kind = rng.choices((MAP, ACTIVATION, MOVE, FACTOR, PRODUCT), (4, 4, 4, 1, 3))[0]
         for _ in range(20):
-            rank = str(writer.values[last].tensor.dim())
+            rank = str(writer.values[last].dim())
             row = rng.choice([row for row in ROWS if row.kind == kind and rank in row.ranks])
             operand = last if rng.random() < 0.8 else rng.choice(list(writer.values))
-            found = writer.write(row, operand) if str(writer.values[operand].tensor.dim()) in row.ranks else None
+            found = writer.write(row, operand) if str(writer.values[operand].dim()) in row.ranks else None
             if found is not None:
                 last = found
                 break
-    x = writer.values[last]
-    end = f"{last}.flatten(1)"
-    if rng.random() < 0.3:
-        made, end = "", end
-    else:
-        if x.is_mapped:
-            end = f"F.relu({end})"
-        made, end = f"self.fc = nn.Linear({x.tensor[0].numel()}, 3)", f"self.fc({end})"
+    made, end = "", f"{last}.flatten(1)"
+    if rng.random() < 0.7:
+        made, end = f"self.fc = nn.Linear({writer.values[last][0].numel()}, 3)", f"self.fc({end})"
     init = [
         "super().__init__()",
         'self.register_buffer("factor", torch.tensor(0.7))',

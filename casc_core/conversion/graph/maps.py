@@ -78,7 +78,7 @@ class LinearMap(MapNode):
         factor, centre, offset = (value.expand(features) for value in entries)
         bias = self.weight @ offset + (0.0 if self.bias is None else self.bias)
         x = before.x
-        if before.axis is not None:
+        if before.axis is not None and len(entries[0]) > 1:
             x = Applied(RequireFeatures(name=self.name), (x,), place=self.place)
         return replace(self, x=x, weight=self.weight * factor, bias=bias, centre=centre)
 

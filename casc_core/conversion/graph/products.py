@@ -55,7 +55,8 @@ class Product(SignalNode):
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         a, b = (of(each).maximum() for each in (self.a, self.b))
         # A difference of two products is as large as both.
-        return Reach(2 * a.train * b.train, 0.0, False, a.is_summed or b.is_summed)
+        summed, unheld = a.is_summed or b.is_summed, a.is_unheld or b.is_unheld
+        return Reach(2 * a.train * b.train, is_summed=summed, is_unheld=unheld)
 
     def snap(self, snapping: Snapping) -> Snapped:
         (a, one), (b, other) = (as_train(snapping, each) for each in (self.a, self.b))

@@ -35,8 +35,8 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         reach = node.reach(reaches.__getitem__)
         if node in neurons and not (reach.is_unknown or reach.is_summed or node.is_divided):
             most = HELD * (reach.drive + neurons[node].compared_with(node))
-            if most < reach.train:
-                held[node], reach = most, replace(reach, train=most)
+            if most < reach.most:
+                held[node], reach = most, replace(reach, train=most, is_unheld=False)
         reaches[node] = reach
     largest: dict[Node, Reach] = {}
     for node in nodes:

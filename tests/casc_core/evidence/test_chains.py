@@ -165,6 +165,25 @@ def test_it_is_the_network_as_trained(shape):
     check(converted(settled(SHAPES[shape]())), IMAGES)
 
 
+def test_a_map_that_neurons_read_and_the_network_returns_is_not_clamped():
+    """Sums far beyond the thresholds are all the same to the neurons, and not to whoever reads the output."""
+
+    def call(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.behind(F.max_pool1d(self.wide(F.relu(self.begin(x))), 2))
+        return self.out(torch.sigmoid(y)), y
+
+    torch.manual_seed(0)
+    layers = {"begin": nn.Linear(4, 6), "wide": nn.Linear(6, 6), "behind": nn.Linear(3, 6), "out": nn.Linear(6, 2)}
+    model = Net(call, **layers)
+    with torch.no_grad():
+        model.wide.weight.mul_(50)
+        model.behind.weight.mul_(50)
+    inputs = torch.randn(5, 4)
+    assert model(inputs)[1].abs().max() > 100
+    report = casc_core.verify(converted(model, 4), inputs)
+    assert report.exact, str(report)
+
+
 def test_a_recurrence_behind_maps_in_a_row():
     torch.manual_seed(0)
     check(converted(Tagger()), torch.randn(2, 4, 7))
