@@ -33,10 +33,3 @@ def test_it_trains_converts_and_verifies(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert row["neurons"] == 20 * 10 * 32 * (4 if cell == "gru" else 6)
     assert row["rounded"] == row["spiking"]
     assert "| levels q" in (tmp_path / "gated.md").read_text()
-
-
-@pytest.mark.slow
-def test_a_gru_remembers_at_any_number_of_levels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    rows = run(monkeypatch, tmp_path, "--cell", "gru", "--epochs", 12, "--limit", 256, "--q", "32,16,8,4,2")
-    assert [row["q"] for row in rows] == [32, 16, 8, 4, 2]
-    assert all(row["exact"] and row["spiking"] >= 99 for row in rows)

@@ -181,3 +181,13 @@ def test_real_news_is_exact(tmp_path: Path) -> None:
     assert results["ann_accuracy"] > 85
     assert results["accuracy"]["baseline+CIF+WSC"]["silent"] == results["reference_accuracy"]
     assert results["accuracy"]["baseline+CIF+WSC"]["8"] > results["accuracy"]["baseline+CIF+WSC"]["1"]
+
+
+@pytest.mark.slow
+def test_a_gru_remembers_which_marker_came_last(tmp_path):
+    """What no network that forgets can say, with four levels, and in spikes."""
+    options = "--cell gru --no-bidirectional --pooling last --data markers --q 4 --T 16 --threads 1 --quiet".split()
+    run_here(agnews_rnn, *options, "--out", tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["exact"]
+    assert results["accuracy"]["baseline+CIF+WSC"]["silent"] >= 99
