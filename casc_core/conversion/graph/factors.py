@@ -100,7 +100,8 @@ class Normalisation(SignalNode):
     @property
     def _weighs(self) -> bool:
         """Whether it changes numbers in more than their signs; behind a map, what those are worth is a factor as well."""
-        return self.x.is_fine or not bool((self.factor.abs() == 1).all())
+        worth = abs(float(self.x.worth)) if self.x.is_fine else 1.0
+        return not bool((self.factor.abs() * worth == 1).all())
 
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.x).times(largest(self.factor), largest(self.shift)).on_grid()

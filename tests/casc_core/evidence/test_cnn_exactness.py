@@ -121,7 +121,8 @@ def test_every_step_of_every_schedule_equals_the_oracle(
     oracle = Network.random(rng, pools, groups, norm_last, projected, per_channel)
     schedule = Continuous() if cycles == 0 else WakeSleep(wake, sleep, cycles)
     images = grid_array(rng, 2, 2, 6, 6, bits=4)
-    agree(oracle, Mirror(oracle, q), images, neuron, schedule, steps, [way])
+    with at_each_step():
+        agree(oracle, Mirror(oracle, q), images, neuron, schedule, steps, [way])
 
 
 @pytest.mark.parametrize("q", [2, 4, 8, 16])
