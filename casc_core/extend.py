@@ -24,7 +24,7 @@ together is a running function of signals, of which `running_product` is one.
 
 >>> from casc_core import CIF, AsTrained, LevelThresholds, WakeSleep
 >>> from casc_core.extend import Signal, running_product
->>> from casc_core.engine.run import SpikingRun
+>>> from casc_core.engine.spiking_run import SpikingRun
 >>> run = SpikingRun(AsTrained(), CIF(), WakeSleep(4, 4), steps=None)
 >>> trains = torch.tensor([[1], [1]], dtype=torch.int8), torch.tensor([[-1], [1], [-1]], dtype=torch.int8)
 >>> gate, value = (Signal(train, None, None, 1.0) for train in trains)

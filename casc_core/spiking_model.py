@@ -18,6 +18,7 @@ from casc_core.engine.guards.inputs import bound_arguments
 from casc_core.engine.guards.isolation import undisturbed
 from casc_core.engine.guards.seals import Composition
 from casc_core.engine.kernels import instructions
+from casc_core.engine.level_run import LevelRun
 from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.op import CONVERT_AGAIN
@@ -26,9 +27,10 @@ from casc_core.engine.program import READOUT, Program, Readout, Ref
 from casc_core.engine.readout import final_readout, readout_over_time
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
-from casc_core.engine.run import LEAST_ROOM, LevelRun, Run, SpikingRun
+from casc_core.engine.run import LEAST_ROOM, Run
 from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
+from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron

@@ -23,8 +23,8 @@ from casc_core.engine.products.exact_sums import largest_row
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.run import SpikingRun
 from casc_core.engine.signal import TableRows
+from casc_core.engine.spiking_run import SpikingRun
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,

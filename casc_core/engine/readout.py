@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.program import Readout
-from casc_core.engine.run import Run, SpikingRun
+from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
+from casc_core.engine.spiking_run import SpikingRun
 
 
 def final_readout(output: Signal, run: Run, readout: Readout) -> Tensor:

@@ -24,8 +24,8 @@ from casc_core.engine.ops import (
     by_channel,
 )
 from casc_core.engine.program import refs
-from casc_core.engine.run import SpikingRun
 from casc_core.engine.signal import Signal
+from casc_core.engine.spiking_run import SpikingRun
 from casc_core.errors import ConfigError
 from casc_core.rivals.method import Method, converted
 from casc_core.spiking_model import SpikingModel

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import casc_core
-import casc_core.engine.run
+import casc_core.engine.spiking_run
 import casc_seq
 from casc_core import CQReLU, Rounded
 from casc_core.engine.recording.recorder import Recorder
@@ -391,11 +391,11 @@ def in_double() -> Iterator[None]:
 @contextmanager
 def at_each_step() -> Iterator[None]:
     """Maps in a row are computed at each step, and not for several steps at a time."""
-    before, casc_core.engine.run.BINS_AWAKE = casc_core.engine.run.BINS_AWAKE, LARGEST_STEPS
+    before, casc_core.engine.spiking_run.BINS_AWAKE = casc_core.engine.spiking_run.BINS_AWAKE, LARGEST_STEPS
     try:
         yield
     finally:
-        casc_core.engine.run.BINS_AWAKE = before
+        casc_core.engine.spiking_run.BINS_AWAKE = before
 
 
 @contextmanager

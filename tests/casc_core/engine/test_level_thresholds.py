@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, IF, SNM, AsTrained, ConfigError, Continuous, LevelThresholds, WakeSleep
 from casc_core.engine import kernels
-from casc_core.engine.run import LevelRun, SpikingRun
+from casc_core.engine.level_run import LevelRun
+from casc_core.engine.spiking_run import SpikingRun
 
 SCHEDULES = (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3))
 

@@ -16,9 +16,9 @@ from casc_core import CIF, IF, Continuous, Exact, WakeSleep
 from casc_core.engine import kernels
 from casc_core.engine.kernels import Blocks, KernelNeuron, Sequences
 from casc_core.engine.kernels.triton import available, scan_triton
+from casc_core.engine.level_run import LevelRun
 from casc_core.engine.neuron_loop import scan
 from casc_core.engine.products.geometry import Geometry
-from casc_core.engine.run import LevelRun
 
 
 def by_definition(neuron, train, drive, awake, threshold):

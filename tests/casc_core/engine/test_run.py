@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, IF, ConfigError, Continuous, Exact, Neuron, WakeSleep
 from casc_core.engine import kernels
-from casc_core.engine.run import LARGEST_TOTAL, LevelRun, SpikingRun
+from casc_core.engine.level_run import LevelRun
+from casc_core.engine.run import LARGEST_TOTAL
+from casc_core.engine.spiking_run import SpikingRun
 from casc_core.rivals.neurons import SNM, SRP, Burst
 from casc_core.schedule import LARGEST_STEPS
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casc_core import CIF, AsTrained, Exact, ExactnessError, WakeSleep
-from casc_core.engine.run import LevelRun, SpikingRun
+from casc_core.engine.level_run import LevelRun
 from casc_core.engine.running import running_product
 from casc_core.engine.signal import Signal
+from casc_core.engine.spiking_run import SpikingRun
 
 SHAPES = (((3,), (3,)), ((2, 3), (3,)), ((2, 1, 1), (2, 4, 5)), ((4, 5), (2, 3, 1, 1)))
 

@@ -26,7 +26,7 @@ from casc_core.conversion.rules.convolution import _convolved
 from casc_core.conversion.rules.population import neurons
 from casc_core.engine.kernels import using
 from casc_core.engine.program import READOUT
-from casc_core.engine.run import SpikingRun
+from casc_core.engine.spiking_run import SpikingRun
 from casc_core.errors import NotExactError
 from casc_lab.evaluation.accuracy import Batch
 from casc_lab.evaluation.report import Experiment, report

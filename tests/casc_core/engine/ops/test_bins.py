@@ -8,9 +8,10 @@ from torch import nn
 
 import casc_core
 from casc_core import CIF, AsTrained, Continuous, CQReLU, Exact, WakeSleep
+from casc_core.engine.level_run import LevelRun
 from casc_core.engine.ops import Bin, Unbin
-from casc_core.engine.run import LevelRun, SpikingRun
 from casc_core.engine.signal import Signal
+from casc_core.engine.spiking_run import SpikingRun
 
 TRAIN = torch.tensor([[1, 0], [1, -1], [0, 1], [1, 1], [-1, 0]], dtype=torch.int8)
 SIGNAL = Signal(TRAIN, torch.ones(2), None, 1.0)
