@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from cnn_oracle import Network, exactly
 from engines import ENGINES, engine
+from graph_oracle import at_each_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import grid_array
