@@ -29,6 +29,24 @@ from casc_lab.training.task import Part, Task
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[None]:
+    """Within the block, `model` holds its numbers channels last: convolutions are fastest so, on CPUs and on GPUs.
+
+    >>> model = nn.Conv2d(2, 3, 3)
+    >>> with channels_last(model):
+    ...     model.weight.is_contiguous(memory_format=torch.channels_last)
+    True
+    >>> model.weight.is_contiguous()
+    True
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
+    try:
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
+
+
 @dataclass(frozen=True)
 class EpochResult:
     """One epoch: its training loss and accuracy (with dropout and the like) and those in validation, in percent."""

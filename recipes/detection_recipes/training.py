@@ -107,15 +107,11 @@ def train(
         StorageError: the checkpoint cannot be written, is damaged, or belongs to another training.
     """
     task = _DetectionTask(model, images, stride, config, validate)
-    # Convolutions are fastest on it, on CPUs and on GPUs.
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
-    try:
+    with loop.channels_last(model):
         return loop.train(
             model, task, checkpoint=checkpoint, progress=progress, precision=precision,
             sync_batch_norm=sync_batch_norm, averaging=config.averaging, **saving,
         )  # fmt: skip
-    finally:
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
 
 
 class _DetectionTask:
