@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from image_recipes.experiment import CalibrationConfig, blank_thresholds, with_thresholds
+from image_recipes.experiment import CalibrationConfig, TrainedNetwork, blank_thresholds, with_thresholds
 from image_recipes.weights import file_digest, load_weights
 from torch import Tensor, nn
 
@@ -78,22 +78,6 @@ class Schedule:
     weights: Path | None = None
 
 
-@dataclass(frozen=True)
-class TrainedDetector:
-    """A detector with levels, and how it came about.
-
-    Attributes:
-        found: whether it had been trained before, with the same configuration on the same data.
-        training: facts on the training.
-        folder: name of the folder that holds it.
-    """
-
-    model: nn.Module
-    found: bool
-    training: dict[str, Any]
-    folder: str
-
-
 def train_or_find(
     images: TrainingBatches,
     calibration: Callable[[], Iterable[Tensor]],
@@ -106,7 +90,7 @@ def train_or_find(
     retrain: bool = False,
     find_only: bool = False,
     **how: Any,
-) -> TrainedDetector:
+) -> TrainedNetwork:
     """The detector trained so on these images: read from `folder` if it is there, else trained and saved there.
 
     Args:
@@ -135,7 +119,7 @@ def train_or_find(
             lambda found: with_thresholds(network.quantised(schedule.q), blank_thresholds(found)),
             lambda found: network.plain(),
         )
-        return TrainedDetector(model.to(device).eval(), True, description["training"], store.home.name)
+        return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)
     if schedule.relu is None:
         torch.manual_seed(schedule.levels.seed)
         plain = _with_backbone(network.plain(), schedule.weights)
@@ -152,7 +136,7 @@ def train_or_find(
     result = train(model, images, network.stride, schedule.levels, checkpoint=store.checkpoint, **how)
     facts = training_facts(model, result)
     store.write(model, {"detector": dataclasses.asdict(network), "training": facts, "thresholds": thresholds, **about})
-    return TrainedDetector(model.eval(), False, facts, store.home.name)
+    return TrainedNetwork(model.eval(), False, facts, store.home.name)
 
 
 def _with_relu(
