@@ -24,22 +24,22 @@ if __package__:  # found by its name; a script's own folder is searched anyhow
 
 import detection_recipes.detect
 import torch
-from detection_recipes import shapes
+from detection_recipes import paper, shapes
 from detection_recipes.batches import TrainingBatches, calibration_batches, evaluation_batches
 from detection_recipes.data import load_detections
 from detection_recipes.detections import Selection
-from detection_recipes.evaluation import TestImages
+from detection_recipes.evaluation import DetectionMetric
 from detection_recipes.experiment import KIND, NetworkConfig, Schedule, train_or_find
-from detection_recipes.network import MEASURES, STRIDES, Detector
-from detection_recipes.report import report
-from detection_recipes.training import OPTIMIZERS, TrainingConfig
+from detection_recipes.network import STRIDES, Detector
+from detection_recipes.picture import detections_picture
+from detection_recipes.training import TrainingConfig
 from detection_recipes.views import Augmentation
 
 from casc_core.errors import ConfigError, DataError
 from casc_lab import command
 from casc_lab.cli import Command
 from casc_lab.distributed import is_main, say
-from casc_lab.evaluation.report import Experiment, phase
+from casc_lab.evaluation.report import Experiment, phase, report
 from casc_lab.training.checks import MOST, check_fits
 from casc_lab.training.loop import PRECISIONS
 from casc_lab.training.store import describe
@@ -49,7 +49,7 @@ FINE_TUNING = 0.25
 """Learning rate with levels, where training with plain ReLU goes before, as a share of the rate of that."""
 SETTINGS = {
     "batch_size": (int, "images in a training batch, those of all processes together"),
-    "optimizer": (str, " or ".join(OPTIMIZERS)),
+    "optimizer": (str, " or ".join(TrainingConfig.OPTIMIZERS)),
     "lr": (float, f"largest learning rate; with levels, where plain ReLU goes before, {FINE_TUNING} of it"),
     "warm_up": (float, "share of the steps in which the learning rate rises"),
     "weight_decay": (float, "of weights with two or more dimensions"),
@@ -62,6 +62,8 @@ PAPER = TrainingConfig(epochs=100)
 SHAPES = TrainingConfig(epochs=8, batch_size=16, optimizer="adamw", lr=4e-3, averaging=0.98)
 RELU_EPOCHS = {"paper": 100, "shapes": 15}
 CALIBRATION_IMAGES = 64
+FIGURES_OF = {"voc": ("at_50", "at_50_11", "at_50_95"), "coco": ("at_50_95", "at_50")}
+"""What is shown of the precision on published data, what the paper has first."""
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -128,19 +130,6 @@ def experiment(
     args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
 ) -> Experiment:
     """The detector and its test set; with `find_only`, one that had been trained before."""
-    return _experiment(args, device, seconds, find_only)[0]
-
-
-def main(args: argparse.Namespace, device: torch.device) -> None:
-    """Load the images, then train or find, convert, simulate, report."""
-    seconds: dict[str, float] = {}
-    made, test = _experiment(args, device, seconds)
-    report(made, test, str(args.data), args.out, args.T, args.weight_bits, vars(args), seconds)
-
-
-def _experiment(
-    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
-) -> tuple[Experiment, TestImages]:
     schedule, selection, augmentation = _checked(args)
     with phase("data", seconds):
         data = load_detections(
@@ -161,19 +150,34 @@ def _experiment(
             sync_batch_norm=args.sync_bn,
         )  # fmt: skip
     say(describe(trained.found, trained.training, KIND))
-    batches = evaluation_batches(
-        data.test, args.size, batch_size=args.eval_batch, device=device, progress=progress and not find_only
-    )
-    test = TestImages(data.test, batches, data.classes, args.size, args.stride, selection)
-    made = Experiment(
-        network=trained.model, adapter="cnn", batches=batches, title=title, data=data.source,
-        train_examples=len(data.train), test_examples=len(data.test), q=args.q, classifier=trained.folder,
-        training=trained.training, trained=trained.model, calibration=lambda: ((some,) for some in calibration()),
+    figures = FIGURES_OF.get(args.data, ("at_50", "at_50_95"))
+    metric = DetectionMetric(data.test, data.classes, args.size, args.stride, selection, figures)
+    return Experiment(
+        network=trained.model,
+        adapter="cnn",
+        batches=evaluation_batches(
+            data.test, args.size, batch_size=args.eval_batch, device=device, progress=progress and not find_only
+        ),
+        title=title,
+        data=data.source,
+        train_examples=len(data.train),
+        test_examples=len(data.test),
+        q=args.q,
+        classifier=trained.folder,
+        training=trained.training,
+        published=paper.over_time(args.data),
+        calibration=lambda: ((some,) for some in calibration()),
         recipe="yolo",
-        labelled=False,
-        measures=MEASURES,
-    )  # fmt: skip
-    return made, test
+        metric=metric,
+        pictures=lambda evaluation: {"detections.png": detections_picture(evaluation, metric)},
+        facts={"classes": list(data.classes)},
+    )
+
+
+def main(args: argparse.Namespace, device: torch.device) -> None:
+    """Load the images, then train or find, convert, simulate, report."""
+    seconds: dict[str, float] = {}
+    report(experiment(args, device, seconds), args.out, args.T, args.weight_bits, vars(args), seconds)
 
 
 def _checked(args: argparse.Namespace) -> tuple[Schedule, Selection, Augmentation]:

@@ -60,7 +60,7 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
     shown |= {name: value for name, value in results["options"].items() if _worth_showing(name, value)}
 
     def parts(batch: Batch) -> tuple[Any, ...]:
-        return (*batch.inputs, batch.labels) if experiment.labelled else batch.inputs
+        return (*batch.inputs, batch.labels) if experiment.metric.labelled else batch.inputs
 
     return NetworkAndData(
         snn.to(device_of(experiment.network)),
@@ -70,7 +70,7 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
         experiment.title,
         experiment.data,
         shown,
-        measures=experiment.measures,
+        measures=experiment.metric.measures,
     )
 
 

@@ -22,9 +22,9 @@ from casc_lab.command import check_steps
 from detection_recipes.batches import FILL, standardised
 from detection_recipes.detections import Detected, Selection, detections
 from detection_recipes.drawing import grid, png, with_boxes
-from detection_recipes.evaluation import at_step, on_image
+from detection_recipes.evaluation import on_image
 from detection_recipes.metrics import SHOWN
-from detection_recipes.network import STRIDES
+from detection_recipes.network import STRIDES, Readouts
 from detection_recipes.views import Size, letterboxed
 
 FOLDER = Path("results/yolo")
@@ -118,14 +118,19 @@ def detect(detector: LoadedDetector, image: Image.Image, T: int | None = None) -
     by_step = {
         step: on_image(found, image.size, detector.size)
         for step in powers_of_two(simulation.T)
-        for found in detections(at_step(simulation, step), detector.stride, detector.selection)
+        for found in detections(_at(simulation.outputs, step), detector.stride, detector.selection)
     }
     cut = T is not None and int(detector.snn.simulate(inputs).silent_at[0]) > T
     return DetectedImage(
         by_step,
         None if cut else int(simulation.silent_at[0]),
-        all(map(torch.equal, at_step(simulation, simulation.T), detector.snn.reference(inputs))),
+        all(map(torch.equal, _at(simulation.outputs, simulation.T), detector.snn.reference(inputs))),
     )
+
+
+def _at(readouts: Readouts, step: int) -> Readouts:
+    """The readouts `[B, ...]` after a step, of those `[T, B, ...]` after each."""
+    return Readouts(*(readout[step - 1] for readout in readouts))
 
 
 def picture(detector: LoadedDetector, image: Image.Image, detected: DetectedImage, score: float) -> Image.Image:

@@ -26,12 +26,12 @@ from casc_lab.training.store import describe
 from image_recipes import paper
 from image_recipes.experiment import CalibrationConfig, FineTuning, NetworkConfig, train_or_find
 from image_recipes.models import MODELS, POOLINGS
-from image_recipes.training import OPTIMIZERS, TrainingConfig, TrainingImages
+from image_recipes.training import TrainingConfig, TrainingImages
 
 SETTINGS = {
     "epochs": (int, "passes over the training images"),
     "batch_size": (int, "images in a training batch, those of all processes together"),
-    "optimizer": (str, " or ".join(OPTIMIZERS)),
+    "optimizer": (str, " or ".join(TrainingConfig.OPTIMIZERS)),
     "lr": (float, "largest learning rate"),
     "warm_up": (float, "share of the steps in which the learning rate rises"),
     "weight_decay": (float, "of weights with two or more dimensions"),
@@ -71,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
         f"(default: {FINE_TUNING.epochs} epochs, learning rate {FINE_TUNING.lr})"
     )
     add("--fine-tune", action="store_true", help=about)
-    rates = ", ".join(f"{rate} for {name}" for name, rate in OPTIMIZERS.items())
+    rates = ", ".join(f"{rate} for {name}" for name, rate in TrainingConfig.OPTIMIZERS.items())
     for name, (kind, about) in SETTINGS.items():
         default = rates if name == "lr" and defaults.lr is None else getattr(defaults, name)
         also = f"; {others[name]}" if name in others else ""

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yolo
-from detection_recipes.evaluation import Evaluation
-from detection_recipes.paper import TABLE_4
+from detection_recipes import paper
 from recipe_runs import TWO_PROCESSES, run_here, run_recipe
 from voc_files import two_splits, xml
 
@@ -18,6 +17,7 @@ import casc_core
 from casc_core.errors import NotExactError
 from casc_lab import cli
 from casc_lab.distributed import ALL
+from casc_lab.evaluation.methods import Evaluation
 
 TINY = (
     "--width 0.02 --size 48 --stride 8 --relu-epochs 2 --epochs 1 --batch-size 4 --limit-train 8 --limit-test 4 "
@@ -47,7 +47,7 @@ def test_it_trains_converts_and_writes_everything(tmp_path: Path, capsys: pytest
     assert ours == results["reference_precision"]
     assert 0 <= ours["at_50_95"] <= ours["at_50"] <= 100
     assert results["differing"]["baseline+CIF+WSC"]["silent"] == {"missing": 0, "added": 0, "moved": 0}
-    assert results["images_differing"]["baseline+CIF+WSC"]["silent"] == 0
+    assert results["mismatches"]["baseline+CIF+WSC"]["silent"] == 0
     assert results["precision"]["baseline"]["silent"] is None
     assert results["exact_at"] <= results["steps_to_silence"]["max"]
     assert (results["train_examples"], results["test_examples"], results["q"]) == (8, 4, 4)
@@ -81,10 +81,13 @@ def test_two_processes_give_what_one_does(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_figures_of_the_paper() -> None:
-    cells = [row.cells() for row in TABLE_4["voc"]]
-    assert ["CASC (q=8), YOLO", "72.92", "24.96", "73.03", "72.94", "72.94"] in cells
-    assert ["Spiking-YOLO, Tiny-YOLO", "53.01", "-", "-", "-", "51.83"] in cells
-    assert ["ACP, Faster R-CNN", "37.00", "-", "-", "31.00", "34.20"] in [row.cells() for row in TABLE_4["coco"]]
+    voc, coco = (paper.over_time(name) for name in ("voc", "coco"))
+    assert voc is not None
+    assert coco is not None
+    assert "| CASC (q=8), YOLO        | 72.92 | 24.96 | 73.03 | 72.94 | 72.94 |" in voc.table()
+    assert "| Spiking-YOLO, Tiny-YOLO | 53.01 |     - |     - |     - | 51.83 |" in voc.table()
+    assert "| ACP, Faster R-CNN    | 37.00 |     - |     - | 31.00 | 34.20 |" in coco.table()
+    assert paper.over_time("shapes") is None
 
 
 def test_its_network_is_found_again_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +96,7 @@ def test_its_network_is_found_again_by_name(tmp_path: Path, capsys: pytest.Captu
     found = yolo.experiment(args, torch.device("cpu"), {}, find_only=True)
     assert found.recipe == "yolo"
     batch = next(iter(found.batches(ALL)))
-    assert casc_core.verify(casc_core.convert(found.network), *batch.inputs, measures=found.measures).exact
+    assert casc_core.verify(casc_core.convert(found.network), *batch.inputs, measures=found.metric.measures).exact
     assert cli.main(["verify", str(tmp_path), "--limit", "2"]) == 0
     assert "EXACT" in capsys.readouterr().out
     assert cli.main(["compare", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "compared")]) == 0
