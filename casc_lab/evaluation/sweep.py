@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
 from casc_lab.distributed import say
 from casc_lab.evaluation.methods import Evaluation
+from casc_lab.training.seeds import digest
 
 Levels = int | None
 
@@ -97,6 +99,33 @@ def sweep(
     if distributed.is_main():
         print(f"\n{levels_table(list(rows.values()), published)}\n\nsweep.json and sweep.md are in {folder}")
     return list(rows.values())
+
+
+def sweep_options(
+    args: argparse.Namespace,
+    run: Callable[[Levels, Path], Evaluation],
+    *data: str,
+    published: Mapping[Levels, tuple[float, float, int]] | None = None,
+    title: str = "",
+) -> list[LevelsRow]:
+    """`sweep` as a command line asks for it: over `args.sweep`, each number of levels in a folder of its own in `args.out`.
+
+    Args:
+        run: runs the experiment for a number of levels, in a folder.
+        data: what else than the options the results depend on.
+        published, title: as `sweep` takes them.
+    """
+    irrelevant = ("out", "q", "sweep", "quiet", "threads", "device", "retrain")
+    chosen = {name: str(value) for name, value in vars(args).items() if name not in irrelevant}
+    return sweep(
+        args.sweep,
+        lambda q: run(q, args.out / f"q{q or 'none'}"),
+        args.out,
+        key=lambda q: digest(q, chosen, *data),
+        published=published,
+        title=title,
+        again=args.retrain,
+    )
 
 
 def levels_table(rows: Sequence[LevelsRow], published: Mapping[Levels, tuple[float, float, int]] | None = None) -> str:

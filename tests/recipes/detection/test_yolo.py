@@ -110,7 +110,7 @@ def test_its_network_is_found_again_by_name(tmp_path: Path, capsys: pytest.Captu
         (["--size", "50"], "the sides of the image must be multiples of the stride, 8; got 50x50"),
         (["--width", "0"], "width must lie in (0, 16]; got 0.0"),
         (["--epochs", "0"], "epochs must be an integer of at least 1; got 0"),
-        (["--relu-epochs", "-1"], "epochs must be an integer of at least 1; got -1"),
+        (["--relu-epochs", "-1"], "--relu-epochs must be at least 0; got -1"),
         (["--smallest", "0"], "--smallest must lie in (0, 1]; got 0.0"),
         (["--mosaic", "2"], "mosaic must lie in 0..1; got 2.0"),
         (["--overlap", "2"], "overlap must lie in 0..1; got 2.0"),
