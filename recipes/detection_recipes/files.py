@@ -11,6 +11,9 @@ from typing import Protocol
 
 from casc_core.errors import DataError
 
+DEPTH = 4
+"""As deep as the lists of PASCAL VOC lie: VOCdevkit/VOC2007/ImageSets/Main."""
+
 
 class Files(Protocol):
     """Files by their path below some root, with `/` between its parts."""
@@ -28,7 +31,7 @@ class Files(Protocol):
         ...
 
     def folders(self) -> list[str]:
-        """The root, `""`, and the folders below it that are not deeper than three."""
+        """The root, `""`, and the folders below it that are not deeper than `DEPTH`."""
         ...
 
     def at(self, path: str) -> str:
@@ -64,7 +67,7 @@ class FolderFiles:
 
     def folders(self) -> list[str]:
         found, level = [""], [str(self.root)]
-        for _ in range(3):
+        for _ in range(DEPTH):
             level = [below for folder in level for below in _subfolders(folder)]
             found += [Path(folder).relative_to(self.root).as_posix() for folder in level]
         return found
@@ -127,7 +130,7 @@ class TarFiles:
         return self.listing.get(folder, frozenset())
 
     def folders(self) -> list[str]:
-        return [folder for folder in sorted(self.listing) if folder.count("/") < 3]
+        return [folder for folder in sorted(self.listing) if folder.count("/") < DEPTH]
 
     def at(self, path: str) -> str:
         return f"{self.tar}:{path}"
