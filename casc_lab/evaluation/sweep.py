@@ -18,7 +18,7 @@ from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
 from casc_lab.distributed import say
 from casc_lab.evaluation.methods import Evaluation
-from casc_lab.training.seeds import digest
+from casc_lab.seeds import digest
 
 Levels = int | None
 

@@ -16,9 +16,10 @@ from PIL import Image
 import casc_core
 from casc_core.errors import ConfigError, StorageError
 from casc_core.reporting.series import powers_of_two
-from casc_core.storage.files import read_whole, require_writable, write_whole
-from casc_core.storage.strict import of, parsed, strings
+from casc_core.storage.files import require_writable, write_whole
+from casc_core.storage.strict import of, strings
 from casc_lab.command import check_steps
+from casc_lab.evaluation.results_folder import NETWORK, results_of
 from detection_recipes.batches import FILL, standardised
 from detection_recipes.detections import Detected, Selection, detections
 from detection_recipes.drawing import grid, png, with_boxes
@@ -28,7 +29,6 @@ from detection_recipes.network import STRIDES, Readouts
 from detection_recipes.views import Size, letterboxed
 
 FOLDER = Path("results/yolo")
-RESULTS = "results.json"
 _WIDTH = 320  # of each picture, where there are several
 
 
@@ -77,25 +77,15 @@ def load_detector(folder: Path) -> LoadedDetector:
     Raises:
         StorageError: it holds none.
     """
-    where = folder / RESULTS
-    if not where.is_file():
-        raise StorageError(
-            f"{folder} is not the output folder of a detection recipe: it holds no {RESULTS}; name one with --network"
-        )
-    try:
-        results = of(dict, parsed(read_whole(where), finite=False), "results")
-        options = of(dict, results["options"], "options")
+    with results_of(folder, "detection", "; name one with --network") as results:
+        options = results["options"]
         wide, high = (of(int, side, "a side") for side in of(list, options["size"], "size"))
         stride = of(int, options["stride"], "stride")
         if stride not in STRIDES or min(wide, high) < stride or wide % stride or high % stride:
             raise ValueError(f"{wide}x{high} pixels are no whole cells of stride {stride}")
         selection = Selection(options["score"], options["overlap"])
         classes = strings(results["classes"], "classes")
-    except StorageError:
-        raise
-    except (LookupError, TypeError, ValueError) as error:
-        raise StorageError(f"{where} is not that of a detection recipe ({type(error).__name__}: {error})") from error
-    return LoadedDetector(casc_core.load(folder / "network"), classes, (wide, high), stride, selection)
+    return LoadedDetector(casc_core.load(folder / NETWORK), classes, (wide, high), stride, selection)
 
 
 def detect(detector: LoadedDetector, image: Image.Image, T: int | None = None) -> DetectedImage:

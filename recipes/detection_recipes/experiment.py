@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import casc_core
 from casc_core.errors import ConfigError
 from casc_lab.distributed import say
-from casc_lab.training.seeds import digest
+from casc_lab.seeds import digest
 from casc_lab.training.store import Store, training_facts
 from detection_recipes.batches import TrainingBatches
 from detection_recipes.network import MEASURES, Detector

@@ -11,12 +11,12 @@ import torch
 from image_recipes.augment import normalise
 from torch import Tensor, nn
 
+from casc_lab.seeds import digest
 from casc_lab.training import loop
 from casc_lab.training.checks import check_numbers
 from casc_lab.training.classification import shapes
 from casc_lab.training.descent import DescentConfig, DescentTask
 from casc_lab.training.loop import TrainingResult
-from casc_lab.training.seeds import digest
 from casc_lab.training.task import Validation
 from detection_recipes.batches import MEAN, STD, TrainingBatches
 from detection_recipes.targets import Objects, loss_and_right

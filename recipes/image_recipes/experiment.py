@@ -19,8 +19,8 @@ from casc_core.reporting.predictions import Measure
 from casc_core.storage.strict import of
 from casc_lab.distributed import say
 from casc_lab.evaluation.accuracy import Batches, logits_of
+from casc_lab.seeds import digest
 from casc_lab.training import classification
-from casc_lab.training.seeds import digest
 from casc_lab.training.store import Store, training_facts
 from casc_lab.training.task import Validation
 from image_recipes.models import build

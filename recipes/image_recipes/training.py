@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from casc_lab.distributed import Share
+from casc_lab.seeds import digest
 from casc_lab.training import loop as training
 from casc_lab.training.checks import check_numbers
 from casc_lab.training.classification import loss_and_correct, shapes
 from casc_lab.training.descent import DescentConfig, DescentTask, Samples
 from casc_lab.training.loop import TrainingResult
-from casc_lab.training.seeds import digest
 from casc_lab.training.task import Epoch, Validation
 from image_recipes.augment import normalise
 
