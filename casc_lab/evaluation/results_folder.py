@@ -40,8 +40,10 @@ def results_of(folder: Path, kind: str = "", remedy: str = "") -> Iterator[dict[
     """
     recipe, path = f"a {kind} recipe" if kind else "a recipe", folder / RESULTS
     if not path.is_file():
-        inner = "; take the folder that it lies in" if (folder / "network.json").is_file() else ""
-        raise StorageError(f"{folder} is not the output folder of {recipe}: it holds no {RESULTS}{inner or remedy}")
+        raise StorageError(
+            f"{folder} is not the output folder of {recipe}: it holds no {RESULTS}{_elsewhere(folder) or remedy}"
+        )
+    results: dict[str, Any] = {}
     try:
         results = of(dict, parsed(read_whole(path), finite=False), "results")
         of(dict, results["options"], "options")
@@ -50,4 +52,15 @@ def results_of(folder: Path, kind: str = "", remedy: str = "") -> Iterator[dict[
         if isinstance(error, StorageError):
             raise
         said = f"{type(error).__name__}: {error}"
-        raise StorageError(f"{path} is damaged, or not that of {recipe} ({said:.300})") from error
+        by = f"; the recipe {results['recipe']!r:.80} wrote it" if isinstance(results.get("recipe"), str) else ""
+        raise StorageError(f"{path} is damaged, or not that of {recipe} ({said:.300}){by}") from error
+
+
+def _elsewhere(folder: Path) -> str:
+    """Where the results may be that are looked for in a folder."""
+    if (folder / "network.json").is_file():
+        return "; take the folder that it lies in"
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{RESULTS}")) if folder.is_dir() else []
+    return (
+        f"; take one of the folders in it: {', '.join(inner[:8])}{', ...' if len(inner) > 8 else ''}" if inner else ""
+    )

@@ -139,6 +139,7 @@ def train_or_find(
         if schedule.q is None:
             store.write(model, {"detector": dataclasses.asdict(network), "training": facts, **about})
             return TrainedNetwork(model.to(device).eval(), False, facts, store.home.name)
+        say("calibrating the detector with plain ReLU on some training images")
         how_calibrated = CalibrationConfig(schedule.q, schedule.percentile)
         calibrated = how_calibrated.apply(model.to(device).eval(), list(calibration()), MEASURES)
         say(f"calibrated: readouts of the network with levels are off by {100 * calibrated.logit_error:.2f}%")
