@@ -41,12 +41,12 @@ def test_others_are_refused(content: Any, message: str, tmp_path: Path) -> None:
 
 
 def test_where_it_may_be_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="is not the output folder of a text recipe: .*; name another"):
+    with pytest.raises(StorageError, match=r"is not the output folder of a text recipe: .*; name another"):
         asked(tmp_path)
     for name in ("q4", "q8"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text("{}")
-    with pytest.raises(StorageError, match="holds no results.json; take one of the folders in it: q4, q8"):
+    with pytest.raises(StorageError, match=r"holds no results\.json; take one of the folders in it: q4, q8"):
         asked(tmp_path)
     (tmp_path / "q4/network").mkdir()
     (tmp_path / "q4/network/network.json").write_text("{}")
