@@ -162,9 +162,9 @@ def _files(place: Path) -> Files:
         raise DataError(
             f"{place}: there is no such folder or file; pass one, voc, coco, shapes, or the name of a hub data set"
         )
-    tars = sorted(place.glob("*.tar"))
-    if not tars:
-        return FolderFiles(place)
+    folder, tars = FolderFiles(place), sorted(place.glob("*.tar"))
+    if not tars or voc.places(folder) or coco.find(folder):
+        return folder
     return TarFiles(tars[0]) if len(tars) == 1 else JoinedFiles([TarFiles(tar) for tar in tars], str(place))
 
 

@@ -61,6 +61,8 @@ def test_voc_in_its_tars_is_what_its_folders_are(tmp_path: Path, monkeypatch: py
             tar.add(f"VOCdevkit/VOC2007/Annotations/{image}.xml")
             tar.add(f"VOCdevkit/VOC2007/JPEGImages/{image}.jpg")
     check_pascal_voc(load_detections(tmp_path / "voc"))
+    shutil.copy("voc/VOCtest_06-Nov-2007.tar", "left.tar")  # beside what it was unpacked to
+    check_pascal_voc(load_detections(tmp_path))
     shutil.rmtree("VOCdevkit")
     monkeypatch.setenv("CASC_DATA", str(tmp_path))
     check_pascal_voc(load_detections("voc"))
