@@ -9,9 +9,10 @@ from pathlib import Path
 
 from casc_core.errors import ConfigError, DataError
 from casc_lab import hub
-from detection_recipes import coco, hub_data, voc
+from detection_recipes import coco, voc
 from detection_recipes.annotations import AnnotatedImage, Detections, LeftOut, summary
 from detection_recipes.files import Files, FolderFiles, JoinedFiles, TarFiles
+from detection_recipes.hub_data import BOXES, HubData
 from detection_recipes.shapes import drawn_shapes
 
 TRAIN, TEST = ("trainval", "train"), ("test", "val", "valid", "validation")
@@ -26,7 +27,7 @@ def load_detections(
     *,
     train_split: str | None = None,
     test_split: str | None = None,
-    hub_boxes: str = "sizes",
+    hub_boxes: str = BOXES[0],
     limit_train: int | None = None,
     limit_test: int | None = None,
 ) -> Detections:
@@ -46,7 +47,7 @@ def load_detections(
             - "shapes" or None: shapes that are drawn.
         train_split, test_split: names of lists or JSON files; None: trainval or else train, and test or else val. Where
             there is one split alone, every fifth of its images is for testing.
-        hub_boxes: what follows left and top in a box of a hub data set, as `detection_recipes.hub_data.read` takes it.
+        hub_boxes: what follows left and top in a box of a hub data set, as `detection_recipes.hub_data.HubData` takes it.
         limit_train, limit_test: take the first so many images.
 
     Raises:
@@ -170,17 +171,16 @@ def _files(place: Path) -> Files:
 
 def _from_hub(name: str, boxes: str, train_split: str | None, test_split: str | None, left_out: LeftOut) -> Splits:
     try:
-        read, there, classes = hub_data.read(name, boxes, left_out)
+        data = HubData(name, boxes)
     except hub.UnreachableError as error:
         raise DataError(
             f"there is no folder {name!r}, and {error}; pass a folder or file, voc, coco or shapes"
         ) from error
-    what = f"hub data set {name}"
-    train, test = _pair(there, train_split, test_split, what)
-    images = read(train)
+    train, test = _pair(data.splits, train_split, test_split, data.what)
+    images = data.read(train, left_out)
     if test is None or test == train:
-        return *_divided(images), classes, f"{what}, {train} divided"
-    return images, read(test), classes, f"{what}, {train} and {test}"
+        return *_divided(images), data.classes, f"{data.what}, {train} divided"
+    return images, data.read(test, left_out), data.classes, f"{data.what}, {train} and {test}"
 
 
 def _pair(there: Sequence[str], train_split: str | None, test_split: str | None, what: str) -> tuple[str, str | None]:

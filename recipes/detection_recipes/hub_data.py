@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,11 @@ from detection_recipes.annotations import AnnotatedImage, LeftOut, Objects
 
 BOXES = ("sizes", "corners")
 """What follows left and top in a box: width and height, or right and bottom."""
-_BOX_COLUMNS, _CATEGORY_COLUMNS = (
+_BOX_FIELDS, _CATEGORY_FIELDS = (
     ("bbox", "bboxes", "boxes"),
     ("category", "categories", "category_id", "label", "labels"),
 )
-_CROWD_COLUMNS = ("iscrowd", "is_crowd")
+_CROWD_FIELDS = ("iscrowd", "is_crowd")
 _MOST_UNFIT = 0.1  # of the boxes, where these are what they are said to be
 
 
@@ -56,48 +56,81 @@ class HubPicture:
             raise DataError(f"{self.name}: damaged or not an image ({error}); fetch the data set again") from error
 
 
-def read(
-    repository: str, boxes: str, left_out: LeftOut
-) -> tuple[Callable[[str], list[AnnotatedImage]], list[str], tuple[str, ...]]:
-    """What reads a split of a hub data set, the names of its splits, and its classes.
+class HubData:
+    """A data set of the hub, its splits read when they are asked for.
 
     Args:
         repository: its name.
         boxes: one of `BOXES`.
-        left_out: counts what cannot be used.
+
+    Attributes:
+        what: what it is called.
+        splits: the names of its splits.
+        classes: the names of its categories; a label is a position here.
 
     Raises:
         casc_lab.hub.UnreachableError: it is neither cached nor to be had now. DataError: it has no such columns.
     """
-    what = f"hub data set {repository}"
-    splits = hub.load(repository)
-    features = next(iter(splits.values())).features
-    image = next((name for name in features if type(features[name]).__name__ == "Image"), None)
-    objects = next((name for name in features if _first(_BOX_COLUMNS, _fields(features[name]))), None)
-    if image is None or objects is None:
-        missing = "images" if image is None else f"objects with a field {' or '.join(_BOX_COLUMNS)}"
-        raise DataError(f"{what}: it has no column of {missing}; its columns are {', '.join(features)}")
-    fields = _fields(features[objects])
-    category = _first(_CATEGORY_COLUMNS, fields)
-    names = getattr(_innermost(fields[category]), "names", None) if category else None
-    if names is None:
-        raise DataError(f"{what}: its objects have no named categories; their fields are {', '.join(fields)}")
-    columns = _Columns(
-        what, image, objects, _first(_BOX_COLUMNS, fields) or "", category or "", _first(_CROWD_COLUMNS, fields)
-    )
-    return lambda split: _split(columns, splits[split], split, len(names), boxes, left_out), list(splits), tuple(names)
 
+    def __init__(self, repository: str, boxes: str = BOXES[0]) -> None:
+        self.what, self.boxes = f"hub data set {repository}", boxes
+        self._splits = hub.load(repository)
+        self.splits = list(self._splits)
+        features = self._splits[self.splits[0]].features
+        image = next((name for name in features if type(features[name]).__name__ == "Image"), None)
+        objects = next((name for name in features if _first(_BOX_FIELDS, _fields(features[name]))), None)
+        if image is None or objects is None:
+            missing = "images" if image is None else f"objects with a field {' or '.join(_BOX_FIELDS)}"
+            raise DataError(f"{self.what}: it has no column of {missing}; its columns are {', '.join(features)}")
+        fields = _fields(features[objects])
+        box, category = _first(_BOX_FIELDS, fields), _first(_CATEGORY_FIELDS, fields)
+        names = getattr(_innermost(fields[category]), "names", None) if category else None
+        if box is None or category is None or names is None:
+            raise DataError(f"{self.what}: its objects have no named categories; their fields are {', '.join(fields)}")
+        self.image, self.objects, self.box, self.category = image, objects, box, category
+        self.crowd = _first(_CROWD_FIELDS, fields)
+        self.classes = tuple(names)
 
-@dataclass(frozen=True)
-class _Columns:
-    """Of a data set: what it is called, its columns, and the fields of its objects."""
+    def read(self, split: str, left_out: LeftOut) -> list[AnnotatedImage]:
+        """The images of a split; `left_out` counts what cannot be used.
 
-    what: str
-    image: str
-    objects: str
-    box: str
-    category: str
-    crowd: str | None
+        Raises:
+            DataError: an image is damaged, an object malformed, or many boxes do not fit their images.
+        """
+        import datasets
+
+        rows = self._splits[split]
+        pictures = rows.cast_column(self.image, datasets.Image(decode=False))
+        sized = {"width", "height"} <= set(rows.column_names)
+        found, unfit, count = [], LeftOut(), 0
+        for number, row in enumerate(rows.select_columns([self.objects, *(("width", "height") if sized else ())])):
+            where = f"{self.what}, {split} row {number}"
+            picture = HubPicture(pictures, number, self.image, where)
+            objects = Objects(_size(row, where) if sized else picture.size(), unfit)
+            for place, each in enumerate(_records(row[self.objects], where), 1):
+                self._add(each, objects, f"{where}, object {place}")
+                count += 1
+            found.append(objects.image(where, picture))
+        total = sum(unfit.counts.values())
+        if total > _MOST_UNFIT * count:
+            other = BOXES[1 - BOXES.index(self.boxes)]
+            raise DataError(
+                f"{self.what}: {total:,} of {count:,} boxes do not fit their images if they are read as {self.boxes} "
+                f"({unfit}); they may be {other}: pass --hub-boxes {other}"
+            )
+        left_out.join(unfit)
+        return found
+
+    def _add(self, each: Mapping[str, Any], objects: Objects, where: str) -> None:
+        """Add one object."""
+        box, label = each[self.box], each[self.category]
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(edge, (int, float)) for edge in box):
+            raise DataError(f"{where}: {self.box} must be four numbers; got {box!r:.80}")
+        if not isinstance(label, int) or not 0 <= label < len(self.classes):
+            raise DataError(f"{where}: there is no category {label!r:.40}; there are {len(self.classes)}")
+        left, top, third, fourth = map(float, box)
+        edges = (left, top, third, fourth) if self.boxes == "corners" else (left, top, left + third, top + fourth)
+        objects.add(edges, label, where, crowd=bool(self.crowd and each[self.crowd]))
 
 
 def _first(names: Sequence[str], there: Any) -> str | None:
@@ -117,34 +150,11 @@ def _fields(feature: Any) -> Mapping[str, Any]:
     return inner if isinstance(inner, Mapping) else {}
 
 
-def _split(
-    columns: _Columns, split: Any, name: str, classes: int, boxes: str, left_out: LeftOut
-) -> list[AnnotatedImage]:
-    import datasets
-
-    pictures = split.cast_column(columns.image, datasets.Image(decode=False))
-    sized = {"width", "height"} <= set(split.column_names)
-    wanted = [columns.objects, *(("width", "height") if sized else ())]
-    found, unfit, count = [], LeftOut(), 0
-    for number, row in enumerate(split.select_columns(wanted)):
-        where = f"{columns.what}, {name} row {number}"
-        picture = HubPicture(pictures, number, columns.image, where)
-        size = (row["width"], row["height"]) if sized else picture.size()
-        objects = Objects(size, unfit)
-        for place, each in enumerate(_records(row[columns.objects], where), 1):
-            box, label, crowd = _object(each, columns, f"{where}, object {place}", classes, boxes)
-            objects.add(box, label, f"{where}, object {place}", crowd=crowd)
-            count += 1
-        found.append(objects.image(where, picture))
-    total = sum(unfit.counts.values())
-    if total > _MOST_UNFIT * count:
-        other = BOXES[1 - BOXES.index(boxes)]
-        raise DataError(
-            f"{columns.what}: {total:,} of {count:,} boxes do not fit their images if they are read as {boxes} ({unfit}); "
-            f"they may be {other}: pass --hub-boxes {other}"
-        )
-    left_out.join(unfit)
-    return found
+def _size(row: Mapping[str, Any], where: str) -> tuple[int, int]:
+    wide, high = row["width"], row["height"]
+    if not all(isinstance(side, int) and side >= 1 for side in (wide, high)):
+        raise DataError(f"{where}: width and height must be whole numbers of at least 1; got {wide!r} and {high!r}")
+    return wide, high
 
 
 def _records(value: Any, where: str) -> Iterator[Mapping[str, Any]]:
@@ -157,17 +167,3 @@ def _records(value: Any, where: str) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"{where}: its objects have fields of {' and '.join(map(str, sorted(lengths)))} entries")
     for place in range(lengths.pop() if lengths else 0):
         yield {name: each[place] for name, each in value.items() if isinstance(each, list)}
-
-
-def _object(
-    each: Mapping[str, Any], columns: _Columns, where: str, classes: int, boxes: str
-) -> tuple[tuple[float, float, float, float], int, bool]:
-    """Its edges, its class, and whether it is a crowd."""
-    box, label = each[columns.box], each[columns.category]
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(edge, (int, float)) for edge in box):
-        raise DataError(f"{where}: {columns.box} must be four numbers; got {box!r:.80}")
-    if not isinstance(label, int) or not 0 <= label < classes:
-        raise DataError(f"{where}: there is no category {label!r:.40}; there are {classes}")
-    left, top, third, fourth = map(float, box)
-    edges = (left, top, third, fourth) if boxes == "corners" else (left, top, left + third, top + fourth)
-    return edges, label, bool(columns.crowd and each[columns.crowd])

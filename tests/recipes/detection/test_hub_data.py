@@ -104,6 +104,7 @@ def test_other_splits(publish: Publish) -> None:
         ({"names": None}, "its objects have no named categories; their fields are bbox, category"),
         ({"rows": [[((2, 3, 10), 1)]]}, "train row 0, object 1: bbox must be four numbers; got [2.0, 3.0, 10.0]"),
         ({"rows": [[((2, 3, 10, 12), -1)]]}, "train row 0, object 1: there is no category -1; there are 2"),
+        ({"size": (0, 30)}, "train row 0: width and height must be whole numbers of at least 1; got 0 and 30"),
         ({"content": b"no image", "sized": False}, "train row 0: damaged or not an image"),
     ],
 )
