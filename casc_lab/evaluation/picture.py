@@ -19,7 +19,7 @@ def evaluation_picture(evaluation: Evaluation, title: str) -> bytes:
         left.plot(steps, [score.figures[0] for score in scores], **style)
         right.plot(steps, [score.differences for score in scores], **style)
     left.set_ylabel(metric.names[0])
-    right.set_ylabel(f"{metric.differing} from the ANN's, in {len(evaluation.silent_at):,} samples")
+    right.set_ylabel(f"{metric.differing} from the ANN's\n({len(evaluation.silent_at):,} samples)")
     right.set_ylim(bottom=0)
     for axes in (left, right):
         doubling_axis(axes, steps)

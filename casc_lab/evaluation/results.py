@@ -106,13 +106,22 @@ def tables(evaluation: Evaluation, published: Published | None = None) -> list[s
     shown.append(
         _over_time(
             evaluation, "energy (nJ a sample)",
-            lambda method, key: "never" if (energy := method.energy[key]) is None else f"{energy:,.4g}",
-            f"{evaluation.ours.ann_energy:,.4g}",
+            lambda method, key: "never" if (energy := method.energy[key]) is None else _four_digits(energy),
+            _four_digits(evaluation.ours.ann_energy),
         )
     )  # fmt: skip
     if published is not None:
         shown.append(f"The paper's own figures, {published.source}:\n\n{published.table()}")
     return shown
+
+
+def _four_digits(value: float) -> str:
+    """A number in four digits, or in all of those before the point.
+
+    >>> _four_digits(12345.6), _four_digits(12.3456)
+    ('12,346', '12.35')
+    """
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"
 
 
 def _scores(evaluation: Evaluation, name: str, number: int) -> str:

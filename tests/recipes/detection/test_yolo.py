@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ TINY = (
     "--width 0.02 --size 48 --stride 8 --relu-epochs 2 --epochs 1 --batch-size 4 --limit-train 8 --limit-test 4 "
     "--eval-batch 3 --score 0.001 --threads 1 --quiet"
 ).split()
+SAVED = Path(__file__).parents[2] / "saved"
 METHODS = ["baseline", "baseline+WSC", "baseline+CIF", "baseline+CIF+WSC"]
 
 
@@ -162,6 +164,20 @@ def test_levels_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for folder in ("qnone", "q4"):
         assert cli.main(["verify", str(tmp_path / folder), "--limit", "1"]) == 0
         assert "EXACT" in capsys.readouterr().out
+
+
+def test_results_of_before_there_was_one_evaluation_are_found_and_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(SAVED / "yolo", out)
+    before = json.loads((out / "results.json").read_text())
+    assert cli.main(["verify", str(out), "--limit", "1"]) == 0
+    again = recipe(out, "--q", 4, "--T", 6)
+    assert "detector found" in capsys.readouterr().err
+    for name in ("precision", "differing", "energy_nj", "reference_precision", "exact_at", "steps_to_silence", "training"):
+        assert again[name] == before[name]
+    assert again["mismatches"] == before["images_differing"]
 
 
 def checked(*arguments: str) -> Any:
