@@ -242,10 +242,10 @@ class CalibrationConfig:
 class FineTuning:
     """How a network with levels starts from one that was trained with plain ReLU, and is trained towards its answers.
 
-    Chosen by trainings of a ResNet20 with q = 4, of as many steps as eight epochs of CIFAR-10 have, on 40,000 of its training
-    images. Judged by how far the answers are from the trained network's (the divergence of the softened answers) on images
-    of CIFAR-100, which neither has seen: 0.46 without features, 0.41 with those at the end of each size of the image, 0.38
-    with those of each residual block.
+    Chosen by trainings of a ResNet20 with q = 4, of as many steps as eight epochs of CIFAR-10 have, on 40,000 of its
+    training images. Judged by how far the answers are from the trained network's (the divergence of the softened answers)
+    on images of CIFAR-100, which neither has seen: 0.46 without features, 0.41 with those at the end of each size of the
+    image, 0.38 with those of each residual block.
 
     Args:
         calibration: where thresholds and biases start; the thresholds are trained.
