@@ -175,7 +175,15 @@ def test_results_of_before_there_was_one_evaluation_are_found_and_made_again(
     assert cli.main(["verify", str(out), "--limit", "1"]) == 0
     again = recipe(out, "--q", 4, "--T", 6)
     assert "detector found" in capsys.readouterr().err
-    for name in ("precision", "differing", "energy_nj", "reference_precision", "exact_at", "steps_to_silence", "training"):
+    for name in (
+        "precision",
+        "differing",
+        "energy_nj",
+        "reference_precision",
+        "exact_at",
+        "steps_to_silence",
+        "training",
+    ):
         assert again[name] == before[name]
     assert again["mismatches"] == before["images_differing"]
 
