@@ -82,6 +82,26 @@ def read(
     ], order
 
 
+class CocoFiles:
+    """Files that describe their images so, one for each split.
+
+    Args:
+        files: where.
+        what: what they are called.
+    """
+
+    def __init__(self, files: Files, what: str) -> None:
+        self.files, self.what = files, what
+        self._found = find(files)
+        self.splits = list(self._found)
+        self.name = "coco" if {"train2017", "val2017"} <= set(self.splits) else ""
+        self.classes: tuple[str, ...] = ()
+
+    def read(self, split: str, left_out: LeftOut) -> list[AnnotatedImage]:
+        images, self.classes = read(self.files, self._found[split], left_out, self.classes or None)
+        return images
+
+
 def _without_outlines(value: dict[str, Any]) -> dict[str, Any]:
     value.pop("segmentation", None)
     return value

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from casc_core.errors import ConfigError, DataError
 from casc_lab import hub
 from detection_recipes import coco, voc
 from detection_recipes.annotations import AnnotatedImage, Detections, LeftOut, summary
+from detection_recipes.coco import CocoFiles
 from detection_recipes.files import Files, FolderFiles, JoinedFiles, TarFiles
 from detection_recipes.hub_data import BOXES, HubData
 from detection_recipes.shapes import drawn_shapes
+from detection_recipes.voc import PascalVoc, VocFolder
 
 TRAIN, TEST = ("trainval", "train"), ("test", "val", "valid", "validation")
 """Names of splits, the first that there is; beside another test split than `test`, `train` goes before `trainval`."""
@@ -63,13 +66,15 @@ def load_detections(
     if data is None or data == "shapes":
         shapes = {"train": limit_train, "test": limit_test}
         return drawn_shapes(**{name: value for name, value in shapes.items() if value is not None})
-    left_out = LeftOut()
-    if data in ("voc", "coco"):
-        train, test, classes, what = _as_published(str(data), train_split, test_split, left_out)
-    elif isinstance(data, Path) or Path(data).exists() or not hub.NAME.fullmatch(data):
-        train, test, classes, what = _from_place(Path(data), train_split, test_split, left_out)
+    source, left_out = _source(data, hub_boxes), LeftOut()
+    train_name, test_name = _pair(source.splits, train_split, test_split, source.what)
+    train = source.read(train_name, left_out)
+    if test_name in (None, train_name):
+        (train, test), what = _divided(train), f"{source.what}, {train_name} divided"
     else:
-        train, test, classes, what = _from_hub(data, hub_boxes, train_split, test_split, left_out)
+        assert test_name is not None
+        test = source.read(test_name, left_out)
+        what = source.what if source.name else f"{source.what}, {train_name} and {test_name}"
     both = {image.name for image in train} & {image.name for image in test}
     if both:
         raise DataError(
@@ -77,83 +82,103 @@ def load_detections(
             "without common images by --train-split and --test-split"
         )
     train, test = train[:limit_train], test[:limit_test]
-    for name, images in (("training", train), ("test", test)):
+    for kind, images in (("training", train), ("test", test)):
         if not any(len(image.certain[0]) for image in images):
-            raise DataError(f"{what}: there is no box on any {name} image")
-    source = f"{what}: {summary(train)} training and {summary(test)} test images, {len(classes)} classes"
+            raise DataError(f"{what}: there is no box on any {kind} image")
+    said = f"{what}: {summary(train)} training and {summary(test)} test images, {len(source.classes)} classes"
     notices = (f"{what}: {left_out}",) if left_out.places else ()
-    published = what.split()[0]
-    name = {"PASCAL": "voc", "COCO": "coco"}.get(published, "")
-    return Detections(tuple(train), tuple(test), tuple(classes), source, notices, name)
+    return Detections(tuple(train), tuple(test), tuple(source.classes), said, notices, source.name)
 
 
-Splits = tuple[list[AnnotatedImage], list[AnnotatedImage], Sequence[str], str]
+class Source(Protocol):
+    """Where annotated images come from."""
+
+    @property
+    def what(self) -> str:
+        """What it is called, without paths of this machine."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """ "voc" or "coco", if it is one of those; else empty."""
+        ...
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of its splits."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of its classes, once a split has been read."""
+        ...
+
+    def read(self, split: str, left_out: LeftOut) -> list[AnnotatedImage]:
+        """The images of a split, whose classes are those of the split that was read first; `left_out` counts what cannot be
+        used.
+
+        Raises:
+            DataError: files are missing or malformed, or a class is unknown.
+        """
+        ...
 
 
-def _as_published(data: str, train_split: str | None, test_split: str | None, left_out: LeftOut) -> Splits:
+def _source(data: str | Path, hub_boxes: str) -> Source:
+    """Where the images come from that a name, a folder or a file stands for."""
+    if data in ("voc", "coco"):
+        return _as_published(str(data))
+    if isinstance(data, Path) or Path(data).exists() or not hub.NAME.fullmatch(data):
+        return _from_place(Path(data))
+    try:
+        return HubData(data, hub_boxes)
+    except hub.UnreachableError as error:
+        raise DataError(
+            f"there is no folder {data!r}, and {error}; pass a folder or file, voc, coco or shapes"
+        ) from error
+
+
+def _as_published(name: str) -> Source:
     """PASCAL VOC or COCO where CASC_DATA says."""
     folder = os.environ.get("CASC_DATA")
     if not folder:
         raise DataError(
-            f"--data {data} is looked for in the folder that CASC_DATA names, which is not set; or pass a folder"
+            f"--data {name} is looked for in the folder that CASC_DATA names, which is not set; or pass a folder"
         )
     root = Path(folder)
-    if data == "coco":
-        place = next((each for each in (root / "coco", root) if (each / "annotations").is_dir()), None)
-        if place is None:
-            raise DataError(f"{root}: it holds no annotations/, itself or in coco/")
-        files = FolderFiles(place)
-        train, classes = coco.read(files, f"annotations/instances_{train_split or 'train2017'}.json", left_out)
-        test, _ = coco.read(files, f"annotations/instances_{test_split or 'val2017'}.json", left_out, classes)
-        return train, test, classes, "COCO"
+    if name == "coco":
+        for place in (root / "coco", root):
+            if (place / "annotations").is_dir():
+                return CocoFiles(FolderFiles(place), "COCO")
+        raise DataError(f"{root}: it holds no annotations/, itself or in coco/")
     for place in (root, root / "VOCdevkit", root / "voc", root / "voc/VOCdevkit"):
-        years = {year: f"{year}" for year in ("VOC2007", "VOC2012") if (place / year).is_dir()}
+        years = {year: year for year in ("VOC2007", "VOC2012") if (place / year).is_dir()}
         if len(years) == 2:
-            return _pascal_voc(FolderFiles(place), years, train_split, test_split, left_out)
+            return PascalVoc(FolderFiles(place), years)
         if any(place.glob("VOC*.tar")):
-            return _from_place(place, train_split, test_split, left_out)
+            return _from_place(place)
     raise DataError(
         f"{root}: it holds no VOC2007 and VOC2012, themselves or in VOCdevkit, nor the tars that hold them; nor does its "
         "folder voc"
     )
 
 
-def _pascal_voc(
-    files: Files, years: Mapping[str, str], train_split: str | None, test_split: str | None, left_out: LeftOut
-) -> Splits:
-    """PASCAL VOC, of some years, each in a folder: trained on all of them, tested on the first that has the test split."""
-    what = f"PASCAL VOC {' and '.join(year.removeprefix('VOC') for year in sorted(years))}"
-    there = {year: voc.splits(files, years[year]) for year in sorted(years)}
-    train, test = _pair(sorted({split for splits in there.values() for split in splits}), train_split, test_split, what)
-    classes = {name: number for number, name in enumerate(voc.CLASSES)}
-
-    def read(year: str, split: str) -> list[AnnotatedImage]:
-        return voc.read(files, years[year], split, classes, left_out, first_pixel=1)[0]
-
-    images = [image for year, splits in there.items() if train in splits for image in read(year, train)]
-    if test is None or test == train:
-        return *_divided(images), voc.CLASSES, f"{what}, {train} divided"
-    year = next(year for year, splits in there.items() if test in splits)
-    return images, read(year, test), voc.CLASSES, what
-
-
-def _from_place(place: Path, train_split: str | None, test_split: str | None, left_out: LeftOut) -> Splits:
+def _from_place(place: Path) -> Source:
     files = _files(place)
     what = f"{'folder' if isinstance(files, FolderFiles) else 'tar'} {place.resolve().name}"
-    described = coco.find(files)
-    if described:
-        return _coco_splits(files, described, train_split, test_split, left_out, what)
+    described = CocoFiles(files, what)
+    if described.splits:
+        return described
     folders = voc.places(files)
     years = {folder.rpartition("/")[2] or place.resolve().name: folder for folder in folders}
     if folders and len(years) == len(folders) and all(_YEAR.fullmatch(year) for year in years):
-        return _pascal_voc(files, years, train_split, test_split, left_out)
+        return PascalVoc(files, years)
     if len(folders) != 1:
         several = f"several places are ({', '.join(folders)}); pass one of them" if folders else "it is not"
         raise DataError(
             f"{place}: expected it laid out as VOC ({voc.LISTS}, {voc.ANNOTATIONS}, {voc.IMAGES}) or COCO "
             f"(instances_SPLIT.json and images); {several}"
         )
-    return _voc_splits(files, folders[0], train_split, test_split, left_out, what)
+    return VocFolder(files, folders[0], what)
 
 
 def _files(place: Path) -> Files:
@@ -167,20 +192,6 @@ def _files(place: Path) -> Files:
     if not tars or voc.places(folder) or coco.find(folder):
         return folder
     return TarFiles(tars[0]) if len(tars) == 1 else JoinedFiles([TarFiles(tar) for tar in tars], str(place))
-
-
-def _from_hub(name: str, boxes: str, train_split: str | None, test_split: str | None, left_out: LeftOut) -> Splits:
-    try:
-        data = HubData(name, boxes)
-    except hub.UnreachableError as error:
-        raise DataError(
-            f"there is no folder {name!r}, and {error}; pass a folder or file, voc, coco or shapes"
-        ) from error
-    train, test = _pair(data.splits, train_split, test_split, data.what)
-    images = data.read(train, left_out)
-    if test is None or test == train:
-        return *_divided(images), data.classes, f"{data.what}, {train} divided"
-    return images, data.read(test, left_out), data.classes, f"{data.what}, {train} and {test}"
 
 
 def _pair(there: Sequence[str], train_split: str | None, test_split: str | None, what: str) -> tuple[str, str | None]:
@@ -209,26 +220,6 @@ def _chosen(there: Sequence[str], asked: str | None, usual: Sequence[str], what:
     return next(
         (each for name in usual for each in sorted(there) if each == name or each.rstrip("0123456789") == name), None
     )
-
-
-def _voc_splits(
-    files: Files, folder: str, train_split: str | None, test_split: str | None, left_out: LeftOut, what: str
-) -> Splits:
-    train, test = _pair(voc.splits(files, folder), train_split, test_split, what)
-    images, classes = voc.read(files, folder, train, None, left_out)
-    if test is None or test == train:
-        return *_divided(images), tuple(classes), f"{what}, {train} divided"
-    return images, voc.read(files, folder, test, classes, left_out)[0], tuple(classes), f"{what}, {train} and {test}"
-
-
-def _coco_splits(
-    files: Files, there: dict[str, str], train_split: str | None, test_split: str | None, left_out: LeftOut, what: str
-) -> Splits:
-    train, test = _pair(list(there), train_split, test_split, what)
-    images, classes = coco.read(files, there[train], left_out)
-    if test is None or test == train:
-        return *_divided(images), classes, f"{what}, {train} divided"
-    return images, coco.read(files, there[test], left_out, classes)[0], classes, f"{what}, {train} and {test}"
 
 
 def _divided(images: list[AnnotatedImage]) -> tuple[list[AnnotatedImage], list[AnnotatedImage]]:

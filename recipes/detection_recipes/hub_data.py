@@ -72,6 +72,8 @@ class HubData:
         casc_lab.hub.UnreachableError: it is neither cached nor to be had now. DataError: it has no such columns.
     """
 
+    name = ""
+
     def __init__(self, repository: str, boxes: str = BOXES[0]) -> None:
         self.what, self.boxes = f"hub data set {repository}", boxes
         self._splits = hub.load(repository)
