@@ -20,7 +20,7 @@ from casc_core.engine.guards.seals import Composition
 from casc_core.engine.kernels import instructions
 from casc_core.engine.level_run import LevelRun
 from casc_core.engine.network import Network, resolved_schedule
-from casc_core.engine.ops import Op
+from casc_core.engine.ops import Op, device_of
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.program import READOUT, Program, Readout, Ref
@@ -398,7 +398,7 @@ class SpikingModel(nn.Module):
     @property
     def _device(self) -> torch.device | None:
         """Where its tensors are, if it holds any."""
-        return next((tensor.device for op in self.operations() for tensor in op.tensors().values()), None)
+        return device_of(self.operations())
 
     def extra_repr(self) -> str:
         settings = self.settings

@@ -58,7 +58,7 @@ class Position:
     def fire(self, train: Tensor, drive: Tensor | None, values: Tensor, lowest: int) -> Tensor:
         """Spikes of a population with these thresholds, that of the level above the lowest first."""
         thresholds = LevelThresholds(values.to(train.device, self.kind), lowest)
-        potential = self.run.initial_potential(None, thresholds, self.exponent)
+        potential = self.run.initial_potential(None, thresholds, self.exponent, train.device)
         return self.run.fire(train, drive, thresholds, self.kind, potential)
 
 
