@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from casc_core.engine.batching.batch_parts import DEFAULT_LIMIT, Inputs, Parts, Splitter
 from casc_core.engine.guards.capture import captured, uncaptured
+from casc_core.engine.guards.gpu_products import require_exact_products
 from casc_core.engine.guards.inputs import bound_arguments
 from casc_core.engine.guards.isolation import undisturbed
 from casc_core.engine.guards.seals import Composition
@@ -345,6 +346,8 @@ class SpikingModel(nn.Module):
         self._require_composition()
         for op in operations:
             op.require_unchanged()
+        if self._device is not None and run.numerics.is_exact:
+            require_exact_products(self._device)
 
         def checked(readout: Readout, output: Any) -> Tensor | None:
             _check_readout(output, readout, run)
