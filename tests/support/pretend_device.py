@@ -115,9 +115,11 @@ def _called(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         return own[id(value)] if id(value) in own else Elsewhere(value)
 
     result = func(*tree_map(_home, args), **tree_map(_home, dict(kwargs)))
+    if not own:
+        return result
     if _name(func) in _WITH_LENGTHS:
         return placed(result[0]), *result[1:]
-    asked = kwargs.get("device") if own else CPU
+    asked = kwargs.get("device")
     return tree_map(placed, result) if asked is None or _is_pretended(asked) else result
 
 
