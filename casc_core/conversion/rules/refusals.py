@@ -36,11 +36,17 @@ _NORM = (
     "normalisation over features divides by a statistic of the spikes themselves; remove it, or use BatchNorm, whose "
     "statistics are fixed after training"
 )
-_ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
+_ATTENTION = (
+    "its softmax takes exponentials, which do not travel as spikes; write attention with a ReLU in its place: "
+    "torch.relu(q @ k.transpose(-2, -1) * scale) @ v / length, whose products are exact"
+)
 _LEAVES = (
     "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
 )
-_PROBABILITY = "exponentials do not travel as spikes; return the logits and apply it to the converted network's output"
+_PROBABILITY = (
+    "exponentials do not travel as spikes; return the logits and apply it to the converted network's output; in an "
+    "attention, put torch.relu(scores) / length in its place"
+)
 _PACKED = (
     "packed sequences hide the layout that neurons need; use casc_seq.RNN and pass it the padded tensor and lengths=..., "
     "which computes the same"
@@ -110,11 +116,6 @@ RULES.refuse(
     F.conv_transpose3d,
 )  # fmt: skip
 RULES.refuse("its layout is another than the rest of torch has; use nn.Conv1d", F.conv_tbc, "conv_tbc")
-RULES.refuse(
-    "it multiplies two tensors by weights of three dimensions; write it as a product: self.a(x) * self.b(y), of two "
-    "nn.Linear, and an nn.Linear behind it",
-    nn.Bilinear, F.bilinear,
-)  # fmt: skip
 RULES.refuse(
     "it divides by a norm of the spikes themselves; return what it compares, and compare the converted network's outputs",
     nn.CosineSimilarity, nn.PairwiseDistance, F.cosine_similarity, F.pairwise_distance, F.pdist, torch.cdist, torch.dist,

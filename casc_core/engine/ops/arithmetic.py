@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
-from casc_core.engine.ops.declared import EXPONENT, NAME, OrNone, Otherwise, Several, settings
+from casc_core.engine.ops.declared import EXPONENT, NAME, OrNone, Otherwise, Several, Text, settings
 from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.products.contraction import ELEMENTWISE, Contraction
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import by_step
@@ -136,23 +138,43 @@ class Add(Op):
 
 
 class Multiply(Op):
-    """Product of two signals, entry by entry: what it gives are graded events, and no spikes.
+    """Product of two signals, entry by entry or summed over dimensions: what it gives are graded events, and no spikes.
 
     It is for the number of wake steps that the network was trained for, over which the scale of its result is. With
     `arriving`, the grids of the two where they are fine already, the product of totals is rounded to `2**exponent`.
+    `equation` is that of a `Contraction`.
     """
 
-    SETTINGS = settings(name=NAME, exponent=EXPONENT, arriving=Otherwise(OrNone(Several(EXPONENT, 2, 2)), None))
+    SETTINGS = settings(
+        name=NAME,
+        exponent=EXPONENT,
+        arriving=Otherwise(OrNone(Several(EXPONENT, 2, 2)), None),
+        equation=Otherwise(Text(), ELEMENTWISE),
+    )
     is_of_trained_levels = True
 
+    def check(self) -> None:
+        self.require(self.contraction.wrong is None, f"its equation is {self.contraction.wrong}")
+
+    @cached_property
+    def contraction(self) -> Contraction:
+        """The product that it takes."""
+        return Contraction(self.settings["equation"])
+
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
-        _common_shape(run, a.shape, b.shape)
+        labels = self.contraction.at(a.shape, b.shape)
+        check_room("a product of tensors", labels.shape.numel(), run.room + a.shape.numel() + b.shape.numel())
         try:
-            settings = (self.settings[name] for name in ("exponent", "name", "arriving"))
-            return running_product(run, a, b, *settings)
+            exponent, name, arriving = (self.settings[each] for each in ("exponent", "name", "arriving"))
+            return running_product(run, a, b, exponent, name, arriving, self.contraction)
         except ExactnessError as error:
             if a.drive is None and b.drive is None:
-                raise
+                if labels.terms == 1:
+                    raise
+                raise InputError(
+                    f"{self.settings['name']}: it sums {labels.terms:,} products, and so large a sum might round. Give it "
+                    "shorter or smaller inputs"
+                ) from error
             raise InputError(
                 f"{self.settings['name']}: real-valued inputs cause {a.drive_reach:.3g} and {b.drive_reach:.3g} in what it "
                 "multiplies, and so large a product might round. Scale the inputs, and the first layer's weights the other "
@@ -163,8 +185,8 @@ class Multiply(Op):
         return Provenance(result, run.peak, is_current=True)
 
     def work(self, result: Provenance, a: Provenance, b: Provenance) -> Work:
-        # Each event of either meets the total of the other.
-        products = float(result.shape.numel())
+        # Each event of either meets the totals of the other with which it is multiplied.
+        products = float(result.shape.numel()) * self.contraction.at(a.shape, b.shape).terms
         work = Work(dense=products)
         for each in (a, b):
             events = by_step(each.signal.train != 0) * (products / max(1, each.shape.numel()))
@@ -172,14 +194,24 @@ class Multiply(Op):
         return work
 
     def follow(self, follower: Follower, a: Abstract, b: Abstract) -> Abstract:
-        shape, samples = follower.together(a, b)
+        labels = self.contraction.at(a.shape, b.shape)
+        follower.note(self.settings["equation"])
+        read = [
+            replace(follower.viewed(each, partial(labels.aligned, own=own)), train=each.train)
+            for each, own in ((a, labels.a), (b, labels.b))
+        ]
+        shape, samples = follower.together(*read)
+        every = follower.signal(shape, samples)
+        shape, samples = follower.reduced(every, range(len(labels.result), len(shape)), keepdim=False)
         trains = [each.train or Train() for each in (a, b)]
         awake = follower.awake if any(train.real for train in trains) else 0
         return follower.signal(shape, samples, max(awake, *(train.steps for train in trains)), 8)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         # Totals and products so far, and the steps before they are put together.
-        return 8 * (6 * signals[-1].like.numel() + entries(signals[-1]))
+        totals = 2 * sum(each.like.numel() for each in signals[:-1])
+        limbs = 8 * sum(each.like.numel() for each in signals) if self.settings["arriving"] else 0
+        return 8 * (totals + limbs + 4 * signals[-1].like.numel() + entries(signals[-1]))
 
 
 def _sum(a: Signal, b: Signal, peak: int) -> Tensor | DeferredSum:
