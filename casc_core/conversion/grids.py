@@ -54,6 +54,10 @@ READOUT_BITS = 120
 EXPECTED_TERMS = 2.0**8
 # What maxima and products make of inputs before they reach neurons may be so many times as large as expected.
 UNHELD = 2.0**8
+# Matrix products, and products of products, are expected to be as large as this, and may be `UNHELD` times as large.
+PRODUCTS = 2.0**8
+# Neurons that read products may receive as much as this from elsewhere.
+LEAST_ROOM = 2.0**20
 # As trained, there is room for so many.
 MOST_TERMS = 2**16
 
@@ -225,6 +229,10 @@ class Stretch(AsTrained):
         """The exponent of the finest grid of numbers of this scale."""
         return self.finest + 1 - math.frexp(float(self.scale))[1]
 
+    def held_in(self, scale: Fraction) -> float | None:
+        """What a running function is held within, in numbers that are worth so much."""
+        return None if self.held is None else self.held / abs(float(scale))
+
     def train_grid(self, form: Form) -> int:
         """The exponent of the grid of a train that is made of a signal of this form, its drive included."""
         if form.exponent is not None and not form.drive_reach:  # nothing but zeros and minus infinities
@@ -394,6 +402,7 @@ def snapped_scale(
     a whole number times a power of two, may stay as it is.
     """
     shift = shift if shift is not None and bool(shift.any()) else None
+    rounds = rounds and form.exponent is not None
     if isinstance(numerics, Stretch):
         numerics = numerics.of_scale(scale)
     if is_whole_factor:

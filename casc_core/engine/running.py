@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from casc_core.engine.products.contraction import ELEMENTWISE, Contraction, Labels
+from casc_core.engine.products.contraction import ENTRY_BY_ENTRY, Contraction, Labels
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, stacked
-from casc_core.numerics import whole_type
+from casc_core.engine.signal import Signal, running_total, stacked
+from casc_core.numerics import largest, whole_type
 
 _INT8 = torch.iinfo(torch.int8).max
 
@@ -71,7 +72,8 @@ def running_product(
     exponent: int,
     name: str,
     arriving: Sequence[int] | None = None,
-    contraction: Contraction = Contraction(ELEMENTWISE),
+    contraction: Contraction = ENTRY_BY_ENTRY,
+    held: float | None = None,
 ) -> Signal:
     """The product of two signals, by default entry by entry, their shapes broadcast: that of their running totals.
 
@@ -85,6 +87,7 @@ def running_product(
         name: that an error gives.
         arriving: the grids of `a` and `b`, where the product is rounded; None: it is exact.
         contraction: over which dimensions it is summed.
+        held: where it is rounded, within so much for each step.
 
     Raises:
         ExactnessError: no type holds the product. InputError: divisors differ along a dimension over which it is summed.
@@ -94,27 +97,38 @@ def running_product(
         signal.with_uniform_divisor(tuple(own.index(label) - len(own) for label in labels.summed if label in own))
         for signal, own in ((a, labels.a), (b, labels.b))
     )
-    by_a, by_b = a.bound + a.drive_reach, b.bound + b.drive_reach
-    # Awake or asleep, a total is at most `run.total` times its bound; a difference is one of each factor.
-    bound = 2 * run.total * by_a * by_b * labels.terms + (math.ldexp(1.0, exponent) if arriving else 0.0)
-    reach = bound * run.total
-    whole = all(each.drive is None and not each.train.dtype.is_floating_point for each in (a, b))
-    kind = run.numerics.dtype(reach, exponent, name)
-    product: Callable[[Tensor, Tensor], Tensor] = labels.product
+    divisor = _divisor(labels, a, b)
     if arriving:
-        kind = torch.float64
-        for by, grid in zip((by_a, by_b), arriving, strict=True):
-            run.sum_dtype(run.total, by, 0.0, grid, name)
+        for signal, grid in zip((a, b), arriving, strict=True):
+            run.sum_dtype(run.total, signal.bound + signal.drive_reach, 0.0, grid, name)
+        unit = math.ldexp(1.0, exponent)
+        most = math.inf if held is None else math.ceil(held * (run.total + 2) / unit) * unit
 
-        def product(x: Tensor, y: Tensor) -> Tensor:
-            return run.numerics.snap(labels.exact_product(x, y), exponent)
+        def rounded(x: Tensor, y: Tensor) -> Tensor:
+            return run.numerics.snap(labels.exact_product(x, y).clamp_(-most, most), exponent)
 
-    elif whole and run.numerics.is_exact and not labels.summed:  # matrices are multiplied as floating-point numbers
-        kind = whole_type(reach)
+        kinds = torch.float64, torch.float64
+        result = _measured(run, running(run, rounded, (a, b), kinds, 0.0, divisor))
+        run.numerics.dtype(result.bound * run.total, exponent, name)
+        return result
+    # Awake or asleep, a total is at most `run.total` times its bound; a difference is one of each factor.
+    bound = 2 * run.total * math.prod(each.bound + each.drive_reach for each in (a, b)) * labels.terms
+    kind = run.numerics.dtype(bound * run.total, exponent, name)
+    whole = run.numerics.is_exact and all(
+        each.drive is None and not each.train.dtype.is_floating_point for each in (a, b)
+    )
     narrow: torch.dtype | None = None
-    if whole and not arriving and run.numerics.is_exact:
-        narrow = torch.int8 if bound * run.peak <= _INT8 else whole_type(bound * run.peak) if labels.summed else None
-    return running(run, product, (a, b), (kind, kind), bound, _divisor(labels, a, b), narrow)
+    if whole:  # matrices are multiplied as floating-point numbers
+        kind = kind if labels.summed else whole_type(bound * run.total)
+        narrow = torch.int8 if bound * run.peak <= _INT8 else whole_type(bound * run.peak)
+    result = running(run, labels.product, (a, b), (kind, kind), bound, divisor, narrow)
+    return _measured(run, result) if labels.summed else result
+
+
+def _measured(run: Run, result: Signal) -> Signal:
+    """A product with the bound that its events keep: sums of many terms are far below what the largest might be."""
+    totals = running_total(result.train, result.steps)
+    return replace(result, bound=max(largest(result.train) / run.peak, largest(totals) / run.total))
 
 
 def _divisor(labels: Labels, a: Signal, b: Signal) -> Tensor | None:

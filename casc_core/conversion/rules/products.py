@@ -18,10 +18,16 @@ from casc_core.conversion.rules.table import RULES
 from casc_core.engine.ops import Layout
 from casc_core.engine.products.contraction import MATMUL, Contraction
 
+_BATCHED = (
+    "it multiplies by {} matrices, one for each entry of a batch; hold one matrix, or use nn.Linear for each part"
+)
 
 
 def contracted(reader: Reader, a: Any, b: Any, equation: str) -> SignalNode:
-    """The product of two signals by an equation; real-valued inputs and constants are drives."""
+    """The product of two signals by an equation; real-valued inputs are drives."""
+    for each in (a, b):
+        if isinstance(each, Known):
+            raise reader.refuse(_BATCHED.format(list(each.value.shape[:-2])))
     return reader.add(Product(reader.signal(a), reader.signal(b), reader.name, reader.levels, equation))
 
 
@@ -52,9 +58,7 @@ def _moved(reader: Reader, x: SignalNode, function: str, *args: Any) -> SignalNo
     return reader.apply(Layout(function=function), x, *args)
 
 
-@RULES.function(
-    torch.addmm, torch.addmv, torch.baddbmm, "addmm", "addmv", "baddbmm", "addmm_", "addmv_", "baddbmm_"
-)
+@RULES.function(torch.addmm, torch.addmv, torch.baddbmm, "addmm", "addmv", "baddbmm", "addmm_", "addmv_", "baddbmm_")
 def _addmm(reader: Reader, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> SignalNode:
     product = times(reader, matmul(reader, mat1, mat2), alpha)
     return add(reader, product, input if beta == 1 else times(reader, input, beta))
@@ -81,7 +85,11 @@ def bilinear(reader: Reader, input1: Any, input2: Any, weight: Any, bias: Any = 
     outputs, _, inputs = each.shape
     rows = each.transpose(1, 2).reshape(outputs * inputs, -1)
     matrices = _moved(
-        reader, linear_map(reader, reader.signal(input1), rows, None, reader.name), "torch.unflatten", -1, (outputs, inputs)
+        reader,
+        linear_map(reader, reader.signal(input1), rows, None, reader.name),
+        "torch.unflatten",
+        -1,
+        (outputs, inputs),
     )
     result = contracted(reader, matrices, input2, "...nk,...k->...n")
     return result if offset is None else add(reader, result, reader.add(Known(offset)))
@@ -106,8 +114,10 @@ def _einsum(reader: Reader, equation: Any, *operands: Any) -> SignalNode:
         raise reader.refuse("a letter stands twice in one operand (a diagonal); take the diagonal beforehand")
     if len(operands) == 2:
         constant = next((at for at, value in enumerate(operands) if _is_known(reader, value)), None)
-        if constant is None or "..." in equation:
+        if constant is None:
             return _of_two(reader, *operands, equation)
+        if "..." in equation:
+            raise reader.refuse("its equation has dots beside a constant; give each dimension a letter")
         return _of_one(reader, equation, operands[1 - constant], constant, known(reader, operands[constant]))
     if "..." in equation:
         raise reader.refuse("its equation of one operand has dots; give each dimension a letter")
@@ -146,9 +156,8 @@ def _of_one(reader: Reader, equation: str, x: Any, place: int, weight: Tensor | 
     (own,) = letters
     shared = set(own) & set(by)
     if weight is not None and shared & set(wanted) and (shared - set(wanted) or set(by) & set(wanted) - set(own)):
-        a, b = (x, weight) if place else (weight, x)  # a matrix for each entry
-        a, b = (reader.add(Known(each)) if isinstance(each, Tensor) else each for each in (a, b))
-        return _of_two(reader, a, b, equation)
+        apart = [letter for letter in by if letter in shared & set(wanted)]
+        raise reader.refuse(_BATCHED.format(" x ".join(str(weight.shape[by.index(letter)]) for letter in apart)))
     x = reader.signal(x)
     alone = [at for at, letter in enumerate(own) if letter not in by + wanted]
     if alone:

@@ -87,6 +87,9 @@ class Contraction:
         return self.at(a.shape, b.shape).product(a, b)
 
 
+ENTRY_BY_ENTRY = Contraction(ELEMENTWISE)
+
+
 @dataclass(frozen=True)
 class Labels:
     """The dimensions of a product: which of those of the result, and of those that are summed, an operand has.

@@ -132,11 +132,6 @@ def slopes_as_an_argument(self, x):
     return self.head(F.prelu(self.a(x), self.slope))
 
 
-def attention_over_positions(self, x):
-    x = self.relu(self.a(x)).flatten(2)
-    return self.fc((torch.matmul(x.transpose(1, 2), x)).mean(1)[:, :6])
-
-
 def softmax_over_positions(self, x):
     return self.fc(torch.softmax(self.relu(self.a(x)).flatten(2), -1).mean(-1))
 
@@ -198,7 +193,6 @@ REFUSED = {
     absolute: ("abs()", "relu(x) + relu(-x)"),
     cubed: ("pow()", "write other powers as products"),
     slopes_as_an_argument: ("prelu()", "use an nn.LeakyReLU() or nn.PReLU() module"),
-    attention_over_positions: ("matmul()", "not affine"),
     softmax_over_positions: ("softmax()", "return the logits"),
     in_place_relu_read_before_and_after: ("in place", "write x = "),
     functional_in_place_relu_read_again: ("in place", "write x = "),
