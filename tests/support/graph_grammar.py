@@ -303,6 +303,7 @@ NORMS += [batch_norm_call]
 
 _PLAIN = (
     "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.Tanh()", "nn.ReLU6()", "nn.Hardtanh(0.0, 2.0)", "nn.Hardtanh()",
+    "nn.Hardtanh(-2.0, 0.5)",
     "nn.Sigmoid()", "nn.Hardsigmoid()", "nn.Softsign()", "nn.LeakyReLU(0.25)", "nn.PReLU()",
 )  # fmt: skip
 ACTIVATIONS = [module(each, fires=True) for each in _PLAIN]
@@ -310,7 +311,8 @@ ACTIVATIONS += [
     say(each, fires=True)
     for each in (
         "F.relu({0})", "torch.relu({0})", "{0}.relu()", "torch.tanh({0})", "F.tanh({0})", "{0}.tanh()", "F.relu6({0})",
-        "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "F.relu_({0})", "torch.relu_({0})", "{0}.relu_()",
+        "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "{0}.clamp(-0.5, 2)", "F.relu_({0})",
+        "torch.relu_({0})", "{0}.relu_()",
         "torch.sigmoid({0})", "{0}.sigmoid()", "F.hardsigmoid({0})", "F.leaky_relu({0}, 0.5)", "F.softsign({0})",
         "torch.sigmoid_({0})", "{0}.sigmoid_()", "torch.tanh_({0})", "{0}.tanh_()", "F.leaky_relu_({0}, 0.25)",
         "F.relu({0}, inplace=True)", "F.hardtanh_({0})", "F.relu(input={0})", "F.hardtanh({0}, max_val=0.5)",
@@ -359,7 +361,15 @@ def own(constructor: str, *choices: Any, rough: bool = False) -> Row:
 
 
 ACTIVATIONS += [
-    own("Rounded", "'sigmoid'", "'tanh', 0.5", "'hardsigmoid', 3.0", "'hardtanh', 2.0", "'softsign'"),
+    own(
+        "Rounded",
+        "'sigmoid'",
+        "'tanh', 0.5",
+        "'hardsigmoid', 3.0",
+        "'hardtanh', 2.0",
+        "'softsign'",
+        "'hardtanh', ends=(-1.0, 0.5)",
+    ),
     own("composed_activations.LeakyCQReLU", "1.0, 0.25", "2.0, -0.5", "1.0, torch.ones(1) / 2"),
     own("composed_activations.Swish", "'sigmoid'", "'hardsigmoid', 2.0", rough=True),
 ]

@@ -17,6 +17,7 @@ from casc_core.numerics import Unrounded
 MODULES = [
     nn.Sigmoid(), nn.Tanh(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardtanh(-2.5, 2.5), nn.Softsign(), nn.LeakyReLU(0.25),
     nn.LeakyReLU(-0.5), nn.PReLU(), nn.PReLU(6), nn.SiLU(), nn.Hardswish(),
+    nn.Hardtanh(-1, 2), nn.Hardtanh(-0.7, 0.3),
 ]  # fmt: skip
 
 
