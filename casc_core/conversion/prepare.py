@@ -374,7 +374,8 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, called: C
                 f"{where} is called by what stands outside the forward of its class (a forward set on the instance, or a "
                 "__call__ of its own), which a conversion would leave out: write it into the forward of a class"
             )
-        why = rules.refusal(module) if called is None or name in called else None
+        matters = (called is None or name in called) and type(module) not in rules.elementwise
+        why = rules.refusal(module) if matters else None
         if why is not None and (prepared or why != UNPREPARED):
             raise ConversionError(f"{where}: {type(module).__name__} cannot be converted exactly: {why}")
 

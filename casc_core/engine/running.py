@@ -108,7 +108,7 @@ def running_product(
             return run.numerics.snap(labels.exact_product(x, y).clamp_(-most, most), exponent)
 
         kinds = torch.float64, torch.float64
-        result = _measured(run, running(run, rounded, (a, b), kinds, 0.0, divisor))
+        result = measured(run, running(run, rounded, (a, b), kinds, 0.0, divisor))
         run.numerics.dtype(result.bound * run.total, exponent, name)
         return result
     # Awake or asleep, a total is at most `run.total` times its bound; a difference is one of each factor.
@@ -122,11 +122,11 @@ def running_product(
         kind = kind if labels.summed else whole_type(bound * run.total)
         narrow = torch.int8 if bound * run.peak <= _INT8 else whole_type(bound * run.peak)
     result = running(run, labels.product, (a, b), (kind, kind), bound, divisor, narrow)
-    return _measured(run, result) if labels.summed else result
+    return measured(run, result) if labels.summed else result
 
 
-def _measured(run: Run, result: Signal) -> Signal:
-    """A product with the bound that its events keep: sums of many terms are far below what the largest might be."""
+def measured(run: Run, result: Signal) -> Signal:
+    """A train with the bound that its events keep: sums of many terms are far below what the largest might be."""
     totals = running_total(result.train, result.steps)
     return replace(result, bound=max(largest(result.train) / run.peak, largest(totals) / run.total))
 

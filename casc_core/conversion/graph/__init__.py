@@ -1,5 +1,6 @@
 """The graph that the passes of a conversion rewrite: operations in the user's own numbers, before any grid is chosen."""
 
+from casc_core.conversion.graph.by_level import ByLevel, Levels, levels_of
 from casc_core.conversion.graph.factors import (
     Factor,
     Normalisation,
@@ -39,6 +40,7 @@ __all__ = [
     "Applied",
     "Argument",
     "AttributeOf",
+    "ByLevel",
     "ComparingNode",
     "Concatenation",
     "ConvolutionMap",
@@ -52,6 +54,7 @@ __all__ = [
     "InputNode",
     "Known",
     "LevelPopulation",
+    "Levels",
     "LinearMap",
     "MapNode",
     "Maximum",
@@ -76,5 +79,6 @@ __all__ = [
     "Zeroed",
     "as_map",
     "as_normalisation",
+    "levels_of",
     "map_before",
 ]
