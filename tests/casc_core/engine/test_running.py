@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, AsTrained, Exact, ExactnessError, InputError, WakeSleep
 from casc_core.engine.level_run import LevelRun
+from casc_core.engine.ops import LevelTable
 from casc_core.engine.products.contraction import Contraction
 from casc_core.engine.running import running_product
 from casc_core.engine.signal import Signal
@@ -115,6 +116,23 @@ def test_a_sum_over_other_divisors_is_refused():
     a = Signal(torch.ones(4, 2, 3, dtype=torch.int8), None, torch.tensor([1.0, 2.0, 3.0]).double(), 1.0)
     with pytest.raises(InputError, match="a sum over dimension -1 of values divided by numbers that differ"):
         running_product(run, a, a, 0, "attention", None, Contraction("bi,bi->b"))
+
+
+@given(seed=st.integers(0, 2**32 - 1), lowest=st.integers(-6, 0), highest=st.integers(1, 6), steps=st.integers(0, 12))
+def test_a_table_gives_the_function_of_the_final_counts(seed, lowest, highest, steps):
+    random = np.random.default_rng(seed)
+    counts = np.cumsum([np.zeros(5, int), *random.integers(-1, 2, (steps, 5))], 0).clip(lowest, highest)
+    table = random.integers(-99, 100, highest - lowest + 1) / 8
+    table[-lowest] = 0.0
+    op = LevelTable(lowest=lowest, exponent=-3, table=torch.tensor(table))
+    for run, train in (
+        (SpikingRun(AsTrained(), CIF(), WakeSleep(6, 1), None), np.diff(counts, axis=0)),
+        (LevelRun(AsTrained(), 6), counts[-1:]),
+    ):
+        result = op(run, Signal(torch.tensor(train).to(torch.int8), None, None, 1.0))
+        np.testing.assert_array_equal(result.train.sum(0), table[counts[-1] - lowest])
+        assert not result.steps or float(result.train.abs().max()) <= result.bound * run.peak
+        assert not result.steps or float(result.total.abs().max()) <= result.bound * run.total
 
 
 def test_spikes_stay_small_numbers():

@@ -117,7 +117,7 @@ def elementwise_maximum(self, x):
 
 
 def clamped(self, x):
-    return self.head(self.b(self.relu(self.a(x)).clamp(max=0.5)))
+    return self.head(self.b(self.a(x).clamp(max=0.5)))
 
 
 def absolute(self, x):
@@ -125,7 +125,7 @@ def absolute(self, x):
 
 
 def cubed(self, x):
-    return self.head(self.relu(self.a(x)) ** 3)
+    return self.head(self.relu(self.a(x) ** 3))
 
 
 def slopes_as_an_argument(self, x):
@@ -191,7 +191,7 @@ REFUSED = {
     elementwise_maximum: ("maximum()", "write torch.relu(x)"),
     clamped: ("clamp()", "Clip from 0"),
     absolute: ("abs()", "relu(x) + relu(-x)"),
-    cubed: ("pow()", "write other powers as products"),
+    cubed: ("pow()", "quantise before, by nn.ReLU"),
     slopes_as_an_argument: ("prelu()", "use an nn.LeakyReLU() or nn.PReLU() module"),
     softmax_over_positions: ("softmax()", "return the logits"),
     in_place_relu_read_before_and_after: ("in place", "write x = "),
