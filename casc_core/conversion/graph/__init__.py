@@ -33,10 +33,11 @@ from casc_core.conversion.graph.node import (
 )
 from casc_core.conversion.graph.population import Population
 from casc_core.conversion.graph.products import Product
-from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum
+from casc_core.conversion.graph.signals import Addition, Applied, Concatenation, Counted, Filled, Maximum, Split
 
 __all__ = [
     "FILLED",
+    "Addition",
     "Applied",
     "Argument",
     "AttributeOf",
@@ -73,7 +74,6 @@ __all__ = [
     "Snapping",
     "SpikingNode",
     "Split",
-    "Sum",
     "TableLookup",
     "TableMap",
     "Zeroed",

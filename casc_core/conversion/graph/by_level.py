@@ -16,7 +16,8 @@ from casc_core.conversion.graph.level_population import LevelPopulation
 from casc_core.conversion.graph.node import Node, SignalNode, Snapped, Snapping, SpikingNode
 from casc_core.conversion.graph.population import Population
 from casc_core.conversion.graph.signals import Applied, Counted, Split
-from casc_core.conversion.grids import Form, Reach, Stretch, snapped_shift
+from casc_core.conversion.grids import Form, Reach, Stretch
+from casc_core.conversion.snapping import snapped_shift
 from casc_core.engine.ops import Layout, LevelTable, Pick
 from casc_core.numerics import coarsest, largest, snapped
 

@@ -142,7 +142,7 @@ def _common_worth(together: Sequence[SpikingNode]) -> Fraction:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sum(SignalNode):
+class Addition(SignalNode):
     """A signal plus another."""
 
     a: SignalNode

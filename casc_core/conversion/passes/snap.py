@@ -1,7 +1,7 @@
 """The third pass: every number is put on its grid, and operations of the engine are called in order.
 
 The nodes are walked once, in the order in which they are computed. Each is snapped once: when it is its turn, or when
-another asks for it. Which grids there are is for `conversion.grids` to say.
+another asks for it. Which grids there are is for `conversion.grids` to say, and `conversion.snapping` puts numbers on them.
 """
 
 from __future__ import annotations

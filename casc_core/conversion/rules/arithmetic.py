@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.graph import (
+    Addition,
     Applied,
     Factor,
     InputNode,
@@ -17,7 +18,6 @@ from casc_core.conversion.graph import (
     Offset,
     Product,
     SignalNode,
-    Sum,
     Zeroed,
 )
 from casc_core.conversion.grids import common_denominator
@@ -57,7 +57,7 @@ def add(reader: Reader, input: Any, other: Any, *, alpha: float = 1) -> SignalNo
         amount = None if isinstance(constant, SignalNode) else known(reader, constant)
         if amount is not None:  # zero where the built-in sum() begins
             return _offset(reader, reader.signal(signal), amount)
-    return reader.add(Sum(reader.signal(input), reader.signal(other)))
+    return reader.add(Addition(reader.signal(input), reader.signal(other)))
 
 
 def _offset(reader: Reader, x: SignalNode, amount: Tensor) -> SignalNode:

@@ -74,16 +74,28 @@ def input_times_its_own_code(self, x):
     return self.fc(F.relu(self.o(x.transpose(1, 2) @ F.relu(self.q(x)))).sum(1))
 
 
+def joined_with_other_scales(self, x):
+    a, b = F.relu(self.q(x)), F.relu(self.k(x))
+    y = torch.cat([a @ b.mT, a * 0.75, torch.tanh(self.v(x))], -1)
+    return self.fc(F.relu(self.wide(y)).sum(1))
+
+
 SEQUENTIAL = [
     linear_attention, attention_by_relu, attention_of_currents, co_attention, weights_that_spike, bilinear_layer,
-    outer_product_of_vectors, adjacency_from_the_inputs, input_times_its_own_code,
+    outer_product_of_vectors, adjacency_from_the_inputs, input_times_its_own_code, joined_with_other_scales,
 ]  # fmt: skip
 
 
 def sequence_model(forward):
     layers = {name: nn.Linear(6, 8) for name in "qkv"}
     return network(
-        forward, **layers, o=nn.Linear(8, 8), fc=nn.Linear(8, 3), bias=dyadic(4), bilinear=nn.Bilinear(8, 8, 8)
+        forward,
+        **layers,
+        o=nn.Linear(8, 8),
+        fc=nn.Linear(8, 3),
+        bias=dyadic(4),
+        bilinear=nn.Bilinear(8, 8, 8),
+        wide=nn.Linear(20, 8),
     )
 
 

@@ -11,7 +11,8 @@ from user_cnns import IMAGES, check, cnn, conv, converted, settled
 import casc_core
 from casc_core import AsTrained, ConversionError, CQReLU, Exact, Rounded
 from casc_core.composed_activations import LeakyCQReLU, Swish
-from casc_core.conversion.grids import Stretch, level_thresholds
+from casc_core.conversion.grids import Stretch
+from casc_core.conversion.snapping import level_thresholds
 from casc_core.numerics import Unrounded
 
 MODULES = [
