@@ -189,7 +189,7 @@ REFUSED = {
     functional_group_norm: ("group_norm()", "use BatchNorm"),
     functional_instance_norm: ("instance_norm()", "use BatchNorm"),
     elementwise_maximum: ("maximum()", "write torch.relu(x)"),
-    clamped: ("clamp()", "Clip from 0"),
+    clamped: ("clamp()", "Clip around 0"),
     absolute: ("abs()", "relu(x) + relu(-x)"),
     cubed: ("pow()", "quantise before, by nn.ReLU"),
     slopes_as_an_argument: ("prelu()", "use an nn.LeakyReLU() or nn.PReLU() module"),
