@@ -292,16 +292,17 @@ class _Nearest(torch.autograd.Function):
     """`threshold` times the nearest multiple of `1 / q` to `y`, whose gradient passes straight through the rounding."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, q: int, threshold: float) -> Tensor:
+    def forward(ctx: Any, y: Tensor, q: int, threshold: float, ends: tuple[int, int] | None) -> Tensor:
         ctx.threshold = threshold
-        return (y * q).add_(0.5).floor_().mul_(threshold).div_(q)
+        levels = (y * q).add_(0.5).floor_()
+        return (levels if ends is None else levels.clamp_(*ends)).mul_(threshold).div_(q)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
-        return grads[0] * ctx.threshold, None, None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, None]:
+        return grads[0] * ctx.threshold, None, None, None
 
 
-_nearest: Callable[[Tensor, int, float], Tensor] = _Nearest.apply
+_nearest: Callable[[Tensor, int, float, tuple[int, int] | None], Tensor] = _Nearest.apply
 
 
 class Squashed(nn.Module):
@@ -331,12 +332,16 @@ class Rounded(Quantised):
         function: "sigmoid", "tanh", "hardsigmoid", "hardtanh" or "softsign".
         threshold: what f and its argument are scaled by: its largest value. `hardtanh` with a threshold clips to
             `[-threshold, threshold]`.
+        ends: what `hardtanh` clips to, where its ends are of other sizes: at most 0 and at least 0. The threshold is then
+            the larger of both, which is `q` levels from 0.
 
     Shape: any; the output has the input's shape and dtype.
 
     Raises:
-        ConfigError: `q < 1`, no such function, or a threshold that is not positive and finite.
+        ConfigError: `q < 1`, no such function, ends that are none, or a threshold that is not positive and finite.
 
+    >>> Rounded(4, "hardtanh", ends=(-1.0, 2.0))(torch.tensor([-3.0, -0.7, 0.7, 3.0]))
+    tensor([-1.0000, -0.5000,  0.5000,  2.0000])
     >>> x = torch.tensor([-9.0, -0.6, 0.0, 0.6, 9.0], requires_grad=True)
     >>> y = Rounded(4, "tanh")(x)
     >>> y
@@ -349,17 +354,29 @@ class Rounded(Quantised):
 
     q: int
     threshold: float
+    ends: tuple[float, float] | None = None
 
-    def __init__(self, q: int, function: str, threshold: float = 1.0) -> None:
-        super().__init__(check_levels(q), threshold)
+    def __init__(self, q: int, function: str, threshold: float = 1.0, ends: tuple[float, float] | None = None) -> None:
+        super().__init__(check_levels(q), threshold if ends is None else _larger(function, *ends))
         if function not in SQUASHING:
             raise ConfigError(f"Rounded takes {', '.join(map(repr, SQUASHING))}; got {function!r}")
-        self.function = function
+        self.function, self.ends = function, ends
 
     @property
     def lowest(self) -> int:
         """The lowest level."""
+        if self.ends is not None:
+            return self._level(self.ends[0])
         return -self.q if SQUASHING[self.function].is_odd else 0
+
+    @property
+    def highest(self) -> int:
+        """The highest level."""
+        return self.q if self.ends is None else self._level(self.ends[1])
+
+    def _level(self, end: float) -> int:
+        """The nearest one."""
+        return math.floor(self.q * Fraction(end) / Fraction(self.threshold) + Fraction(1, 2))
 
     def thresholds(self) -> list[Fraction]:
         """Of the levels above the lowest: the least that the input, times q, must be.
@@ -368,31 +385,49 @@ class Rounded(Quantised):
         ['-3', '3']
         """
         inverse, q = SQUASHING[self.function].inverse, self.q
-        halves = (Fraction(2 * level - 1, 2 * q) for level in range(self.lowest + 1, q + 1))
+        halves = (Fraction(2 * level - 1, 2 * q) for level in range(self.lowest + 1, self.highest + 1))
         return [q * Fraction(self.threshold) * inverse(half) for half in halves]
 
     def forward(self, x: Tensor) -> Tensor:
-        return _nearest(self._squashed(x), self.q, self.threshold)
+        ends = None if self.ends is None else (self.lowest, self.highest)
+        return _nearest(self._squashed(x), self.q, self.threshold, ends)
 
     def populations(self) -> tuple[str, ...]:
         return ("",)
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        return ((self.lowest, self.q),)
+        return ((self.lowest, self.highest),)
 
     def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
         z = self._squashed(*inputs, **named) * self.q + 0.5
         (given,) = levels
         if given is None or given.shape != z.shape:
-            given = z.floor()
+            given = z.floor().clamp_(self.lowest, self.highest)
         return given.to(z.dtype) * self.threshold / self.q, [z]
 
     def as_trained(self) -> nn.Module:
-        return Squashed(self.function, self.threshold)
+        return Squashed(self.function, self.threshold) if self.ends is None else nn.Hardtanh(*self.ends)
 
     def _squashed(self, x: Tensor) -> Tensor:
+        if self.ends is not None:
+            return F.hardtanh(x, *self.ends) / self.threshold
         return SQUASHING[self.function].function(x if self.threshold == 1.0 else x / self.threshold)
 
     def extra_repr(self) -> str:
+        if self.ends is not None:
+            return f"q={self.q}, {self.function!r}, ends=({self.ends[0]:g}, {self.ends[1]:g})"
         more = "" if self.threshold == 1.0 else f", threshold={self.threshold:g}"
         return f"q={self.q}, {self.function!r}{more}"
+
+
+def _larger(function: str, low: float, high: float) -> float:
+    """The larger end of a hard tanh.
+
+    Raises:
+        ConfigError: these are none, or it is another function.
+    """
+    if function != "hardtanh":
+        raise ConfigError(f"'hardtanh' alone has ends that can be chosen; got ends={(low, high)!r} of {function!r}")
+    if not -math.inf < low <= 0.0 <= high < math.inf or low == high:
+        raise ConfigError(f"ends must be finite, 0 between them, and not both 0; got {(low, high)!r}")
+    return max(-low, high)

@@ -49,10 +49,11 @@ from casc_core.conversion.graph import (
     Snapping,
     TableLookup,
 )
-from casc_core.conversion.grids import Form, Reach, grid_threshold, half_step
+from casc_core.conversion.grids import Form, Reach
 from casc_core.conversion.passes import Reader
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import batch_norm, convolution, join, linear_map, neurons
+from casc_core.conversion.snapping import grid_threshold, half_step
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.ops import Op
 from casc_core.engine.ops.declared import (

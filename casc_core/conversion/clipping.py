@@ -1,7 +1,8 @@
-"""Clipped ReLUs by other names: clamps, thresholds, and maxima with zero."""
+"""Clipped activations by other names: clamps, thresholds, and maxima with zero."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from casc_core.engine.functions import name_of
 from casc_core.errors import ConversionError
 
 NOT_CLIPPED = (
-    "it clips to [{}, {}], and a clipped ReLU has a lower end of 0 (or below, as nn.Hardtanh: it is raised to 0) and an "
-    "upper end above it, or none. Clip from 0: x.clamp(min=0), x.clamp(0, 1), nn.ReLU6()"
+    "it clips to [{}, {}], and an activation that is clipped has a lower end of 0 or below and an upper end of 0 or above, "
+    "or a lower end of 0 alone. Clip around 0: x.clamp(min=0), x.clamp(0, 1), x.clamp(-1, 2), nn.ReLU6()"
 )
 
 
@@ -26,12 +27,12 @@ class Ends(NamedTuple):
     high: Any
 
     @property
-    def is_relu(self) -> bool:
-        """Whether a CQReLU takes its place: nothing below zero is to come through, or it is clipped above as well."""
+    def is_activation(self) -> bool:
+        """Whether neurons take its place: it is a ReLU, or is clipped around zero."""
         low, high = self
         if not isinstance(low, (int, float)) or not (high is None or isinstance(high, (int, float))):
             return False
-        return low == 0 if high is None else low <= 0 < high
+        return low == 0 if high is None else -math.inf < low <= 0 <= high < math.inf and low != high
 
     @property
     def refusal(self) -> str:
@@ -95,14 +96,14 @@ def ends_of_module(module: nn.Module) -> Ends | None:
 
 
 def require_clipped(module: nn.Module) -> None:
-    """Raise `ConversionError` for a module that clips as no clipped ReLU does."""
+    """Raise `ConversionError` for a module that clips as no activation does."""
     ends = ends_of_module(module)
-    if ends is not None and not ends.is_relu:
+    if ends is not None and not ends.is_activation:
         raise ConversionError(f"{module} cannot be converted exactly: {ends.refusal}")
 
 
 class Clipped(NamedTuple):
-    """A call that clips one of its arguments as a clipped ReLU or a hard tanh does, and where."""
+    """A call that clips one of its arguments as a ReLU or a hard tanh does, and where."""
 
     input: fx.Node
     low: float
@@ -110,7 +111,7 @@ class Clipped(NamedTuple):
 
 
 def clipped(node: fx.Node) -> Clipped | None:
-    """What a traced call clips, if it clips what layers have computed as a ReLU does."""
+    """What a traced call clips, if it clips what layers have computed as an activation does."""
     if node.op not in ("call_function", "call_method"):
         return None
     given = [*node.args, *node.kwargs.values()]
@@ -119,7 +120,7 @@ def clipped(node: fx.Node) -> Clipped | None:
     )
     found: Clipped | None = None
     if ends is not None:
-        found = Clipped(given[0], ends.low, ends.high) if ends.is_relu and isinstance(given[0], fx.Node) else None
+        found = Clipped(given[0], ends.low, ends.high) if ends.is_activation and isinstance(given[0], fx.Node) else None
     elif node.target in MAXIMA and len(given) == 2:
         for x, other in (given, given[::-1]):
             if isinstance(x, fx.Node) and _is_zero(other, x):

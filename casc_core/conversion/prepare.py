@@ -38,8 +38,14 @@ def _cq_relu(module: nn.Module, q: int, threshold: float) -> CQReLU:
 
 
 def _clip(module: nn.Module, q: int, threshold: float) -> CQReLU | Rounded:
-    is_odd = isinstance(module, nn.Hardtanh) and module.min_val == -module.max_val
-    return Rounded(q, "hardtanh", threshold) if is_odd else CQReLU(q, threshold)
+    assert isinstance(module, nn.Hardtanh)
+    low, high = float(module.min_val), float(module.max_val)
+    if low == 0:
+        return CQReLU(q, threshold)
+    if low == -high:
+        return Rounded(q, "hardtanh", threshold)
+    scale = threshold / max(-low, high)
+    return Rounded(q, "hardtanh", ends=(low * scale, high * scale))
 
 
 def _leaky(module: nn.Module, q: int, threshold: float) -> LeakyCQReLU:
@@ -109,7 +115,7 @@ def prepare(
         adapter: a name such as "rnn", an `Adapter`, or None to pick by the model's modules.
         q: levels of every activation, at least 1. More levels are finer, and take more time steps. CQReLU activations
             that `model` has already get them too.
-        threshold: largest activation; None: 1, 3 for Hardswish and SiLU, the upper end of a ReLU6 or Hardtanh, or what a
+        threshold: largest activation; None: 1, 3 for Hardswish and SiLU, the larger end of a ReLU6 or Hardtanh, or what a
             CQReLU activation has already. Other rounded activations have ends of their own.
         trainable_threshold: the threshold of each CQReLU is a parameter of its own, which starts there.
         half_step: activations are rounded to the nearest level instead of down; with trainable thresholds, this is QCFS
@@ -240,7 +246,9 @@ def _reach(activation: Any, threshold: float | None) -> float:
         return float(threshold)
     if isinstance(activation, (nn.Hardswish, nn.SiLU)):
         return _SWISH_REACH
-    return check_threshold(activation.max_val) if isinstance(activation, (nn.Hardtanh, nn.ReLU6)) else 1.0
+    if isinstance(activation, nn.Hardtanh):
+        return check_threshold(max(-activation.min_val, activation.max_val))
+    return 1.0
 
 
 def _refuse_probabilities(model: nn.Module, ways: Sequence[fx.Graph | ConversionError]) -> None:
@@ -366,7 +374,8 @@ def refuse_modules(model: nn.Module, rules: RuleTable, prepared: bool, called: C
                 f"{where} is called by what stands outside the forward of its class (a forward set on the instance, or a "
                 "__call__ of its own), which a conversion would leave out: write it into the forward of a class"
             )
-        why = rules.refusal(module) if called is None or name in called else None
+        matters = (called is None or name in called) and type(module) not in rules.elementwise
+        why = rules.refusal(module) if matters else None
         if why is not None and (prepared or why != UNPREPARED):
             raise ConversionError(f"{where}: {type(module).__name__} cannot be converted exactly: {why}")
 

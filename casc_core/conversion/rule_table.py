@@ -23,6 +23,8 @@ class RuleTable:
         functions: by function, or by name for a method of a tensor; called as `rule(reader, *args, **kwargs)`.
         refused: by module type, function or method name: why it cannot be exact and what to do instead.
         traced: the module types of which a subclass with a forward of its own is traced through.
+        elementwise: module types, functions and methods of one tensor that go entry by entry: of levels they are tables,
+            of anything else what the rest of the table says.
 
     >>> rules = RuleTable()
     >>> @rules.module(nn.Identity)
@@ -38,6 +40,7 @@ class RuleTable:
     functions: dict[Any, Rule] = field(default_factory=dict)
     refused: dict[Any, str] = field(default_factory=dict)
     traced: set[type[nn.Module]] = field(default_factory=set)
+    elementwise: set[Any] = field(default_factory=set)
 
     def module(self, *kinds: type[nn.Module], trace_overrides: bool = False) -> Callable[[RuleT], RuleT]:
         """Decorator: the rule of these module types.
@@ -102,6 +105,7 @@ class RuleTable:
             both(self.functions, other.functions),
             both(self.refused, other.refused),
             (self.traced - theirs) | other.traced,
+            (self.elementwise - theirs) | other.elementwise,
         )
 
     def is_leaf(self, module: nn.Module) -> bool:

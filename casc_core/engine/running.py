@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from casc_core.engine.products.contraction import ENTRY_BY_ENTRY, Contraction, Labels
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, broadcast, stacked
-from casc_core.numerics import whole_type
+from casc_core.engine.signal import Signal, running_total, stacked
+from casc_core.numerics import largest, whole_type
 
 _INT8 = torch.iinfo(torch.int8).max
 
@@ -64,9 +66,16 @@ def running(
 
 
 def running_product(
-    run: Run, a: Signal, b: Signal, exponent: int, name: str, arriving: Sequence[int] | None = None
+    run: Run,
+    a: Signal,
+    b: Signal,
+    exponent: int,
+    name: str,
+    arriving: Sequence[int] | None = None,
+    contraction: Contraction = ENTRY_BY_ENTRY,
+    held: float | None = None,
 ) -> Signal:
-    """The product of two signals, entry by entry, their shapes broadcast: that of their running totals.
+    """The product of two signals, by default entry by entry, their shapes broadcast: that of their running totals.
 
     With `A` and `B` these totals and `a_t`, `b_t` what arrives, a step's event is `a_t B_t + A_{t-1} b_t`. A value is a
     total over the number of wake steps, so the result's numbers are worth what those of `a` are worth times what those of
@@ -77,34 +86,60 @@ def running_product(
             product of totals is rounded to it, another one.
         name: that an error gives.
         arriving: the grids of `a` and `b`, where the product is rounded; None: it is exact.
+        contraction: over which dimensions it is summed.
+        held: where it is rounded, within so much for each step.
 
     Raises:
-        ExactnessError: no type holds the product.
+        ExactnessError: no type holds the product. InputError: divisors differ along a dimension over which it is summed.
     """
-    by_a, by_b = a.bound + a.drive_reach, b.bound + b.drive_reach
-    shape = broadcast(a.shape, b.shape)
-    # Awake or asleep, a total is at most `run.total` times its bound; a difference is one of each factor.
-    bound = 2 * run.total * by_a * by_b + (math.ldexp(1.0, exponent) if arriving else 0.0)
-    reach = bound * run.total
-    whole = all(each.drive is None and not each.train.dtype.is_floating_point for each in (a, b))
-    kind = run.numerics.dtype(reach, exponent, name)
+    labels = contraction.at(a.shape, b.shape)
+    a, b = (
+        signal.with_uniform_divisor(tuple(own.index(label) - len(own) for label in labels.summed if label in own))
+        for signal, own in ((a, labels.a), (b, labels.b))
+    )
+    divisor = _divisor(labels, a, b)
     if arriving:
-        kind = torch.float64
-        for by, grid in zip((by_a, by_b), arriving, strict=True):
-            run.sum_dtype(run.total, by, 0.0, grid, name)
-    elif whole and run.numerics.is_exact:
-        kind = whole_type(reach)
-    narrow = torch.int8 if whole and not arriving and bound * run.peak <= _INT8 else None
+        for signal, grid in zip((a, b), arriving, strict=True):
+            run.sum_dtype(run.total, signal.bound + signal.drive_reach, 0.0, grid, name)
+        unit = math.ldexp(1.0, exponent)
+        most = math.inf if held is None else math.ceil(held * (run.total + 2) / unit) * unit
+
+        def rounded(x: Tensor, y: Tensor) -> Tensor:
+            return run.numerics.snap(labels.exact_product(x, y).clamp_(-most, most), exponent)
+
+        kinds = torch.float64, torch.float64
+        result = measured(run, running(run, rounded, (a, b), kinds, 0.0, divisor))
+        run.numerics.dtype(result.bound * run.total, exponent, name)
+        return result
+    # Awake or asleep, a total is at most `run.total` times its bound; a difference is one of each factor.
+    bound = 2 * run.total * math.prod(each.bound + each.drive_reach for each in (a, b)) * labels.terms
+    kind = run.numerics.dtype(bound * run.total, exponent, name)
+    whole = run.numerics.is_exact and all(
+        each.drive is None and not each.train.dtype.is_floating_point for each in (a, b)
+    )
+    narrow: torch.dtype | None = None
+    if whole:  # matrices are multiplied as floating-point numbers
+        kind = kind if labels.summed else whole_type(bound * run.total)
+        narrow = torch.int8 if bound * run.peak <= _INT8 else whole_type(bound * run.peak)
+    result = running(run, labels.product, (a, b), (kind, kind), bound, divisor, narrow)
+    return measured(run, result) if labels.summed else result
+
+
+def measured(run: Run, result: Signal) -> Signal:
+    """A train with the bound that its events keep: sums of many terms are far below what the largest might be."""
+    totals = running_total(result.train, result.steps)
+    return replace(result, bound=max(largest(result.train) / run.peak, largest(totals) / run.total))
+
+
+def _divisor(labels: Labels, a: Signal, b: Signal) -> Tensor | None:
+    """That of a product, the divisors of its factors being the same along the dimensions over which it is summed."""
     divisor: Tensor | None = None
-    for each in (a, b):
-        if each.divisor is not None:
-            own = each.divisor
-            own = own if own.dim() == 0 else own.reshape([1] * (len(shape) - own.dim()) + [*own.shape])
-            divisor = own if divisor is None else divisor * own
-    product: Callable[..., Tensor] = torch.mul
-    if arriving:  # a product of two numbers is rounded by itself, whatever is beside it
-
-        def product(x: Tensor, y: Tensor) -> Tensor:
-            return run.numerics.snap(x * y, exponent)
-
-    return running(run, product, (a, b), (kind, kind), bound, divisor, narrow)
+    for signal, own in ((a, labels.a), (b, labels.b)):
+        if signal.divisor is None:
+            continue
+        each = signal.divisor
+        if each.dim() > 0:
+            missing = len(signal.shape) - each.dim()
+            each = labels.over_result(each.reshape([1] * missing + [*each.shape]), own)
+        divisor = each if divisor is None else divisor * each
+    return divisor

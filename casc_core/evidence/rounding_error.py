@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from casc_core.engine.leaves import leaves
+
 # Two float64 evaluations differ by at most twice what one is off.
 TWO_ROUNDINGS = 2.0**-52
 
@@ -105,7 +107,7 @@ def _roundings(name: str, given: tuple[Any, ...], result: Any) -> int:
     """How often each entry of a function's result may have been rounded: the terms of its sum, and a few."""
     if not (isinstance(result, Tensor) and result.is_floating_point() and result.numel()):
         return 0
-    tensors = [each for each in given if isinstance(each, Tensor) and each.is_floating_point() and each.dim()]
+    tensors = [each for each in leaves(given) if isinstance(each, Tensor) and each.is_floating_point() and each.dim()]
     if not tensors:
         return 1
     if name.startswith("conv") and len(tensors) > 1:

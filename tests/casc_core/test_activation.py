@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import array_api_strict
 import numpy as np
 import pytest
@@ -114,6 +117,40 @@ def test_rounded_is_the_nearest_level_and_counts_its_thresholds(name, q, thresho
     assert bool((near | (counted == levels)).all())
 
 
+@given(
+    q=st.integers(1, 64),
+    low=st.sampled_from((0.0, 0.25, 0.5, 1.0, 1 / 3, 0.7)),
+    high=st.sampled_from((0.125, 0.5, 2.0, 0.3)),
+    values=st.lists(st.floats(-4, 4), min_size=1, max_size=20),
+    mirrored=st.booleans(),
+)
+def test_a_hard_tanh_with_ends_of_other_sizes(q, low, high, values, mirrored):
+    """In rationals: the nearest of q levels up to the end that is farther from zero, and so many towards the other."""
+    ends = (-high, low) if mirrored else (-low, high)
+    module, larger = Rounded(q, "hardtanh", ends=ends), Fraction(max(low, high))
+    found = module(torch.tensor(values, dtype=torch.float64))
+
+    def level(x):
+        clipped = min(max(Fraction(x), Fraction(ends[0])), Fraction(ends[1]))
+        return math.floor(q * clipped / larger + Fraction(1, 2))
+
+    assert module.ranges() == ((level(-9), level(9)),)
+    for x, y in zip(values, found.tolist(), strict=True):
+        near = abs((q * Fraction(x) / larger + Fraction(1, 2)) % 1)
+        if min(near, 1 - near) > Fraction(1, 10**9) or not ends[0] < x < ends[1]:
+            assert y == float(level(x)) * float(larger) / q
+    thresholds = module.thresholds()
+    assert thresholds == [larger * (k - Fraction(1, 2)) for k in range(level(-9) + 1, level(9) + 1)]
+
+
+def test_a_hard_tanh_trains_between_its_ends():
+    x = torch.tensor([-1.5, -0.9, 0.3, 1.9, 2.5], requires_grad=True)
+    module = Rounded(4, "hardtanh", ends=(-1.0, 2.0))
+    module(x).sum().backward()
+    assert x.grad.tolist() == [0, 1, 1, 1, 0]
+    assert torch.equal(module.as_trained()(x), F.hardtanh(x, -1.0, 2.0))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_rounded_trains_with_the_gradient_of_the_function(name):
     x = torch.linspace(-3.5, 3.5, 29, dtype=torch.float64, requires_grad=True)
@@ -141,6 +178,10 @@ def test_what_rounded_observes():
         ((0, "tanh"), "q, the number of levels"),
         ((4, "gelu"), "Rounded takes 'sigmoid'.*got 'gelu'"),
         ((4, "tanh", 0), "threshold"),
+        ((4, "tanh", 1.0, (-1.0, 2.0)), "'hardtanh' alone has ends"),
+        ((4, "hardtanh", 1.0, (0.5, 2.0)), "0 between them"),
+        ((4, "hardtanh", 1.0, (0.0, 0.0)), "not both 0"),
+        ((4, "hardtanh", 1.0, (-math.inf, 1.0)), "must be finite"),
     ],
 )
 def test_what_rounded_does_not_take(arguments, message):

@@ -123,6 +123,16 @@ def product(code: str, *dims: int) -> Row:
     return Row(draw, dims or ANY)
 
 
+def of_spikes(row: Row) -> Row:
+    """A product of two spiking tensors, which a mask and an input would not be."""
+
+    def draw(w: Writer, x: Value) -> Piece | None:
+        piece = row.draw(w, x) if x.spikes else None
+        return None if piece is None else replace(piece, maps=1, rough=True)
+
+    return Row(draw, row.dims)
+
+
 PRODUCTS = [
     product(code, *dims)
     for dims, codes in (
@@ -158,6 +168,28 @@ PRODUCTS += [
         "torch.lerp({0}, {1}, <f:D>)",
     )
 ]  # fmt: skip
+PRODUCTS += [
+    of_spikes(product(code, *dims))
+    for dims, codes in (
+        ((2,), (
+            "torch.einsum('bi,bj->bij', {0}, {0})", "torch.einsum('...i,...i', {0}, {0}).unsqueeze(1)",
+            "F.bilinear({0}, {0}, <w:2,D,D>, <b:2>)",
+            "F.bilinear({0}, {0}, <w:3,D,D>)",
+        )),
+        ((3,), (
+            "{0} @ {0}.transpose(1, 2)", "torch.bmm({0}, {0}.mT)", "{0}.mT.matmul({0})", "{0}.bmm({0}.mT)",
+            "torch.einsum('bcl,bkl->bck', {0}, torch.sigmoid({0}))", "{0} @ ({0}.mT @ {0})",
+            "torch.baddbmm({0} @ <w:D,C>, {0}, {0}.mT, beta=0.5)", "{0}.baddbmm({0}, {0}.mT @ {0}, alpha=0.25)",
+            "({0} @ <w:D,D>).baddbmm_({0} @ {0}.mT, {0})",
+        )),
+        ((4,), (
+            "{0} @ {0}.mT", "torch.einsum('bchw,bkhw->bck', {0}, {0})", "torch.einsum('b...w,bcvw->b...v', [{0}, {0}])",
+            "torch.matmul({0}, <w:C,D,3>)", "torch.einsum('bchw,cwv->bchv', {0}, <w:C,D,2>)",
+        )),
+    )
+    for code in codes
+]  # fmt: skip
+PRODUCTS += [of_spikes(module("nn.Bilinear(<D>, <D>, 3)", call="{m}({0}, {0})"))]
 NORMS = [
     module("nn.BatchNorm1d(<C>, eps=0.25)", 2, 3, factors=1),
     module("nn.BatchNorm1d(<C>, eps=0.25, affine=False)", 2, 3, factors=1),
@@ -271,6 +303,7 @@ NORMS += [batch_norm_call]
 
 _PLAIN = (
     "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.Tanh()", "nn.ReLU6()", "nn.Hardtanh(0.0, 2.0)", "nn.Hardtanh()",
+    "nn.Hardtanh(-2.0, 0.5)",
     "nn.Sigmoid()", "nn.Hardsigmoid()", "nn.Softsign()", "nn.LeakyReLU(0.25)", "nn.PReLU()",
 )  # fmt: skip
 ACTIVATIONS = [module(each, fires=True) for each in _PLAIN]
@@ -278,7 +311,8 @@ ACTIVATIONS += [
     say(each, fires=True)
     for each in (
         "F.relu({0})", "torch.relu({0})", "{0}.relu()", "torch.tanh({0})", "F.tanh({0})", "{0}.tanh()", "F.relu6({0})",
-        "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "F.relu_({0})", "torch.relu_({0})", "{0}.relu_()",
+        "F.hardtanh({0}, 0.0, 2.0)", "F.hardtanh({0})", "{0}.clamp(-0.5, 2)", "F.relu_({0})",
+        "torch.relu_({0})", "{0}.relu_()",
         "torch.sigmoid({0})", "{0}.sigmoid()", "F.hardsigmoid({0})", "F.leaky_relu({0}, 0.5)", "F.softsign({0})",
         "torch.sigmoid_({0})", "{0}.sigmoid_()", "torch.tanh_({0})", "{0}.tanh_()", "F.leaky_relu_({0}, 0.25)",
         "F.relu({0}, inplace=True)", "F.hardtanh_({0})", "F.relu(input={0})", "F.hardtanh({0}, max_val=0.5)",
@@ -326,24 +360,23 @@ def own(constructor: str, *choices: Any, rough: bool = False) -> Row:
     return Row(draw, ANY, 2)
 
 
-def squared(code: str) -> Row:
-    """A product of two spiking tensors, which a mask and an input would not be."""
-
-    def draw(w: Writer, x: Value) -> Piece | None:
-        return Piece(code, (x.name,), maps=1, rough=True) if x.spikes else None
-
-    return Row(draw, ANY)
-
-
 ACTIVATIONS += [
-    own("Rounded", "'sigmoid'", "'tanh', 0.5", "'hardsigmoid', 3.0", "'hardtanh', 2.0", "'softsign'"),
+    own(
+        "Rounded",
+        "'sigmoid'",
+        "'tanh', 0.5",
+        "'hardsigmoid', 3.0",
+        "'hardtanh', 2.0",
+        "'softsign'",
+        "'hardtanh', ends=(-1.0, 0.5)",
+    ),
     own("composed_activations.LeakyCQReLU", "1.0, 0.25", "2.0, -0.5", "1.0, torch.ones(1) / 2"),
     own("composed_activations.Swish", "'sigmoid'", "'hardsigmoid', 2.0", rough=True),
 ]
 ACTIVATIONS += [module(each, fires=True, rough=True) for each in ("nn.SiLU()", "nn.Hardswish()")]
 ACTIVATIONS += [say(each, fires=True, rough=True) for each in ("F.silu({0})", "F.hardswish({0})")]
 ACTIVATIONS += [
-    squared(each)
+    of_spikes(say(each))
     for each in (
         "torch.square({0})", "{0}.square()", "{0} ** 2", "torch.pow({0}, 2)", "{0}.pow(2)", "{0} * torch.sigmoid({0})",
         "torch.sigmoid({0}) * torch.tanh({0})", "{0}.mul({0}.sigmoid())", "{0} * F.hardsigmoid({0}.mean(1, keepdim=True))",

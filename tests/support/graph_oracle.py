@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import linecache
+import math
 import tempfile
 import warnings
 import zlib
@@ -332,8 +333,12 @@ class Oracle:
     def _rounded(self, name: str) -> Callable[..., Tensor]:
         def hook(module: Rounded, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             q, theta = module.q, module.threshold
-            function, lowest = SQUASHING[module.function]
-            rounding = Rounding(lambda total: q * function(total / q / theta) + 0.5, theta, lowest * q)
+            function, end = SQUASHING[module.function]
+            lowest = end * q
+            if module.ends is not None:
+                low, high = (end / theta for end in module.ends)
+                function, lowest = lambda x: x.clamp(low, high), math.floor(q * low + 0.5)
+            rounding = Rounding(lambda total: q * function(total / q / theta) + 0.5, theta, lowest)
             result: Tensor = self.neurons.fire(self._layer(name), (), args[0], rounding, 1.0)
             return result
 

@@ -20,7 +20,7 @@ from graph_oracle import NAMES, built
 from torch import Tensor, nn
 
 import casc_core
-from casc_core.errors import ConversionError
+from casc_core.errors import ConversionError, InputError
 
 MAP, ACTIVATION, MOVE, FACTOR, PRODUCT = "map", "activation", "move", "factor", "product"
 BATCH = 3
@@ -101,6 +101,19 @@ ROWS = [
         "torch.addcmul({x}, {x}, {y})", "{y0} * torch.sigmoid({x})",
         "{x} * {x}.mean(-1, keepdim=True)", "{x} * torch.sigmoid({x}.mean(1, keepdim=True))", "{x} ** 2",
         "{y} * torch.sigmoid({x}) + (1 - torch.sigmoid({x})) * {x}",
+    ),
+    *_rows(
+        PRODUCT, "34", "{x} @ {y}.transpose(-2, -1)", "{x}.transpose(-2, -1) @ {y} / {x}.shape[-2]",
+        "{x} @ ({y}.mT @ {x})", "torch.relu({x} @ {x}.mT) @ {y} * 0.25", "{y0} @ {x}.mT",
+        "{x} @ {x}.mean(-2).unsqueeze(-1)",
+        "torch.einsum('b...ij,b...kj->b...ik', torch.sigmoid({x}), {y})",
+    ),
+    *_rows(
+        PRODUCT, "4", "torch.einsum('bchw,bkhw->bck', {x}, {y}) / {x}.shape[-1]",
+        "torch.einsum('bchw,bkc->bkhw', {x}, torch.sigmoid({y}.flatten(2).mT @ {x}.flatten(2))[:, :2, :{C}])",
+    ),
+    *_rows(
+        PRODUCT, "2", "torch.einsum('bi,bj->bij', {x}, {y})", ("{m}({x}, {y})", "nn.Bilinear({D}, {D}, 3)"),
     ),
     *_rows(
         ACTIVATION, "3", ("{m}({x})[0]", "casc_seq.GRU({D}, 3, batch_first=True, q=Q)"),
@@ -216,7 +229,7 @@ class FaultError(AssertionError):
 
 
 def check(forward: Forward) -> str | None:
-    """Why it is refused; None: it runs, equals its reference bit for bit, and `verify` finds it exact.
+    """Why it is refused, or its inputs are; None: it runs, equals its reference bit for bit, and `verify` finds it exact.
 
     Raises:
         FaultError: neither.
@@ -238,6 +251,10 @@ def check(forward: Forward) -> str | None:
         try:
             logits, reference = snn(*forward.inputs), snn.reference(*forward.inputs)
             report = casc_core.verify(snn, *forward.inputs)
+        except InputError as error:
+            if "so large a product" not in str(error):
+                raise FaultError(f"it is converted and does not run: InputError: {error}") from error
+            return f"forward: {error}"
         except Exception as error:
             raise FaultError(f"it is converted and does not run: {type(error).__name__}: {error}") from error
     if not torch.equal(logits, reference):

@@ -1,5 +1,6 @@
 """The graph that the passes of a conversion rewrite: operations in the user's own numbers, before any grid is chosen."""
 
+from casc_core.conversion.graph.by_level import ByLevel, Levels, levels_of
 from casc_core.conversion.graph.factors import (
     Factor,
     Normalisation,
@@ -32,13 +33,15 @@ from casc_core.conversion.graph.node import (
 )
 from casc_core.conversion.graph.population import Population
 from casc_core.conversion.graph.products import Product
-from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split, Sum
+from casc_core.conversion.graph.signals import Addition, Applied, Concatenation, Counted, Filled, Maximum, Split
 
 __all__ = [
     "FILLED",
+    "Addition",
     "Applied",
     "Argument",
     "AttributeOf",
+    "ByLevel",
     "ComparingNode",
     "Concatenation",
     "ConvolutionMap",
@@ -52,6 +55,7 @@ __all__ = [
     "InputNode",
     "Known",
     "LevelPopulation",
+    "Levels",
     "LinearMap",
     "MapNode",
     "Maximum",
@@ -70,11 +74,11 @@ __all__ = [
     "Snapping",
     "SpikingNode",
     "Split",
-    "Sum",
     "TableLookup",
     "TableMap",
     "Zeroed",
     "as_map",
     "as_normalisation",
+    "levels_of",
     "map_before",
 ]

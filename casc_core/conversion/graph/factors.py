@@ -12,15 +12,8 @@ from torch import Tensor
 
 from casc_core.conversion.graph.map_node import MapNode, entries_along
 from casc_core.conversion.graph.node import FILLED, Folding, Node, SignalNode, Snapped, Snapping
-from casc_core.conversion.grids import (
-    Reach,
-    Stretch,
-    common_denominator,
-    is_binary,
-    snapped_normalisation,
-    snapped_scale,
-    snapped_shift,
-)
+from casc_core.conversion.grids import Reach, Stretch, common_denominator, is_binary
+from casc_core.conversion.snapping import snapped_normalisation, snapped_scale, snapped_shift
 from casc_core.numerics import largest
 
 

@@ -21,6 +21,8 @@ _WHOLE = frozenset(
     "eq ne lt le gt ge logical_and logical_or logical_not invert bool long int any all argmax argsort count_nonzero "
     "floordiv floor_divide size dim numel ceil floor".split()
 )
+# What a tensor tells of itself beside its numbers.
+_SIZES = frozenset("shape ndim device dtype itemsize nbytes is_cuda requires_grad".split())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,7 +78,7 @@ class FunctionCall(InputNode):
 
     @cached_property
     def arguments(self) -> frozenset[str]:
-        if self.function.rsplit(".", 1)[-1] in _WHOLE:
+        if self.function.rsplit(".", 1)[-1] in _WHOLE or (self.function == "getattr" and self.args[1] in _SIZES):
             return frozenset()
         read = (node.arguments for node in self.inputs if isinstance(node, InputNode))
         return frozenset[str]().union(*read)

@@ -12,7 +12,8 @@ import torch
 from casc_core.conversion.graph.factors import positive
 from casc_core.conversion.graph.node import ComparingNode, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.graph.population import odd_numerator, on_binary_scale, unrounded
-from casc_core.conversion.grids import Form, Reach, Stretch, level_thresholds, potential_grid
+from casc_core.conversion.grids import Form, Reach, Stretch
+from casc_core.conversion.snapping import level_thresholds, potential_grid
 from casc_core.engine.ops import FireByLevel
 
 

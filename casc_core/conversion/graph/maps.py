@@ -15,7 +15,8 @@ from casc_core.conversion.graph.factors import Normalisation, NormalisedDrive, a
 from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import Folding, InputNode, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.graph.signals import Applied
-from casc_core.conversion.grids import TABLE_BITS, Form, Reach, Stretch, snapped_map
+from casc_core.conversion.grids import TABLE_BITS, Form, Reach, Stretch
+from casc_core.conversion.snapping import snapped_map
 from casc_core.engine.ops import Convolution, Convolution3d, Embed, Linear, Op, RequireFeatures
 from casc_core.engine.ops.declared import check_settings, check_tensors
 from casc_core.engine.products.exact_sums import exact_product, largest_row

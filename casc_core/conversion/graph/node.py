@@ -90,6 +90,10 @@ class Snapping(ABC):
         """The arithmetic as it is for what `node` gives."""
 
     @abstractmethod
+    def reach_of(self, node: Node) -> Reach:
+        """How large the numbers of a spiking node may be."""
+
+    @abstractmethod
     def of(self, node: Node) -> Snapped:
         """What `node` has become. Each node is snapped once."""
 

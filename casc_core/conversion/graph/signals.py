@@ -76,8 +76,10 @@ class Applied(SignalNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         form, numerics = snapping.of(_first_spiking(self.args)).form, snapping.numerics
-        if snapping.rounds(self) and isinstance(numerics, Stretch):
+        if snapping.rounds(self) and isinstance(numerics, Stretch) and form.exponent is not None:
             exponent = numerics.of_scale(form.scale).grid
+            if isinstance(self.op, DividedByInput):  # what is divided by whole numbers is no larger for it
+                exponent = min(exponent, form.exponent)
             op = type(self.op)(**{**self.op.settings, "grids": [form.exponent, exponent]})
             return Snapped(
                 snapping.call(op, *self.args, **self.kwargs), replace(form, exponent=exponent, is_exact=False)
@@ -140,7 +142,7 @@ def _common_worth(together: Sequence[SpikingNode]) -> Fraction:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sum(SignalNode):
+class Addition(SignalNode):
     """A signal plus another."""
 
     a: SignalNode

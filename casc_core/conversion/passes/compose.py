@@ -7,11 +7,13 @@ rounded once more. Where two are composed, or the factor of one is taken to anot
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from casc_core.conversion.graph import (
+    Addition,
     Applied,
     AttributeOf,
     Concatenation,
@@ -27,13 +29,12 @@ from casc_core.conversion.graph import (
     Population,
     Product,
     SignalNode,
-    Sum,
     as_map,
     as_normalisation,
 )
 from casc_core.conversion.graph.signals import must_be_rescaled
-from casc_core.engine.ops import AdaptiveAveragePool, AveragePool, Layout, MaxPool
-from casc_core.engine.ops import Sum as SumOver
+from casc_core.engine.ops import AdaptiveAveragePool, AveragePool, Layout, MaxPool, Sum
+from casc_core.engine.products.contraction import ELEMENTWISE
 
 # Maps whose composition has more weights than this, and than themselves, stay apart.
 LARGEST_MAP = 2**22
@@ -55,9 +56,9 @@ def composed(node: Node) -> Node:
 
 
 def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
-    if isinstance(node.x, Sum) and _is_better_apart(node, node.x) and _are_alike(node, node.x):
+    if isinstance(node.x, Addition) and _is_better_apart(node, node.x) and _are_alike(node, node.x):
         a, b = (replace(node, x=node.x.a), replace(node, x=node.x.b, bias=None))
-        return Sum(_map(a), _map(b), place=node.place)
+        return Addition(_map(a), _map(b), place=node.place)
     before = as_map(node.x)
     if before is None or not before.x.has_spikes:
         return _behind_flattening(node) if isinstance(node, LinearMap) else node
@@ -73,7 +74,7 @@ def _together(first: MapNode, then: LinearMap | ConvolutionMap) -> MapNode | Non
 
 def _is_better_apart(node: LinearMap | ConvolutionMap, x: SignalNode) -> bool:
     """Whether a map of the sum of signals is better taken of each: it takes in a map or factors before one of them."""
-    if isinstance(x, Sum):
+    if isinstance(x, Addition):
         return _is_of_several_scales(x) or any(_is_better_apart(node, each) for each in (x.a, x.b))
     before = as_map(x)
     if before is None:
@@ -81,12 +82,12 @@ def _is_better_apart(node: LinearMap | ConvolutionMap, x: SignalNode) -> bool:
     return before.x.has_spikes and _together(before, node) is not None
 
 
-def _is_of_several_scales(x: Sum) -> bool:
+def _is_of_several_scales(x: Addition) -> bool:
     """Whether factors of many bits bring what it adds together."""
     return must_be_rescaled((x.a, x.b)) or any(_channel_factors(each) is not None for each in (x.a, x.b))
 
 
-def _are_alike(node: MapNode, x: Sum) -> bool:
+def _are_alike(node: MapNode, x: Addition) -> bool:
     """Whether the two that a map reads the sum of are known to be of one shape, where that matters."""
     a, b = x.a, x.b
     if _has_shape_of(a, b):
@@ -219,11 +220,11 @@ def _flattens(node: Applied) -> bool:
 
 def _applied(node: Applied) -> SignalNode:
     """Sums and moves of a sum of several scales, as the sum of theirs, so that a map ahead can take the scales in."""
-    x = node.args[0] if isinstance(node.op, (AveragePool, AdaptiveAveragePool, SumOver, Layout)) else None
-    if not isinstance(x, Sum) or not _is_of_several_scales(x) or not _has_shape_of(x.a, x.b):
+    x = node.args[0] if isinstance(node.op, (AveragePool, AdaptiveAveragePool, Sum, Layout)) else None
+    if not isinstance(x, Addition) or not _is_of_several_scales(x) or not _has_shape_of(x.a, x.b):
         return _behind_pool(node)
     a, b = (_applied(replace(node, args=(each, *node.args[1:]))) for each in (x.a, x.b))
-    return Sum(a, b, place=node.place)
+    return Addition(a, b, place=node.place)
 
 
 def _behind_pool(node: Applied) -> SignalNode:
@@ -238,7 +239,7 @@ def _pools(node: Applied) -> bool:
     """Whether it averages over dimensions behind that of the channels."""
     if isinstance(node.op, (AveragePool, AdaptiveAveragePool)):
         return True
-    dims = node.kwargs.get("dim") if isinstance(node.op, SumOver) else None
+    dims = node.kwargs.get("dim") if isinstance(node.op, Sum) else None
     dims = dims if isinstance(dims, (tuple, list)) else [dims]
     if not all(isinstance(dim, int) for dim in dims):
         return False
@@ -246,10 +247,15 @@ def _pools(node: Applied) -> bool:
     return all((dim if dim >= 0 else dim + rank) >= 2 for dim in dims)
 
 
+def _is_by_entry(x: Node) -> TypeGuard[Addition | Product]:
+    """Whether two signals meet in it entry by entry."""
+    return isinstance(x, Addition) or (isinstance(x, Product) and x.equation == ELEMENTWISE)
+
+
 def _rank(x: Node) -> int | None:
     """How many dimensions a signal has, if a convolution says so."""
     while not isinstance(x, MapNode):
-        if isinstance(x, (Sum, Product)):
+        if _is_by_entry(x):
             ranks = [_rank(each) for each in (x.a, x.b)]
             return None if None in ranks else max(rank or 0 for rank in ranks)
         if not (
@@ -309,7 +315,7 @@ def _width(x: Node, axis: int | None) -> int | None:
 def _origin(x: Node, axis: int | None) -> MapNode | None:
     """A map of as many outputs, of as many dimensions, as `x` has channels (axis 1) or features (axis -1)."""
     while not isinstance(x, MapNode):
-        if isinstance(x, (Sum, Product)):
+        if _is_by_entry(x):
             one, other = (_origin(each, axis) for each in (x.a, x.b))
             if one is None or other is None or len(one.weight) != len(other.weight) or one.rank != other.rank:
                 return None

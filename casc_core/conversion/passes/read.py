@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import operator
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ from casc_core.conversion.graph import (
     Applied,
     Argument,
     AttributeOf,
+    ByLevel,
     Encoded,
     FunctionCall,
     Graph,
@@ -33,6 +35,7 @@ from casc_core.conversion.graph import (
     Place,
     SignalNode,
     SpikingNode,
+    levels_of,
 )
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.rule_table import Rule, RuleTable
@@ -143,6 +146,26 @@ class Reader:
         node = self.call(name, *args)
         self._checks.append(node)
         return node
+
+    def by_level(self, x: Any, function: Callable[[Tensor], Tensor]) -> SignalNode | None:
+        """A function of `x`, entry by entry, where that is levels of one population; None: it is something else.
+
+        Args:
+            function: of float64 numbers, as the network computes it.
+        """
+        found = levels_of(x, self.levels) if isinstance(x, SignalNode) else None
+        if found is None:
+            return None
+        values = function(found.values.clone())
+        if not isinstance(values, Tensor) or values.shape != found.values.shape or not values.is_floating_point():
+            return None
+        for value, result in zip(found.values.tolist(), values.tolist(), strict=True):
+            if not math.isfinite(result):
+                raise self.refuse(
+                    f"of {value:g}, which is a level of what it reads, it gives {result:g}; only finite numbers can be "
+                    "exact. Add a small number to what it reads"
+                )
+        return self.add(ByLevel(found.x, found.lowest, values.double(), found.unit, self.levels))
 
     def constant(self, value: Any) -> Tensor | None:
         """The tensor behind `value` if it is a parameter or buffer as it stands, else None."""
@@ -344,6 +367,10 @@ class Reader:
                     return self.check(expect, *args)
                 return self._called(name, args, kwargs)
         rule = self.rules.functions.get(node.target)
+        if signals and node.target in self.rules.elementwise:
+            found = self._tabulated(node.target, args, kwargs)
+            if found is not None:
+                return found
         if rule is not None:
             return self._ruled(rule, args, kwargs)
         if node not in self._reading and (known := self._as_constants(self._evaluate(node))) is not None:
@@ -417,9 +444,26 @@ class Reader:
             known = self._as_constants(self._evaluate(node))
             if known is not None:
                 return known
+        if type(module) in self.rules.elementwise:
+            found = self._tabulated(copy.deepcopy(module).double(), args, kwargs)
+            if found is not None:
+                return found
         if rule is None or why is not None:
             raise self.refuse(why or "no rule is known for it; replace it, or write an adapter with a rule for it")
         return self._ruled(rule, (module, *args), kwargs)
+
+    def _tabulated(self, target: Any, args: Any, kwargs: Any) -> SignalNode | None:
+        """A call of an elementwise function as a table, if it reads levels; None: it is none."""
+        (x, *rest), named = args or (kwargs.get("input"),), {key: kwargs[key] for key in kwargs if key != "input"}
+        others = (*rest, *named.values())
+        if any(isinstance(each, Node) for each in others):
+            return None
+
+        def call(values: Tensor) -> Any:
+            function = getattr(torch.Tensor, target) if isinstance(target, str) else target
+            return function(values, *rest, **named)
+
+        return self.by_level(x, call)
 
     def _ruled(self, rule: Rule, args: Any, kwargs: Any) -> Any:
         try:

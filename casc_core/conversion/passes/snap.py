@@ -1,7 +1,7 @@
 """The third pass: every number is put on its grid, and operations of the engine are called in order.
 
 The nodes are walked once, in the order in which they are computed. Each is snapped once: when it is its turn, or when
-another asks for it. Which grids there are is for `conversion.grids` to say.
+another asks for it. Which grids there are is for `conversion.grids` to say, and `conversion.snapping` puts numbers on them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from casc_core.conversion.graph import Graph, InputNode, Node, PopulationNode, Snapped, Snapping, SpikingNode
-from casc_core.conversion.grids import Form, Stretch
+from casc_core.conversion.grids import Form, Reach, Stretch
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.passes.stretches import stretches
 from casc_core.conversion.passes.times import Time, times
@@ -76,6 +76,7 @@ def snap(graph: Graph, numerics: Numerics, steps: int) -> Calls:
         walk.line = None if node.place is None else node.place.line
         if isinstance(node, SpikingNode):
             node.settle()
+            walk.reach_of(node)  # as is settled what it knows
         with refusing(node.place):
             walk.of(node)
     checks = tuple(walk.of(check).ref for check in graph.checks)
@@ -103,6 +104,7 @@ class _Walk(Snapping):
         self.calls: list[OpCall] = []
         self.line: str | None = None
         self.known: dict[Node, Snapped] = {}
+        self.reaches: dict[Node, Reach] = {}
 
     @property
     def numerics(self) -> Numerics:
@@ -110,6 +112,12 @@ class _Walk(Snapping):
 
     def numerics_of(self, node: Node) -> Numerics:
         return self._stretches.get(node, self.numerics)
+
+    def reach_of(self, node: Node) -> Reach:
+        if node not in self.reaches:
+            assert isinstance(node, SpikingNode)
+            self.reaches[node] = node.reach(self.reach_of)
+        return self.reaches[node]
 
     def of(self, node: Node) -> Snapped:
         _, time = self._readers[-1]

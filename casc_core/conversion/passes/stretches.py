@@ -12,8 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from casc_core.conversion.graph import ComparingNode, Graph, LinearMap, MapNode, Node, PopulationNode, SpikingNode
+from casc_core.conversion.graph import (
+    Applied,
+    ComparingNode,
+    Factor,
+    Graph,
+    LinearMap,
+    MapNode,
+    Node,
+    PopulationNode,
+    Product,
+    SpikingNode,
+)
 from casc_core.conversion.grids import Reach, Stretch
+from casc_core.engine.ops import DividedByInput, Layout
 
 # A running map is held within so many times what its neurons can spike and what else they may receive.
 HELD = 4.0
@@ -29,12 +41,13 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     readouts = _readouts(graph, nodes)
     first = joined(nodes, lambda node, source: not (source.is_whole or node.is_running or node in readouts))
     reaches: dict[Node, Reach] = {}
-    neurons = _neurons_behind(graph, nodes)
+    neurons, divided = _neurons_behind(graph, nodes), _divided(nodes)
     held: dict[Node, float] = {}
     for node in nodes:
         reach = node.reach(reaches.__getitem__)
-        if node in neurons and not (reach.is_unknown or reach.is_summed or node.is_divided):
-            most = HELD * (reach.drive + neurons[node].compared_with(node))
+        endless = reach.is_unknown or (reach.is_summed and any(source.is_driven for source in node.sources))
+        if node in neurons and not (endless or node in divided):
+            most = HELD * (reach.drive + neurons[node])
             if most < reach.most:
                 held[node], reach = most, replace(reach, train=most, is_unheld=False)
         reaches[node] = reach
@@ -48,21 +61,42 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
     return {node: replace(found[first[node]], held=held.get(node)) for node in nodes}
 
 
-def _neurons_behind(graph: Graph, nodes: list[SpikingNode]) -> dict[Node, ComparingNode]:
-    """By running map that is no output, the population that is all that reads it."""
+def _neurons_behind(graph: Graph, nodes: list[SpikingNode]) -> dict[Node, float]:
+    """By running map or product that one population reads, and nothing else: the largest threshold that it meets.
+
+    Factors and rearrangements may stand between them.
+    """
     readers: dict[Node, list[SpikingNode]] = {}
     for node in nodes:
         for source in node.sources:
             readers.setdefault(source, []).append(node)
-    return {
-        node: reader
-        for node, (reader, *others) in readers.items()
-        if isinstance(node, MapNode)
-        and node.is_running
-        and node not in graph.outputs
-        and isinstance(reader, ComparingNode)
-        and not others
-    }
+    outputs = set(graph.outputs)
+
+    def threshold(node: Node, factor: float) -> float | None:
+        reader = readers.get(node, [])
+        if len(reader) != 1 or node in outputs:
+            return None
+        (only,) = reader
+        if isinstance(only, Factor):
+            return threshold(only, factor * abs(float(only.factor)))
+        if isinstance(only, Applied) and isinstance(only.op, Layout):
+            return threshold(only, factor)
+        return only.compared_with(node) / factor if isinstance(only, ComparingNode) else None
+
+    behind = {node: threshold(node, 1.0) for node in nodes if isinstance(node, (MapNode, Product)) and node.is_running}
+    return {node: most for node, most in behind.items() if most is not None}
+
+
+def _divided(nodes: list[SpikingNode]) -> set[Node]:
+    """The nodes that carry a divisor beside their numbers, as trained: a rounded quotient has none."""
+    found: set[Node] = set()
+    for node in nodes:
+        divides = isinstance(node, Applied) and node.divides
+        if isinstance(node, Applied) and isinstance(node.op, DividedByInput) and node.is_running:
+            divides = False
+        if node.is_divided and (divides or any(source in found for source in node.sources)):
+            found.add(node)
+    return found
 
 
 def spiking_nodes(graph: Graph) -> list[SpikingNode]:

@@ -41,8 +41,8 @@ def _linear_module(reader: Reader, module: nn.Linear, input: Any) -> SignalNode:
     return linear_map(reader, reader.signal(input), module.weight, module.bias, reader.name)
 
 
-@RULES.function(F.linear)
-def _linear_call(reader: Reader, input: Any, weight: Any, bias: Any = None) -> SignalNode:
+def linear_call(reader: Reader, input: Any, weight: Any, bias: Any) -> SignalNode:
+    """`F.linear` with parameters, a matrix of weights or a vector."""
     known, known_bias = parameters(reader, weight, bias)
     if known.dim() == 2:
         return linear_map(reader, reader.signal(input), known, known_bias, reader.name)

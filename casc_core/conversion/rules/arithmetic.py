@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.conversion.graph import (
+    Addition,
     Applied,
     Factor,
     InputNode,
@@ -17,7 +18,6 @@ from casc_core.conversion.graph import (
     Offset,
     Product,
     SignalNode,
-    Sum,
     Zeroed,
 )
 from casc_core.conversion.grids import common_denominator
@@ -57,7 +57,7 @@ def add(reader: Reader, input: Any, other: Any, *, alpha: float = 1) -> SignalNo
         amount = None if isinstance(constant, SignalNode) else known(reader, constant)
         if amount is not None:  # zero where the built-in sum() begins
             return _offset(reader, reader.signal(signal), amount)
-    return reader.add(Sum(reader.signal(input), reader.signal(other)))
+    return reader.add(Addition(reader.signal(input), reader.signal(other)))
 
 
 def _offset(reader: Reader, x: SignalNode, amount: Tensor) -> SignalNode:
@@ -135,9 +135,19 @@ def _square(reader: Reader, input: SignalNode) -> SignalNode:
 
 @RULES.function(torch.pow, "pow", operator.pow)
 def _power(reader: Reader, input: Any, exponent: Any) -> SignalNode:
-    if not isinstance(input, SignalNode) or exponent != 2:
-        raise reader.refuse("only the square of a spiking tensor is a product; write other powers as products")
-    return _square(reader, input)
+    if isinstance(input, SignalNode) and isinstance(exponent, (int, float)):
+        found = None if exponent == 2 else reader.by_level(input, lambda values: torch.pow(values, exponent))
+        if exponent == 2 or found is not None:
+            return _square(reader, input) if found is None else found
+    base = None if isinstance(input, SignalNode) else known(reader, input)
+    if base is not None and base.dim() == 0:
+        found = reader.by_level(exponent, lambda values: torch.pow(base, values))
+        if found is not None:
+            return found
+    raise reader.refuse(
+        "powers but the square are exact of levels alone, of which they are tables: quantise before, by nn.ReLU or "
+        "nn.Hardtanh (which a preparation rounds), or write them as products"
+    )
 
 
 @RULES.function(
@@ -154,8 +164,13 @@ def _power(reader: Reader, input: Any, exponent: Any) -> SignalNode:
 def divide(reader: Reader, input: Any, other: Any) -> SignalNode:
     """A quotient by a constant, or by positive integers from the inputs, checked when the network runs."""
     if isinstance(other, SignalNode):
+        own = None if isinstance(input, SignalNode) else known(reader, input)
+        found = None if own is None or own.dim() else reader.by_level(other, lambda values: own / values)
+        if found is not None:
+            return found
         raise reader.refuse(
-            "it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths"
+            "it divides by a tensor that depends on spikes; divide by a constant or by the texts' lengths, or multiply by "
+            "the reciprocal of levels: 1 / (torch.relu(x) + 1)"
         )
     constant = known(reader, other)
     if constant is not None:

@@ -1,4 +1,4 @@
-"""Rules of clips: refused where they are left, since a preparation makes neurons of those that are clipped ReLUs."""
+"""Rules of clips: refused where they are left, since a preparation makes neurons of those that are activations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _refusing(target: Any) -> Rule:
 
         ends = ends_of(target, [*args[:1], *map(number, args[1:])], {key: number(kwargs[key]) for key in kwargs})
         assert ends is not None
-        raise reader.refuse(UNPREPARED if ends.is_relu else ends.refusal)
+        raise reader.refuse(UNPREPARED if ends.is_activation else ends.refusal)
 
     return rule
 

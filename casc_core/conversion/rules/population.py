@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casc_core.activation import CQReLU, Rounded, check_threshold, check_thresholds
 from casc_core.composed_activations import LeakyCQReLU, Swish
-from casc_core.conversion.graph import Factor, LevelPopulation, Normalisation, Population, Product, SignalNode, Sum
+from casc_core.conversion.graph import Addition, Factor, LevelPopulation, Normalisation, Population, Product, SignalNode
 from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.arithmetic import multiplied
 from casc_core.conversion.rules.table import RULES
@@ -63,9 +63,9 @@ def _leaky(reader: Reader, module: LeakyCQReLU, input: Any) -> SignalNode:
     negative = _clipped(reader, module.negative, mirrored, f"{reader.name}.negative")
     slope = torch.as_tensor(module.slope).detach().double()
     if slope.numel() == 1:
-        return reader.add(Sum(positive, multiplied(reader, negative, -slope.reshape(()))))
+        return reader.add(Addition(positive, multiplied(reader, negative, -slope.reshape(()))))
     nothing = torch.zeros_like(slope)
-    return reader.add(Sum(positive, reader.add(Normalisation(negative, -slope, nothing, nothing))))
+    return reader.add(Addition(positive, reader.add(Normalisation(negative, -slope, nothing, nothing))))
 
 
 @RULES.module(Swish)

@@ -27,20 +27,27 @@ def _with_methods(names: str, *owners: Any) -> set[Any]:
 UNPREPARED = (
     "it is an activation that spikes cannot reproduce; call casc_core.prepare(model, q=...) first, and train it"
 )
+_OF_LEVELS = "of levels it is exact: put nn.ReLU() or nn.Hardtanh(-3, 3) before it, which a preparation quantises"
 _SMOOTH = (
     "a smooth activation has no spiking equal; replace it by nn.ReLU, or by {} which is nearer to it, then prepare and "
-    "train"
+    f"train. Or quantise before it: {_OF_LEVELS}"
 )
 _SLOPE = "its slope is an argument of a function, or random; use an nn.LeakyReLU() or nn.PReLU() module"
 _NORM = (
     "normalisation over features divides by a statistic of the spikes themselves; remove it, or use BatchNorm, whose "
     "statistics are fixed after training"
 )
-_ATTENTION = "attention multiplies spike trains with each other; use a recurrent layer or a pooling in its place"
+_ATTENTION = (
+    "its softmax takes exponentials, which do not travel as spikes; write attention with a ReLU in its place: "
+    "torch.relu(q @ k.transpose(-2, -1) * scale) @ v / length, whose products are exact"
+)
 _LEAVES = (
     "it takes a number out of a spiking tensor, and spikes must travel on as tensors; use torch's operations on it"
 )
-_PROBABILITY = "exponentials do not travel as spikes; return the logits and apply it to the converted network's output"
+_PROBABILITY = (
+    "exponentials do not travel as spikes; return the logits and apply it to the converted network's output; in an "
+    "attention, put torch.relu(scores) / length in its place"
+)
 _PACKED = (
     "packed sequences hide the layout that neurons need; use casc_seq.RNN and pass it the padded tensor and lengths=..., "
     "which computes the same"
@@ -59,7 +66,8 @@ RULES.refuse(
     torch.celu, torch.celu_,
 )  # fmt: skip
 RULES.refuse(
-    "a smooth activation has no spiking equal; replace it by nn.ReLU (of -x, where it is negative), then prepare and train",
+    "a smooth activation has no spiking equal; replace it by nn.ReLU (of -x, where it is negative), then prepare and "
+    f"train. Or quantise before it: {_OF_LEVELS}",
     nn.Softplus, nn.LogSigmoid, F.softplus, F.logsigmoid,
 )  # fmt: skip
 RULES.refuse(
@@ -111,11 +119,6 @@ RULES.refuse(
 )  # fmt: skip
 RULES.refuse("its layout is another than the rest of torch has; use nn.Conv1d", F.conv_tbc, "conv_tbc")
 RULES.refuse(
-    "it multiplies two tensors by weights of three dimensions; write it as a product: self.a(x) * self.b(y), of two "
-    "nn.Linear, and an nn.Linear behind it",
-    nn.Bilinear, F.bilinear,
-)  # fmt: skip
-RULES.refuse(
     "it divides by a norm of the spikes themselves; return what it compares, and compare the converted network's outputs",
     nn.CosineSimilarity, nn.PairwiseDistance, F.cosine_similarity, F.pairwise_distance, F.pdist, torch.cdist, torch.dist,
     "dist",
@@ -155,7 +158,12 @@ RULES.refuse(
     torch.argmax, "argmax", torch.argmin, "argmin", torch.topk, "topk", torch.sort, "sort", torch.argsort, "argsort",
 )  # fmt: skip
 RULES.refuse(
-    "write it as relu(x) + relu(-x), then prepare and train", torch.abs, "abs", "abs_", torch.absolute, "absolute"
+    f"write it as relu(x) + relu(-x), then prepare and train; {_OF_LEVELS}",
+    torch.abs,
+    "abs",
+    "abs_",
+    torch.absolute,
+    "absolute",
 )
 RULES.refuse(
     "it orders the entries of a spiking tensor; take a maximum, or a mean",
@@ -168,14 +176,14 @@ RULES.refuse(
     *_with_methods("sign sgn heaviside isclose logical_not logical_and logical_or"),
 )
 RULES.refuse(
-    "rounding jumps; an activation that rounds is casc_core.CQReLU, or casc_core.Rounded",
+    f"rounding jumps; an activation that rounds is casc_core.CQReLU, or casc_core.Rounded; {_OF_LEVELS}",
     *_with_methods("floor ceil round trunc fix frac floor_divide remainder fmod"),
     operator.floordiv,
     operator.mod,
 )
 RULES.refuse(
     "only sums and products of spikes are exact; put an activation that is (ReLU, sigmoid, tanh) in its place, then "
-    "prepare and train",
+    f"prepare and train. Or quantise before it: {_OF_LEVELS}",
     *_with_methods("sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh erf erfc atan2 hypot prod cumprod"),
 )
 RULES.refuse(

@@ -7,6 +7,7 @@ spikes and in levels alike. Tensors are natural values on a power-of-two grid, s
 from casc_core.engine.ops.affine import AffineMap, Linear, RequireFeatures, Scale, Shift, by_channel
 from casc_core.engine.ops.arithmetic import Add, DividedByInput, Multiply, TimesInput, as_integers
 from casc_core.engine.ops.bins import Bin, Unbin
+from casc_core.engine.ops.by_level import LevelTable
 from casc_core.engine.ops.convolution import Convolution, Convolution3d
 from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Round, Silence, driven
 from casc_core.engine.ops.interpolation import Interpolate, constant_parts
@@ -36,6 +37,7 @@ __all__ = [
     "Interpolate",
     "Join",
     "Layout",
+    "LevelTable",
     "Linear",
     "MaskedFill",
     "Max",

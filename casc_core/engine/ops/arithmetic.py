@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
-from casc_core.engine.ops.declared import EXPONENT, NAME, OrNone, Otherwise, Several, settings
+from casc_core.engine.ops.declared import EXPONENT, GRIDS, NAME, OrNone, Otherwise, Positive, Several, Text, settings
 from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.reduction import rounded_mean
+from casc_core.engine.products.contraction import ELEMENTWISE, Contraction
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import by_step
@@ -60,8 +63,12 @@ class TimesInput(Op):
 
 
 class DividedByInput(Op):
-    """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor."""
+    """Division by positive integers computed from the inputs, such as each text's length: carried as the divisor.
 
+    Of totals on a fine grid, with `grids`, the quotient is rounded to a grid of its own instead.
+    """
+
+    SETTINGS = settings(grids=GRIDS)
     connection = Connection.KEEPS
     takes_fills = True
 
@@ -75,6 +82,8 @@ class DividedByInput(Op):
         # Shaped like the signal from here on, so that every later rearrangement can be applied to it.
         if divisor.dim() > 0:
             divisor = divisor.reshape([1] * (len(signal.shape) - divisor.dim()) + [*divisor.shape])
+        if self.settings["grids"] is not None:
+            return rounded_mean(run, signal, lambda totals: totals, divisor, self.settings["grids"])
         return replace(signal, divisor=divisor if signal.divisor is None else signal.divisor * divisor)
 
     def follow(self, follower: Follower, signal: Abstract, divisor: Any) -> Abstract:
@@ -136,35 +145,51 @@ class Add(Op):
 
 
 class Multiply(Op):
-    """Product of two signals, entry by entry: what it gives are graded events, and no spikes.
+    """Product of two signals, entry by entry or summed over dimensions: what it gives are graded events, and no spikes.
 
     It is for the number of wake steps that the network was trained for, over which the scale of its result is. With
-    `arriving`, the grids of the two where they are fine already, the product of totals is rounded to `2**exponent`.
+    `arriving`, the grids of the two where they are fine already, the product of totals is rounded to `2**exponent`; where
+    only neurons read it, it is then `held` within so much for each step. `equation` is that of a `Contraction`.
     """
 
-    SETTINGS = settings(name=NAME, exponent=EXPONENT, arriving=Otherwise(OrNone(Several(EXPONENT, 2, 2)), None))
+    SETTINGS = settings(
+        name=NAME,
+        exponent=EXPONENT,
+        arriving=Otherwise(OrNone(Several(EXPONENT, 2, 2)), None),
+        equation=Otherwise(Text(), ELEMENTWISE),
+        held=Otherwise(OrNone(Positive()), None),
+    )
     is_of_trained_levels = True
 
+    def check(self) -> None:
+        self.require(self.contraction.wrong is None, f"its equation is {self.contraction.wrong}")
+
+    @cached_property
+    def contraction(self) -> Contraction:
+        """The product that it takes."""
+        return Contraction(self.settings["equation"])
+
     def forward(self, run: Run, a: Signal, b: Signal) -> Signal:
-        _common_shape(run, a.shape, b.shape)
+        labels = self.contraction.at(a.shape, b.shape)
+        check_room("a product of tensors", labels.shape.numel(), run.room + a.shape.numel() + b.shape.numel())
         try:
-            settings = (self.settings[name] for name in ("exponent", "name", "arriving"))
-            return running_product(run, a, b, *settings)
+            exponent, name, arriving = (self.settings[each] for each in ("exponent", "name", "arriving"))
+            return running_product(run, a, b, exponent, name, arriving, self.contraction, self.settings["held"])
         except ExactnessError as error:
-            if a.drive is None and b.drive is None:
+            if self.settings["arriving"] is None and labels.terms == 1 and a.drive is None and b.drive is None:
                 raise
             raise InputError(
-                f"{self.settings['name']}: real-valued inputs cause {a.drive_reach:.3g} and {b.drive_reach:.3g} in what it "
-                "multiplies, and so large a product might round. Scale the inputs, and the first layer's weights the other "
-                "way"
+                f"{self.settings['name']}: of inputs as large, or as many, as these so large a product might round: "
+                f"{labels.terms:,} of up to {_reach(a, run):.3g} times {_reach(b, run):.3g} are summed. Scale the inputs, "
+                "and the first layer's weights the other way, or take a mean in the place of a sum"
             ) from error
 
     def provenance(self, run: Run, result: Signal, a: Provenance, b: Provenance) -> Provenance:
         return Provenance(result, run.peak, is_current=True)
 
     def work(self, result: Provenance, a: Provenance, b: Provenance) -> Work:
-        # Each event of either meets the total of the other.
-        products = float(result.shape.numel())
+        # Each event of either meets the totals of the other with which it is multiplied.
+        products = float(result.shape.numel()) * self.contraction.at(a.shape, b.shape).terms
         work = Work(dense=products)
         for each in (a, b):
             events = by_step(each.signal.train != 0) * (products / max(1, each.shape.numel()))
@@ -172,14 +197,28 @@ class Multiply(Op):
         return work
 
     def follow(self, follower: Follower, a: Abstract, b: Abstract) -> Abstract:
-        shape, samples = follower.together(a, b)
+        labels = self.contraction.at(a.shape, b.shape)
+        follower.note(self.settings["equation"])
+        read = [
+            replace(follower.viewed(each, partial(labels.aligned, own=own)), train=each.train)
+            for each, own in ((a, labels.a), (b, labels.b))
+        ]
+        every = follower.signal(*follower.together(*read))
+        shape, samples = follower.reduced(every, range(len(labels.result), len(labels.every)), keepdim=False)
         trains = [each.train or Train() for each in (a, b)]
         awake = follower.awake if any(train.real for train in trains) else 0
         return follower.signal(shape, samples, max(awake, *(train.steps for train in trains)), 8)
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         # Totals and products so far, and the steps before they are put together.
-        return 8 * (6 * signals[-1].like.numel() + entries(signals[-1]))
+        totals = 2 * sum(each.like.numel() for each in signals[:-1])
+        limbs = 8 * sum(each.like.numel() for each in signals) if self.settings["arriving"] else 0
+        return 8 * (totals + limbs + 4 * signals[-1].like.numel() + entries(signals[-1]))
+
+
+def _reach(signal: Signal, run: Run) -> float:
+    """How large a total may be."""
+    return run.total * (signal.bound + signal.drive_reach)
 
 
 def _sum(a: Signal, b: Signal, peak: int) -> Tensor | DeferredSum:

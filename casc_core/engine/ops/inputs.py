@@ -104,7 +104,7 @@ class Round(Op):
         exponent, drive = self.settings["exponent"], signal.drive
         if drive is None:
             return signal
-        run.sum_dtype(run.total + 1, 0.0, finite_reach(drive), exponent, "a maximum over inputs")
+        run.sum_dtype(run.total + 1, 0.0, finite_reach(drive), exponent, "a maximum or a product of inputs")
         return replace(signal, lazy_drive=run.numerics.snap(drive, exponent))
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:

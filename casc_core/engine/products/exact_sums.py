@@ -23,6 +23,8 @@ LIMB_BITS = 22
 _HIGHEST = 3
 # What is smaller than this is nothing.
 _LOWEST = -400
+# Products of two limbs, of which so many are summed, stay below 2**53.
+_TERMS_AT_ONCE = 2**8
 # Sums are taken of about so many entries at a time.
 AT_ONCE = 2**18
 
@@ -97,6 +99,22 @@ def exact_sum(
     if x.dim() == 1 or not by_row:
         return summed(x)
     return _by_rows(summed, x, _at_once(x.shape, len(parts[0]) / parts[0].shape[1]))
+
+
+def exact_matrices(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` of matrices `[n, rows, terms]` and `[n, terms, columns]`, float64, each entry rounded as if once.
+
+    Both are cut into limbs at fixed places, and the terms into runs of a fixed length whose products float64 sums exactly,
+    so an entry depends on nothing but its own row and column.
+    """
+
+    def products() -> Iterator[Tensor]:
+        for start in range(0, a.shape[-1], _TERMS_AT_ONCE):
+            others = list(limbs(b[..., start : start + _TERMS_AT_ONCE, :]))
+            for one in limbs(a[..., start : start + _TERMS_AT_ONCE]):
+                yield from (one @ other for other in others)
+
+    return _added(products(), lambda: (a @ b).double().zero_())
 
 
 def whole_sums(numerics: Numerics, x: Tensor, sums: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ from dyadic import ROWS, agrees, network
 from torch import nn
 
 import casc_core
-from casc_core import ConversionError, CQReLU
+from casc_core import ConversionError, CQReLU, Rounded
 
 ZERO = torch.zeros(())
 
@@ -75,14 +75,21 @@ def test_a_maximum_over_the_first_dimension_is_no_maximum_with_zero(maximum):
     assert casc_core.convert(casc_core.prepare(model, adapter="cnn", q=4).eval()).layers == ("relu",)
 
 
-def test_what_goes_below_zero_and_is_clipped_above_becomes_what_hardtanh_becomes():
+def test_what_is_clipped_around_zero_becomes_neurons_with_a_range():
     def forward(self, x):
-        return F.hardtanh(self.a(x), -2, 0.5) + torch.clamp(self.a(x), -2, 0.5) + self.hard(self.a(x))
+        return F.hardtanh(self.a(x), -2, 0.5) + torch.clamp(self.a(x), -0.5, 1.5) + self.hard(self.a(x))
 
-    model = network(forward, a=nn.Linear(5, 6), hard=nn.Hardtanh(-2, 0.5))
+    model = network(forward, a=nn.Linear(5, 6), hard=nn.Hardtanh(-2, 0))
     ann = casc_core.prepare(model, adapter="cnn", q=4)
-    assert [module.threshold for module in ann.modules() if isinstance(module, CQReLU)] == [0.5] * 3
-    agrees(model, ROWS)
+    found = {module.ends: module.ranges() for module in ann.modules() if isinstance(module, Rounded)}
+    assert found == {(-2, 0.5): ((-4, 1),), (-0.5, 1.5): ((-1, 4),), (-2, 0): ((-4, 0),)}
+    agrees(model, ROWS, spikes=False)
+    asked = casc_core.prepare(model, adapter="cnn", q=4, threshold=1)
+    assert sorted(module.ends for module in asked.modules() if isinstance(module, Rounded)) == [
+        (-1, 0), (-1, 0.25), (-0.5 / 1.5, 1)
+    ]  # fmt: skip
+    fine = casc_core.prepare(model, adapter="cnn", q=2**12)
+    torch.testing.assert_close(fine(ROWS), model(ROWS), rtol=0, atol=1e-3)
 
 
 def test_modules_and_thresholds_asked_for():
@@ -120,7 +127,7 @@ def lower_end_below(x):
 
 
 def nothing_left(x):
-    return torch.clip(x, -1, 0)
+    return torch.clip(x, 0, 0)
 
 
 def another_threshold(x):
@@ -156,7 +163,7 @@ REFUSED = {
     upper_end_alone: ("clamp()", r"clips to \[-, 1\]"),
     upper_end_by_method: ("clamp_max()", r"clips to \[-, 1.0\]"),
     lower_end_below: ("clamp()", r"clips to \[-1, -\]"),
-    nothing_left: ("clip()", r"clips to \[-1, 0\]"),
+    nothing_left: ("clip()", r"clips to \[0, 0\]"),
     another_threshold: ("threshold()", r"clips to \[0.1, else 0, -\]"),
     another_value: ("threshold()", r"clips to \[0, else -1, -\]"),
     hardtanh_from_above: ("hardtanh()", r"clips to \[0.25, 1.0\]"),
@@ -168,7 +175,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("clip", REFUSED, ids=lambda clip: clip.__name__)
-def test_what_is_no_clipped_relu_is_refused_with_its_ends(clip):
+def test_what_is_no_activation_is_refused_with_its_ends(clip):
     def forward(self, x):
         return self.b(clip(self.act(self.a(x))))
 

@@ -155,7 +155,8 @@ def test_maxima_over_inputs_have_a_limit(scale):
     snn, x = casc_core.convert(pooled()), torch.ones((2, 1, 6), dtype=torch.float64) * scale
     for call in (snn, snn.reference, snn.simulate):
         with pytest.raises(
-            InputError, match=r"a maximum over inputs: currents .* must be below .*; the largest is .*Scale the inputs"
+            InputError,
+            match=r"a maximum or a product of inputs: currents .* must be below .*; the largest is .*Scale the inputs",
         ):
             call(x)
     assert torch.equal(snn(x / scale * 1000), snn.reference(x / scale * 1000))

@@ -61,6 +61,7 @@ def test_more_terms_are_more_roundings():
 
     assert roundings(F.linear, torch.randn(2, 50), torch.randn(4, 50)) >= 50
     assert roundings(torch.matmul, torch.randn(2, 50), torch.randn(50, 4)) >= 50
+    assert roundings(lambda *x: torch.einsum("ik,kj->ij", list(x)), torch.randn(2, 50), torch.randn(50, 4)) >= 50
     assert 27 <= roundings(F.conv2d, image(32), torch.randn(5, 3, 3, 3)) < 60
     assert roundings(F.conv_transpose2d, image(8), torch.randn(3, 5, 3, 3)) >= 27
     assert roundings(lambda x: F.adaptive_avg_pool2d(x, 1), image(16)) >= 256

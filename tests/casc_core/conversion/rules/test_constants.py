@@ -321,33 +321,12 @@ def interpolated_by_a_signal(self, x):
     return torch.lerp(x, x, x).sum((2, 3))
 
 
-def batched_matrices(self, x):
-    return self.act(self.act(x) @ torch.ones(3, 6, 6)).sum((2, 3))
-
-
-def batches_of_constants(self, x):
-    return self.act(torch.bmm(self.act(x)[:, 0], torch.ones(3, 6, 6))).sum(1)
-
-
-def attention(self, x):
-    x = self.act(x)
-    return torch.einsum("nchw,nkhw->nck", x, x).sum(1)
-
-
-def matrix_from_the_inputs(self, x):
-    return self.act(self.act(x[:, 0]) @ x[0, 0]).sum(1)
-
-
 def mask_of_spikes(self, x):
     x = self.act(self.a(x))
     return torch.where(x, x, 0).sum((2, 3))
 
 
 REFUSED = {
-    batched_matrices: r"by \[3\] matrices, one for each entry of a batch",
-    batches_of_constants: r"by \[3\] matrices, one for each entry of a batch",
-    attention: "a product of two spiking tensors",
-    matrix_from_the_inputs: "a spiking tensor and one from the inputs",
     mask_of_spikes: "its mask depends on spikes",
     divided_by_zero: "divides by 0",
     divided_by_a_zero_among_others: "divides by 0",

@@ -69,7 +69,7 @@ class Called(nn.Module):
         self.first, self.act, self.last, self.call = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2), call
 
     def forward(self, x):
-        return self.last(self.call(self.act(self.first(x))))
+        return self.last(self.act(self.call(self.first(x))))
 
 
 CALLS = {

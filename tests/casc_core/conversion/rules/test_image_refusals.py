@@ -117,7 +117,7 @@ def elementwise_maximum(self, x):
 
 
 def clamped(self, x):
-    return self.head(self.b(self.relu(self.a(x)).clamp(max=0.5)))
+    return self.head(self.b(self.a(x).clamp(max=0.5)))
 
 
 def absolute(self, x):
@@ -125,16 +125,11 @@ def absolute(self, x):
 
 
 def cubed(self, x):
-    return self.head(self.relu(self.a(x)) ** 3)
+    return self.head(self.relu(self.a(x) ** 3))
 
 
 def slopes_as_an_argument(self, x):
     return self.head(F.prelu(self.a(x), self.slope))
-
-
-def attention_over_positions(self, x):
-    x = self.relu(self.a(x)).flatten(2)
-    return self.fc((torch.matmul(x.transpose(1, 2), x)).mean(1)[:, :6])
 
 
 def softmax_over_positions(self, x):
@@ -194,11 +189,10 @@ REFUSED = {
     functional_group_norm: ("group_norm()", "use BatchNorm"),
     functional_instance_norm: ("instance_norm()", "use BatchNorm"),
     elementwise_maximum: ("maximum()", "write torch.relu(x)"),
-    clamped: ("clamp()", "Clip from 0"),
+    clamped: ("clamp()", "Clip around 0"),
     absolute: ("abs()", "relu(x) + relu(-x)"),
-    cubed: ("pow()", "write other powers as products"),
+    cubed: ("pow()", "quantise before, by nn.ReLU"),
     slopes_as_an_argument: ("prelu()", "use an nn.LeakyReLU() or nn.PReLU() module"),
-    attention_over_positions: ("matmul()", "not affine"),
     softmax_over_positions: ("softmax()", "return the logits"),
     in_place_relu_read_before_and_after: ("in place", "write x = "),
     functional_in_place_relu_read_again: ("in place", "write x = "),

@@ -27,11 +27,6 @@ def log_softmax_at_the_end(self, tokens):
     return F.log_softmax(self.fc(self.states(tokens)[:, -1]), dim=-1)
 
 
-def attention(self, tokens):
-    o = self.states(tokens)
-    return self.fc((o @ o.transpose(1, 2) @ o).mean(1))
-
-
 def branch_on_values(self, tokens):
     if tokens.sum() > 0:
         return self.fc(self.states(tokens)[:, -1])
@@ -116,7 +111,6 @@ def relu_in_place_as_a_statement(self, tokens):
 REFUSED = {
     softmax_at_the_end: ("softmax()", "return the logits"),
     log_softmax_at_the_end: ("log_softmax()", "return the logits"),
-    attention: ("matmul()", "use a recurrent layer or a pooling"),
     branch_on_values: ("control flow", "use masks in place of `if`"),
     length_by_len: ("'len'", "x.shape[0] in place of len(x)"),
     loop_over_length: ("cannot be interpreted as an integer", "loops over a tensor's values"),
@@ -150,8 +144,8 @@ def test_operation_is_refused_with_its_line_and_a_remedy(forward):
 
 MODULES = {
     "GRUCell": (nn.GRUCell(4, 5), "nn.GRU or nn.LSTM over the whole sequence"),
-    "MultiheadAttention": (nn.MultiheadAttention(4, 1), "use a recurrent layer or a pooling"),
-    "TransformerEncoderLayer": (nn.TransformerEncoderLayer(4, 1, 8), "use a recurrent layer or a pooling"),
+    "MultiheadAttention": (nn.MultiheadAttention(4, 1), "write attention with a ReLU in its place"),
+    "TransformerEncoderLayer": (nn.TransformerEncoderLayer(4, 1, 8), "write attention with a ReLU in its place"),
     "LayerNorm": (nn.LayerNorm(4), "remove it, or use BatchNorm"),
     "RNNCell": (nn.RNNCell(4, 5), "use nn.RNN"),
     "GELU": (nn.GELU(), "replace it by nn.ReLU"),

@@ -11,12 +11,14 @@ from user_cnns import IMAGES, check, cnn, conv, converted, settled
 import casc_core
 from casc_core import AsTrained, ConversionError, CQReLU, Exact, Rounded
 from casc_core.composed_activations import LeakyCQReLU, Swish
-from casc_core.conversion.grids import Stretch, level_thresholds
+from casc_core.conversion.grids import Stretch
+from casc_core.conversion.snapping import level_thresholds
 from casc_core.numerics import Unrounded
 
 MODULES = [
     nn.Sigmoid(), nn.Tanh(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardtanh(-2.5, 2.5), nn.Softsign(), nn.LeakyReLU(0.25),
     nn.LeakyReLU(-0.5), nn.PReLU(), nn.PReLU(6), nn.SiLU(), nn.Hardswish(),
+    nn.Hardtanh(-1, 2), nn.Hardtanh(-0.7, 0.3),
 ]  # fmt: skip
 
 

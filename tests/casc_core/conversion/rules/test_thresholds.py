@@ -63,7 +63,8 @@ def test_it_is_exact_and_the_same_function(forward, thresholds):
 def test_the_upper_ends_of_clipped_activations_are_thresholds():
     model = nn.Sequential(conv(), nn.ReLU6(), conv(6), nn.Hardtanh(-1, 2.5), conv(6), nn.ReLU(), conv(6), nn.Hardtanh())
     ann = casc_core.prepare(model, adapter="cnn", q=4)
-    assert [module.threshold for module in ann.modules() if isinstance(module, CQReLU)] == [6.0, 2.5, 1.0]
+    assert [module.threshold for module in ann.modules() if isinstance(module, CQReLU)] == [6.0, 1.0]
+    assert repr(ann[3]) == "Rounded(q=4, 'hardtanh', ends=(-1, 2.5))"
     assert repr(ann[7]) == "Rounded(q=4, 'hardtanh')"
 
     def forward(self, x):
@@ -71,7 +72,8 @@ def test_the_upper_ends_of_clipped_activations_are_thresholds():
         return F.hardtanh(F.relu(self.a(x)), max_val=0.5).mean((2, 3))
 
     functional = casc_core.prepare(cnn(forward, a=conv(3, 3)), adapter="cnn", q=4)
-    assert [module.threshold for module in functional.modules() if isinstance(module, CQReLU)] == [6.0, 3.0, 1.0, 0.5]
+    assert [module.threshold for module in functional.modules() if isinstance(module, CQReLU)] == [6.0, 3.0, 1.0]
+    assert [module.ends for module in functional.modules() if isinstance(module, casc_core.Rounded)] == [(-1.0, 0.5)]
     asked = casc_core.prepare(model, adapter="cnn", q=4, threshold=0.25)
     assert {module.threshold for module in asked.modules() if isinstance(module, CQReLU)} == {0.25}
 
