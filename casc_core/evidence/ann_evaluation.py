@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casc_core.activation import Quantised
+from casc_core.activation import Observable, Quantised
 from casc_core.engine.float64 import in_float64, widened
 from casc_core.engine.program import Program
 from casc_core.engine.structure import Returned
@@ -67,12 +67,11 @@ def evaluate_ann(ann: nn.Module, q: int, program: Program, named: Mapping[str, A
     def see(
         called: str, layers: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if not layers:
-            return type(module).forward(module, *args, **kwargs)
-        output, before = module.observed([None] * len(layers), *args, **kwargs)
-        for name, z, ends in zip(layers, before, module.ranges(), strict=True):
-            levels[name] = z.floor().clamp_(*ends).to(torch.int16)
-        return output
+        if isinstance(module, Observable) and layers:
+            _, before = module.observed([None] * len(layers), *args, **kwargs)
+            for name, z, ends in zip(layers, before, module.ranges(), strict=True):
+                levels[name] = z.floor().clamp_(*ends).to(torch.int16)
+        return type(module).forward(module, *args, **kwargs)
 
     return LogitsAndLevels(run_observed(ann, q, program, named, see, float64), levels)
 
