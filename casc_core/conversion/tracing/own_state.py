@@ -6,12 +6,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.fx.proxy import ParameterProxy
+from torch import Tensor, nn
 
 from casc_core.engine.guards.seals import checksum
-from casc_core.errors import ConversionError
 
 _PLAIN = (bool, int, float, complex, str, Tensor)
 
@@ -57,33 +54,3 @@ def _plain(module: nn.Module) -> dict[str, Any]:
 
 def _same(before: Any, now: Any) -> bool:
     return before is now or (type(before) is type(now) and not isinstance(before, Tensor) and bool(before == now))
-
-
-@contextmanager
-def tensors_for_proxies() -> Iterator[None]:
-    """Proxies pass for tensors where a forward asks, and nothing can be set on one, such as `self.weight.data = ...`."""
-    is_tensor, proxy_set = torch.is_tensor, ParameterProxy.__setattr__
-
-    def passes(value: Any) -> bool:
-        return isinstance(value, fx.Proxy) or is_tensor(value)
-
-    def refuse(proxy: Any, name: str, value: Any) -> None:
-        if "name" in vars(proxy):  # it is made
-            raise refusal_of_setting(name)
-        object.__setattr__(proxy, name, value)
-
-    torch.is_tensor = passes  # type: ignore[assignment]  # for the time of one trace
-    ParameterProxy.__setattr__ = refuse  # type: ignore[method-assign]  # likewise
-    try:
-        yield
-    finally:
-        torch.is_tensor = is_tensor
-        ParameterProxy.__setattr__ = proxy_set  # type: ignore[method-assign]  # as it was
-
-
-def refusal_of_setting(name: str) -> ConversionError:
-    """The error for an attribute that a forward sets on a tensor."""
-    return ConversionError(
-        f"the forward sets .{name} of a tensor, which a conversion would leave out: constrain weights after each step of "
-        "the optimiser, or as a parametrization (torch.nn.utils.parametrize)"
-    )
