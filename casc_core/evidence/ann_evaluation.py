@@ -79,10 +79,16 @@ def evaluate_ann(ann: nn.Module, q: int, program: Program, named: Mapping[str, A
 @torch.no_grad()
 def plainly_evaluated(model: nn.Module, program: Program, named: Mapping[str, Any]) -> LogitsAndLevels:
     """A network that may have no levels yet, in evaluation and in its own types."""
+    network, given = in_own_types(model, named)
+    return LogitsAndLevels(readouts_of(program.returned, network(**given)), {})
+
+
+def in_own_types(model: nn.Module, named: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A copy of a network, in evaluation, and copies of its inputs: in its types, for it takes any, and on their device."""
     device = next((value.device for value in named.values() if isinstance(value, Tensor)), None)
     own = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
     given = {name: _as_type(_cloned(value), own) for name, value in named.items()}
-    return LogitsAndLevels(readouts_of(program.returned, copy.deepcopy(model).eval().to(device)(**given)), {})
+    return copy.deepcopy(model).eval().to(device), given
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from casc_core.evidence.differences import LOGIT_ROUNDING, absolute_difference, 
 from casc_core.evidence.lowering_report import GRID, Fault, LayerLowering, LoweringReport, readout_name
 from casc_core.evidence.own_forward import disagreement, left_to_itself
 from casc_core.evidence.rounding_error import Magnitudes
+from casc_core.evidence.trace_check import traced_otherwise
 from casc_core.numerics import AsTrained
 from casc_core.spiking_model import SpikingModel
 
@@ -59,6 +60,13 @@ def held_against_ann(snn: SpikingModel, reference: LogitsAndLevels, named: Mappi
     Raises:
         ExactnessError: that network cannot be evaluated in float64, or lowered in it.
     """
+    fault, held = traced_otherwise(snn, named), _held_as_traced(snn, reference, named)
+    if fault is None:
+        return held
+    return replace(held, report=replace(held.report, layers={fault.name: fault, **held.report.layers}))
+
+
+def _held_as_traced(snn: SpikingModel, reference: LogitsAndLevels, named: Mapping[str, Any]) -> HeldAgainstANN:
     as_trained = isinstance(snn.settings.numerics, AsTrained)
     if as_trained:
         held = _Held(snn, reference, named)

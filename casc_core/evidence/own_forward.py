@@ -37,6 +37,7 @@ def disagreement(name: str, own: Any, observed: Any) -> LayerLowering | None:
             return LayerLowering(name, other.numel(), other.numel(), 0, fault)
         if torch.equal(one, other):
             continue
+        one, other = one.double(), other.double()
         apart = (one - other).abs_() > _ROUNDING * other.abs().amax()
         apart |= one.isnan() != other.isnan()
         if bool(apart.any()):

@@ -19,7 +19,7 @@ from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, large
 # Functions whose results are whole numbers, whatever they are given: masks, places and sizes.
 _WHOLE = frozenset(
     "eq ne lt le gt ge logical_and logical_or logical_not invert bool long int any all argmax argsort count_nonzero "
-    "floordiv floor_divide size dim numel ceil floor".split()
+    "floordiv floor_divide size shape dim ndim numel ceil floor".split()
 )
 
 
@@ -76,7 +76,8 @@ class FunctionCall(InputNode):
 
     @cached_property
     def arguments(self) -> frozenset[str]:
-        if self.function.rsplit(".", 1)[-1] in _WHOLE:
+        name = str(self.args[1]) if self.function == "getattr" else self.function.rsplit(".", 1)[-1]
+        if name in _WHOLE:
             return frozenset()
         read = (node.arguments for node in self.inputs if isinstance(node, InputNode))
         return frozenset[str]().union(*read)

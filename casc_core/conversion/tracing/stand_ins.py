@@ -10,7 +10,7 @@ import builtins
 import dis
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import BuiltinMethodType, FrameType, FunctionType, ModuleType
@@ -90,6 +90,9 @@ class _StandIn(fx.Proxy):
         return id(self)
 
     def __len__(self) -> int:
+        length: int | None = self.tracer.length(self)  # type: ignore[attr-defined]  # a tracer of ours
+        if length is not None:
+            return length
         try:
             return super().__len__()
         except RuntimeError as error:
@@ -119,6 +122,9 @@ class Attribute(_StandIn, fx_proxy.Attribute):
     def kind(self) -> type:
         is_method = callable(getattr(Tensor, self.attr, None))
         return BuiltinMethodType if is_method and self.attr not in FIELDS else attribute_kind(self.attr)
+
+
+Sequence.register(Attribute)  # a shape is one to `match`
 
 
 class ParameterProxy(_StandIn, fx_proxy.ParameterProxy):

@@ -6,6 +6,7 @@ import dis
 import inspect
 import linecache
 import math
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import combinations
@@ -19,7 +20,8 @@ from casc_core.conversion.tracing.causes import explained, wrapper
 from casc_core.conversion.tracing.containers import recorded
 from casc_core.conversion.tracing.frames import LIBRARIES, user_frame, user_line
 from casc_core.conversion.tracing.in_place import refuse_changes_in_place
-from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS, called, known_parts, splits
+from casc_core.conversion.tracing.kinds import kind_of
+from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS, called, known_length, known_parts, splits
 from casc_core.conversion.tracing.number_arguments import functions, recorded_methods
 from casc_core.conversion.tracing.own_state import as_before
 from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
@@ -108,16 +110,34 @@ class Tracer(fx.Tracer):
 
     def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
         """The parts of what `x.chunk(3)` and the like give, which the network checks to be this many whenever it runs."""
-        checked: Any = expect_parts(whole, count, user_line()) if splits(whole.node.target) else whole
+        node = whole.node
+        is_tensor = splits(node.target) or node.op == "placeholder"
+        checked: Any = expect_parts(whole, count, user_line()) if is_tensor else whole
         return tuple(checked[index] for index in range(count))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         if splits(obj.node.target):
             refused(obj, ConversionError(f"forward: {called(obj.node.target)}() {UNKNOWN_PARTS}\n  at {user_line()}"))
+        length = self.length(obj)
+        if length is not None:
+            shape: Any = obj
+            return iter(tuple(shape[index] for index in range(length)))
         try:
             return super().iter(obj)
         except TraceError as error:
             refused(obj, error)
+
+    def length(self, shape: fx.Proxy) -> int | None:
+        """How many entries a shape, or a part of one, has, where the layers decide that; the network checks it."""
+        if kind_of(shape.node, self.root) is not torch.Size:
+            return None
+        known = known_length(shape.node, self.root)
+        if known is None:
+            return None
+        tensor, rank, length = known
+        dims: Any = self.proxy(tensor).dim()
+        expect(True, dims == rank, user_line())
+        return length
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
@@ -240,6 +260,16 @@ def _frames_of(error: BaseException) -> list[tuple[str, str]]:
             frames.append((f"{file}:{trace_back.tb_lineno}", code))
         trace_back = trace_back.tb_next
     return frames
+
+
+def argument_name(placeholder: str, names: Collection[str]) -> str:
+    """The argument among these that a placeholder stands for: fx numbers those that are held.
+
+    >>> argument_name("position_1", ["x", "position"]), argument_name("x_1", ["x_1"])
+    ('position', 'x_1')
+    """
+    name = re.sub(r"_\d+$", "", placeholder)
+    return name if placeholder not in names and name in names else placeholder
 
 
 def arguments_of(model: nn.Module) -> tuple[str, ...]:

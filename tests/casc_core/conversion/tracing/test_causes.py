@@ -398,7 +398,8 @@ def alpha_dropped_by_default(self, x):
 
 
 TAKEN = [
-    checks_the_type, with_a_checkpoint, with_sizes_checked, printed, dropped_in_training, dropped_by_nothing, alpha_dropped_by_default
+    checks_the_type, with_a_checkpoint, with_sizes_checked, printed, dropped_in_training, dropped_by_nothing,
+    alpha_dropped_by_default,
 ]  # fmt: skip
 
 REFUSED = {**CAUSES, **OUTPUTS, **RANDOM, **MISTAKES}
