@@ -297,7 +297,7 @@ def _prepared_lstm(module: nn.Module, q: int, threshold: float) -> RecurrentLaye
     if module.proj_size:
         raise ConversionError(
             f"an LSTM with proj_size={module.proj_size} cannot be converted: its states are a linear map of the units. Use "
-            "proj_size=0"
+            f"proj_size=0, and nn.Linear({module.hidden_size}, {module.proj_size}) behind it"
         )
     return _with_weights(LSTM(**_options(module), q=q), module)
 

@@ -202,7 +202,10 @@ def _replace_modules(
                         f"module {name!r}: {type(module).__name__} has parametrizations, which its CQReLU counterpart "
                         "would not have; make them permanent with torch.nn.utils.parametrize.remove_parametrizations"
                     )
-                made[module] = replacement(module, q, _reach(module, threshold)).train(module.training)
+                try:
+                    made[module] = replacement(module, q, _reach(module, threshold)).train(module.training)
+                except ConversionError as error:
+                    raise ConversionError(f"module {name!r}: {error}") from error
             _set_module(model, name, made[module])
         elif isinstance(module, Quantised):
             module.q = q

@@ -128,7 +128,7 @@ def _fill(reader: Reader, value: Any) -> float | None:
     """The number that every entry of a constant is."""
     if isinstance(value, (int, float)):
         return float(value)
-    constant = reader.constant(value)
+    constant = value.numbers if isinstance(value, InputNode) else None
     numbers = [] if constant is None else constant.unique().tolist()
     return float(numbers[0]) if len(numbers) == 1 else None
 

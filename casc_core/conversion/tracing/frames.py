@@ -10,8 +10,9 @@ from types import FrameType
 
 import torch
 
-LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}", "<")
-"""What the names of files begin with that belong to torch or to this library."""
+_WRITTEN_BY_CODE = ("<frozen", "<eval_with_key", "<string>")
+LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}", *_WRITTEN_BY_CODE)
+"""What the names of files begin with that belong to torch, to this library, or to nobody."""
 
 
 def is_users(frame: FrameType) -> bool:

@@ -269,8 +269,9 @@ class Builtins:
                     self._answers_in(vars(sys.modules.get(value.__module__, builtins)))
 
     def _answers_in(self, names: dict[str, Any]) -> bool:
-        file = names.get("__file__") or "<"
+        file = names.get("__file__") or ""  # of a notebook there is none
         of_others = file.startswith(LIBRARIES) or (file.startswith(_STANDARD) and "site-packages" not in file)
+        of_others |= names is vars(builtins)
         if of_others or names.keys() & _BUILTINS.keys():
             return False
         names.update(_BUILTINS)
