@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import array_api_compat
 import torch
@@ -124,19 +124,27 @@ _learned_threshold: Callable[[Tensor, int, Tensor], Tensor] = _LearnedThreshold.
 SMALLEST_THRESHOLD = 2.0**-14
 
 
-class Quantised(nn.Module):
+Levels = TypeVar("Levels", bound=int | None)
+
+
+class Quantised(nn.Module, Generic[Levels]):
     """A module whose activations have these levels and this threshold; conversion finds them by this type.
 
-    Unless it says otherwise they are CQReLU; with `half_step` they are rounded to the nearest level instead of down.
-    Without levels (`q` None) nothing is rounded: it is yet to be prepared.
+    Unless it says otherwise they are CQReLU; with `half_step` they are rounded to the nearest level instead of down. A
+    `Quantised[int]` has levels. A `Quantised[int | None]` may be without (`q` None): then it is a module of torch's
+    arithmetic, nothing is rounded, and it is yet to be prepared.
 
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
     """
 
-    def __init__(self, q: int | None, threshold: float = 1.0) -> None:
+    q: Levels
+
+    def __init__(self, q: Levels, threshold: float = 1.0) -> None:
         super().__init__()
-        self.q = None if q is None else check_levels(q)
+        if q is not None:
+            check_levels(q)
+        self.q = q
         self.threshold: float | Tensor = check_threshold(threshold)
         self.half_step = False
 
@@ -166,7 +174,7 @@ class Quantised(nn.Module):
         return None
 
 
-class Observable(Quantised, ABC):
+class Observable(Quantised[Levels], ABC):
     """A quantised module whose populations can be seen: `casc_core.verify` holds its lowering against it neuron by neuron.
 
     It says which `populations` it becomes. Any subclass of `Quantised` that has an `observed` counts as one.
@@ -193,7 +201,7 @@ class Observable(Quantised, ABC):
         """
 
 
-class CQReLU(Observable):
+class CQReLU(Observable[int]):
     """Trainable CQReLU: `cq_relu` forward; backward, 1 inside `[0, threshold]` and 0 outside.
 
     Args:
@@ -217,8 +225,6 @@ class CQReLU(Observable):
     >>> x.grad
     tensor([0., 1., 1., 0.])
     """
-
-    q: int
 
     def __init__(
         self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False, half_step: bool = False
@@ -336,7 +342,7 @@ class Squashed(nn.Module):
         return self.threshold * SQUASHING[self.function].function(x / self.threshold)
 
 
-class Rounded(Observable):
+class Rounded(Observable[int]):
     """A sigmoid, tanh or another squashing function, rounded to the nearest of its levels.
 
     `threshold / q * floor(q * f(x / threshold) + 1/2)`. Its gradient is that of f: it trains as f does. In spikes it is a
@@ -364,7 +370,6 @@ class Rounded(Observable):
     tensor([0., 0., 1., 0., 0.])
     """
 
-    q: int
     threshold: float
 
     def __init__(self, q: int, function: str, threshold: float = 1.0) -> None:

@@ -55,7 +55,7 @@ class Course(NamedTuple):
 _Recur = Callable[[Visit, Rows], Sequence[Tensor]]
 
 
-class RecurrentLayers(Observable):
+class RecurrentLayers(Observable[int | None]):
     """Layers and directions of one kind of recurrence, with the interface of `torch.nn.RNNBase`.
 
     A kind says how many `GATES` its parameters hold, and which populations of neurons a cell has.

@@ -19,7 +19,7 @@ from casc_core.engine.program import Program
 from casc_core.engine.structure import Returned
 from casc_core.errors import CascError, ExactnessError
 
-Observer = Callable[[str, tuple[str, ...], Quantised, tuple[Any, ...], dict[str, Any]], Any]
+Observer = Callable[[str, tuple[str, ...], Quantised[Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def evaluate_ann(ann: nn.Module, q: int, program: Program, named: Mapping[str, A
     levels: dict[str, Tensor] = {}
 
     def see(
-        called: str, layers: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+        called: str, layers: tuple[str, ...], module: Quantised[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if isinstance(module, Observable) and layers:
             _, before = module.observed([None] * len(layers), *args, **kwargs)
@@ -120,7 +120,7 @@ def run_observed(
     named = {name: _cloned(value) for name, value in named.items()}
     running = ""
 
-    def call(name: str, module: Quantised, /, *args: Any, **kwargs: Any) -> Any:
+    def call(name: str, module: Quantised[Any], /, *args: Any, **kwargs: Any) -> Any:
         nonlocal running
         running = f", at or behind module {name!r}"
         calls[name] += 1

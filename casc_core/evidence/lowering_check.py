@@ -174,7 +174,7 @@ class _Held:
         return LogitsAndLevels(self._logits, levels)
 
     def _compare(
-        self, called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, called: str, names: tuple[str, ...], module: Quantised[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         own = type(module).forward(module, *args, **kwargs)
         if not isinstance(module, Observable) or not names:
@@ -199,12 +199,12 @@ class _Held:
         return output
 
     def _observed(
-        self, names: tuple[str, ...], module: Observable, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, names: tuple[str, ...], module: Observable[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, list[Tensor]]:
         """A module whose populations give the levels that they are held against."""
         return module.observed([self._against.levels.get(name) for name in names], *args, **kwargs)
 
-    def _by_its_output(self, called: str, module: Quantised, output: Any) -> dict[str, Tensor]:
+    def _by_its_output(self, called: str, module: Quantised[Any], output: Any) -> dict[str, Tensor]:
         """Of a family that does not say what is inside, what comes out, a level already, is all there is to see."""
         if called not in self._against.levels or not isinstance(output, Tensor):
             return {}
@@ -247,7 +247,7 @@ class _Held:
         magnitudes = Magnitudes()
 
         def see(
-            called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+            called: str, names: tuple[str, ...], module: Quantised[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
             if isinstance(module, Observable) and names:
                 output, before = self._observed(names, module, args, kwargs)

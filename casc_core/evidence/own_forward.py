@@ -48,7 +48,7 @@ def disagreement(name: str, own: Any, observed: Any) -> LayerLowering | None:
 
 
 def left_to_itself(
-    name: str, module: Observable, own: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    name: str, module: Observable[Any], own: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> LayerLowering | None:
     """The same of a module whose populations are at levels of their own.
 
