@@ -63,6 +63,15 @@ _NUMBER = Cause(
     "Leave x.shape[0] as it is where torch takes it, hold fixed sizes as attributes of the module, and replace loops over "
     "a tensor's values by operations on the whole tensor",
 )
+_KEY = Cause(
+    "it looks up a size, which is known only when the network runs, in a dict or a cache",
+    "Compute anew what is kept by size (of a function under functools.lru_cache, call f.__wrapped__), or hold it as an "
+    "attribute for the one size",
+)
+_ASSIGNED = Cause(
+    "it assigns to a part of a tensor",
+    "Write torch.cat([a, x[:, 1:]], 1), say, in place of x[:, :1] = a, or x.masked_fill(mask, number)",
+)
 _ARRAY = Cause(
     "it makes a tensor, or a NumPy array, of what is known only when the network runs",
     "Use torch's operations on the tensor itself: torch.sqrt(x), x.new_zeros(...)",
@@ -109,6 +118,8 @@ _BY_TEXT = (
     ("cannot assign .* as (buffer|parameter)", _STATE),
     ("used as inputs to control flow", _CONTROL),
     ("cannot be iterated", _ITERATED),
+    ("Proxy as a key", _KEY),
+    ("does not support item assignment", _ASSIGNED),
     ("Expected a value of type|dynamo-optimized", _COMPILED),
     ("argument of type", _OBJECT),
     (r"interpreted as an integer|indices must be|\w+\(\) argument must be|must be real number|Proxy\.__format__", _NUMBER),

@@ -189,13 +189,15 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         # Gradients as in the mode that is traced: evaluation has none.
         grads = torch.set_grad_enabled(model.training)
         patched = tensors_for_stand_ins(), recorded_methods(), tracer.builtins
-        with grads, patched[0], patched[1], patched[2], as_before(model) as changed, NothingRandom(_random):
+        with grads, patched[0], patched[1], patched[2], as_before(model) as kept, NothingRandom(_random):
             tracer.begun_under = _blocks()
             tracer.builtins.answer_in(inspect.unwrap(model.forward))
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
             for error in tracer.refused:
                 raise error
-            written = changed({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+            written = kept.written({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+            if written is None and (left := kept.left()) is not None and _differs_again(graph, model, tracer, fixed):
+                written = left
         for tensor, name in tracer.tensor_attrs.items():
             if name.startswith(_CONSTANT):  # fx keeps tensors there that the graph reads
                 setattr(model, name, tensor)
@@ -223,6 +225,21 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
     return graph
+
+
+def _differs_again(graph: fx.Graph, model: nn.Module, tracer: Tracer, fixed: Mapping[str, Any] | None) -> bool:
+    """Whether a forward, run again on what it has left in its modules, does something else."""
+    again = Tracer(tracer.is_leaf)
+    again.begun_under = tracer.begun_under
+    try:
+        second = again.trace(model, concrete_args=dict(fixed or {}))
+    except Exception:  # such as for stand-ins that the first trace has left
+        return True
+    return _operations(second) != _operations(graph)
+
+
+def _operations(graph: fx.Graph) -> list[tuple[str, ...]]:
+    return [(node.op, str(node.target), str(node.args), str(node.kwargs)) for node in graph.nodes]
 
 
 def _remember_value(model: nn.Module, node: fx.Node) -> None:

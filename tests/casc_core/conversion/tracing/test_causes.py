@@ -87,6 +87,12 @@ def as_index(self, x):
     return self.fc(self.h(x)) * [1, 2, 3][x.shape[0]]
 
 
+def assigns_a_part(self, x):
+    x = self.h(x)
+    x[:, :1] = 0
+    return self.fc(x)
+
+
 def as_key(self, x):
     return self.fc(self.h(x)) * {3: 1.0}[x.shape[0]]
 
@@ -164,7 +170,8 @@ CAUSES = {
     as_float: ("it wants a plain number", "operations on the whole tensor"),
     as_int: ("it wants a plain number", "Leave x.shape[0] as it is"),
     as_index: ("it wants a plain number", "hold fixed sizes as attributes"),
-    as_key: ("it wants a plain number", "hold fixed sizes as attributes"),
+    as_key: ("it looks up a size", "f.__wrapped__"),
+    assigns_a_part: ("it assigns to a part of a tensor", "torch.cat([a, x[:, 1:]], 1)"),
     formats: ("it wants a plain number", "Leave x.shape[0] as it is"),
     to_numpy: ("a NumPy array", "Use torch's operations on the tensor itself"),
     by_numpy: ("a NumPy array", "torch.sqrt(x)"),
