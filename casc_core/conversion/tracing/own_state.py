@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,9 @@ class Kept:
     def left(self) -> str | None:
         """The first attribute, or list or dict that is one, in which the forward has left anything."""
         for path, held, before in self._holders:
+            values, kept = (list(each.values() if isinstance(each, dict) else each) for each in (held, before))
+            if len(values) == len(kept) and all(map(operator.is_, values, kept)):
+                continue
             now, then = (each if isinstance(each, dict) else dict(enumerate(each)) for each in (held, before))
             name = next((key for key in now if key not in then or now[key] is not then[key]), None)
             if name is not None or len(now) != len(then):

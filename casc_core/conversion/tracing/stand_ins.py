@@ -67,7 +67,7 @@ class _StandIn(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         frame = sys._getframe(1)
         if is_users(frame):
-            if self.kind is Tensor and not hasattr(Tensor, name) and name not in FIELDS:
+            if not hasattr(Tensor, name) and name not in FIELDS and self.kind is Tensor:
                 raise NoSuchAttributeError(
                     f"forward: getattr() cannot be converted exactly: it reads the attribute {name!r}, which a tensor does "
                     f"not have\n  at {user_line()}"
@@ -83,10 +83,12 @@ class _StandIn(fx.Proxy):
         return _text(self, super().__repr__())
 
     def __hash__(self) -> int:
-        if issubclass(self.kind, (int, float, torch.Size)) and is_users(sys._getframe(1)):
-            refused(self, TypeError("a Proxy as a key cannot be interpreted as an integer"))
-        if self.kind in _IDENTITIES and is_users(sys._getframe(1)):
-            _unknown(self, f"looks up the {self.kind.__name__} of a tensor, as in a dict or a cache")
+        if is_users(sys._getframe(1)):
+            kind = self.kind
+            if issubclass(kind, (int, float, torch.Size)):
+                refused(self, TypeError("a Proxy as a key cannot be interpreted as an integer"))
+            if kind in _IDENTITIES:
+                _unknown(self, f"looks up the {kind.__name__} of a tensor, as in a dict or a cache")
         return id(self)
 
     def __len__(self) -> int:
