@@ -8,6 +8,7 @@ import linecache
 import math
 import re
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import combinations
 from typing import Any
@@ -30,6 +31,8 @@ from casc_core.conversion.tracing.stand_ins import Builtins, ParameterProxy, Pro
 from casc_core.engine.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 
+# A trace patches what all threads see.
+_ONE_AT_A_TIME = threading.RLock()
 # fx keeps tensors that a forward makes under such names.
 _CONSTANT = "_tensor_constant"
 
@@ -189,7 +192,15 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         # Gradients as in the mode that is traced: evaluation has none.
         grads = torch.set_grad_enabled(model.training)
         patched = tensors_for_stand_ins(), recorded_methods(), tracer.builtins
-        with grads, patched[0], patched[1], patched[2], as_before(model) as kept, NothingRandom(_random):
+        with (
+            _ONE_AT_A_TIME,
+            grads,
+            patched[0],
+            patched[1],
+            patched[2],
+            as_before(model) as kept,
+            NothingRandom(_random),
+        ):
             tracer.begun_under = _blocks()
             tracer.builtins.answer_in(inspect.unwrap(model.forward))
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
