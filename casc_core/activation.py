@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import array_api_compat
 import torch
@@ -123,20 +124,27 @@ _learned_threshold: Callable[[Tensor, int, Tensor], Tensor] = _LearnedThreshold.
 SMALLEST_THRESHOLD = 2.0**-14
 
 
-class Quantised(nn.Module):
+Levels = TypeVar("Levels", bound=int | None)
+
+
+class Quantised(nn.Module, Generic[Levels]):
     """A module whose activations have these levels and this threshold; conversion finds them by this type.
 
     Unless it says otherwise they are CQReLU; with `half_step` they are rounded to the nearest level instead of down. A
-    module that says which `populations` it becomes, and can be `observed`, is held against its lowering neuron by neuron
-    by `casc_core.verify`. Without levels (`q` None) nothing is rounded: it is yet to be prepared.
+    `Quantised[int]` has levels. A `Quantised[int | None]` may be without (`q` None): then it is a module of torch's
+    arithmetic, nothing is rounded, and it is yet to be prepared.
 
     Raises:
         ConfigError: `q < 1` or a threshold that is not positive and finite.
     """
 
-    def __init__(self, q: int | None, threshold: float = 1.0) -> None:
+    q: Levels
+
+    def __init__(self, q: Levels, threshold: float = 1.0) -> None:
         super().__init__()
-        self.q = None if q is None else check_levels(q)
+        if q is not None:
+            check_levels(q)
+        self.q = q
         self.threshold: float | Tensor = check_threshold(threshold)
         self.half_step = False
 
@@ -161,22 +169,39 @@ class Quantised(nn.Module):
         assert self.q is not None
         return ((0, self.q),) * len(self.populations())
 
+    def as_trained(self) -> nn.Module | None:
+        """What computes without levels what this does with them; None: there is no such thing, it has to be trained."""
+        return None
+
+
+class Observable(Quantised[Levels], ABC):
+    """A quantised module whose populations can be seen: `casc_core.verify` holds its lowering against it neuron by neuron.
+
+    It says which `populations` it becomes. Any subclass of `Quantised` that has an `observed` counts as one.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, kind: type) -> bool:
+        counts: bool = (
+            NotImplemented if cls is not Observable else issubclass(kind, Quantised) and hasattr(kind, "observed")
+        )
+        return counts
+
+    @abstractmethod
     def observed(self, levels: Sequence[Tensor | None], *inputs: Any, **named: Any) -> tuple[Any, list[Tensor]]:
         """Its output, and for each population the activations before rounding down, in levels: `q x / theta (+ 1/2)`.
+
+        The output is what `forward` gives where the levels are its own, which `verify` checks. So write down here what each
+        population sees, rather than call what `forward` calls.
 
         Args:
             levels: for each population, the levels that it is to give in the place of its own, or None; those of another
                 shape are left out.
             inputs, named: what `forward` takes.
         """
-        raise NotImplementedError(f"{type(self).__name__} names populations and does not observe them")
-
-    def as_trained(self) -> nn.Module | None:
-        """What computes without levels what this does with them; None: there is no such thing, it has to be trained."""
-        return None
 
 
-class CQReLU(Quantised):
+class CQReLU(Observable[int]):
     """Trainable CQReLU: `cq_relu` forward; backward, 1 inside `[0, threshold]` and 0 outside.
 
     Args:
@@ -200,8 +225,6 @@ class CQReLU(Quantised):
     >>> x.grad
     tensor([0., 1., 1., 0.])
     """
-
-    q: int
 
     def __init__(
         self, q: int, threshold: float | Tensor = 1.0, *, trainable: bool = False, half_step: bool = False
@@ -320,7 +343,7 @@ class Squashed(nn.Module):
         return self.threshold * SQUASHING[self.function].function(x / self.threshold)
 
 
-class Rounded(Quantised):
+class Rounded(Observable[int]):
     """A sigmoid, tanh or another squashing function, rounded to the nearest of its levels.
 
     `threshold / q * floor(q * f(x / threshold) + 1/2)`. Its gradient is that of f: it trains as f does. In spikes it is a
@@ -352,7 +375,6 @@ class Rounded(Quantised):
     tensor([0., 0., 1., 0., 0.])
     """
 
-    q: int
     threshold: float
     ends: tuple[float, float] | None = None
 

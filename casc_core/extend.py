@@ -36,7 +36,7 @@ together is a running function of signals, of which `running_product` is one.
 [2, -2]
 """
 
-from casc_core.activation import Quantised
+from casc_core.activation import Observable, Quantised
 from casc_core.conversion.graph import (
     Folding,
     InputNode,
@@ -93,6 +93,7 @@ __all__ = [
     "LinearMap",
     "Node",
     "Numbers",
+    "Observable",
     "OneOf",
     "Op",
     "OrNone",

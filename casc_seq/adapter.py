@@ -101,12 +101,22 @@ def _lstm(
     return output, (hidden, cells)
 
 
+_REMEDIES = {
+    "lengths": "",
+    "initial state": ": what another layer ends with (an encoder) can be read at each position in its place, as by "
+    "torch.cat([x, h[-1].unsqueeze(1).expand(-1, x.shape[1], -1)], 2) for batch_first inputs x, and the layer start from "
+    "zeros",
+}
+
+
 def _require_inputs(reader: Reader, *given: Any) -> None:
     """Refuse initial states and lengths, which come last, that do not follow from the inputs alone."""
     for place, value in enumerate(given):
         if value is not None and not isinstance(value, InputNode):
             what = "lengths" if place == len(given) - 1 else "initial state"
-            raise reader.refuse(f"its {what} must be computed from the inputs, not from spiking neurons")
+            raise reader.refuse(
+                f"its {what} must be computed from the inputs, not from spiking neurons{_REMEDIES[what]}"
+            )
 
 
 def _layers(
@@ -150,6 +160,12 @@ def _parameters(module: GatedLayers, suffix: str) -> tuple[Tensor, Tensor, Tenso
     return from_input, from_state, of_input, of_state
 
 
+def _levels_of(reader: Reader, module: RecurrentLayers) -> int:
+    if module.q is None:
+        raise reader.refuse("its activations are not rounded to levels; call casc_core.prepare(model, q=...) first")
+    return module.q
+
+
 def _gated(
     reader: Reader,
     module: GatedLayers,
@@ -165,14 +181,13 @@ def _gated(
 ) -> list[SignalNode]:
     """The populations of one direction of one layer; `before` says which receive the spikes of which."""
     weight, bias, recurrent, own = maps
-    if module.q is None:
-        raise reader.refuse("its activations are not rounded to levels; call casc_core.prepare(model, q=...) first")
+    q = _levels_of(reader, module)
     node = GatedNode(
-        name, x, LinearMap(x, weight, bias, name), weight, recurrent, own, module.q, cell_range, reverse,
+        name, x, LinearMap(x, weight, bias, name), weight, recurrent, own, q, cell_range, reverse,
         module.batch_first, hx, row, lengths, place=reader.place,
     )  # fmt: skip
     emitted: list[SignalNode] = []
-    ends = zip(module.POPULATIONS, before, (high // module.q for _, high in module.ranges()), strict=False)
+    ends = zip(module.POPULATIONS, before, (high // q for _, high in module.ranges()), strict=False)
     for index, (population, read, units) in enumerate(ends):
         called = reader.layer_name(name + population)
         each = EmittedPopulation(called, node, index, tuple(emitted[i] for i in read), units)
@@ -186,6 +201,7 @@ def _rnn_cell(
     weight, recurrent, bias = (None if each is None else each.detach().double() for each in rnn.cell_parameters(suffix))
     assert weight is not None
     assert recurrent is not None
+    _levels_of(reader, rnn)
     check_threshold(rnn.threshold)
     current = LinearMap(x, weight, bias, name)
     population = RecurrentPopulation(
@@ -281,7 +297,7 @@ def _prepared_lstm(module: nn.Module, q: int, threshold: float) -> RecurrentLaye
     if module.proj_size:
         raise ConversionError(
             f"an LSTM with proj_size={module.proj_size} cannot be converted: its states are a linear map of the units. Use "
-            "proj_size=0"
+            f"proj_size=0, and nn.Linear({module.hidden_size}, {module.proj_size}) behind it"
         )
     return _with_weights(LSTM(**_options(module), q=q), module)
 

@@ -129,7 +129,10 @@ class GatedRecurrence(Op, abstract=True):
     ) -> tuple[Signal, ...]:
         name, exponent = self.settings["name"], self.settings["exponent"]
         if len(current.shape) != 3 or 0 in current.shape:
-            raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
+            raise InputError(
+                f"{name}: expected a non-empty batch of sequences; what it reads has shape {list(current.shape)}. Give one "
+                "sequence as a batch of one: x.unsqueeze(0)"
+            )
         if current.shape[2] != len(self.weight):
             raise InputError(
                 f"{name}: it reads {len(self.weight)} currents at each position; its input has {current.shape[2]}"

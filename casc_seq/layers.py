@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from casc_core.activation import Quantised
+from casc_core.activation import Observable
 from casc_core.errors import ConfigError, InputError
 from casc_seq.rows import Rows, time_order
 
@@ -55,7 +55,7 @@ class Course(NamedTuple):
 _Recur = Callable[[Visit, Rows], Sequence[Tensor]]
 
 
-class RecurrentLayers(Quantised):
+class RecurrentLayers(Observable[int | None]):
     """Layers and directions of one kind of recurrence, with the interface of `torch.nn.RNNBase`.
 
     A kind says how many `GATES` its parameters hold, and which populations of neurons a cell has.

@@ -98,7 +98,10 @@ class Recurrence(Op, saved_as="Recurrence"):
     ) -> Signal:
         name = self.settings["name"]
         if len(current.shape) != 3 or 0 in current.shape:
-            raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
+            raise InputError(
+                f"{name}: expected a non-empty batch of sequences; what it reads has shape {list(current.shape)}. Give one "
+                "sequence as a batch of one: x.unsqueeze(0)"
+            )
         if current.shape[2] != self.weight.shape[0]:
             raise InputError(
                 f"{name}: it has {self.weight.shape[0]} units at each position; its input has {current.shape[2]}"

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casc_core.activation import check_levels
 from casc_core.errors import ConfigError
 from casc_seq.layers import Course, RecurrentLayers, Visit
 from casc_seq.rows import previous_rows
@@ -32,6 +31,22 @@ def _levels(
         levels[rows].clamp_(0, q)
         last = row
     return levels, z, previous
+
+
+def _smooth(
+    drive: Tensor,
+    start: Tensor,
+    weight: Tensor,
+    order: list[tuple[int, int, int]],
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The states of every visit, of an activation without levels; torch takes the gradient."""
+    states: dict[int, Tensor] = {}
+    before = start
+    for row, size, known in order:
+        previous = torch.cat([before[:known], start[known:size]])
+        before = states[row] = activation(torch.addmm(drive[row : row + size], previous, weight.t()))
+    return torch.cat([states[row] for row in sorted(states)])
 
 
 class _Recurrence(torch.autograd.Function):
@@ -73,7 +88,8 @@ _recurrence: Callable[[Tensor, Tensor, Tensor, list[tuple[int, int, int]], int],
 
 
 class RNN(RecurrentLayers):
-    r"""A recurrent network with the CQReLU activation; same constructor, parameters and shapes as `torch.nn.RNN`.
+    r"""A recurrent network with the CQReLU activation; same constructor, parameters and shapes as `torch.nn.RNN`, and its
+    arithmetic if `q` is None.
 
     Layer by layer and position by position, `h_i = CQReLU(W_x e_i + b + W_h h_{i-1})` with
     `CQReLU(x) = theta/q * clip(floor(q x / theta), 0, q)` (the paper's Section 5.4 and Eq. 6). The gradient passes
@@ -81,8 +97,9 @@ class RNN(RecurrentLayers):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: as in `torch.nn.RNN`.
-        nonlinearity: accepted so that calls of `torch.nn.RNN` work unchanged; the activation is CQReLU whatever it says.
-        q: levels of the activation.
+        nonlinearity: accepted so that calls of `torch.nn.RNN` work unchanged; with levels the activation is CQReLU whatever
+            it says. Without, it is that: "tanh" (so also where it is left out, as torch's) or "relu".
+        q: levels of the activation; None: nothing is rounded, nor clipped.
         threshold: largest value of a hidden unit.
         half_step: round to the nearest level instead of down: `floor(q x / theta + 1/2)`.
 
@@ -105,8 +122,6 @@ class RNN(RecurrentLayers):
     (True, 0.0)
     """
 
-    q: int
-
     def __init__(
         self,
         input_size: int,
@@ -120,7 +135,7 @@ class RNN(RecurrentLayers):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        q: int = 2,
+        q: int | None = 2,
         threshold: float = 1.0,
         half_step: bool = False,
     ) -> None:
@@ -136,10 +151,10 @@ class RNN(RecurrentLayers):
             bidirectional,
             device,
             dtype,
-            check_levels(q),
+            q,
             threshold,
         )
-        self.half_step = half_step
+        self.half_step, self.nonlinearity = half_step, nonlinearity
         self.threshold: float = float(threshold)
 
     def cell_parameters(self, suffix: str) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -152,18 +167,25 @@ class RNN(RecurrentLayers):
     @property
     def _scale(self) -> float:
         """Levels for each unit of a state."""
-        return self.q / self.threshold
+        return 1.0 if self.q is None else self.q / self.threshold
+
+    @property
+    def _function(self) -> Callable[[Tensor], Tensor]:
+        """The activation where there are no levels."""
+        return torch.relu if self.nonlinearity == "relu" else torch.tanh
 
     def _read(self, visit: Visit) -> tuple[Tensor, Tensor, Tensor]:
         """In levels: what the input drives, and the initial state; and the recurrent weights."""
         weight_ih, weight_hh, bias = self.cell_parameters(visit.suffix)
         drive = F.linear(visit.x, weight_ih, bias) * self._scale
-        drive = drive + 0.5 if self.half_step else drive
+        drive = drive + 0.5 if self.half_step and self.q is not None else drive
         start = visit.start_rows(0, drive, self.hidden_size)
         return drive, start if visit.start[0] is None else start * self._scale, weight_hh
 
     def recur(self, visit: Visit) -> tuple[Tensor]:
         read = self._read(visit)
+        if self.q is None:
+            return (_smooth(*read, visit.order, self._function),)
         if torch.is_grad_enabled():
             return self.states([_recurrence(*read, visit.order, self.q)])
         return self.states(_levels(*read, visit.order, self.q)[:1])
@@ -171,6 +193,7 @@ class RNN(RecurrentLayers):
     def course(self, visit: Visit, levels: Sequence[Tensor] | None = None) -> Course:
         drive, start, weight = self._read(visit)
         if levels is None:
+            assert self.q is not None
             own, z, _ = _levels(drive, start, weight, visit.order, self.q)
             return Course([own], [z])
         (given,) = levels
@@ -180,4 +203,6 @@ class RNN(RecurrentLayers):
         return (levels[0] / self._scale,)
 
     def _options(self) -> list[str]:
+        if self.q is None:
+            return [*super()._options(), f"nonlinearity={self._function.__name__!r}"]
         return [*super()._options(), f"threshold={self.threshold:g}", *(["half_step=True"] if self.half_step else [])]

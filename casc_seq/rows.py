@@ -106,11 +106,17 @@ class Rows:
 
 def check_lengths(lengths: Tensor, batch: int, longest: int) -> Tensor:
     """`lengths` as int64 on the CPU, if it has one length in `1..longest` for each of `batch` sequences."""
-    lengths = torch.as_tensor(lengths).to("cpu", torch.int64)
+    given = torch.as_tensor(lengths)
+    lengths = given.to("cpu", torch.int64)
     if lengths.shape != (batch,):
         raise InputError(f"expected one length for each of {batch} sequences; got shape {list(lengths.shape)}")
+    if given.is_floating_point() and not torch.equal(lengths.double(), given.detach().double().cpu()):
+        raise InputError(f"lengths must be whole numbers; got {given.tolist()!r:.80}")
     bad = ((lengths < 1) | (lengths > longest)).nonzero()
     if len(bad):
         index = int(bad[0])
-        raise InputError(f"lengths must lie in 1..{longest}; sample {index} has length {int(lengths[index])}")
+        remedy = (
+            "cut it off there" if lengths[index] > longest else "leave empty texts out, or give one a padding token"
+        )
+        raise InputError(f"lengths must lie in 1..{longest}; sample {index} has length {int(lengths[index])}: {remedy}")
     return lengths

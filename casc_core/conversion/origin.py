@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from casc_core.conversion.adapter import Adapter
 from casc_core.conversion.passes import OpPool, Reader, lower, lower_each
@@ -39,6 +39,7 @@ class TrainedOrigin:
         steps: for how many it left room.
         given: the network as it was given, where the conversion prepared it; None: `ann` was.
         unrounded: what `unrounded` keeps: its lowering without grids, and the state of `ann` it is of.
+        traced: what came of holding its trace against its forward, by how it was called.
         checksum: of the tensors of `ann` when it was converted.
     """
 
@@ -47,6 +48,7 @@ class TrainedOrigin:
     steps: int
     given: nn.Module | None = None
     unrounded: tuple[object, SpikingModel] | None = None
+    traced: dict[object, Any] = field(default_factory=dict)
     checksum: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,6 +137,11 @@ def unrounded(snn: SpikingModel) -> SpikingModel:
     for given in snn.programs:  # ways of calling it that were added since
         wide.program_for(given)
     return SpikingModel(wide.network._replace(settings=settings))
+
+
+def traced_again(model: nn.Module, origin: TrainedOrigin, given: frozenset[str]) -> fx.Graph:
+    """What a conversion reads of `model`, a copy of the network that was converted, where these arguments are given."""
+    return trace(model, _rules(origin.adapter).is_leaf, way(model, given))
 
 
 def _rules(adapter: Adapter) -> RuleTable:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from casc_core.activation import CQReLU, Quantised, Rounded, check_levels, check_threshold
 from casc_core.composed_activations import LeakyCQReLU, Swish
 from casc_core.conversion.adapter import Adapter, choose_adapter
-from casc_core.conversion.clipping import clipped, require_clipped
+from casc_core.conversion.clipping import require_clipped
+from casc_core.conversion.functional_activations import kind_of_call, signatures, without_functional_activations
 from casc_core.conversion.graph import Graph
 from casc_core.conversion.passes import read_each
 from casc_core.conversion.rule_table import RuleTable
 from casc_core.conversion.rules import RULES, UNPREPARED
 from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.dataflow import called_on, reading_inputs
-from casc_core.conversion.tracing.randomness import DROPOUTS, rate
 from casc_core.conversion.tracing.trace import arguments_of, each_way
 from casc_core.conversion.wrappers import bare
 from casc_core.engine.conditions import is_of_sizes
@@ -69,21 +66,6 @@ ACTIVATIONS: dict[type[nn.Module], Replacement] = {
     nn.Hardsigmoid: _squashing("hardsigmoid"), nn.SiLU: _swish("sigmoid"), nn.Hardswish: _swish("hardsigmoid"),
 }  # fmt: skip
 """What takes the place of a module."""
-ACTIVATION_CALLS: dict[Any, type[nn.Module]] = {
-    target: kind
-    for kind, targets in {
-        nn.ReLU: (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
-        nn.Tanh: (F.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"),
-        nn.Sigmoid: (F.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"),
-        nn.Softsign: (F.softsign,),
-        nn.Hardsigmoid: (F.hardsigmoid,),
-        nn.Hardswish: (F.hardswish,),
-        nn.SiLU: (F.silu,),
-        nn.LeakyReLU: (F.leaky_relu, F.leaky_relu_),
-    }.items()
-    for target in targets
-}
-"""Functions and methods that do what a module does; what they take beside their input, it is made from."""
 _PROBABILITIES = (nn.Sigmoid, nn.Hardsigmoid)
 _PRODUCTS = frozenset(("mul", "mul_", "multiply", "matmul", "bmm", "einsum"))
 # The largest value of a Swish, unless one is given: where a hard gate is wide open.
@@ -153,7 +135,11 @@ def prepare(
         _refuse_probabilities(evaluated, ways)
         _replace_modules(prepared, replacements, q, threshold, of_constants)
         _require_same_forward(prepared, ways, each_way(copy.deepcopy(prepared).eval(), rules.is_leaf))
-        prepared = _without_functional_activations(prepared, chosen, q, threshold)
+
+        def replaced(activation: nn.Module) -> nn.Module:
+            return ACTIVATIONS[type(activation)](activation, q, _reach(activation, threshold))
+
+        prepared = without_functional_activations(prepared, rules, replaced)
     if trainable_threshold:
         _train_thresholds(prepared)
     for module in prepared.modules():
@@ -178,7 +164,7 @@ def _require_same_forward(
 ) -> None:
     """Refuse a forward that does something else now that its activations are CQReLU modules."""
     for one, other in zip(before, after, strict=True):
-        if isinstance(one, fx.Graph) and isinstance(other, fx.Graph) and _signatures(one) != _signatures(other):
+        if isinstance(one, fx.Graph) and isinstance(other, fx.Graph) and signatures(one) != signatures(other):
             raise ConversionError(
                 f"the forward of {type(model).__name__} asks for the type of an activation, as by isinstance(m, nn.ReLU), "
                 "which is another in the prepared copy: ask for its name or its place instead"
@@ -222,7 +208,10 @@ def _replace_modules(
                         f"module {name!r}: {type(module).__name__} has parametrizations, which its CQReLU counterpart "
                         "would not have; make them permanent with torch.nn.utils.parametrize.remove_parametrizations"
                     )
-                made[module] = replacement(module, q, _reach(module, threshold)).train(module.training)
+                try:
+                    made[module] = replacement(module, q, _reach(module, threshold)).train(module.training)
+                except ConversionError as error:
+                    raise ConversionError(f"module {name!r}: {error}") from error
             _set_module(model, name, made[module])
         elif isinstance(module, Quantised):
             module.q = q
@@ -258,7 +247,7 @@ def _refuse_probabilities(model: nn.Module, ways: Sequence[fx.Graph | Conversion
     def module_of(node: fx.Node) -> nn.Module | None:
         if node.op == "call_module":
             return model.get_submodule(str(node.target))
-        kind = _kind(node)
+        kind = kind_of_call(node)
         return None if kind is None else kind()
 
     def is_layer(node: fx.Node) -> bool:
@@ -388,154 +377,6 @@ def _is_called_otherwise(module: nn.Module) -> bool:
 def _set_module(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent), child, module)
-
-
-def _without_functional_activations(model: nn.Module, adapter: Adapter, q: int, threshold: float | None) -> nn.Module:
-    """`model`, or, where its forward calls activations of its inputs as functions, a GraphModule with modules for them."""
-    rules, inputs = RULES.merged(adapter.rules), arguments_of(model)
-    ways = _in_mode(model, False, rules)
-    graphs = [way for way in ways if isinstance(way, fx.Graph)]
-    if not any(_activations(graph, inputs) for graph in graphs):
-        return model
-    if len(ways) > 1:
-        raise ConversionError(
-            f"the forward of {type(model).__name__} has optional arguments and calls an activation as a function; use "
-            "nn.ReLU() modules, so that every way of calling it can be kept"
-        )
-    (graph,) = graphs
-    (trained,) = _in_mode(model, True, rules)
-    if not isinstance(trained, fx.Graph) or _signatures(trained) != _signatures(graph):
-        raise ConversionError(
-            f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
-            "nn.ReLU() modules, so that both branches survive, nn.Dropout in place of the branch, or a model without what "
-            "only training uses (auxiliary classifiers: aux_logits=False)"
-        )
-    activations = _activations(graph, inputs)
-    blocked = next((node for node in (*graph.nodes, *trained.nodes) if "in_block" in node.meta), None)
-    if blocked is not None:
-        raise ConversionError(
-            f"the forward of {type(model).__name__} runs in part under torch.no_grad() or torch.autocast() and calls an "
-            "activation as a function: a traced copy would leave the block out. Use nn.ReLU() modules, or put the block "
-            f"around the call of the model\n  at {blocked.meta.get('line', '?')}"
-        )
-    result = fx.GraphModule(model, graph, class_name=type(model).__name__)
-    _with_own_names(result, model)
-    for node, counterpart in zip(list(result.graph.nodes), trained.nodes, strict=True):
-        node.type = None  # annotations kept as strings could not be pickled with it
-        module: nn.Module | None = None
-        if node in activations:
-            called = _called(node)
-            module = ACTIVATIONS[type(called)](called, q, _reach(called, threshold))
-        elif node.target in DROPOUTS and _rate(node) == 0 and _rate(counterpart) != 0:
-            # A trace fixes `training=self.training`; a module keeps following train() and eval().
-            module = DROPOUTS[node.target](float(_rate(counterpart)))
-        if module is None:
-            continue
-        name = _free_name(result, node.name)
-        result.add_submodule(name, module)
-        with result.graph.inserting_after(node):
-            call = result.graph.call_module(name, (_activated(node),))
-            call.meta = node.meta
-        node.replace_all_uses_with(call)
-        result.graph.erase_node(node)
-    result.recompile()
-    _carry_over(model, result)
-    return result
-
-
-def _carry_over(model: nn.Module, copied: fx.GraphModule) -> None:
-    """Modes stay as they were, and so does what the forward does not call: a checkpoint holds it."""
-    copied.training = model.training
-    for name, module in model.named_modules():
-        parent, _, child = name.rpartition(".")
-        there = dict(copied.named_modules())
-        if name in there:
-            there[name].training = module.training
-        elif parent in there:
-            there[parent].add_module(child, module)
-    there = dict(copied.named_modules())
-    for name, parameter in model.named_parameters():
-        parent, _, child = name.rpartition(".")
-        if child not in there[parent]._parameters:
-            there[parent].register_parameter(child, parameter)
-    kept = {
-        name
-        for module, prefix in ((m, n) for n, m in model.named_modules())
-        for name in (f"{prefix}.{each}" if prefix else each for each in module._non_persistent_buffers_set)
-    }
-    for name, buffer in model.named_buffers():
-        parent, _, child = name.rpartition(".")
-        if child not in there[parent]._buffers:
-            there[parent].register_buffer(child, buffer, persistent=name not in kept)
-
-
-def _with_own_names(copied: fx.GraphModule, model: nn.Module) -> None:
-    """Arguments that were held while tracing have their own names again: fx numbers them."""
-    own = arguments_of(model)
-    for node in copied.graph.nodes:
-        name = re.sub(r"_\d+$", "", str(node.target))
-        if node.op == "placeholder" and node.target not in own and name in own:
-            node.target = name
-
-
-def _in_mode(model: nn.Module, training: bool, rules: RuleTable) -> list[fx.Graph | ConversionError]:
-    """The model traced in training or in evaluation; its own modes are left as they were."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        return each_way(model.train(training), rules.is_leaf)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _signatures(graph: fx.Graph) -> list[tuple[str, ...]]:
-    """What each node does, but for whether a dropout is active, and whatever names a trace gives."""
-    place = {node: f"%{index}" for index, node in enumerate(graph.nodes)}
-    signatures: list[tuple[str, ...]] = []
-    for node in graph.nodes:
-        args, kwargs = (fx.node.map_arg(value, place.__getitem__) for value in (node.args, node.kwargs))
-        what = node.op, str(node.meta.get("constant", node.target))
-        signatures.append((*what, str(args[:1])) if node.target in DROPOUTS else (*what, str(args), str(kwargs)))
-    return signatures
-
-
-def _rate(node: fx.Node) -> Any:
-    return rate(node.target, node.args, node.kwargs)
-
-
-def _activations(graph: fx.Graph, inputs: tuple[str, ...]) -> set[fx.Node]:
-    """The calls of activations as functions, of what follows from the inputs."""
-    return {node for node in reading_inputs(graph, inputs) if _is_activation(node)}
-
-
-def _is_activation(node: fx.Node) -> bool:
-    return clipped(node) is not None or _kind(node) is not None
-
-
-def _kind(node: fx.Node) -> type[nn.Module] | None:
-    """The module that does what a call does, clips left out."""
-    return ACTIVATION_CALLS.get(node.target) if node.op in ("call_function", "call_method") else None
-
-
-def _activated(node: fx.Node) -> Any:
-    """What the call of an activation is given."""
-    found = clipped(node)
-    return found.input if found is not None else node.args[0] if node.args else node.kwargs["input"]
-
-
-def _called(node: fx.Node) -> nn.Module:
-    """The module that does what a call of an activation does."""
-    found, kind = clipped(node), _kind(node)
-    if found is not None:
-        return nn.ReLU() if found.high is None else nn.Hardtanh(float(found.low), float(found.high))
-    assert kind is not None
-    return kind(*node.args[1:], **{name: value for name, value in node.kwargs.items() if name != "input"})
-
-
-def _free_name(model: nn.Module, name: str) -> str:
-    while hasattr(model, name):
-        name += "_"
-    return name
 
 
 def require_prepared(model: nn.Module, adapter: Adapter, q: int | None) -> tuple[nn.Module, bool]:

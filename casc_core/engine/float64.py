@@ -68,7 +68,7 @@ class _Widened(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given, named = _wide(tuple(args)), _wide(dict(kwargs or {}))
+        given, named = _wide(args), _wide(kwargs) if kwargs else {}
         name = getattr(func, "__name__", "")
         if args and (name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))):
             given = (args[0], *given[1:])  # what is changed in place stays the tensor that it is
@@ -76,12 +76,11 @@ class _Widened(TorchFunctionMode):
 
 
 def _wide(value: Any) -> Any:
-    if isinstance(value, torch.dtype):
-        return torch.float64 if value in _NARROW else value
     if isinstance(value, Tensor):
         return value.double() if value.dtype in _NARROW else value
-    if type(value) in (tuple, list):
-        return type(value)(_wide(item) for item in value)
-    if type(value) is dict:
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_wide(item) for item in value])
+    if kind is dict:
         return {key: _wide(item) for key, item in value.items()}
-    return value
+    return torch.float64 if kind is torch.dtype and value in _NARROW else value

@@ -17,6 +17,7 @@ from casc_core.engine.structure import to_json as structure_to_json
 from casc_core.storage.strict import of, record, strings
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
+_MEMORY_FORMATS = (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 _INFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -43,6 +44,8 @@ def argument_to_json(value: Any) -> Any:
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
         return {"device": str(value)}
+    if isinstance(value, torch.memory_format):
+        return {"memory format": str(value).removeprefix("torch.")}
     if value is Ellipsis:
         return {"ellipsis": True}
     if isinstance(value, float) and not math.isfinite(value):
@@ -96,6 +99,13 @@ def _device(name: Any) -> torch.device:
     return torch.device(name)
 
 
+def _memory_format(name: Any) -> torch.memory_format:
+    found = {str(each).removeprefix("torch."): each for each in _MEMORY_FORMATS}
+    if not isinstance(name, str) or name not in found:
+        raise ValueError(f"no memory format is called {name!r:.80}")
+    return found[name]
+
+
 def _ellipsis(content: Any) -> Any:
     if content is not True:
         raise ValueError(f"an ellipsis is written as true; got {content!r:.80}")
@@ -115,6 +125,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "slice": _slice,
     "dtype": _dtype,
     "device": _device,
+    "memory format": _memory_format,
     "ellipsis": _ellipsis,
     "float": _infinite,
 }

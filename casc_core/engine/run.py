@@ -158,7 +158,8 @@ class Run(ABC):
             most = math.ldexp(FLOAT64_UNITS, exponent) / steps - bound
             raise InputError(
                 f"{what}: currents that real-valued inputs cause must be below {most:.3g}, or sums might round; the "
-                f"largest is {drive:.3g}. Scale the inputs, and the first layer's weights the other way"
+                f"largest is {drive:.3g}. Scale the inputs, and the first layer's weights the other way; and where a mask "
+                "is added as a large negative number, write x.masked_fill(mask, float('-inf'))"
             ) from error
 
 

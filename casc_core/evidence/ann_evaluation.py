@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casc_core.activation import Quantised
+from casc_core.activation import Observable, Quantised
 from casc_core.engine.float64 import in_float64, widened
 from casc_core.engine.program import Program
 from casc_core.engine.structure import Returned
 from casc_core.errors import CascError, ExactnessError
 
-Observer = Callable[[str, tuple[str, ...], Quantised, tuple[Any, ...], dict[str, Any]], Any]
+Observer = Callable[[str, tuple[str, ...], Quantised[Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,13 @@ def evaluate_ann(ann: nn.Module, q: int, program: Program, named: Mapping[str, A
     levels: dict[str, Tensor] = {}
 
     def see(
-        called: str, layers: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+        called: str, layers: tuple[str, ...], module: Quantised[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if not layers:
-            return type(module).forward(module, *args, **kwargs)
-        output, before = module.observed([None] * len(layers), *args, **kwargs)
-        for name, z, ends in zip(layers, before, module.ranges(), strict=True):
-            levels[name] = z.floor().clamp_(*ends).to(torch.int16)
-        return output
+        if isinstance(module, Observable) and layers:
+            _, before = module.observed([None] * len(layers), *args, **kwargs)
+            for name, z, ends in zip(layers, before, module.ranges(), strict=True):
+                levels[name] = z.floor().clamp_(*ends).to(torch.int16)
+        return type(module).forward(module, *args, **kwargs)
 
     return LogitsAndLevels(run_observed(ann, q, program, named, see, float64), levels)
 
@@ -80,10 +79,16 @@ def evaluate_ann(ann: nn.Module, q: int, program: Program, named: Mapping[str, A
 @torch.no_grad()
 def plainly_evaluated(model: nn.Module, program: Program, named: Mapping[str, Any]) -> LogitsAndLevels:
     """A network that may have no levels yet, in evaluation and in its own types."""
+    network, given = in_own_types(model, named)
+    return LogitsAndLevels(readouts_of(program.returned, network(**given)), {})
+
+
+def in_own_types(model: nn.Module, named: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A copy of a network, in evaluation, and copies of its inputs: in its types, for it takes any, and on their device."""
     device = next((value.device for value in named.values() if isinstance(value, Tensor)), None)
     own = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
     given = {name: _as_type(_cloned(value), own) for name, value in named.items()}
-    return LogitsAndLevels(readouts_of(program.returned, copy.deepcopy(model).eval().to(device)(**given)), {})
+    return copy.deepcopy(model).eval().to(device), given
 
 
 @torch.no_grad()
@@ -115,7 +120,7 @@ def run_observed(
     named = {name: _cloned(value) for name, value in named.items()}
     running = ""
 
-    def call(name: str, module: Quantised, /, *args: Any, **kwargs: Any) -> Any:
+    def call(name: str, module: Quantised[Any], /, *args: Any, **kwargs: Any) -> Any:
         nonlocal running
         running = f", at or behind module {name!r}"
         calls[name] += 1

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.activation import Quantised
+from casc_core.activation import Observable, Quantised
 from casc_core.conversion.origin import unrounded
 from casc_core.engine.float64 import widened
 from casc_core.engine.program import Program, Readout
@@ -27,7 +27,9 @@ from casc_core.errors import ConfigError, ExactnessError
 from casc_core.evidence.ann_evaluation import LogitsAndLevels, evaluate_ann, run_observed
 from casc_core.evidence.differences import LOGIT_ROUNDING, absolute_difference, largest_logits
 from casc_core.evidence.lowering_report import GRID, Fault, LayerLowering, LoweringReport, readout_name
+from casc_core.evidence.own_forward import disagreement, left_to_itself
 from casc_core.evidence.rounding_error import Magnitudes
+from casc_core.evidence.trace_check import traced_otherwise
 from casc_core.numerics import AsTrained
 from casc_core.spiking_model import SpikingModel
 
@@ -58,6 +60,13 @@ def held_against_ann(snn: SpikingModel, reference: LogitsAndLevels, named: Mappi
     Raises:
         ExactnessError: that network cannot be evaluated in float64, or lowered in it.
     """
+    fault, held = traced_otherwise(snn, named), _held_as_traced(snn, reference, named)
+    if fault is None:
+        return held
+    return replace(held, report=replace(held.report, layers={fault.name: fault, **held.report.layers}))
+
+
+def _held_as_traced(snn: SpikingModel, reference: LogitsAndLevels, named: Mapping[str, Any]) -> HeldAgainstANN:
     as_trained = isinstance(snn.settings.numerics, AsTrained)
     if as_trained:
         held = _Held(snn, reference, named)
@@ -151,6 +160,7 @@ class _Held:
         self._program = snn.program_for(frozenset(named))
         self._readout_error = _readout_errors(snn, self._program)
         self._layers: dict[str, _Layer] = {}
+        self._forwards: dict[str, LayerLowering] = {}  # of modules whose forward is not what is observed
         self._by_output: list[str] = []
         self._logits = run_observed(self._ann, self._q, self._program, named, self._compare, float64=True)
         self.report = self.reported(_LOGITS)
@@ -164,27 +174,41 @@ class _Held:
         return LogitsAndLevels(self._logits, levels)
 
     def _compare(
-        self, called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, called: str, names: tuple[str, ...], module: Quantised[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        output, activations = self._called(called, names, module, args, kwargs)
-        ends = dict(zip(names, module.ranges(), strict=True)) if names else {}
-        for name, each in activations.items():
-            self._layers[name] = _Layer.of(each, self._against.levels[name], ends.get(name, (0, self._q)))
-        if not names:
-            self._by_output.extend(activations)
+        own = type(module).forward(module, *args, **kwargs)
+        if not isinstance(module, Observable) or not names:
+            for name, each in self._by_its_output(called, module, own).items():
+                self._layers[name] = _Layer.of(each, self._against.levels[name], (0, self._q))
+                self._by_output.append(name)
+            return own
+        output, before = self._observed(names, module, args, kwargs)
+        layers = {
+            name: _Layer.of(each, self._against.levels[name], ends)
+            for name, each, ends in zip(names, before, module.ranges(), strict=True)
+            if name in self._against.levels
+        }
+        self._layers |= layers
+        if any(layer.differs for layer in layers.values()) or len(layers) < len(names):
+            fault = left_to_itself(called, module, own, args, kwargs)
+        else:
+            fault = disagreement(called, own, output)
+            output = own if fault is None else output
+        if fault is not None:
+            self._forwards[called] = fault
         return output
 
-    def _called(
-        self, called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """The output of a module, and the activations of those of its populations that something reads, in levels."""
-        if names:
-            output, before = module.observed([self._against.levels.get(name) for name in names], *args, **kwargs)
-        else:  # a family that does not say what is inside: what comes out, a level already, is all there is to see
-            names, output = (called,), type(module).forward(module, *args, **kwargs)
-            before = [(output * self._q / module.effective_threshold).round()] if isinstance(output, Tensor) else []
-        seen = zip(names, before, strict=False)
-        return output, {name: each for name, each in seen if name in self._against.levels}
+    def _observed(
+        self, names: tuple[str, ...], module: Observable[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[Tensor]]:
+        """A module whose populations give the levels that they are held against."""
+        return module.observed([self._against.levels.get(name) for name in names], *args, **kwargs)
+
+    def _by_its_output(self, called: str, module: Quantised[Any], output: Any) -> dict[str, Tensor]:
+        """Of a family that does not say what is inside, what comes out, a level already, is all there is to see."""
+        if called not in self._against.levels or not isinstance(output, Tensor):
+            return {}
+        return {called: (output * self._q / module.effective_threshold).round()}
 
     def reported(self, of_logits: float) -> LoweringReport:
         """What was found, logits of a sample being alike within so much of its largest."""
@@ -197,6 +221,7 @@ class _Held:
             for name, more in further.items():
                 allowed[name] = allowed[name] + more if more.shape == allowed[name].shape else allowed[name]
         layers = {name: layer.compared(name, errors.get(name)) for name, layer in self._layers.items()}
+        layers |= {fault.name: fault for fault in self._forwards.values() if not _is_wrong(layers.get(fault.name))}
         for name, output in outputs.items():
             readout = readout_name(name, single=self._program.returned.is_single)
             layers[readout] = output.compared(readout, allowed[name])
@@ -222,18 +247,27 @@ class _Held:
         magnitudes = Magnitudes()
 
         def see(
-            called: str, names: tuple[str, ...], module: Quantised, args: tuple[Any, ...], kwargs: dict[str, Any]
+            called: str, names: tuple[str, ...], module: Quantised[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
-            output, activations = self._called(called, names, module, args, kwargs)
-            for name, each in activations.items():
-                layer = self._layers[name]
-                if len(layer.at) and layer.fault is None:
+            if isinstance(module, Observable) and names:
+                output, before = self._observed(names, module, args, kwargs)
+                seen = dict(zip(names, before, strict=True))
+            else:
+                output = type(module).forward(module, *args, **kwargs)
+                seen = self._by_its_output(called, module, output)
+            for name, each in seen.items():
+                layer = self._layers.get(name)
+                if layer is not None and len(layer.at) and layer.fault is None:
                     errors[name] = each[layer.at.unbind(1)] * magnitudes.relative_error
             return output
 
         logits = run_observed(self._ann, self._q, self._program, self._named, see, float64=True, within=magnitudes)
         of_logits = {name: each * magnitudes.relative_error for name, each in logits.items()}
         return errors, {name: torch.where(each.isfinite(), each, 0.0) for name, each in of_logits.items()}
+
+
+def _is_wrong(layer: LayerLowering | None) -> bool:
+    return layer is not None and layer.wrong > 0
 
 
 def _readout_errors(snn: SpikingModel, program: Program) -> dict[str, float]:

@@ -36,9 +36,10 @@ def verify(
 
     Every count of every neuron, and the logits, must be the reference's bit for bit. That the reference is the network is
     shown in float64, by the network's own forward, layer by layer: every level is the network's, or a tie, which lies on an
-    edge between two levels within float64's own rounding error. Whatever else differs is a fault, and not exact. What a
-    coarse grid (`Exact`) moved, and what float32 itself moves, are told apart from that. It takes two more passes of the
-    network, and more where something differs. A batch whose run would exceed `snn.memory_limit` is verified in parts.
+    edge between two levels within float64's own rounding error. Whatever else differs is a fault, and not exact; so is a
+    trace that does not do what the forward does. What a coarse grid (`Exact`) moved, and what float32 itself moves, are
+    told apart from that. It takes a few more passes of the network, and more where something differs. A batch whose run
+    would exceed `snn.memory_limit` is verified in parts.
 
     Args:
         snn: the converted network.

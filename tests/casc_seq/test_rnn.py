@@ -97,6 +97,32 @@ def test_is_a_drop_in_for_torch(options: dict[str, Any]) -> None:
             assert result.shape == expected.shape
 
 
+@pytest.mark.parametrize("function", ["tanh", "relu", "left out"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True, "bias": False}])
+def test_without_levels_it_is_torchs(function: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    named = {} if function == "left out" else {"nonlinearity": function}
+    theirs, ours = nn.RNN(3, 4, **named, **options).double(), RNN(3, 4, q=None, **named, **options).double()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 6, 3, dtype=torch.float64, requires_grad=True)
+    hx = torch.randn(len(ours.cells()), 5 if ours.batch_first else 6, 4, dtype=torch.float64, requires_grad=True)
+    for start in (None, hx):
+        wanted, found = theirs(x, start), ours(x, start)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+        leaves = [x] if start is None else [x, hx]
+        gradients = [
+            torch.autograd.grad(output.square().sum() + last.sum(), [*leaves, *rnn.parameters()])
+            for rnn, (output, last) in ((theirs, wanted), (ours, found))
+        ]
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+    lengths = torch.tensor([3, 5, 1, 4, 2]) if ours.batch_first else None
+    if lengths is not None:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        padded, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
+        torch.testing.assert_close(ours(x, lengths=lengths)[0][:, :5], padded, rtol=0, atol=1e-12)
+    assert f"q=None, nonlinearity='{'relu' if function == 'relu' else 'tanh'}'" in repr(ours)
+
+
 def test_every_state_is_a_level() -> None:
     output, final = RNN(5, 8, 2, q=4, threshold=2.0)(10 * torch.randn(7, 3, 5))
     for values in (output, final):
@@ -154,7 +180,6 @@ def test_dropout_acts_between_layers_and_only_in_training() -> None:
         ({"dropout": 1.5}, "1.5"),
         ({"nonlinearity": "sigmoid"}, "sigmoid"),
         ({"q": 0}, "levels"),
-        ({"q": None}, "levels"),
         ({"threshold": -1.0}, "-1.0"),
     ],
 )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import casc_core
 from casc_core.errors import ConversionError, InputError
 
-MAP, ACTIVATION, MOVE, FACTOR, PRODUCT = "map", "activation", "move", "factor", "product"
+MAP, ACTIVATION, MOVE, FACTOR, PRODUCT, ASKING = "map", "activation", "move", "factor", "product", "asking"
 BATCH = 3
 LARGEST = 400  # entries of a value, so that everything is fast
 
@@ -93,6 +93,17 @@ ROWS = [
         "{x}.masked_fill({y0} > 0.5, 0.0)", "torch.where({y0} > 0, {x}, {y})", "{x}.clone()",
         "F.dropout({x}, 0.1, self.training)",
         "{x}.unsqueeze(1).repeat(1, 2, *[1] * ({x}.dim() - 1)).flatten(1, 2)", "{x}.sum(1, keepdim=True)",
+    ),
+    *_rows(
+        ASKING, "234", "{x} if isinstance({x}, torch.Tensor) else -{x}", "-{x} if type({x}) is torch.Tensor else {x}",
+        "{x} * 0.5 if torch.is_tensor({x}) else {x}", "[{x}, -{x}][isinstance({x}, (list, tuple))]",
+        "{x} if hasattr({x}, 'ndim') and not hasattr({x}, 'foo') else -{x}",
+        "-{x} if isinstance({x}.shape, tuple) else {x}", "-{x} if isinstance({x}.max(1), tuple) else {x}",
+        "{x} if callable({x}) else -{x}",
+        "-{x} if {x}.__class__ is torch.Tensor else {x}", "{x} if {x} is None or self.training else {x} * 0.5",
+        "-{x} if torch.jit.is_scripting() or torch.compiler.is_compiling() else {x}",
+        "{x}.expand_as({y})", "{x}.view_as({y})", "{x}.repeat_interleave(2, 1)",
+        "-{x} if issubclass(type({x}.shape[0]), int) else {x}",
     ),
     *_rows(FACTOR, "234", "{x} / 3", "{x} * 0.3", "{x}.mean(1, keepdim=True)"),
     *_rows(
@@ -194,7 +205,7 @@ def drawn(seed: int) -> Forward:
     begins = Row(ACTIVATION, "234", "F.relu({m}({x}))", ("nn.Linear({D}, {D})",))
     last = rng.choice([name for name in (writer.write(begins, name) for name in list(writer.values)) if name])
     for _ in range(rng.randint(3, 9)):
-        kind = rng.choices((MAP, ACTIVATION, MOVE, FACTOR, PRODUCT), (4, 4, 4, 1, 3))[0]
+        kind = rng.choices((MAP, ACTIVATION, MOVE, FACTOR, PRODUCT, ASKING), (4, 4, 4, 1, 3, 2))[0]
         for _ in range(20):
             rank = str(writer.values[last].dim())
             row = rng.choice([row for row in ROWS if row.kind == kind and rank in row.ranks])

@@ -78,7 +78,8 @@ class FunctionCall(InputNode):
 
     @cached_property
     def arguments(self) -> frozenset[str]:
-        if self.function.rsplit(".", 1)[-1] in _WHOLE or (self.function == "getattr" and self.args[1] in _SIZES):
+        name = str(self.args[1]) if self.function == "getattr" else self.function.rsplit(".", 1)[-1]
+        if name in _WHOLE | _SIZES:
             return frozenset()
         read = (node.arguments for node in self.inputs if isinstance(node, InputNode))
         return frozenset[str]().union(*read)

@@ -73,6 +73,22 @@ def _size(reader: Reader, x: SignalNode, dim: int | None = None) -> InputNode:
     return reader.call("operator.getitem", shape, dim)
 
 
+@RULES.function("expand_as", "view_as", "reshape_as")
+def _as_other(reader: Reader, x: Any, other: Any) -> Any:
+    shape = _size(reader, other) if isinstance(other, SignalNode) else reader.call("Tensor.size", other)
+    function = "Tensor.expand" if reader.target == "expand_as" else "Tensor.reshape"
+    return _layout(reader, function, x, shape) if isinstance(x, SignalNode) else reader.call(function, x, shape)
+
+
+@RULES.function(torch.repeat_interleave, "repeat_interleave")
+def _repeat_interleave(reader: Reader, x: SignalNode, repeats: Any, dim: Any = None) -> Any:
+    if not isinstance(repeats, int) or not isinstance(dim, int):
+        raise reader.refuse("give it the number of repetitions, the same for all, and dim")
+    count = reader.call("operator.mul", _size(reader, x, dim), repeats)
+    places = reader.call("torch.arange", count, device=_getattr(reader, x, "device"))
+    return _layout(reader, "Tensor.index_select", x, dim, reader.call("operator.floordiv", places, repeats))
+
+
 @RULES.function("dim")
 def _dim(reader: Reader, x: SignalNode) -> InputNode:
     return reader.attribute(x, "ndim")

@@ -124,14 +124,24 @@ def _where_method(reader: Reader, input: Any, condition: Any, other: Any) -> Sig
     return select(reader, condition, input, other)
 
 
+def _fill(reader: Reader, value: Any) -> float | None:
+    """The number that every entry of a constant is."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    constant = value.numbers if isinstance(value, InputNode) else None
+    numbers = [] if constant is None else constant.unique().tolist()
+    return float(numbers[0]) if len(numbers) == 1 else None
+
+
 def select(reader: Reader, mask: Any, inside: Any, outside: Any) -> SignalNode:
     """`inside` where the mask holds, else `outside`: both times masks, and added."""
     if not isinstance(mask, InputNode):
         raise reader.refuse("its mask depends on spikes; a mask must be computed from the inputs")
     parts: list[SignalNode] = []
     for value, where in ((inside, mask), (outside, reader.call("torch.logical_not", mask))):
-        if isinstance(value, (int, float)) and value <= -SMALLEST_FILL:
-            return masked_fill(reader, outside if where is mask else inside, where, value)
+        fill = _fill(reader, value)
+        if fill is not None and fill <= -SMALLEST_FILL:
+            return masked_fill(reader, outside if where is mask else inside, where, fill)
         if isinstance(value, SignalNode):
             parts.append(reader.apply(TimesInput(), value, where))
             continue

@@ -46,15 +46,31 @@ _CONTROL = Cause(
     "its control flow depends on the values of an input",
     "Give a flag a default, at which it is then kept; of tensors, use masks in place of `if`",
 )
+_PROPERTY = Cause(
+    "its control flow depends on the type, device or gradient of a tensor, which is known only when the network runs",
+    "Leave the condition out: x.float() and x.to(...) change nothing where x is of that type, or there, already. What is "
+    "done to one type alone, such as a division by 255, belongs in front of the model",
+)
 _ITERATED = Cause(
     "it iterates over a tensor, or a shape, of a length that is known only when the network runs",
     "Take it apart into a known number (a, b = x.shape[:2]; x[:, 0], x[:, 1]), or work on the whole tensor",
 )
-_LENGTH = Cause("it takes the len() of a tensor", "Write x.shape[0] in place of len(x)")
+_LENGTH = Cause(
+    "it takes the len() of a tensor, or of a shape", "Write x.shape[0] in place of len(x), and x.dim() of len(x.shape)"
+)
 _NUMBER = Cause(
     "it wants a plain number (for range(), int(), float(), an index, a format) that is known only when the network runs",
     "Leave x.shape[0] as it is where torch takes it, hold fixed sizes as attributes of the module, and replace loops over "
     "a tensor's values by operations on the whole tensor",
+)
+_KEY = Cause(
+    "it looks up a size, which is known only when the network runs, in a dict or a cache",
+    "Compute anew what is kept by size (of a function under functools.lru_cache, call f.__wrapped__), or hold it as an "
+    "attribute for the one size",
+)
+_ASSIGNED = Cause(
+    "it assigns to a part of a tensor",
+    "Write torch.cat([a, x[:, 1:]], 1), say, in place of x[:, :1] = a, or x.masked_fill(mask, number)",
 )
 _ARRAY = Cause(
     "it makes a tensor, or a NumPy array, of what is known only when the network runs",
@@ -93,11 +109,17 @@ _OWN = Cause(
     "it fails by itself", "Call the model on a batch of its data, where it should fail in the same way, and mend that"
 )
 
+_PROPERTIES = (
+    r"\b(dtype|device|layout|requires_grad|is_leaf|is_cuda|is_cpu|is_mps|is_sparse|is_quantized|is_floating_point|"
+    r"is_complex|is_contiguous|is_pinned|is_inference|element_size|type)\b"
+)
 _BY_TEXT = (
     ("not installed as a submodule", _SUBMODULE),
     ("cannot assign .* as (buffer|parameter)", _STATE),
     ("used as inputs to control flow", _CONTROL),
     ("cannot be iterated", _ITERATED),
+    ("Proxy as a key", _KEY),
+    ("does not support item assignment", _ASSIGNED),
     ("Expected a value of type|dynamo-optimized", _COMPILED),
     ("argument of type", _OBJECT),
     (r"interpreted as an integer|indices must be|\w+\(\) argument must be|must be real number|Proxy\.__format__", _NUMBER),
@@ -132,6 +154,8 @@ def _cause(error: Exception, code: str) -> Cause:
         return _LENGTH if re.search(r"\blen\(", code) else _ARRAY
     if isinstance(error, KeyError) and "Proxy" in said:
         return _NUMBER
+    if "used as inputs to control flow" in said and re.search(_PROPERTIES, code):
+        return _PROPERTY
     for pattern, cause in _BY_TEXT:
         if re.search(pattern, said):
             return cause

@@ -7,6 +7,8 @@ runs.
 from __future__ import annotations
 
 import math
+import operator
+import re
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from casc_core.activation import CQReLU, Rounded
 from casc_core.composed_activations import LeakyCQReLU, Swish
+from casc_core.engine.conditions import is_of_sizes
 
 UNKNOWN_PARTS = (
     "is taken apart into as many parts as its input's size makes, which is known only when the network runs; unpack it "
@@ -85,6 +88,55 @@ def _of_call(node: fx.Node, dim: int, root: nn.Module) -> int | None:
         return len(parts)
     sizes = [known_size(part, dim, root) if isinstance(part, fx.Node) else None for part in parts]
     return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def known_rank(node: fx.Node, root: nn.Module) -> int | None:
+    """The number of dimensions of what a node of a trace gives, batch included; None: the inputs decide.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> first, *_, last, _ = fx.symbolic_trace(model).graph.nodes
+    >>> known_rank(first, model), known_rank(last, model)
+    (None, 4)
+    """
+    name = called(node.target)
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        name = type(module).__name__
+        keeps = isinstance(module, (*_KEEP_ALL, nn.Linear, nn.Upsample))
+    else:
+        keeps = name in _KEPT_BY_NAME or name in _KEEP_RANK or node.kwargs.get("keepdim") is True
+    spatial = re.search(r"(?:conv|pool|pad|norm)\w*([123])d$", name.lower())
+    if spatial is not None and name != "BatchNorm1d":
+        return int(spatial[1]) + 2
+    if name == "permute":
+        return len(node.args) - 1 if len(node.args) > 2 else None
+    if not keeps:
+        return None
+    found = [known_rank(each, root) for each in node.all_input_nodes if not is_of_sizes(each)]
+    known = [rank for rank in found if rank is not None]
+    return max(known) if known and (name not in _BROADCAST or len(known) == len(found)) else None
+
+
+_BROADCAST = frozenset("add sub mul truediv".split())
+_KEEP_RANK = _BROADCAST | frozenset("cat concat concatenate interpolate pad transpose flip roll masked_fill".split())
+
+
+def known_length(shape: fx.Node, root: nn.Module) -> tuple[fx.Node, int, int] | None:
+    """Of a shape, or a part of one: the tensor, its number of dimensions, and how many entries the shape has."""
+    if shape.target is operator.getitem:
+        before, index = shape.args
+        of = known_length(before, root) if isinstance(before, fx.Node) else None
+        if of is None or not isinstance(index, slice) or any(isinstance(each, fx.Node) for each in _ends(index)):
+            return None
+        tensor, rank, length = of
+        return tensor, rank, len(range(length)[index])
+    whole = shape.args[0] if called(shape.target) in ("size", "getattr") else None
+    dims = known_rank(whole, root) if isinstance(whole, fx.Node) else None
+    return None if dims is None or not isinstance(whole, fx.Node) else (whole, dims, dims)
+
+
+def _ends(index: slice) -> tuple[Any, Any, Any]:
+    return index.start, index.stop, index.step
 
 
 def _of_first(node: fx.Node, dim: int, root: nn.Module) -> int | None:

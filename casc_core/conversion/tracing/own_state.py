@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import operator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.fx.proxy import ParameterProxy
+from torch import Tensor, nn
 
 from casc_core.engine.guards.seals import checksum
-from casc_core.errors import ConversionError
 
 _PLAIN = (bool, int, float, complex, str, Tensor)
 
 
-@contextmanager
-def as_before(model: nn.Module) -> Iterator[Callable[[Collection[str]], str | None]]:
-    """Undo what a forward leaves in its modules. Gives what tells the first thing that it has changed, given what it reads.
+class Kept:
+    """The state of a model's modules before its forward ran.
 
-    What it leaves in an attribute that it does not read (`self.features = x`, a dict as a cache) is no change: no later
-    call can differ by it.
+    What a forward leaves in an attribute that it does not read (`self.features = x`, a dict as a cache) is no change: no
+    later call can differ by it.
     """
-    modules = [(f"{name}." if name else "", module) for name, module in model.named_modules()]
-    holders = [holder for _, module in modules for holder in (vars(module), *vars(module).values())]
-    kept = [(holder, holder.copy()) for holder in holders if isinstance(holder, (dict, list))]
-    plain = [(module, path, _plain(module)) for path, module in modules]
-    buffers = [(name, buffer, buffer.detach().clone(), checksum([buffer])) for name, buffer in model.named_buffers()]
 
-    def changed(read: Collection[str]) -> str | None:
-        for module, path, before in plain:
+    def __init__(self, model: nn.Module) -> None:
+        modules = [(f"{name}." if name else "", module) for name, module in model.named_modules()]
+        holders = [(path, holder) for path, module in modules for holder in (vars(module), *vars(module).values())]
+        self._holders = [(path, held, held.copy()) for path, held in holders if isinstance(held, (dict, list))]
+        self._plain = [(module, path, _plain(module)) for path, module in modules]
+        self._buffers = [
+            (name, buffer, buffer.detach().clone(), checksum([buffer])) for name, buffer in model.named_buffers()
+        ]
+
+    def written(self, read: Collection[str]) -> str | None:
+        """The first thing that has been changed, given the tensors that the forward reads."""
+        for module, path, before in self._plain:
             now = _plain(module)
             for name, value in before.items():
                 is_kept = isinstance(value, Tensor) and name in vars(module) and f"{path}{name}" not in read
                 if not is_kept and not _same(value, now.get(name)):
                     return f"{path}{name}"
-        return next((name for name, buffer, _, before in buffers if checksum([buffer]) != before), None)
+        return next((name for name, buffer, _, before in self._buffers if checksum([buffer]) != before), None)
 
-    try:
-        yield changed
-    finally:
-        for holder, before in kept:
-            holder.clear()
-            holder.update(before) if isinstance(holder, dict) else holder.extend(before)
-        for _, buffer, copy, known in buffers:
+    def left(self) -> str | None:
+        """The first attribute, or list or dict that is one, in which the forward has left anything."""
+        for path, held, before in self._holders:
+            values, kept = (list(each.values() if isinstance(each, dict) else each) for each in (held, before))
+            if len(values) == len(kept) and all(map(operator.is_, values, kept)):
+                continue
+            now, then = (each if isinstance(each, dict) else dict(enumerate(each)) for each in (held, before))
+            name = next((key for key in now if key not in then or now[key] is not then[key]), None)
+            if name is not None or len(now) != len(then):
+                return f"{path}{name}"
+        return None
+
+    def restore(self) -> None:
+        """Undo what has been changed."""
+        for _, held, before in self._holders:
+            held.clear()
+            held.update(before) if isinstance(held, dict) else held.extend(before)
+        for _, buffer, copy, known in self._buffers:
             if checksum([buffer]) != known:
                 buffer.data.copy_(copy)
+
+
+@contextmanager
+def as_before(model: nn.Module) -> Iterator[Kept]:
+    """Undo what a forward leaves in its modules."""
+    kept = Kept(model)
+    try:
+        yield kept
+    finally:
+        kept.restore()
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
@@ -57,33 +80,3 @@ def _plain(module: nn.Module) -> dict[str, Any]:
 
 def _same(before: Any, now: Any) -> bool:
     return before is now or (type(before) is type(now) and not isinstance(before, Tensor) and bool(before == now))
-
-
-@contextmanager
-def tensors_for_proxies() -> Iterator[None]:
-    """Proxies pass for tensors where a forward asks, and nothing can be set on one, such as `self.weight.data = ...`."""
-    is_tensor, proxy_set = torch.is_tensor, ParameterProxy.__setattr__
-
-    def passes(value: Any) -> bool:
-        return isinstance(value, fx.Proxy) or is_tensor(value)
-
-    def refuse(proxy: Any, name: str, value: Any) -> None:
-        if "name" in vars(proxy):  # it is made
-            raise refusal_of_setting(name)
-        object.__setattr__(proxy, name, value)
-
-    torch.is_tensor = passes  # type: ignore[assignment]  # for the time of one trace
-    ParameterProxy.__setattr__ = refuse  # type: ignore[method-assign]  # likewise
-    try:
-        yield
-    finally:
-        torch.is_tensor = is_tensor
-        ParameterProxy.__setattr__ = proxy_set  # type: ignore[method-assign]  # as it was
-
-
-def refusal_of_setting(name: str) -> ConversionError:
-    """The error for an attribute that a forward sets on a tensor."""
-    return ConversionError(
-        f"the forward sets .{name} of a tensor, which a conversion would leave out: constrain weights after each step of "
-        "the optimiser, or as a parametrization (torch.nn.utils.parametrize)"
-    )

@@ -6,31 +6,35 @@ import dis
 import inspect
 import linecache
 import math
-import os
+import re
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import combinations
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 
 from casc_core.conversion.tracing.causes import explained, wrapper
 from casc_core.conversion.tracing.containers import recorded
+from casc_core.conversion.tracing.frames import LIBRARIES, user_frame, user_line
 from casc_core.conversion.tracing.in_place import refuse_changes_in_place
-from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS, called, known_parts, splits
+from casc_core.conversion.tracing.kinds import kind_of
+from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS, called, known_length, known_parts, splits
 from casc_core.conversion.tracing.number_arguments import functions, recorded_methods
-from casc_core.conversion.tracing.own_state import as_before, refusal_of_setting, tensors_for_proxies
+from casc_core.conversion.tracing.own_state import as_before
 from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom, other_generators
+from casc_core.conversion.tracing.stand_ins import Builtins, ParameterProxy, Proxy, refused, tensors_for_stand_ins
 from casc_core.engine.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 
+# A trace patches what all threads see.
+_ONE_AT_A_TIME = threading.RLock()
 # fx keeps tensors that a forward makes under such names.
 _CONSTANT = "_tensor_constant"
-_LIBRARIES = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}", "<")
 
 
 class Tracer(fx.Tracer):
@@ -52,6 +56,8 @@ class Tracer(fx.Tracer):
             self._autowrap_function_ids |= {id(getattr(einops, name)) for name in OPERATIONS}
         self.is_leaf = is_leaf
         self.unasked: list[fx.Node] = []  # parts made without the forward's asking
+        self.refused: list[Exception] = []  # what the forward may have caught
+        self.builtins = Builtins()
         self.begun_under = _blocks()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -77,9 +83,12 @@ class Tracer(fx.Tracer):
             return OPERATIONS[target.__name__](*args, line=user_line(), **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
         count = known_parts(target, args, kwargs, self.root)
+        if isinstance(proxy, fx.proxy.ParameterProxy):
+            return ParameterProxy(proxy)
         return proxy if count is None else self.parts(proxy, count)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self.builtins.answer_in(m.forward)
         if type(m).__module__ != "einops.layers.torch":
             result = super().call_module(m, forward, args, kwargs)
             is_one = isinstance(result, fx.Proxy) and result.node.op == "call_module"
@@ -104,18 +113,42 @@ class Tracer(fx.Tracer):
 
     def parts(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
         """The parts of what `x.chunk(3)` and the like give, which the network checks to be this many whenever it runs."""
-        checked: Any = expect_parts(whole, count, user_line()) if splits(whole.node.target) else whole
+        node = whole.node
+        is_tensor = splits(node.target) or node.op == "placeholder"
+        checked: Any = expect_parts(whole, count, user_line()) if is_tensor else whole
         return tuple(checked[index] for index in range(count))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         if splits(obj.node.target):
-            raise ConversionError(f"forward: {called(obj.node.target)}() {UNKNOWN_PARTS}\n  at {user_line()}")
-        return super().iter(obj)
+            refused(obj, ConversionError(f"forward: {called(obj.node.target)}() {UNKNOWN_PARTS}\n  at {user_line()}"))
+        length = self.length(obj)
+        if length is not None:
+            shape: Any = obj
+            return iter(tuple(shape[index] for index in range(length)))
+        try:
+            return super().iter(obj)
+        except TraceError as error:
+            refused(obj, error)
+
+    def length(self, shape: fx.Proxy) -> int | None:
+        """How many entries a shape, or a part of one, has, where the layers decide that; the network checks it."""
+        if kind_of(shape.node, self.root) is not torch.Size:
+            return None
+        known = known_length(shape.node, self.root)
+        if known is None:
+            return None
+        tensor, rank, length = known
+        dims: Any = self.proxy(tensor).dim()
+        expect(True, dims == rank, user_line())
+        return length
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
         if not is_of_sizes(obj.node):
-            return super().to_bool(obj)
+            try:
+                return super().to_bool(obj)
+            except TraceError as error:
+                refused(obj, error)
         frame = user_frame()
         outcome = frame is not None and is_asserted(frame)
         expect(outcome, obj, user_line())
@@ -127,40 +160,6 @@ def _structure(module: nn.Module) -> Any:
     if isinstance(module, nn.LSTM):
         return (None, (None, None))
     return (None, None) if isinstance(module, nn.RNNBase) else getattr(module, "RETURNED", None)
-
-
-class Proxy(fx.Proxy):
-    """The stand-in for a tensor while a forward is traced."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node"):
-            raise refusal_of_setting(name)
-        super().__setattr__(name, value)
-
-    def __iter__(self) -> Iterator[fx.Proxy]:
-        frame, tracer = sys._getframe(1), self.tracer
-        assert isinstance(tracer, Tracer)
-        at = next((each for each in dis.get_instructions(frame.f_code) if each.offset == frame.f_lasti), None)
-        if at is not None and at.opname == "UNPACK_SEQUENCE":
-            return iter(tracer.parts(self, at.argval))
-        return tracer.iter(self)
-
-
-def user_frame() -> FrameType | None:
-    """The innermost frame on the stack that belongs neither to torch nor to this library."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
-        frame = frame.f_back
-    return frame
-
-
-def user_line() -> str:
-    """The user's line that is being executed: `file:line: code`."""
-    frame = user_frame()
-    if frame is None:
-        return "unknown line"
-    file = frame.f_code.co_filename
-    return f"{file}:{frame.f_lineno}: {linecache.getline(file, frame.f_lineno).strip()}"
 
 
 def _augmented() -> bool:
@@ -192,10 +191,24 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     try:
         # Gradients as in the mode that is traced: evaluation has none.
         grads = torch.set_grad_enabled(model.training)
-        with grads, tensors_for_proxies(), recorded_methods(), as_before(model) as changed, NothingRandom(_random):
+        patched = tensors_for_stand_ins(), recorded_methods(), tracer.builtins
+        with (
+            _ONE_AT_A_TIME,
+            grads,
+            patched[0],
+            patched[1],
+            patched[2],
+            as_before(model) as kept,
+            NothingRandom(_random),
+        ):
             tracer.begun_under = _blocks()
+            tracer.builtins.answer_in(inspect.unwrap(model.forward))
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
-            written = changed({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+            for error in tracer.refused:
+                raise error
+            written = kept.written({str(node.target) for node in graph.nodes if node.op == "get_attr"})
+            if written is None and (left := kept.left()) is not None and _differs_again(graph, model, tracer, fixed):
+                written = left
         for tensor, name in tracer.tensor_attrs.items():
             if name.startswith(_CONSTANT):  # fx keeps tensors there that the graph reads
                 setattr(model, name, tensor)
@@ -223,6 +236,21 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
     return graph
+
+
+def _differs_again(graph: fx.Graph, model: nn.Module, tracer: Tracer, fixed: Mapping[str, Any] | None) -> bool:
+    """Whether a forward, run again on what it has left in its modules, does something else."""
+    again = Tracer(tracer.is_leaf)
+    again.begun_under = tracer.begun_under
+    try:
+        second = again.trace(model, concrete_args=dict(fixed or {}))
+    except Exception:  # such as for stand-ins that the first trace has left
+        return True
+    return _operations(second) != _operations(graph)
+
+
+def _operations(graph: fx.Graph) -> list[tuple[str, ...]]:
+    return [(node.op, str(node.target), str(node.args), str(node.kwargs)) for node in graph.nodes]
 
 
 def _remember_value(model: nn.Module, node: fx.Node) -> None:
@@ -255,11 +283,21 @@ def _frames_of(error: BaseException) -> list[tuple[str, str]]:
     trace_back = error.__traceback__
     while trace_back is not None:
         file = trace_back.tb_frame.f_code.co_filename
-        if not file.startswith(_LIBRARIES):
+        if not file.startswith(LIBRARIES):
             code = linecache.getline(file, trace_back.tb_lineno).strip()
             frames.append((f"{file}:{trace_back.tb_lineno}", code))
         trace_back = trace_back.tb_next
     return frames
+
+
+def argument_name(placeholder: str, names: Collection[str]) -> str:
+    """The argument among these that a placeholder stands for: fx numbers those that are held.
+
+    >>> argument_name("position_1", ["x", "position"]), argument_name("x_1", ["x_1"])
+    ('position', 'x_1')
+    """
+    name = re.sub(r"_\d+$", "", placeholder)
+    return name if placeholder not in names and name in names else placeholder
 
 
 def arguments_of(model: nn.Module) -> tuple[str, ...]:

@@ -75,7 +75,10 @@ class DividedByInput(Op):
     def forward(self, run: Run, signal: Signal, divisor: Tensor) -> Signal:
         divisor = as_integers(divisor, "divided", signal)
         if not bool((divisor > 0).all()):
-            raise InputError(f"a spiking tensor is divided by {float(divisor.min()):g}; lengths must be at least 1")
+            raise InputError(
+                f"a spiking tensor is divided by {float(divisor.min()):g}; lengths must be at least 1: leave empty texts "
+                "out, or divide by lengths.clamp(min=1)"
+            )
         shape = _common_shape(run, signal.shape, divisor.shape)
         if shape != signal.shape:
             signal = signal.map(lambda x: x.expand(shape))

@@ -19,6 +19,7 @@ from torch import nn
 
 import casc_core
 import casc_core.conversion.prepare
+from casc_core.conversion.functional_activations import ACTIVATION_CALLS
 from casc_core.conversion.rules import RULES
 from casc_core.conversion.tracing.randomness import DROPOUTS
 from casc_core.engine.functions import REARRANGING, name_of
@@ -106,7 +107,7 @@ def test_every_rule_is_drawn(drawn: Counter[Any]) -> None:
         *table.functions,
         *table.modules,
         *preparing.ACTIVATIONS,
-        *preparing.ACTIVATION_CALLS,
+        *ACTIVATION_CALLS,
         *DROPOUTS,
     }
     # What stands in the library itself is written by its tracer.

@@ -87,6 +87,12 @@ def as_index(self, x):
     return self.fc(self.h(x)) * [1, 2, 3][x.shape[0]]
 
 
+def assigns_a_part(self, x):
+    x = self.h(x)
+    x[:, :1] = 0
+    return self.fc(x)
+
+
 def as_key(self, x):
     return self.fc(self.h(x)) * {3: 1.0}[x.shape[0]]
 
@@ -109,13 +115,26 @@ def makes_a_tensor(self, x):
 
 
 def checks_the_type(self, x):
-    if not isinstance(x, Tensor):
+    if not isinstance(x, Tensor) or type(x) is not Tensor or not torch.is_tensor(x):
         raise TypeError("expected a tensor")
+    assert isinstance(x, Tensor)
     return self.fc(self.h(x))
 
 
-def asserts_the_type(self, x):
-    assert type(x) is Tensor, "expected a tensor"
+def wants_another_type(self, x):
+    if not isinstance(x, nn.Parameter):
+        raise TypeError("expected a parameter")
+    return self.fc(self.h(x))
+
+
+def asserts_the_numbers(self, x):
+    assert x.dtype == torch.float32
+    return self.fc(self.h(x))
+
+
+def branches_on_numbers(self, x):
+    if x.is_floating_point():
+        x = x * 2
     return self.fc(self.h(x))
 
 
@@ -144,20 +163,22 @@ CAUSES = {
     ),
     unknown_name: ("it fails by itself (NameError: name 'undefined'", "should fail in the same way"),
     divides_numbers_by_zero: ("it fails by itself (ZeroDivisionError", "should fail in the same way"),
-    length: ("it takes the len() of a tensor", "Write x.shape[0] in place of len(x)"),
+    length: ("it takes the len() of a tensor", "Write x.shape[0] in place of len(x), and x.dim() of len(x.shape)"),
     iterates: ("it iterates over a tensor", "Take it apart into a known number"),
     iterates_over_a_shape: ("it iterates over a tensor, or a shape", "a, b = x.shape[:2]"),
     counts: ("it wants a plain number", "replace loops over a tensor's values"),
     as_float: ("it wants a plain number", "operations on the whole tensor"),
     as_int: ("it wants a plain number", "Leave x.shape[0] as it is"),
     as_index: ("it wants a plain number", "hold fixed sizes as attributes"),
-    as_key: ("it wants a plain number", "hold fixed sizes as attributes"),
+    as_key: ("it looks up a size", "f.__wrapped__"),
+    assigns_a_part: ("it assigns to a part of a tensor", "torch.cat([a, x[:, 1:]], 1)"),
     formats: ("it wants a plain number", "Leave x.shape[0] as it is"),
     to_numpy: ("a NumPy array", "Use torch's operations on the tensor itself"),
     by_numpy: ("a NumPy array", "torch.sqrt(x)"),
     makes_a_tensor: ("it makes a tensor", "x.new_zeros(...)"),
-    checks_the_type: ("it raises an error itself", "Leave out checks of types and values"),
-    asserts_the_type: ("it raises an error itself", "a check of sizes alone is understood"),
+    wants_another_type: ("it raises an error itself", "Leave out checks of types and values"),
+    branches_on_numbers: ("depends on the type, device or gradient", "x.float() and x.to(...) change nothing"),
+    asserts_the_numbers: ("it raises an error itself", "a check of sizes alone is understood"),
     module_in_a_list: ("it calls a module that the model does not hold", "nn.ModuleList"),
     calls_compiled_code: ("it calls a function compiled by torch.jit.script", "Call the Python function"),
     writes_it_down: ("it hands an input to what takes real tensors alone", "move that call in front of the model"),
@@ -384,7 +405,8 @@ def alpha_dropped_by_default(self, x):
 
 
 TAKEN = [
-    with_a_checkpoint, with_sizes_checked, printed, dropped_in_training, dropped_by_nothing, alpha_dropped_by_default
+    checks_the_type, with_a_checkpoint, with_sizes_checked, printed, dropped_in_training, dropped_by_nothing,
+    alpha_dropped_by_default,
 ]  # fmt: skip
 
 REFUSED = {**CAUSES, **OUTPUTS, **RANDOM, **MISTAKES}

@@ -20,7 +20,7 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.c, self.d, self.relu, self.drop = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.ReLU(), nn.Dropout(0.5)
-        self.inner, self.k, self.cache = forward, 1.0, None
+        self.inner, self.k, self.cache, self.called, self.shapes = forward, 1.0, None, [], []
         self.register_buffer("n", torch.ones(1))
 
     def forward(self, x):
@@ -57,6 +57,27 @@ def keeps_a_state(self, x):
     return self.d(self.relu(self.c(x)))
 
 
+def counts_from_nothing(self, x):
+    self.calls = getattr(self, "calls", 0) + 1
+    return self.d(self.relu(self.c(x))) * self.calls
+
+
+def counts_in_a_list(self, x):
+    self.called.append(1)
+    return self.d(self.relu(self.c(x))) * len(self.called)
+
+
+def reads_what_it_has_left(self, x):
+    self.before, x = x, x + getattr(self, "before", 0)
+    return self.d(self.relu(self.c(x)))
+
+
+def leaves_what_it_does_not_read(self, x):
+    self.features = self.relu(self.c(x))
+    self.shapes.append(x.shape)
+    return self.d(self.features)
+
+
 def counts(self, x):
     self.k = self.k * 2
     return self.d(self.relu(self.c(x))) * self.k
@@ -71,7 +92,7 @@ def drops_in_evaluation(self, x):
     "forward",
     [
         clamps_weights, sets_weights, replaces_a_buffer, writes_to_a_buffer, writes_past_versions, keeps_a_state, counts,
-        drops_in_evaluation,
+        counts_from_nothing, counts_in_a_list, reads_what_it_has_left, drops_in_evaluation,
     ],
 )  # fmt: skip
 def test_a_forward_that_changes_its_model_is_refused_and_undone(forward):
@@ -81,6 +102,7 @@ def test_a_forward_that_changes_its_model_is_refused_and_undone(forward):
         casc_core.prepare(model, q=4)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.k == 1.0
+    assert not model.called
     assert model.drop.training
 
 
@@ -94,7 +116,7 @@ def test_a_cache_and_what_only_training_changes_are_no_change():
             self.n.mul_(0.9)
         return self.d(self.relu(self.c(x))) * self.n
 
-    for forward in (caches, averages):
+    for forward in (caches, averages, leaves_what_it_does_not_read):
         ann = casc_core.prepare(Net(forward), q=4).eval()
         assert ann.n == 1
         assert casc_core.verify(casc_core.convert(ann), IMAGES).exact
