@@ -150,17 +150,32 @@ class SpikingModel(nn.Module):
         return logits
 
     @uncaptured
-    def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
+    def simulate(self, *inputs: Any, T: int | None = None, record: Collection[str] = (), **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
+
+        Args:
+            record: what to keep of each neuron, "spikes" or "potentials" or both: the `train` and `potentials` of each layer
+                in `Simulation.spikes`. The batch is then run at once, whatever the memory limit; where potentials are kept,
+                step by step, which takes several times as long and gives the same spikes.
 
         Returns:
             A `Simulation`: readout after each step, steps to silence, spikes of each layer.
 
         Raises:
-            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
+            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps; or nothing that is to be
+                recorded is called so.
             InputError: as for a call.
+
+        >>> import casc_core
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), casc_core.CQReLU(q=2), nn.Linear(1, 1))
+        >>> _ = nn.init.constant_(model[0].weight, 0.75)
+        >>> layer = casc_core.convert(model).simulate(torch.ones(1, 1), record=("spikes", "potentials")).spikes["1"]
+        >>> layer.train.flatten().tolist(), layer.potentials.flatten().tolist()
+        ([0, 1], [0.75, 0.5])
         """
         self.check_steps(T)
+        if record:
+            return self.simulate_recorded(inputs, named, T, _recorder_of(record))
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit)
         simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
@@ -406,6 +421,19 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
+
+
+def _recorder_of(record: Collection[str]) -> Recorder:
+    """A recorder that keeps these.
+
+    Raises:
+        ConfigError: there is nothing of such a name.
+    """
+    known = {"spikes": "keep_trains", "potentials": "keep_potentials"}
+    unknown = [record] if isinstance(record, str) else [each for each in record if each not in known]
+    if unknown:
+        raise ConfigError(f'record names "spikes", "potentials" or both, as in record=("spikes",); got {record!r}')
+    return Recorder(**{known[each]: True for each in record})
 
 
 def _check_readout(output: Any, readout: Readout, run: Run) -> None:

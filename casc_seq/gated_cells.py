@@ -47,9 +47,8 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
         )
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
-        q, gates, last = self.q, slice(2 * self.hidden), slice(2 * self.hidden, None)
-        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
-        reset, update = opened.split(self.hidden, -1)
+        q, (first, second, last) = self.q, self.blocks
+        reset, update = (at.fire(at.currents(rows), at.driven(rows), self.sigmoid, 0) for rows in (first, second))
         products = at.total(at.arriving[..., last], at.driven(last)), at.total(at.recurrent[..., last], self.bias)
         candidate = at.fire(
             at.changes(lambda r, x, c: q * x + r * c, at.total(reset), *products), None, q * self.tanh.double(), -q
@@ -100,12 +99,13 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
         return kernels.GatedWeights.lstm(self.weight, self.sigmoid, self.tanh, state, cell, self.table)
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
-        q, hidden = self.q, self.hidden
-        candidate_rows = slice(2 * hidden, 3 * hidden)
-        gates = [*range(2 * hidden), *range(3 * hidden, 4 * hidden)]
-        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
-        taken, kept, shown = opened.split(hidden, -1)
-        candidate = at.fire(at.currents(candidate_rows), at.driven(candidate_rows), self.tanh, -q)
+        q = self.q
+        taken, kept, candidate, shown = (
+            at.fire(at.currents(rows), at.driven(rows), thresholds, lowest)
+            for rows, thresholds, lowest in zip(
+                self.blocks, (self.sigmoid, self.sigmoid, self.tanh, self.sigmoid), (0, 0, -q, 0), strict=True
+            )
+        )
         totals = at.total(kept), at.total(at.states[1]), at.total(taken), at.total(candidate)
         products = at.changes(lambda f, c, i, g: f * c + i * g, *totals)
         cell = at.fire(products, None, nearest_thresholds(self.cells, q), -self.cells)

@@ -39,6 +39,8 @@ class Run(ABC):
         made: numbers that functions of the inputs have made so far.
         row_counts: by layer, the `signed_counts` that a kernel took of its train while it fired; None: they are not asked
             for.
+        potentials: where they are recorded, the membrane potentials `[steps, *shape]` of each population that has fired
+            and whose operation has not taken them yet; None: they are not.
     """
 
     total: int
@@ -52,8 +54,11 @@ class Run(ABC):
         self.room = LEAST_ROOM
         self.made = 0
         self.row_counts: dict[str, tuple[Tensor, Tensor]] | None = None
+        self.potentials: list[Tensor] | None = None
         if recorder is not None and recorder.keep_activity:
             self.row_counts = {}
+        if recorder is not None and recorder.keep_potentials:
+            self.potentials = []
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -101,6 +106,10 @@ class Run(ABC):
         `dtype` is what `potential_dtype` gives, `potential` what `initial_potential` does; the train of spikes is cut
         where it ends. Thresholds by level are exact in that type, as their products with their scale are.
         """
+
+    def taken_potential(self) -> Tensor | None:
+        """The membrane potential after each step `[steps, *shape]` of the population that fired last; None: no record."""
+        return self.potentials.pop() if self.potentials else None
 
     def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
         """The membrane potential before the first step, float64, which broadcasts against the population; None: zero.

@@ -53,7 +53,8 @@ class Fire(Op):
         self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        return Signal(self._spikes(run, signal), None, None, self.spike_bound(run))
+        spikes = self._spikes(run, signal)
+        return Signal(spikes, None, None, self.spike_bound(run), potential=run.taken_potential())
 
     def spike_bound(self, run: Run) -> float:
         """The largest count, for each that a neuron may have by the wake steps."""
@@ -154,7 +155,7 @@ class Fire(Op):
         # Neuron by neuron in the order in which they lie in memory.
         like = train if len(train) or drive is None else drive.unsqueeze(0)
         order = memory_order(like)
-        if order is None or order[0] != 0:
+        if order is None or order[0] != 0 or run.potentials is not None:
             return run.fire(train, drive, threshold, dtype, potential)
         inner = tuple(dim - 1 for dim in order[1:])
         drive = None if drive is None else drive.permute(inner)
