@@ -32,6 +32,8 @@ from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
+from casc_core.export.folder import write as write_integers
+from casc_core.export.golden import golden
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
@@ -327,6 +329,42 @@ class SpikingModel(nn.Module):
         self.require_unchanged()
         write(self.network, folder)
 
+    def export(self, folder: str | Path, inputs: Any, T: int | None = None, hex: bool = False) -> None:
+        """Write the network's integers to `folder`, and golden traces of some samples to test hardware against.
+
+        `integers.json` (its schema: `casc_core/export/integers.schema.json`) says what each layer computes and in which
+        order; `integers.safetensors` has weights, thresholds and whatever else is the same for all samples,
+        `traces.safetensors` the inputs, first-layer drives, spikes, potentials and readouts of each sample at each step.
+        Whole or not at all; an earlier export there is replaced. See docs/export.md.
+
+        Args:
+            inputs: samples, as for a call: a tensor, a tuple of tensors, or a dict by argument.
+            T: steps to simulate; None: until the last sample is silent.
+            hex: every tensor also as a file for Verilog's `$readmemh`.
+
+        Raises:
+            ConversionError: an operation has no integer form; ExactnessError: a number is no finite integer.
+            ConfigError: the neuron is neither CIF nor IF; or the schedule never sleeps, and T is None.
+            InputError: samples that do not fit the network or each other.
+            StorageError: the folder cannot be written, or holds something that is not an export.
+        """
+        self.require_unchanged()
+        self.check_steps(T)
+        given, named = _arguments_of(inputs)
+        program, arguments = self._bound(given, named)
+        run = self._spiking_run(T, None)
+        whole = self._splitter(program).followed(arguments, run)
+        if whole.why_not is not None:
+            raise InputError(f"samples are exported one by one, and these cannot be taken apart: {whole.why_not}")
+
+        def simulate(sample: Mapping[str, Any], recorder: Recorder) -> Simulation:
+            return self.simulate_recorded((), sample, T, recorder)
+
+        samples = Parts(arguments, whole, whole.samples)
+        found = golden(self.settings, program, samples, simulate, run.wake_weights(T))
+        by_inputs = [name for name in program.returned.names if name not in program.returned.readouts]
+        write_integers(found, self.settings, by_inputs, folder, hex)
+
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")
 
@@ -421,6 +459,13 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
+
+
+def _arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs by position and by name."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
 def _recorder_of(record: Collection[str]) -> Recorder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from casc_core.schedule import LARGEST_STEPS
 # What every narrow type of a run rests on: a count, and the sum of any neuron's spikes, fits int16; a step's spikes int8.
 LARGEST_TOTAL = 2**15 - 1
 LEAST_ROOM = 2**24
+
+RunT = TypeVar("RunT", bound="Run")
 
 
 class Run(ABC):
@@ -80,7 +82,7 @@ class Run(ABC):
         """The step at which it is cut; None: it is not."""
         return None
 
-    def binned(self, steps: int) -> Run:
+    def binned(self: RunT, steps: int) -> RunT:
         """The same in bins of so many steps."""
         binned = copy(self)
         binned.steps_at_once = self.steps_at_once * steps
@@ -120,6 +122,13 @@ class Run(ABC):
         """
         return own
 
+    def most_held(self, reach: float, begins: float, exponent: int) -> float | None:
+        """Within how much `held` holds a drive; None: it does not."""
+        if not isinstance(self.numerics, AsTrained):
+            return None
+        unit = math.ldexp(1.0, exponent)
+        return math.ceil(((self.total + 2) * reach + begins) / unit) * unit
+
     def held(self, drive: Tensor, reach: float, begins: float, exponent: int) -> Tensor:
         """A drive on the grid `2**exponent`, held where it is so large that nothing else can change what its neurons do.
 
@@ -133,10 +142,9 @@ class Run(ABC):
         Raises:
             InputError: it is not finite.
         """
-        if not isinstance(self.numerics, AsTrained):
+        most = self.most_held(reach, begins, exponent)
+        if most is None:
             return drive
-        unit = math.ldexp(1.0, exponent)
-        most = math.ceil(((self.total + 2) * reach + begins) / unit) * unit
         each = without_repeats(drive)
         strongest = largest(each)
         if not math.isfinite(strongest):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,6 +26,7 @@ class Recorder:
     `potentials`, membrane potentials after each step, if `keep_potentials`.
 
     Attributes:
+        watch: called with the run, each step of the program, its operation, the arguments and the result; None: nothing is.
         samples, whose: how many samples there are, and where they are in each layer, by the step that gives it.
     """
 
@@ -34,6 +35,7 @@ class Recorder:
     keep_trains: bool = False
     keep_potentials: bool = False
     agreement_with: Agreement | None = None
+    watch: Callable[..., None] | None = None
     samples: int = 1
     whose: Mapping[str, Samples] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)

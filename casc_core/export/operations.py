@@ -1,0 +1,397 @@
+"""The engine's operations as nodes, but for populations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from casc_core.engine.leaves import map_leaves
+from casc_core.engine.ops import (
+    AdaptiveAveragePool,
+    AdaptiveMaxPool,
+    Add,
+    AffineMap,
+    Attribute,
+    Bin,
+    Constant,
+    Convolution,
+    Convolution3d,
+    Embed,
+    Encode,
+    Interpolate,
+    Linear,
+    Max,
+    MaxPool,
+    Multiply,
+    Op,
+    Pick,
+    PoolAt,
+    RequireFeatures,
+    Round,
+    Scale,
+    Silence,
+    Sum,
+    TimesInput,
+    Unbin,
+    as_integers,
+    dims_of,
+)
+from casc_core.engine.ops import Call as Function
+from casc_core.engine.ops.affine import aligned
+from casc_core.engine.ops.pooling import Average, AveragePool
+from casc_core.engine.products.pooling_windows import Window, adaptive, per_dimension
+from casc_core.export.graph import Called, Plain, Value, depends, ones_like
+from casc_core.export.integer_form import integer_form
+from casc_core.export.integers import Array, bits_of, finest_exponent, magnitude_units, units
+from casc_core.numerics import AsTrained
+
+
+@integer_form.register(Function)
+@integer_form.register(Attribute)
+@integer_form.register(Constant)
+def _plain(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
+    of_inputs = depends((args, kwargs))
+    return map_leaves(call.result, lambda leaf: Plain(leaf, of_inputs and isinstance(leaf, Tensor)))
+
+
+@integer_form.register
+def _encode(op: Encode, call: Called, value: Any) -> Value:
+    drive = call.result.drive
+    exponent = op.settings["exponent"]
+    origin = {"input": call.graph.kept_real("input", drive)} if depends(value) else None
+    return Value(None, 0, call.result, depends(value), exponent, origin)
+
+
+@integer_form.register(Embed)
+@integer_form.register(Silence)
+def _without_train(op: Op, call: Called, value: Any) -> Value:
+    grid = call.graph.weights.of(op, "table", lambda: op.table)[1] if isinstance(op, Embed) else None
+    return Value(None, 0, call.result, depends(value), grid)
+
+
+@integer_form.register
+def _round(op: Round, call: Called, value: Value) -> Value:
+    return replace(value, signal=call.result, drive_exponent=op.settings["exponent"], origin=None)
+
+
+@integer_form.register(RequireFeatures)
+@integer_form.register(Unbin)
+def _as_it_is(op: Op, call: Called, value: Value) -> Value:
+    return replace(value, signal=call.result)
+
+
+@integer_form.register
+def _bin(op: Bin, call: Called, value: Value) -> Value:
+    if value.node is None or call.result.period == 1:
+        return replace(value, signal=call.result)
+    return replace(value, node=call.node("bin", [value.node], value.exponent, period=call.result.period)[0], signal=call.result)
+
+
+@integer_form.register
+def _pick(op: Pick, call: Called, values: Sequence[Value]) -> Value:
+    return values[op.settings["index"]]
+
+
+@integer_form.register(Linear)
+@integer_form.register(Convolution)
+@integer_form.register(Convolution3d)
+def _affine(op: AffineMap, call: Called, value: Value) -> Value:
+    kind, fields = ("linear", {}) if isinstance(op, Linear) else ("convolution", _geometry(op))
+    grid = op.settings["drive_exponent"]
+    if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None:
+        grid = None
+    origin = _map_of_input(op, call, value, kind, fields)
+    result = call.value(None, 0, value, drive_exponent=grid, origin=origin)
+    if value.node is None or op.weight is None:
+        return result
+    weight = op.weight
+    name, own = call.graph.tensor(op, "weight", lambda: _natural(op, weight))
+    node, exponent = _spread(op, call, value), value.exponent + own
+    if not op.settings["rounds"]:
+        made = call.node(kind, [node], exponent, weight=name, **fields)
+        call.graph.bits[made[0]] = {"sum": _sum_bits(call, exponent)}
+        return replace(result, node=made[0], exponent=exponent)
+    rounds, out = call.rounds(exponent, op.settings["exponent"], _limit(op, call))
+    made = call.node(kind, [node], out, weight=name, rounds=rounds, **fields)
+    totals = value.signal.bound * call.run.total * float(weight.double().abs().flatten(1).sum(1).max())
+    call.graph.bits[made[0]] = {"sum": bits_of(magnitude_units(totals, exponent))}
+    return replace(result, node=made[0], exponent=out)
+
+
+def _sum_bits(call: Called, exponent: int) -> int:
+    """Bits that are proven to hold what a map gives at one step, and the sums on the way to it."""
+    return bits_of(math.ceil(magnitude_units(call.result.bound * call.run.peak, exponent)))
+
+
+def _limit(op: AffineMap, call: Called) -> int | None:
+    held, exponent = op.settings["held"], op.settings["exponent"]
+    return None if held is None else math.ceil(math.ldexp(held * (call.run.total + 2), -exponent))
+
+
+def _map_of_input(op: AffineMap, call: Called, value: Value, kind: str, fields: dict[str, Any]) -> Any:
+    """How its drive is made of an input that it reads directly; None: it reads none, or something else besides."""
+    plain_padding = not isinstance(op, Convolution) or not op.is_spread
+    if value.origin is None or "weight" in value.origin or op.fine is None or value.signal.divisor is not None:
+        return None
+    if not plain_padding:
+        return None
+    fine, bias = op.fine, op.bias
+    weight, exponent = call.graph.tensor(op, "fine", lambda: _natural(op, fine))
+    origin = {**value.origin, "kind": kind, "weight": weight, "weight_exponent": exponent, **fields}
+    is_rounded = not isinstance(call.run.numerics, AsTrained)
+    origin |= {"rounds_to": op.settings["drive_exponent"] if is_rounded else None, "bias": None, "bias_exponent": 0}
+    if bias is not None:
+        origin["bias"], origin["bias_exponent"] = call.graph.tensor(op, "bias", lambda: bias)
+    return origin
+
+
+def _natural(op: AffineMap, weight: Tensor) -> Tensor:
+    """Weights with as many dimensions as the convolution moves over."""
+    return weight.squeeze(2) if isinstance(op, Convolution) and op.settings["dims"] == 1 else weight
+
+
+def _geometry(op: AffineMap) -> dict[str, Any]:
+    given = op.settings
+    dims = given["dims"] if isinstance(op, Convolution) else 3
+    padding = [[0, 0]] * dims
+    if not (isinstance(op, Convolution) and op.is_spread):
+        around = given["padding"][-2 * dims :]
+        padding = [list(around[start : start + 2]) for start in range(0, len(around), 2)]
+    if isinstance(op, Convolution) and op.is_spread and not op.is_cut:
+        around = given["padding"][-2 * dims :]
+        padding = [list(around[start : start + 2]) for start in range(0, len(around), 2)]
+    return {
+        "stride": list(given["stride"][-dims:]), "padding": padding, "dilation": list(given["dilation"][-dims:]),
+        "groups": given["groups"],
+    }  # fmt: skip
+
+
+def _spread(op: AffineMap, call: Called, value: Value) -> str:
+    """The node that a convolution slides over: of a transposed one, with zeros between the entries."""
+    assert value.node is not None
+    if not isinstance(op, Convolution) or not op.is_spread:
+        return value.node
+    shape = value.signal.shape
+    numbers = torch.arange(1, shape.numel() + 1, dtype=torch.float64).reshape(shape)
+    place = op.spread(numbers).long().numpy() - 1
+    node, _ = call.gathered([(value.node, value.exponent)], place[..., None], place.shape, False)
+    return node
+
+
+@integer_form.register
+def _scale(op: Scale, call: Called, value: Value) -> Value:
+    grid = None if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None else op.settings["drive_exponent"]
+    result = call.value(None, 0, value, drive_exponent=grid)
+    if value.node is None:
+        return result
+    _, (factor,) = aligned(value.signal, op.settings["axis"], op.factor)
+    if op.settings["grids"] is None:
+        node = call.scaled((value.node, value.exponent), factor, call.result.shape, False)
+        return replace(result, node=node[0], exponent=node[1])
+    own = finest_exponent(factor)
+    kept = call.graph.constant(f"{call.name}.factor", units(factor, own, "a factor"))
+    rounds, out = call.rounds(value.exponent + own, op.settings["grids"][1])
+    node = call.node("scale", [value.node], out, factor=kept, rounds=rounds)
+    return replace(result, node=node[0], exponent=node[1])
+
+
+@integer_form.register
+def _add(op: Add, call: Called, a: Value, b: Value) -> Value:
+    result = call.value(None, 0, a, b)
+    one, other = (ones_like(each.signal) for each in (a, b))
+    factors = [each.train[0] for each in one.with_common_divisor(other)]
+    read = []
+    for each, factor in zip((a, b), factors, strict=True):
+        if each.node is not None:
+            scaled = call.scaled((each.node, each.exponent), factor, factor.shape, result.of_inputs)
+            read.append((scaled, factor.shape))
+    if not read:
+        return result
+    node, exponent = call.sum([each for each, _ in read], call.result.shape)
+    return replace(result, node=node, exponent=exponent)
+
+
+@integer_form.register
+def _times(op: TimesInput, call: Called, value: Value, factor: Any) -> Value:
+    result = call.value(None, 0, value, factor)
+    if value.node is None:
+        return result
+    numbers = as_integers(call.args[1], "multiplied", value.signal)
+    node = call.scaled((value.node, value.exponent), numbers, call.result.shape, depends(factor))
+    return replace(result, node=node[0], exponent=node[1])
+
+
+@integer_form.register
+def _multiply(op: Multiply, call: Called, a: Value, b: Value) -> Value:
+    read = [call.driven(each) for each in (a, b)]
+    if None in read:
+        return call.value(None, 0)
+    (one, by_one), (other, by_other) = (each for each in read if each is not None)
+    exponent, arriving = by_one + by_other, op.settings["arriving"]
+    rounds, out = (None, exponent) if arriving is None else call.rounds(exponent, op.settings["exponent"])
+    node, _ = call.node("product", [one, other], out, rounds=rounds)
+    return Value(node, out, call.result, depends((a, b)) and call.result.divisor is not None)
+
+
+@integer_form.register
+def _sum(op: Sum, call: Called, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    dims = dims_of(value.signal.shape, plain_dims(dim))
+    counts = torch.tensor(float(math.prod(value.signal.shape[each] for each in dims)))
+    return _summed(call, value, reduced(value.signal.shape, dims), None, op.settings["grids"], counts)
+
+
+@integer_form.register(AveragePool)
+@integer_form.register(AdaptiveAveragePool)
+def _average(op: Average, call: Called, value: Value, outputs: Any = None) -> Value:
+    if outputs is not None:
+        op = AdaptiveAveragePool(op.settings["name"], per_dimension(plain_dims(outputs), op.dims), op.settings["grids"])
+    size = tuple(value.signal.shape[-op.dims :])
+    counts = op.counts(size)
+    factor = None
+    if op.divides and op.settings["grids"] is None:
+        factor = math.lcm(*counts.unique().tolist()) // counts
+    if isinstance(op, AveragePool):
+        lines = [windows(window, each) for window, each in zip(op.windows, size, strict=True)]
+    else:
+        lines = [parts(each, count or each) for each, count in zip(size, op.settings["outputs"], strict=True)]
+    return _summed(call, value, along(value.signal.shape, lines), factor, op.settings["grids"], counts)
+
+
+@integer_form.register
+def _pool_at(op: PoolAt, call: Called, value: Value, kernel: Any, stride: Any = None) -> Any:
+    given = (plain_dims(each) for each in (kernel, stride))
+    pool = op.pool(*given)
+    return integer_form(pool, replace(call, op=pool), value)
+
+
+@integer_form.register
+def _interpolate(op: Interpolate, call: Called, value: Value, size: Any = None) -> Value:
+    lines = op.lines(value.signal.shape[2:], call.result.shape[2:])
+    index = along(value.signal.shape, [torch.stack([each.low, each.high], 1).numpy() for each in lines])
+    weights = np.ones((1,), dtype=np.int64)
+    for each in lines:
+        own = torch.stack([each.below, each.above], 1).numpy()
+        weights = (weights[..., None, :, None] * own[:, None, :]).reshape(*weights.shape[:-1], len(own), -1)
+    name = call.graph.constant(f"{call.name}.weights", weights[None, None])
+    result = call.value(None, 0, value)
+    if value.node is None:
+        return result
+    node = call.gathered([(value.node, value.exponent)], index, call.result.shape, False, weights=name)
+    return replace(result, node=node[0], exponent=node[1])
+
+
+@integer_form.register
+def _max_pool(op: MaxPool, call: Called, value: Value) -> Value:
+    size = value.signal.shape[-len(op.windows) :]
+    lines = [windows(window, each) for window, each in zip(op.windows, size, strict=True)]
+    return _largest(call, value, along(value.signal.shape, lines))
+
+
+@integer_form.register
+def _adaptive_max_pool(op: AdaptiveMaxPool, call: Called, value: Value, outputs: Any = None) -> Value:
+    given = op.settings["outputs"] if outputs is None else per_dimension(plain_dims(outputs), len(op.settings["outputs"]))
+    size = value.signal.shape[-len(given) :]
+    lines = [parts(each, count or each) for each, count in zip(size, given, strict=True)]
+    return _largest(call, value, along(value.signal.shape, lines))
+
+
+@integer_form.register
+def _max(op: Max, call: Called, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    shape = value.signal.shape
+    return _largest(call, value, reduced(shape, dims_of(shape, plain_dims(dim))))
+
+
+def _summed(
+    call: Called, value: Value, index: Array, factor: Tensor | None, grids: Sequence[int] | None, counts: Tensor
+) -> Value:
+    """Sums of entries, times a factor for each, or means rounded to a grid."""
+    result, shape = call.value(None, 0, value), call.result.shape
+    if value.node is None:
+        return result
+    read = [(value.node, value.exponent)]
+    index = index.reshape(*shape, index.shape[-1])
+    if grids is not None:
+        rounds, out = call.rounds(value.exponent, grids[1])
+        rounds["divisor"] = call.graph.constant(f"{call.name}.counts", units(counts, 0, "counts"))
+        node, _ = call.gathered(read, index, shape, False, rounds=rounds)
+        return replace(result, node=node, exponent=out)
+    node = call.gathered(read, index, shape, False)
+    if factor is not None:
+        node = call.scaled(node, factor.double(), shape, False)
+    return replace(result, node=node[0], exponent=node[1])
+
+
+def _largest(call: Called, value: Value, index: Array) -> Value:
+    """The running maximum of entries."""
+    driven = call.driven(value)
+    if driven is None:
+        return call.value(None, 0, value)
+    index = index.reshape(*call.result.shape, index.shape[-1])
+    kept = call.graph.constant(f"{call.name}.index", index)
+    node, exponent = call.node("max", [driven[0]], driven[1], index=kept)
+    return Value(node, exponent, call.result, value.of_inputs and call.result.divisor is not None)
+
+
+def plain_dims(value: Any) -> Any:
+    """An argument of numbers, as the operation was called with it."""
+    return map_leaves(value, lambda leaf: leaf.value if isinstance(leaf, Plain) else leaf)
+
+
+def reduced(shape: torch.Size, dims: Sequence[int]) -> Array:
+    """`[..., entries]`: for each entry of a reduction over these dimensions, the places of those that it is of.
+
+    >>> reduced(torch.Size([2, 3]), [-2]).tolist()
+    [[0, 3], [1, 4], [2, 5]]
+    """
+    numbers = np.arange(shape.numel()).reshape(tuple(shape))
+    kept = [dim for dim in range(-len(shape), 0) if dim not in dims]
+    moved = numbers.transpose([dim % len(shape) for dim in (*kept, *dims)])
+    return moved.reshape(*(shape[dim] for dim in kept), -1)
+
+
+def along(shape: torch.Size, lines: Sequence[Array]) -> Array:
+    """`[*outer, *windows, entries]`: the places that windows of the last dimensions are of, -1 for padding.
+
+    Args:
+        lines: for each of these dimensions `[windows, entries]`, likewise.
+
+    >>> along(torch.Size([2, 3]), [np.asarray([[-1, 0], [1, 2]])]).tolist()
+    [[[-1, 0], [1, 2]], [[-1, 3], [4, 5]]]
+    """
+    outer = shape[: len(shape) - len(lines)]
+    places = np.zeros((1,), dtype=np.int64)
+    known = np.ones((1,), dtype=bool)
+    for size, line in zip(shape[len(outer) :], lines, strict=True):
+        places = (places[..., None, :, None] * size + line[:, None, :]).reshape(*places.shape[:-1], len(line), -1)
+        known = (known[..., None, :, None] & (line >= 0)[:, None, :]).reshape(places.shape)
+    inner = math.prod(shape[len(outer) :])
+    starts = (np.arange(outer.numel()) * inner).reshape(*outer, *[1] * places.ndim)
+    return np.where(known, places + starts, -1)
+
+
+def windows(window: Window, size: int) -> Array:
+    """`[windows, kernel]`: the places of each window, -1 for padding.
+
+    >>> windows(Window(3, 2, padding=1), 4).tolist()
+    [[-1, 0, 1], [1, 2, 3]]
+    """
+    first = np.arange(window.outputs(size))[:, None] * window.stride - window.padding
+    read = first + np.arange(window.kernel) * window.dilation
+    return np.where((read >= 0) & (read < size), read, -1)
+
+
+def parts(size: int, count: int) -> Array:
+    """`[count, longest]`: the places of each part of adaptive pooling, -1 behind its end.
+
+    >>> parts(5, 3).tolist()
+    [[0, 1, -1], [1, 2, 3], [3, 4, -1]]
+    """
+    spans = adaptive(size, count)
+    longest = max(last - first for first, last in spans)
+    return np.asarray([[first + k if first + k < last else -1 for k in range(longest)] for first, last in spans])
