@@ -158,6 +158,8 @@ def _together(found: Sequence[Sample], steps: int, awake: list[int]) -> Golden:
         exponents[name] = min(map(finest_exponent, numbers))
         whole = [units(each, exponents[name], name) for each in numbers]
         (traces if name in by_sample else constants)[name] = np.stack(whole) if name in by_sample else whole[0]
+    for output in found[0].outputs:
+        output["drive_exponent"] = exponents.get(output["drive"], 0)
     layers = {}
     for node, shape in populations:
         spikes, potentials = (_recorded(found, node, shape, steps, kept) for kept in (True, False))
@@ -246,14 +248,13 @@ def _work(operations: Sequence[Tensor], steps: int) -> dict[str, Any]:
 def _charged(node: Mapping[str, Any], own: Mapping[str, Array], spikes: Array, potentials: Array) -> tuple[Array, Array]:
     """Potentials before the reset, and what has been received at each step, of one sample."""
     begins = 0 if node["potential"] is None else own[node["potential"]]
-    if "threshold" in node:
-        reset = spikes * own[node["threshold"]]
-    else:
-        totals = np.concatenate([[0], own[node["thresholds"]]])
-        scale = 1 if node["scale"] is None else own[node["scale"]]
-        counts = np.concatenate([np.zeros_like(spikes[:1]), np.cumsum(spikes, 0)]) - node["count"][0]
-        reached = totals[counts.astype(np.int64)] * scale
-        reset, begins = reached[1:] - reached[:-1], begins - reached[0]
+    threshold = 1 if node["threshold"] is None else own[node["threshold"]]
+    lowest, highest = node["count"]
+    levels = np.arange(1, highest + 1) if node["levels"] is None else own[node["levels"]]
+    totals = np.concatenate([[0], levels])
+    counts = np.concatenate([np.zeros_like(spikes[:1]), np.cumsum(spikes, 0)]) - lowest
+    reached = totals[counts] * threshold
+    reset, begins = reached[1:] - reached[:-1], begins - reached[0]
     charged = potentials + reset
     before = np.concatenate([np.broadcast_to(begins, potentials[:1].shape), potentials[:-1]])
     return charged, charged - before

@@ -214,10 +214,10 @@ class Called:
         exponent = min(each for _, each in read)
         shifts = [each - exponent for _, each in read]
         nodes = [node for node, _ in read]
-        place: str | None = None
-        if not (np.array_equal(index.reshape(-1), np.arange(index.size)) and len(read) == 1):
-            place = self.graph.kept(f"{self.name}.index", index, of_inputs)
-        return self.node("gather", nodes, exponent, shape, shifts=shifts, index=place, **fields)
+        if len(read) == index.shape[-1] == 1 and np.array_equal(index.reshape(-1), np.arange(index.size)):
+            return self.node("reshape", nodes, exponent, shape)
+        place = self.graph.kept(f"{self.name}.index", index, of_inputs)
+        return self.node("gather", nodes, exponent, shape, shifts=shifts, index=place, **{"weights": None, **fields})
 
     def rounds(self, exponent: int, to: int, limit: int | None = None) -> tuple[dict[str, Any], int]:
         """Fields of a running function of totals in units of `2**exponent` that is rounded to units of `2**to`."""

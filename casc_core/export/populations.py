@@ -37,12 +37,12 @@ def neuron_fields(
     if isinstance(threshold, LevelThresholds):
         scaled = isinstance(threshold.scale, Tensor) or threshold.scale != 1.0
         fields |= {
-            "thresholds": kept("thresholds", threshold.values),
-            "scale": kept("scale", threshold.scale, 0) if scaled else None,
+            "threshold": kept("threshold", threshold.scale, 0) if scaled else None,
+            "levels": call.graph.constant(f"{name}.levels", units(threshold.values, exponent, f"{name}: levels")),
             "count": [threshold.lowest, threshold.highest],
         }
     else:
-        fields |= {"threshold": kept("threshold", threshold), "count": [0, call.run.total]}
+        fields |= {"threshold": kept("threshold", threshold), "levels": None, "count": [0, call.run.total]}
     return fields | {"potential": None if potential is None else kept("potential", potential)}
 
 
