@@ -36,6 +36,7 @@ from casc_seq.classifier import Standardise
 from casc_seq.gated import GatedLayers
 from casc_seq.gated_populations import EmittedPopulation, GatedNode
 from casc_seq.gru import GRU
+from casc_seq.integer_forms import integer_form
 from casc_seq.layers import RecurrentLayers
 from casc_seq.lstm import LSTM
 from casc_seq.recurrence import LastState, Recurrence, recurrent_grid

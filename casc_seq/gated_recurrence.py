@@ -132,6 +132,23 @@ class GatedRecurrence(Op, abstract=True):
     def forward(
         self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
     ) -> tuple[Signal, ...]:
+        received = self.received(run, current, start, row, lengths)
+        emitted = self._compiled(run, *received)
+        potentials: list[Tensor] | list[Tensor | None] = [None] * len(self.ranges)
+        if emitted is None:
+            emitted, potentials = self._by_visits(run, *received)
+        if not self.settings["batch_first"]:
+            emitted = [train.transpose(1, 2) for train in emitted]
+            potentials = [None if after is None else after.transpose(1, 2) for after in potentials]
+        return tuple(
+            Signal(train, None, None, float(highest), potential=after)
+            for train, after, (_, highest) in zip(emitted, potentials, self.ranges, strict=True)
+        )
+
+    def received(
+        self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
+    ) -> tuple[Signal, list[Tensor], Tensor | None]:
+        """The input current, its drive on the grid; the initial states in levels, `[B, hidden]` each; checked lengths."""
         name, exponent = self.settings["name"], self.settings["exponent"]
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
@@ -145,18 +162,7 @@ class GatedRecurrence(Op, abstract=True):
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
         initial = self._initial(start, row, batch, current.device)
-        current = self._held(run, current)
-        emitted = self._compiled(run, current, initial, lengths)
-        potentials: list[Tensor] | list[None] = [None] * len(self.ranges)
-        if emitted is None:
-            emitted, potentials = self._by_visits(run, current, initial, lengths)
-        if batch_axis == 1:
-            emitted = [train.transpose(1, 2) for train in emitted]
-            potentials = [None if after is None else after.transpose(1, 2) for after in potentials]
-        return tuple(
-            Signal(train, None, None, float(highest), potential=after)
-            for train, after, (_, highest) in zip(emitted, potentials, self.ranges, strict=True)
-        )
+        return self._held(run, current), initial, lengths
 
     def _held(self, run: Run, current: Signal) -> Signal:
         """The current, its drive on the grid; a table's rows are, and are as large as was expected."""

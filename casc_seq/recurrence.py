@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,22 @@ from casc_seq.rows import check_lengths, time_order
 from casc_seq.train_lengths import TrainLengths
 
 _EACH = Numbers(((), ("hidden",)), optional=True)
+
+
+class Received(NamedTuple):
+    """What a recurrent population receives besides its own spikes.
+
+    Attributes:
+        current: its drive on the grid of the potential.
+        initial: the current of the initial state `[B, hidden]`, at the first position visited, at each wake step; or None.
+        lengths: of the texts, checked; or None.
+        potential: before the first step; None: zero.
+    """
+
+    current: Signal
+    initial: Tensor | None
+    lengths: Tensor | None
+    potential: Tensor | None
 
 
 class Recurrence(Op, saved_as="Recurrence"):
@@ -97,6 +113,22 @@ class Recurrence(Op, saved_as="Recurrence"):
     def forward(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
     ) -> Signal:
+        received = self.received(run, current, start, row, lengths)
+        spikes, after = self._compiled(run, *received), None
+        if spikes is None:
+            train, after = self._by_visits(run, *received)
+        else:
+            train = spikes.train
+            if run.row_counts is not None and spikes.tallied is not None:
+                positive, negative = spikes.tallied
+                run.row_counts[self.settings["name"]] = self._as_called(positive), self._as_called(negative)
+        after = None if after is None else self._as_called(after)
+        return Signal(self._as_called(train), None, None, 1.0, potential=after)
+
+    def received(
+        self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
+    ) -> Received:
+        """What the neurons of all positions receive, besides each other's spikes, as they do in this run."""
         name = self.settings["name"]
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
@@ -114,17 +146,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         exponent = self.settings["exponent"]
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
         potential = run.initial_potential(charge, self.settings["threshold"], exponent)
-        driven = self._held(run, driven, initial, potential)
-        spikes, after = self._compiled(run, driven, initial, lengths, potential), None
-        if spikes is None:
-            train, after = self._by_visits(run, driven, initial, lengths, potential)
-        else:
-            train = spikes.train
-            if run.row_counts is not None and spikes.tallied is not None:
-                positive, negative = spikes.tallied
-                run.row_counts[name] = self._as_called(positive), self._as_called(negative)
-        after = None if after is None else self._as_called(after)
-        return Signal(self._as_called(train), None, None, 1.0, potential=after)
+        return Received(self._held(run, driven, initial, potential), initial, lengths, potential)
 
     def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
         """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""

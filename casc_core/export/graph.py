@@ -6,7 +6,9 @@ on a sample (`casc_core.export.integer_form`); whatever the inputs alone decide 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +77,7 @@ class Graph:
         constants: integers that are the same for all samples, by name. own: those of this sample.
         real: numbers of this sample, float64, for which no grid is known before all samples are.
         values: what is known of each value of the program, by name.
+        unnamed: nodes of populations whose layer is not known yet, by the node that gives their spikes outside.
         bits: by node, how many are proven to hold what it computes, its drive being that of this sample.
         total: the largest spike count. wake_steps: how many there are in the run.
     """
@@ -86,6 +89,7 @@ class Graph:
         self.own: dict[str, Array] = {}
         self.real: dict[str, Tensor] = {}
         self.values: dict[str, Any] = {}
+        self.unnamed: dict[str, dict[str, Any]] = {}
         self.bits: dict[str, dict[str, int]] = {}
         self._shared: dict[tuple[int, str], str] = {}
         self._count = 0
@@ -125,19 +129,27 @@ class Graph:
         self.real[unique] = values
         return unique
 
+    def is_all_of(self, nodes: Sequence[str], index: Array) -> bool:
+        """Whether these places are all entries of a single node, in their order."""
+        sizes = {node["name"]: math.prod(node["shape"]) for node in self.nodes}
+        whole = len(nodes) == 1 and sizes.get(nodes[0]) == index.size
+        return whole and bool((index.reshape(-1) == np.arange(index.size)).all())
+
+    @contextmanager
+    def body(self) -> Iterator[list[dict[str, Any]]]:
+        """Within the block, nodes are added to a list of their own: those of one position of a recurrence."""
+        outside, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outside
+
     def add(self, kind: str, read: Sequence[str], shape: Sequence[int], exponent: int, **fields: Any) -> str:
         """The name of a new node."""
-        node = self.made(kind, read, shape, exponent, **fields)
-        self.nodes.append(node)
-        return str(node["name"])
-
-    def made(self, kind: str, read: Sequence[str], shape: Sequence[int], exponent: int, **fields: Any) -> dict[str, Any]:
-        """A new node that stands nowhere yet."""
         self._count += 1
-        return {
-            "name": f"n{self._count}", "kind": kind, "read": list(read), "shape": list(shape), "exponent": exponent,
-            **fields,
-        }  # fmt: skip
+        node = {"name": f"n{self._count}", "kind": kind, "read": list(read), "shape": list(shape), "exponent": exponent}
+        self.nodes.append(node | fields)
+        return str(node["name"])
 
 
 @dataclass(frozen=True)
@@ -191,6 +203,8 @@ class Called:
             return arriving
         if exponent is None:
             exponent = finest_exponent(drive) if value.drive_exponent is None else value.drive_exponent
+        if arriving is not None and bool(torch.isneginf(drive).any()):  # which no shift is to make larger
+            exponent = min(exponent, value.exponent)
         source = self.drive(drive, exponent, value.of_inputs, **fields)
         return source if arriving is None else self.sum([arriving, source], drive.shape)
 
@@ -214,7 +228,7 @@ class Called:
         exponent = min(each for _, each in read)
         shifts = [each - exponent for _, each in read]
         nodes = [node for node, _ in read]
-        if len(read) == index.shape[-1] == 1 and np.array_equal(index.reshape(-1), np.arange(index.size)):
+        if not of_inputs and index.shape[-1] == 1 and self.graph.is_all_of(nodes, index):
             return self.node("reshape", nodes, exponent, shape)
         place = self.graph.kept(f"{self.name}.index", index, of_inputs)
         return self.node("gather", nodes, exponent, shape, shifts=shifts, index=place, **{"weights": None, **fields})
@@ -225,9 +239,9 @@ class Called:
 
     def scaled(self, node: tuple[str, int], factor: Tensor, shape: Sequence[int], of_inputs: bool) -> tuple[str, int]:
         """A node times a factor, entry by entry."""
-        if bool((factor == 1).all()):
+        if not of_inputs and bool((factor == 1).all()):
             return node
-        exponent = finest_exponent(factor)
+        exponent = 0 if of_inputs else finest_exponent(factor)  # those of inputs are whole numbers
         numbers = units(without_repeats(factor), exponent, f"{self.name}: a factor")
         kept = self.graph.kept(f"{self.name}.factor", numbers, of_inputs)
         return self.node("scale", [node[0]], node[1] + exponent, shape, factor=kept)

@@ -79,6 +79,7 @@ def moved(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
     numbers, factors, of_inputs = run(numbered), run(counted), depends((args, kwargs))
     grid = call.value(None, 0, *read).drive_exponent
     of_values = depends([leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Plain)])
+    brings_divisors = len(read) > 1 and any(each.signal.divisor is not None for each in read)
     whole = Called(call.graph, call.run, op, call.result, call.args)
 
     def of(result: Any, index: int) -> Any:
@@ -89,13 +90,14 @@ def moved(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
         if not nodes:
             return value
         place = numbers[index].train[0].long().numpy() - 1
-        if len(nodes) == 1 and place.shape == tuple(read[0].signal.shape) and _is_identity(place):
+        if not of_values and len(nodes) == 1 and place.shape == tuple(read[0].signal.shape) and _is_identity(place):
             moved_node = nodes[0]
         else:
             moved_node = whole.gathered(nodes, place[..., None], result.shape, of_values)
-        factor = torch.where(torch.as_tensor(place) >= 0, factors[index].train[0], 1.0)
-        node = whole.scaled(moved_node, factor, result.shape, of_inputs)
-        return replace(value, node=node[0], exponent=node[1])
+        if brings_divisors:  # whose entries are multiplied until all have one divisor
+            factor = torch.where(torch.as_tensor(place) >= 0, factors[index].train[0], 1.0)
+            moved_node = whole.scaled(moved_node, factor, result.shape, of_inputs)
+        return replace(value, node=moved_node[0], exponent=moved_node[1])
 
     count = itertools.count()
     return map_leaves(call.result, lambda leaf: of(leaf, next(count)))

@@ -16,7 +16,7 @@ from casc_core.numerics import largest
 Array = NDArray[Any]
 LIMB_BITS = 32
 # What stands for minus infinity, times as many wake steps as a run has, still fits 64 bits.
-_MINUS_INFINITY = 2**62
+MINUS_INFINITY = 2**62
 _TYPES = (np.int8, np.int16, np.int32, np.int64)
 _MANTISSA = 53
 
@@ -67,7 +67,7 @@ def units(x: Tensor | float, exponent: int, what: str, wake_steps: int = 1) -> A
         whole = np.where(shift >= 0, digits << np.maximum(shift, 0).astype(object), digits >> np.maximum(-shift, 0).astype(object))
         if not (finest_exponent(torch.as_tensor(finite)) >= exponent):
             raise ExactnessError(f"{what}: not all numbers are multiples of 2**{exponent}")
-    return np.where(lowest, -(_MINUS_INFINITY // wake_steps), whole) if lowest.any() else whole
+    return np.where(lowest, -(MINUS_INFINITY // wake_steps), whole) if lowest.any() else whole
 
 
 def bits_of(largest_magnitude: float) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casc_core.engine.leaves import map_leaves
+from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import (
     AdaptiveAveragePool,
     AdaptiveMaxPool,
@@ -26,6 +26,7 @@ from casc_core.engine.ops import (
     Encode,
     Interpolate,
     Linear,
+    MaskedFill,
     Max,
     MaxPool,
     Multiply,
@@ -47,8 +48,8 @@ from casc_core.engine.ops.affine import aligned
 from casc_core.engine.ops.pooling import Average, AveragePool
 from casc_core.engine.products.pooling_windows import Window, adaptive, per_dimension
 from casc_core.export.graph import Called, Plain, Value, depends, ones_like
-from casc_core.export.integer_form import integer_form
-from casc_core.export.integers import Array, bits_of, finest_exponent, magnitude_units, units
+from casc_core.export.integer_form import integer_form, moved
+from casc_core.export.integers import MINUS_INFINITY, Array, bits_of, finest_exponent, magnitude_units, units
 from casc_core.numerics import AsTrained
 
 
@@ -56,8 +57,8 @@ from casc_core.numerics import AsTrained
 @integer_form.register(Attribute)
 @integer_form.register(Constant)
 def _plain(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
-    of_inputs = depends((args, kwargs))
-    return map_leaves(call.result, lambda leaf: Plain(leaf, of_inputs and isinstance(leaf, Tensor)))
+    made = any(isinstance(leaf, Tensor) for leaf in leaves(call.result))  # and no mere size
+    return Plain(call.result, made and depends((args, kwargs)))
 
 
 @integer_form.register
@@ -96,6 +97,9 @@ def _bin(op: Bin, call: Called, value: Value) -> Value:
 @integer_form.register
 def _pick(op: Pick, call: Called, values: Sequence[Value]) -> Value:
     return values[op.settings["index"]]
+
+
+integer_form.register(MaskedFill, moved)
 
 
 @integer_form.register(Linear)
@@ -206,14 +210,15 @@ def _add(op: Add, call: Called, a: Value, b: Value) -> Value:
     result = call.value(None, 0, a, b)
     one, other = (ones_like(each.signal) for each in (a, b))
     factors = [each.train[0] for each in one.with_common_divisor(other)]
-    read = []
-    for each, factor in zip((a, b), factors, strict=True):
-        if each.node is not None:
-            scaled = call.scaled((each.node, each.exponent), factor, factor.shape, result.of_inputs)
-            read.append((scaled, factor.shape))
+    of_inputs = result.of_inputs and any(each.signal.divisor is not None for each in (a, b))
+    read = [
+        call.scaled((each.node, each.exponent), factor, factor.shape, of_inputs)
+        for each, factor in zip((a, b), factors, strict=True)
+        if each.node is not None
+    ]
     if not read:
         return result
-    node, exponent = call.sum([each for each, _ in read], call.result.shape)
+    node, exponent = call.sum(read, call.result.shape)
     return replace(result, node=node, exponent=exponent)
 
 
@@ -332,6 +337,11 @@ def _largest(call: Called, value: Value, index: Array) -> Value:
     driven = call.driven(value)
     if driven is None:
         return call.value(None, 0, value)
+    signal = value.signal
+    reach = magnitude_units(signal.bound * call.run.total, driven[1])
+    reach += magnitude_units(signal.drive, driven[1]) * call.graph.wake_steps
+    if not reach < MINUS_INFINITY // call.graph.wake_steps:
+        raise call.refuse(f"its entries may reach {reach:.3g} units, and what stands for minus infinity must be below them")
     index = index.reshape(*call.result.shape, index.shape[-1])
     kept = call.graph.constant(f"{call.name}.index", index)
     node, exponent = call.node("max", [driven[0]], driven[1], index=kept)
