@@ -100,7 +100,7 @@ def stored(values: Array) -> Array:
     bits = bits_in(values)
     if bits <= 64:
         kind = next(kind for kind in _TYPES if bits <= np.iinfo(kind).bits)
-        return np.ascontiguousarray(values.astype(kind))
+        return np.array(values, kind, order="C")
     limbs, rest = [], values
     while bits > LIMB_BITS:
         limbs.append((rest & (2**LIMB_BITS - 1)).astype(np.int64))

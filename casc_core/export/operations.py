@@ -117,7 +117,8 @@ def _affine(op: AffineMap, call: Called, value: Value) -> Value:
     weight = op.weight
     name, own = call.graph.tensor(op, "weight", lambda: _natural(op, weight))
     node, exponent = _spread(op, call, value), value.exponent + own
-    if not op.settings["rounds"]:
+    # What is on no finer grid than the one that it is rounded to stays as it is.
+    if not op.settings["rounds"] or (exponent >= op.settings["exponent"] and op.settings["held"] is None):
         made = call.node(kind, [node], exponent, weight=name, **fields)
         call.graph.bits[made[0]] = {"sum": _sum_bits(call, exponent)}
         return replace(result, node=made[0], exponent=exponent)
