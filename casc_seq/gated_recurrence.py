@@ -166,11 +166,11 @@ class GatedRecurrence(Op, abstract=True):
 
     def _held(self, run: Run, current: Signal) -> Signal:
         """The current, its drive on the grid; a table's rows are, and are as large as was expected."""
-        if not isinstance(current.lazy_drive, Tensor):
-            return current
         exponent, reach = self.settings["exponent"], current.bound + self.spiking_reach
-        drive = run.held(run.numerics.snap(current.lazy_drive, exponent), reach, 0.0, exponent)
-        return replace(current, lazy_drive=drive)
+        if isinstance(current.lazy_drive, TableRows):
+            return current
+        drive = current.drive_on_grid(run.numerics, exponent)
+        return current if drive is None else replace(current, lazy_drive=run.held(drive, reach, 0.0, exponent))
 
     def _compiled(
         self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None

@@ -26,8 +26,15 @@ class Export:
         return np.asarray(x[self.sample] if about["by_sample"] else x, object if about["limbs"] else np.int64)
 
 
+def weights(node, x, e):
+    return e[node["weight"]].astype(np.result_type(x[0], e[node["weight"]]))
+
+
 def convolution(node, x, e):
-    weight, groups, x = e[node["weight"]], node["groups"], np.pad(x[0], [(0, 0), (0, 0), *node["padding"]])
+    weight, groups, x = weights(node, x, e), node["groups"], x[0]
+    for dim, around in enumerate(node["padding"], 2):
+        first, last = (np.zeros((*x.shape[:dim], size, *x.shape[dim + 1 :]), x.dtype) for size in around)
+        x = np.concatenate([first, x, last], dim)
     moves = list(zip(weight.shape[2:], x.shape[2:], node["stride"], node["dilation"]))
     sizes = [(size - (kernel - 1) * dilation - 1) // stride + 1 for kernel, size, stride, dilation in moves]
     total = 0
@@ -46,7 +53,7 @@ def gather(node, x, e, reduce=np.sum, nothing=0):
 
 
 MAPS = {
-    "linear": lambda node, x, e: x[0] @ e[node["weight"]].T,
+    "linear": lambda node, x, e: x[0] @ weights(node, x, e).T,
     "convolution": convolution,
     "gather": gather,
     "reshape": lambda node, x, e: x[0].reshape(node["shape"]),

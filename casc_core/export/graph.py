@@ -228,7 +228,7 @@ class Called:
         exponent = min(each for _, each in read)
         shifts = [each - exponent for _, each in read]
         nodes = [node for node, _ in read]
-        if not of_inputs and index.shape[-1] == 1 and self.graph.is_all_of(nodes, index):
+        if not of_inputs and not fields and index.shape[-1] == 1 and self.graph.is_all_of(nodes, index):
             return self.node("reshape", nodes, exponent, shape)
         place = self.graph.kept(f"{self.name}.index", index, of_inputs)
         return self.node("gather", nodes, exponent, shape, shifts=shifts, index=place, **{"weights": None, **fields})
