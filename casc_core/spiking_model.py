@@ -32,9 +32,9 @@ from casc_core.engine.saved import write
 from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
+from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.export.folder import write as write_integers
 from casc_core.export.golden import golden
-from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
 from casc_core.reporting.series import last_repeated
@@ -156,8 +156,8 @@ class SpikingModel(nn.Module):
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
 
         Args:
-            record: what to keep of each neuron, "spikes" or "potentials" or both: the `train` and `potentials` of each layer
-                in `Simulation.spikes`. The batch is then run at once, whatever the memory limit; where potentials are kept,
+            record: what to keep of each neuron, "spikes", "potentials" or both: the `train` and `potentials` of each layer in
+                `Simulation.spikes`. The batch is then run at once, whatever the memory limit; where potentials are kept,
                 step by step, which takes several times as long and gives the same spikes.
 
         Returns:
@@ -474,11 +474,9 @@ def _recorder_of(record: Collection[str]) -> Recorder:
     Raises:
         ConfigError: there is nothing of such a name.
     """
-    known = {"spikes": "keep_trains", "potentials": "keep_potentials"}
-    unknown = [record] if isinstance(record, str) else [each for each in record if each not in known]
-    if unknown:
+    if isinstance(record, str) or not set(record) <= {"spikes", "potentials"}:
         raise ConfigError(f'record names "spikes", "potentials" or both, as in record=("spikes",); got {record!r}')
-    return Recorder(**{known[each]: True for each in record})
+    return Recorder(keep_trains="spikes" in record, keep_potentials="potentials" in record)
 
 
 def _check_readout(output: Any, readout: Readout, run: Run) -> None:

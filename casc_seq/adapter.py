@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import casc_seq.integer_forms  # noqa: F401  # which registers what recurrent layers are in an export
 from casc_core import Adapter, ConversionError
 from casc_core.activation import check_threshold
 from casc_core.extend import (
@@ -36,7 +37,6 @@ from casc_seq.classifier import Standardise
 from casc_seq.gated import GatedLayers
 from casc_seq.gated_populations import EmittedPopulation, GatedNode
 from casc_seq.gru import GRU
-from casc_seq.integer_forms import integer_form
 from casc_seq.layers import RecurrentLayers
 from casc_seq.lstm import LSTM
 from casc_seq.recurrence import LastState, Recurrence, recurrent_grid

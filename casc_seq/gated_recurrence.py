@@ -134,7 +134,7 @@ class GatedRecurrence(Op, abstract=True):
     ) -> tuple[Signal, ...]:
         received = self.received(run, current, start, row, lengths)
         emitted = self._compiled(run, *received)
-        potentials: list[Tensor] | list[Tensor | None] = [None] * len(self.ranges)
+        potentials: list[Tensor | None] = [None for _ in self.ranges]
         if emitted is None:
             emitted, potentials = self._by_visits(run, *received)
         if not self.settings["batch_first"]:

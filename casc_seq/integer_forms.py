@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,10 @@ def _recurrence(op: Recurrence, call: Called, value: Value, *args: Any, **kwargs
     exponent, threshold, hidden = op.settings["exponent"], op.settings["threshold"], len(op.weight)
     drive = signal.drive_on_grid(call.run.numerics, exponent)
     if initial is not None:
-        at, each = _first(op, signal, lengths), torch.zeros(1, signal.shape.numel() // hidden, hidden, dtype=torch.float64)
+        at, each = (
+            _first(op, signal, lengths),
+            torch.zeros(1, signal.shape.numel() // hidden, hidden, dtype=torch.float64),
+        )
         each[0, at] = initial
         each = each.reshape(signal.shape)
         drive = each if drive is None else drive + each
@@ -40,7 +43,9 @@ def _recurrence(op: Recurrence, call: Called, value: Value, *args: Any, **kwargs
         received = call.sum([("x", x[1]), _recurrent(op, call, op.weight)], [hidden])
         fields = neuron_fields(call, op.settings["name"], exponent, threshold, potential)
         name = op.settings["name"]
-        fired, _ = call.node("population", [received[0]], 0, [hidden], layer=name, shift=received[1] - exponent, **fields)
+        fired, _ = call.node(
+            "population", [received[0]], 0, [hidden], layer=name, shift=received[1] - exponent, **fields
+        )
     reach, flow = magnitude_units(signal.bound + op.reach, exponent), magnitude_units(drive, exponent)
     call.graph.bits[fired] = {
         "sum": bits_of(math.ceil(reach * call.run.peak + flow)),
@@ -68,7 +73,8 @@ def _gru(op: GRURecurrence, call: Called, value: Value, *args: Any, **kwargs: An
         new = _added(call, [_times(call, _rows(call, ("x", x[1]), last), q), _product(call, reset, own)])
         candidate = gates.fired(new, q * op.tanh.double(), -q, 2 * q * gates.current)
         state: Node = ("h", 0)
-        kept = [_times(call, candidate, q), _times(call, _product(call, update, candidate), -1), _product(call, update, state)]
+        new, old = (_product(call, update, each) for each in (candidate, state))
+        kept = [_times(call, candidate, q), _times(call, new, -1), old]
         after = gates.fired(_added(call, kept), nearest_thresholds(q, q), -q, 2.0 * q * q)
     carries = {"h": (after[0], initial[0])}
     emitted = _node(op, call, x, body, carries, [each[0] for each in (reset, update, candidate, after)], lengths, args)
@@ -90,7 +96,9 @@ def _lstm(op: LSTMRecurrence, call: Called, value: Value, *args: Any, **kwargs: 
         )
         before: Node = ("c", 0)
         products = [_product(call, kept, before), _product(call, taken, candidate)]
-        cells = gates.fired(_added(call, products), nearest_thresholds(op.cells, q), -op.cells, 2.0 * q * (op.cells + q))
+        cells = gates.fired(
+            _added(call, products), nearest_thresholds(op.cells, q), -op.cells, 2.0 * q * (op.cells + q)
+        )
         table, _ = call.graph.tensor(op, "cells", lambda: op.table)
         seen = call.node("table", [cells[0]], 0, [op.hidden], table=table, lowest=-op.cells)
         after = gates.fired(_product(call, shown, seen), nearest_thresholds(q, q), -q, 2.0 * q * q)
@@ -117,7 +125,7 @@ class _Populations:
     def __init__(self, op: GatedRecurrence, call: Called, signal: Signal) -> None:
         self.op, self.call = op, call
         self.exponent = op.settings["exponent"]
-        own = 0.0 if getattr(op, "bias", None) is None else float(op.bias.abs().max())  # type: ignore[union-attr,operator]
+        own = 0.0 if not isinstance(op, GRURecurrence) or op.bias is None else float(op.bias.abs().max())
         drive = 0.0 if signal.drive is None else float(signal.drive.abs().max())
         self.current = call.run.total * (signal.bound + op.reach) + call.graph.wake_steps * (drive + own)
 
@@ -173,7 +181,7 @@ def _recurrent(op: Recurrence | GatedRecurrence, call: Called, weight: Tensor) -
 
 def _node(
     op: Recurrence | GatedRecurrence, call: Called, x: Node, body: list[dict[str, Any]],
-    carries: dict[str, tuple[str, Tensor | None]], emits: Sequence[str], lengths: Tensor | None, args: Any,
+    carries: Mapping[str, tuple[str, Tensor | None]], emits: Sequence[str], lengths: Tensor | None, args: Any,
 ) -> list[str]:  # fmt: skip
     """The node of a recurrence; the nodes that give what its populations emit, in the shape of the result."""
     graph, name, hidden = call.graph, op.settings["name"], op.weight.shape[1]
@@ -204,16 +212,17 @@ def _rows(call: Called, node: Node, rows: slice) -> Node:
 
 
 def _times(call: Called, node: Node, factor: int) -> Node:
-    return call.scaled(node, torch.tensor(float(factor), dtype=torch.float64), _shape(call, node), False)
+    return call.scaled(node, torch.tensor(float(factor), dtype=torch.float64), _shape(call), False)
 
 
 def _product(call: Called, one: Node, other: Node) -> Node:
-    return call.node("product", [one[0], other[0]], one[1] + other[1], _shape(call, one))
+    return call.node("product", [one[0], other[0]], one[1] + other[1], _shape(call))
 
 
 def _added(call: Called, read: Sequence[Node]) -> Node:
-    return call.sum(read, _shape(call, read[0]))
+    return call.sum(read, _shape(call))
 
 
-def _shape(call: Called, node: Node) -> list[int]:
-    return [call.op.weight.shape[1]]  # type: ignore[union-attr]  # of a recurrence
+def _shape(call: Called) -> list[int]:
+    assert isinstance(call.op, GatedRecurrence)
+    return [call.op.hidden]

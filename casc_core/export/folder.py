@@ -96,7 +96,11 @@ def _about(file: str, values: Array, as_stored: Array, exponent: int | None) -> 
 def _hex_name(name: str, taken: Mapping[str, Any]) -> str:
     """A file for a tensor of this name, which no other has."""
     plain = re.sub("[^A-Za-z0-9_.-]", "_", name)
-    return f"{HEX}/{plain}.hex" if plain == name or plain not in taken else f"{HEX}/{plain}_{sha256([name.encode()])[:8]}.hex"
+    return (
+        f"{HEX}/{plain}.hex"
+        if plain == name or plain not in taken
+        else f"{HEX}/{plain}_{sha256([name.encode()])[:8]}.hex"
+    )
 
 
 def _readmemh(values: Array, bits: int) -> str:

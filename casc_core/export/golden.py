@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import casc_core.export.operations
+import casc_core.export.populations  # noqa: F401  # both register what the engine's operations are in integers
 from casc_core.engine.network import Settings
-from casc_core.engine.program import Program, Readout
 from casc_core.engine.products.total_product import TotalProduct
+from casc_core.engine.program import Program, Readout
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.signal import Signal, without_repeats
 from casc_core.errors import ConfigError, InputError
-from casc_core.export import operations, populations
 from casc_core.export.graph import Graph, Value, Weights
 from casc_core.export.integer_form import note
 from casc_core.export.integers import Array, bits_in, finest_exponent, units
@@ -27,8 +28,6 @@ from casc_core.reporting.series import last_repeated, zero_padded
 
 Simulate = Callable[[Mapping[str, Any], Recorder], Any]
 """Simulates one sample, its inputs by name, and keeps what the recorder asks for."""
-FORMS = (operations, populations)
-"""Where the forms of the engine's own operations are registered."""
 READ = "the readout"
 
 
@@ -57,7 +56,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample's run: its graph, its outputs as JSON, what was recorded, its readouts after each step and the signals that they are, by name."""
+    """One sample's run.
+
+    Attributes:
+        outputs: as JSON. logits, signals: of each readout by name, what it says after each step, and what it is read from.
+    """
 
     graph: Graph
     outputs: list[dict[str, Any]]
@@ -129,16 +132,19 @@ def _output(graph: Graph, name: str, readout: Readout) -> dict[str, Any]:
     by = None if divisor is None else graph.kept(f"{name}.divisor", units(divisor, 0, "a divisor"), value.of_inputs)
     return {
         "name": name, "read": value.node, "shape": list(signal.shape), "exponent": value.exponent, "drive": kept,
-        "divisor": by, "scale": readout.scale, "of_inputs": value.of_inputs, "is_rounded": isinstance(signal.lazy_train, TotalProduct),
+        "divisor": by, "scale": readout.scale, "of_inputs": value.of_inputs,
+        "is_rounded": isinstance(signal.lazy_train, TotalProduct),
     }  # fmt: skip
 
 
 def _require_alike(first: Sample, other: Sample, number: int) -> None:
     one, two = first.graph, other.graph
+
+    def equal(name: str) -> bool:
+        return one.constants[name] is two.constants[name] or np.array_equal(one.constants[name], two.constants[name])
+
     same = one.nodes == two.nodes and first.outputs == other.outputs and one.constants.keys() == two.constants.keys()
-    if not same or any(
-        not (each is two.constants[name] or np.array_equal(each, two.constants[name])) for name, each in one.constants.items()
-    ):
+    if not same or not all(map(equal, one.constants)):
         raise InputError(
             f"sample {number} does not fit sample 0: alone, it goes through other shapes or other constants. Give samples "
             "that are padded to one length, or of one size"
@@ -186,7 +192,9 @@ def _note_bits(nodes: Sequence[dict[str, Any]], proven: Sequence[Mapping[str, Ma
 
 def _by_sample(outputs: Sequence[Mapping[str, Any]], graph: Graph) -> set[str]:
     """Which of the numbers on no grid in particular are those of one sample alone."""
-    return {name for name in graph.real if name not in {output["drive"] for output in outputs if not output["of_inputs"]}}
+    return {
+        name for name in graph.real if name not in {output["drive"] for output in outputs if not output["of_inputs"]}
+    }
 
 
 def _populations(nodes: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:
@@ -224,7 +232,10 @@ def _layer(
     charged, currents = (
         np.stack(each)
         for each in zip(
-            *(_charged(node, own, *each) for own, each in zip(of_each, zip(spikes, potentials, strict=True), strict=True)),
+            *(
+                _charged(node, own, *each)
+                for own, each in zip(of_each, zip(spikes, potentials, strict=True), strict=True)
+            ),
             strict=True,
         )
     )
@@ -245,7 +256,9 @@ def _work(operations: Sequence[Tensor], steps: int) -> dict[str, Any]:
     return {"accumulates": [int(each) for each in summed]}
 
 
-def _charged(node: Mapping[str, Any], own: Mapping[str, Array], spikes: Array, potentials: Array) -> tuple[Array, Array]:
+def _charged(
+    node: Mapping[str, Any], own: Mapping[str, Array], spikes: Array, potentials: Array
+) -> tuple[Array, Array]:
     """Potentials before the reset, and what has been received at each step, of one sample."""
     begins = 0 if node["potential"] is None else own[node["potential"]]
     threshold = 1 if node["threshold"] is None else own[node["threshold"]]

@@ -179,8 +179,11 @@ class Called:
 
     def value(self, node: str | None, exponent: int, *read: Any, **known: Any) -> Value:
         """What it gives, by this node, of what it reads; `known` are further attributes."""
-        drives = [each.drive_exponent for each in read if isinstance(each, Value) and each.signal.lazy_drive is not None]
-        grid = None if not drives or None in drives else min(drives)
+        drives = [
+            each.drive_exponent for each in read if isinstance(each, Value) and each.signal.lazy_drive is not None
+        ]
+        known_grids = [each for each in drives if each is not None]
+        grid = min(known_grids) if drives and len(known_grids) == len(drives) else None
         return Value(node, exponent, self.result, depends(read), **{"drive_exponent": grid, **known})
 
     def node(

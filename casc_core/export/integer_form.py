@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
@@ -105,10 +104,12 @@ def moved(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
 
 def _origin_of(read: Sequence[Value], result: Signal) -> Any:
     """An input of which nothing but the shape has changed is still that input."""
-    same = len(read) == 1 and read[0].origin is not None and read[0].signal.drive is not None and result.drive is not None
-    if same and torch.equal(read[0].signal.drive.reshape(-1), result.drive.reshape(-1)):
-        return read[0].origin
-    return None
+    if len(read) != 1 or read[0].origin is None:
+        return None
+    before, after = read[0].signal.drive, result.drive
+    if before is None or after is None or not torch.equal(before.reshape(-1), after.reshape(-1)):
+        return None
+    return read[0].origin
 
 
 def _is_identity(place: Array) -> bool:

@@ -64,7 +64,9 @@ def units(x: Tensor | float, exponent: int, what: str, wake_steps: int = 1) -> A
     else:
         mantissa, power = np.frexp(finite)
         digits, shift = np.ldexp(mantissa, _MANTISSA).astype(np.int64).astype(object), power - _MANTISSA - exponent
-        whole = np.where(shift >= 0, digits << np.maximum(shift, 0).astype(object), digits >> np.maximum(-shift, 0).astype(object))
+        whole = np.where(
+            shift >= 0, digits << np.maximum(shift, 0).astype(object), digits >> np.maximum(-shift, 0).astype(object)
+        )
         if not (finest_exponent(torch.as_tensor(finite)) >= exponent):
             raise ExactnessError(f"{what}: not all numbers are multiples of 2**{exponent}")
     return np.where(lowest, -(MINUS_INFINITY // wake_steps), whole) if lowest.any() else whole

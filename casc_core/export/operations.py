@@ -91,12 +91,15 @@ def _as_it_is(op: Op, call: Called, value: Value) -> Value:
 def _bin(op: Bin, call: Called, value: Value) -> Value:
     if value.node is None or call.result.period == 1:
         return replace(value, signal=call.result)
-    return replace(value, node=call.node("bin", [value.node], value.exponent, period=call.result.period)[0], signal=call.result)
+    return replace(
+        value, node=call.node("bin", [value.node], value.exponent, period=call.result.period)[0], signal=call.result
+    )
 
 
 @integer_form.register
 def _pick(op: Pick, call: Called, values: Sequence[Value]) -> Value:
-    return values[op.settings["index"]]
+    part: Value = values[op.settings["index"]]
+    return part
 
 
 integer_form.register(MaskedFill, moved)
@@ -191,7 +194,11 @@ def _spread(op: AffineMap, call: Called, value: Value) -> str:
 
 @integer_form.register
 def _scale(op: Scale, call: Called, value: Value) -> Value:
-    grid = None if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None else op.settings["drive_exponent"]
+    grid = (
+        None
+        if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None
+        else op.settings["drive_exponent"]
+    )
     result = call.value(None, 0, value, drive_exponent=grid)
     if value.node is None:
         return result
@@ -301,7 +308,9 @@ def _max_pool(op: MaxPool, call: Called, value: Value) -> Value:
 
 @integer_form.register
 def _adaptive_max_pool(op: AdaptiveMaxPool, call: Called, value: Value, outputs: Any = None) -> Value:
-    given = op.settings["outputs"] if outputs is None else per_dimension(plain_dims(outputs), len(op.settings["outputs"]))
+    given = (
+        op.settings["outputs"] if outputs is None else per_dimension(plain_dims(outputs), len(op.settings["outputs"]))
+    )
     size = value.signal.shape[-len(given) :]
     lines = [parts(each, count or each) for each, count in zip(size, given, strict=True)]
     return _largest(call, value, along(value.signal.shape, lines))
@@ -325,8 +334,7 @@ def _summed(
     if grids is not None:
         rounds, out = call.rounds(value.exponent, grids[1])
         rounds["divisor"] = call.graph.constant(f"{call.name}.counts", units(counts, 0, "counts"))
-        node, _ = call.gathered(read, index, shape, False, rounds=rounds)
-        return replace(result, node=node, exponent=out)
+        return replace(result, node=call.gathered(read, index, shape, False, rounds=rounds)[0], exponent=out)
     node = call.gathered(read, index, shape, False)
     if factor is not None:
         node = call.scaled(node, factor.double(), shape, False)
@@ -342,7 +350,9 @@ def _largest(call: Called, value: Value, index: Array) -> Value:
     reach = magnitude_units(signal.bound * call.run.total, driven[1])
     reach += magnitude_units(signal.drive, driven[1]) * call.graph.wake_steps
     if not reach < MINUS_INFINITY // call.graph.wake_steps:
-        raise call.refuse(f"its entries may reach {reach:.3g} units, and what stands for minus infinity must be below them")
+        raise call.refuse(
+            f"its entries may reach {reach:.3g} units, and what stands for minus infinity must be below them"
+        )
     index = index.reshape(*call.result.shape, index.shape[-1])
     kept = call.graph.constant(f"{call.name}.index", index)
     node, exponent = call.node("max", [driven[0]], driven[1], index=kept)
@@ -376,8 +386,8 @@ def along(shape: torch.Size, lines: Sequence[Array]) -> Array:
     [[[-1, 0], [1, 2]], [[-1, 3], [4, 5]]]
     """
     outer = shape[: len(shape) - len(lines)]
-    places = np.zeros((1,), dtype=np.int64)
-    known = np.ones((1,), dtype=bool)
+    places: Array = np.zeros((1,), dtype=np.int64)
+    known: Array = np.ones((1,), dtype=bool)
     for size, line in zip(shape[len(outer) :], lines, strict=True):
         places = (places[..., None, :, None] * size + line[:, None, :]).reshape(*places.shape[:-1], len(line), -1)
         known = (known[..., None, :, None] & (line >= 0)[:, None, :]).reshape(places.shape)

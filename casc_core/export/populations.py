@@ -78,7 +78,7 @@ def _fire(op: Fire, call: Called, value: Value) -> Value:
 
 
 def made(call: Called, value: Value, exponent: int, most: float | None) -> dict[str, Any]:
-    """Fields of a drive's node that say how a drive on the grid `2**exponent` is made of inputs; none: that is not known."""
+    """Fields of a drive's node that say how a drive on the grid `2**exponent` is made of inputs; none: it is not known."""
     drive, graph = value.signal.lazy_drive, call.graph
     if isinstance(drive, TableRows):
         table = drive.table
