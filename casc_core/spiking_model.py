@@ -156,7 +156,7 @@ class SpikingModel(nn.Module):
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
 
         Args:
-            record: what to keep of each neuron, "spikes", "potentials" or both: the `train` and `potentials` of each layer in
+            record: what to keep of each neuron, "spikes", "potentials" or both: `train` and `potentials` of each layer in
                 `Simulation.spikes`. The batch is then run at once, whatever the memory limit; where potentials are kept,
                 step by step, which takes several times as long and gives the same spikes.
 

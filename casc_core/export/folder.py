@@ -56,6 +56,7 @@ def write(found: Golden, settings: Settings, returned: list[str], folder: str | 
         "outputs": found.outputs,
         "outputs_of_inputs_alone": returned,
         "layers": found.layers,
+        "readout": found.readout,
         "tensors": tensors,
     }
     with whole_folder(_path(folder), DESCRIPTION) as staging:

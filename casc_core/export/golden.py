@@ -22,13 +22,12 @@ from casc_core.engine.signal import Signal, without_repeats
 from casc_core.errors import ConfigError, InputError
 from casc_core.export.graph import Graph, Value, Weights
 from casc_core.export.integer_form import note
-from casc_core.export.integers import Array, bits_in, finest_exponent, units
+from casc_core.export.integers import Array, bits_in, bits_of, finest_exponent, magnitude_units, units
 from casc_core.neuron import CIF, IF
 from casc_core.reporting.series import last_repeated, zero_padded
 
 Simulate = Callable[[Mapping[str, Any], Recorder], Any]
 """Simulates one sample, its inputs by name, and keeps what the recorder asks for."""
-READ = "the readout"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Golden:
         constants: integers that are the same for all samples, by name.
         traces: those of each sample `[samples, ...]`, by name.
         exponents: of the units of those traces that are numbers of a model's inputs, or of its readouts.
-        layers: what is said of each population, by name.
+        layers: what is said of each population, by name. readout: of the work in front of the readouts.
         steps: how many there are. awake: 1 for each wake step.
     """
 
@@ -50,6 +49,7 @@ class Golden:
     traces: dict[str, Array]
     exponents: dict[str, int]
     layers: dict[str, dict[str, Any]]
+    readout: dict[str, Any]
     steps: int
     awake: list[int]
 
@@ -129,11 +129,12 @@ def _output(graph: Graph, name: str, readout: Readout) -> dict[str, Any]:
         else:
             kept = f"{name}.drive"
             graph.real[kept] = drive
+    most = magnitude_units(signal.bound * graph.total, value.exponent)
     by = None if divisor is None else graph.kept(f"{name}.divisor", units(divisor, 0, "a divisor"), value.of_inputs)
     return {
         "name": name, "read": value.node, "shape": list(signal.shape), "exponent": value.exponent, "drive": kept,
         "divisor": by, "scale": readout.scale, "of_inputs": value.of_inputs,
-        "is_rounded": isinstance(signal.lazy_train, TotalProduct),
+        "is_rounded": isinstance(signal.lazy_train, TotalProduct), "bits": {"proven": bits_of(most)},
     }  # fmt: skip
 
 
@@ -176,9 +177,10 @@ def _together(found: Sequence[Sample], steps: int, awake: list[int]) -> Golden:
         traces[f"logits.{output['name']}"] = logits
         if totals is not None:
             traces[f"totals.{output['name']}"] = totals
-    layers |= {READ: _work([sample.simulation.readout_operations for sample in found], steps)}
+        output["bits"]["observed"] = None if totals is None else bits_in(totals)
+    readout = _work([sample.simulation.readout_operations for sample in found], steps)
     traces["silent_at"] = np.asarray([int(sample.simulation.silent_at.max()) for sample in found])
-    return Golden(first.nodes, found[0].outputs, constants, traces, exponents, layers, steps, awake)
+    return Golden(first.nodes, found[0].outputs, constants, traces, exponents, layers, readout, steps, awake)
 
 
 def _note_bits(nodes: Sequence[dict[str, Any]], proven: Sequence[Mapping[str, Mapping[str, int]]]) -> None:
