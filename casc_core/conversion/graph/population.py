@@ -25,7 +25,6 @@ from casc_core.conversion.graph.node import ComparingNode, Folding, Node, Signal
 from casc_core.conversion.grids import (
     EXACT_BITS,
     LARGEST_DENOMINATOR,
-    THRESHOLD_BITS,
     Form,
     Reach,
     Stretch,
@@ -36,6 +35,7 @@ from casc_core.conversion.grids import (
     potential_grid,
 )
 from casc_core.engine.ops import Fire
+from casc_core.numerics import THRESHOLD_BITS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
