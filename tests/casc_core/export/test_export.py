@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from exported import CASES, LENGTHS, TOKENS, converted, perceptron
+from pages import ROOT
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
@@ -303,3 +304,7 @@ def test_an_operation_without_an_integer_form_is_refused_by_name(
     monkeypatch.setattr(integer_form, "integer_form", integer_form.integer_form.dispatch(Op))
     with pytest.raises(ConversionError, match=r"Encode.*no integer form"):
         snn.export(tmp_path / "export", made.inputs)
+
+
+def test_the_schema_is_in_the_documentation() -> None:
+    assert (ROOT / "docs" / SCHEMA.name).read_bytes() == SCHEMA.read_bytes()
