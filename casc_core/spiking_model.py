@@ -344,12 +344,15 @@ class SpikingModel(nn.Module):
 
         Raises:
             ConversionError: an operation has no integer form; ExactnessError: a number is no finite integer.
-            ConfigError: the neuron is neither CIF nor IF; or the schedule never sleeps, and T is None.
+            ConfigError: the neuron is neither CIF nor IF; or the schedule never sleeps, and T is None; or the network is on
+                another device than the CPU.
             InputError: samples that do not fit the network or each other.
             StorageError: the folder cannot be written, or holds something that is not an export.
         """
         self.require_unchanged()
         self.check_steps(T)
+        if self._device not in (None, torch.device("cpu")):
+            raise ConfigError(f"an export runs on the CPU, and the network is on {self._device}: export snn.cpu()")
         given, named = _arguments_of(inputs)
         program, arguments = self._bound(given, named)
         run = self._spiking_run(T, None)

@@ -20,7 +20,7 @@ SAMPLES = 4
 
 def _options(line: argparse.ArgumentParser) -> None:
     network_options(line.add_argument)
-    line.set_defaults(limit=SAMPLES)
+    line.set_defaults(limit=SAMPLES, device="cpu")
     line.add_argument("--out", type=Path, required=True, help="folder to write; an earlier export there is replaced")
     line.add_argument("--T", type=int, help="time steps of the traces; unset: until silent")
     line.add_argument("--hex", action="store_true", help="every tensor also for Verilog's $readmemh")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casc_core.export.graph import Called, Value, depends
+from casc_core.export.graph import OperationCall, Value, depends
 from casc_core.export.integer_form import integer_form
 from casc_core.export.integers import bits_of, finest_exponent, magnitude_units, units
 from casc_core.export.populations import made, neuron_fields, potential_bits
@@ -25,7 +25,7 @@ Node = tuple[str, int]
 
 
 @integer_form.register
-def _recurrence(op: Recurrence, call: Called, value: Value, *args: Any, **kwargs: Any) -> Value:
+def _recurrence(op: Recurrence, call: OperationCall, value: Value, *args: Any, **kwargs: Any) -> Value:
     signal, initial, lengths, potential = op.received(call.run, *call.args)
     exponent, threshold, hidden = op.settings["exponent"], op.settings["threshold"], len(op.weight)
     drive = signal.drive_on_grid(call.run.numerics, exponent)
@@ -58,7 +58,7 @@ def _recurrence(op: Recurrence, call: Called, value: Value, *args: Any, **kwargs
 
 
 @integer_form.register
-def _gru(op: GRURecurrence, call: Called, value: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
+def _gru(op: GRURecurrence, call: OperationCall, value: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
     q, (signal, initial, lengths) = op.q, op.received(call.run, *call.args)
     x = _gated_inputs(op, call, value, signal, args)
     with call.graph.body() as body:
@@ -82,7 +82,7 @@ def _gru(op: GRURecurrence, call: Called, value: Value, *args: Any, **kwargs: An
 
 
 @integer_form.register
-def _lstm(op: LSTMRecurrence, call: Called, value: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
+def _lstm(op: LSTMRecurrence, call: OperationCall, value: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
     q, (signal, initial, lengths) = op.q, op.received(call.run, *call.args)
     x = _gated_inputs(op, call, value, signal, args)
     with call.graph.body() as body:
@@ -109,7 +109,7 @@ def _lstm(op: LSTMRecurrence, call: Called, value: Value, *args: Any, **kwargs: 
 
 
 @integer_form.register
-def _emitted(op: Emitted, call: Called, value: Value, *args: Any) -> Value:
+def _emitted(op: Emitted, call: OperationCall, value: Value, *args: Any) -> Value:
     assert value.node is not None
     call.graph.unnamed[value.node]["layer"] = op.settings["name"]
     return value
@@ -122,7 +122,7 @@ class _Populations:
         current: the largest that a gate receives in a run, in the network's numbers.
     """
 
-    def __init__(self, op: GatedRecurrence, call: Called, signal: Signal) -> None:
+    def __init__(self, op: GatedRecurrence, call: OperationCall, signal: Signal) -> None:
         self.op, self.call = op, call
         self.exponent = op.settings["exponent"]
         own = 0.0 if not isinstance(op, GRURecurrence) or op.bias is None else float(op.bias.abs().max())
@@ -146,7 +146,13 @@ class _Populations:
 
 
 def _inputs(
-    call: Called, value: Value, signal: Signal, drive: Tensor | None, exponent: int, of_inputs: bool, as_made: bool
+    call: OperationCall,
+    value: Value,
+    signal: Signal,
+    drive: Tensor | None,
+    exponent: int,
+    of_inputs: bool,
+    as_made: bool,
 ) -> Node:
     """What arrives at all positions from outside, `[length, features]`."""
     width = signal.shape[-1]
@@ -161,7 +167,7 @@ def _inputs(
     return arriving[0] if len(arriving) == 1 else call.sum(arriving, shape)
 
 
-def _gated_inputs(op: GatedRecurrence, call: Called, value: Value, signal: Signal, args: Any) -> Node:
+def _gated_inputs(op: GatedRecurrence, call: OperationCall, value: Value, signal: Signal, args: Any) -> Node:
     exponent = op.settings["exponent"]
     drive = signal.drive_on_grid(call.run.numerics, exponent)
     return _inputs(call, value, signal, drive, exponent, depends((value, args)), as_made=True)
@@ -173,14 +179,14 @@ def _first(op: Recurrence, signal: Signal, lengths: Tensor | None) -> int:
     return (length if lengths is None else int(lengths[0])) - 1 if op.settings["reverse"] else 0
 
 
-def _recurrent(op: Recurrence | GatedRecurrence, call: Called, weight: Tensor) -> Node:
+def _recurrent(op: Recurrence | GatedRecurrence, call: OperationCall, weight: Tensor) -> Node:
     """What the state of the position before brings."""
     name, exponent = call.graph.tensor(op, "weight", lambda: weight)
     return call.node("linear", ["h"], exponent, [len(weight)], weight=name)
 
 
 def _node(
-    op: Recurrence | GatedRecurrence, call: Called, x: Node, body: list[dict[str, Any]],
+    op: Recurrence | GatedRecurrence, call: OperationCall, x: Node, body: list[dict[str, Any]],
     carries: Mapping[str, tuple[str, Tensor | None]], emits: Sequence[str], lengths: Tensor | None, args: Any,
 ) -> list[str]:  # fmt: skip
     """The node of a recurrence; the nodes that give what its populations emit, in the shape of the result."""
@@ -200,29 +206,29 @@ def _node(
     return [call.node("reshape", [each], 0, result.shape)[0] for each, result in zip(emits, results, strict=True)]
 
 
-def _values(call: Called, emitted: Sequence[str], body: list[dict[str, Any]]) -> tuple[Value, ...]:
+def _values(call: OperationCall, emitted: Sequence[str], body: list[dict[str, Any]]) -> tuple[Value, ...]:
     populations = [node for node in body if node["kind"] == "population"]
     call.graph.unnamed |= dict(zip(emitted, populations, strict=True))
     return tuple(Value(node, 0, result) for node, result in zip(emitted, call.result, strict=True))
 
 
-def _rows(call: Called, node: Node, rows: slice) -> Node:
+def _rows(call: OperationCall, node: Node, rows: slice) -> Node:
     index = np.arange(rows.start, rows.stop)[:, None]
     return call.gathered([node], index, [len(index)], False)
 
 
-def _times(call: Called, node: Node, factor: int) -> Node:
+def _times(call: OperationCall, node: Node, factor: int) -> Node:
     return call.scaled(node, torch.tensor(float(factor), dtype=torch.float64), _shape(call), False)
 
 
-def _product(call: Called, one: Node, other: Node) -> Node:
+def _product(call: OperationCall, one: Node, other: Node) -> Node:
     return call.node("product", [one[0], other[0]], one[1] + other[1], _shape(call))
 
 
-def _added(call: Called, read: Sequence[Node]) -> Node:
+def _added(call: OperationCall, read: Sequence[Node]) -> Node:
     return call.sum(read, _shape(call))
 
 
-def _shape(call: Called) -> list[int]:
+def _shape(call: OperationCall) -> list[int]:
     assert isinstance(call.op, GatedRecurrence)
     return [call.op.hidden]

@@ -86,6 +86,10 @@ def golden(
     """
     if type(settings.neuron) not in (CIF, IF):
         raise ConfigError(f"{settings.neuron} has no integer form: export a network of CIF() or IF()")
+    if not settings.numerics.is_exact:
+        raise ConfigError(
+            f"{settings.numerics} puts nothing on a grid, so there are no integers: convert the model again"
+        )
     weights = Weights()
     found: list[Sample] = []
     for number, inputs in enumerate(samples):

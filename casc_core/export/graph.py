@@ -153,7 +153,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Called:
+class OperationCall:
     """One call of an operation.
 
     Attributes:

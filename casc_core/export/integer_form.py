@@ -18,12 +18,12 @@ from casc_core.engine.recording.provenance import Connection
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, longest_period
 from casc_core.engine.spiking_run import SpikingRun
-from casc_core.export.graph import Called, Graph, Plain, Value, depends, ones_like
+from casc_core.export.graph import Graph, OperationCall, Plain, Value, depends, ones_like
 from casc_core.export.integers import Array
 
 
 @singledispatch
-def integer_form(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
+def integer_form(op: Op, call: OperationCall, *args: Any, **kwargs: Any) -> Any:
     """What an operation's result is in integers: a `Value` for each signal, a `Plain` for all else.
 
     Register a form for an operation of your own; one that only moves entries (`Connection.MOVES`, `KEEPS`) needs none.
@@ -45,11 +45,11 @@ def note(graph: Graph, run: Run, step: Step, op: Op, args: tuple[Any, ...], kwar
     read, named = substitute((step.args, dict(step.kwargs)), graph.values)
     assert isinstance(run, SpikingRun)
     period = longest_period((args, kwargs)) if op.keeps_time else 1
-    call = Called(graph, run.binned(period) if period > 1 else run, op, result, args)
+    call = OperationCall(graph, run.binned(period) if period > 1 else run, op, result, args)
     graph.values[step.result] = integer_form(op, call, *read, **named)
 
 
-def moved(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
+def moved(op: Op, call: OperationCall, *args: Any, **kwargs: Any) -> Any:
     """The form of an operation that only moves entries, found by letting it move their numbers."""
     read = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Value)]
     places, last = {}, 0
@@ -79,7 +79,7 @@ def moved(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
     grid = call.value(None, 0, *read).drive_exponent
     of_values = depends([leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Plain)])
     brings_divisors = len(read) > 1 and any(each.signal.divisor is not None for each in read)
-    whole = Called(call.graph, call.run, op, call.result, call.args)
+    whole = OperationCall(call.graph, call.run, op, call.result, call.args)
 
     def of(result: Any, index: int) -> Any:
         if not isinstance(result, Signal):

@@ -47,7 +47,7 @@ from casc_core.engine.ops import Call as Function
 from casc_core.engine.ops.affine import aligned
 from casc_core.engine.ops.pooling import Average, AveragePool
 from casc_core.engine.products.pooling_windows import Window, adaptive, per_dimension
-from casc_core.export.graph import Called, Plain, Value, depends, ones_like
+from casc_core.export.graph import OperationCall, Plain, Value, depends, ones_like
 from casc_core.export.integer_form import integer_form, moved
 from casc_core.export.integers import MINUS_INFINITY, Array, bits_of, finest_exponent, magnitude_units, units
 from casc_core.numerics import AsTrained
@@ -56,13 +56,13 @@ from casc_core.numerics import AsTrained
 @integer_form.register(Function)
 @integer_form.register(Attribute)
 @integer_form.register(Constant)
-def _plain(op: Op, call: Called, *args: Any, **kwargs: Any) -> Any:
+def _plain(op: Op, call: OperationCall, *args: Any, **kwargs: Any) -> Any:
     made = any(isinstance(leaf, Tensor) for leaf in leaves(call.result))  # and no mere size
     return Plain(call.result, made and depends((args, kwargs)))
 
 
 @integer_form.register
-def _encode(op: Encode, call: Called, value: Any) -> Value:
+def _encode(op: Encode, call: OperationCall, value: Any) -> Value:
     drive = call.result.drive
     exponent = op.settings["exponent"]
     origin = {"input": call.graph.kept_real("input", drive)} if depends(value) else None
@@ -71,24 +71,24 @@ def _encode(op: Encode, call: Called, value: Any) -> Value:
 
 @integer_form.register(Embed)
 @integer_form.register(Silence)
-def _without_train(op: Op, call: Called, value: Any) -> Value:
+def _without_train(op: Op, call: OperationCall, value: Any) -> Value:
     grid = call.graph.weights.of(op, "table", lambda: op.table)[1] if isinstance(op, Embed) else None
     return Value(None, 0, call.result, depends(value), grid)
 
 
 @integer_form.register
-def _round(op: Round, call: Called, value: Value) -> Value:
+def _round(op: Round, call: OperationCall, value: Value) -> Value:
     return replace(value, signal=call.result, drive_exponent=op.settings["exponent"], origin=None)
 
 
 @integer_form.register(RequireFeatures)
 @integer_form.register(Unbin)
-def _as_it_is(op: Op, call: Called, value: Value) -> Value:
+def _as_it_is(op: Op, call: OperationCall, value: Value) -> Value:
     return replace(value, signal=call.result)
 
 
 @integer_form.register
-def _bin(op: Bin, call: Called, value: Value) -> Value:
+def _bin(op: Bin, call: OperationCall, value: Value) -> Value:
     if value.node is None or call.result.period == 1:
         return replace(value, signal=call.result)
     return replace(
@@ -97,7 +97,7 @@ def _bin(op: Bin, call: Called, value: Value) -> Value:
 
 
 @integer_form.register
-def _pick(op: Pick, call: Called, values: Sequence[Value]) -> Value:
+def _pick(op: Pick, call: OperationCall, values: Sequence[Value]) -> Value:
     part: Value = values[op.settings["index"]]
     return part
 
@@ -108,7 +108,7 @@ integer_form.register(MaskedFill, moved)
 @integer_form.register(Linear)
 @integer_form.register(Convolution)
 @integer_form.register(Convolution3d)
-def _affine(op: AffineMap, call: Called, value: Value) -> Value:
+def _affine(op: AffineMap, call: OperationCall, value: Value) -> Value:
     kind, fields = ("linear", {}) if isinstance(op, Linear) else ("convolution", _geometry(op))
     grid = op.settings["drive_exponent"]
     if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None:
@@ -132,17 +132,17 @@ def _affine(op: AffineMap, call: Called, value: Value) -> Value:
     return replace(result, node=made[0], exponent=out)
 
 
-def _sum_bits(call: Called, exponent: int) -> int:
+def _sum_bits(call: OperationCall, exponent: int) -> int:
     """Bits that are proven to hold what a map gives at one step, and the sums on the way to it."""
     return bits_of(math.ceil(magnitude_units(call.result.bound * call.run.peak, exponent)))
 
 
-def _limit(op: AffineMap, call: Called) -> int | None:
+def _limit(op: AffineMap, call: OperationCall) -> int | None:
     held, exponent = op.settings["held"], op.settings["exponent"]
     return None if held is None else math.ceil(math.ldexp(held * (call.run.total + 2), -exponent))
 
 
-def _map_of_input(op: AffineMap, call: Called, value: Value, kind: str, fields: dict[str, Any]) -> Any:
+def _map_of_input(op: AffineMap, call: OperationCall, value: Value, kind: str, fields: dict[str, Any]) -> Any:
     """How its drive is made of an input that it reads directly; None: it reads none, or something else besides."""
     plain_padding = not isinstance(op, Convolution) or not op.is_spread
     if value.origin is None or "weight" in value.origin or op.fine is None or value.signal.divisor is not None:
@@ -180,7 +180,7 @@ def _geometry(op: AffineMap) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _spread(op: AffineMap, call: Called, value: Value) -> str:
+def _spread(op: AffineMap, call: OperationCall, value: Value) -> str:
     """The node that a convolution slides over: of a transposed one, with zeros between the entries."""
     assert value.node is not None
     if not isinstance(op, Convolution) or not op.is_spread:
@@ -193,7 +193,7 @@ def _spread(op: AffineMap, call: Called, value: Value) -> str:
 
 
 @integer_form.register
-def _scale(op: Scale, call: Called, value: Value) -> Value:
+def _scale(op: Scale, call: OperationCall, value: Value) -> Value:
     grid = (
         None
         if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None
@@ -214,7 +214,7 @@ def _scale(op: Scale, call: Called, value: Value) -> Value:
 
 
 @integer_form.register
-def _add(op: Add, call: Called, a: Value, b: Value) -> Value:
+def _add(op: Add, call: OperationCall, a: Value, b: Value) -> Value:
     result = call.value(None, 0, a, b)
     one, other = (ones_like(each.signal) for each in (a, b))
     factors = [each.train[0] for each in one.with_common_divisor(other)]
@@ -231,7 +231,7 @@ def _add(op: Add, call: Called, a: Value, b: Value) -> Value:
 
 
 @integer_form.register
-def _times(op: TimesInput, call: Called, value: Value, factor: Any) -> Value:
+def _times(op: TimesInput, call: OperationCall, value: Value, factor: Any) -> Value:
     result = call.value(None, 0, value, factor)
     if value.node is None:
         return result
@@ -241,7 +241,7 @@ def _times(op: TimesInput, call: Called, value: Value, factor: Any) -> Value:
 
 
 @integer_form.register
-def _multiply(op: Multiply, call: Called, a: Value, b: Value) -> Value:
+def _multiply(op: Multiply, call: OperationCall, a: Value, b: Value) -> Value:
     read = [call.driven(each) for each in (a, b)]
     if None in read:
         return call.value(None, 0)
@@ -253,7 +253,7 @@ def _multiply(op: Multiply, call: Called, a: Value, b: Value) -> Value:
 
 
 @integer_form.register
-def _sum(op: Sum, call: Called, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
+def _sum(op: Sum, call: OperationCall, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
     dims = dims_of(value.signal.shape, plain_dims(dim))
     counts = torch.tensor(float(math.prod(value.signal.shape[each] for each in dims)))
     return _summed(call, value, reduced(value.signal.shape, dims), None, op.settings["grids"], counts)
@@ -261,7 +261,7 @@ def _sum(op: Sum, call: Called, value: Value, dim: Any = None, keepdim: bool = F
 
 @integer_form.register(AveragePool)
 @integer_form.register(AdaptiveAveragePool)
-def _average(op: Average, call: Called, value: Value, outputs: Any = None) -> Value:
+def _average(op: Average, call: OperationCall, value: Value, outputs: Any = None) -> Value:
     if outputs is not None:
         op = AdaptiveAveragePool(op.settings["name"], per_dimension(plain_dims(outputs), op.dims), op.settings["grids"])
     size = tuple(value.signal.shape[-op.dims :])
@@ -277,14 +277,14 @@ def _average(op: Average, call: Called, value: Value, outputs: Any = None) -> Va
 
 
 @integer_form.register
-def _pool_at(op: PoolAt, call: Called, value: Value, kernel: Any, stride: Any = None) -> Any:
+def _pool_at(op: PoolAt, call: OperationCall, value: Value, kernel: Any, stride: Any = None) -> Any:
     given = (plain_dims(each) for each in (kernel, stride))
     pool = op.pool(*given)
     return integer_form(pool, replace(call, op=pool), value)
 
 
 @integer_form.register
-def _interpolate(op: Interpolate, call: Called, value: Value, size: Any = None) -> Value:
+def _interpolate(op: Interpolate, call: OperationCall, value: Value, size: Any = None) -> Value:
     lines = op.lines(value.signal.shape[2:], call.result.shape[2:])
     index = along(value.signal.shape, [torch.stack([each.low, each.high], 1).numpy() for each in lines])
     weights = np.ones((1,), dtype=np.int64)
@@ -300,14 +300,14 @@ def _interpolate(op: Interpolate, call: Called, value: Value, size: Any = None) 
 
 
 @integer_form.register
-def _max_pool(op: MaxPool, call: Called, value: Value) -> Value:
+def _max_pool(op: MaxPool, call: OperationCall, value: Value) -> Value:
     size = value.signal.shape[-len(op.windows) :]
     lines = [windows(window, each) for window, each in zip(op.windows, size, strict=True)]
     return _largest(call, value, along(value.signal.shape, lines))
 
 
 @integer_form.register
-def _adaptive_max_pool(op: AdaptiveMaxPool, call: Called, value: Value, outputs: Any = None) -> Value:
+def _adaptive_max_pool(op: AdaptiveMaxPool, call: OperationCall, value: Value, outputs: Any = None) -> Value:
     given = (
         op.settings["outputs"] if outputs is None else per_dimension(plain_dims(outputs), len(op.settings["outputs"]))
     )
@@ -317,13 +317,13 @@ def _adaptive_max_pool(op: AdaptiveMaxPool, call: Called, value: Value, outputs:
 
 
 @integer_form.register
-def _max(op: Max, call: Called, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
+def _max(op: Max, call: OperationCall, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
     shape = value.signal.shape
     return _largest(call, value, reduced(shape, dims_of(shape, plain_dims(dim))))
 
 
 def _summed(
-    call: Called, value: Value, index: Array, factor: Tensor | None, grids: Sequence[int] | None, counts: Tensor
+    call: OperationCall, value: Value, index: Array, factor: Tensor | None, grids: Sequence[int] | None, counts: Tensor
 ) -> Value:
     """Sums of entries, times a factor for each, or means rounded to a grid."""
     result, shape = call.value(None, 0, value), call.result.shape
@@ -341,7 +341,7 @@ def _summed(
     return replace(result, node=node[0], exponent=node[1])
 
 
-def _largest(call: Called, value: Value, index: Array) -> Value:
+def _largest(call: OperationCall, value: Value, index: Array) -> Value:
     """The running maximum of entries."""
     driven = call.driven(value)
     if driven is None:

@@ -12,7 +12,7 @@ from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.population import Fire
 from casc_core.engine.signal import TableRows, without_repeats
 from casc_core.engine.spiking_run import SpikingRun
-from casc_core.export.graph import Called, Value
+from casc_core.export.graph import OperationCall, Value
 from casc_core.export.integer_form import integer_form
 from casc_core.export.integers import bits_of, magnitude_units, units
 from casc_core.neuron import LevelThresholds
@@ -20,7 +20,12 @@ from casc_core.numerics import largest
 
 
 def neuron_fields(
-    call: Called, name: str, exponent: int, threshold: Threshold, potential: Tensor | None, of_inputs: bool = False
+    call: OperationCall,
+    name: str,
+    exponent: int,
+    threshold: Threshold,
+    potential: Tensor | None,
+    of_inputs: bool = False,
 ) -> dict[str, Any]:
     """What a population's node says of its neurons, but for bit widths and the layer's name.
 
@@ -58,7 +63,7 @@ def potential_bits(
 
 
 @integer_form.register
-def _fire(op: Fire, call: Called, value: Value) -> Value:
+def _fire(op: Fire, call: OperationCall, value: Value) -> Value:
     received, exponent, run = op.received(call.run, call.args[0]), op.settings["exponent"], call.run
     signal, name = received.signal, op.settings["name"]
     reads = Value(value.node, value.exponent, signal, value.of_inputs)
@@ -77,7 +82,7 @@ def _fire(op: Fire, call: Called, value: Value) -> Value:
     return Value(node, 0, call.result)
 
 
-def made(call: Called, value: Value, exponent: int, most: float | None) -> dict[str, Any]:
+def made(call: OperationCall, value: Value, exponent: int, most: float | None) -> dict[str, Any]:
     """Fields of a drive's node that say how a drive on the grid `2**exponent` is made of inputs; none: it is not known."""
     drive, graph = value.signal.lazy_drive, call.graph
     if isinstance(drive, TableRows):

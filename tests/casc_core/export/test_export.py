@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import casc_core
 from casc_core import AsTrained, ConfigError, ConversionError, Exact, InputError, StorageError
 from casc_core.export.folder import SCHEMA
 from casc_core.extend import Op
+from casc_core.numerics import Unrounded
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
@@ -287,6 +289,14 @@ def test_other_neurons_are_refused_by_name(tmp_path: Path) -> None:
     snn = casc_core.convert(perceptron(), numerics=Exact(8), neuron=casc_core.Burst(), schedule=casc_core.Continuous())
     with pytest.raises(ConfigError, match=r"Burst\(.*has no integer form"):
         snn.export(tmp_path / "export", torch.randn(3, 6), T=8)
+
+
+def test_numbers_on_no_grid_are_refused(tmp_path: Path) -> None:
+    snn, made = converted("mlp", AsTrained())
+    unrounded = replace(snn.settings, numerics=Unrounded())
+    with pytest.raises(ConfigError, match=r"Unrounded\(\) puts nothing on a grid"):
+        casc_core.SpikingModel(snn.network._replace(settings=unrounded)).export(tmp_path / "export", made.inputs)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_that_never_sleeps_needs_its_steps(tmp_path: Path) -> None:
