@@ -129,10 +129,13 @@ class Graph:
         self.real[unique] = values
         return unique
 
+    def size(self, node: str) -> int | None:
+        """How many entries a node gives; None: it stands elsewhere."""
+        return next((math.prod(each["shape"]) for each in self.nodes if each["name"] == node), None)
+
     def is_all_of(self, nodes: Sequence[str], index: Array) -> bool:
         """Whether these places are all entries of a single node, in their order."""
-        sizes = {node["name"]: math.prod(node["shape"]) for node in self.nodes}
-        whole = len(nodes) == 1 and sizes.get(nodes[0]) == index.size
+        whole = len(nodes) == 1 and self.size(nodes[0]) == index.size
         return whole and bool((index.reshape(-1) == np.arange(index.size)).all())
 
     @contextmanager
@@ -242,7 +245,8 @@ class OperationCall:
 
     def scaled(self, node: tuple[str, int], factor: Tensor, shape: Sequence[int], of_inputs: bool) -> tuple[str, int]:
         """A node times a factor, entry by entry."""
-        if not of_inputs and bool((factor == 1).all()):
+        keeps_shape = self.graph.size(node[0]) in (None, math.prod(shape))
+        if not of_inputs and keeps_shape and bool((factor == 1).all()):
             return node
         exponent = 0 if of_inputs else finest_exponent(factor)  # those of inputs are whole numbers
         numbers = units(without_repeats(factor), exponent, f"{self.name}: a factor")

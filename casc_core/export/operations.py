@@ -46,10 +46,11 @@ from casc_core.engine.ops import (
 from casc_core.engine.ops import Call as Function
 from casc_core.engine.ops.affine import aligned
 from casc_core.engine.ops.pooling import Average, AveragePool
-from casc_core.engine.products.pooling_windows import Window, adaptive, per_dimension
+from casc_core.engine.products.pooling_windows import per_dimension
 from casc_core.export.graph import OperationCall, Plain, Value, depends, ones_like
 from casc_core.export.integer_form import integer_form, moved
 from casc_core.export.integers import MINUS_INFINITY, Array, bits_of, finest_exponent, magnitude_units, units
+from casc_core.export.places import along, parts, reduced, windows
 from casc_core.numerics import AsTrained
 
 
@@ -91,9 +92,8 @@ def _as_it_is(op: Op, call: OperationCall, value: Value) -> Value:
 def _bin(op: Bin, call: OperationCall, value: Value) -> Value:
     if value.node is None or call.result.period == 1:
         return replace(value, signal=call.result)
-    return replace(
-        value, node=call.node("bin", [value.node], value.exponent, period=call.result.period)[0], signal=call.result
-    )
+    node, _ = call.node("bin", [value.node], value.exponent, period=call.result.period)
+    return replace(value, node=node, signal=call.result)
 
 
 @integer_form.register
@@ -110,11 +110,8 @@ integer_form.register(MaskedFill, moved)
 @integer_form.register(Convolution3d)
 def _affine(op: AffineMap, call: OperationCall, value: Value) -> Value:
     kind, fields = ("linear", {}) if isinstance(op, Linear) else ("convolution", _geometry(op))
-    grid = op.settings["drive_exponent"]
-    if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None:
-        grid = None
     origin = _map_of_input(op, call, value, kind, fields)
-    result = call.value(None, 0, value, drive_exponent=grid, origin=origin)
+    result = call.value(None, 0, value, drive_exponent=_drive_grid(op, call, value), origin=origin)
     if value.node is None or op.weight is None:
         return result
     weight = op.weight
@@ -132,6 +129,12 @@ def _affine(op: AffineMap, call: OperationCall, value: Value) -> Value:
     return replace(result, node=made[0], exponent=out)
 
 
+def _drive_grid(op: Op, call: OperationCall, value: Value) -> int | None:
+    """The grid of a result's drive; as trained, what comes of inputs is on none before neurons receive it."""
+    unrounded = isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None
+    return None if unrounded else op.settings["drive_exponent"]
+
+
 def _sum_bits(call: OperationCall, exponent: int) -> int:
     """Bits that are proven to hold what a map gives at one step, and the sums on the way to it."""
     return bits_of(math.ceil(magnitude_units(call.result.bound * call.run.peak, exponent)))
@@ -144,10 +147,14 @@ def _limit(op: AffineMap, call: OperationCall) -> int | None:
 
 def _map_of_input(op: AffineMap, call: OperationCall, value: Value, kind: str, fields: dict[str, Any]) -> Any:
     """How its drive is made of an input that it reads directly; None: it reads none, or something else besides."""
-    plain_padding = not isinstance(op, Convolution) or not op.is_spread
-    if value.origin is None or "weight" in value.origin or op.fine is None or value.signal.divisor is not None:
-        return None
-    if not plain_padding:
+    is_spread = isinstance(op, Convolution) and op.is_spread
+    if (
+        value.origin is None
+        or "weight" in value.origin
+        or op.fine is None
+        or value.signal.divisor is not None
+        or is_spread
+    ):
         return None
     fine, bias = op.fine, op.bias
     weight, exponent = call.graph.tensor(op, "fine", lambda: _natural(op, fine))
@@ -167,17 +174,14 @@ def _natural(op: AffineMap, weight: Tensor) -> Tensor:
 def _geometry(op: AffineMap) -> dict[str, Any]:
     given = op.settings
     dims = given["dims"] if isinstance(op, Convolution) else 3
-    padding = [[0, 0]] * dims
-    if not (isinstance(op, Convolution) and op.is_spread):
-        around = given["padding"][-2 * dims :]
-        padding = [list(around[start : start + 2]) for start in range(0, len(around), 2)]
-    if isinstance(op, Convolution) and op.is_spread and not op.is_cut:
-        around = given["padding"][-2 * dims :]
-        padding = [list(around[start : start + 2]) for start in range(0, len(around), 2)]
+    is_cut = isinstance(op, Convolution) and op.is_cut  # then it is padded and cut beforehand
+    around = [0] * 2 * dims if is_cut else given["padding"][-2 * dims :]
     return {
-        "stride": list(given["stride"][-dims:]), "padding": padding, "dilation": list(given["dilation"][-dims:]),
+        "stride": list(given["stride"][-dims:]),
+        "padding": [list(around[start : start + 2]) for start in range(0, 2 * dims, 2)],
+        "dilation": list(given["dilation"][-dims:]),
         "groups": given["groups"],
-    }  # fmt: skip
+    }
 
 
 def _spread(op: AffineMap, call: OperationCall, value: Value) -> str:
@@ -194,12 +198,7 @@ def _spread(op: AffineMap, call: OperationCall, value: Value) -> str:
 
 @integer_form.register
 def _scale(op: Scale, call: OperationCall, value: Value) -> Value:
-    grid = (
-        None
-        if isinstance(call.run.numerics, AsTrained) and value.signal.lazy_drive is not None
-        else op.settings["drive_exponent"]
-    )
-    result = call.value(None, 0, value, drive_exponent=grid)
+    result = call.value(None, 0, value, drive_exponent=_drive_grid(op, call, value))
     if value.node is None:
         return result
     _, (factor,) = aligned(value.signal, op.settings["axis"], op.factor)
@@ -362,57 +361,3 @@ def _largest(call: OperationCall, value: Value, index: Array) -> Value:
 def plain_dims(value: Any) -> Any:
     """An argument of numbers, as the operation was called with it."""
     return map_leaves(value, lambda leaf: leaf.value if isinstance(leaf, Plain) else leaf)
-
-
-def reduced(shape: torch.Size, dims: Sequence[int]) -> Array:
-    """`[..., entries]`: for each entry of a reduction over these dimensions, the places of those that it is of.
-
-    >>> reduced(torch.Size([2, 3]), [-2]).tolist()
-    [[0, 3], [1, 4], [2, 5]]
-    """
-    numbers = np.arange(shape.numel()).reshape(tuple(shape))
-    kept = [dim for dim in range(-len(shape), 0) if dim not in dims]
-    moved = numbers.transpose([dim % len(shape) for dim in (*kept, *dims)])
-    return moved.reshape(*(shape[dim] for dim in kept), -1)
-
-
-def along(shape: torch.Size, lines: Sequence[Array]) -> Array:
-    """`[*outer, *windows, entries]`: the places that windows of the last dimensions are of, -1 for padding.
-
-    Args:
-        lines: for each of these dimensions `[windows, entries]`, likewise.
-
-    >>> along(torch.Size([2, 3]), [np.asarray([[-1, 0], [1, 2]])]).tolist()
-    [[[-1, 0], [1, 2]], [[-1, 3], [4, 5]]]
-    """
-    outer = shape[: len(shape) - len(lines)]
-    places: Array = np.zeros((1,), dtype=np.int64)
-    known: Array = np.ones((1,), dtype=bool)
-    for size, line in zip(shape[len(outer) :], lines, strict=True):
-        places = (places[..., None, :, None] * size + line[:, None, :]).reshape(*places.shape[:-1], len(line), -1)
-        known = (known[..., None, :, None] & (line >= 0)[:, None, :]).reshape(places.shape)
-    inner = math.prod(shape[len(outer) :])
-    starts = (np.arange(outer.numel()) * inner).reshape(*outer, *[1] * places.ndim)
-    return np.where(known, places + starts, -1)
-
-
-def windows(window: Window, size: int) -> Array:
-    """`[windows, kernel]`: the places of each window, -1 for padding.
-
-    >>> windows(Window(3, 2, padding=1), 4).tolist()
-    [[-1, 0, 1], [1, 2, 3]]
-    """
-    first = np.arange(window.outputs(size))[:, None] * window.stride - window.padding
-    read = first + np.arange(window.kernel) * window.dilation
-    return np.where((read >= 0) & (read < size), read, -1)
-
-
-def parts(size: int, count: int) -> Array:
-    """`[count, longest]`: the places of each part of adaptive pooling, -1 behind its end.
-
-    >>> parts(5, 3).tolist()
-    [[0, 1, -1], [1, 2, 3], [3, 4, -1]]
-    """
-    spans = adaptive(size, count)
-    longest = max(last - first for first, last in spans)
-    return np.asarray([[first + k if first + k < last else -1 for k in range(longest)] for first, last in spans])
