@@ -47,15 +47,19 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
         )
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
-        q, (first, second, last) = self.q, self.blocks
-        reset, update = (at.fire(at.currents(rows), at.driven(rows), self.sigmoid, 0) for rows in (first, second))
+        q, gates, last = self.q, slice(2 * self.hidden), slice(2 * self.hidden, None)
+        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
+        reset, update = opened.split(self.hidden, -1)
         products = at.total(at.arriving[..., last], at.driven(last)), at.total(at.recurrent[..., last], self.bias)
         candidate = at.fire(
             at.changes(lambda r, x, c: q * x + r * c, at.total(reset), *products), None, q * self.tanh.double(), -q
         )
         totals = at.total(update), at.total(candidate), at.total(at.states[0])
         mixed = at.changes(lambda z, n, h: (q - z) * n + z * h, *totals)
-        return reset, update, candidate, at.fire(mixed, None, nearest_thresholds(q, q), -q)
+        return self.apart(opened, candidate, at.fire(mixed, None, self.nearest(q), -q))
+
+    def apart(self, opened: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        return *opened.split(self.hidden, -1), *others
 
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         reset, update, candidate, _ = result
@@ -99,19 +103,28 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
         return kernels.GatedWeights.lstm(self.weight, self.sigmoid, self.tanh, state, cell, self.table)
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
-        q = self.q
-        taken, kept, candidate, shown = (
-            at.fire(at.currents(rows), at.driven(rows), thresholds, lowest)
-            for rows, thresholds, lowest in zip(
-                self.blocks, (self.sigmoid, self.sigmoid, self.tanh, self.sigmoid), (0, 0, -q, 0), strict=True
-            )
-        )
+        q, hidden = self.q, self.hidden
+        candidate_rows = slice(2 * hidden, 3 * hidden)
+        gates = self.kept(self.weight, "gates", self._gates)
+        opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
+        taken, kept, shown = opened.split(hidden, -1)
+        candidate = at.fire(at.currents(candidate_rows), at.driven(candidate_rows), self.tanh, -q)
         totals = at.total(kept), at.total(at.states[1]), at.total(taken), at.total(candidate)
         products = at.changes(lambda f, c, i, g: f * c + i * g, *totals)
-        cell = at.fire(products, None, nearest_thresholds(self.cells, q), -self.cells)
+        cell = at.fire(products, None, self.nearest(self.cells), -self.cells)
         table = self.table.to(at.kind)
         seen = at.changes(lambda o, c: o * table[c.long() + self.cells], at.total(shown), at.total(cell))
-        return taken, kept, candidate, shown, cell, at.fire(seen, None, nearest_thresholds(q, q), -q)
+        return self.apart(opened, candidate, cell, at.fire(seen, None, self.nearest(q), -q))
+
+    def apart(self, opened: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        taken, kept, shown = opened.split(self.hidden, -1)
+        candidate, *states = others
+        return taken, kept, candidate, shown, *states
+
+    def _gates(self) -> Tensor:
+        """The rows of the input, the forget and the output gate."""
+        rows = torch.arange(4 * self.hidden, device=self.weight.device)
+        return torch.cat([rows[: 2 * self.hidden], rows[3 * self.hidden :]])
 
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         # A cell's spikes meet the output gate of their own position and the forget gate of the next.

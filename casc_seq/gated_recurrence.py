@@ -46,6 +46,7 @@ from casc_core.extend import (
 from casc_core.numerics import largest
 from casc_core.reporting.series import last_repeated, zero_padded
 from casc_seq.gated_position import Position, begun
+from casc_seq.level_thresholds import nearest_thresholds
 from casc_seq.recurrence import Order, by_position, divided, recurrent_samples
 from casc_seq.rows import check_lengths
 from casc_seq.train_lengths import TrainLengths
@@ -117,7 +118,12 @@ class GatedRecurrence(Op, abstract=True):
 
     @abstractmethod
     def step(self, at: Position) -> tuple[Tensor, ...]:
-        """The spikes of each population at one position, `[steps, samples, hidden]`: they fire in this order."""
+        """The spikes of each population at one position, `[steps, samples, hidden]`."""
+
+    @abstractmethod
+    def apart(self, opened: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """What belongs to each population, of what belongs to those that fire together, in the order in which they do:
+        the gates first."""
 
     @property
     def spiking_reach(self) -> float:
@@ -216,8 +222,12 @@ class GatedRecurrence(Op, abstract=True):
 
     @cached_property
     def kept(self) -> WeightCache:
-        """What the kernel reads of the weights."""
+        """What is made of the weights, or is where they are."""
         return WeightCache()
+
+    def nearest(self, highest: int) -> Tensor:
+        """Thresholds at which products of levels are rounded to levels up to this one, where the layer is."""
+        return self.kept(self.weight, highest, lambda: nearest_thresholds(highest, self.q).to(self.weight.device))
 
     @cached_property
     def kept_tables(self) -> WeightCache:
@@ -255,6 +265,7 @@ class GatedRecurrence(Op, abstract=True):
         drive, train = current.drive, current.train
         if batch_axis == 1:
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
+        awake = torch.tensor(run.wake_weights(), dtype=kind, device=current.device).cumsum(0)
         visited: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in self.ranges]
         potentials: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in self.ranges]
         before = [train.new_zeros((0, 0, self.hidden), dtype=torch.int8) for _ in self.STATES]
@@ -266,15 +277,14 @@ class GatedRecurrence(Op, abstract=True):
             peak = max(run.peak, self.q) if known < size else run.peak
             recurrent = self.product(states[0], self.weight, exponent, peak, kind)
             own = None if drive is None else drive[rows, position].to(kind)
-            at = Position(run, exponent, kind, train[:, rows, position].to(kind), own, recurrent, states)
+            at = Position(run, exponent, kind, awake, train[:, rows, position].to(kind), own, recurrent, states)
             trains = self.step(at)
             before = [trains[index] for index in self.STATES]
             for train_of, each in zip(visited, trains, strict=True):
                 train_of.append((each, rows, position))
-            for of_population in reversed(potentials):  # the last that fired is taken first
-                after = run.taken_potential()
-                if after is not None:
-                    of_population.append((after, rows, position))
+            fired = run.taken_potentials()
+            for of_population, each in zip(potentials, self.apart(*fired) if fired else (), strict=False):
+                of_population.append((each, rows, position))
         placed = partial(by_position, shape=(batch, length, self.hidden))
         return (
             [placed(each, pad=zero_padded) for each in visited],

@@ -133,7 +133,7 @@ class _Populations:
         """A population with a threshold for each level, that receives at most so much in a run."""
         call, name = self.call, self.op.settings["name"]
         levels = LevelThresholds(thresholds.double(), lowest)
-        potential = call.run.initial_potential(None, levels, self.exponent)
+        potential = call.run.initial_potential(None, levels, self.exponent, levels.values.device)
         unit = min(received[1], finest_exponent(levels.values), 0 if potential is None else self.exponent)
         fields = neuron_fields(call, name, unit, levels, potential)
         shape = [self.op.hidden]

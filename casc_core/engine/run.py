@@ -113,12 +113,22 @@ class Run(ABC):
         """The membrane potential after each step `[steps, *shape]` of the population that fired last; None: no record."""
         return self.potentials.pop() if self.potentials else None
 
-    def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
+    def taken_potentials(self) -> list[Tensor]:
+        """The same of all populations that have fired since the last were taken, in their order."""
+        taken = list(self.potentials or ())
+        if self.potentials is not None:
+            self.potentials.clear()
+        return taken
+
+    def initial_potential(
+        self, own: Tensor | None, threshold: Threshold, exponent: int, device: torch.device
+    ) -> Tensor | None:
         """The membrane potential before the first step, float64, which broadcasts against the population; None: zero.
 
         Args:
             own: what the layer itself begins with, such as the half step of its activation.
             exponent: of the grid it is put on.
+            device: where the population is.
         """
         return own
 

@@ -129,7 +129,7 @@ class Fire(Op):
             charge = by_channel(charge, signal.shape)
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
-        potential = run.initial_potential(charge, scaled, exponent)
+        potential = run.initial_potential(charge, scaled, exponent, signal.device)
         most = None
         if drive is not None:
             # What is held must be beyond a threshold, and not on it.
