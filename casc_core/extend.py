@@ -76,6 +76,8 @@ from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.running import running, running_product
 from casc_core.engine.signal import Signal
+from casc_core.export.graph import OperationCall, Plain, Value
+from casc_core.export.integer_form import integer_form
 from casc_core.neuron import LevelThresholds
 from casc_core.numerics import stored
 
@@ -96,9 +98,11 @@ __all__ = [
     "Observable",
     "OneOf",
     "Op",
+    "OperationCall",
     "OrNone",
     "Otherwise",
     "PartsNode",
+    "Plain",
     "PopulationNode",
     "Positive",
     "Provenance",
@@ -114,12 +118,14 @@ __all__ = [
     "Snapping",
     "TableLookup",
     "Text",
+    "Value",
     "Whole",
     "Work",
     "batch_norm",
     "convolution",
     "grid_threshold",
     "half_step",
+    "integer_form",
     "join",
     "linear_map",
     "neurons",

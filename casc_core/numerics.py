@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -29,6 +29,14 @@ INPUT_REACH = 1024.0
 EXPECTED_INPUT = 8.0
 # Real-valued currents keep this many bits; their products then fit float64 with room to spare.
 DRIVE_BITS = 26
+
+
+# Biases are up to this many bits finer than the weights beside them.
+BIAS_BITS = 6
+# A threshold spans at least 2**THRESHOLD_BITS grid units, so that rounding a real-valued current to it is harmless.
+THRESHOLD_BITS = 14
+# Where it is on the grid of the weights, at least so many: more cost a shift.
+COARSE_THRESHOLD_BITS = 5
 
 
 def binade(magnitude: float) -> int:
@@ -96,6 +104,16 @@ class Numerics(ABC):
     input_reach: ClassVar[float] = math.inf
     """Real-valued inputs must stay below this magnitude."""
 
+    @property
+    def bias_bits(self) -> int:
+        """How many bits finer than the weights beside them biases may be."""
+        return BIAS_BITS
+
+    @property
+    def threshold_bits(self) -> int:
+        """Of a threshold that meets currents which are on a grid, at least."""
+        return THRESHOLD_BITS
+
     @abstractmethod
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         """The grid for weights that meet numbers on the grid `2**arriving`; where it goes by bits, of so many."""
@@ -140,7 +158,7 @@ class _OnGrids(Numerics):
     _remedy: ClassVar[str] = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exact(_OnGrids):
     """Weights snapped to a coarse power-of-two grid, for hardware and for speed; `casc_core.verify` says what that moved.
 
@@ -148,9 +166,13 @@ class Exact(_OnGrids):
 
     Args:
         weight_bits: bits of a weight, sign included, 2 to 24. Fewer bits are coarser, and cheaper on hardware.
+        bias_on_weight_grid: biases and thresholds are on the grid of the weights beside them too: one scale for each layer,
+            so that hardware adds its currents to its potentials without a shift, in registers that are up to 14 bits
+            narrower. Where several maps add up (a residual), the coarser are still shifted.
     """
 
     weight_bits: int = 16
+    bias_on_weight_grid: bool = field(default=False, metadata={"written": "where it is not the default"})
     input_reach: ClassVar[float] = INPUT_REACH
     _remedy: ClassVar[str] = "fewer weight_bits, "
 
@@ -159,6 +181,20 @@ class Exact(_OnGrids):
             raise ConfigError(f"weight_bits must be an integer; got {self.weight_bits!r}")
         if not 2 <= self.weight_bits <= 24:
             raise ConfigError(f"weight_bits must lie in 2..24; got {self.weight_bits!r}")
+        if not isinstance(self.bias_on_weight_grid, bool):
+            raise ConfigError(f"bias_on_weight_grid must be True or False; got {self.bias_on_weight_grid!r}")
+
+    def __repr__(self) -> str:
+        further = ", bias_on_weight_grid=True" if self.bias_on_weight_grid else ""
+        return f"Exact(weight_bits={self.weight_bits}{further})"
+
+    @property
+    def bias_bits(self) -> int:
+        return 0 if self.bias_on_weight_grid else BIAS_BITS
+
+    @property
+    def threshold_bits(self) -> int:
+        return COARSE_THRESHOLD_BITS if self.bias_on_weight_grid else THRESHOLD_BITS
 
     def weight_exponent(self, weight: Tensor, bits: int | None = None, arriving: int = 0) -> int:
         """The finest grid on which every entry of `weight` is a signed integer of `bits` bits (default: `weight_bits`)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
-from casc_core.reporting.series import zero_padded
+from casc_core.reporting.series import last_repeated, zero_padded
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class LayerSpikes:
         ann_multiplications: those of the ANN in front of this layer: one for each weight and position.
         neurons: its neurons, of all samples (and all real token positions).
         silent_at: `[batch]`, the last step at which it spiked in each sample; 0 if never.
+        train: `[T, batch, ...]` int8, the spikes of each neuron at each step, +1 and -1; None: they are not recorded.
+        potentials: `[T, batch, ...]` float64, the membrane potential of each neuron after each step, in the unit of the
+            threshold; None: they are not recorded. Where a mean over each sample's own length drives neurons, potential and
+            threshold are times that length; where each level has a threshold of its own, it is what has been received less
+            the threshold of the count (`LevelThresholds`).
     """
 
     positive: Tensor
@@ -38,6 +43,8 @@ class LayerSpikes:
     ann_multiplications: float
     neurons: int
     silent_at: Tensor
+    train: Tensor | None = None
+    potentials: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,8 @@ def layer_spikes(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[s
             dense,
             recorder.neurons[name],
             recorder.last_spike[name],
+            zero_padded(recorder.trains[name], steps).to(torch.int8) if recorder.keep_trains else None,
+            last_repeated(recorder.potentials[name], steps) if recorder.keep_potentials else None,
         )
     return layers
 

@@ -34,6 +34,8 @@ from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
+from casc_core.export.folder import write as write_integers
+from casc_core.export.golden import golden
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
 from casc_core.reporting.series import last_repeated
@@ -151,17 +153,32 @@ class SpikingModel(nn.Module):
         return logits
 
     @uncaptured
-    def simulate(self, *inputs: Any, T: int | None = None, **named: Any) -> Simulation:
+    def simulate(self, *inputs: Any, T: int | None = None, record: Collection[str] = (), **named: Any) -> Simulation:
         """Simulate in spikes for `T` steps; None: until nothing spikes any more.
+
+        Args:
+            record: what to keep of each neuron, "spikes", "potentials" or both: `train` and `potentials` of each layer in
+                `Simulation.spikes`. The batch is then run at once, whatever the memory limit; where potentials are kept,
+                step by step, which takes several times as long and gives the same spikes.
 
         Returns:
             A `Simulation`: readout after each step, steps to silence, spikes of each layer.
 
         Raises:
-            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps.
+            ConfigError: `T < 1` or above 131,072, or None under a schedule that never sleeps; or nothing that is to be
+                recorded is called so.
             InputError: as for a call.
+
+        >>> import casc_core
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), casc_core.CQReLU(q=2), nn.Linear(1, 1))
+        >>> _ = nn.init.constant_(model[0].weight, 0.75)
+        >>> layer = casc_core.convert(model).simulate(torch.ones(1, 1), record=("spikes", "potentials")).spikes["1"]
+        >>> layer.train.flatten().tolist(), layer.potentials.flatten().tolist()
+        ([0, 1], [0.75, 0.5])
         """
         self.check_steps(T)
+        if record:
+            return self.simulate_recorded(inputs, named, T, _recorder_of(record))
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit)
         simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
@@ -313,6 +330,45 @@ class SpikingModel(nn.Module):
         self.require_unchanged()
         write(self.network, folder)
 
+    def export(self, folder: str | Path, inputs: Any, T: int | None = None, hex: bool = False) -> None:
+        """Write the network's integers to `folder`, and golden traces of some samples to test hardware against.
+
+        `integers.json` (its schema: `casc_core/export/integers.schema.json`) says what each layer computes and in which
+        order; `integers.safetensors` has weights, thresholds and whatever else is the same for all samples,
+        `traces.safetensors` the inputs, first-layer drives, spikes, potentials and readouts of each sample at each step.
+        Whole or not at all; an earlier export there is replaced. See docs/export.md.
+
+        Args:
+            inputs: samples, as for a call: a tensor, a tuple of tensors, or a dict by argument.
+            T: steps to simulate; None: until the last sample is silent.
+            hex: every tensor also as a file for Verilog's `$readmemh`.
+
+        Raises:
+            ConversionError: an operation has no integer form; ExactnessError: a number is no finite integer.
+            ConfigError: the neuron is neither CIF nor IF; or the schedule never sleeps, and T is None; or the network is on
+                another device than the CPU.
+            InputError: samples that do not fit the network or each other.
+            StorageError: the folder cannot be written, or holds something that is not an export.
+        """
+        self.require_unchanged()
+        self.check_steps(T)
+        if self._device not in (None, torch.device("cpu")):
+            raise ConfigError(f"an export runs on the CPU, and the network is on {self._device}: export snn.cpu()")
+        given, named = _arguments_of(inputs)
+        program, arguments = self._bound(given, named)
+        run = self._spiking_run(T, None)
+        whole = self._splitter(program).followed(arguments, run)
+        if whole.why_not is not None:
+            raise InputError(f"samples are exported one by one, and these cannot be taken apart: {whole.why_not}")
+
+        def simulate(sample: Mapping[str, Any], recorder: Recorder) -> Simulation:
+            return self.simulate_recorded((), sample, T, recorder)
+
+        samples = Parts(arguments, whole, whole.samples)
+        found = golden(self.settings, program, samples, simulate, run.wake_weights(T))
+        by_inputs = [name for name in program.returned.names if name not in program.returned.readouts]
+        write_integers(found, self.settings, by_inputs, folder, hex)
+
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")
 
@@ -409,6 +465,24 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
+
+
+def _arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs by position and by name."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def _recorder_of(record: Collection[str]) -> Recorder:
+    """A recorder that keeps these.
+
+    Raises:
+        ConfigError: there is nothing of such a name.
+    """
+    if isinstance(record, str) or not set(record) <= {"spikes", "potentials"}:
+        raise ConfigError(f'record names "spikes", "potentials" or both, as in record=("spikes",); got {record!r}')
+    return Recorder(keep_trains="spikes" in record, keep_potentials="potentials" in record)
 
 
 def _check_readout(output: Any, readout: Readout, run: Run) -> None:

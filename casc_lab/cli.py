@@ -91,7 +91,7 @@ def commands() -> dict[str, EntryPoint]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    line = Parser(prog="casc", description="Exact spiking networks: compare, verify, classify, detect.")
+    line = Parser(prog="casc", description="Exact spiking networks: compare, verify, export, classify, detect.")
     line.add_argument("--version", action="version", version=f"%(prog)s {version('casc')}")
     parts = line.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Part)
     for name, entry in commands().items():

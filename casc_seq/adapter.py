@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import casc_seq.integer_forms  # noqa: F401  # which registers what recurrent layers are in an export
 from casc_core import Adapter, ConversionError
 from casc_core.activation import check_threshold
 from casc_core.extend import (

@@ -56,7 +56,10 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
         )
         totals = at.total(update), at.total(candidate), at.total(at.states[0])
         mixed = at.changes(lambda z, n, h: (q - z) * n + z * h, *totals)
-        return reset, update, candidate, at.fire(mixed, None, self.nearest(q), -q)
+        return self.apart(opened, candidate, at.fire(mixed, None, self.nearest(q), -q))
+
+    def apart(self, opened: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        return *opened.split(self.hidden, -1), *others
 
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         reset, update, candidate, _ = result
@@ -111,7 +114,12 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
         cell = at.fire(products, None, self.nearest(self.cells), -self.cells)
         table = self.table.to(at.kind)
         seen = at.changes(lambda o, c: o * table[c.long() + self.cells], at.total(shown), at.total(cell))
-        return taken, kept, candidate, shown, cell, at.fire(seen, None, self.nearest(q), -q)
+        return self.apart(opened, candidate, cell, at.fire(seen, None, self.nearest(q), -q))
+
+    def apart(self, opened: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        taken, kept, shown = opened.split(self.hidden, -1)
+        candidate, *states = others
+        return taken, kept, candidate, shown, *states
 
     def _gates(self) -> Tensor:
         """The rows of the input, the forget and the output gate."""

@@ -44,9 +44,10 @@ from casc_core.extend import (
     tensors,
 )
 from casc_core.numerics import largest
+from casc_core.reporting.series import last_repeated, zero_padded
 from casc_seq.gated_position import Position, begun
 from casc_seq.level_thresholds import nearest_thresholds
-from casc_seq.recurrence import Order, divided, recurrent_samples
+from casc_seq.recurrence import Order, by_position, divided, recurrent_samples
 from casc_seq.rows import check_lengths
 from casc_seq.train_lengths import TrainLengths
 
@@ -90,6 +91,11 @@ class GatedRecurrence(Op, abstract=True):
         return self.weight.shape[1]
 
     @property
+    def blocks(self) -> list[slice]:
+        """The rows of weights of each gate."""
+        return [slice(start * self.hidden, (start + 1) * self.hidden) for start in range(self.GATES)]
+
+    @property
     @abstractmethod
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """The lowest and the highest level of each population, in units."""
@@ -114,6 +120,11 @@ class GatedRecurrence(Op, abstract=True):
     def step(self, at: Position) -> tuple[Tensor, ...]:
         """The spikes of each population at one position, `[steps, samples, hidden]`."""
 
+    @abstractmethod
+    def apart(self, opened: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """What belongs to each population, of what belongs to those that fire together, in the order in which they do:
+        the gates first."""
+
     @property
     def spiking_reach(self) -> float:
         """The largest current of one step that comes from the layer itself, and its largest threshold for each level."""
@@ -127,6 +138,23 @@ class GatedRecurrence(Op, abstract=True):
     def forward(
         self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
     ) -> tuple[Signal, ...]:
+        received = self.received(run, current, start, row, lengths)
+        emitted = self._compiled(run, *received)
+        potentials: list[Tensor | None] = [None for _ in self.ranges]
+        if emitted is None:
+            emitted, potentials = self._by_visits(run, *received)
+        if not self.settings["batch_first"]:
+            emitted = [train.transpose(1, 2) for train in emitted]
+            potentials = [None if after is None else after.transpose(1, 2) for after in potentials]
+        return tuple(
+            Signal(train, None, None, float(highest), potential=after)
+            for train, after, (_, highest) in zip(emitted, potentials, self.ranges, strict=True)
+        )
+
+    def received(
+        self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
+    ) -> tuple[Signal, list[Tensor], Tensor | None]:
+        """The input current, its drive on the grid; the initial states in levels, `[B, hidden]` each; checked lengths."""
         name, exponent = self.settings["name"], self.settings["exponent"]
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(
@@ -143,22 +171,15 @@ class GatedRecurrence(Op, abstract=True):
         if lengths is not None:
             lengths = check_lengths(lengths, batch, length)
         initial = self._initial(start, row, batch, current.device)
-        current = self._held(run, current)
-        emitted = self._compiled(run, current, initial, lengths)
-        if emitted is None:
-            emitted = self._by_visits(run, current, initial, lengths)
-        return tuple(
-            Signal(train if batch_axis == 0 else train.transpose(1, 2), None, None, float(highest))
-            for train, (_, highest) in zip(emitted, self.ranges, strict=True)
-        )
+        return self._held(run, current), initial, lengths
 
     def _held(self, run: Run, current: Signal) -> Signal:
         """The current, its drive on the grid; a table's rows are, and are as large as was expected."""
-        if not isinstance(current.lazy_drive, Tensor):
-            return current
         exponent, reach = self.settings["exponent"], current.bound + self.spiking_reach
-        drive = run.held(run.numerics.snap(current.lazy_drive, exponent), reach, 0.0, exponent)
-        return replace(current, lazy_drive=drive)
+        if isinstance(current.lazy_drive, TableRows):
+            return current
+        drive = current.drive_on_grid(run.numerics, exponent)
+        return current if drive is None else replace(current, lazy_drive=run.held(drive, reach, 0.0, exponent))
 
     def _compiled(
         self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None
@@ -236,8 +257,10 @@ class GatedRecurrence(Op, abstract=True):
         )
         return run.sum_dtype(steps, reach, largest_drive, self.settings["exponent"], self.settings["name"])
 
-    def _by_visits(self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None) -> list[Tensor]:
-        """Spikes of all positions, `[steps, B, L, hidden]`, of each population."""
+    def _by_visits(
+        self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Spikes of all positions, `[steps, B, L, hidden]`, of each population; and potentials, where they are recorded."""
         exponent, batch_axis = self.settings["exponent"], 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
@@ -246,7 +269,8 @@ class GatedRecurrence(Op, abstract=True):
         if batch_axis == 1:
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
         awake = torch.tensor(run.wake_weights(), dtype=kind, device=current.device).cumsum(0)
-        visited: list[tuple[tuple[Tensor, ...], Tensor, int]] = []
+        visited: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in self.ranges]
+        potentials: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in self.ranges]
         before = [train.new_zeros((0, 0, self.hidden), dtype=torch.int8) for _ in self.STATES]
         for position, size, known in order.visits:
             rows = order.rows[:size]
@@ -259,16 +283,16 @@ class GatedRecurrence(Op, abstract=True):
             at = Position(run, exponent, kind, awake, train[:, rows, position].to(kind), own, recurrent, states)
             trains = self.step(at)
             before = [trains[index] for index in self.STATES]
-            visited.append((trains, rows, position))
-        emitted = []
-        for index in range(len(self.ranges)):
-            steps = max(len(trains[index]) for trains, _, _ in visited)
-            shape = (steps, batch, length, self.hidden)
-            result = torch.zeros(shape, dtype=visited[0][0][index].dtype, device=current.device)
-            for trains, rows, position in visited:
-                result[: len(trains[index]), rows, position] = trains[index]
-            emitted.append(result)
-        return emitted
+            for train_of, each in zip(visited, trains, strict=True):
+                train_of.append((each, rows, position))
+            fired = run.taken_potentials()
+            for of_population, each in zip(potentials, self.apart(*fired) if fired else (), strict=False):
+                of_population.append((each, rows, position))
+        placed = partial(by_position, shape=(batch, length, self.hidden))
+        return (
+            [placed(each, pad=zero_padded) for each in visited],
+            [placed(each, pad=last_repeated) if each else None for each in potentials],
+        )
 
     def _initial(self, start: Any, row: int, batch: int, device: torch.device) -> list[Tensor]:
         """The initial states in levels, `[B, hidden]` int16."""
@@ -360,7 +384,7 @@ class Emitted(Op, saved_as="Emitted"):
         batch_axis = 0 if self.settings["batch_first"] else 1
         if lengths is not None:
             lengths = check_lengths(lengths, result.shape[batch_axis], result.shape[1 - batch_axis])
-        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths)
+        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths, result.potential)
 
     def follow(self, follower: Follower, signal: Abstract, lengths: Any = None, *before: Abstract) -> Abstract:
         return signal

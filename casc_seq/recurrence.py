@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,10 +42,27 @@ from casc_core.extend import (
     tensors,
 )
 from casc_core.numerics import INPUT_EXPONENT, AsTrained, binade, largest
+from casc_core.reporting.series import last_repeated, zero_padded
 from casc_seq.rows import check_lengths, time_order
 from casc_seq.train_lengths import TrainLengths
 
 _EACH = Numbers(((), ("hidden",)), optional=True)
+
+
+class Received(NamedTuple):
+    """What a recurrent population receives besides its own spikes.
+
+    Attributes:
+        current: its drive on the grid of the potential.
+        initial: the current of the initial state `[B, hidden]`, at the first position visited, at each wake step; or None.
+        lengths: of the texts, checked; or None.
+        potential: before the first step; None: zero.
+    """
+
+    current: Signal
+    initial: Tensor | None
+    lengths: Tensor | None
+    potential: Tensor | None
 
 
 class Recurrence(Op, saved_as="Recurrence"):
@@ -96,6 +113,22 @@ class Recurrence(Op, saved_as="Recurrence"):
     def forward(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
     ) -> Signal:
+        received = self.received(run, current, start, row, lengths)
+        spikes, after = self._compiled(run, *received), None
+        if spikes is None:
+            train, after = self._by_visits(run, *received)
+        else:
+            train = spikes.train
+            if run.row_counts is not None and spikes.tallied is not None:
+                positive, negative = spikes.tallied
+                run.row_counts[self.settings["name"]] = self._as_called(positive), self._as_called(negative)
+        after = None if after is None else self._as_called(after)
+        return Signal(self._as_called(train), None, None, 1.0, potential=after)
+
+    def received(
+        self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
+    ) -> Received:
+        """What the neurons of all positions receive, besides each other's spikes, as they do in this run."""
         name = self.settings["name"]
         if len(current.shape) != 3 or 0 in current.shape:
             raise InputError(
@@ -116,16 +149,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         exponent = self.settings["exponent"]
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
         potential = run.initial_potential(charge, self.settings["threshold"], exponent, current.device)
-        driven = self._held(run, driven, initial, potential)
-        spikes = self._compiled(run, driven, initial, lengths, potential)
-        if spikes is None:
-            train = self._by_visits(run, driven, initial, lengths, potential)
-        else:
-            train = spikes.train
-            if run.row_counts is not None and spikes.tallied is not None:
-                positive, negative = spikes.tallied
-                run.row_counts[name] = self._as_called(positive), self._as_called(negative)
-        return Signal(self._as_called(train), None, None, 1.0)
+        return Received(self._held(run, driven, initial, potential), initial, lengths, potential)
 
     def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
         """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
@@ -149,7 +173,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         batch_axis = 0 if self.settings["batch_first"] else 1
         if lengths is not None:
             lengths = check_lengths(lengths, result.shape[batch_axis], result.shape[1 - batch_axis])
-        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths)
+        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths, result.potential)
 
     def work(
         self, result: Provenance, current: Provenance, start: Any = None, row: int = 0, lengths: Tensor | None = None
@@ -300,8 +324,9 @@ class Recurrence(Op, saved_as="Recurrence"):
 
     def _by_visits(
         self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
-    ) -> Tensor:
-        """Spikes of all positions, `[steps, B, L, hidden]`: one product and one scan for each position."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Spikes of all positions, `[steps, B, L, hidden]`: one product and one scan for each position; and potentials,
+        where they are recorded."""
         name, exponent, threshold = (self.settings[key] for key in ("name", "exponent", "threshold"))
         batch_axis = 0 if self.settings["batch_first"] else 1
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
@@ -320,6 +345,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
         hidden = self.weight.shape[0]
         emitted: list[tuple[Tensor, Tensor, int]] = []
+        potentials: list[tuple[Tensor, Tensor, int]] = []
         before = train.new_zeros((0, 0, hidden), dtype=torch.int8)
         for position, size, known in order.visits:
             rows = order.rows[:size]
@@ -340,11 +366,11 @@ class Recurrence(Op, saved_as="Recurrence"):
                 wake[known:] += initial[known:size].to(dtype)
             before = run.fire(arriving, wake, threshold, dtype, potential)
             emitted.append((before, rows, position))
-        steps = max(len(spikes) for spikes, _, _ in emitted)
-        result = train.new_zeros((steps, train.shape[1], train.shape[2], hidden), dtype=emitted[0][0].dtype)
-        for spikes, rows, position in emitted:
-            result[: len(spikes), rows, position] = spikes
-        return result
+            after = run.taken_potential()
+            if after is not None:
+                potentials.append((after, rows, position))
+        placed = partial(by_position, shape=(*train.shape[1:3], hidden))
+        return placed(emitted, pad=zero_padded), placed(potentials, pad=last_repeated) if potentials else None
 
     @staticmethod
     def _with_bias(current: Signal, bias: Tensor) -> Signal:
@@ -370,6 +396,24 @@ class Recurrence(Op, saved_as="Recurrence"):
         return run.numerics.snap(
             exact_product(run.numerics, state, self.weight, INPUT_EXPONENT, exponent, name), exponent
         )
+
+
+def by_position(
+    visited: Sequence[tuple[Tensor, Tensor, int]],
+    shape: tuple[int, ...],
+    pad: Callable[[Tensor, int], Tensor],
+) -> Tensor:
+    """`[steps, *shape]`, shape being `[B, L, hidden]`: zero but for what each visit gives of its position.
+
+    Args:
+        visited: `[steps, samples, hidden]`, the samples, and the position. pad: makes all equally long.
+    """
+    steps = max(len(each) for each, _, _ in visited)
+    first, _, _ = visited[0]
+    result = first.new_zeros((steps, *shape))
+    for each, rows, position in visited:
+        result[:, rows, position] = pad(each, steps)
+    return result
 
 
 def divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:

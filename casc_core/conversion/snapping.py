@@ -22,12 +22,8 @@ from casc_core.numerics import Numerics, binade, coarsest, drive_grid, is_on, la
 
 # Factors and weights that meet a drive keep this many.
 FINE_BITS = 24
-# Biases are up to this many bits finer than the weights beside them.
-BIAS_BITS = 6
 # What must not be rounded may take this many bits: those of a float32, and a few for the number of entries of a mean.
 EXACT_BITS = 28
-# A threshold spans at least 2**THRESHOLD_BITS grid units, so that rounding a real-valued current to it is harmless.
-THRESHOLD_BITS = 14
 # Weights that meet real-valued input alone keep so many bits.
 INPUT_WEIGHT_BITS = 49
 
@@ -109,7 +105,7 @@ def snapped_map(
         if out_exponent is not None and not isinstance(
             numerics, Stretch
         ):  # much finer than what it is added to would only cost range
-            drive_exponent = max(drive_exponent, out_exponent - BIAS_BITS)
+            drive_exponent = max(drive_exponent, out_exponent - numerics.bias_bits)
     unrounded = snapped is None or torch.equal(snapped, weight)
     if bias is not None:
         rounded = numerics.snap(bias, drive_exponent)
@@ -251,7 +247,7 @@ def grid_threshold(
         own = max(numerics.grid, min(own, binade(value) - THRESHOLD_BITS))
         exponent = own if exponent is None else min(exponent, own)
         return float(on_grid(torch.tensor(value, dtype=torch.float64), exponent)), exponent
-    finest = binade(value) - THRESHOLD_BITS
+    finest = binade(value) - (THRESHOLD_BITS if exponent is None else numerics.threshold_bits)
     if is_exact:
         own = 1 - Fraction(threshold).denominator.bit_length() - rounds
         finest = min(finest, max(own, binade(value) - EXACT_BITS))
@@ -267,7 +263,7 @@ def level_thresholds(
     The steps between them are as fine as a threshold of its own would be; `exponent` None: no current has a grid.
     """
     steps = [float(abs(b - a)) for a, b in itertools.pairwise([Fraction(0), *thresholds]) if a != b]
-    grid = binade(min(steps, default=1.0)) - THRESHOLD_BITS
+    grid = binade(min(steps, default=1.0)) - (THRESHOLD_BITS if exponent is None else numerics.threshold_bits)
     if isinstance(numerics, Stretch):  # what lies on no finer grid needs none
         grid = max(numerics.grid, min(grid, *map(_binary_exponent, thresholds)))
     grid = grid if exponent is None else min(grid, exponent)

@@ -15,6 +15,8 @@ Threshold = Tensor | float | LevelThresholds
 class Scan(Protocol):
     """A population advancing step by step."""
 
+    state: NeuronState
+
     def step(self, current: Tensor, cap: int) -> Tensor:
         """Integrate `current` and return the spikes, int8."""
 

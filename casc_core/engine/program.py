@@ -162,6 +162,8 @@ class Program:
             op, call = ops[step.op], (step.args, dict(step.kwargs))
             args, kwargs = substitute(call, values)
             values[step.result] = _called(op, run, args, kwargs)
+            if run.recorder is not None and run.recorder.watch is not None:
+                run.recorder.watch(run, step, op, args, kwargs, values[step.result])
             if observer is not None:
                 observer.called(step.result, op, values[step.result], substitute(call, observer.values), refs(call))
             del args, kwargs  # what was read for the last time is let go before the readout

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from casc_core.schedule import LARGEST_STEPS
 LARGEST_TOTAL = 2**15 - 1
 LEAST_ROOM = 2**24
 
+RunT = TypeVar("RunT", bound="Run")
+
 
 class Run(ABC):
     """One evaluation of a program.
@@ -39,6 +41,8 @@ class Run(ABC):
         made: numbers that functions of the inputs have made so far.
         row_counts: by layer, the `signed_counts` that a kernel took of its train while it fired; None: they are not asked
             for.
+        potentials: where they are recorded, the membrane potentials `[steps, *shape]` of each population that has fired
+            and whose operation has not taken them yet; None: they are not.
     """
 
     total: int
@@ -52,8 +56,11 @@ class Run(ABC):
         self.room = LEAST_ROOM
         self.made = 0
         self.row_counts: dict[str, tuple[Tensor, Tensor]] | None = None
+        self.potentials: list[Tensor] | None = None
         if recorder is not None and recorder.keep_activity:
             self.row_counts = {}
+        if recorder is not None and recorder.keep_potentials:
+            self.potentials = []
 
     @abstractmethod
     def wake_weights(self, steps: int | None = None) -> list[int]:
@@ -75,7 +82,7 @@ class Run(ABC):
         """The step at which it is cut; None: it is not."""
         return None
 
-    def binned(self, steps: int) -> Run:
+    def binned(self: RunT, steps: int) -> RunT:
         """The same in bins of so many steps."""
         binned = copy(self)
         binned.steps_at_once = self.steps_at_once * steps
@@ -102,6 +109,17 @@ class Run(ABC):
         where it ends. Thresholds by level are exact in that type, as their products with their scale are.
         """
 
+    def taken_potential(self) -> Tensor | None:
+        """The membrane potential after each step `[steps, *shape]` of the population that fired last; None: no record."""
+        return self.potentials.pop() if self.potentials else None
+
+    def taken_potentials(self) -> list[Tensor]:
+        """The same of all populations that have fired since the last were taken, in their order."""
+        taken = list(self.potentials or ())
+        if self.potentials is not None:
+            self.potentials.clear()
+        return taken
+
     def initial_potential(
         self, own: Tensor | None, threshold: Threshold, exponent: int, device: torch.device
     ) -> Tensor | None:
@@ -113,6 +131,13 @@ class Run(ABC):
             device: where the population is.
         """
         return own
+
+    def most_held(self, reach: float, begins: float, exponent: int) -> float | None:
+        """Within how much `held` holds a drive; None: it does not."""
+        if not isinstance(self.numerics, AsTrained):
+            return None
+        unit = math.ldexp(1.0, exponent)
+        return math.ceil(((self.total + 2) * reach + begins) / unit) * unit
 
     def held(self, drive: Tensor, reach: float, begins: float, exponent: int) -> Tensor:
         """A drive on the grid `2**exponent`, held where it is so large that nothing else can change what its neurons do.
@@ -127,10 +152,9 @@ class Run(ABC):
         Raises:
             InputError: it is not finite.
         """
-        if not isinstance(self.numerics, AsTrained):
+        most = self.most_held(reach, begins, exponent)
+        if most is None:
             return drive
-        unit = math.ldexp(1.0, exponent)
-        most = math.ceil(((self.total + 2) * reach + begins) / unit) * unit
         each = without_repeats(drive)
         strongest = largest(each)
         if not math.isfinite(strongest):

@@ -148,7 +148,14 @@ def _require_readable(settings: Settings) -> None:
 
 
 def _config_to_json(config: Any, what: str) -> dict[str, Any]:
-    return {"kind": _CONFIGS[what].name_of(config), **dataclasses.asdict(config)}
+    given = dataclasses.asdict(config)
+    fields = [field.name for field in dataclasses.fields(config) if not _is_left_out(field, given[field.name])]
+    return {"kind": _CONFIGS[what].name_of(config), **{name: given[name] for name in fields}}
+
+
+def _is_left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a field is not written: networks that were saved before it was there have none."""
+    return "written" in field.metadata and value == field.default
 
 
 def _config_from_json(value: Any, what: str) -> Any:
@@ -156,7 +163,8 @@ def _config_from_json(value: Any, what: str) -> Any:
     if (what, name) == ("numerics", "Float"):
         raise ValueError("its sums were rounded, numerics='float', which is no more: convert its model again")
     kind = _CONFIGS[what].find(name)
-    fields = record(value, ("kind", *(field.name for field in dataclasses.fields(kind))), what)
+    known = [field.name for field in dataclasses.fields(kind) if "written" not in field.metadata or field.name in value]
+    fields = record(value, ("kind", *known), what)
     return kind(**{name: content for name, content in fields.items() if name != "kind"})
 
 

@@ -76,6 +76,8 @@ class Signal:
             It is carried along, never divided by before a threshold.
         bound: largest magnitude of `train` per unit of spike count.
         period: each entry of the train is of so many steps (see `casc_core.engine.ops.bins`).
+        potential: of a population's spikes, where it is recorded: its membrane potential after each step
+            `[steps or more, *shape]`; after the last it stays as it is.
     """
 
     lazy_train: Tensor | LazyTrain
@@ -83,6 +85,7 @@ class Signal:
     divisor: Tensor | None
     bound: float
     period: int = 1
+    potential: Tensor | None = None
 
     @property
     def train(self) -> Tensor:

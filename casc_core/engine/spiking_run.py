@@ -55,7 +55,9 @@ class SpikingRun(Run):
         self.awake = schedule.awake(last_wake)
         self.caps = list(itertools.accumulate(int(step) for step in self.awake))
         self.total = checked_total(neuron.rate * self.caps[-1])
-        self.kernel_neuron = KernelNeuron.spiking(neuron, self.awake, steps)
+        # Kernels give spikes alone; where potentials are recorded, populations go through their steps one by one.
+        stepwise = self.potentials is not None
+        self.kernel_neuron = None if stepwise else KernelNeuron.spiking(neuron, self.awake, steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
         awake = [int(step) for step in self.awake]
@@ -112,6 +114,8 @@ class SpikingRun(Run):
                 "use CIF() or IF()"
             )
         if arriving == 0 and potential is None and not by_level:
+            if self.potentials is not None:
+                self.potentials.append(torch.zeros((1, *train.shape[1:]), dtype=torch.float64, device=train.device))
             return train.to(torch.int8)
         if self.kernel_neuron is not None and kernels.scans(self.kernel_neuron, train, drive):
             return kernels.scan(train, drive, threshold, dtype, self.kernel_neuron, arriving + _TAIL, potential)
@@ -120,6 +124,7 @@ class SpikingRun(Run):
         population = scan(self.neuron, like, threshold, None if potential is None else potential.to(dtype))
         nothing = torch.zeros((), dtype=like.dtype, device=like.device)
         spikes: list[Tensor] = []
+        after: list[Tensor] = []
         levels = threshold.highest - threshold.lowest if isinstance(threshold, LevelThresholds) else None
         for step in range(self.longest(arriving, levels)):
             current = train[step] if step < train.shape[0] else nothing
@@ -127,9 +132,13 @@ class SpikingRun(Run):
                 current = current + drive if step < train.shape[0] else drive
             cap = self.caps[min(step, len(self.caps) - 1)]
             fired = population.step(current, threshold.highest if isinstance(threshold, LevelThresholds) else cap)
+            if self.potentials is not None:
+                after.append(population.state.v.double().clone())
             if step >= arriving and step >= len(self.awake) and not fired.any():
                 break
             spikes.append(fired)
+        if self.potentials is not None:
+            self.potentials.append(torch.stack(after))
         while spikes and not spikes[-1].any():
             spikes.pop()
         return torch.stack(spikes) if spikes else train.new_zeros((0, *like.shape), dtype=torch.int8)

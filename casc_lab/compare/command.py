@@ -35,7 +35,8 @@ NETWORK = (
 )
 
 
-def _network_options(add: Any) -> None:
+def network_options(add: Any) -> None:
+    """The options that say which network and which data."""
     add("network", help=NETWORK)
     add("--data", help="where the recipe's data is now, if it has been moved")
     add("--adapter", help="family of your own network: cnn, rnn, ...; unset: chosen by its modules")
@@ -50,7 +51,7 @@ def _network_options(add: Any) -> None:
 
 def _compare_options(line: argparse.ArgumentParser) -> None:
     add = line.add_argument
-    _network_options(add)
+    network_options(add)
     add("--T", type=int, default=32, help="time steps to simulate")
     names = ", ".join(FOUR | RIVALS)
     add(
@@ -66,11 +67,12 @@ def _compare_options(line: argparse.ArgumentParser) -> None:
 
 
 def _verify_options(line: argparse.ArgumentParser) -> None:
-    _network_options(line.add_argument)
+    network_options(line.add_argument)
     line.add_argument("--T", type=int, help="time steps to simulate; unset: until silent")
 
 
-def _request(args: argparse.Namespace) -> Request:
+def request_of(args: argparse.Namespace) -> Request:
+    """What the command line says of the network and the data."""
     limit_threads(args.threads)
     check_steps(args.T)
     return Request(args.network, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
@@ -96,7 +98,7 @@ def _table(args: argparse.Namespace) -> EnergyTable:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    request = _request(args)
+    request = request_of(args)
     folder = Path(args.network)
     out = args.out or (folder if folder.is_dir() else Path("casc_comparison"))
     table = _table(args)
@@ -137,7 +139,7 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    found = load_network(_request(args))
+    found = load_network(request_of(args))
     followed, progress = _with_progress(found, args.quiet)
     with progress:
         report = combine_reports(list(_reports(followed, followed.batches(), args.T)))

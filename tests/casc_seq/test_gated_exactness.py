@@ -136,3 +136,24 @@ def test_once_silent_it_is_the_quantised_network(seed, kind, q, layers, directio
     assert report.exact, str(report)
     if isinstance(numerics, casc_core.AsTrained):
         assert not any(report.grid.layers.values()), str(report)
+
+
+@pytest.mark.parametrize("cell", [GRU, LSTM])
+def test_real_valued_input_reaches_gates_on_their_grid(cell: type[nn.Module]) -> None:
+    """A product with real-valued input is rounded once, where neurons receive it; or sums of it might round."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells, self.fc = cell(3, 4, q=4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.cells(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    snn = casc_core.convert(Model().eval())
+    (recurrence,) = (op for op in snn.operations() if "sigmoid" in op.tensors())
+    for layer in snn.simulate(torch.randn(2, 3, 3), record=("potentials",)).spikes.values():
+        assert layer.potentials is not None
+        units = layer.potentials * 2.0 ** -recurrence.settings["exponent"]
+        assert torch.equal(units, units.round())

@@ -23,8 +23,9 @@ from casc_core.conversion.graph.factors import (
 from casc_core.conversion.graph.map_node import MapNode
 from casc_core.conversion.graph.node import ComparingNode, Folding, Node, SignalNode, Snapped, Snapping
 from casc_core.conversion.grids import LARGEST_DENOMINATOR, Form, Reach, Stretch, common_denominator, is_binary
-from casc_core.conversion.snapping import EXACT_BITS, THRESHOLD_BITS, grid_threshold, half_step, potential_grid
+from casc_core.conversion.snapping import EXACT_BITS, grid_threshold, half_step, potential_grid
 from casc_core.engine.ops import Fire
+from casc_core.numerics import THRESHOLD_BITS
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -107,7 +107,7 @@ class Convolution(AffineMap):
         room = run.room + batch * max(outputs, self.channels) * math.prod(size)
         check_room(name, batch * max(outputs * math.prod(out), self.channels * max(padded, height * width)), room)
         if self.is_spread:
-            signal = replace(replace(signal, divisor=None).map(self._spread), divisor=signal.divisor)
+            signal = replace(replace(signal, divisor=None).map(self.spread), divisor=signal.divisor)
         drive = self.drive(run, signal, self.sums, shape, -1 - dims)
         currents: Tensor | LazyTrain
         if self.weight is None:
@@ -162,7 +162,7 @@ class Convolution(AffineMap):
         height, width = ((each - 1) * by + 1 for each, by in zip(size, self.settings["spread"], strict=True))
         return height, width
 
-    def _spread(self, x: Tensor) -> Tensor:
+    def spread(self, x: Tensor) -> Tensor:
         """`x` with zeros between its entries, and where any are cut off, padded as well."""
         dims = self.settings["dims"]
         for dim, by in zip(range(x.dim() - dims, x.dim()), self.settings["spread"][-dims:], strict=True):

@@ -107,7 +107,7 @@ class Interpolate(Op):
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         outputs = self._outputs(signal.shape[2:], size)
         check_room(name, math.prod(signal.shape[:2]) * math.prod(outputs), run.room + signal.shape.numel())
-        lines = self._lines(signal.shape[2:], outputs)
+        lines = self.lines(signal.shape[2:], outputs)
         most = float(math.prod(each.parts for each in lines))
         train, drive, divisor = signal.train, signal.drive, signal.divisor
         kind = torch.float64 if train.dtype.is_floating_point else whole_type(signal.bound * run.peak * most)
@@ -120,7 +120,7 @@ class Interpolate(Op):
         return Signal(summed, drive, divisor, signal.bound * most)
 
     def provenance(self, run: Run, result: Signal, signal: Provenance, size: Any = None) -> Provenance:
-        lines = [each.reading() for each in self._lines(signal.shape[2:], result.shape[2:])]
+        lines = [each.reading() for each in self.lines(signal.shape[2:], result.shape[2:])]
         return signal.put_together(result, lambda counts: _along(lines, counts))
 
     def follow(self, follower: Follower, signal: Abstract, size: Any = None) -> Abstract:
@@ -147,7 +147,8 @@ class Interpolate(Op):
             raise InputError(f"{self.settings['name']}: {len(sizes)} sizes of at least 1 are needed; got {wanted}")
         return outputs
 
-    def _lines(self, sizes: Sequence[int], outputs: Sequence[int]) -> list[Line]:
+    def lines(self, sizes: Sequence[int], outputs: Sequence[int]) -> list[Line]:
+        """How each dimension, from these sizes to so many outputs, is put together."""
         align = self.settings["align_corners"]
         parts = [None] * len(sizes) if self._divides else [constant_parts(by) for by in self.settings["factors"]]
         return [line(each, count, align, part) for each, count, part in zip(sizes, outputs, parts, strict=True)]

@@ -94,7 +94,7 @@ class Op(nn.Module):
 
     def layer_train(self, result: Signal, *args: Any, **kwargs: Any) -> LayerTrain:
         """The spikes of a layer, its result. Called as `forward`."""
-        return LayerTrain(self.settings["name"], result.train)
+        return LayerTrain(self.settings["name"], result.train, potential=result.potential)
 
     @property
     def seen(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,22 @@ from casc_core.engine.run import LARGEST_TOTAL, Run
 from casc_core.engine.signal import Signal, inverse, memory_order
 from casc_core.neuron import LevelThresholds
 from casc_core.numerics import binade, largest
+
+
+class Received(NamedTuple):
+    """What a population receives, and compares it with.
+
+    Attributes:
+        signal: its drive is on the grid of the potential.
+        threshold: for the signal's numbers.
+        potential: before the first step; None: zero.
+        most: within how much the drive has been held; None: there is none, or it is as it is.
+    """
+
+    signal: Signal
+    threshold: Threshold
+    potential: Tensor | None
+    most: float | None
 
 
 class Fire(Op):
@@ -53,7 +70,8 @@ class Fire(Op):
         self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        return Signal(self._spikes(run, signal), None, None, self.spike_bound(run))
+        spikes = self._spikes(run, signal)
+        return Signal(spikes, None, None, self.spike_bound(run), potential=run.taken_potential())
 
     def spike_bound(self, run: Run) -> float:
         """The largest count, for each that a neuron may have by the wake steps."""
@@ -98,7 +116,8 @@ class Fire(Op):
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
-    def _spikes(self, run: Run, signal: Signal) -> Tensor:
+    def received(self, run: Run, signal: Signal) -> Received:
+        """What the neurons receive and compare it with, as they do in this run."""
         exponent, divisor = self.settings["exponent"], signal.divisor
         if self.bias is not None:
             bias, drive = signal.constant(self.bias), signal.drive
@@ -111,13 +130,18 @@ class Fire(Op):
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
         potential = run.initial_potential(charge, scaled, exponent, signal.device)
+        most = None
         if drive is not None:
             # What is held must be beyond a threshold, and not on it.
             reach = signal.bound + _threshold_reach(run, scaled) + math.ldexp(1.0, exponent)
+            most = run.most_held(reach, _reach(potential), exponent)
             drive = run.held(drive, reach, _reach(potential), exponent)
-        signal = replace(signal, lazy_drive=drive)
-        train = self._behind_convolutions(run, signal, scaled, potential)
-        return self._fired(run, signal, scaled, potential) if train is None else train
+        return Received(replace(signal, lazy_drive=drive), scaled, potential, most)
+
+    def _spikes(self, run: Run, signal: Signal) -> Tensor:
+        signal, threshold, potential, _ = self.received(run, signal)
+        train = self._behind_convolutions(run, signal, threshold, potential)
+        return self._fired(run, signal, threshold, potential) if train is None else train
 
     def _behind_convolutions(
         self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None
@@ -154,7 +178,7 @@ class Fire(Op):
         # Neuron by neuron in the order in which they lie in memory.
         like = train if len(train) or drive is None else drive.unsqueeze(0)
         order = memory_order(like)
-        if order is None or order[0] != 0:
+        if order is None or order[0] != 0 or run.potentials is not None:
             return run.fire(train, drive, threshold, dtype, potential)
         inner = tuple(dim - 1 for dim in order[1:])
         drive = None if drive is None else drive.permute(inner)

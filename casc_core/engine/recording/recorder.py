@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,6 +13,7 @@ from casc_core.engine.recording.agreement import Agreement
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step, last_spike, signed_counts
 from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import memory_order
+from casc_core.errors import ConfigError
 
 
 @dataclass
@@ -21,16 +22,20 @@ class Recorder:
 
     `counts`: every neuron's spike count, if `keep_counts`. `positive`, `negative`: how many spikes of each sign at each
     step; `work`: the operations in front of the layer, and of the readout; `neurons`; `last_spike`: `[samples]`, the last
-    step (from 1) at which the layer spiked in each sample; these if `keep_activity`. `trains`, if `keep_trains`.
+    step (from 1) at which the layer spiked in each sample; these if `keep_activity`. `trains`, if `keep_trains`;
+    `potentials`, membrane potentials after each step, if `keep_potentials`.
 
     Attributes:
+        watch: called with the run, each step of the program, its operation, the arguments and the result; None: nothing is.
         samples, whose: how many samples there are, and where they are in each layer, by the step that gives it.
     """
 
     keep_counts: bool = False
     keep_activity: bool = False
     keep_trains: bool = False
+    keep_potentials: bool = False
     agreement_with: Agreement | None = None
+    watch: Callable[..., None] | None = None
     samples: int = 1
     whose: Mapping[str, Samples] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
@@ -40,6 +45,7 @@ class Recorder:
     work: dict[str, Work] = field(default_factory=dict)
     last_spike: dict[str, Tensor] = field(default_factory=dict)
     trains: dict[str, Tensor] = field(default_factory=dict)
+    potentials: dict[str, Tensor] = field(default_factory=dict)
 
     def layer(
         self, emitted: LayerTrain, step: str, peak: int, rows: tuple[Tensor, Tensor] | None = None
@@ -72,6 +78,8 @@ class Recorder:
             self.counts[name] = train.sum(0, dtype=_count_type(train, peak))
         if self.keep_trains:
             self.trains[name] = train
+        if self.keep_potentials:
+            self.potentials[name] = _required(emitted)
         return None if rows is None else rows[0] + rows[1]
 
     def _activity(
@@ -85,6 +93,20 @@ class Recorder:
         self.positive[name], self.negative[name] = by_step(positive), by_step(negative)
         in_rows = isinstance(where, Axis) and where.dim == train.dim() - 2  # a row is not of one sample
         self.last_spike[name] = last_spike(train if in_rows else positive + negative, where, self.samples).cpu()
+
+
+def _required(emitted: LayerTrain) -> Tensor:
+    """The potentials of a layer.
+
+    Raises:
+        ConfigError: it is an operation that does not give them.
+    """
+    if emitted.potential is None:
+        raise ConfigError(
+            f"{emitted.layer!r} does not give its membrane potentials: what `Run.fire` leaves in `Run.potentials` belongs "
+            "into the signal that the operation returns (Signal.potential)"
+        )
+    return emitted.potential
 
 
 def _count_type(train: Tensor, peak: int) -> torch.dtype:

@@ -21,12 +21,14 @@ class LayerTrain:
         train: `[steps, *shape]`.
         position_axis: the dimension of `shape` that counts tokens, in a recurrent layer; None: it is none.
         lengths: of the texts, `[batch]`; None: all are full.
+        potential: the membrane potential after each step `[steps, *shape]`; None: it is not recorded.
     """
 
     layer: str
     train: Tensor
     position_axis: int | None = None
     lengths: Tensor | None = None
+    potential: Tensor | None = None
 
     @property
     def neurons(self) -> int:

@@ -318,7 +318,7 @@ def test_an_interrupted_command(module, monkeypatch, capsys):
 
 
 def test_the_parts_of_the_command():
-    assert list(commands()) == ["classify", "compare", "detect", "verify"]
+    assert list(commands()) == ["classify", "compare", "detect", "export", "verify"]
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "--help"])
     assert stopped.value.code == 0
