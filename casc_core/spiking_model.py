@@ -33,11 +33,13 @@ from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
+from casc_core.export.onnx.model import WrittenModel, write_model
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
 from casc_core.reporting.series import last_repeated
 from casc_core.schedule import Schedule, check_steps
 from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
+from casc_core.storage.files import write_whole
 
 
 class Origin(Protocol):
@@ -311,6 +313,36 @@ class SpikingModel(nn.Module):
         """
         self.require_unchanged()
         write(self.network, folder)
+
+    def export_onnx(self, file: str | Path, *inputs: Any, **named: Any) -> WrittenModel:
+        """Write `reference` as an ONNX model, whose logits are the same bits.
+
+        All sums are of whole numbers in float64, so onnxruntime gives them in whatever order it takes them. What
+        `reference` refuses at a run (a length of 0, a token below 0, an input that is not finite), and real-valued inputs
+        of 1,024 or more, make all logits NaN.
+
+        Args:
+            file: that is written, whole or not at all.
+            inputs, named: an example of what the network is called with; no number of it is in the file. The batch, and
+                where the network allows it the length of sequences, may be others than in the example; image sizes may
+                not.
+
+        Returns:
+            Names and sizes of the model's inputs and outputs, with words for sizes that may vary.
+
+        Raises:
+            ConfigError: the package onnx is not installed (`pip install "casc[onnx]"`).
+            ConversionError: an operation cannot be written; the message names it.
+            ExactnessError: sums might round.
+            StorageError: the file cannot be written.
+        """
+        self.require_unchanged()
+        program, arguments = self._bound(inputs, named)
+        run = LevelRun(self.settings.numerics, self.settings.levels)
+        batch = self._splitter(program).followed(arguments, run).dims
+        model, written = write_model(self.network, program, arguments, batch)
+        write_whole(Path(file), model)
+        return written
 
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")

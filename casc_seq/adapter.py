@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import casc_seq.onnx_rules  # noqa: F401  # how its operations are written as ONNX
 from casc_core import Adapter, ConversionError
 from casc_core.activation import check_threshold
 from casc_core.extend import (

@@ -343,18 +343,18 @@ class PoolAt(Op):
     )
 
     def forward(self, run: Run, signal: Signal, kernel: Any, stride: Any = None) -> Signal:
-        result: Signal = self._pool(kernel, stride)(run, signal)
+        result: Signal = self.pool(kernel, stride)(run, signal)
         return result
 
     def provenance(self, run: Run, result: Signal, signal: Provenance, kernel: Any, stride: Any = None) -> Provenance:
-        own: Provenance = self._pool(kernel, stride).provenance(run, result, signal)
+        own: Provenance = self.pool(kernel, stride).provenance(run, result, signal)
         return own
 
     def follow(self, follower: Follower, signal: Abstract, kernel: Any, stride: Any = None) -> Abstract:
         if abstracts((kernel, stride)):
             raise follower.unprovable("has windows whose size is read from values")
         follower.note(kernel, stride)
-        result: Abstract = self._pool(kernel, stride).follow(follower, signal)
+        result: Abstract = self.pool(kernel, stride).follow(follower, signal)
         return result
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
@@ -362,7 +362,8 @@ class PoolAt(Op):
             follower, signals[0], signals[-1]
         )
 
-    def _pool(self, kernel: Any, stride: Any) -> Op:
+    def pool(self, kernel: Any, stride: Any) -> MaxPool | AveragePool:
+        """The pool with these windows."""
         settings, dims = self.settings, len(self.settings["padding"])
         kernel = per_dimension(kernel, dims)
         around = {name: settings[name] for name in ("name", "padding", "ceil_mode")}
