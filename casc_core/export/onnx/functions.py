@@ -166,21 +166,19 @@ def _reduction(
     name = function.name.rsplit(".", 1)[-1]
     if kwargs or (name in ("max", "min") and dim is not None):
         raise unsupported(f"{function.name}()", "called like this")
-    if name == "sum" and x.dtype.is_floating_point:
-        raise unsupported(f"{function.name}()", "of real numbers, whose sum depends on its order")
-    if name == "count_nonzero":
-        x = graph.apply("Not", lambda x: x, graph.compare("Equal", x, graph.tensor(0, x.dtype)))
-    dims = range(x.dim) if dim in (None, ()) else [dim] if isinstance(dim, int) else dim
+    dims = list(range(x.dim) if dim in (None, ()) else [dim] if isinstance(dim, int) else dim)
     if name in ("any", "all"):
-        operator, kind = ("ReduceMax" if name == "any" else "ReduceMin"), torch.bool
-        x = graph.cast(x, torch.bool)
+        operator, x, kind = ("ReduceMax" if name == "any" else "ReduceMin"), graph.cast(x, torch.bool), torch.bool
+    elif name in ("sum", "count_nonzero"):
+        if name == "count_nonzero":
+            x = graph.unary("Not", graph.compare("Equal", x, graph.tensor(0, x.dtype)))
+        if x.dtype.is_floating_point and x.most is None:
+            raise unsupported(f"{function.name}()", "of real numbers, whose sum depends on its order")
+        operator, kind = "ReduceSum", x.dtype if x.dtype.is_floating_point else torch.int64
+        x = graph.cast(x, torch.int64)
     else:
-        operator = {"amax": "ReduceMax", "max": "ReduceMax", "amin": "ReduceMin", "min": "ReduceMin"}.get(
-            name, "ReduceSum"
-        )
-        kind = torch.int64 if operator == "ReduceSum" else x.dtype
-        x = graph.cast(x, kind)
-    return graph.reduce(operator, x, list(dims), bool(keepdim))
+        operator, kind = ("ReduceMax" if "max" in name else "ReduceMin"), x.dtype
+    return graph.cast(graph.reduce(operator, x, dims, bool(keepdim)), kind)
 
 
 # Sizes, and tensors that are made of them.
@@ -253,7 +251,7 @@ def _filled(graph: Graph, function: Function, *args: Any, **kwargs: Any) -> Symb
     if name.endswith("_like"):
         sizes: Any = _size(graph, function, args[0])
     else:
-        given = args[1:] if isinstance(args[0], SymbolicTensor) else args
+        given = args[1:] if isinstance(args[0], (SymbolicTensor, Tensor)) else args
         sizes = kwargs.get("size", given[0] if given and isinstance(given[0], (tuple, list)) else given)
     one = graph.tensor(value, like[0].dtype)
     return SymbolicTensor(graph.node("Expand", one.name, graph.shape(list(sizes)).name)[0], (like[0], like[1]))
@@ -298,7 +296,46 @@ def _getitem(graph: Graph, function: Function, x: Any, index: Any) -> Any:
     places = list(index) if isinstance(index, tuple) else [index]
     if isinstance(x, SymbolicTensor) and all(_is_basic(place) for place in places):
         return _basic(graph, x, places)
+    whole = [place for place in places if isinstance(place, (SymbolicTensor, Tensor))]
+    behind = places[len(whole) :]
+    if places[: len(whole)] == whole and all(place == slice(None) for place in behind) and _are_places(whole):
+        return _at_places(graph, function, x, whole, index)
     return _rearranged(graph, function, x, index)
+
+
+def _are_places(tensors: Sequence[SymbolicTensor | Tensor]) -> bool:
+    return all(not each.dtype.is_floating_point and each.dtype != torch.bool for each in tensors)
+
+
+def _at_places(
+    graph: Graph, function: Function, x: Any, places: Sequence[SymbolicTensor | Tensor], index: Any
+) -> SymbolicTensor:
+    """Entries that tensors name, one for each of the first dimensions."""
+    like = likes(lambda x, index: x[index], x, index)
+    named = [graph.tensor(each, torch.int64) for each in places]
+    zeros = graph.mul(named[0], graph.tensor(0, torch.int64))
+    for each in named[1:]:
+        zeros = graph.mul(graph.add(zeros, each), graph.tensor(0, torch.int64))
+    together = graph.concat([graph.unsqueeze(graph.add(each, zeros), -1) for each in named], -1)
+    return SymbolicTensor(graph.node("GatherND", graph.tensor(x).name, together.name)[0], like)
+
+
+@_functions("Tensor torch", "gather")
+def _gather(graph: Graph, function: Function, x: Any, dim: int, index: Any) -> SymbolicTensor:
+    places, read = graph.tensor(index, torch.int64), graph.tensor(x)
+    graph.require(graph.compare("GreaterOrEqual", places, graph.tensor(0, torch.int64)))
+
+    def like(x: Tensor, index: Tensor) -> Tensor:
+        return x.new_empty(index.shape)
+
+    return graph.apply("GatherElements", like, read, places, axis=dim % read.dim)
+
+
+@_functions("Tensor torch", "index_select")
+def _index_select(graph: Graph, function: Function, x: Any, dim: int, index: Any) -> SymbolicTensor:
+    places = graph.tensor(index, torch.int64)
+    graph.require(graph.compare("GreaterOrEqual", places, graph.tensor(0, torch.int64)))
+    return graph.gather(graph.tensor(x), dim, places)
 
 
 def _is_basic(place: Any) -> bool:

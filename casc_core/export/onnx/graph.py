@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,10 +35,12 @@ class SymbolicTensor:
     Attributes:
         name: of the value in the graph.
         like: its shape and type, at either size.
+        most: the largest magnitude, where it is known that all entries are whole numbers up to this; else None.
     """
 
     name: str
     like: Likes
+    most: float | None = None
 
     @property
     def dim(self) -> int:
@@ -207,7 +209,10 @@ class Graph:
 
     def cast(self, x: SymbolicTensor, dtype: torch.dtype) -> SymbolicTensor:
         """The entries as another type; to a whole one, towards zero."""
-        return x if x.dtype == dtype else self.apply("Cast", lambda x: x.to(dtype), x, to=dtype)
+        if x.dtype == dtype:
+            return x
+        cast = self.apply("Cast", lambda x: x.to(dtype), x, to=dtype)
+        return replace(cast, most=1.0 if x.dtype == torch.bool else x.most)
 
     def snap(self, x: SymbolicTensor, exponent: int) -> SymbolicTensor:
         """Rounded to multiples of `2**exponent`, halves to the even one."""
@@ -245,14 +250,15 @@ class Graph:
                 given.append(-1)
             else:
                 raise DynamicSizeError(f"a tensor of shape {list(x.like[0].shape)} is reshaped to {list(first.shape)}")
-        return SymbolicTensor(self.node("Reshape", x.name, self.shape(given).name)[0], (first, second))
+        return SymbolicTensor(self.node("Reshape", x.name, self.shape(given).name)[0], (first, second), x.most)
 
     def transpose(self, x: SymbolicTensor, order: Sequence[int]) -> SymbolicTensor:
-        return self.apply("Transpose", lambda x: x.permute(*order), x, perm=list(order))
+        return replace(self.apply("Transpose", lambda x: x.permute(*order), x, perm=list(order)), most=x.most)
 
     def unsqueeze(self, x: SymbolicTensor, dim: int) -> SymbolicTensor:
         dim %= x.dim + 1
-        return self.apply("Unsqueeze", lambda x, _: x.unsqueeze(dim), x, self.constant([dim]))
+        apart = self.apply("Unsqueeze", lambda x, _: x.unsqueeze(dim), x, self.constant([dim]))
+        return replace(apart, most=x.most)
 
     def concat(self, parts: Sequence[SymbolicTensor], dim: int) -> SymbolicTensor:
         dim %= parts[0].dim

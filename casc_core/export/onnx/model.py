@@ -126,7 +126,7 @@ def _written(
             raise unsupported(_named(op), "there is no rule for it")
         args, kwargs = substitute((step.args, dict(step.kwargs)), values)
         for each in leaves((args, kwargs)):
-            if isinstance(each, SymbolicSignal) and each.is_rounded:
+            if isinstance(each, SymbolicSignal) and not each.is_on_grid:
                 raise ExactnessError(f"{_named(op)}: what it reads is on no grid, and only a readout may be")
         try:
             values[step.result] = rule(writer, op, *args, **kwargs)

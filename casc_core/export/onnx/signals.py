@@ -32,7 +32,8 @@ class SymbolicSignal:
         divisor: positive whole numbers that broadcast against it; one number where it does not depend on the inputs.
         bound: largest magnitude of the total for each level.
         reach, grid: largest magnitude of the drive, and the exponent of a grid that it is on.
-        is_rounded: the total is on no grid, and only a readout may read it.
+        is_rounded: the total is a product that has been rounded once, and a readout reads it whatever its bound is.
+        is_on_grid: whether anything else may read it.
     """
 
     total: SymbolicTensor | None
@@ -42,6 +43,7 @@ class SymbolicSignal:
     reach: float = 0.0
     grid: int = 0
     is_rounded: bool = False
+    is_on_grid: bool = True
 
     @property
     def framed(self) -> SymbolicTensor:
@@ -97,19 +99,16 @@ class Writer:
             return x
         shape = self.graph.shape([self.graph.size(frame, dim) for dim in range(frame.dim)])
         name = self.graph.node("Expand", x.name, shape.name)[0]
-        return SymbolicTensor(name, likes(lambda x, frame: x.expand(frame.shape), x, frame))
+        return SymbolicTensor(name, likes(lambda x, frame: x.expand(frame.shape), x, frame), x.most)
 
     def map(self, signal: SymbolicSignal, function: Map) -> SymbolicSignal:
         """The signal under a map that only moves, takes or repeats entries."""
-        total, drive, divisor = (
-            each if each is None or isinstance(each, float) else function(self.full(each, signal))
-            for each in (signal.total, signal.drive, signal.divisor)
+        total, drive = (
+            None if each is None else function(self.full(each, signal)) for each in (signal.total, signal.drive)
         )
-        if isinstance(divisor, SymbolicTensor) and not isinstance(signal.divisor, float) and not signal.divisor.dim:
-            divisor = signal.divisor
-        assert divisor is not None
-        assert not isinstance(total, float)
-        assert not isinstance(drive, float)
+        divisor = signal.divisor
+        if isinstance(divisor, SymbolicTensor) and divisor.dim:
+            divisor = replace(function(self.full(divisor, signal)), most=divisor.most)
         return replace(signal, total=total, drive=drive, divisor=divisor)
 
     def constant(self, signal: SymbolicSignal, value: Tensor) -> SymbolicTensor:
@@ -141,23 +140,28 @@ class Writer:
         """A tensor of whole numbers that are computed from the inputs, float64."""
         graph, given = self.graph, self.graph.tensor(value)
         wide = graph.cast(given, torch.float64)
-        if given.dtype.is_floating_point:
+        if given.dtype.is_floating_point and given.most is None:
             graph.require(graph.compare("Equal", wide, graph.unary("Round", wide)))
-        if given.dtype != torch.bool:
-            graph.require(graph.compare("LessOrEqual", graph.unary("Abs", wide), graph.constant(LARGEST_WHOLE)))
-        return wide
+        if wide.most is not None and wide.most <= LARGEST_WHOLE:
+            return wide
+        graph.require(graph.compare("LessOrEqual", graph.unary("Abs", wide), graph.constant(LARGEST_WHOLE)))
+        return replace(wide, most=LARGEST_WHOLE)
 
     def largest_whole(self, value: SymbolicTensor | float) -> float:
         """The largest magnitude of a whole number, or of those that `whole` lets pass."""
-        return abs(value) if isinstance(value, float) else LARGEST_WHOLE
+        if isinstance(value, float):
+            return abs(value)
+        assert value.most is not None
+        return value.most
 
     def product(self, a: SymbolicTensor | float, b: SymbolicTensor | float) -> SymbolicTensor | float:
         """Of two divisors."""
         if isinstance(a, float) and isinstance(b, float):
             return a * b
+        most = self.largest_whole(a) * self.largest_whole(b)
         a, b = (b, a) if isinstance(a, float) else (a, b)
         assert not isinstance(a, float)
-        return self.graph.mul(a, b)
+        return replace(self.graph.mul(a, b), most=most)
 
     def with_uniform_divisor(self, signal: SymbolicSignal, dims: Sequence[int]) -> SymbolicSignal:
         """With a divisor of size 1 along dimensions, along which a sum is about to be taken."""
@@ -172,7 +176,7 @@ class Writer:
         """The first entry along a dimension, which all others must be like."""
         if all(like.shape[dim] == 1 for like in x.like):
             return x
-        first = self.graph.gather(x, dim, self.graph.constant([0]))
+        first = replace(self.graph.gather(x, dim, self.graph.constant([0])), most=x.most)
         self.graph.require(self.graph.compare("Equal", x, first))
         return first
 

@@ -53,10 +53,20 @@ def affine(writer: Writer, op: AffineMap, signal: SymbolicSignal, product: Produ
         drive = writer.plus(drive, bias)
     if drive is None and total is None:
         raise unsupported(settings["name"], "it reads nothing")
-    return SymbolicSignal(total, drive, signal.divisor, bound, reach, grid, _is_rounded(writer, op, signal))
+    on_grid = not _is_wide(writer, op, signal)
+    return SymbolicSignal(
+        total,
+        drive,
+        signal.divisor,
+        bound,
+        reach,
+        grid,
+        is_rounded=settings["rounds"] or not on_grid,
+        is_on_grid=on_grid,
+    )
 
 
-def _is_rounded(writer: Writer, op: AffineMap, signal: SymbolicSignal) -> bool:
+def _is_wide(writer: Writer, op: AffineMap, signal: SymbolicSignal) -> bool:
     """Whether float64 is too narrow for its sums, as it is at a readout whose weights are not rounded."""
     if not writer.is_as_trained or op.settings["rounds"]:
         return False
@@ -70,7 +80,7 @@ def _of_total(writer: Writer, op: AffineMap, signal: SymbolicSignal, product: Pr
     assert signal.total is not None
     total, reach = writer.full(signal.total, signal), writer.levels * signal.bound
     arriving, exponent = settings["train_exponent"], settings["exponent"]
-    if not settings["rounds"] and not _is_rounded(writer, op, signal):
+    if not settings["rounds"] and not _is_wide(writer, op, signal):
         writer.check(reach * op.reach, exponent, name)
         return product(total, weight)
     writer.check(reach, arriving, name)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from casc_core.engine.ops import Add, Bin, DividedByInput, MaskedFill, Multiply, Op, RequireFeatures, TimesInput, Unbin
 from casc_core.export.onnx.graph import SymbolicTensor, likes
@@ -60,8 +59,7 @@ def _add(writer: Writer, op: Add, a: SymbolicSignal, b: SymbolicSignal) -> Symbo
 def _times_input(writer: Writer, op: TimesInput, signal: SymbolicSignal, factor: Any) -> SymbolicSignal:
     by = writer.whole(factor)
     total, drive = (None if each is None else writer.graph.mul(each, by) for each in (signal.total, signal.drive))
-    masks = isinstance(factor, (SymbolicTensor, Tensor)) and factor.dtype == torch.bool
-    most = 1.0 if masks else writer.largest_whole(by)
+    most = writer.largest_whole(by)
     return replace(signal, total=total, drive=drive, bound=signal.bound * most, reach=signal.reach * most)
 
 
@@ -106,7 +104,7 @@ def _masked_fill(writer: Writer, op: MaskedFill, signal: SymbolicSignal, mask: A
     )
     divisor = signal.divisor
     if isinstance(divisor, SymbolicTensor) and divisor.dim:
-        divisor = graph.where(hidden, graph.constant(1.0), divisor)
+        divisor = replace(graph.where(hidden, graph.constant(1.0), divisor), most=divisor.most)
     filled = replace(signal, total=total, drive=drive, divisor=divisor)
     if value == 0.0:
         return filled

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from casc_core.engine.ops import Join, Layout, Pick
@@ -22,15 +22,11 @@ def _layout(writer: Writer, op: Layout, signal: SymbolicSignal, *args: Any, **kw
     parts = call(signal.framed)
     if not isinstance(parts, (tuple, list)):
         return writer.map(signal, call)
-    moved: list[SymbolicSignal] = []
-    taken = {
-        name: call(writer.full(x, signal))
-        for name, x in (("total", signal.total), ("drive", signal.drive), ("divisor", signal.divisor))
-        if isinstance(x, SymbolicTensor) and (name != "divisor" or x.dim)
-    }
-    for index in range(len(parts)):
-        moved.append(replace(signal, **{name: each[index] for name, each in taken.items()}))
-    return tuple(moved)
+    return tuple(writer.map(signal, partial(_part, call, index)) for index in range(len(parts)))
+
+
+def _part(split: Callable[[SymbolicTensor], Sequence[SymbolicTensor]], index: int, x: SymbolicTensor) -> SymbolicTensor:
+    return split(x)[index]
 
 
 @writes(Pick)
