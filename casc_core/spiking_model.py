@@ -33,6 +33,7 @@ from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
+from casc_core.export.nir import WrittenNir, write_nir
 from casc_core.export.onnx.model import WrittenModel, write_model
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
@@ -343,6 +344,30 @@ class SpikingModel(nn.Module):
         model, written = write_model(self.network, program, arguments, batch)
         write_whole(Path(file), model)
         return written
+
+    def export_nir(self, file: str | Path, *inputs: Any, **named: Any) -> WrittenNir:
+        """Write the network as a NIR graph (neuroir.org), for other simulators and neuromorphic hardware.
+
+        NIR says what neurons of `IF()` do under `Continuous()`, behind the current of the first layer. It has no soft
+        reset, which readers must be set to, and no consistent neurons. Readers sum in float32: with `Exact(8)`, exactly.
+
+        Args:
+            file: that is written, whole or not at all.
+            inputs, named: what the network is called with; shapes, and the currents that are returned, come from it.
+
+        Returns:
+            The current of the first layer for these inputs, which the graph is given at each step, and what its output is
+            multiplied by.
+
+        Raises:
+            ConfigError: the package nir is not installed (`pip install "casc[nir]"`).
+            ConversionError: NIR cannot say what the network does; the message names it, and why.
+            StorageError: the file cannot be written.
+        """
+        self.require_unchanged()
+        written, nir = write_nir(self.network, *self._bound(inputs, named))
+        write_whole(Path(file), written)
+        return nir
 
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")
