@@ -33,6 +33,7 @@ from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
+from casc_core.export.hub import push
 from casc_core.export.nir import WrittenNir, write_nir
 from casc_core.export.onnx.model import WrittenModel, write_model
 from casc_core.neuron import Neuron
@@ -309,11 +310,41 @@ class SpikingModel(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
 
+        A network that is there is replaced; what else is beside it, such as a README, stays.
+
         Raises:
             StorageError: the folder cannot be written, or holds something that is not a saved network.
         """
         self.require_unchanged()
         write(self.network, folder)
+
+    def push_to_hub(
+        self,
+        name: str,
+        results: str | Path | Mapping[str, Any] | None = None,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Save the network to a repository of the Hugging Face hub, with a model card; `casc_core.load(name)` reads it.
+
+        Args:
+            name: of the repository, `user/name`; made if it is not there. You must be logged in (`hf auth login`).
+            results: the `results.json` of a recipe, whose figures the card shows; or what it says.
+            revision: the branch that it goes to; None: the main one.
+            private: whether a new repository is seen by you alone; None: as your account has it.
+            message: of the commit.
+
+        Returns:
+            The address of the commit. A card that you have made your own stays as it is.
+
+        Raises:
+            ConfigError: no repository can be called so.
+            StorageError: `results` cannot be read; or the hub refuses, or does not answer within two seconds.
+        """
+        self.require_unchanged()
+        return push(self.network, name, results, revision, private, message)
 
     def export_onnx(self, file: str | Path, *inputs: Any, **named: Any) -> WrittenModel:
         """Write `reference` as an ONNX model, whose logits are the same bits.
