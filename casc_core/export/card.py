@@ -11,7 +11,7 @@ from casc_core.engine.network import Network
 from casc_core.errors import StorageError
 from casc_core.reporting.tables import markdown_table
 
-OURS = "<!-- Written by casc, and written anew whenever the network is pushed. Remove this line to keep a text of your own. -->"
+OURS = "<!-- Written by casc, and anew whenever the network is pushed. Remove this line to keep a text of your own. -->"
 _REFERENCE, _METHOD = "reference_", "baseline+CIF+WSC"
 _TAGS = ("spiking-neural-network", "neuromorphic", "snn", "casc")
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from casc_core.engine.network import Network
 from casc_core.engine.saved import DESCRIPTION, TENSORS, write
-from casc_core.errors import ConfigError, StorageError
+from casc_core.errors import CascError, ConfigError, StorageError
 from casc_core.export.card import OURS, model_card
 from casc_core.storage.files import LARGEST_FILE, read_whole, write_whole
 
@@ -95,10 +95,12 @@ def _cached(name: str, revision: str | None) -> Path | None:
     """The folder of a network that is in the local cache, whole; None: it is not."""
     import huggingface_hub
 
-    found = [huggingface_hub.try_to_load_from_cache(name, file, revision=revision) for file in (DESCRIPTION, TENSORS)]
-    if not all(isinstance(each, str) for each in found):
-        return None
-    return _checked(Path(found[0]).parent)
+    found: Any = None
+    for file in (TENSORS, DESCRIPTION):
+        found = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
+        if not isinstance(found, str):
+            return None
+    return _checked(Path(found).parent)
 
 
 def _checked(folder: Path) -> Path:
@@ -146,7 +148,7 @@ def _asking(what: str, call: Callable[[], T]) -> T:
 
     try:
         return call()
-    except StorageError:
+    except CascError:
         raise
     except errors.GatedRepoError as error:
         raise StorageError(
@@ -158,7 +160,7 @@ def _asking(what: str, call: Callable[[], T]) -> T:
         ) from error
     except errors.RevisionNotFoundError as error:
         raise StorageError(f"cannot {what}: the repository has no such revision") from error
-    except (OSError, ValueError, RuntimeError, errors.HFValidationError) as error:
+    except Exception as error:  # the library raises many kinds; whichever, the hub does not do it
         raise StorageError(f"cannot {what}: {type(error).__name__}: {' '.join(str(error).split()):.300}") from error
 
 
