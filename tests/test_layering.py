@@ -16,6 +16,7 @@ LAYERS = (
     {"casc_core.evidence", "casc_core.rivals"},
     {"casc_core.conversion"},
     {"casc_core.spiking_model", "casc_core.simulation"},
+    {"casc_core.export"},
     {"casc_core.engine"},
     {
         "casc_core.activation", "casc_core.composed_activations", "casc_core.neuron", "casc_core.numerics",
@@ -75,7 +76,7 @@ def test_a_family_of_networks_needs_the_core_alone(name: str) -> None:
     assert not [each for each in needed if each.startswith("casc_lab")]
 
 
-@pytest.mark.parametrize("package", ["evidence", "rivals", "conversion", "engine", "storage", "reporting"])
+@pytest.mark.parametrize("package", ["evidence", "rivals", "conversion", "export", "engine", "storage", "reporting"])
 def test_what_is_internal_says_so(package: str) -> None:
     assert "\n\nInternal" in (ROOT / "casc_core" / package / "__init__.py").read_text(encoding="utf-8")
 
