@@ -79,9 +79,7 @@ def test_a_folder_wins_over_a_name(cache, tmp_path):
     cached(cache, network(0))
     network(1).save(tmp_path / "someone" / "network")
     assert torch.equal(casc_core.load(NAME)(X), network(1)(X))
-    with pytest.raises(
-        ConfigError, match="revisions are of repositories of the hub, user/name; someone/"
-    ):
+    with pytest.raises(ConfigError, match="revisions are of repositories of the hub, user/name; someone/"):
         casc_core.load(NAME, revision="main")
     for other in (Path(NAME), f"./{NAME}"):
         assert torch.equal(casc_core.load(other)(X), network(1)(X))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torch import nn
 
 import casc_core
@@ -127,6 +128,13 @@ def test_an_mlp_of_any_levels_and_thresholds(q, threshold, numerics):
     snn = casc_core.convert(mlp(q, threshold), numerics=numerics)
     x = torch.randn(200, 6)
     compare(snn, (x[:2],), (x,), (x[:1] * 100,))
+
+
+def test_every_image_of_a_data_set():
+    images = torch.from_numpy(load_digits(return_X_y=True)[0]).float() / 16
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 40), CQReLU(4), nn.Linear(40, 30), CQReLU(4), nn.Linear(30, 10))
+    compare(casc_core.convert(model), (images[:2],), (images,))
 
 
 @pytest.mark.parametrize("numerics", NUMERICS, ids=str)
