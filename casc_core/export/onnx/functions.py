@@ -133,8 +133,9 @@ def _clamp(graph: Graph, function: Function, x: SymbolicTensor, *args: Any, **kw
 
 
 @_functions("Tensor torch", "where")
-def _where(graph: Graph, function: Function, mask: Any, a: Any, b: Any) -> SymbolicTensor:
-    kind = _result(function, mask, a, b).dtype
+def _where(graph: Graph, function: Function, *args: Any) -> SymbolicTensor:
+    kind = _result(function, *args).dtype
+    mask, a, b = args if function.name.startswith("torch.") else (args[1], args[0], args[2])
     return graph.where(graph.tensor(mask, torch.bool), graph.tensor(a, kind), graph.tensor(b, kind))
 
 

@@ -60,7 +60,7 @@ def write_model(
     for further in _candidates(inputs, varying):
         try:
             graph = _written(network, program, inputs, varying | further)
-        except ConversionError:
+        except (ConversionError, ExactnessError):  # nothing bounds it, or something needs its size
             continue
         varying |= further
     # A size is called what it varies with; one that several things decide has no name.

@@ -103,6 +103,13 @@ def several_outputs(self, x):
     return {"classes": self.c(x), "boxes": (self.d(F.avg_pool2d(x, 2)), x.sum((2, 3)) / 3), "size": torch.tensor(8.0)}
 
 
+@case(a=nn.Linear(8, 6), act=nn.ReLU())
+def functions_of_the_inputs(self, x):
+    kept = x.where(x > -0.5, torch.zeros_like(x)).clamp(max=1.5)
+    weights = torch.where((x > 0).any(3), 2, 1).unsqueeze(-1)
+    return (self.act(self.a(kept)) * weights).sum((1, 2)) / (x != 0).sum((1, 2, 3))[:, None]
+
+
 @pytest.mark.parametrize("numerics", NUMERICS, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_the_bits_of_the_reference(name, numerics):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -17,10 +17,8 @@ from casc_core.engine.ops import AffineMap, Convolution, Convolution3d, Linear, 
 from casc_core.engine.products.exact_sums import largest_row, weight_limbs
 from casc_core.export.onnx.graph import Cut, Graph, SymbolicTensor, fixed_size
 from casc_core.export.onnx.rules.table import writes
-from casc_core.export.onnx.signals import SymbolicSignal, Writer, finest, unsupported
+from casc_core.export.onnx.signals import Product, SymbolicSignal, Writer, finest, unsupported
 from casc_core.numerics import FLOAT64_UNITS, binade, largest, on_grid
-
-Product = Callable[[SymbolicTensor, Tensor], SymbolicTensor]
 
 
 def affine(writer: Writer, op: AffineMap, signal: SymbolicSignal, product: Product, spatial: int) -> SymbolicSignal:
