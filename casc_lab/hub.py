@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from casc_core.export.hub import hub_answers
 from casc_lab.progress import can_draw
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+"""What a hub data set may be called."""
 
 
 class UnreachableError(Exception):
