@@ -197,7 +197,7 @@ class _Writer:
                 by_channel(op.thresholds.double(), shape).squeeze(0) if len(shape) > 2 else op.thresholds.double()
             )
         values = (threshold * source.divisor).expand(shape[1:]).contiguous()
-        node = self.nir.IF(r=np.ones(values.shape), v_threshold=values.numpy(), v_reset=np.zeros(values.shape))
+        node = self.nir.IF(r=np.ones(values.shape), v_threshold=values.cpu().numpy(), v_reset=np.zeros(values.shape))
         name = self._add(op.settings["name"], node, source.nodes)
         self.neurons[op.settings["name"]] = name
         return _Source((name,), 1.0)
@@ -248,7 +248,7 @@ class _Writer:
         """Weights, and biases of zero: what flows at each step is put in where it is received."""
         if op.settings["rounds"] or op.weight is None:
             raise _refused(op, "it rounds what it reads, which is no spikes")
-        return op.weight.double().numpy(), np.zeros(op.outputs)
+        return op.weight.double().cpu().numpy(), np.zeros(op.outputs)
 
     def _flow(self, op: Op, drive: Tensor | None, source: _Source) -> None:
         """Let this flow at each step, `[batch, *shape]`: as the biases of a map among the nodes."""
@@ -261,7 +261,7 @@ class _Writer:
         if node is None or not uniform or (node in self.biased and not torch.equal(self.biased[node], by_channel)):
             raise _refused(op, "its biases are not those of one linear map just before it")
         self.biased[node] = by_channel
-        self.nodes[node].bias = by_channel.double().numpy().copy()
+        self.nodes[node].bias = by_channel.double().cpu().numpy().copy()
 
     def average(self, op: AveragePool, before: Signal, result: Signal, source: _Source) -> _Source:
         given, counts = op.settings, op.counts(tuple(before.shape[2:]))
