@@ -36,11 +36,15 @@ from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.export.folder import write as write_integers
 from casc_core.export.golden import golden
+from casc_core.export.hub import push
+from casc_core.export.nir import WrittenNir, write_nir
+from casc_core.export.onnx.model import WrittenModel, write_model
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained
 from casc_core.reporting.series import last_repeated
 from casc_core.schedule import Schedule, check_steps
 from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
+from casc_core.storage.files import write_whole
 
 
 class Origin(Protocol):
@@ -324,6 +328,8 @@ class SpikingModel(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write the network to `folder` (safetensors and JSON), whole or not at all.
 
+        A network that is there is replaced; what else is beside it, such as a README, stays.
+
         Raises:
             StorageError: the folder cannot be written, or holds something that is not a saved network.
         """
@@ -368,6 +374,88 @@ class SpikingModel(nn.Module):
         found = golden(self.settings, program, samples, simulate, run.wake_weights(T))
         by_inputs = [name for name in program.returned.names if name not in program.returned.readouts]
         write_integers(found, self.settings, by_inputs, folder, hex)
+
+    def push_to_hub(
+        self,
+        name: str,
+        results: str | Path | Mapping[str, Any] | None = None,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Save the network to a repository of the Hugging Face hub, with a model card; `casc_core.load(name)` reads it.
+
+        Args:
+            name: of the repository, `user/name`; made if it is not there. You must be logged in (`hf auth login`).
+            results: the `results.json` of a recipe, whose figures the card shows; or what it says.
+            revision: the branch that it goes to; None: the main one.
+            private: whether a new repository is seen by you alone; None: as your account has it.
+            message: of the commit.
+
+        Returns:
+            The address of the commit. A card that you have made your own stays as it is.
+
+        Raises:
+            ConfigError: no repository can be called so.
+            StorageError: `results` cannot be read; or the hub refuses, or does not answer within two seconds.
+        """
+        self.require_unchanged()
+        return push(self.network, name, results, revision, private, message)
+
+    def export_onnx(self, file: str | Path, *inputs: Any, **named: Any) -> WrittenModel:
+        """Write `reference` as an ONNX model, whose logits are the same bits.
+
+        All sums are of whole numbers in float64, so onnxruntime gives them in whatever order it takes them. What
+        `reference` refuses at a run (a length of 0, a token below 0, an input that is not finite), and real-valued inputs
+        of 1,024 or more, make all logits NaN.
+
+        Args:
+            file: that is written, whole or not at all.
+            inputs, named: an example of what the network is called with; no number of it is in the file. The batch, and
+                where the network allows it the length of sequences, may be others than in the example; image sizes may
+                not.
+
+        Returns:
+            Names and sizes of the model's inputs and outputs, with words for sizes that may vary.
+
+        Raises:
+            ConfigError: the package onnx is not installed (`pip install "casc[onnx]"`).
+            ConversionError: an operation cannot be written; the message names it.
+            ExactnessError: sums might round.
+            StorageError: the file cannot be written.
+        """
+        self.require_unchanged()
+        program, arguments = self._bound(inputs, named)
+        run = LevelRun(self.settings.numerics, self.settings.levels)
+        batch = self._splitter(program).followed(arguments, run).dims
+        model, written = write_model(self.network, program, arguments, batch)
+        write_whole(Path(file), model)
+        return written
+
+    def export_nir(self, file: str | Path, *inputs: Any, **named: Any) -> WrittenNir:
+        """Write the network as a NIR graph (neuroir.org), for other simulators and neuromorphic hardware.
+
+        NIR says what neurons of `IF()` do under `Continuous()`, behind the current of the first layer. It has no soft
+        reset, which readers must be set to, and no consistent neurons. Readers sum in float32: with `Exact(8)`, exactly.
+
+        Args:
+            file: that is written, whole or not at all.
+            inputs, named: what the network is called with; shapes, and the currents that are returned, come from it.
+
+        Returns:
+            The current of the first layer for these inputs, which the graph is given at each step, and what its output is
+            multiplied by.
+
+        Raises:
+            ConfigError: the package nir is not installed (`pip install "casc[nir]"`).
+            ConversionError: NIR cannot say what the network does; the message names it, and why.
+            StorageError: the file cannot be written.
+        """
+        self.require_unchanged()
+        written, nir = write_nir(self.network, *self._bound(inputs, named))
+        write_whole(Path(file), written)
+        return nir
 
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")

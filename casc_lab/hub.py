@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+from casc_core.export.hub import hub_answers
 from casc_lab.progress import can_draw
 
-PROBE_SECONDS = 2.0
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 """What a hub data set may be called."""
 
@@ -38,27 +34,6 @@ def stream(name: str, split: str) -> Any:
         UnreachableError: the hub does not answer, or refuses (a gated data set).
     """
     return _downloaded(name, split=split, streaming=True)
-
-
-def hub_answers() -> bool:
-    """Whether the hub, directly or through the configured proxy, answers within two seconds."""
-    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS).close()
-        except urllib.error.HTTPError as error:
-            error.close()  # an error page is an answer too
-        except (OSError, ValueError, http.client.HTTPException):
-            return
-        answered.set()
-
-    # In a thread, because looking up a host name has no time limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return answered.is_set()
 
 
 def _cached(name: str) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import casc_seq.integer_forms  # noqa: F401  # which registers what recurrent layers are in an export
+import casc_seq.integer_forms  # which registers what recurrent layers are in an export
+import casc_seq.onnx_rules  # noqa: F401  # how its operations are written as ONNX
 from casc_core import Adapter, ConversionError
 from casc_core.activation import check_threshold
 from casc_core.extend import (

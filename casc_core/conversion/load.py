@@ -10,23 +10,34 @@ from torch import nn
 
 from casc_core.conversion.adapter import Adapter, adapter_named
 from casc_core.conversion.convert import convert
-from casc_core.engine.saved import are_saved_alike, read
+from casc_core.engine.saved import DESCRIPTION, are_saved_alike, folder_path, read
 from casc_core.errors import ConfigError, StorageError
+from casc_core.export.hub import is_repository, repository_folder
 from casc_core.spiking_model import SpikingModel
+from casc_core.storage.files import has_file
 
 
-def load(folder: str | Path, model: nn.Module | None = None, adapter: Adapter | None = None) -> SpikingModel:
-    """The network that `snn.save(folder)` wrote; it gives the same bits.
+def load(
+    folder: str | Path,
+    model: nn.Module | None = None,
+    adapter: Adapter | None = None,
+    *,
+    revision: str | None = None,
+) -> SpikingModel:
+    """The network that `snn.save(folder)` wrote, or `snn.push_to_hub("user/name")`; it gives the same bits.
+
+    No code of a folder or a repository is run, and of a repository the two files of a network are fetched alone.
 
     Args:
-        folder: where it was saved.
+        folder: where it was saved; or, if there is no such folder, the name of a repository of the Hugging Face hub.
         model: the trained network it was converted from, if `verify` is to compare with it. It is checked to be that one.
         adapter: the `Adapter` that it was converted with; None: the installed one of that name.
+        revision: of a repository: branch, tag or commit; None: the main branch.
 
     Raises:
-        ConfigError: `adapter` is no `Adapter`.
+        ConfigError: `adapter` is no `Adapter`; or a revision of a folder is asked for.
         StorageError: no such folder, not a network of ours, or a damaged one; its adapter is not installed, or is another
-            one than that given; or `model` is another network.
+            one than that given; or `model` is another network; or the hub refuses, or does not answer.
 
     >>> import tempfile, torch, casc_core
     >>> model = nn.Sequential(nn.Linear(4, 8), casc_core.CQReLU(q=2), nn.Linear(8, 2))
@@ -38,8 +49,19 @@ def load(folder: str | Path, model: nn.Module | None = None, adapter: Adapter | 
     """
     if adapter is not None and not isinstance(adapter, Adapter):
         raise ConfigError(f"adapter must be an Adapter, or None for the installed one; got {adapter!r}")
-    snn = SpikingModel(read(folder, partial(_require_adapter, folder, adapter)))
+    snn = SpikingModel(read(_found(folder, revision), partial(_require_adapter, folder, adapter)))
     return snn if model is None else _attached(snn, model, adapter, folder)
+
+
+def _found(folder: str | Path, revision: str | None) -> Path:
+    """A folder of this name, or else that of a repository."""
+    path = folder_path(folder)
+    is_local = has_file(path / DESCRIPTION) or path.exists()
+    if is_local or not isinstance(folder, str) or not is_repository(folder):
+        if revision is not None:
+            raise ConfigError(f"revisions are of repositories of the hub, user/name; {folder} is a folder")
+        return path
+    return repository_folder(folder, revision)
 
 
 def _require_adapter(folder: str | Path, adapter: Adapter | None, name: str) -> None:

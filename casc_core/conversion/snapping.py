@@ -18,7 +18,18 @@ from torch import Tensor
 
 from casc_core.conversion.grids import Form, Stretch, common_denominator, is_binary
 from casc_core.engine.ops import Scale, Shift
-from casc_core.numerics import Numerics, binade, coarsest, drive_grid, is_on, largest, on_grid, snapped, stored
+from casc_core.numerics import (
+    THRESHOLD_BITS,
+    Numerics,
+    binade,
+    coarsest,
+    drive_grid,
+    is_on,
+    largest,
+    on_grid,
+    snapped,
+    stored,
+)
 
 # Factors and weights that meet a drive keep this many.
 FINE_BITS = 24

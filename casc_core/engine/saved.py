@@ -52,7 +52,7 @@ _SENSELESS = (
 
 
 def write(network: Network, folder: str | Path) -> None:
-    """Write `network` to `folder`, whole or not at all; an earlier network there is replaced.
+    """Write `network` to `folder`, whole or not at all; an earlier network there is replaced, and other files stay.
 
     Raises:
         StorageError: the folder cannot be written, or holds something that is not a saved network; or the network's
@@ -61,7 +61,7 @@ def write(network: Network, folder: str | Path) -> None:
     _require_readable(network.settings)
     tensors = tensors_to_bytes({name: tensor.contiguous().cpu() for name, tensor in network.tensors().items()})
     text = json.dumps(_description(network), indent=1, allow_nan=False) + "\n"
-    with whole_folder(_path(folder), DESCRIPTION) as staging:
+    with whole_folder(folder_path(folder), DESCRIPTION, keeps_others=True) as staging:
         write_whole(staging / TENSORS, tensors)
         write_whole(staging / DESCRIPTION, with_checksum(text.encode(), tensors))
 
@@ -77,7 +77,7 @@ def read(folder: str | Path, bring_in: Callable[[str], object]) -> Network:
     Raises:
         StorageError: no such folder, not a network of ours, or a damaged one; or `bring_in` raised it.
     """
-    path = _path(folder)
+    path = folder_path(folder)
     if not has_file(path / DESCRIPTION):
         raise StorageError(f"there is no network saved by casc in {path}: it holds no {DESCRIPTION}")
     text, tensors = read_bytes(path / DESCRIPTION), read_bytes(path / TENSORS)
@@ -106,7 +106,7 @@ def are_saved_alike(network: Network, other: Network) -> bool:
     return all(torch.equal(own[name].cpu(), others[name].cpu()) for name in own)
 
 
-def _path(folder: str | Path) -> Path:
+def folder_path(folder: str | Path) -> Path:
     if not isinstance(folder, (str, os.PathLike)):
         raise StorageError(f"a network is kept in a folder, named by a string or a path; got {folder!r}")
     if "\0" in os.fspath(folder):

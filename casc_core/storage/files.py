@@ -29,6 +29,7 @@ _WAS = "was"
 # What is empty and younger than this may not be locked yet.
 _YOUNG_SECONDS = 60.0
 LOCK = ".casc-lock"
+_BEGINNINGS = frozenset(("README.md", "LICENSE", ".git", ".gitattributes", ".gitignore"))
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -79,7 +80,8 @@ def read_whole(path: Path) -> str:
 
 
 # Larger than any network that one machine runs; what a sparse file claims costs nothing.
-_LARGEST_FILE = 4 * 2**30
+LARGEST_FILE = 4 * 2**30
+"""Bytes of a file that is read."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -94,7 +96,7 @@ def read_bytes(path: Path) -> bytes:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise StorageError(f"cannot read {path}: it is no regular file")
-            if about.st_size > _LARGEST_FILE:
+            if about.st_size > LARGEST_FILE:
                 raise StorageError(f"cannot read {path}: {about.st_size:,} bytes are too many")
             return file.read()
     except StorageError:
@@ -118,11 +120,15 @@ def has_file(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
+def whole_folder(folder: Path, marker: str, keeps_others: bool = False) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the block ends without an error.
 
     A folder that is there already is replaced only if it is empty or one that we wrote: it holds a file named `marker`,
     and nothing that the new one does not have.
+
+    Args:
+        keeps_others: what else it holds is in the new one, too; one of nothing but what a repository begins with (a
+            README, a licence, git's own files) counts as empty.
 
     Raises:
         StorageError: the place cannot be written, or holds something else. What was there is left as it was.
@@ -133,7 +139,9 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
         _put_back(folder, marker)
         if folder.exists() and not folder.is_dir():
             raise StorageError(f"cannot write {folder}: it is a file; choose a folder")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+        kept = _BEGINNINGS if keeps_others else frozenset[str]()
+        there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+        if there - kept and not (folder / marker).is_file():
             raise StorageError(
                 f"cannot write {folder}: it holds other files (no {marker}); choose a new or an empty folder"
             )
@@ -145,7 +153,9 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
         staging.chmod(0o755)
         if folder.exists():
             others = sorted({file.name for file in folder.iterdir()} - {file.name for file in staging.iterdir()})
-            if others:
+            for name in others if keeps_others else ():
+                _link(folder / name, staging / name)
+            if others and not keeps_others:
                 raise StorageError(
                     f"cannot replace {folder}: it also holds {', '.join(others)}; move them elsewhere first"
                 )
@@ -162,6 +172,22 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
             os.close(lock)
         if staging is not None:  # what was not finished, or what it has replaced
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _link(there: Path, here: Path) -> None:
+    """What is there, here as well, without a copy of its bytes where the system can."""
+    if there.is_dir() and not there.is_symlink():
+        shutil.copytree(there, here, symlinks=True, copy_function=_linked)
+    else:
+        _linked(there, here)
+
+
+def _linked(there: str | Path, here: str | Path) -> str | Path:
+    try:
+        os.link(there, here, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(there, here, follow_symlinks=False)
+    return here
 
 
 def _take_the_place(new: Path, folder: Path) -> None:

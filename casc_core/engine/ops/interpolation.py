@@ -105,13 +105,13 @@ class Interpolate(Op):
             wanted = ("length", "height, width", "depth, height, width")[dims - 1]
             raise InputError(f"{name}: expected an input [batch, channels, {wanted}]; got {list(signal.shape)}")
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
-        outputs = self._outputs(signal.shape[2:], size)
+        outputs = self.outputs(signal.shape[2:], size)
         check_room(name, math.prod(signal.shape[:2]) * math.prod(outputs), run.room + signal.shape.numel())
         lines = self.lines(signal.shape[2:], outputs)
         most = float(math.prod(each.parts for each in lines))
         train, drive, divisor = signal.train, signal.drive, signal.divisor
         kind = torch.float64 if train.dtype.is_floating_point else whole_type(signal.bound * run.peak * most)
-        if self._divides:
+        if self.divides:
             by = torch.tensor(most, dtype=torch.float64, device=signal.device)
             divisor = by if divisor is None else divisor * by
         summed = _along(lines, train.to(kind))
@@ -125,7 +125,7 @@ class Interpolate(Op):
 
     def follow(self, follower: Follower, signal: Abstract, size: Any = None) -> Abstract:
         dims, train = self.settings["dims"], signal.train or Train()
-        outputs = self._outputs(signal.shape[2:], size)
+        outputs = self.outputs(signal.shape[2:], size)
         follower.note(outputs)
         samples = follower.apart(signal, range(-dims, 0))
         return follower.signal([*signal.shape[:2], *outputs], samples, train.steps, 8, train.real)
@@ -135,10 +135,10 @@ class Interpolate(Op):
         return 24 * entries(given) + room_for_drive(follower, read, given)  # two products and their sum
 
     @property
-    def _divides(self) -> bool:
+    def divides(self) -> bool:
         return self.settings["factors"] is None or self.settings["align_corners"]
 
-    def _outputs(self, sizes: Sequence[int], wanted: Any) -> list[int]:
+    def outputs(self, sizes: Sequence[int], wanted: Any) -> list[int]:
         factors = self.settings["factors"]
         if factors is not None:
             return [each * by for each, by in zip(sizes, factors, strict=True)]
@@ -150,7 +150,7 @@ class Interpolate(Op):
     def lines(self, sizes: Sequence[int], outputs: Sequence[int]) -> list[Line]:
         """How each dimension, from these sizes to so many outputs, is put together."""
         align = self.settings["align_corners"]
-        parts = [None] * len(sizes) if self._divides else [constant_parts(by) for by in self.settings["factors"]]
+        parts = [None] * len(sizes) if self.divides else [constant_parts(by) for by in self.settings["factors"]]
         return [line(each, count, align, part) for each, count, part in zip(sizes, outputs, parts, strict=True)]
 
 

@@ -362,7 +362,7 @@ class PoolAt(Op):
             follower, signals[0], signals[-1]
         )
 
-    def pool(self, kernel: Any, stride: Any = None) -> Op:
+    def pool(self, kernel: Any, stride: Any = None) -> MaxPool | AveragePool:
         """The pool over windows of this size."""
         settings, dims = self.settings, len(self.settings["padding"])
         kernel = per_dimension(kernel, dims)

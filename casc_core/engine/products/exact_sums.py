@@ -40,12 +40,29 @@ def limbs(x: Tensor) -> Iterator[Tensor]:
     """
     rest = x.double()
     while (reach := largest(rest)) > 2.0**_LOWEST:
-        # Every number is smaller than 2**below, and the largest no smaller than half of it.
-        below = math.frexp(reach)[1]
-        place = _HIGHEST + LIMB_BITS * ((below - 1 - _HIGHEST) // LIMB_BITS)
+        place = _place(reach)
         limb = rest.mul(2.0**-place).trunc_().mul_(2.0**place)
         yield limb
         rest = rest - limb
+
+
+def limb_places(reach: float, grid: int) -> list[int]:
+    """The exponents at which `limbs` cuts numbers up to this magnitude that are on the grid `2**grid`.
+
+    >>> limb_places(16.0, 0), limb_places(1.0, -40)
+    ([3, -19], [-19, -41])
+    """
+    places = [_place(reach)]
+    while places[-1] > grid:
+        places.append(places[-1] - LIMB_BITS)
+    return places
+
+
+def _place(reach: float) -> int:
+    """Where the largest limb of numbers up to this magnitude is cut off."""
+    # Every number is smaller than 2**below, and the largest no smaller than half of it.
+    below = math.frexp(reach)[1]
+    return _HIGHEST + LIMB_BITS * ((below - 1 - _HIGHEST) // LIMB_BITS)
 
 
 def weight_limbs(weight: Tensor) -> list[Tensor]:
