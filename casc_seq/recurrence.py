@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from casc_core.engine.products.exact_sums import exact_product
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.signal import TableRows
+from casc_core.engine.signal import TableRows, running_total
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
@@ -114,15 +114,30 @@ class Recurrence(Op, saved_as="Recurrence"):
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
         potential = run.initial_potential(charge, self.settings["threshold"], exponent)
         driven = self._held(run, driven, initial, potential)
-        spikes = self._compiled(run, driven, initial, lengths, potential)
+        fired = partial(self._fired, run, driven, initial, lengths, potential)
+        if run.reads_result_once and run.recorder is None:
+            positions = -2 if self.settings["batch_first"] else -3
+            return Signal(RecurrentTrain(current.shape, current.device, positions, fired), None, None, 1.0)
+        return Signal(fired(summed=False), None, None, 1.0)
+
+    def _fired(
+        self,
+        run: Run,
+        driven: Signal,
+        initial: Tensor | None,
+        lengths: Tensor | None,
+        potential: Tensor | None,
+        summed: bool,
+    ) -> Tensor:
+        """The spikes of all positions; `summed`: over these, `[steps, B, hidden]` int32."""
+        spikes = self._compiled(run, driven, initial, lengths, potential, summed)
         if spikes is None:
             train = self._by_visits(run, driven, initial, lengths, potential)
-        else:
-            train = spikes.train
-            if run.row_counts is not None and spikes.tallied is not None:
-                positive, negative = spikes.tallied
-                run.row_counts[name] = self._as_called(positive), self._as_called(negative)
-        return Signal(self._as_called(train), None, None, 1.0)
+            return train.sum(2, dtype=torch.int32) if summed else self._as_called(train)
+        if run.row_counts is not None and spikes.tallied is not None:
+            positive, negative = spikes.tallied
+            run.row_counts[self.settings["name"]] = self._as_called(positive), self._as_called(negative)
+        return spikes.train if summed else self._as_called(spikes.train)
 
     def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
         """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
@@ -180,8 +195,17 @@ class Recurrence(Op, saved_as="Recurrence"):
         *read, spikes = (entries(each) for each in signals)
         return 8 * max(read, default=0) + 2 * spikes  # currents in the widest type; room for spikes is made in pieces
 
+    def later(self, follower: Follower, signals: list[Abstract]) -> int:
+        return self.working(follower, signals)
+
     def _compiled(
-        self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
+        self,
+        run: Run,
+        current: Signal,
+        initial: Tensor | None,
+        lengths: Tensor | None,
+        potential: Tensor | None,
+        summed: bool,
     ) -> RecurrentSpikes | None:
         """The spikes by the compiled kernel, in int32; None where it is not there or int32 might not hold a sum."""
         exponent, train = self.settings["exponent"], current.train
@@ -236,6 +260,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             tally=run.row_counts is not None,
             guess=self.train_lengths.guess(neuron.most),
             exact=exact,
+            summed=summed,
         )
         if spikes is not None:
             self.train_lengths.note(neuron.most, len(spikes.train))
@@ -367,6 +392,53 @@ class Recurrence(Op, saved_as="Recurrence"):
         return run.numerics.snap(
             exact_product(run.numerics, state, self.weight, INPUT_EXPONENT, exponent, name), exponent
         )
+
+
+@dataclass
+class RecurrentTrain:
+    """The spikes of a recurrence that nothing but one operation reads: a `casc_core.engine.signal.LazyTrain`.
+
+    Their sum over the positions, which a mean takes, is a small part of what it would take to write them down.
+
+    Attributes:
+        size, device: as those of a step. positions: the dimension that they are along, from the end.
+        fired: runs the recurrence; `summed`: for the sums over positions.
+    """
+
+    size: torch.Size
+    device: torch.device
+    positions: int
+    fired: Callable[..., Tensor]
+
+    @property
+    def shape(self) -> torch.Size:
+        """`[steps, *size]`."""
+        return self.tensor().shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is written down."""
+        return self.__dict__["_train"].nbytes if "_train" in self.__dict__ else 0
+
+    def tensor(self) -> Tensor:
+        """The spikes; computed once."""
+        return self._train
+
+    def total(self) -> Tensor:
+        """Their sum over all steps, float64."""
+        return self._train.sum(0, dtype=torch.float64)
+
+    def running(self, steps: int) -> Tensor:
+        """Their sum until each of the first `steps` steps, float64."""
+        return running_total(self._train, steps)
+
+    def summed(self, dims: tuple[int, ...]) -> Tensor | None:
+        """Each step summed over the positions, int32; None for other dimensions."""
+        return self.fired(summed=True) if dims == (self.positions,) and "_train" not in self.__dict__ else None
+
+    @cached_property
+    def _train(self) -> Tensor:
+        return self.fired(summed=False)
 
 
 def divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:

@@ -93,6 +93,16 @@ static void NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t receiv
     }
 }
 
+/* Adds to the sums of a sequence what has been summed of it in int16, and begins anew. */
+static void NAME(add_up)(const RecurrenceTask *task, int64_t sample, int64_t steps, int16_t *summed) {
+    const int64_t hidden = task->weights.rows, stride = task->weights.stride;
+    for (int64_t step = 0; step < steps; step++) {
+        int32_t *sums = task->sums + step * task->sums_step + sample * task->sums_sample;
+        for (int64_t k = 0; k < hidden; k++) sums[k] += summed[step * stride + k];
+    }
+    memset(summed, 0, (size_t)(steps * stride) * sizeof *summed);
+}
+
 /* The sequences first..last-1: position after position, all steps of each. */
 static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64_t last) {
     const Weights *weights = &task->weights;
@@ -102,15 +112,17 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
     const int64_t capacity = task->capacity, trains = (capacity + 1) * padded; /* one more, to see it silent */
     const int64_t ints = stride * (int64_t)sizeof(int32_t);
     Scratch scratch;
+    const int64_t summed_steps = task->sums ? capacity : 0; /* in int16, so many positions at a time */
+    const int64_t at_once = INT16_MAX / (neurons->levels ? neurons->total + 1 : 1);
     char *memory = scratch_open(&scratch, padded, (capacity + 5) * ints + 3 * trains + padded + stride +
-                                                       padded * (int64_t)sizeof(int16_t) +
+                                                       (padded + summed_steps * stride) * (int64_t)sizeof(int16_t) +
                                                        2 * (capacity + 1) * (int64_t)sizeof(int64_t));
     if (!memory) return NO_MEMORY;
     int64_t *active = (int64_t *)memory, *active_before = active + capacity + 1; /* spikes at each step */
     int32_t *products = (int32_t *)(active_before + capacity + 1), *zeros = products + capacity * stride;
     int32_t *drive = zeros + stride, *arriving = drive + stride, *v = arriving + stride, *total = v + stride;
-    int16_t *counts = (int16_t *)(total + stride);
-    int8_t *spikes = (int8_t *)(counts + padded), *before = spikes + trains, *earlier = before + trains;
+    int16_t *counts = (int16_t *)(total + stride), *summed = counts + padded;
+    int8_t *spikes = (int8_t *)(summed + summed_steps * stride), *before = spikes + trains, *earlier = before + trains;
     int8_t *nothing = earlier + trains, *near = nothing + padded;
     const int is_rounded = task->exactly.margin > 0;
     int64_t needed = 0;
@@ -118,10 +130,11 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
     for (int64_t sample = first; sample < last; sample++) {
         const int64_t length = task->lengths ? task->lengths[sample] : task->length;
         /* Steps of the trains `before` and `earlier`, of which `products` holds the latter's. */
-        int64_t before_steps = 0, earlier_steps = 0;
+        int64_t before_steps = 0, earlier_steps = 0, summed_to = 0, waiting = 0;
         for (int64_t visit = 0; visit < task->length; visit++) {
             const int real = visit < length;
             const int64_t position = !real ? visit : task->reverse ? length - 1 - visit : visit;
+            if (!real && !task->out && !task->positive) break;
             int8_t *out = task->out + sample * task->out_sample + position * task->out_position;
             const int64_t tally = sample * task->length + position;
             int64_t step = 0, ended = 0;
@@ -209,7 +222,12 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                         goto done;
                     }
                     active[step] = ups + downs;
-                    memcpy(out + step * task->out_step, fired, (size_t)hidden);
+                    if (task->sums) {
+                        int16_t *sum = summed + step * stride;
+                        for (int64_t k = 0; k < stride; k++) sum[k] = (int16_t)(sum[k] + fired[k]);
+                        summed_to = step >= summed_to ? step + 1 : summed_to;
+                    }
+                    if (task->out) memcpy(out + step * task->out_step, fired, (size_t)hidden);
                     if (task->positive) {
                         task->positive[step * task->batch * task->length + tally] = ups;
                         task->negative[step * task->batch * task->length + tally] = downs;
@@ -223,9 +241,13 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                 int64_t *freed_too = active_before;
                 active_before = active, active = freed_too;
                 if (ended > needed) needed = ended;
+                if (task->sums && (++waiting == at_once || visit == length - 1)) {
+                    NAME(add_up)(task, sample, summed_to, summed);
+                    summed_to = waiting = 0;
+                }
             }
             for (; step < capacity; step++) {
-                memset(out + step * task->out_step, 0, (size_t)hidden);
+                if (task->out) memset(out + step * task->out_step, 0, (size_t)hidden);
                 if (task->positive) {
                     task->positive[step * task->batch * task->length + tally] = 0;
                     task->negative[step * task->batch * task->length + tally] = 0;

@@ -117,8 +117,10 @@ typedef struct {
     int64_t exact_drive_type;
     double exact_scale;
     int64_t capacity;
-    int8_t *out;
+    int8_t *out; /* or NULL, where only sums are asked for */
     int64_t out_step, out_sample, out_position;
+    int32_t *sums; /* zeros, or NULL: of the spikes of all positions */
+    int64_t sums_step, sums_sample;
     int32_t *positive, *negative;
 } RecurrenceTask;
 
