@@ -11,6 +11,10 @@ enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
 enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
 enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
+/* To look for a nearer reference than one that so few rows are missing from takes as long as adding them. */
+enum { FEW_ROWS = 4 };
+/* More rows than these are listed eight inputs at a time; a list has room for so many more than there are inputs. */
+enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
 enum { ROUNDED = 32 };
 
@@ -41,7 +45,7 @@ static int32_t lower_of(const Neurons *neurons) { return neurons->cif ? 0 : INT3
    `rows_padded` is a multiple of 64. */
 typedef struct {
     const void *values;
-    int64_t kind, rows, rows_padded, stride;
+    int64_t kind, rows, rows_padded, stride, outputs;
 } Weights;
 
 /* The product of `train` [steps, samples, rows] int8, `out` [steps, samples, outputs]. `peaks` [rows_padded] holds the largest
@@ -249,18 +253,22 @@ typedef struct {
     RowList list;
     uint64_t *mask;
     void *memory;
+    uint8_t ones[256][8]; /* the places of the ones among eight bits */
 } Scratch;
 
 /* Room for products of `rows` inputs, and `more` bytes of zeros beside it, which are returned (NULL: no memory). */
 static char *scratch_open(Scratch *scratch, int64_t rows, int64_t more) {
     const int64_t masks = 2 * (rows / 64) * (int64_t)sizeof(uint64_t);
-    const int64_t list = (rows + 2) * (int64_t)(sizeof(int32_t) + sizeof(int16_t));
+    const int64_t list = (rows + LIST_ROOM) * (int64_t)(sizeof(int32_t) + sizeof(int16_t));
     char *memory = (char *)calloc(1, (size_t)(masks + list + more + 64));
     if (!memory) return NULL;
     scratch->memory = memory;
     scratch->mask = (uint64_t *)memory;
     scratch->list.row = (int32_t *)(memory + masks + more / 8 * 8 + 8);
-    scratch->list.factor = (int16_t *)(scratch->list.row + rows + 2);
+    scratch->list.factor = (int16_t *)(scratch->list.row + rows + LIST_ROOM);
+    for (int bits = 0; bits < 256; bits++)
+        for (int place = 0, count = 0; place < 8; place++)
+            if (bits >> place & 1) scratch->ones[bits][count++] = (uint8_t)place;
     return memory + masks;
 }
 
