@@ -169,6 +169,8 @@ class GatedRecurrence(Op, abstract=True):
         if isinstance(run, SpikingRun) and run.neuron.initial_potential:
             return None
         weights = self.kept(self.weight, "gated", self.packed)
+        if not weights.fits:
+            return None
         self._type(run, current)
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
         drive, index = (
@@ -190,7 +192,7 @@ class GatedRecurrence(Op, abstract=True):
         recorded = run.recorder is not None
         wanted = [recorded or place in self.STATES for place in range(len(self.ranges))]
         guess = round(_ROOM * self.train_lengths.guess(neuron.most))
-        emitted = kernels.gated(weights, sequences, start, wanted, neuron, guess)
+        emitted = kernels.gated(weights, sequences, start, wanted, neuron, guess, self._sums_reach(current))
         self.train_lengths.note(neuron.most, len(emitted[self.STATES[0]]))
         return emitted
 
@@ -220,13 +222,18 @@ class GatedRecurrence(Op, abstract=True):
             ExactnessError, InputError: there is none.
         """
         steps, reach = self.products * (self.q + 1), current.bound + self.spiking_reach
+        drive = self._largest_drive(current)
+        return run.sum_dtype(steps, reach, drive, self.settings["exponent"], self.settings["name"])
+
+    def _largest_drive(self, current: Signal) -> float:
         drive = current.lazy_drive
-        largest_drive = (
-            self.kept_tables(drive.table, "largest", partial(largest, drive.table))
-            if isinstance(drive, TableRows)
-            else current.drive_reach
-        )
-        return run.sum_dtype(steps, reach, largest_drive, self.settings["exponent"], self.settings["name"])
+        if isinstance(drive, TableRows):
+            return self.kept_tables(drive.table, "largest", partial(largest, drive.table))
+        return current.drive_reach
+
+    def _sums_reach(self, current: Signal) -> float:
+        """The largest sum that a gate receives, and the largest threshold."""
+        return (self.q + 1) * (current.bound + self.spiking_reach + self._largest_drive(current))
 
     def _by_visits(self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None) -> list[Tensor]:
         """Spikes of all positions, `[steps, B, L, hidden]`, of each population."""

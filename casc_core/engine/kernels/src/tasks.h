@@ -128,17 +128,28 @@ typedef struct {
     int32_t *positive, *negative;
 } RecurrenceTask;
 
+/* Thresholds between -infinity and infinity, and the same in float32. */
+typedef struct {
+    const double *exact;
+    const float *rounded;
+} GatedTable;
+
 /* A gated recurrent layer over a batch of sequences, a GRU or an LSTM; all strides count elements. `weights` [hidden, gates *
-   width] by input, of 3 or 4 gates, each `width` long (a multiple of 8) and 0 behind `hidden`; `bias` [hidden] or NULL, beside
-   what a GRU's reset gate multiplies. Thresholds between -infinity and infinity: of `sigmoid` [q + 2] and `tanh` [2 q + 2],
-   those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell` [2 cells + 2]. `seen` [2 cells + 1]: an LSTM's cell as
-   its output gate meets it. The drive is dense, or rows of a table by `index`. `start`, `start_cells` [batch, hidden] or NULL:
-   levels that each sequence begins with. `out`: zeros, of each population, NULL where they are not asked for: spikes in int8,
-   levels in int16. */
+   width] by input, of 3 or 4 gates, each `width` long (a multiple of 16) and 0 behind `hidden`, rounded to int16 in units of
+   `unit`, each off by at most `error`; `exact` [gates, hidden, width] by output: as they are, 0 behind `hidden`. Sums in float32
+   are off by at most `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of
+   `sigmoid` [q + 2] and `tanh` [2 q + 2], those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell`
+   [2 cells + 2]. `seen` [2 cells + 1]: an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by
+   `index`. `start`, `start_cells` [batch, hidden] or NULL: levels that each sequence begins with. `out`: zeros, of each
+   population, NULL where they are not asked for: spikes in int8, levels in int16. */
 typedef struct {
     Neurons neurons;
+    Weights weights;
+    double unit, error, rounding;
     int64_t lstm, q, cells, batch, length, hidden, width;
-    const double *weights, *bias, *sigmoid, *tanh, *state, *cell, *seen;
+    const double *exact, *bias;
+    GatedTable sigmoid, tanh, state, cell;
+    const float *seen;
     const int64_t *lengths;
     int64_t reverse;
     const double *drive;
