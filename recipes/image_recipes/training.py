@@ -90,10 +90,13 @@ class Teacher:
         layers: modules, by names that both networks have, whose outputs are to agree.
         weight: of each of these layers when training begins. From there it falls linearly to 0: levels leave an error in
             every layer that no training takes away, and in the end only the answers count.
+        labels: share of the labels themselves in what is learned; the rest is the teacher's answers.
 
     >>> teacher = Teacher(nn.Sequential(nn.ReLU()), temperature=2.0, layers=("0",), weight=10.0)
     >>> images, logits = torch.tensor([[1.0, 0.5]]), torch.tensor([[1.0, 0.0]])
-    >>> bool(teacher.loss(images, images, [images], 0.0) < teacher.loss(images, logits, [logits], 0.0))
+    >>> by_labels = torch.tensor(0.0)  # does not count here
+    >>> alike = teacher.loss(by_labels, images, images, [images], 0.0)
+    >>> bool(alike < teacher.loss(by_labels, images, logits, [logits], 0.0))
     True
     """
 
@@ -101,20 +104,25 @@ class Teacher:
     temperature: float
     layers: tuple[str, ...] = ()
     weight: float = 0.0
+    labels: float = 0.0
 
-    def loss(self, images: Tensor, logits: Tensor, features: Sequence[Tensor], done: float) -> Tensor:
+    def loss(
+        self, by_labels: Tensor, images: Tensor, logits: Tensor, features: Sequence[Tensor], done: float
+    ) -> Tensor:
         """How far another network is off.
 
-        The mean cross-entropy of its softened logits with the teacher's, times the temperature's square; and `weight` times
-        the relative squared error of each of the `layers`.
+        The mean cross-entropy of its softened logits with the teacher's, times the temperature's square, and that with the
+        labels, by their shares; and `weight` times the relative squared error of each of the `layers`.
 
         Args:
+            by_labels: its loss by the labels.
             logits, features: what it gives for these images, and what its `layers` give, as `outputs` has them.
             done: share of the training that lies behind.
         """
         with torch.no_grad(), outputs(self.network, self.layers) as own:
             target = (self.network(images).float() / self.temperature).softmax(1)
-        loss = F.cross_entropy(logits.float() / self.temperature, target) * self.temperature**2
+        by_answers = F.cross_entropy(logits.float() / self.temperature, target) * self.temperature**2
+        loss = torch.lerp(by_answers, by_labels, self.labels)
         for expected, found in zip(own, features, strict=True):
             size = expected.float().square().mean().clamp_min(torch.finfo(torch.float32).tiny)
             loss = loss + (1.0 - done) * self.weight * F.mse_loss(found.float(), expected.float()) / size
@@ -182,7 +190,7 @@ def train(
         images: what it learns.
         mean, std: of each channel; they become 0 and 1.
         config: how.
-        teacher: what it is trained towards, in the place of the labels.
+        teacher: what it is trained towards, beside the labels or in their place.
         validate: accuracy and loss on other images, which picks the epoch; None: the last epoch is kept.
         checkpoint, progress, precision, sync_batch_norm, saving: as `casc_lab.training.loop.train` takes them.
 
@@ -216,7 +224,7 @@ class _ImageTask:
         self.device = device_of(model)
         self.epochs, self.seed = config.epochs, config.seed
         self.step, self.steps = 0, 1  # of the whole training
-        taught = [] if teacher is None else [teacher.temperature, teacher.layers, teacher.weight]
+        taught = [] if teacher is None else [teacher.temperature, teacher.layers, teacher.weight, teacher.labels]
         self.owner = digest(dataclasses.asdict(config), shapes(model), images.digest, mean, std, *taught)
         self.remedy = remedy(config.learning_rate, config.clip)
 
@@ -249,6 +257,6 @@ class _ImageTask:
             logits = network(pixels)
         loss, correct = loss_and_correct(logits, labels, self.config.label_smoothing)
         if self.teacher is not None:
-            loss = self.teacher.loss(pixels, logits, features, self.step / self.steps)
+            loss = self.teacher.loss(loss, pixels, logits, features, self.step / self.steps)
         self.step += 1
         return loss, correct
