@@ -45,8 +45,15 @@ from casc_core.extend import (
 )
 from casc_core.numerics import largest
 from casc_seq.gated_position import Position, begun
-from casc_seq.recurrence import Order, divided, recurrent_samples
-from casc_seq.rows import check_lengths
+from casc_seq.sequences import (
+    Order,
+    as_the_kernels_read,
+    batch_and_length,
+    layer_train,
+    passed_on,
+    read_sequences,
+    recurrent_samples,
+)
 from casc_seq.train_lengths import TrainLengths
 
 # A second attempt costs as much as the first, so there is more room than the last run has needed.
@@ -126,25 +133,15 @@ class GatedRecurrence(Op, abstract=True):
     def forward(
         self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
     ) -> tuple[Signal, ...]:
-        name, exponent = self.settings["name"], self.settings["exponent"]
-        if len(current.shape) != 3 or 0 in current.shape:
-            raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
-        if current.shape[2] != len(self.weight):
-            raise InputError(
-                f"{name}: it reads {len(self.weight)} currents at each position; its input has {current.shape[2]}"
-            )
-        current = divided(current, run, exponent, name)
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
-        if lengths is not None:
-            lengths = check_lengths(lengths, batch, length)
+        current, lengths = read_sequences(self.settings, run, current, len(self.weight), lengths)
+        batch, _ = batch_and_length(self.settings, current.shape)
         initial = self._initial(start, row, batch, current.device)
         current = self._held(run, current)
         emitted = self._compiled(run, current, initial, lengths)
         if emitted is None:
             emitted = self._by_visits(run, current, initial, lengths)
         return tuple(
-            Signal(train if batch_axis == 0 else train.transpose(1, 2), None, None, float(highest))
+            Signal(train if self.settings["batch_first"] else train.transpose(1, 2), None, None, float(highest))
             for train, (_, highest) in zip(emitted, self.ranges, strict=True)
         )
 
@@ -173,16 +170,9 @@ class GatedRecurrence(Op, abstract=True):
             return None
         self._type(run, current)
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
-        drive, index = (
-            (current.drive, None)
-            if rows is None
-            else (self.kept_tables(rows.table, "double", rows.table.double), rows.index)
-        )
+        table = None if rows is None else self.kept_tables(rows.table, "double", rows.table.double)
+        drive, index, train = as_the_kernels_read(current, table, self.settings["batch_first"])
         train = train.double()
-        if not self.settings["batch_first"]:
-            train = train.transpose(1, 2)
-            drive = drive.transpose(0, 1) if drive is not None and index is None else drive
-            index = None if index is None else index.transpose(0, 1)
         train = train if train.stride(-1) == 1 else train.contiguous()
         drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
         lengths = None if lengths is None else lengths.contiguous()
@@ -325,16 +315,10 @@ class GatedRecurrence(Op, abstract=True):
         return current.one_to_one() + own
 
     def _passed_on(self, states: Provenance, lengths: Tensor | None) -> Tensor:
-        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
+        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another."""
         counts = states.spikes_over(-1)
-        counts = counts.clone() if self.settings["batch_first"] else counts.transpose(1, 2).clone()
-        if self.settings["reverse"]:
-            counts[:, :, 0] = 0
-        elif lengths is None:
-            counts[:, :, -1] = 0
-        else:
-            counts[:, torch.arange(counts.shape[1]), torch.as_tensor(lengths).long() - 1] = 0
-        return counts
+        counts = counts if self.settings["batch_first"] else counts.transpose(1, 2)
+        return passed_on(counts, self.settings["reverse"], lengths)
 
     @abstractmethod
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
@@ -355,10 +339,7 @@ class Emitted(Op, saved_as="Emitted"):
         return signal
 
     def layer_train(self, result: Signal, signal: Any, lengths: Tensor | None = None, *before: Any) -> LayerTrain:
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        if lengths is not None:
-            lengths = check_lengths(lengths, result.shape[batch_axis], result.shape[1 - batch_axis])
-        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths)
+        return layer_train(self.settings, result, lengths)
 
     def follow(self, follower: Follower, signal: Abstract, lengths: Any = None, *before: Abstract) -> Abstract:
         return signal

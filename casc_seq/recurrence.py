@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.batching.places import Axis, Samples
 from casc_core.engine.batching.samples import Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
 from casc_core.engine.ops import entries
@@ -42,7 +41,15 @@ from casc_core.extend import (
     tensors,
 )
 from casc_core.numerics import INPUT_EXPONENT, AsTrained, binade, largest
-from casc_seq.rows import check_lengths, time_order
+from casc_seq.sequences import (
+    Order,
+    as_the_kernels_read,
+    batch_and_length,
+    layer_train,
+    passed_on,
+    read_sequences,
+    recurrent_samples,
+)
 from casc_seq.train_lengths import TrainLengths
 
 _EACH = Numbers(((), ("hidden",)), optional=True)
@@ -96,18 +103,8 @@ class Recurrence(Op, saved_as="Recurrence"):
     def forward(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
     ) -> Signal:
-        name = self.settings["name"]
-        if len(current.shape) != 3 or 0 in current.shape:
-            raise InputError(f"{name}: expected a non-empty batch of sequences; got shape {list(current.shape)}")
-        if current.shape[2] != self.weight.shape[0]:
-            raise InputError(
-                f"{name}: it has {self.weight.shape[0]} units at each position; its input has {current.shape[2]}"
-            )
-        current = divided(current, run, self.settings["exponent"], name)
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
-        if lengths is not None:
-            lengths = check_lengths(lengths, batch, length)
+        current, lengths = read_sequences(self.settings, run, current, len(self.weight), lengths)
+        batch, _ = batch_and_length(self.settings, current.shape)
         initial = self._initial_current(run, start, row, batch)
         driven = current if self.bias is None else self._with_bias(current, self.bias)
         exponent = self.settings["exponent"]
@@ -158,10 +155,7 @@ class Recurrence(Op, saved_as="Recurrence"):
     def layer_train(
         self, result: Signal, current: Any, start: Any = None, row: int = 0, lengths: Tensor | None = None
     ) -> LayerTrain:
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        if lengths is not None:
-            lengths = check_lengths(lengths, result.shape[batch_axis], result.shape[1 - batch_axis])
-        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths)
+        return layer_train(self.settings, result, lengths)
 
     def work(
         self, result: Provenance, current: Provenance, start: Any = None, row: int = 0, lengths: Tensor | None = None
@@ -172,7 +166,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         positions = layer.neurons // hidden
         # A bias of its own is part of the drive, where there is one.
         biases = float(positions * hidden) if self.bias is not None and not current.is_driven else 0.0
-        spikes = by_step(self._passed_on(self._as_called(result.spikes_over(-1)), layer.lengths))
+        spikes = by_step(passed_on(self._as_called(result.spikes_over(-1)), self.settings["reverse"], layer.lengths))
         own = Work(accumulates=spikes * hidden, awake=biases, dense=float((positions - batch) * hidden**2))
         return current.one_to_one() * layer.share + own
 
@@ -229,13 +223,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         unit = exponent if margin is None else packed.exponent
         batch_first = self.settings["batch_first"]
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
-        drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
-        if not batch_first and index is not None:
-            index = index.transpose(0, 1)
-        elif not batch_first and drive is not None:
-            drive = drive.transpose(0, 1)
-        if not batch_first:
-            train = train.transpose(1, 2)
+        drive, index, train = as_the_kernels_read(current, None if rows is None else rows.table, batch_first)
         if not train.dtype.is_floating_point:
             train = train.double()
         units, begun = (self._units(each, unit, torch.int32) for each in (initial, potential))
@@ -308,17 +296,6 @@ class Recurrence(Op, saved_as="Recurrence"):
             return None
         units = (values * 2.0**-exponent).round().to(dtype)
         return units.expand(*units.shape[:-1], len(self.weight)).contiguous()
-
-    def _passed_on(self, spikes: Tensor, lengths: Tensor | None) -> Tensor:
-        """Of the spikes at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
-        spikes = spikes.clone()
-        if self.settings["reverse"]:
-            spikes[:, :, 0] = 0
-        elif lengths is None:
-            spikes[:, :, -1] = 0
-        else:
-            spikes[:, torch.arange(len(lengths)), lengths - 1] = 0
-        return spikes
 
     def _by_visits(
         self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
@@ -441,31 +418,6 @@ class RecurrentTrain:
         return self.fired(summed=False)
 
 
-def divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
-    """A real-valued current divided by what it carries and rounded once, for every step and for the reference."""
-    if current.divisor is None:
-        return current
-    if current.steps or current.drive is None:
-        raise InputError(f"{name}: its input is a mean over spikes; divide after the recurrence")
-    return replace(current, lazy_drive=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
-
-
-def recurrent_samples(
-    follower: Follower, current: Abstract, batch_first: bool, start: Sequence[Any], lengths: Abstract | Tensor | None
-) -> Samples:
-    """Where the samples are behind a recurrence that begins with these states."""
-    batch = current.shape[0 if batch_first else 1]
-    samples = follower.apart(current, [1 if batch_first else 0, 2], "goes from one sample to the next")
-    rows = Axis(0, samples.inner) if isinstance(samples, Axis) else samples
-    if lengths is not None:
-        _, rows = follower.together(Abstract(meta([batch]), rows), lengths)
-    for each in start:
-        if each is not None:
-            rows = Axis(1, rows.inner) if isinstance(rows, Axis) else rows
-            _, rows = follower.together(Abstract(meta([1, batch, 1]), rows), each)
-    return rows if isinstance(samples, Axis) and not isinstance(rows, Axis) else samples
-
-
 def recurrent_grid(snapping: Snapping, x: SignalNode, weight: Tensor, recurrent: Tensor) -> tuple[int, int]:
     """Exponents of the grids of recurrent weights, and of what the neurons receive beside them of `x` by these weights."""
     numerics, form = snapping.numerics, snapping.of(x).form
@@ -475,31 +427,6 @@ def recurrent_grid(snapping: Snapping, x: SignalNode, weight: Tensor, recurrent:
         # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
         exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
     return own, exponent
-
-
-class Order:
-    """How a recurrence goes through a padded batch: longest texts first, each visit one position of those that have it.
-
-    Attributes:
-        rows: samples, longest first.
-        sizes: how many samples have position 0, 1, ...
-        visits: `(position, size, known)`: the first `size` of `rows` are visited, of which the first `known` have a state.
-    """
-
-    def __init__(self, rows: Tensor, sizes: list[int], reverse: bool) -> None:
-        self.rows, self.sizes = rows, sizes
-        positions = range(len(sizes) - 1, -1, -1) if reverse else range(len(sizes))
-        spans = time_order(sizes, reverse)
-        self.visits = [(position, size, known) for position, (_, size, known) in zip(positions, spans, strict=True)]
-
-    @classmethod
-    def of(cls, batch: int, length: int, lengths: Tensor | None, reverse: bool, device: torch.device) -> Order:
-        """The order for a batch with these lengths, checked (None: all full)."""
-        if lengths is None:
-            return cls(torch.arange(batch, device=device), [batch] * length, reverse)
-        ordered, rows = torch.sort(lengths, descending=True, stable=True)
-        sizes = [int((ordered > position).sum()) for position in range(int(ordered[0]))]
-        return cls(rows.to(device), sizes, reverse)
 
 
 class LastState(Op, saved_as="LastState"):
