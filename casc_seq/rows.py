@@ -109,8 +109,9 @@ class Rows:
         sequences = torch.arange(self.batch)
         if self.order is None or self.lengths is None:
             return (self.length - 1) * self.batch + sequences
-        starts = torch.tensor([0, *itertools.accumulate(self.sizes)])
-        return starts[self.lengths[self.order] - 1] + sequences
+        # By length: where the rows of the last position begin.
+        starts = torch.tensor([0, 0, *itertools.accumulate(self.sizes)])
+        return starts[self.lengths[self.order]] + sequences
 
 
 def check_lengths(lengths: Tensor, batch: int, longest: int) -> Tensor:
