@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from measure import machine
 from torch import Tensor, nn
+from verified import Case, by_levels, case_of, found, parser, run, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
@@ -33,64 +30,20 @@ from image_recipes.models import MODELS, build
 from image_recipes.weights import load_weights
 
 import casc_core
-from casc_core.evidence.equivalence import EquivalenceReport
 from casc_core.numerics import of_bits
-from casc_core.reporting.tables import markdown_table
-from casc_core.storage.files import require_writable, write_whole
-from casc_core.storage.json_files import write_json
+from casc_core.storage.files import require_writable
 from casc_lab.progress import Progress
 
-NAME = "as_trained.json"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One number of levels, on the images so far.
-
-    Attributes:
-        neurons: compared, over all images. spikes: counts that are not the reference's level.
-        faults: levels of the reference, and logits, that are neither the network's in float64 nor a tie; ties.
-        logits, predictions: images whose logits, or class, differ from the network's in float64.
-        float32_neurons, float32_logits, float32_predictions: that float32 itself changes.
-        trained, calibrated, spiking: images that are classified right, by the plain network, the quantised one, in spikes.
-        steps: until the last image is silent.
-        memory: of the process so far, in GiB.
-    """
-
-    q: int
-    images: int = 0
-    neurons: int = 0
-    spikes: int = 0
-    faults: int = 0
-    ties: int = 0
-    logits: int = 0
-    predictions: int = 0
-    float32_neurons: int = 0
-    float32_logits: int = 0
-    float32_predictions: int = 0
-    trained: int = 0
-    calibrated: int = 0
-    spiking: int = 0
-    inexact: int = 0
-    seconds: float = 0.0
-    steps: int = 0
-    memory: float = 0.0
-
-    def plus(self, other: Case) -> Case:
-        """With those of further images."""
-        largest = {name: max(getattr(self, name), getattr(other, name)) for name in ("q", "steps", "memory")}
-        names = [field.name for field in dataclasses.fields(self) if field.name not in largest]
-        return Case(**largest, **{name: getattr(self, name) + getattr(other, name) for name in names})
+NAME = "as_trained"
 
 
 def options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    line = parser(__doc__, "8,16,32", NAME)
+    add = line.add_argument
     add("--weights", type=Path, required=True, help="file of weights that were trained with ReLU")
     add("--model", choices=tuple(MODELS), default="resnet20a", help="their network (default: %(default)s)")
     add("--data", required=True, help="folder of the data set")
-    add("--q", default="8,16,32", help="numbers of levels (default: %(default)s)")
     add(
         "--normalise",
         choices=("imagenet", "data"),
@@ -101,11 +54,10 @@ def options() -> argparse.Namespace:
     add("--calibrate", type=int, default=1000, help="training images to calibrate on (default: %(default)s)")
     add("--batch", type=int, default=100, help="images verified at a time (default: %(default)s)")
     add("--limit", type=int, help="verify so many test images only")
-    add("--out", type=Path, default=Path("results/as_trained"), help="output folder (default: %(default)s)")
-    return parser.parse_args()
+    return line.parse_args()
 
 
-def main() -> None:
+def main() -> bool:
     """Verify one number of levels after another, writing after each batch; the same command again goes on from there."""
     args = options()
     require_writable(args.out)
@@ -115,62 +67,37 @@ def main() -> None:
     model = build(args.model, len(data.classes)).eval()
     load_weights(model, args.weights)
     left_out = ("q", "out")
-    run = {name: str(value) for name, value in vars(args).items() if name not in left_out} | {"data": data.source}
-    cases = found(args.out / NAME, run)
+    chosen = {name: str(value) for name, value in vars(args).items() if name not in left_out} | {"data": data.source}
+    cases = found(args.out / f"{NAME}.json", chosen)
     for q in map(int, args.q.split(",")):
         for case in verified(model, data, cases.get(q, Case(q)), args):
             cases[q] = case
             told = [dataclasses.asdict(each) for each in cases.values()]
-            write_json(args.out / NAME, {"machine": machine(), "run": run, "cases": told})
-            write_whole(args.out / "as_trained.md", markdown(list(cases.values())))
+            write(args.out, NAME, {"run": chosen, "cases": told}, markdown(list(cases.values())))
     print(markdown(list(cases.values())))
-    if any(case.inexact for case in cases.values()):
-        sys.exit("NOT EXACT")
-
-
-def found(file: Path, run: dict[str, str]) -> dict[int, Case]:
-    """What an earlier run with the same options has left, by levels."""
-    if not file.is_file():
-        return {}
-    left = json.loads(file.read_text(encoding="utf-8"))
-    return {case["q"]: Case(**case) for case in left["cases"]} if left["run"] == run else {}
+    return not any(case.inexact for case in cases.values())
 
 
 def verified(model: nn.Module, data: ImageData, case: Case, args: argparse.Namespace) -> Iterator[Case]:
     """Calibrate, convert and verify, batch by batch; gives what there is after each."""
-    if case.images >= len(data.test):
+    if case.samples >= len(data.test):
         return
     some = data.train.balanced(args.calibrate).images
     parts = [normalise(part, data.mean, data.std) for part in some.split(args.batch)]
     calibrated = casc_core.calibrate(model, parts, q=case.q).model
     snn = casc_core.convert(calibrated, numerics=of_bits(args.weight_bits))
-    done, total = case.images // args.batch, -(-len(data.test) // args.batch)
+    done, total = case.samples // args.batch, -(-len(data.test) // args.batch)
     with torch.no_grad(), Progress(total, f"q={case.q}", done=done) as progress:
-        for images, labels in batches(data, args.batch, case.images):
+        for images, labels in batches(data, args.batch, case.samples):
             started = time.perf_counter()
             report = casc_core.verify(snn, images)
             if not report.exact:
                 print(f"\n{report}", file=sys.stderr, flush=True)
             answers = (model(images), calibrated(images), snn.reference(images))
             right = [int((answer.argmax(1) == labels).sum()) for answer in answers]
-            case = case.plus(of(report, case.q, right, time.perf_counter() - started))
+            case = case.plus(case_of(report, case.q, right, time.perf_counter() - started))
             progress.advance(f"{case.inexact} not exact")
             yield case
-
-
-def of(report: EquivalenceReport, q: int, right: list[int], seconds: float) -> Case:
-    """The figures of a report."""
-    lowering, ours, float32 = report.lowering, report.grid, report.float32
-    assert lowering is not None
-    assert ours is not None
-    assert float32 is not None
-    return Case(
-        q, len(report.silent_at), sum(layer.neurons for layer in report.layers.values()),
-        sum(layer.mismatches for layer in report.layers.values()), sum(layer.wrong for layer in lowering.layers.values()),
-        lowering.ties, ours.logits, ours.predictions or 0, sum(float32.layers.values()), float32.logits,
-        float32.predictions or 0, *right, int(not report.exact), round(seconds, 1), int(report.silent_at.max()),
-        round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-    )  # fmt: skip
 
 
 def batches(data: ImageData, size: int, done: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -182,9 +109,9 @@ def batches(data: ImageData, size: int, done: int) -> Iterator[tuple[Tensor, Ten
 
 def markdown(cases: list[Case]) -> str:
     """The cases as a table."""
+    right = {name: [case.percent(name) for case in cases] for name in ("trained", "calibrated", "spiking")}
     rows = {
-        "levels q": [str(case.q) for case in cases],
-        "images": [f"{case.images:,}" for case in cases],
+        "images": [f"{case.samples:,}" for case in cases],
         "neurons, over all images": [f"{case.neurons:,}" for case in cases],
         "spike counts that are not the reference's": [f"{case.spikes:,}" for case in cases],
         "levels that are not the network's in float64, and no tie": [f"{case.faults:,}" for case in cases],
@@ -194,21 +121,13 @@ def markdown(cases: list[Case]) -> str:
         "float32 against float64: levels": [f"{case.float32_neurons:,}" for case in cases],
         "float32 against float64: logits of images": [f"{case.float32_logits:,}" for case in cases],
         "float32 against float64: predictions": [f"{case.float32_predictions:,}" for case in cases],
-        "accuracy as trained, with ReLU (%)": [_percent(case.trained, case) for case in cases],
-        "accuracy calibrated (%)": [_percent(case.calibrated, case) for case in cases],
-        "accuracy in spikes (%)": [_percent(case.spiking, case) for case in cases],
+        "accuracy as trained, with ReLU (%)": [f"{percent:.2f}" for percent in right["trained"]],
+        "accuracy calibrated (%)": [f"{percent:.2f}" for percent in right["calibrated"]],
+        "accuracy in spikes (%)": [f"{percent:.2f}" for percent in right["spiking"]],
         "steps until the last image is silent": [str(case.steps) for case in cases],
     }
-    header, *body = [[name, *values] for name, values in rows.items()]
-    return markdown_table([header, *body]) + "\n"
-
-
-def _percent(right: int, case: Case) -> str:
-    return f"{100.0 * right / case.images:.2f}"
+    return by_levels([case.q for case in cases], rows)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except casc_core.CascError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -14,23 +14,19 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
 
 # isort: split
 import torch
-from measure import machine
 from torch import Tensor, nn
+from verified import Case, by_levels, case_of, parser, run, write
 
 import casc_core
-from casc_core.reporting.tables import markdown_table
-from casc_core.storage.files import require_writable, write_whole
-from casc_core.storage.json_files import write_json
+from casc_core.storage.files import require_writable
 from casc_lab.progress import Progress
 from casc_seq.batches import Batch, bucketed_batches
 from casc_seq.data import Examples, load_corpus
@@ -38,6 +34,7 @@ from casc_seq.text.tokenizer import WordTokenizer
 from casc_seq.text.vectors import corpus_vectors
 from casc_seq.training import TrainingConfig, train
 
+NAME = "gated"
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 BATCH = 256
 # Of the word vectors that a training begins with.
@@ -76,11 +73,10 @@ class Trained(NamedTuple):
 
 def options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    line = parser(__doc__, "16,8,4", NAME)
+    add = line.add_argument
     add("--cell", choices=tuple(CELLS), default="gru", help="(default: %(default)s)")
     add("--data", required=True, help="folder with train.csv[.gz] and test.csv[.gz], or 'markers'")
-    add("--q", default="16,8,4", help="numbers of levels (default: %(default)s)")
     add(
         "--pooling",
         choices=("mean", "last"),
@@ -98,8 +94,7 @@ def options() -> argparse.Namespace:
     add("--max-len", type=int, default=60, help="words of a text that are read (default: %(default)s)")
     add("--max-words", type=int, default=20_000, help="size of the vocabulary (default: %(default)s)")
     add("--seed", type=int, default=0)
-    add("--out", type=Path, default=Path("results/gated"), help="output folder (default: %(default)s)")
-    return parser.parse_args()
+    return line.parse_args()
 
 
 def trained(args: argparse.Namespace) -> Trained:
@@ -133,9 +128,14 @@ def drawn(examples: Examples, count: int | None, seed: int) -> Examples:
 
 
 @torch.no_grad()
+def correct(network: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> int:
+    """How many texts of a batch are classified right."""
+    return int((network(batch.tokens, batch.lengths).argmax(1) == batch.labels).sum())
+
+
 def accuracy(network: Callable[[Tensor, Tensor], Tensor], batches: Sequence[Batch]) -> float:
     """In percent."""
-    right = sum(int((network(batch.tokens, batch.lengths).argmax(1) == batch.labels).sum()) for batch in batches)
+    right = sum(correct(network, batch) for batch in batches)
     return 100.0 * right / sum(len(batch.labels) for batch in batches)
 
 
@@ -150,24 +150,17 @@ def seconds(network: Callable[[Tensor, Tensor], Tensor], batch: Batch, turns: in
     return best
 
 
-def converted(of: Trained, q: int, float_accuracy: float) -> dict[str, Any]:
+def converted(of: Trained, q: int) -> dict[str, Any]:
     """One number of levels: convert the network as it is, verify every batch."""
     prepared = casc_core.prepare(of.model, adapter="rnn", q=q).eval()
     snn = casc_core.convert(prepared, adapter="rnn")
-    counted: dict[str, Any] = dict.fromkeys(("texts", "neurons", "differ", "faults", "ties", "predictions"), 0)
-    right, silent, exact = 0, [], True
+    case, silent = Case(q), list[int]()
     with torch.no_grad(), Progress(len(of.batches), f"q={q}") as progress:
         for batch in of.batches:
+            started = time.perf_counter()
             report = casc_core.verify(snn, batch.tokens, batch.lengths)
-            assert report.lowering is not None
-            exact &= report.exact
-            counted["texts"] += len(batch.labels)
-            counted["neurons"] += sum(layer.neurons for layer in report.layers.values())
-            counted["differ"] += sum(layer.mismatches for layer in report.layers.values())
-            counted["faults"] += sum(layer.wrong for layer in report.lowering.layers.values())
-            counted["ties"] += report.lowering.ties
-            counted["predictions"] += report.prediction_mismatches
-            right += int((snn(batch.tokens, batch.lengths).argmax(1) == batch.labels).sum())
+            right = [correct(network, batch) for network in (of.model, prepared, snn)]
+            case = case.plus(case_of(report, q, right, time.perf_counter() - started))
             silent += report.silent_at.tolist()
             progress.advance()
     middle = of.batches[len(of.batches) // 2]
@@ -175,31 +168,28 @@ def converted(of: Trained, q: int, float_accuracy: float) -> dict[str, Any]:
     times = {name: seconds(run, middle) for name, run in (("casc", snn), ("torch", of.model))}
     return {
         "q": q,
-        "exact": exact,
-        "float": float_accuracy,
-        "rounded": accuracy(prepared, of.batches),
-        "spiking": 100.0 * right / counted["texts"],
-        **counted,
+        "exact": not case.inexact,
+        "float": case.percent("trained"),
+        "rounded": case.percent("calibrated"),
+        "spiking": case.percent("spiking"),
+        "texts": case.samples,
+        "neurons": case.neurons,
+        "differ": case.spikes,
+        "faults": case.faults,
+        "ties": case.ties,
         "silent_median": sorted(silent)[len(silent) // 2],
-        "silent_last": max(silent),
+        "silent_last": case.steps,
         "spikes": float(analysis.spikes.sum()),
         "energy_ratio": float(analysis.energy()[-1]) / analysis.ann_energy(),
         "time_ratio": times["casc"] / times["torch"],
     }
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """One column for each number of levels."""
-    names = [name for name in rows[0] if name != "q"]
-    header = ["levels q", *(str(row["q"]) for row in rows)]
-    return markdown_table([header, *([name, *(_shown(row[name]) for row in rows)] for name in names)]) + "\n"
-
-
 def _shown(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
-def main() -> None:
+def main() -> bool:
     """Train, convert, verify, write gated.json and gated.md."""
     args = options()
     require_writable(args.out)
@@ -207,20 +197,17 @@ def main() -> None:
     as_trained = accuracy(of.model, of.batches)
     print(f"torch.nn.{CELLS[args.cell].__name__}: {as_trained:.2f}% of the test texts, {of.seconds:.0f} s of CPU time")
     if args.cell == "rnn":
-        return
+        return True
     rows: list[dict[str, Any]] = []
+    chosen = {name: str(value) for name, value in vars(args).items() if name != "out"}
     for q in map(int, args.q.split(",")):
-        rows.append(converted(of, q, as_trained))
-        run = {name: str(value) for name, value in vars(args).items() if name != "out"}
-        write_json(args.out / "gated.json", {"machine": machine(), "run": run, "rows": rows})
-        write_whole(args.out / "gated.md", markdown(rows))
-    print(markdown(rows))
-    if not all(row["exact"] for row in rows):
-        sys.exit("NOT EXACT")
+        rows.append(converted(of, q))
+        table = {name: [_shown(row[name]) for row in rows] for name in rows[0] if name != "q"}
+        markdown = by_levels([row["q"] for row in rows], table)
+        write(args.out, NAME, {"run": chosen, "rows": rows}, markdown)
+    print(markdown)
+    return all(row["exact"] for row in rows)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except casc_core.CascError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import casc_core
-from casc_lab.training.seeds import digest
+from casc_lab.seeds import digest
 from casc_lab.training.store import Store, training_facts
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))

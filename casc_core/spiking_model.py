@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from casc_core.engine.batching.batch_parts import DEFAULT_LIMIT, Inputs, Parts, Splitter
 from casc_core.engine.guards.capture import captured, uncaptured
+from casc_core.engine.guards.gpu_products import require_exact_products
 from casc_core.engine.guards.inputs import bound_arguments
 from casc_core.engine.guards.isolation import undisturbed
 from casc_core.engine.guards.seals import Composition
 from casc_core.engine.kernels import instructions
 from casc_core.engine.level_run import LevelRun
 from casc_core.engine.network import Network, resolved_schedule
-from casc_core.engine.ops import Op
+from casc_core.engine.ops import Op, device_of
 from casc_core.engine.ops.op import CONVERT_AGAIN
 from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.program import READOUT, Program, Readout, Ref
@@ -345,6 +346,8 @@ class SpikingModel(nn.Module):
         self._require_composition()
         for op in operations:
             op.require_unchanged()
+        if self._device is not None and run.numerics.is_exact:
+            require_exact_products(self._device)
 
         def checked(readout: Readout, output: Any) -> Tensor | None:
             _check_readout(output, readout, run)
@@ -398,7 +401,7 @@ class SpikingModel(nn.Module):
     @property
     def _device(self) -> torch.device | None:
         """Where its tensors are, if it holds any."""
-        return next((tensor.device for op in self.operations() for tensor in op.tensors().values()), None)
+        return device_of(self.operations())
 
     def extra_repr(self) -> str:
         settings = self.settings

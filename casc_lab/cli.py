@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
@@ -172,13 +172,26 @@ def answered(action: Callable[[], int], before: str, interrupted: str) -> int:
         before: what that line begins with.
         interrupted: the line for an interruption by the user.
     """
+    with _somewhere_to_write():
+        return _answered(action, before, interrupted)
+
+
+@contextlib.contextmanager
+def _somewhere_to_write() -> Iterator[None]:
+    """Within the block, an output that whoever started the process has closed leads nowhere; none raises for a letter."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as afterwards:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, nowhere)
+                afterwards.callback(setattr, sys, name, None)
+            with contextlib.suppress(AttributeError):  # a stream that takes whatever it is given
+                getattr(sys, name).reconfigure(errors="replace")
+        yield
+
+
+def _answered(action: Callable[[], int], before: str, interrupted: str) -> int:
     from casc_core.errors import CascError, NotExactError  # here, because it loads torch: `casc --help` does without
 
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started it
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
-        with contextlib.suppress(AttributeError):  # a stream that takes whatever it is given
-            getattr(sys, name).reconfigure(errors="replace")
     try:
         status = action()
         print(end="", flush=True)

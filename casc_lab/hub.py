@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +14,8 @@ from typing import Any
 from casc_lab.progress import can_draw
 
 PROBE_SECONDS = 2.0
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+"""What a hub data set may be called."""
 
 
 class UnreachableError(Exception):

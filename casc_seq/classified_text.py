@@ -13,8 +13,8 @@ from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import InputError, StorageError
 from casc_core.reporting.predictions import reading
 from casc_core.reporting.series import zero_padded
-from casc_core.storage.files import read_whole
-from casc_core.storage.strict import of, parsed, strings
+from casc_core.storage.strict import of, strings
+from casc_lab.evaluation.results_folder import NETWORK, RESULTS, results_of
 from casc_lab.training.store import component, read_description
 from casc_seq.experiment import TextPipeline, Tokenizer
 from casc_seq.text.tokenizer import UNKNOWN
@@ -91,20 +91,10 @@ def classify_text(folder: Path, text: str, T: int | None = None) -> ClassifiedTe
 
 
 def _network(folder: Path) -> tuple[casc_core.SpikingModel, Tokenizer, list[str], int]:
-    results = folder / "results.json"
-    if not results.is_file():
-        raise StorageError(
-            f"{folder} is not the output folder of a text recipe: it holds no results.json; name one with --network"
-        )
-    try:
-        facts = of(dict, parsed(read_whole(results), finite=False), "results")
-        options = of(dict, facts["options"], "options")
-        kind, max_len = of(str, options["tokenizer"], "tokenizer"), of(int, options["max_len"], "max_len")
-        home = folder / component(facts["classifier"], results)
+    with results_of(folder, "text", "; name one with --network") as results:
+        kind = of(str, results["options"]["tokenizer"], "tokenizer")
+        max_len = of(int, results["options"]["max_len"], "max_len")
+        home = folder / component(results["classifier"], folder / RESULTS)
         classes = strings(read_description(home)["classes"], "classes")
-    except StorageError:
-        raise
-    except (LookupError, ValueError) as error:
-        raise StorageError(f"{results} is not that of a text recipe ({type(error).__name__}: {error})") from error
     tokenizer: Tokenizer = TextPipeline(kind).tokenizer_type().load(home / "tokenizer")
-    return casc_core.load(folder / "network"), tokenizer, classes, max_len
+    return casc_core.load(folder / NETWORK), tokenizer, classes, max_len

@@ -22,7 +22,6 @@ MARKERS_TRAIN, MARKERS_TEST = 4_000, 1_000
 
 _LABEL_COLUMNS = ("label", "labels", "category", "class", "target", "topic", "coarse_label")
 _TEXT_COLUMNS = ("title", "text", "sentence", "content", "description", "review")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def load_corpus(
         return _sample(names)
     if data == "markers":
         return _markers(names)
-    if isinstance(data, Path) or Path(data).is_dir() or not _HUB_NAME.fullmatch(data):
+    if isinstance(data, Path) or Path(data).is_dir() or not hub.NAME.fullmatch(data):
         return _from_folder(Path(data), names)
     try:
         return _from_hub(data, names, text_column, label_column)

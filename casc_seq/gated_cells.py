@@ -56,7 +56,7 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
         )
         totals = at.total(update), at.total(candidate), at.total(at.states[0])
         mixed = at.changes(lambda z, n, h: (q - z) * n + z * h, *totals)
-        return reset, update, candidate, at.fire(mixed, None, nearest_thresholds(q, q), -q)
+        return reset, update, candidate, at.fire(mixed, None, self.nearest(q), -q)
 
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         reset, update, candidate, _ = result
@@ -102,16 +102,21 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
     def step(self, at: Position) -> tuple[Tensor, ...]:
         q, hidden = self.q, self.hidden
         candidate_rows = slice(2 * hidden, 3 * hidden)
-        gates = [*range(2 * hidden), *range(3 * hidden, 4 * hidden)]
+        gates = self.kept(self.weight, "gates", self._gates)
         opened = at.fire(at.currents(gates), at.driven(gates), self.sigmoid, 0)
         taken, kept, shown = opened.split(hidden, -1)
         candidate = at.fire(at.currents(candidate_rows), at.driven(candidate_rows), self.tanh, -q)
         totals = at.total(kept), at.total(at.states[1]), at.total(taken), at.total(candidate)
         products = at.changes(lambda f, c, i, g: f * c + i * g, *totals)
-        cell = at.fire(products, None, nearest_thresholds(self.cells, q), -self.cells)
+        cell = at.fire(products, None, self.nearest(self.cells), -self.cells)
         table = self.table.to(at.kind)
         seen = at.changes(lambda o, c: o * table[c.long() + self.cells], at.total(shown), at.total(cell))
-        return taken, kept, candidate, shown, cell, at.fire(seen, None, nearest_thresholds(q, q), -q)
+        return taken, kept, candidate, shown, cell, at.fire(seen, None, self.nearest(q), -q)
+
+    def _gates(self) -> Tensor:
+        """The rows of the input, the forget and the output gate."""
+        rows = torch.arange(4 * self.hidden, device=self.weight.device)
+        return torch.cat([rows[: 2 * self.hidden], rows[3 * self.hidden :]])
 
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
         # A cell's spikes meet the output gate of their own position and the forget gate of the next.

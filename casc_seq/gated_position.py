@@ -19,6 +19,7 @@ class Position:
 
     Attributes:
         run, exponent, kind: the run, the grid of currents, and a type in which all sums are exact.
+        awake: how many wake steps there have been by each step, of the type `kind`.
         arriving, drive: the input current `[steps, samples, rows]`, and what flows awake `[samples, rows]` or None.
         recurrent: the current that the hidden state brings, `[steps, samples, rows]`.
         states: the spikes of the states of the position before, `[steps, samples, hidden]`.
@@ -27,6 +28,7 @@ class Position:
     run: Run
     exponent: int
     kind: torch.dtype
+    awake: Tensor
     arriving: Tensor
     drive: Tensor | None
     recurrent: Tensor
@@ -45,9 +47,8 @@ class Position:
         total = train.to(self.kind).cumsum(0)
         if drive is None:
             return total
-        awake = torch.tensor(self.run.wake_weights(), dtype=self.kind, device=train.device).cumsum(0)
-        steps = max(len(total), len(awake))
-        return held(total, steps) + held(awake.reshape(-1, *[1] * (train.dim() - 1)) * drive.to(self.kind), steps)
+        steps = max(len(total), len(self.awake))
+        return held(total, steps) + held(self.awake.reshape(-1, *[1] * (train.dim() - 1)) * drive.to(self.kind), steps)
 
     def changes(self, function: Callable[..., Tensor], *totals: Tensor) -> Tensor:
         """The running difference of a function of totals, 0 where all of them are."""
@@ -58,7 +59,7 @@ class Position:
     def fire(self, train: Tensor, drive: Tensor | None, values: Tensor, lowest: int) -> Tensor:
         """Spikes of a population with these thresholds, that of the level above the lowest first."""
         thresholds = LevelThresholds(values.to(train.device, self.kind), lowest)
-        potential = self.run.initial_potential(None, thresholds, self.exponent)
+        potential = self.run.initial_potential(None, thresholds, self.exponent, train.device)
         return self.run.fire(train, drive, thresholds, self.kind, potential)
 
 

@@ -45,6 +45,7 @@ from casc_core.extend import (
 )
 from casc_core.numerics import largest
 from casc_seq.gated_position import Position, begun
+from casc_seq.level_thresholds import nearest_thresholds
 from casc_seq.sequences import (
     Order,
     as_the_kernels_read,
@@ -192,8 +193,12 @@ class GatedRecurrence(Op, abstract=True):
 
     @cached_property
     def kept(self) -> WeightCache:
-        """What the kernel reads of the weights."""
+        """What is made of the weights, or is where they are."""
         return WeightCache()
+
+    def nearest(self, highest: int) -> Tensor:
+        """Thresholds at which products of levels are rounded to levels up to this one, where the layer is."""
+        return self.kept(self.weight, highest, lambda: nearest_thresholds(highest, self.q).to(self.weight.device))
 
     @cached_property
     def kept_tables(self) -> WeightCache:
@@ -234,6 +239,7 @@ class GatedRecurrence(Op, abstract=True):
         drive, train = current.drive, current.train
         if batch_axis == 1:
             drive, train = None if drive is None else drive.transpose(0, 1), train.transpose(1, 2)
+        awake = torch.tensor(run.wake_weights(), dtype=kind, device=current.device).cumsum(0)
         visited: list[tuple[tuple[Tensor, ...], Tensor, int]] = []
         before = [train.new_zeros((0, 0, self.hidden), dtype=torch.int8) for _ in self.STATES]
         for position, size, known in order.visits:
@@ -244,7 +250,7 @@ class GatedRecurrence(Op, abstract=True):
             peak = max(run.peak, self.q) if known < size else run.peak
             recurrent = self.product(states[0], self.weight, exponent, peak, kind)
             own = None if drive is None else drive[rows, position].to(kind)
-            at = Position(run, exponent, kind, train[:, rows, position].to(kind), own, recurrent, states)
+            at = Position(run, exponent, kind, awake, train[:, rows, position].to(kind), own, recurrent, states)
             trains = self.step(at)
             before = [trains[index] for index in self.STATES]
             visited.append((trains, rows, position))

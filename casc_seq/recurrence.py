@@ -109,7 +109,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         driven = current if self.bias is None else self._with_bias(current, self.bias)
         exponent = self.settings["exponent"]
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
-        potential = run.initial_potential(charge, self.settings["threshold"], exponent)
+        potential = run.initial_potential(charge, self.settings["threshold"], exponent, current.device)
         driven = self._held(run, driven, initial, potential)
         fired = partial(self._fired, run, driven, initial, lengths, potential)
         if run.reads_result_once and run.recorder is None:

@@ -98,11 +98,11 @@ class Rows:
 
     def sorted(self, states: Tensor) -> Tensor:
         """States `[cells, batch, hidden]` in the order of the rows: the longest texts first."""
-        return states if self.order is None else states[:, self.order]
+        return states if self.order is None else states[:, self.order.to(states.device)]
 
     def unsorted(self, states: Tensor) -> Tensor:
         """States `[cells, batch, hidden]` in the order in which the user has them."""
-        return states if self.order is None else states[:, self.order.argsort()]
+        return states if self.order is None else states[:, self.order.argsort().to(states.device)]
 
     def last(self) -> Tensor:
         """Row of the last real position of each sequence, the longest first."""

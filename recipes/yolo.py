@@ -2,7 +2,8 @@
 
     python recipes/yolo.py --data voc --q 8 --T 32
     python recipes/yolo.py --data FOLDER --size 256x192 --stride 8 --width 0.125 --optimizer adamw --q 8 --T 64
-    torchrun --nproc-per-node 8 recipes/yolo.py --data coco --weights vgg16_bn.pth --q 8 --T 32 --workers 8
+    python recipes/yolo.py --data voc --sweep none,16,8,4 --T 64
+    torchrun --nproc-per-node 8 recipes/yolo.py --data coco --paper --weights vgg16_bn.pth --q 8 --T 64 --workers 8
 
 It trains the paper's detector with plain ReLU and then with levels (or finds the one trained before with the same options
 on the same images), converts it, runs the whole test set in spikes with the four methods, and writes results.json,
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from argparse import SUPPRESS
+from dataclasses import dataclass
 from pathlib import Path
 
 import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
@@ -24,44 +25,64 @@ if __package__:  # found by its name; a script's own folder is searched anyhow
 
 import detection_recipes.detect
 import torch
-from detection_recipes import shapes
+from detection_recipes import hub_data, paper, shapes
+from detection_recipes.annotations import Detections
 from detection_recipes.batches import TrainingBatches, calibration_batches, evaluation_batches
 from detection_recipes.data import load_detections
 from detection_recipes.detections import Selection
-from detection_recipes.evaluation import TestImages
+from detection_recipes.evaluation import DetectionMetric
 from detection_recipes.experiment import KIND, NetworkConfig, Schedule, train_or_find
 from detection_recipes.network import MEASURES, STRIDES, Detector
-from detection_recipes.report import report
-from detection_recipes.training import OPTIMIZERS, TrainingConfig
+from detection_recipes.picture import detections_picture
+from detection_recipes.training import TrainingConfig
 from detection_recipes.views import Augmentation
+from image_recipes.command import SETTINGS, add_run_options, add_training_options, given_settings
+from image_recipes.experiment import CalibrationConfig
 
 from casc_core.errors import ConfigError, DataError
 from casc_lab import command
 from casc_lab.cli import Command
 from casc_lab.distributed import is_main, say
-from casc_lab.evaluation.report import Experiment, phase
+from casc_lab.evaluation.methods import Evaluation
+from casc_lab.evaluation.report import Experiment, phase, report
+from casc_lab.evaluation.sweep import sweep_options
 from casc_lab.training.checks import MOST, check_fits
-from casc_lab.training.loop import PRECISIONS
 from casc_lab.training.store import describe
 
-DATA = "voc, coco, a folder or tar laid out as one of them, or shapes; unset: shapes, which are drawn"
+DATA = "voc, coco, a folder or tar laid out as one of them, a hub data set, or shapes; unset: shapes, which are drawn"
 FINE_TUNING = 0.25
 """Learning rate with levels, where training with plain ReLU goes before, as a share of the rate of that."""
-SETTINGS = {
-    "batch_size": (int, "images in a training batch, those of all processes together"),
-    "optimizer": (str, " or ".join(OPTIMIZERS)),
-    "lr": (float, f"largest learning rate; with levels, where plain ReLU goes before, {FINE_TUNING} of it"),
-    "warm_up": (float, "share of the steps in which the learning rate rises"),
-    "weight_decay": (float, "of weights with two or more dimensions"),
-    "clip": (float, "largest norm of the gradient"),
-    "averaging": (float, "what each step leaves of the average of the weights"),
-}
-NETWORK = {"size": ((640, 640), (shapes.SIZE, shapes.SIZE)), "stride": (32, 8), "width": (1.0, 0.125)}
-"""Of options of the network, the defaults: the paper's, and for drawn shapes."""
-PAPER = TrainingConfig(epochs=100)
-SHAPES = TrainingConfig(epochs=8, batch_size=16, optimizer="adamw", lr=4e-3, averaging=0.98)
-RELU_EPOCHS = {"paper": 100, "shapes": 15}
 CALIBRATION_IMAGES = 64
+FIGURES_OF = {"voc": ("at_50", "at_50_11", "at_50_95"), "coco": ("at_50_95", "at_50")}
+"""What is shown of the precision on published data, what the paper has first."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Defaults of a command line.
+
+    Attributes:
+        size: width and height of what the network sees. stride, width: as `Detector` takes them.
+        relu_epochs: with plain ReLU, first.
+        levels: training with levels; with plain ReLU, but for the epochs and the learning rate, it is the same.
+    """
+
+    size: tuple[int, int]
+    stride: int
+    width: float
+    relu_epochs: int
+    levels: TrainingConfig
+
+
+USUAL = Preset((640, 640), 32, 1.0, 100, TrainingConfig(epochs=100))
+PAPER = Preset((640, 640), 32, 1.0, 0, TrainingConfig(epochs=200))
+SHAPES = Preset(
+    (shapes.SIZE, shapes.SIZE),
+    8,
+    0.125,
+    15,
+    TrainingConfig(epochs=8, batch_size=16, optimizer="adamw", lr=4e-3, averaging=0.98),
+)
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -79,22 +100,26 @@ def image_size(text: str) -> tuple[int, int]:
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = command.parser(__doc__.split("\n\n")[0])
-    command.add_options(parser, q=8, T=32, data=DATA, out="results/yolo", seed=0)
+    command.add_options(parser, q=8, T=32, data=DATA, out="results/yolo", seed=0, plain=True)
     add = parser.add_argument
-    usual = {name: f"(default: {one}; {other} for shapes)" for name, (one, other) in NETWORK.items()}
+    about = f"the paper's training: levels from step 1 on, {PAPER.levels.epochs} epochs, stride 32, 320 to 640 pixels"
+    add("--paper", action="store_true", help=f"{about}; other options go before it")
+    add("--sweep", type=command.level_list, help="levels to compare, such as none,16,8,4")
     about = "of what the network sees, one side or WIDTHxHEIGHT, into which images are letterboxed"
     add("--size", type=image_size, help=f"{about} (default: 640; {shapes.SIZE} for shapes)")
-    add("--stride", type=int, choices=STRIDES, help=f"pixels from one cell to the next {usual['stride']}")
-    add("--width", type=float, help=f"scales all channels {usual['width']}")
+    add("--stride", type=int, choices=STRIDES, help=f"pixels from one cell to the next {_usually('stride')}")
+    add("--width", type=float, help=f"scales all channels {_usually('width')}")
     add("--weights", type=Path, help="file of a trained backbone, torchvision's vgg16_bn: .safetensors or .pth")
-    default = f"(default: {RELU_EPOCHS['paper']}; {RELU_EPOCHS['shapes']} for shapes)"
-    add("--relu-epochs", type=int, help=f"passes over the images with plain ReLU, first; 0: none {default}")
-    default = f"(default: {PAPER.epochs}; {SHAPES.epochs} for shapes)"
-    add("--epochs", type=int, help=f"passes over the images with levels {default}")
-    for name, (kind, about) in SETTINGS.items():
-        one, other = (config.learning_rate if name == "lr" else getattr(config, name) for config in (PAPER, SHAPES))
-        default = f"(default: {one}; {other} for shapes)"
-        add(f"--{name.replace('_', '-')}", type=kind, help=f"{about} {default}", default=SUPPRESS)
+    about = "passes over the images with plain ReLU, first; 0: none"
+    add("--relu-epochs", type=int, help=f"{about} {_usually('relu_epochs', '; 0 with --paper')}")
+    others = {
+        name: f"{value} for shapes"
+        for name in SETTINGS
+        if (value := getattr(SHAPES.levels, name, None)) != getattr(USUAL.levels, name, None)
+    }
+    others["epochs"] += f"; {PAPER.levels.epochs} with --paper"
+    others["lr"] += f"; with levels, where plain ReLU goes before, {FINE_TUNING} of it"
+    add_training_options(parser, USUAL.levels, **others)
     add("--smallest", type=float, default=0.5, help="multi-scale training from this share of the size up; 1: none")
     for field in dataclasses.fields(Augmentation):
         if field.name != "flip":
@@ -105,13 +130,19 @@ def options() -> argparse.ArgumentParser:
     selection = Selection()
     add("--score", type=float, default=selection.score, help="least score of a detection")
     add("--overlap", type=float, default=selection.overlap, help="of non-maximum suppression")
-    add("--precision", choices=PRECISIONS, default="auto", help="of training; auto: bfloat16 on GPUs that have it")
-    add("--sync-bn", action="store_true", help="batch norm over all GPUs' images together")
+    usual = CalibrationConfig()
+    add("--calibrate-q", type=int, default=usual.q, help="levels of a network trained with plain ReLU (--q none)")
+    about = "of what a channel is with plain ReLU; it becomes its threshold"
+    add("--percentile", type=float, default=usual.percentile, help=about)
+    about = "what follows left and top in a box of a hub data set: width and height, or right and bottom"
+    add("--hub-boxes", choices=hub_data.BOXES, default=hub_data.BOXES[0], help=about)
     add("--workers", type=int, default=0, help="processes, for each GPU, that read training images")
-    add("--limit-train", type=int, help="use this many training images only")
-    add("--limit-test", type=int, help="use this many test images only")
-    add("--eval-batch", type=int, default=8, help="images in a test batch")
+    add_run_options(parser, eval_batch=8)
     return parser
+
+
+def _usually(name: str, more: str = "") -> str:
+    return f"(default: {getattr(USUAL, name)}; {getattr(SHAPES, name)} for shapes{more})"
 
 
 _ABOUT = {
@@ -128,85 +159,157 @@ def experiment(
     args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
 ) -> Experiment:
     """The detector and its test set; with `find_only`, one that had been trained before."""
-    return _experiment(args, device, seconds, find_only)[0]
+    check(args)
+    return one(args, device, load(args, seconds), args.q, args.out, seconds, find_only)
 
 
 def main(args: argparse.Namespace, device: torch.device) -> None:
-    """Load the images, then train or find, convert, simulate, report."""
+    """Load the images, then train or find, convert, simulate, report: for one number of levels, or each of `--sweep`."""
     seconds: dict[str, float] = {}
-    made, test = _experiment(args, device, seconds)
-    report(made, test, str(args.data), args.out, args.T, args.weight_bits, vars(args), seconds)
+    check(args)
+    data = load(args, seconds)
+
+    def run(q: int | None, folder: Path) -> Evaluation:
+        spent = dict(seconds)
+        made = one(args, device, data, q, folder, spent)
+        return report(made, folder, args.T, args.weight_bits, {**vars(args), "q": q, "sweep": None}, spent)
+
+    if args.sweep is None:
+        run(args.q, args.out)
+        return
+    title = f"{data.source.split(':')[0]}, YOLO: levels compared"
+    sweep_options(
+        args, run, data.source, training_images(args, data).digest, published=paper.levels(data.name), title=title
+    )
 
 
-def _experiment(
-    args: argparse.Namespace, device: torch.device, seconds: dict[str, float], find_only: bool = False
-) -> tuple[Experiment, TestImages]:
-    schedule, selection, augmentation = _checked(args)
+def load(args: argparse.Namespace, seconds: dict[str, float]) -> Detections:
+    """The images."""
     with phase("data", seconds):
         data = load_detections(
-            args.data, train_split=args.train_split, test_split=args.test_split, limit_train=args.limit_train,
-            limit_test=args.limit_test,
+            args.data, train_split=args.train_split, test_split=args.test_split, hub_boxes=args.hub_boxes,
+            limit_train=args.limit_train, limit_test=args.limit_test,
         )  # fmt: skip
         say(data.source, *data.notices)
+    return data
+
+
+def training_images(args: argparse.Namespace, data: Detections) -> TrainingBatches:
+    """What the detector learns."""
+    return TrainingBatches(data.train, args.size, augmentation(args), args.smallest, args.stride, args.workers)
+
+
+def one(
+    args: argparse.Namespace,
+    device: torch.device,
+    data: Detections,
+    q: int | None,
+    folder: Path,
+    seconds: dict[str, float],
+    find_only: bool = False,
+) -> Experiment:
+    """The detector trained with this many levels, and its test set; with `find_only`, one that had been trained before."""
     progress = is_main() and not args.quiet
-    title = f"{data.source.split(':')[0]}, YOLO, q={args.q}"
+    title = f"{data.source.split(':')[0]}, YOLO, q={'none' if q is None else q}"
     say(title)
     network = NetworkConfig(len(data.classes), args.size, args.width, args.stride)
-    images = TrainingBatches(data.train, args.size, augmentation, args.smallest, args.stride, args.workers)
     calibration = calibration_batches(data.train, args.size, CALIBRATION_IMAGES, args.eval_batch, device)
     with phase("train", seconds):
         trained = train_or_find(
-            images, calibration, args.out, network, schedule, {"classes": list(data.classes)}, device=device,
-            retrain=args.retrain, find_only=find_only, progress=progress, precision=args.precision,
-            sync_batch_norm=args.sync_bn,
+            training_images(args, data), calibration, folder, network, schedule(args, q), {"classes": list(data.classes)},
+            device=device, relu_folder=args.out, retrain=args.retrain, find_only=find_only, progress=progress,
+            precision=args.precision, sync_batch_norm=args.sync_bn,
         )  # fmt: skip
     say(describe(trained.found, trained.training, KIND))
-    batches = evaluation_batches(
-        data.test, args.size, batch_size=args.eval_batch, device=device, progress=progress and not find_only
-    )
-    test = TestImages(data.test, batches, data.classes, args.size, args.stride, selection)
-    made = Experiment(
-        network=trained.model, adapter="cnn", batches=batches, title=title, data=data.source,
-        train_examples=len(data.train), test_examples=len(data.test), q=args.q, classifier=trained.folder,
-        training=trained.training, trained=trained.model, calibration=lambda: ((some,) for some in calibration()),
-        recipe="yolo",
-        labelled=False,
-        measures=MEASURES,
+    converted, facts = trained.model, dict(trained.training)
+    if q is None:
+        with phase("calibrate", seconds):
+            how = CalibrationConfig(args.calibrate_q, args.percentile)
+            calibrated = how.apply(trained.model, calibration(), MEASURES)
+        say(str(calibrated))
+        converted, facts["calibration"] = calibrated.model, how.facts(calibrated)
+    metric = DetectionMetric(
+        data.test, data.classes, args.size, args.stride, Selection(args.score, args.overlap),
+        FIGURES_OF.get(data.name, ("at_50", "at_50_95")),
     )  # fmt: skip
-    return made, test
+    return Experiment(
+        network=converted,
+        adapter="cnn",
+        batches=evaluation_batches(
+            data.test, args.size, batch_size=args.eval_batch, device=device, progress=progress and not find_only
+        ),
+        title=title,
+        data=data.source,
+        train_examples=len(data.train),
+        test_examples=len(data.test),
+        q=q,
+        classifier=trained.folder,
+        training=facts,
+        trained=trained.model,
+        published=paper.over_time(data.name),
+        calibration=lambda: ((some,) for some in calibration()),
+        recipe="yolo",
+        metric=metric,
+        pictures=lambda evaluation: {"detections.png": detections_picture(evaluation, metric)},
+        facts={"classes": list(data.classes)},
+    )
 
 
-def _checked(args: argparse.Namespace) -> tuple[Schedule, Selection, Augmentation]:
-    """What the options say, defaults filled in; refuse at once what would fail later.
+def check(args: argparse.Namespace) -> None:
+    """Fill in defaults, and refuse at once what would fail later.
 
     Raises:
         ConfigError: an option out of its range, or a network that this machine cannot hold. DataError: no such file.
     """
-    drawn = args.data in (None, "shapes")
-    for name, defaults in NETWORK.items():
+    for name in ("size", "stride", "width", "relu_epochs"):
         if getattr(args, name) is None:
-            setattr(args, name, defaults[drawn])
+            setattr(args, name, getattr(preset(args), name))
     for name in ("eval_batch", "limit_train", "limit_test"):
         command.check_range(f"--{name.replace('_', '-')}", getattr(args, name), MOST)
     command.check_range("--workers", args.workers, 1_024, least=0)
+    command.check_range("--relu-epochs", args.relu_epochs, MOST, least=0)
     if not 0.0 < args.smallest <= 1.0:
         raise ConfigError(f"--smallest must lie in (0, 1]; got {args.smallest!r}")
+    for q in [args.q] if args.sweep is None else args.sweep:
+        command.check_levels("--q" if args.sweep is None else "--sweep", q)
+        schedule(args, q)
+    augmentation(args)
+    Selection(args.score, args.overlap)
+    CalibrationConfig(args.calibrate_q, args.percentile)
     NetworkConfig(1, args.size, args.width, args.stride)
     check_fits(lambda: Detector(1, args.width, args.stride), "choose a smaller --width")
     if args.weights is not None and not args.weights.is_file():
         raise DataError(f"cannot read {args.weights}: there is no such file")
-    usual = SHAPES if drawn else PAPER
-    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
-    levels = dataclasses.replace(usual, seed=args.seed, epochs=usual.epochs if args.epochs is None else args.epochs)
-    levels = dataclasses.replace(levels, **given)
-    first = RELU_EPOCHS["shapes" if drawn else "paper"] if args.relu_epochs is None else args.relu_epochs
+
+
+def preset(args: argparse.Namespace) -> Preset:
+    """The defaults of what the command line leaves open."""
+    if args.paper:
+        return PAPER
+    return SHAPES if args.data in (None, "shapes") else USUAL
+
+
+def schedule(args: argparse.Namespace, q: int | None) -> Schedule:
+    """How the detector with this many levels is trained.
+
+    Raises:
+        ConfigError: an option out of its range.
+    """
+    levels = dataclasses.replace(preset(args).levels, seed=args.seed, **given_settings(args))
     relu = None
-    if first:
-        relu = dataclasses.replace(levels, epochs=first)
+    if args.relu_epochs:
+        relu = dataclasses.replace(levels, epochs=args.relu_epochs)
         levels = dataclasses.replace(levels, lr=FINE_TUNING * levels.learning_rate)
-    augmentation = Augmentation(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Augmentation)})
-    schedule = Schedule(args.q, relu, levels, weights=args.weights)
-    return schedule, Selection(args.score, args.overlap), augmentation
+    return Schedule(q, relu, levels, args.percentile, args.weights)
+
+
+def augmentation(args: argparse.Namespace) -> Augmentation:
+    """What is done to a training image.
+
+    Raises:
+        ConfigError: an option out of its range.
+    """
+    return Augmentation(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Augmentation)})
 
 
 detect = Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,18 +15,45 @@ _NARROW = frozenset((torch.float32, torch.float16, torch.bfloat16))
 _CASTS = frozenset((Tensor.float, Tensor.half, Tensor.bfloat16))
 
 
+class _WithoutCuDNN:
+    """While any thread is inside, the process's products on a GPU are plain: cuDNN may take a transform in between."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.before = True
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = torch.backends.cudnn.enabled
+                torch.backends.cudnn.enabled = False
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                torch.backends.cudnn.enabled = self.before
+
+
+_WITHOUT_CUDNN = _WithoutCuDNN()
+
+
 @contextmanager
 def in_float64() -> Iterator[None]:
     """Within the block, in this thread, torch computes in float64 whatever is asked for: casts, `dtype=`, narrow tensors.
 
     What torch makes of whole numbers alone (a quotient, a new tensor) it makes in its default type; it is wide at once.
+    Sums of products are plain ones on a GPU too, so that bounds on their rounding hold.
 
     >>> with in_float64():
     ...     x = torch.tensor([1, 2]).float() / 3 + torch.zeros(2, dtype=torch.float16)
     >>> x.dtype, torch.zeros(2).dtype
     (torch.float64, torch.float32)
     """
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False), _Widened():
+    casts = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
+    with casts[0], casts[1], _WITHOUT_CUDNN, _Widened():
         yield
 
 

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from casc_core.engine.leaves import map_leaves
+from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
 from casc_core.engine.recording.observer import Observer
 from casc_core.engine.run import Run
@@ -254,9 +255,19 @@ def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
         name = op.settings.get("name") or op.settings.get("function") or op.kind
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{name}: it cannot be applied to what this input gives ({reason:.300}); the network takes inputs of the kind "
-            "and shape that its model takes"
+            f"{name}: it cannot be applied to what this input gives ({reason:.300}); {_remedy((args, kwargs))}"
         ) from error
+
+
+def _remedy(given: Any) -> str:
+    """What to do where an operation cannot be applied to what it is given."""
+    places = sorted({str(leaf.device) for leaf in leaves(given) if isinstance(leaf, (Tensor, Signal))})
+    if len(places) < 2:
+        return "the network takes inputs of the kind and shape that its model takes"
+    return (
+        f"it is given tensors on {' and '.join(places)}. One that a forward makes without device= is on the CPU: make it "
+        "with device=x.device; and move all inputs to where the network is"
+    )
 
 
 def _of_period(value: Any, period: int) -> Any:

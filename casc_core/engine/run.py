@@ -104,12 +104,15 @@ class Run(ABC):
         where it ends. Thresholds by level are exact in that type, as their products with their scale are.
         """
 
-    def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
+    def initial_potential(
+        self, own: Tensor | None, threshold: Threshold, exponent: int, device: torch.device
+    ) -> Tensor | None:
         """The membrane potential before the first step, float64, which broadcasts against the population; None: zero.
 
         Args:
             own: what the layer itself begins with, such as the half step of its activation.
             exponent: of the grid it is put on.
+            device: where the population is.
         """
         return own
 

@@ -85,13 +85,14 @@ class SpikingRun(Run):
     def kind(self) -> tuple[Any, ...]:
         return "spikes", len(self.awake), self.total, self.steps, self.only_final
 
-    def initial_potential(self, own: Tensor | None, threshold: Threshold, exponent: int) -> Tensor | None:
+    def initial_potential(
+        self, own: Tensor | None, threshold: Threshold, exponent: int, device: torch.device
+    ) -> Tensor | None:
         share = self.neuron.initial_potential
         if share == 0.0:
             return own
         if isinstance(threshold, LevelThresholds):
             threshold = next_step(threshold, threshold.values.new_zeros(()))
-        device = own.device if own is not None else threshold.device if isinstance(threshold, Tensor) else None
         given = share * torch.as_tensor(threshold, dtype=torch.float64, device=device)
         return self.numerics.snap(given if own is None else given + own, exponent)
 

@@ -30,7 +30,9 @@ from casc_lab.compare.page import page
 from casc_lab.compare.terminal_summary import terminal_summary
 from casc_lab.progress import Progress
 
-NETWORK = "output folder of a recipe, or module:function that returns (model, batches[, calibration_batches])"
+NETWORK = (
+    "output folder of a recipe, or module:function: (model, batches[, calibration_batches][, measures of outputs])"
+)
 
 
 def _network_options(add: Any) -> None:

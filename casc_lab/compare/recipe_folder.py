@@ -11,15 +11,14 @@ from casc_core.conversion.convert import convert
 from casc_core.conversion.load import load
 from casc_core.errors import ConfigError, StorageError
 from casc_core.numerics import Exact, of_bits
-from casc_core.storage.files import read_whole
-from casc_core.storage.strict import of, parsed
+from casc_core.storage.strict import of
 from casc_lab.compare.network_and_data import NetworkAndData, Request, limited
 from casc_lab.distributed import ALL, choose_device, device_of
 from casc_lab.evaluation.accuracy import Batch
 from casc_lab.evaluation.report import Experiment
+from casc_lab.evaluation.results_folder import NETWORK, RESULTS, results_of
 
 RECIPES = "casc.recipes"
-RESULTS, NETWORK = "results.json", "network"
 # Options that say nothing of the network.
 _OF_THE_RUN = frozenset("out data quiet retrain threads device sweep weights T".split())
 
@@ -60,7 +59,7 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
     shown |= {name: value for name, value in results["options"].items() if _worth_showing(name, value)}
 
     def parts(batch: Batch) -> tuple[Any, ...]:
-        return (*batch.inputs, batch.labels) if experiment.labelled else batch.inputs
+        return (*batch.inputs, batch.labels) if experiment.metric.labelled else batch.inputs
 
     return NetworkAndData(
         snn.to(device_of(experiment.network)),
@@ -70,7 +69,7 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
         experiment.title,
         experiment.data,
         shown,
-        measures=experiment.measures,
+        measures=experiment.metric.measures,
     )
 
 
@@ -86,20 +85,13 @@ def _worth_showing(name: str, value: Any) -> bool:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    path = folder / RESULTS
-    if not path.is_file():
-        hint = "; take the folder that it lies in" if (folder / "network.json").is_file() else ""
-        raise StorageError(f"{folder} is not the output folder of a recipe: it holds no {RESULTS}{hint}")
-    try:
-        results = of(dict, parsed(read_whole(path), finite=False), "results")
-        options = of(dict, results["options"], "options")
-    except (ValueError, KeyError) as error:
-        raise StorageError(f"{path} is damaged, or was not written by a recipe: {error}") from error
-    # Results of before recipes had names say where the recipe was; what it was called is all that is read of it.
-    name = results.get("recipe") or Path(str(results.get("script") or "")).stem
+    with results_of(folder) as results:
+        # Results of before recipes had names say where the recipe was; what it was called is all that is read of it.
+        name = results.get("recipe") or Path(str(results.get("script") or "")).stem
     if not isinstance(name, str) or not name:
-        raise StorageError(f"{path} does not say which recipe wrote it; run the recipe again, it finds its network")
-    return results | {"options": options, "recipe": name}
+        where = folder / RESULTS
+        raise StorageError(f"{where} does not say which recipe wrote it; run the recipe again, it finds its network")
+    return results | {"recipe": name}
 
 
 def recipe_named(name: str, where: Path) -> Any:

@@ -121,7 +121,7 @@ def _returned(module: str, function: str) -> tuple[nn.Module, Iterable[Any], Ite
 
 def _told(error: Exception) -> str:
     """An error of someone else's code in one line, with its place."""
-    trace = traceback.extract_tb(error.__traceback__)
+    trace = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     place = f" (line {trace[-1].lineno} of {Path(trace[-1].filename).name})" if trace else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 

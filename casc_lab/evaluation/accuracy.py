@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +20,12 @@ class Batch:
 
     Attributes:
         inputs: what the network takes.
-        labels: `[B]` the class of each, int64, on the CPU.
+        labels: `[B]` the class of each, int64, on the CPU; or whatever the metric reads.
         index: `[B]` its position in the data set, int64, on the CPU.
     """
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor
+    labels: Any
     index: Tensor
 
 

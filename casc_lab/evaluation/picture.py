@@ -1,24 +1,25 @@
-"""An evaluation as a picture: accuracy, and predictions that differ, over time."""
+"""An evaluation as a picture: the score, and what differs from the quantised ANN, over time."""
 
 from __future__ import annotations
 
-from casc_core.rivals.methods import OURS
-from casc_lab.evaluation.methods import Evaluation
+from casc_lab.evaluation.methods import SILENT, Evaluation
 from casc_lab.pictures import doubling_axis, line_style, new_figure, png
 
 
-def accuracy_picture(evaluation: Evaluation, title: str) -> bytes:
-    """Accuracy, and predictions that differ from the quantised ANN's, over time as a PNG."""
-    figure = new_figure(10.0, 4.2, dpi=130)
+def evaluation_picture(evaluation: Evaluation, title: str) -> bytes:
+    """The first figure of each score, and how many answers differ from the quantised ANN's, over time as a PNG."""
+    figure, metric = new_figure(10.0, 4.2, dpi=130), evaluation.metric
     left, right = figure.subplots(1, 2)
-    steps = [int(key) for key in evaluation.methods[OURS].accuracy if key != "silent"]
-    left.axhline(evaluation.ann_accuracy, color="0.45", linestyle=":", label=f"ANN {evaluation.ann_accuracy:.2f}%")
+    steps = [int(key) for key in evaluation.ours.scores if key != SILENT]
+    ann = evaluation.ann.figures[0]
+    left.axhline(ann, color="0.45", linestyle=":", label=f"ANN {ann:.2f}")
     for index, (name, method) in enumerate(evaluation.methods.items()):
         style = line_style(index) | {"markersize": 5.0, "linewidth": 1.8, "label": name}
-        left.plot(steps, [method.accuracy[str(step)] or 0.0 for step in steps], **style)
-        right.plot(steps, [method.mismatches[str(step)] or 0 for step in steps], **style)
-    left.set_ylabel("test accuracy (%)")
-    right.set_ylabel(f"predictions that differ from the ANN's, of {len(evaluation.silent_at):,}")
+        scores = [score for step in steps if (score := method.scores[str(step)]) is not None]
+        left.plot(steps, [score.figures[0] for score in scores], **style)
+        right.plot(steps, [score.differences for score in scores], **style)
+    left.set_ylabel(metric.names[0])
+    right.set_ylabel(f"{metric.differing} from the ANN's\n({len(evaluation.silent_at):,} samples)")
     right.set_ylim(bottom=0)
     for axes in (left, right):
         doubling_axis(axes, steps)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from casc_core.conversion.convert import convert
 from casc_core.errors import NotExactError
 from casc_core.numerics import of_bits
-from casc_core.reporting.predictions import Measure
 from casc_core.reporting.series import powers_of_two
 from casc_lab import distributed
 from casc_lab.distributed import say
 from casc_lab.evaluation.accuracy import Batches
 from casc_lab.evaluation.methods import Evaluation, evaluate
-from casc_lab.evaluation.results import Published, accuracy_table, exactness_lines, mismatch_table, write_results
+from casc_lab.evaluation.metric import Metric, OutputMeasures
+from casc_lab.evaluation.results import Published, as_text, write_results
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Experiment:
         published: the paper's figures, if it has some.
         calibration: gives some batches of training data, for the methods that look at data.
         recipe: its name among the entry points `casc.recipes`, whose `experiment` brings all this back.
-        labelled: whether the labels of the batches are what the network's outputs should be.
-        measures: what its outputs are, as `casc_core.analyse` takes them; None: labels decide.
+        metric: what it is scored by.
+        pictures: draws further ones from the evaluation, by the name of their file.
+        facts: for `results.json`, beside what `facts` has of every experiment.
     """
 
     network: nn.Module
@@ -61,8 +62,9 @@ class Experiment:
     published: Published | None = None
     calibration: Callable[[], Iterable[tuple[Tensor, ...]]] | None = None
     recipe: str | None = None
-    labelled: bool = True
-    measures: Mapping[str, Measure] | None = None
+    metric: Metric[Any, Any] = field(default_factory=OutputMeasures)
+    pictures: Callable[[Evaluation], Mapping[str, bytes]] = lambda evaluation: {}
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def report(
@@ -73,7 +75,7 @@ def report(
     options: Mapping[str, Any],
     seconds: dict[str, float],
 ) -> Evaluation:
-    """Convert and evaluate; the main process writes results.json, table.md, accuracy.png and network/, and prints.
+    """Convert and evaluate; the main process writes results.json, table.md, pictures and network/, and prints.
 
     Args:
         folder: output folder.
@@ -90,18 +92,17 @@ def report(
         snn = convert(experiment.network, adapter=experiment.adapter, numerics=of_bits(weight_bits))
     with phase("evaluate", seconds):
         evaluation = evaluate(
-            experiment.trained or experiment.network, snn, experiment.batches, powers_of_two(T),
+            experiment.trained or experiment.network, snn, experiment.batches, powers_of_two(T), experiment.metric,
             announce=lambda name: say(f"  {name}"),
         )  # fmt: skip
     seconds |= {method: round(result.seconds, 2) for method, result in evaluation.methods.items()}
     if distributed.is_main():
-        extra = facts(experiment, T, options, seconds)
         snn.save(folder / "network")
-        write_results(folder, evaluation, extra, experiment.title, experiment.published)
+        extra = {**experiment.facts, **facts(experiment, T, options, seconds)}
+        pictures = experiment.pictures(evaluation)
+        written = write_results(folder, evaluation, extra, experiment.title, experiment.published, pictures)
         print(
-            f"\n{accuracy_table(evaluation, experiment.published)}\n\n{mismatch_table(evaluation)}\n\n"
-            f"{exactness_lines(evaluation)}\n\n"
-            f"results.json, table.md, accuracy.png and the spiking network are in {folder}"
+            f"\n{as_text(evaluation, experiment.published)}\n\n{', '.join(written)} and the spiking network are in {folder}"
         )
     distributed.barrier()
     if not evaluation.exact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,20 @@ from typing import Any
 from casc_core.evidence.against_ann import AgainstANN
 from casc_core.reporting.series import steps_to_silence
 from casc_core.reporting.tables import markdown_table
-from casc_core.rivals.methods import OURS
 from casc_core.storage.files import write_whole
 from casc_core.storage.json_files import write_json
-from casc_lab.evaluation.methods import Evaluation
-from casc_lab.evaluation.picture import accuracy_picture
+from casc_lab.evaluation.methods import SILENT, Evaluation, MethodResult
+from casc_lab.evaluation.metric import Score
+from casc_lab.evaluation.picture import evaluation_picture
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """What the paper reports of one method: of the ANN that was converted, and by time step."""
+
+    method: str
+    ann: float
+    over_time: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -24,34 +33,52 @@ class Published:
 
     Args:
         source: where in the paper, and on what.
-        ann: accuracy of its ANN, percent.
-        accuracy: percent by method and T.
+        what: the figures are, with their unit.
+        rows: one for each method.
 
-    >>> Published("Table 9", 90.0, {"baseline": {4: 71.5}}).cells("baseline", ["4", "8", "silent"])
-    ['71.50', '-', '-']
+    >>> print(Published("Table 9", "accuracy (%)", [PublishedRow("baseline", 90.0, {4: 71.5, 8: 88.25})]).table())
+    | accuracy (%) |   ANN |   T=4 |   T=8 |
+    |--------------|------:|------:|------:|
+    | baseline     | 90.00 | 71.50 | 88.25 |
     """
 
     source: str
-    ann: float
-    accuracy: Mapping[str, Mapping[int, float]]
+    what: str
+    rows: Sequence[PublishedRow]
 
-    def cells(self, method: str, keys: Iterable[str]) -> list[str]:
-        """The row of a method under columns `keys`; "-" where the paper has no figure."""
-        figures = {str(step): f"{value:.2f}" for step, value in self.accuracy[method].items()}
-        return [figures.get(key, "-") for key in keys]
+    def table(self) -> str:
+        """In Markdown; "-" where the paper has no figure."""
+        steps = sorted({step for row in self.rows for step in row.over_time})
+        body = [
+            [row.method, f"{row.ann:.2f}", *(f"{row.over_time[T]:.2f}" if T in row.over_time else "-" for T in steps)]
+            for row in self.rows
+        ]
+        return markdown_table([[self.what, "ANN", *(f"T={step}" for step in steps)], *body])
 
 
 def as_json(evaluation: Evaluation, published: Published | None = None) -> dict[str, Any]:
     """The figures of an evaluation, as JSON; the paper's, if there are any, are under "published"."""
+    key = evaluation.metric.key
+
+    def each(get: Callable[[Score], Any]) -> dict[str, Any]:
+        return {
+            name: {step: None if score is None else get(score) for step, score in method.scores.items()}
+            for name, method in evaluation.methods.items()
+        }
+
     return {
-        "ann_accuracy": evaluation.ann_accuracy,
-        "reference_accuracy": evaluation.reference_accuracy,
-        "accuracy": {name: method.accuracy for name, method in evaluation.methods.items()},
-        "mismatches": {name: method.mismatches for name, method in evaluation.methods.items()},
-        "prediction_mismatches": evaluation.prediction_mismatches,
-        "max_logit_difference": evaluation.max_logit_difference,
-        "ann_prediction_mismatches": evaluation.ann_prediction_mismatches,
-        "ann_max_logit_difference": evaluation.ann_max_logit_difference,
+        f"ann_{key}": evaluation.ann.value,
+        f"reference_{key}": evaluation.reference.value,
+        key: each(lambda score: score.value),
+        "mismatches": each(lambda score: score.mismatches),
+        "differing": each(lambda score: dict(score.differing)),
+        "energy_nj": {name: method.energy for name, method in evaluation.methods.items()},
+        "ann_energy_nj": evaluation.ours.ann_energy,
+        "prediction_mismatches": evaluation.end.mismatches,
+        "max_logit_difference": evaluation.ours.largest_difference,
+        "ann_prediction_mismatches": evaluation.ann.mismatches,
+        "ann_differing": dict(evaluation.ann.differing),
+        "ann_max_logit_difference": evaluation.ann_largest_difference,
         "exact": evaluation.exact,
         "against_ann": _beside(evaluation.against_ann),
         "steps_to_silence": steps_to_silence(evaluation.silent_at),
@@ -66,44 +93,69 @@ def _beside(against_ann: AgainstANN | None) -> dict[str, Any] | None:
     return {name: dataclasses.asdict(getattr(against_ann, name)) for name in ("lowering", "grid", "float32")}
 
 
-def accuracy_table(evaluation: Evaluation, published: Published | None = None) -> str:
-    """Accuracy of each method over time, in Markdown; the paper's own figures, if given, below ours and named so."""
-    rows = [[name, *map(_percent, method.accuracy.values())] for name, method in evaluation.methods.items()]
-    keys = list(evaluation.methods[OURS].accuracy)
-    rows.append(["ANN", *[_percent(evaluation.ann_accuracy)] * len(keys)])
-    ours = _markdown("accuracy (%)", evaluation, rows)
-    if published is None:
-        return ours
-    theirs = [[name, *published.cells(name, keys)] for name in published.accuracy]
-    theirs.append(["ANN", *[_percent(published.ann)] * len(keys)])
-    return f"{ours}\n\nThe paper's own figures, {published.source}:\n\n{_markdown('paper (%)', evaluation, theirs)}"
+def tables(evaluation: Evaluation, published: Published | None = None) -> list[str]:
+    """Each figure of the score, what differs from the quantised ANN, and energy over time, by method, in Markdown; the
+    paper's own figures, if given, after ours and named so."""
+    shown = [_scores(evaluation, name, number) for number, name in enumerate(evaluation.metric.names)]
+    shown.append(
+        _over_time(
+            evaluation, evaluation.metric.differing,
+            lambda method, key: "never" if (score := method.scores[key]) is None else f"{score.differences:,}",
+        )
+    )  # fmt: skip
+    shown.append(
+        _over_time(
+            evaluation, "energy (nJ a sample)",
+            lambda method, key: "never" if (energy := method.energy[key]) is None else _four_digits(energy),
+            _four_digits(evaluation.ours.ann_energy),
+        )
+    )  # fmt: skip
+    if published is not None:
+        shown.append(f"The paper's own figures, {published.source}:\n\n{published.table()}")
+    return shown
 
 
-def mismatch_table(evaluation: Evaluation) -> str:
-    """How many predictions of each method differ from the quantised ANN's over time, in Markdown."""
-    rows = [
-        [name, *("never" if count is None else f"{count:,}" for count in method.mismatches.values())]
-        for name, method in evaluation.methods.items()
-    ]
-    return _markdown("predictions that differ", evaluation, rows)
+def _four_digits(value: float) -> str:
+    """A number in four digits, or in all of those before the point.
+
+    >>> _four_digits(12345.6), _four_digits(12.3456)
+    ('12,346', '12.35')
+    """
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"
 
 
-def _markdown(corner: str, evaluation: Evaluation, body: list[list[str]]) -> str:
-    keys = evaluation.methods[OURS].accuracy
-    return markdown_table([[corner, *(key if key == "silent" else f"T={key}" for key in keys)], *body])
+def _scores(evaluation: Evaluation, name: str, number: int) -> str:
+    digits = ".2f" if name.endswith("(%)") else ".4g"
+
+    def cell(method: MethodResult, key: str) -> str:
+        score = method.scores[key]
+        return "never" if score is None else f"{score.figures[number]:{digits}}"
+
+    return _over_time(evaluation, name, cell, f"{evaluation.ann.figures[number]:{digits}}")
+
+
+def _over_time(
+    evaluation: Evaluation, corner: str, cell: Callable[[MethodResult, str], str], ann: str | None = None
+) -> str:
+    keys = list(evaluation.ours.scores)
+    rows = [[corner, *(key if key == SILENT else f"T={key}" for key in keys)]]
+    rows += [[name, *(cell(method, key) for key in keys)] for name, method in evaluation.methods.items()]
+    rows += [] if ann is None else [["ANN", *[ann] * len(keys)]]
+    return markdown_table(rows)
 
 
 def exactness_lines(evaluation: Evaluation) -> str:
-    """What the table does not show: exactness and steps to silence, in a few lines."""
-    samples, silence = len(evaluation.silent_at), steps_to_silence(evaluation.silent_at)
+    """What the tables do not show: exactness and steps to silence, in a few lines."""
+    metric, samples = evaluation.metric, len(evaluation.silent_at)
+    silence = steps_to_silence(evaluation.silent_at)
     return "\n".join(
         [
-            f"CIF+WSC until silent against its reference: predictions of {evaluation.prediction_mismatches} of {samples:,} "
-            f"samples differ, largest logit difference {evaluation.max_logit_difference:g}",
+            f"CIF+WSC until silent against its reference: {metric.said(evaluation.end, samples)}, largest logit difference "
+            f"{evaluation.ours.largest_difference:g}",
             *([] if evaluation.against_ann is None else [str(evaluation.against_ann)]),
-            "the reference against the ANN as trained, in its own types: predictions of "
-            f"{evaluation.ann_prediction_mismatches} of {samples:,} samples differ, largest "
-            f"logit difference {evaluation.ann_max_logit_difference:.2g}",
+            f"the reference against the ANN as trained, in its own types: {metric.said(evaluation.ann, samples)}, largest "
+            f"logit difference {evaluation.ann_largest_difference:.2g}",
+            *metric.notes,
             f"steps to silence: mean {silence['mean']:.2f}, median {silence['p50']:.0f}, 99th percentile "
             f"{silence['p99']:.0f}, largest {silence['max']:.0f}",
             "never exact" if evaluation.exact_at is None else f"exact for every sample from T={evaluation.exact_at} on",
@@ -111,24 +163,31 @@ def exactness_lines(evaluation: Evaluation) -> str:
     )
 
 
-def _percent(value: float | None) -> str:
-    return "never" if value is None else f"{value:.2f}"
+def as_text(evaluation: Evaluation, published: Published | None = None) -> str:
+    """All tables and lines, in Markdown."""
+    return "\n\n".join([*tables(evaluation, published), exactness_lines(evaluation)])
 
 
 def write_results(
-    folder: Path, evaluation: Evaluation, extra: dict[str, Any], title: str, published: Published | None = None
-) -> None:
-    """Write `table.md`, `accuracy.png` and, last, `results.json` to `folder`, each whole or not at all.
+    folder: Path,
+    evaluation: Evaluation,
+    extra: Mapping[str, Any],
+    title: str,
+    published: Published | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> list[str]:
+    """Write `table.md`, pictures and, last, `results.json` to `folder`, each whole or not at all; gives their names.
+
+    Args:
+        extra: what `results.json` holds besides.
+        pictures: further ones by the name of their file, beside that of the score over time.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    parts = [
-        f"# {title}",
-        accuracy_table(evaluation, published),
-        mismatch_table(evaluation),
-        exactness_lines(evaluation),
-    ]
-    write_whole(folder / "table.md", "\n\n".join(parts) + "\n")
-    write_whole(folder / "accuracy.png", accuracy_picture(evaluation, title))
-    write_json(folder / "results.json", as_json(evaluation, published) | extra)
+    write_whole(folder / "table.md", f"# {title}\n\n{as_text(evaluation, published)}\n")
+    all_pictures = {f"{evaluation.metric.key}.png": evaluation_picture(evaluation, title), **(pictures or {})}
+    for name, picture in all_pictures.items():
+        write_whole(folder / name, picture)
+    write_json(folder / "results.json", as_json(evaluation, published) | dict(extra))
+    return ["results.json", "table.md", *all_pictures]

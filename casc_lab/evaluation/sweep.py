@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,13 @@ from typing import Any
 
 from casc_core.errors import StorageError
 from casc_core.reporting.tables import markdown_table
-from casc_core.rivals.methods import OURS
 from casc_core.storage.files import read_whole, write_whole
 from casc_core.storage.json_files import write_json
 from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
 from casc_lab.distributed import say
 from casc_lab.evaluation.methods import Evaluation
+from casc_lab.seeds import digest
 
 Levels = int | None
 
@@ -28,10 +29,10 @@ class LevelsRow:
 
     Attributes:
         q: levels; None for plain ReLU.
-        ann: accuracy of the ANN, percent.
-        best: largest accuracy of CIF with WakeSleep after any step, percent.
+        ann: the first figure of the ANN's score, percent.
+        best: the largest of CIF with WakeSleep after any step at which there is a score, percent.
         best_at: first step at which it is reached.
-        silent: accuracy once silent, percent.
+        silent: that once silent, percent.
         silent_at: steps until the last sample is silent.
         exact_at: first step from which on the logits of every sample are the quantised ANN's, bit for bit.
     """
@@ -47,11 +48,12 @@ class LevelsRow:
 
 def levels_row(q: Levels, evaluation: Evaluation) -> LevelsRow:
     """What a sweep shows of an evaluation."""
-    exact = evaluation.methods[OURS]
-    best = int(exact.accuracy_by_step.argmax())  # the first of equals
-    percent = [round(float(exact.accuracy_by_step[step]), 4) for step in (best, -1)]
-    silent_at = int(exact.silent_at.max())
-    return LevelsRow(q, evaluation.ann_accuracy, percent[0], best + 1, percent[1], silent_at, evaluation.exact_at)
+    figures = {step: score.figures[0] for step, score in evaluation.ours.scores_by_step.items()}
+    best = max(figures, key=lambda step: figures[step])  # the first of equals
+    silent_at = int(evaluation.silent_at.max())
+    return LevelsRow(
+        q, evaluation.ann.figures[0], figures[best], best, evaluation.end.figures[0], silent_at, evaluation.exact_at
+    )
 
 
 def sweep(
@@ -72,7 +74,7 @@ def sweep(
         run: runs the experiment.
         folder: output folder.
         key: fingerprint of everything that the results for this many levels depend on.
-        published: the paper's ANN accuracy, best SNN accuracy and its time step, by levels.
+        published: the paper's figure of the ANN, the best of the SNN and its time step, by levels.
         title: of the table.
         again: repeat those done before, too.
 
@@ -97,6 +99,33 @@ def sweep(
     if distributed.is_main():
         print(f"\n{levels_table(list(rows.values()), published)}\n\nsweep.json and sweep.md are in {folder}")
     return list(rows.values())
+
+
+def sweep_options(
+    args: argparse.Namespace,
+    run: Callable[[Levels, Path], Evaluation],
+    *data: str,
+    published: Mapping[Levels, tuple[float, float, int]] | None = None,
+    title: str = "",
+) -> list[LevelsRow]:
+    """`sweep` as a command line asks for it: over `args.sweep`, each number of levels in a folder of its own in `args.out`.
+
+    Args:
+        run: runs the experiment for a number of levels, in a folder.
+        data: what else than the options the results depend on.
+        published, title: as `sweep` takes them.
+    """
+    irrelevant = ("out", "q", "sweep", "quiet", "threads", "device", "retrain")
+    chosen = {name: str(value) for name, value in vars(args).items() if name not in irrelevant}
+    return sweep(
+        args.sweep,
+        lambda q: run(q, args.out / f"q{q or 'none'}"),
+        args.out,
+        key=lambda q: digest(q, chosen, *data),
+        published=published,
+        title=title,
+        again=args.retrain,
+    )
 
 
 def levels_table(rows: Sequence[LevelsRow], published: Mapping[Levels, tuple[float, float, int]] | None = None) -> str:

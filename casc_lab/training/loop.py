@@ -22,8 +22,8 @@ from casc_core.errors import ConfigError, StorageError
 from casc_lab import distributed
 from casc_lab.distributed import device_of
 from casc_lab.progress import Progress
+from casc_lab.seeds import mixed
 from casc_lab.training.checkpoint import load_checkpoint, save_checkpoint
-from casc_lab.training.seeds import mixed
 from casc_lab.training.task import Part, Task
 
 PRECISIONS = ("auto", "float32", "bfloat16")

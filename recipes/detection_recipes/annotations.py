@@ -101,6 +101,11 @@ class LeftOut:
         """Count one, at this place."""
         self.places.setdefault(reason, []).append(where)
 
+    def join(self, other: LeftOut) -> None:
+        """Count what another has counted."""
+        for reason, places in other.places.items():
+            self.places.setdefault(reason, []).extend(places)
+
     @property
     def counts(self) -> dict[str, int]:
         """How many, by reason."""
@@ -171,6 +176,7 @@ class Detections:
         classes: names of the classes; a label is a position here.
         source: one line on what this is, without paths of this machine.
         notices: what the user should be told of it.
+        name: "voc", "coco", or another; finds the paper's figures.
     """
 
     train: tuple[AnnotatedImage, ...]
@@ -178,6 +184,7 @@ class Detections:
     classes: tuple[str, ...]
     source: str
     notices: tuple[str, ...] = ()
+    name: str = ""
 
 
 def summary(images: Iterable[AnnotatedImage]) -> str:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
 from casc_lab.progress import followed
-from casc_lab.training.seeds import digest, mixed
+from casc_lab.seeds import digest, mixed
 from casc_lab.training.task import Part
 from detection_recipes.annotations import AnnotatedImage
 from detection_recipes.targets import Objects

@@ -12,8 +12,8 @@ from detection_recipes.annotations import AnnotatedImage, FilePicture, LeftOut, 
 from detection_recipes.files import Files, file_name
 
 PARTS = ("images", "annotations", "categories")
-IMAGE_FOLDERS = ("images", "")
-"""Where images may lie, seen from the root of the data, beside a folder that is called as the split."""
+IMAGE_FOLDERS = ("{split}", "images/{split}", "images", "")
+"""Where images may lie, seen from the root of the data, beside the folder of the file that describes them."""
 
 
 def find(files: Files) -> dict[str, str]:
@@ -82,6 +82,26 @@ def read(
     ], order
 
 
+class CocoFiles:
+    """Files that describe their images so, one for each split.
+
+    Args:
+        files: where.
+        what: what they are called.
+    """
+
+    def __init__(self, files: Files, what: str) -> None:
+        self.files, self.what = files, what
+        self._found = find(files)
+        self.splits = list(self._found)
+        self.name = "coco" if {"train2017", "val2017"} <= set(self.splits) else ""
+        self.classes: tuple[str, ...] = ()
+
+    def read(self, split: str, left_out: LeftOut) -> list[AnnotatedImage]:
+        images, self.classes = read(self.files, self._found[split], left_out, self.classes or None)
+        return images
+
+
 def _without_outlines(value: dict[str, Any]) -> dict[str, Any]:
     value.pop("segmentation", None)
     return value
@@ -116,7 +136,9 @@ def _placed(files: Files, path: str, names: dict[int, str]) -> dict[int, str]:
     """
     folder, _, name = path.rpartition("/")
     root = folder.removesuffix("annotations").rstrip("/")
-    candidates = [_join(root, each) for each in (_split_of(name), *IMAGE_FOLDERS)] + [folder]
+    split = _split_of(name)
+    usual = (_join(root, each.format(split=split).rstrip("/")) for each in IMAGE_FOLDERS)
+    candidates = list(dict.fromkeys([*usual, folder]))
     there = {place: files.names(place) for place in candidates}
     placed = {}
     for number, image in names.items():

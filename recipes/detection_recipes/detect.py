@@ -16,19 +16,19 @@ from PIL import Image
 import casc_core
 from casc_core.errors import ConfigError, StorageError
 from casc_core.reporting.series import powers_of_two
-from casc_core.storage.files import read_whole, require_writable, write_whole
-from casc_core.storage.strict import of, parsed, strings
+from casc_core.storage.files import require_writable, write_whole
+from casc_core.storage.strict import of, strings
 from casc_lab.command import check_steps
+from casc_lab.evaluation.results_folder import NETWORK, results_of
 from detection_recipes.batches import FILL, standardised
 from detection_recipes.detections import Detected, Selection, detections
 from detection_recipes.drawing import grid, png, with_boxes
-from detection_recipes.evaluation import at_step, on_image
+from detection_recipes.evaluation import on_image
 from detection_recipes.metrics import SHOWN
-from detection_recipes.network import STRIDES
+from detection_recipes.network import STRIDES, Readouts
 from detection_recipes.views import Size, letterboxed
 
 FOLDER = Path("results/yolo")
-RESULTS = "results.json"
 _WIDTH = 320  # of each picture, where there are several
 
 
@@ -77,25 +77,15 @@ def load_detector(folder: Path) -> LoadedDetector:
     Raises:
         StorageError: it holds none.
     """
-    where = folder / RESULTS
-    if not where.is_file():
-        raise StorageError(
-            f"{folder} is not the output folder of a detection recipe: it holds no {RESULTS}; name one with --network"
-        )
-    try:
-        results = of(dict, parsed(read_whole(where), finite=False), "results")
-        options = of(dict, results["options"], "options")
+    with results_of(folder, "detection", "; name one with --network") as results:
+        options = results["options"]
         wide, high = (of(int, side, "a side") for side in of(list, options["size"], "size"))
         stride = of(int, options["stride"], "stride")
         if stride not in STRIDES or min(wide, high) < stride or wide % stride or high % stride:
             raise ValueError(f"{wide}x{high} pixels are no whole cells of stride {stride}")
         selection = Selection(options["score"], options["overlap"])
         classes = strings(results["classes"], "classes")
-    except StorageError:
-        raise
-    except (LookupError, TypeError, ValueError) as error:
-        raise StorageError(f"{where} is not that of a detection recipe ({type(error).__name__}: {error})") from error
-    return LoadedDetector(casc_core.load(folder / "network"), classes, (wide, high), stride, selection)
+    return LoadedDetector(casc_core.load(folder / NETWORK), classes, (wide, high), stride, selection)
 
 
 def detect(detector: LoadedDetector, image: Image.Image, T: int | None = None) -> DetectedImage:
@@ -118,14 +108,19 @@ def detect(detector: LoadedDetector, image: Image.Image, T: int | None = None) -
     by_step = {
         step: on_image(found, image.size, detector.size)
         for step in powers_of_two(simulation.T)
-        for found in detections(at_step(simulation, step), detector.stride, detector.selection)
+        for found in detections(_at(simulation.outputs, step), detector.stride, detector.selection)
     }
     cut = T is not None and int(detector.snn.simulate(inputs).silent_at[0]) > T
     return DetectedImage(
         by_step,
         None if cut else int(simulation.silent_at[0]),
-        all(map(torch.equal, at_step(simulation, simulation.T), detector.snn.reference(inputs))),
+        all(map(torch.equal, _at(simulation.outputs, simulation.T), detector.snn.reference(inputs))),
     )
+
+
+def _at(readouts: Readouts, step: int) -> Readouts:
+    """The readouts `[B, ...]` after a step, of those `[T, B, ...]` after each."""
+    return Readouts(*(readout[step - 1] for readout in readouts))
 
 
 def picture(detector: LoadedDetector, image: Image.Image, detected: DetectedImage, score: float) -> Image.Image:

@@ -20,6 +20,16 @@ def colour(number: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def readable_on(background: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black, or on a dark background white.
+
+    >>> readable_on((255, 230, 0)), readable_on((40, 60, 255))
+    ((0, 0, 0), (255, 255, 255))
+    """
+    red, green, blue = background
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
+
+
 def with_boxes(
     image: Image.Image, found: Detected, classes: Sequence[str], width: int | None = None, score: float = SHOWN
 ) -> Image.Image:
@@ -43,8 +53,8 @@ def with_boxes(
         draw.rectangle((left, top, right, bottom), outline=colour(label), width=line)
         text = f"{classes[label]} {100 * value:.0f}"
         place = (left + line + 1, top + line)
-        draw.rectangle(draw.textbbox(place, text, font=font), fill=(0, 0, 0))
-        draw.text(place, text, fill=colour(label), font=font)
+        draw.rectangle(draw.textbbox(place, text, font=font), fill=colour(label))
+        draw.text(place, text, fill=readable_on(colour(label)), font=font)
     return drawn
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import casc_core
 from casc_core.errors import ConfigError
 from casc_lab.distributed import say
-from casc_lab.training.seeds import digest
+from casc_lab.seeds import digest
 from casc_lab.training.store import Store, training_facts
 from detection_recipes.batches import TrainingBatches
-from detection_recipes.network import Detector
+from detection_recipes.network import MEASURES, Detector
 from detection_recipes.training import TrainingConfig, train
 
 KIND = "detector"
@@ -54,9 +54,9 @@ class NetworkConfig:
         """It with plain ReLU and fresh weights."""
         return Detector(self.classes, self.width, self.stride)
 
-    def quantised(self, q: int) -> nn.Module:
-        """It with CQReLU."""
-        return casc_core.prepare(self.plain(), adapter="cnn", q=q)
+    def with_levels(self, model: nn.Module, q: int | None) -> nn.Module:
+        """`model` with CQReLU in place of ReLU, if there are to be levels."""
+        return model if q is None else casc_core.prepare(model, adapter="cnn", q=q)
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,24 @@ class Schedule:
     """How a detector is trained.
 
     Args:
-        q: levels.
+        q: levels; None: plain ReLU alone.
         relu: with plain ReLU, first; None: levels from the first step on.
         levels: with levels.
         percentile: of the activations behind plain ReLU that becomes the threshold of a channel.
         weights: file of a backbone to start from, VGG16 with batch norm under torchvision's names.
     """
 
-    q: int
+    q: int | None
     relu: TrainingConfig | None
     levels: TrainingConfig
     percentile: float = 99.9
     weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.q is None and self.relu is None:
+            raise ConfigError(
+                "a detector without levels is trained with plain ReLU: give --relu-epochs above 0, or levels"
+            )
 
 
 def train_or_find(
@@ -87,6 +93,7 @@ def train_or_find(
     about: dict[str, Any],
     *,
     device: torch.device,
+    relu_folder: Path | None = None,
     retrain: bool = False,
     find_only: bool = False,
     **how: Any,
@@ -101,6 +108,7 @@ def train_or_find(
         schedule: how it is trained.
         about: what to keep with the network.
         device: where it trains.
+        relu_folder: where the detector with plain ReLU is kept, which is one for all numbers of levels; None: `folder`.
         retrain: train anew even if one is there.
         find_only: never train.
         how: `progress`, `precision`, `sync_batch_norm`, as `detection_recipes.training.train` takes them.
@@ -112,24 +120,28 @@ def train_or_find(
     start = None if schedule.weights is None else file_digest(schedule.weights)
     relu = None if schedule.relu is None else dataclasses.asdict(schedule.relu)
     settings = [dataclasses.asdict(network), relu, start, images.digest]
-    own = [schedule.q, dataclasses.asdict(schedule.levels), schedule.percentile, about]
+    levels = None if schedule.q is None else dataclasses.asdict(schedule.levels)
+    own = [schedule.q, levels, schedule.percentile, about]
     store = Store(folder, digest(settings, own)[:12], retrain, find_only, KIND)
     if store.found:
         model, description = store.read(
-            lambda found: with_thresholds(network.quantised(schedule.q), blank_thresholds(found)),
+            lambda found: with_thresholds(network.with_levels(network.plain(), schedule.q), blank_thresholds(found)),
             lambda found: network.plain(),
         )
         return TrainedNetwork(model.to(device).eval(), True, description["training"], store.home.name)
     if schedule.relu is None:
         torch.manual_seed(schedule.levels.seed)
         plain = _with_backbone(network.plain(), schedule.weights)
-        model = casc_core.prepare(plain, adapter="cnn", q=schedule.q).to(device)
-        thresholds: dict[str, list[int]] = {}
+        model, thresholds = network.with_levels(plain, schedule.q).to(device), {}
     else:
-        first = Store(folder, digest(settings)[:12], retrain, False, f"{KIND}-relu")
-        trained = _with_relu(first, images, network, schedule, schedule.relu, device, how)
+        first = Store(relu_folder or folder, digest(settings)[:12], retrain, False, f"{KIND}-relu")
+        model, facts = _with_relu(first, images, network, schedule, schedule.relu, device, how)
+        if schedule.q is None:
+            store.write(model, {"detector": dataclasses.asdict(network), "training": facts, **about})
+            return TrainedNetwork(model.to(device).eval(), False, facts, store.home.name)
+        say("calibrating the detector with plain ReLU on some training images")
         how_calibrated = CalibrationConfig(schedule.q, schedule.percentile)
-        calibrated = how_calibrated.apply(trained.to(device).eval(), list(calibration()))
+        calibrated = how_calibrated.apply(model.to(device).eval(), list(calibration()), MEASURES)
         say(f"calibrated: readouts of the network with levels are off by {100 * calibrated.logit_error:.2f}%")
         model = with_thresholds(calibrated.model.train(), calibrated.thresholds)
         thresholds = {name: list(each.shape) for name, each in calibrated.thresholds.items()}
@@ -147,17 +159,17 @@ def _with_relu(
     config: TrainingConfig,
     device: torch.device,
     how: dict[str, Any],
-) -> nn.Module:
-    """The detector trained with plain ReLU, found or made: one for all numbers of levels."""
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The detector trained with plain ReLU, found or made: one for all numbers of levels; and facts on its training."""
     if store.found:
         say(f"the detector with plain ReLU is found in {store.home.name}")
-        model, _ = store.read(lambda found: network.plain())
-        return model
+        model, description = store.read(lambda found: network.plain())
+        return model, description["training"]
     torch.manual_seed(config.seed)
     model = _with_backbone(network.plain(), schedule.weights).to(device)
-    result = train(model, images, network.stride, config, checkpoint=store.checkpoint, **how)
-    store.write(model, {"detector": dataclasses.asdict(network), "training": training_facts(model, result)})
-    return model
+    facts = training_facts(model, train(model, images, network.stride, config, checkpoint=store.checkpoint, **how))
+    store.write(model, {"detector": dataclasses.asdict(network), "training": facts})
+    return model, facts
 
 
 def _with_backbone(model: Detector, weights: Path | None) -> Detector:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from casc_core.errors import DataError
+
+DEPTH = 4
+"""As deep as the lists of PASCAL VOC lie: VOCdevkit/VOC2007/ImageSets/Main."""
 
 
 class Files(Protocol):
@@ -26,7 +31,7 @@ class Files(Protocol):
         ...
 
     def folders(self) -> list[str]:
-        """The root, `""`, and the folders below it that are not deeper than three."""
+        """The root, `""`, and the folders below it that are not deeper than `DEPTH`."""
         ...
 
     def at(self, path: str) -> str:
@@ -61,14 +66,22 @@ class FolderFiles:
             return frozenset()
 
     def folders(self) -> list[str]:
-        found, level = [""], [self.root]
-        for _ in range(3):
-            level = [below for folder in level for below in sorted(folder.iterdir()) if below.is_dir()]
-            found += [folder.relative_to(self.root).as_posix() for folder in level]
+        found, level = [""], [str(self.root)]
+        for _ in range(DEPTH):
+            level = [below for folder in level for below in _subfolders(folder)]
+            found += [Path(folder).relative_to(self.root).as_posix() for folder in level]
         return found
 
     def at(self, path: str) -> str:
         return str(self.root / path)
+
+
+def _subfolders(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -117,10 +130,46 @@ class TarFiles:
         return self.listing.get(folder, frozenset())
 
     def folders(self) -> list[str]:
-        return [folder for folder in sorted(self.listing) if folder.count("/") < 3]
+        return [folder for folder in sorted(self.listing) if folder.count("/") < DEPTH]
 
     def at(self, path: str) -> str:
         return f"{self.tar}:{path}"
+
+
+@dataclass(frozen=True)
+class JoinedFiles:
+    """The files of several places as one: those of PASCAL VOC are published in several tars.
+
+    Args:
+        parts: of files of one path, that of the first part is read.
+        name: what a message calls them.
+    """
+
+    parts: Sequence[Files]
+    name: str
+
+    def read(self, path: str) -> bytes:
+        return self._part_with(path).read(path)
+
+    def names(self, folder: str) -> frozenset[str]:
+        return frozenset().union(*(part.names(folder) for part in self.parts))
+
+    def folders(self) -> list[str]:
+        return sorted({folder for part in self.parts for folder in part.folders()})
+
+    def at(self, path: str) -> str:
+        return self._part_with(path).at(path) if self._has(path) else f"{self.name}:{path}"
+
+    def _has(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        return name in self.names(folder)
+
+    def _part_with(self, path: str) -> Files:
+        folder, _, name = path.rpartition("/")
+        found = next((part for part in self.parts if name in part.names(folder)), None)
+        if found is None:
+            raise DataError(f"cannot read {self.name}:{path}: there is no such file")
+        return found
 
 
 def file_name(name: str, where: str) -> str:

@@ -73,6 +73,55 @@ def read(
     return images, dict(classes)
 
 
+class VocFolder:
+    """A folder that is laid out so, its classes those that occur in the split that is read first.
+
+    Args:
+        files, folder: where.
+        what: what it is called.
+    """
+
+    name = ""
+
+    def __init__(self, files: Files, folder: str, what: str) -> None:
+        self.files, self.folder, self.what = files, folder, what
+        self.splits = splits(files, folder)
+        self._numbers: dict[str, int] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self._numbers or ())
+
+    def read(self, split: str, left_out: LeftOut) -> list[AnnotatedImage]:
+        images, self._numbers = read(self.files, self.folder, split, self._numbers, left_out)
+        return images
+
+
+class PascalVoc:
+    """PASCAL VOC itself: some of its years, each in a folder; pixels are counted from 1.
+
+    A split to train on is that of all years, one called `test` that of the first year which has it.
+
+    Args:
+        files: where.
+        years: the folders, by "VOC2007" and the like.
+    """
+
+    name, classes = "voc", CLASSES
+
+    def __init__(self, files: Files, years: Mapping[str, str]) -> None:
+        self.files, self.folders = files, dict(sorted(years.items()))
+        self.what = f"PASCAL VOC {' and '.join(year.removeprefix('VOC') for year in self.folders)}"
+        self._splits = {folder: splits(files, folder) for folder in self.folders.values()}
+        self.splits = sorted({split for names in self._splits.values() for split in names})
+
+    def read(self, split: str, left_out: LeftOut) -> list[AnnotatedImage]:
+        folders = [folder for folder, names in self._splits.items() if split in names]
+        numbers = {name: number for number, name in enumerate(CLASSES)}
+        wanted = folders[:1] if split == "test" else folders
+        return [image for folder in wanted for image in read(self.files, folder, split, numbers, left_out, 1)[0]]
+
+
 def _under(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 

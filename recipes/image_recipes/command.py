@@ -8,6 +8,7 @@ from argparse import SUPPRESS, BooleanOptionalAction
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,26 +19,28 @@ from casc_lab.distributed import is_main, say
 from casc_lab.evaluation.accuracy import Batches
 from casc_lab.evaluation.methods import Evaluation
 from casc_lab.evaluation.report import Experiment, phase, report
-from casc_lab.evaluation.sweep import sweep
+from casc_lab.evaluation.sweep import sweep_options
 from casc_lab.training.checks import MOST, check_fits
+from casc_lab.training.descent import DescentConfig
 from casc_lab.training.loop import PRECISIONS
-from casc_lab.training.seeds import digest
 from casc_lab.training.store import describe
 from image_recipes import paper
 from image_recipes.experiment import CalibrationConfig, FineTuning, NetworkConfig, train_or_find
 from image_recipes.models import MODELS, POOLINGS
-from image_recipes.training import OPTIMIZERS, TrainingConfig, TrainingImages
+from image_recipes.training import TrainingConfig, TrainingImages
 
 SETTINGS = {
     "epochs": (int, "passes over the training images"),
     "batch_size": (int, "images in a training batch, those of all processes together"),
-    "optimizer": (str, " or ".join(OPTIMIZERS)),
+    "optimizer": (str, "adamw or sgd"),
     "lr": (float, "largest learning rate"),
     "warm_up": (float, "share of the steps in which the learning rate rises"),
     "weight_decay": (float, "of weights with two or more dimensions"),
     "label_smoothing": (float, "share of the target that is spread over all classes"),
     "clip": (float, "largest norm of the gradient"),
+    "averaging": (float, "what each step leaves of the average of the weights"),
 }
+"""Options of training: fields of a `DescentConfig`."""
 
 
 _UNLESS_TOLD = CalibrationConfig()
@@ -71,16 +74,8 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
         f"(default: {FINE_TUNING.epochs} epochs, learning rate {FINE_TUNING.lr})"
     )
     add("--fine-tune", action="store_true", help=about)
-    rates = ", ".join(f"{rate} for {name}" for name, rate in OPTIMIZERS.items())
-    for name, (kind, about) in SETTINGS.items():
-        default = rates if name == "lr" and defaults.lr is None else getattr(defaults, name)
-        also = f"; {others[name]}" if name in others else ""
-        add(f"--{name.replace('_', '-')}", type=kind, help=f"{about} (default: {default}{also})", default=SUPPRESS)
-    add("--precision", choices=PRECISIONS, default="auto", help="of training; auto: bfloat16 on GPUs that have it")
-    add("--sync-bn", action="store_true", help="batch norm over all GPUs' images together")
-    add("--limit-train", type=int, help="use this many training images only")
-    add("--limit-test", type=int, help="use this many test images only")
-    add("--eval-batch", type=int, default=100, help="images in a test batch")
+    add_training_options(parser, defaults, **others)
+    add_run_options(parser, eval_batch=100)
     usual = {name: f"(default: {value})" for name, value in CALIBRATION.items()}
     about = f"levels of a network trained with plain ReLU {usual['calibrate_q']}"
     add("--calibrate-q", type=int, help=about, default=SUPPRESS)
@@ -88,6 +83,39 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingConfig, **oth
     add("--percentile", type=float, help=about, default=SUPPRESS)
     about = "a threshold for each channel of it (default: wherever a layer has channels)"
     add("--per-channel", action=BooleanOptionalAction, help=about, default=SUPPRESS)
+
+
+def add_training_options(parser: argparse.ArgumentParser, defaults: DescentConfig, **others: str) -> None:
+    """Add an option for each of the `SETTINGS` that a training has.
+
+    Args:
+        parser: the command line.
+        defaults: of training.
+        others: of a setting, what else its default may be.
+    """
+    rates = ", ".join(f"{rate} for {name}" for name, rate in defaults.OPTIMIZERS.items())
+    for name, (kind, about) in SETTINGS.items():
+        if not hasattr(defaults, name):
+            continue
+        default = rates if name == "lr" and defaults.lr is None else getattr(defaults, name)
+        also = f"; {others[name]}" if name in others else ""
+        about = f"{about} (default: {default}{also})"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=about, default=SUPPRESS)
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of the `SETTINGS` that a command line has."""
+    return {name: value for name, value in vars(args).items() if name in SETTINGS}
+
+
+def add_run_options(parser: argparse.ArgumentParser, eval_batch: int) -> None:
+    """Add the options of how images are trained and tested on; `eval_batch` is a default."""
+    add = parser.add_argument
+    add("--precision", choices=PRECISIONS, default="auto", help="of training; auto: bfloat16 on GPUs that have it")
+    add("--sync-bn", action="store_true", help="batch norm over all GPUs' images together")
+    add("--limit-train", type=int, help="use this many training images only")
+    add("--limit-test", type=int, help="use this many test images only")
+    add("--eval-batch", type=int, default=eval_batch, help="images in a test batch")
 
 
 @dataclass(frozen=True)
@@ -206,23 +234,19 @@ def run(
     if args.sweep is None:
         one(args, device, images, training, args.q, args.out, seconds)
         return
-    irrelevant = ("out", "q", "sweep", "quiet", "threads", "device", "retrain")
-    chosen = {name: str(value) for name, value in vars(args).items() if name not in irrelevant}
-    name = images.source.split(":")[0]
-    sweep(
-        args.sweep,
-        lambda q: one(args, device, images, training, q, args.out / f"q{q or 'none'}", dict(seconds)),
-        args.out,
-        key=lambda q: digest(q, chosen, images.source, images.train.digest),
+    sweep_options(
+        args,
+        lambda q, folder: one(args, device, images, training, q, folder, dict(seconds)),
+        images.source,
+        images.train.digest,
         published=paper.levels(images.name, args.model),
-        title=f"{name}, {args.model}: levels compared",
-        again=args.retrain,
+        title=f"{images.source.split(':')[0]}, {args.model}: levels compared",
     )
 
 
 def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> TrainingConfig | None:
     """The defaults, but for what the command line says; None: no training, which `--epochs 0` asks for."""
-    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    given = given_settings(args)
     untrained = given.get("epochs") == 0
     if untrained:
         del given["epochs"]
@@ -281,10 +305,7 @@ def experiment(
             calibrated = how.apply(trained.model, images.calibration())
         say(str(calibrated))
         converted = calibrated.model
-        facts["calibration"] = dataclasses.asdict(how) | {
-            "samples": calibrated.samples, "predictions_moved": calibrated.predictions_moved,
-            "logit_error": calibrated.logit_error,
-        }  # fmt: skip
+        facts["calibration"] = how.facts(calibrated)
     return Experiment(
         network=converted, adapter="cnn", batches=images.test, title=title, data=images.source,
         train_examples=len(images.train), test_examples=images.test_examples, q=q, classifier=trained.folder,

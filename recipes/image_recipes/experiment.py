@@ -15,11 +15,12 @@ import casc_core
 from casc_core.activation import check_levels
 from casc_core.conversion.activation_values import watched
 from casc_core.errors import ConfigError, DataError
+from casc_core.reporting.predictions import Measure
 from casc_core.storage.strict import of
 from casc_lab.distributed import say
 from casc_lab.evaluation.accuracy import Batches, logits_of
+from casc_lab.seeds import digest
 from casc_lab.training import classification
-from casc_lab.training.seeds import digest
 from casc_lab.training.store import Store, training_facts
 from casc_lab.training.task import Validation
 from image_recipes.models import Residual, build
@@ -231,11 +232,25 @@ class CalibrationConfig:
         if not 0.0 < self.percentile <= 100.0:
             raise ConfigError(f"percentile must lie in (0, 100]; got {self.percentile!r}")
 
-    def apply(self, trained: nn.Module, batches: Iterable[Tensor]) -> casc_core.Calibration:
-        """`trained` with CQReLU in place of ReLU, calibrated on batches of images; and how far off that is."""
+    def apply(
+        self, trained: nn.Module, batches: Iterable[Tensor], measures: Mapping[str, Measure] | None = None
+    ) -> casc_core.Calibration:
+        """`trained` with CQReLU in place of ReLU, calibrated on batches of images; and how far off that is.
+
+        Args:
+            measures: what its outputs are, as `casc_core.calibrate` takes it.
+        """
         return casc_core.calibrate(
-            trained, batches, adapter="cnn", q=self.q, percentile=self.percentile, per_channel=self.per_channel
-        )
+            trained, batches, adapter="cnn", q=self.q, percentile=self.percentile, per_channel=self.per_channel,
+            measures=measures,
+        )  # fmt: skip
+
+    def facts(self, calibrated: casc_core.Calibration) -> dict[str, Any]:
+        """What `results.json` says of a calibration."""
+        return dataclasses.asdict(self) | {
+            "samples": calibrated.samples, "predictions_moved": calibrated.predictions_moved,
+            "logit_error": calibrated.logit_error,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,6 @@ __all__ = ["DIGITS_SIZE", "ImageData", "ImageSet", "load_images"]
 HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 DIGITS_SIZE, DIGITS_TEST = 16, 360
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _IMAGE_COLUMNS = ("img", "image", "pixel_values")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 
@@ -135,7 +133,7 @@ def _choose(data: str | Path | None, name: str, size: int | None) -> tuple[Split
             )
     if data == "digits":
         return _digits(size), None
-    if isinstance(data, Path) or Path(data).exists() or not _HUB_NAME.fullmatch(data):
+    if isinstance(data, Path) or Path(data).exists() or not hub.NAME.fullmatch(data):
         return _from_folder(Path(data), name, size), None
     try:
         return _from_hub(HUB.get(data, data), size), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from casc_lab.evaluation.results import Published
+from casc_lab.evaluation.results import Published, PublishedRow
 
 STEPS = (4, 8, 16, 32, 64)
 
@@ -52,17 +52,17 @@ _LEVELS: Mapping[tuple[str, str], Mapping[int | None, tuple[float, float, int]]]
 def over_time(data: str, model: str, q: int | None) -> Published | None:
     """The paper's accuracies over T, if it has some for this data set ("cifar100", "imagenet"), model and q.
 
-    >>> over_time("cifar100", "vgg16", 8).accuracy["baseline+CIF+WSC"][16]
+    >>> over_time("cifar100", "vgg16", 8).rows[1].over_time[16]
     75.85
     """
     if q is None or (data, model, q) not in _OVER_TIME:
         return None
     table, ann, baseline, ours = _OVER_TIME[data, model, q]
-    figures = {
-        name: dict(zip(STEPS[-len(row) :], row, strict=True))
+    rows = [
+        PublishedRow(name, ann, dict(zip(STEPS[-len(row) :], row, strict=True)))
         for name, row in (("baseline", baseline), ("baseline+CIF+WSC", ours))
-    }
-    return Published(f"{table}: {data}, {model}, q={q}", ann, figures)
+    ]
+    return Published(f"{table}: {data}, {model}, q={q}", "accuracy (%)", rows)
 
 
 def levels(data: str, model: str) -> Mapping[int | None, tuple[float, float, int]]:

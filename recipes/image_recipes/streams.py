@@ -14,7 +14,7 @@ from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share
 from casc_lab.evaluation.accuracy import Batch, Batches
 from casc_lab.progress import followed
-from casc_lab.training.seeds import digest
+from casc_lab.seeds import digest
 from casc_lab.training.task import Part
 from image_recipes.augment import normalise
 from image_recipes.imagenet import FolderStream, ImageStream

@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from casc_core.errors import ConfigError
-from casc_lab.distributed import Share, device_of
+from casc_lab.distributed import Share
+from casc_lab.seeds import digest
 from casc_lab.training import loop as training
 from casc_lab.training.checks import check_numbers
-from casc_lab.training.classification import learning_rate_share, loss_and_correct, remedy, set_learning_rate, shapes
+from casc_lab.training.classification import loss_and_correct, shapes
+from casc_lab.training.descent import DescentConfig, DescentTask, Samples
 from casc_lab.training.loop import TrainingResult
-from casc_lab.training.seeds import digest
-from casc_lab.training.task import Epoch, Part, Validation
+from casc_lab.training.task import Epoch, Validation
 from image_recipes.augment import normalise
-
-OPTIMIZERS = {"adamw": 0.01, "sgd": 0.1}
-"""Largest learning rate that each starts with unless told otherwise."""
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(DescentConfig):
     """How `train` trains; the defaults are the paper's, but for the learning rate of AdamW, for which it has 0.1.
 
     Args:
-        epochs: passes over the training images.
-        batch_size: images in a batch, those of all processes together.
-        optimizer: "adamw" or "sgd" (with `momentum`).
-        lr: largest learning rate; None: 0.1 for SGD, 0.01 for AdamW. It rises linearly over the `warm_up` share of all
-            steps and falls to 0 as a cosine.
-        warm_up: share of the steps, in [0, 1).
-        weight_decay: of weights with two or more dimensions, so of no bias and no batch norm.
-        momentum: of SGD.
-        label_smoothing: share of the target that is spread over all classes.
-        clip: largest norm of the gradient; what is longer is scaled down to it.
-        seed: of the order of the images, of augmentation and of every dropout.
+        label_smoothing: share of the target that is spread over all classes. The others: as `DescentConfig` takes them.
 
     Raises:
         ConfigError: a value out of its range.
@@ -51,32 +37,18 @@ class TrainingConfig:
     0.1
     """
 
+    OPTIMIZERS: ClassVar[Mapping[str, float]] = {"adamw": 0.01, "sgd": 0.1}
+
     epochs: int = 300
     batch_size: int = 128
     optimizer: str = "adamw"
-    lr: float | None = None
-    warm_up: float = 0.05
     weight_decay: float = 1e-4
-    momentum: float = 0.9
-    label_smoothing: float = 0.1
     clip: float = 5.0
-    seed: int = 0
+    label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer must be one of {', '.join(map(repr, OPTIMIZERS))}; got {self.optimizer!r}")
-        check_numbers(
-            self,
-            counts=("epochs", "batch_size"),
-            positive=("clip",) if self.lr is None else ("lr", "clip"),
-            not_negative=("weight_decay",),
-            shares=("warm_up", "label_smoothing", "momentum"),
-        )
-
-    @property
-    def learning_rate(self) -> float:
-        """`lr`, or what the optimizer starts with."""
-        return OPTIMIZERS[self.optimizer] if self.lr is None else self.lr
+        super().__post_init__()
+        check_numbers(self, shares=("label_smoothing",))
 
 
 @dataclass(frozen=True)
@@ -151,21 +123,8 @@ def outputs(network: nn.Module, names: Iterable[str]) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-class TrainingImages(Protocol):
-    """Images to train on."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def digest(self) -> str:
-        """Differs where the images, their labels, or what is done to them differ."""
-        ...
-
-    def batches(
-        self, epoch: int, seed: int, batch_size: int, start: int, share: Share
-    ) -> Iterator[Part[tuple[Tensor, Tensor]]]:
-        """A process's parts, images uint8 `[B, 3, H, W]` and labels, of the whole batches of an epoch from `start` on."""
-        ...
+TrainingImages = Samples[tuple[Tensor, Tensor]]
+"""Images to train on: parts of batches are images uint8 `[B, 3, H, W]` and labels."""
 
 
 def train(
@@ -177,11 +136,7 @@ def train(
     *,
     teacher: Teacher | None = None,
     validate: Callable[[nn.Module], Validation | None] = lambda model: None,
-    checkpoint: Path | None = None,
-    progress: bool = True,
-    precision: str = "auto",
-    sync_batch_norm: bool = False,
-    **saving: Any,
+    **how: Any,
 ) -> TrainingResult:
     """Train `model` in place; `casc_lab.training.loop.train` says what is promised.
 
@@ -192,7 +147,7 @@ def train(
         config: how.
         teacher: what it is trained towards, beside the labels or in their place.
         validate: accuracy and loss on other images, which picks the epoch; None: the last epoch is kept.
-        checkpoint, progress, precision, sync_batch_norm, saving: as `casc_lab.training.loop.train` takes them.
+        how: as `casc_lab.training.loop.train` takes it.
 
     Raises:
         ConfigError: the loss is no longer a finite number; the message says what to change.
@@ -200,13 +155,10 @@ def train(
     """
     task = _ImageTask(model, images, mean, std, config, teacher, validate)
     with training.channels_last(model):
-        return training.train(
-            model, task, checkpoint=checkpoint, progress=progress, precision=precision,
-            sync_batch_norm=sync_batch_norm, **saving,
-        )  # fmt: skip
+        return training.train(model, task, **how)
 
 
-class _ImageTask:
+class _ImageTask(DescentTask[tuple[Tensor, Tensor]]):
     """Classes of images."""
 
     def __init__(
@@ -219,36 +171,16 @@ class _ImageTask:
         teacher: Teacher | None,
         validate: Callable[[nn.Module], Validation | None],
     ) -> None:
-        self.model, self.images, self.mean, self.std, self.config = model, images, mean, std, config
-        self.teacher, self.validate = teacher, validate
-        self.device = device_of(model)
-        self.epochs, self.seed = config.epochs, config.seed
+        super().__init__(model, images, config, validate)
+        self.mean, self.std, self.config, self.teacher = mean, std, config, teacher
         self.step, self.steps = 0, 1  # of the whole training
         taught = [] if teacher is None else [teacher.temperature, teacher.layers, teacher.weight, teacher.labels]
         self.owner = digest(dataclasses.asdict(config), shapes(model), images.digest, mean, std, *taught)
-        self.remedy = remedy(config.learning_rate, config.clip)
-
-    def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.config.weight_decay},
-            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        if self.config.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.config.learning_rate, momentum=self.config.momentum)
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
-
-    def before_step(self, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
-        share = learning_rate_share(step, steps, self.config.warm_up, "cosine")
-        set_learning_rate(optimiser, self.config.learning_rate, share)
-        nn.utils.clip_grad_norm_(model.parameters(), self.config.clip)
 
     def epoch(self, number: int, start: int, share: Share) -> Epoch[tuple[Tensor, Tensor]]:
-        size = self.config.batch_size
-        steps = max(1, len(self.images) // size)  # what is left over is another in each epoch
-        self.step, self.steps = number * steps + start, self.epochs * steps
-        return Epoch(steps, self.images.batches(number, self.seed, size, start, share))
+        epoch = super().epoch(number, start, share)
+        self.step, self.steps = number * epoch.steps + start, self.epochs * epoch.steps
+        return epoch
 
     def loss(self, network: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = (part.to(self.device, non_blocking=True) for part in batch)

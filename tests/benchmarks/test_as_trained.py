@@ -35,7 +35,7 @@ def test_it_verifies_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     weights = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(model.state_dict(), weights)
     (case,) = run(monkeypatch, tmp_path / "one", weights, "--q", 2)["cases"]
-    assert (case["q"], case["images"], case["spikes"], case["inexact"]) == (2, 4, 0, 0)
+    assert (case["q"], case["samples"], case["spikes"], case["inexact"]) == (2, 4, 0, 0)
     assert case["faults"] == case["predictions"] == case["logits"] == 0
     assert case["neurons"] == 4 * (7 * 16**3 + 6 * 32 * 8**2 + 6 * 64 * 4**2)
 
@@ -50,7 +50,9 @@ def test_it_verifies_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(as_trained.casc_core, "verify", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, tmp_path / "two", weights, "--q", 2)
-    assert json.loads((tmp_path / "two" / "as_trained.json").read_text())["cases"][0]["images"] == 2
+    assert json.loads((tmp_path / "two" / "as_trained.json").read_text())["cases"][0]["samples"] == 2
+    state = tmp_path / "two" / "as_trained.json"
+    state.write_text(state.read_text().replace('"samples"', '"images"'))  # as they were called
     (again,) = run(monkeypatch, tmp_path / "two", weights, "--q", 2)["cases"]
     assert len(seen) == 3
     timed = ("seconds", "memory")

@@ -42,9 +42,10 @@ def test_it_trains_converts_and_writes_everything(
     assert "classifier trained" in said.err
     assert "| baseline+CIF+WSC |" in said.out
     assert list(results) == [
-        "ann_accuracy", "reference_accuracy", "accuracy", "mismatches", "prediction_mismatches", "max_logit_difference",
-        "ann_prediction_mismatches", "ann_max_logit_difference", "exact", "against_ann", "steps_to_silence", "exact_at",
-        "published", "train_examples", "test_examples", "data", "q", "T", "classifier", "recipe", "training", "seconds",
+        "ann_accuracy", "reference_accuracy", "accuracy", "mismatches", "differing", "energy_nj", "ann_energy_nj",
+        "prediction_mismatches", "max_logit_difference", "ann_prediction_mismatches", "ann_differing",
+        "ann_max_logit_difference", "exact", "against_ann", "steps_to_silence", "exact_at", "published",
+        "train_examples", "test_examples", "data", "q", "T", "classifier", "recipe", "training", "seconds",
         "options", "machine", "versions",
     ]  # fmt: skip
     assert (results["train_examples"], results["test_examples"], results["q"], results["T"]) == (72, 24, 8, 5)

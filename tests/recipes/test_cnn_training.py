@@ -121,8 +121,11 @@ def test_configs_survive_json() -> None:
 def test_the_paper_s_figures() -> None:
     found = paper.over_time("imagenet", "resnet34", 8)
     assert found is not None
-    assert found.accuracy["baseline"] == {8: 0.11, 16: 0.16, 32: 0.23, 64: 0.50}
-    assert found.accuracy["baseline+CIF+WSC"] == {8: 0.11, 16: 12.11, 32: 71.05, 64: 70.94}
+    assert {row.method: row.over_time for row in found.rows} == {
+        "baseline": {8: 0.11, 16: 0.16, 32: 0.23, 64: 0.50},
+        "baseline+CIF+WSC": {8: 0.11, 16: 12.11, 32: 71.05, 64: 70.94},
+    }
+    assert [row.ann for row in found.rows] == [71.08, 71.08]
     assert paper.over_time("cifar10", "vgg16", 8) is None
     assert paper.over_time("cifar100", "vgg16", None) is None
     assert list(paper.levels("imagenet", "resnet34")) == [None, 64, 32, 16, 8]

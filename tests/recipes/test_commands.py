@@ -168,4 +168,4 @@ def test_mistakes_of_classify(folders, arguments, message, capsys):
 
 def test_classify_needs_a_text_network(folders, capsys):
     assert main(["classify", "text", "--network", str(folders["cifar_cnn"])]) == 2
-    assert "is not that of a text recipe" in capsys.readouterr().err
+    assert "is damaged, or not that of a text recipe" in capsys.readouterr().err

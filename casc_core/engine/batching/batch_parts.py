@@ -13,7 +13,7 @@ import torch
 from casc_core.engine import kernels
 from casc_core.engine.batching.following import Dims, Followed, follow
 from casc_core.engine.batching.places import Axis
-from casc_core.engine.ops import Op
+from casc_core.engine.ops import Op, device_of
 from casc_core.engine.program import Program
 from casc_core.engine.run import Run
 from casc_core.errors import InputError
@@ -153,7 +153,8 @@ class Splitter:
             InputError: no input has a dimension that could count samples.
         """
         settled = None if values.dims is None else tuple(values.dims.items())
-        key = (_shapes(values), settled, run.kind, kernels.instructions(), tuple(op.seen for op in self.ops))
+        seen = tuple(op.seen for op in self.ops)
+        key = (_shapes(values), settled, run.kind, device_of(self.ops), kernels.instructions(), seen)
         found = self._followed.get(key)
         if found is None:
             found = self._followed[key] = self._settled(values, run)

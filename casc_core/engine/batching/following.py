@@ -12,7 +12,7 @@ from torch import Tensor
 from casc_core.engine.batching.places import Axis, Mixed, Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Unknown, UnprovableError, meta
 from casc_core.engine.leaves import leaves, map_leaves
-from casc_core.engine.ops import Op
+from casc_core.engine.ops import Op, device_of
 from casc_core.engine.program import Program, Step, last_uses, refs, substitute
 from casc_core.engine.run import Run
 from casc_core.errors import CascError
@@ -124,7 +124,7 @@ def follow(
     values: dict[str, Any] = {
         name: Abstract(meta(*shapes[name]), None if dims[name] is None else Axis(dims[name] or 0)) for name in shapes
     }
-    device = next((tensor.device for op in ops for tensor in op.tensors().values()), torch.device("cpu"))
+    device = device_of(ops) or torch.device("cpu")
     follower = Follower(batch, device, run, room, None if before is None else dict(before.values))
     uses = last_uses(program)
     there: dict[str, Any] = {}

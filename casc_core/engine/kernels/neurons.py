@@ -178,8 +178,9 @@ def _by_level(
     """Thresholds by level between infinite ones, the lowest level, and their scale; else None, 0 and the threshold."""
     if not isinstance(threshold, LevelThresholds):
         return None, 0, threshold
-    ends = torch.tensor([-math.inf, math.inf], dtype=dtype, device=threshold.values.device)
-    return torch.cat([ends[:1], threshold.values.to(dtype), ends[1:]]), threshold.lowest, threshold.scale
+    values = threshold.values.to(dtype)
+    below, above = (values.new_full((1,), end) for end in (-math.inf, math.inf))
+    return torch.cat([below, values, above]), threshold.lowest, threshold.scale
 
 
 def _scan_on_gpu(

@@ -6,7 +6,7 @@ Triton is optional and imported at the first call of `scan_triton`, so this modu
 from __future__ import annotations
 
 import importlib.util
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,6 +99,12 @@ def _kernel() -> Any:
     return triton.jit(_scan, do_not_specialize=["steps", "wake", "total", "capacity", "lowest"])
 
 
+@lru_cache(maxsize=64)
+def _flags(awake: tuple[bool, ...], device: torch.device) -> Tensor:
+    """Made once: to move it there would wait for all that the GPU is busy with."""
+    return torch.tensor(awake, dtype=torch.int8, device=device)
+
+
 def scan_triton(
     currents: Tensor | None,
     drive: Tensor | None,
@@ -137,7 +143,7 @@ def scan_triton(
         raise ValueError("a population needs currents or a drive")
     shape = like.shape if currents is None else like.shape[1:]
     device, size, steps = like.device, shape.numel(), 0 if currents is None else currents.shape[0]
-    theta = torch.as_tensor(threshold, dtype=like.dtype, device=device)
+    theta = threshold.to(device, like.dtype) if isinstance(threshold, Tensor) else like.new_full((), threshold)
     own = theta.numel() > 1
     spikes = torch.empty((capacity, *shape), dtype=torch.int8, device=device)
     needed = torch.zeros((), dtype=torch.int32, device=device)
@@ -146,7 +152,7 @@ def scan_triton(
             like.contiguous(),  # not read where there are no steps
             None if drive is None else drive.contiguous(),
             theta.expand(shape).contiguous() if own else theta,
-            torch.tensor(awake, dtype=torch.int8, device=device),
+            _flags(tuple(awake), device),
             spikes,
             needed,
             by_level,

@@ -11,7 +11,7 @@ from casc_core.engine.ops.convolution import Convolution, Convolution3d
 from casc_core.engine.ops.inputs import Attribute, Call, Constant, Embed, Encode, Round, Silence, driven
 from casc_core.engine.ops.interpolation import Interpolate, constant_parts
 from casc_core.engine.ops.layout import Join, Layout, Pick
-from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.op import Op, device_of, entries
 from casc_core.engine.ops.pooling import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, MaxPool, PoolAt
 from casc_core.engine.ops.population import Fire, FireByLevel
 from casc_core.engine.ops.reduction import MaskedFill, Max, Sum, dims_of
@@ -55,6 +55,7 @@ __all__ = [
     "as_integers",
     "by_channel",
     "constant_parts",
+    "device_of",
     "dims_of",
     "driven",
     "entries",

@@ -387,6 +387,11 @@ class Scale(Op):
     def largest(self) -> float:
         return float(self.factor.abs().max())
 
+    @cached_property
+    def leaves_trains(self) -> bool:
+        """Whether all factors are 1."""
+        return bool((self.factor == 1.0).all())
+
     def check(self) -> None:
         check_aligned(self)
 
@@ -401,7 +406,7 @@ class Scale(Op):
             train = TotalProduct(signal, lambda totals: run.numerics.snap(totals * factor, exponent), signal.shape)
             bound += math.ldexp(1.0, exponent)
         else:
-            train = signal.train if bool((factor == 1.0).all()) else signal.train.double() * factor
+            train = signal.train if self.leaves_trains else signal.train.double() * factor
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
             drive = run.numerics.drive(drive * fine, self.settings["drive_exponent"])

@@ -17,7 +17,7 @@ from casc_core.engine.functions import check_room
 from casc_core.engine.ops.affine import AffineMap, affine_tensors
 from casc_core.engine.ops.declared import PADDING, OneOf, Otherwise, Several, Whole, settings
 from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
-from casc_core.engine.products.geometry import PATCH_BYTES, Geometry, convolve
+from casc_core.engine.products.geometry import Geometry, convolve, patch_bytes
 from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.run import Run
@@ -147,12 +147,13 @@ class Convolution(AffineMap):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         read, given = signals[0], signals[-1]
-        totals = self.room_for_totals(read, given) + PATCH_BYTES if self.settings["rounds"] else 0
+        room = patch_bytes(follower.device)
+        totals = self.room_for_totals(read, given) + room if self.settings["rounds"] else 0
         if not read.is_driven:
             return totals  # of spikes, a population behind it does the work
         apart: int = 8 * read.like.numel() * math.prod(self.settings["spread"])
         patches = apart * math.prod(self.geometry.kernel)
-        at_once = min(patches, max(PATCH_BYTES, patches // read.shape[0]))
+        at_once = min(patches, max(room, patches // read.shape[0]))
         return totals + apart + 24 * given.like.numel() + at_once + self.room_for_drive(follower, read, given)
 
     def _spread_size(self, shape: torch.Size) -> tuple[int, int]:
@@ -256,7 +257,8 @@ class Convolution3d(AffineMap):
         read, given = signals[0], signals[-1]
         steps = max(each.train.steps if each.train else 0 for each in signals) + 1
         moved = 8 * steps * (2 * read.like.numel() + 2 * given.like.numel())
-        return moved + PATCH_BYTES + self.room_for_drive(follower, read, given) + self.room_for_totals(read, given)
+        room = self.room_for_drive(follower, read, given) + self.room_for_totals(read, given)
+        return moved + patch_bytes(follower.device) + room
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The sum over the taps in depth, each a convolution of the slices that it reads."""

@@ -137,7 +137,7 @@ class Embed(Op):
             raise InputError(f"{self.settings['name']}: token ids must be integers; got {tokens.dtype}")
         if tokens.numel() == 0:
             raise InputError(f"{self.settings['name']}: the batch is empty: token ids of shape {list(tokens.shape)}")
-        low, high = int(tokens.min()), int(tokens.max())
+        low, high = torch.stack(torch.aminmax(tokens)).tolist()
         if low < 0 or high >= rows:
             raise InputError(
                 f"{self.settings['name']}: token id {low if low < 0 else high} is out of range; the table has rows "

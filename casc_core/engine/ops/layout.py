@@ -139,7 +139,7 @@ class Join(Op):
         first = signals[0].divisor
         if all(signal.divisor is first for signal in signals) and (first is None or first.dim() == 0):
             return signals, first
-        own = [_ones_or(signal.divisor).expand(signal.shape).long() for signal in signals]
+        own = [_divisor(signal).expand(signal.shape).long() for signal in signals]
         along = [divisor.unsqueeze(dim) for divisor in own] if self.settings["stack"] else own
         least = [reduce(torch.lcm, without_repeats(divisor, dim).unbind(dim)) for divisor in along]
         common = reduce(torch.lcm, least)
@@ -150,5 +150,6 @@ class Join(Op):
         return signals, self.join([divisor.double() for divisor in own], dim)
 
 
-def _ones_or(divisor: Tensor | None) -> Tensor:
-    return torch.ones((), dtype=torch.float64) if divisor is None else divisor
+def _divisor(signal: Signal) -> Tensor:
+    """The divisor of a signal, 1 where it has none."""
+    return torch.ones((), dtype=torch.float64, device=signal.device) if signal.divisor is None else signal.divisor

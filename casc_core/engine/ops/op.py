@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -279,6 +279,11 @@ class _FrozenSettings(dict[str, Any]):
 
     def __reduce__(self) -> Any:
         return _FrozenSettings, (dict(self),)
+
+
+def device_of(ops: Iterable[Op]) -> torch.device | None:
+    """Where the tensors of these operations are; None: they hold none."""
+    return next((tensor.device for op in ops for tensor in op.tensors().values()), None)
 
 
 def room_for_drive(

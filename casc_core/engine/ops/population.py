@@ -110,7 +110,7 @@ class Fire(Op):
             charge = by_channel(charge, signal.shape)
         if charge is not None:
             charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
-        potential = run.initial_potential(charge, scaled, exponent)
+        potential = run.initial_potential(charge, scaled, exponent, signal.device)
         if drive is not None:
             # What is held must be beyond a threshold, and not on it.
             reach = signal.bound + _threshold_reach(run, scaled) + math.ldexp(1.0, exponent)

@@ -151,6 +151,6 @@ def test_our_method_must_be_compared():
 
     for steps, methods in (([], FOUR), ([1], {})):
         with pytest.raises(ConfigError, match="an evaluation needs steps and the method"):
-            evaluate(plain(CQReLU(4)), converted(), batches, steps, methods)
+            evaluate(plain(CQReLU(4)), converted(), batches, steps, methods=methods)
     with pytest.raises(InputError, match="the test set is empty"):
         evaluate(plain(CQReLU(4)), converted(), lambda share: [], [1])

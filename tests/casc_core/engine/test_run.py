@@ -60,7 +60,7 @@ def test_a_population_is_the_neurons_own_step(
     threshold = torch.tensor(rng.integers(1, 30, shape) / 16.0) if own_thresholds else 0.75
     with kernels.using(engine):
         run = SpikingRun(Exact(), neuron, schedule, steps)
-        potential = run.initial_potential(None, threshold, -20)
+        potential = run.initial_potential(None, threshold, -20, train.device)
         given_threshold = threshold.to(dtype) if own_thresholds else threshold
         found = run.fire(train, drive, given_threshold, dtype, potential)
     awake = [int(step) for step in run.awake]

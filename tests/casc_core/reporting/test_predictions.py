@@ -87,9 +87,9 @@ def test_what_differs_is_counted_in_samples_and_alike_everywhere(shape, classes)
     torch.testing.assert_close(other.accuracy, 100.0 * (~wrong).double().mean((1, 2)))
     if shape and len(shape) < 3 and shape != (3, 4):
         evaluation = evaluate(model, snn, lambda share: [Batch((X,), labels, torch.arange(len(X)))], [1, 2, 4])
-        assert evaluation.ann_prediction_mismatches == moved
-        assert evaluation.ann_accuracy == pytest.approx(100.0 * float((~places).double().mean()), abs=1e-4)
-        assert evaluation.reference_accuracy == 100.0
+        assert evaluation.ann.mismatches == moved
+        assert evaluation.ann.value == pytest.approx(100.0 * float((~places).double().mean()), abs=1e-4)
+        assert evaluation.reference.value == 100.0
         assert levels_row(4, evaluation).silent == 100.0
     result = compare(NetworkAndData(snn, None, lambda: [(X, labels)], None, "shapes", "noise", {}), T=4)
     assert result["reference_accuracy"] == 100.0

@@ -294,8 +294,8 @@ def test_results_of_an_older_recipe_or_damaged_ones(tmp_path, capsys):
         ('{"options": {"q": "two"}, "recipe": "agnews_rnn"}', "the option 'q' cannot be 'two'"),
         ('{"options": {"quiet": "yes"}, "recipe": "agnews_rnn"}', "the option 'quiet' cannot be 'yes'"),
         ('{"options": {"pooling": "os"}, "recipe": "agnews_rnn"}', "the option 'pooling' cannot be 'os'"),
-        ("{", "is damaged, or was not written by a recipe"),
-        ("{}", "is damaged, or was not written by a recipe"),
+        ("{", "is damaged, or not that of a recipe"),
+        ("{}", "is damaged, or not that of a recipe"),
     ):
         (tmp_path / "results.json").write_text(content)
         assert main(["verify", str(tmp_path)]) == 2

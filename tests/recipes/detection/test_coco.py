@@ -81,9 +81,11 @@ def test_malformed_descriptions_are_refused_by_name(description: Any, message: s
 
 def test_categories_of_the_test_images_are_those_of_the_training_images(tmp_path: Path) -> None:
     write_coco(tmp_path, coco_description(), "instances_train2017.json")
+    (tmp_path / "images").rename(tmp_path / "train2017")
     # Other numbers, the same names.
     other = coco_description(categories=[{"id": 2, "name": "dog"}, {"id": 18, "name": "cat"}])
     write_coco(tmp_path, other, "instances_val2017.json")
+    (tmp_path / "images").rename(tmp_path / "val2017")
     data = load_detections(tmp_path)
     assert data.classes == ("cat", "dog")
     assert [image.labels.tolist() for image in data.train] == [[0, 0], [1]]

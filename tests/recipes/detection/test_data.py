@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detection_recipes.annotations import Detections
 from detection_recipes.data import load_detections
+from detection_recipes.files import FolderFiles, JoinedFiles
 from detection_recipes.shapes import drawn_shapes
 from voc_files import coco_description, two_splits, write_coco, write_voc, xml
 
@@ -16,16 +20,82 @@ from casc_core.errors import ConfigError, DataError
 BOX = xml([("cat", (1, 1, 20, 25))])
 
 
-def test_voc_as_published_trains_on_both_years(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def pascal_voc(folder: Path) -> Path:
+    """Both years as published, one image in each split."""
+    lists = {"trainval": ["a"], "train": ["a"], "test": ["b"]}
+    write_voc(folder / "VOC2007", {"a": BOX, "b": BOX}, lists)
+    write_voc(folder / "VOC2012", {"c": BOX, "d": BOX}, {"trainval": ["c", "d"], "train": ["c"], "val": ["d"]})
+    return folder
+
+
+def check_pascal_voc(data: Detections) -> None:
+    assert data.source == "PASCAL VOC 2007 and 2012: 3 training and 1 test images, 20 classes"
+    assert [image.name[-5:] for image in data.train + data.test] == ["a.jpg", "c.jpg", "d.jpg", "b.jpg"]
+    assert data.train[0].labels.tolist() == [7]
+    assert data.train[0].boxes.tolist() == [[0.0, 0.0, 20.0, 25.0]]
+    assert data.train[2].open().size == (40, 30)
+    assert data.name == "voc"
+
+
+@pytest.mark.parametrize("place", ["", "VOCdevkit", "voc/VOCdevkit"])
+def test_voc_as_published_trains_on_both_years(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASC_DATA", str(tmp_path))
     with pytest.raises(DataError, match="it holds no VOC2007 and VOC2012"):
         load_detections("voc")
-    write_voc(tmp_path / "VOCdevkit/VOC2007", {"a": BOX, "b": BOX}, {"trainval": ["a"], "test": ["b"]})
-    write_voc(tmp_path / "VOCdevkit/VOC2012", {"c": BOX}, {"trainval": ["c"]})
-    data = load_detections("voc")
-    assert data.source == "PASCAL VOC: 2 training and 1 test images, 20 classes"
-    assert data.train[0].labels.tolist() == [7]
-    assert data.train[0].boxes.tolist() == [[0.0, 0.0, 20.0, 25.0]]
+    pascal_voc(tmp_path / place)
+    check_pascal_voc(load_detections("voc"))
+    check_pascal_voc(load_detections(tmp_path / place))
+
+
+def test_voc_in_its_tars_is_what_its_folders_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tar for 2012; two for 2007, each with a list, an image and its annotation."""
+    pascal_voc(tmp_path / "VOCdevkit")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "voc").mkdir()
+    with tarfile.open("voc/VOCtrainval_11-May-2012.tar", "w") as tar:
+        tar.add("VOCdevkit/VOC2012")
+    for name, image, lists in (("trainval", "a", ["trainval", "train"]), ("test", "b", ["test"])):
+        with tarfile.open(f"voc/VOC{name}_06-Nov-2007.tar", "w") as tar:
+            for each in lists:
+                tar.add(f"VOCdevkit/VOC2007/ImageSets/Main/{each}.txt")
+            tar.add(f"VOCdevkit/VOC2007/Annotations/{image}.xml")
+            tar.add(f"VOCdevkit/VOC2007/JPEGImages/{image}.jpg")
+    check_pascal_voc(load_detections(tmp_path / "voc"))
+    shutil.copy("voc/VOCtest_06-Nov-2007.tar", "left.tar")  # beside what it was unpacked to
+    check_pascal_voc(load_detections(tmp_path))
+    shutil.rmtree("VOCdevkit")
+    monkeypatch.setenv("CASC_DATA", str(tmp_path))
+    check_pascal_voc(load_detections("voc"))
+
+
+def test_files_of_several_places(tmp_path: Path) -> None:
+    for part in ("one", "other"):
+        (tmp_path / part / "sub").mkdir(parents=True)
+        (tmp_path / part / "sub" / f"{part}.txt").write_text(part)
+    joined = JoinedFiles([FolderFiles(tmp_path / "one"), FolderFiles(tmp_path / "other")], "both")
+    assert joined.folders() == ["", "sub"]
+    assert joined.names("sub") == {"one.txt", "other.txt"}
+    assert joined.read("sub/other.txt") == b"other"
+    assert joined.at("sub/other.txt") == str(tmp_path / "other/sub/other.txt")
+    with pytest.raises(DataError, match=r"cannot read both:sub/none: there is no such file"):
+        joined.read("sub/none")
+
+
+def test_one_year_of_voc(tmp_path: Path) -> None:
+    pascal_voc(tmp_path)
+    data = load_detections(tmp_path / "VOC2012")
+    assert data.source == "PASCAL VOC 2012: 1 training and 1 test images, 20 classes"
+    assert [image.name[-5:] for image in data.train + data.test] == ["c.jpg", "d.jpg"]  # `val` is part of `trainval`
+    unknown = xml([("unicorn", (1, 1, 9, 9))])
+    write_voc(tmp_path / "other/VOC2007", {"a": unknown, "b": BOX}, {"trainval": ["a"], "test": ["b"]})
+    with pytest.raises(DataError, match=r"a\.xml, object 1: the class 'unicorn' is not one of aeroplane"):
+        load_detections(tmp_path / "other/VOC2007")
+
+
+def test_images_of_both_splits_are_refused(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": BOX, "b": BOX}, {"train": ["a", "b"], "test": ["b"]})
+    with pytest.raises(DataError, match=r"1 of 1 test images are trained on too, such as .*b\.jpg; name splits"):
+        load_detections(tmp_path)
 
 
 def test_coco_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +111,12 @@ def test_coco_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert data.source == "COCO: 2 training and 2 test images, 2 classes"
     assert "train2017" in data.train[0].name
     assert "val2017" in data.test[0].name
+    assert data.name == "coco"
+    (tmp_path / "coco/images").mkdir()
+    for split in ("train2017", "val2017"):
+        (tmp_path / "coco" / split).rename(tmp_path / "coco/images" / split)
+    assert "images/train2017" in load_detections("coco").train[0].name
+    assert "images/val2017" in load_detections(tmp_path / "coco").test[0].name
 
 
 @pytest.mark.parametrize("name", ["voc", "coco"])

@@ -91,11 +91,19 @@ def test_mistakes_are_one_line(
     ("part", "value", "message"),
     [
         ("classes", ["one"], "they are of two trainings"),
-        ("classes", 3, "is not that of a detection recipe"),
-        ("options", {}, "is not that of a detection recipe"),
+        ("classes", 3, "is damaged, or not that of a detection recipe"),
+        ("options", {}, "is damaged, or not that of a detection recipe"),
         ("options", {"size": [50, 48], "stride": 8, "score": 0.1, "overlap": 0.5}, "50x48 pixels are no whole cells"),
-        ("options", {"size": [48], "stride": 8, "score": 0.1, "overlap": 0.5}, "is not that of a detection recipe"),
-        ("options", {"size": [48, 48], "stride": 8, "score": "x", "overlap": 0.5}, "is not that of a detection recipe"),
+        (
+            "options",
+            {"size": [48], "stride": 8, "score": 0.1, "overlap": 0.5},
+            "is damaged, or not that of a detection recipe",
+        ),
+        (
+            "options",
+            {"size": [48, 48], "stride": 8, "score": "x", "overlap": 0.5},
+            "is damaged, or not that of a detection recipe",
+        ),
     ],
 )
 def test_results_that_do_not_fit_are_refused(

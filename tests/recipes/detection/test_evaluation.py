@@ -1,20 +1,23 @@
-"""A detector in spikes over a test set: detections in the image's pixels, and energy as an analysis counts it."""
+"""A detector in spikes over a test set: detections in the image's pixels, and their precision over time."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import torch
 from detection_recipes.batches import evaluation_batches
-from detection_recipes.detections import Detected, Selection
-from detection_recipes.evaluation import TestImages, evaluate, on_image
-from detection_recipes.network import Detector
+from detection_recipes.detections import Detected, Selection, detections
+from detection_recipes.evaluation import DetectionMetric, on_image
+from detection_recipes.metrics import precision
+from detection_recipes.network import Detector, Readouts
 from detection_recipes.shapes import drawn_shapes
 from detection_recipes.views import letterbox
 
 import casc_core
 from casc_core.errors import ConfigError
-from casc_core.rivals.methods import OURS
 from casc_lab.distributed import ALL
+from casc_lab.evaluation.methods import evaluate
 
 
 def test_detections_are_brought_back_to_the_image_and_cut_at_its_border() -> None:
@@ -32,19 +35,25 @@ def test_figures_are_those_of_the_parts() -> None:
     ann = casc_core.prepare(detector, adapter="cnn", q=4).eval()
     snn = casc_core.convert(ann)
     batches = evaluation_batches(data.test, (48, 48), batch_size=2)
-    test = TestImages(data.test, batches, data.classes, (48, 48), 8, Selection(score=0.0))
-    found = evaluate(ann, snn, test, [1, 4, 64])
+    metric = DetectionMetric(data.test, data.classes, (48, 48), 8, Selection(score=0.0))
+    found = evaluate(ann, snn, batches, [1, 4, 64], metric)
     assert found.exact
     assert found.exact_at is not None
-    ours = found.methods[OURS]
-    assert ours.exact_at.shape == ours.silent_at.shape == (3,)
-    assert ours.precision["64"] == ours.precision["silent"] == found.reference
-    assert [len(each) for each in ours.found["silent"]] == [len(each) for each in ours.found["64"]]
+    assert found.ours.exact_at.shape == found.silent_at.shape == (3,)
+    assert found.ours.scores["64"] == found.ours.scores["silent"]
     inputs = torch.cat([batch.inputs[0] for batch in batches(ALL)])
-    analysis = casc_core.analyse(snn, [inputs])
-    energy = analysis.energy() / 1e3
-    assert ours.energy["silent"] == pytest.approx(float(energy[-1]), abs=1e-3)
-    assert ours.energy["1"] == pytest.approx(float(energy[0]), abs=1e-3)
-    assert found.ann_energy == pytest.approx(analysis.ann_energy() / 1e3, abs=1e-3)
+    simulation = snn.simulate(inputs)
+    silent = simulation.T
+    assert list(found.ours.scores_by_step) == [1, 4, silent]
+    for step in (1, 4, silent):
+        readouts = Readouts(*(each[step - 1] for each in simulation.outputs))
+        here = [on_image(each, (96, 96), (48, 48)) for each in detections(readouts, 8, Selection(score=0.0))]
+        expected = precision(here, data.test, 3)
+        score = found.ours.scores_by_step[step]
+        assert score.value == dataclasses.asdict(expected)
+        assert score.figures == (expected.at_50, expected.at_50_95)
+        assert [each.boxes.tolist() for each in score.answers] == [each.boxes.tolist() for each in here]
+    assert found.end.value == found.reference.value
+    assert found.end.differences == found.end.mismatches == 0
     with pytest.raises(ConfigError, match="an evaluation needs steps"):
-        evaluate(ann, snn, test, [])
+        evaluate(ann, snn, batches, [], metric)

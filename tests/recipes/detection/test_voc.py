@@ -59,7 +59,8 @@ def test_boxes_that_cannot_be_used_are_counted_and_said(
 
 
 def test_images_without_boxes_are_counted_and_kept(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"a": xml([("cat", (2, 3, 20, 25))]), "b": xml([])}, {"train": ["a", "b"], "test": ["a", "b"]})
+    some, none = xml([("cat", (2, 3, 20, 25))]), xml([])
+    write_voc(tmp_path, {"a": some, "b": none, "c": some, "d": none}, {"train": ["a", "b"], "test": ["c", "d"]})
     data = load_detections(tmp_path)
     assert "2 (1 without boxes) training and 2 (1 without boxes) test images" in data.source
     assert data.train[1].boxes.shape == (0, 4)
