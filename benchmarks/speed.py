@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import peers
 import torch
 from measure import Entry, Row, compare, require
-from networks import Classifiers, Scale, TorchRNN, random_classifier, random_mlp, random_texts, trained_mlp
+from networks import Classifiers, PlainLoop, Scale, TorchRNN, random_classifier, random_mlp, random_texts, trained_mlp
 from torch import Tensor, nn
 
 import casc_core
 from casc_core import SpikingModel
+from casc_core.engine import kernels
+from casc_seq.classifier import TextClassifier
 
+EVALUATED = "the network in eval"
 ANN, SILENT, REFERENCE = "ANN (float32 CQReLU)", "snn(...), until silent", "snn.reference(...)"
 SIMULATE, AS_TRAINED = "snn.simulate", "the ANN as trained"
 Section = dict[str, Any]
@@ -36,7 +40,7 @@ def recurrent(classifiers: Classifiers, scale: Scale) -> Section:
         fact["spiking_accuracy"] = classifiers.accuracy(snn.reference)
         facts.append(fact | {"training_seconds": classifiers.trained(q).training["seconds"]})
         torch_rnns = {kind: TorchRNN(model.config, kind).eval() for kind in ("tanh", "relu")}
-        entries = spiking_entries(snn, full, scale.steps) + rnn_entries(torch_rnns, full)
+        entries = beside_loop(snn, full, spiking_entries(snn, full, scale.steps)) + rnn_entries(torch_rnns, full)
         rows += compare(f"{name}, every text {scale.length} tokens", entries, scale.threads, scale.repeats)
         entries = spiking_entries(snn, natural, scale.steps[:1]) + rnn_entries(torch_rnns, natural)
         mean = float(natural[1].double().mean())
@@ -62,6 +66,28 @@ def spiking_entries(snn: SpikingModel, inputs: tuple[Tensor, ...], steps: tuple[
     entries += [Entry(fixed(T), partial(snn.simulate, *inputs, T=T), T) for T in steps]
     entries.append(Entry(f"{SIMULATE}(T=None)", lambda: snn.simulate(*inputs), steps_to_silence))
     return entries
+
+
+def beside_loop(snn: SpikingModel, texts: tuple[Tensor, ...], entries: list[Entry]) -> list[Entry]:
+    """The entries of texts of full length beside a plain loop, and runs by other instructions than the usual ones."""
+    ann = snn.ann
+    assert isinstance(ann, TextClassifier)
+    loop = PlainLoop(ann.eval())
+    with torch.no_grad():
+        require(torch.allclose(loop(*texts), ann(*texts), atol=1e-4), "the plain loop is not the same network")
+    evaluated, *others = entries
+    own = [Entry(ANN, partial(loop, *texts)), dataclasses.replace(evaluated, name=EVALUATED), *others]
+    return own + [
+        Entry(f"{SILENT}, by {each}", partial(under, each, partial(snn, *texts)), others[0].steps)
+        for each in kernels.all_instructions()
+        if each not in (None, "plain", kernels.instructions())
+    ]
+
+
+def under(instructions: str, call: Callable[[], object]) -> object:
+    """A call whose kernels use these instructions."""
+    with kernels.using(instructions):
+        return call()
 
 
 def fixed(T: int) -> str:
@@ -120,7 +146,7 @@ def growth(scale: Scale) -> Section:
     snn, texts = random_classifier(scale, base["q"], base["hidden"]), random_texts(base["batch"], base["length"])
     steps = scale.growth["T"]
     require_exact(snn, texts, steps)
-    rows = compare("T", spiking_entries(snn, texts, steps), scale.threads, repeats)
+    rows = compare("T", beside_loop(snn, texts, spiking_entries(snn, texts, steps)), scale.threads, repeats)
     axes = {"T": [point(T, rows, fixed(T)) for T in steps] + [point("until silent", rows, SILENT)]}
     for axis, values in scale.growth.items():
         for value in values if axis != "T" else ():
@@ -128,7 +154,8 @@ def growth(scale: Scale) -> Section:
             snn = random_classifier(scale, size["q"], size["hidden"])
             texts = random_texts(size["batch"], size["length"])
             require_exact(snn, texts, ())
-            rows = compare(f"{axis}={value}", spiking_entries(snn, texts, ())[:2], scale.threads, repeats)
+            entries = beside_loop(snn, texts, spiking_entries(snn, texts, ())[:2])
+            rows = compare(f"{axis}={value}", entries, scale.threads, repeats)
             axes.setdefault(axis, []).append(point(value, rows, SILENT))
     return {"base": base, "axes": axes}
 

@@ -82,10 +82,11 @@ def largest(x: Tensor) -> float:
     """
     if not x.numel():
         return 0.0
-    strides = x.stride()
-    in_memory = x.permute(sorted(range(x.dim()), key=lambda dim: -strides[dim]))  # several times as fast
-    low, high = torch.aminmax(in_memory)
-    return float(torch.maximum(-low, high))
+    if not x.is_contiguous():  # several times as fast
+        strides = x.stride()
+        x = x.permute(sorted(range(x.dim()), key=lambda dim: -strides[dim]))
+    low, high = torch.aminmax(x)
+    return max(-float(low), float(high))
 
 
 def stored(weight: Tensor) -> Tensor:

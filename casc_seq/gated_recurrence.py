@@ -47,8 +47,16 @@ from casc_core.numerics import largest
 from casc_core.reporting.series import last_repeated, zero_padded
 from casc_seq.gated_position import Position, begun
 from casc_seq.level_thresholds import nearest_thresholds
-from casc_seq.recurrence import Order, by_position, divided, recurrent_samples
-from casc_seq.rows import check_lengths
+from casc_seq.sequences import (
+    Order,
+    as_the_kernels_read,
+    batch_and_length,
+    by_position,
+    layer_train,
+    passed_on,
+    read_sequences,
+    recurrent_samples,
+)
 from casc_seq.train_lengths import TrainLengths
 
 # A second attempt costs as much as the first, so there is more room than the last run has needed.
@@ -155,21 +163,8 @@ class GatedRecurrence(Op, abstract=True):
         self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
     ) -> tuple[Signal, list[Tensor], Tensor | None]:
         """The input current, its drive on the grid; the initial states in levels, `[B, hidden]` each; checked lengths."""
-        name, exponent = self.settings["name"], self.settings["exponent"]
-        if len(current.shape) != 3 or 0 in current.shape:
-            raise InputError(
-                f"{name}: expected a non-empty batch of sequences; what it reads has shape {list(current.shape)}. Give one "
-                "sequence as a batch of one: x.unsqueeze(0)"
-            )
-        if current.shape[2] != len(self.weight):
-            raise InputError(
-                f"{name}: it reads {len(self.weight)} currents at each position; its input has {current.shape[2]}"
-            )
-        current = divided(current, run, exponent, name)
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
-        if lengths is not None:
-            lengths = check_lengths(lengths, batch, length)
+        current, lengths = read_sequences(self.settings, run, current, len(self.weight), lengths)
+        batch, _ = batch_and_length(self.settings, current.shape)
         initial = self._initial(start, row, batch, current.device)
         return self._held(run, current), initial, lengths
 
@@ -194,18 +189,13 @@ class GatedRecurrence(Op, abstract=True):
         if isinstance(run, SpikingRun) and run.neuron.initial_potential:
             return None
         weights = self.kept(self.weight, "gated", self.packed)
+        if not weights.fits:
+            return None
         self._type(run, current)
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
-        drive, index = (
-            (current.drive, None)
-            if rows is None
-            else (self.kept_tables(rows.table, "double", rows.table.double), rows.index)
-        )
+        table = None if rows is None else self.kept_tables(rows.table, "double", rows.table.double)
+        drive, index, train = as_the_kernels_read(current, table, self.settings["batch_first"])
         train = train.double()
-        if not self.settings["batch_first"]:
-            train = train.transpose(1, 2)
-            drive = drive.transpose(0, 1) if drive is not None and index is None else drive
-            index = None if index is None else index.transpose(0, 1)
         train = train if train.stride(-1) == 1 else train.contiguous()
         drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
         lengths = None if lengths is None else lengths.contiguous()
@@ -215,7 +205,7 @@ class GatedRecurrence(Op, abstract=True):
         recorded = run.recorder is not None
         wanted = [recorded or place in self.STATES for place in range(len(self.ranges))]
         guess = round(_ROOM * self.train_lengths.guess(neuron.most))
-        emitted = kernels.gated(weights, sequences, start, wanted, neuron, guess)
+        emitted = kernels.gated(weights, sequences, start, wanted, neuron, guess, self._sums_reach(current))
         self.train_lengths.note(neuron.most, len(emitted[self.STATES[0]]))
         return emitted
 
@@ -249,13 +239,18 @@ class GatedRecurrence(Op, abstract=True):
             ExactnessError, InputError: there is none.
         """
         steps, reach = self.products * (self.q + 1), current.bound + self.spiking_reach
+        drive = self._largest_drive(current)
+        return run.sum_dtype(steps, reach, drive, self.settings["exponent"], self.settings["name"])
+
+    def _largest_drive(self, current: Signal) -> float:
         drive = current.lazy_drive
-        largest_drive = (
-            self.kept_tables(drive.table, "largest", partial(largest, drive.table))
-            if isinstance(drive, TableRows)
-            else current.drive_reach
-        )
-        return run.sum_dtype(steps, reach, largest_drive, self.settings["exponent"], self.settings["name"])
+        if isinstance(drive, TableRows):
+            return self.kept_tables(drive.table, "largest", partial(largest, drive.table))
+        return current.drive_reach
+
+    def _sums_reach(self, current: Signal) -> float:
+        """The largest sum that a gate receives, and the largest threshold."""
+        return (self.q + 1) * (current.bound + self.spiking_reach + self._largest_drive(current))
 
     def _by_visits(
         self, run: Run, current: Signal, initial: Sequence[Tensor], lengths: Tensor | None
@@ -351,16 +346,10 @@ class GatedRecurrence(Op, abstract=True):
         return current.one_to_one() + own
 
     def _passed_on(self, states: Provenance, lengths: Tensor | None) -> Tensor:
-        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
+        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another."""
         counts = states.spikes_over(-1)
-        counts = counts.clone() if self.settings["batch_first"] else counts.transpose(1, 2).clone()
-        if self.settings["reverse"]:
-            counts[:, :, 0] = 0
-        elif lengths is None:
-            counts[:, :, -1] = 0
-        else:
-            counts[:, torch.arange(counts.shape[1]), torch.as_tensor(lengths).long() - 1] = 0
-        return counts
+        counts = counts if self.settings["batch_first"] else counts.transpose(1, 2)
+        return passed_on(counts, self.settings["reverse"], lengths)
 
     @abstractmethod
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:
@@ -381,10 +370,7 @@ class Emitted(Op, saved_as="Emitted"):
         return signal
 
     def layer_train(self, result: Signal, signal: Any, lengths: Tensor | None = None, *before: Any) -> LayerTrain:
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        if lengths is not None:
-            lengths = check_lengths(lengths, result.shape[batch_axis], result.shape[1 - batch_axis])
-        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths, result.potential)
+        return layer_train(self.settings, result, lengths)
 
     def follow(self, follower: Follower, signal: Abstract, lengths: Any = None, *before: Abstract) -> Abstract:
         return signal

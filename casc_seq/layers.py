@@ -55,6 +55,11 @@ class Course(NamedTuple):
 _Recur = Callable[[Visit, Rows], Sequence[Tensor]]
 
 
+def _beside(outputs: Sequence[Tensor]) -> Tensor:
+    """The states of both directions, feature by feature; those of one as they are."""
+    return outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), dim=1)
+
+
 class RecurrentLayers(Observable[int | None]):
     """Layers and directions of one kind of recurrence, with the interface of `torch.nn.RNNBase`.
 
@@ -214,12 +219,12 @@ class RecurrentLayers(Observable[int | None]):
     def _packed(
         self, x: Tensor, start: Sequence[Tensor | None], rows: Rows, recurrence: _Recur
     ) -> tuple[Tensor, list[Tensor]]:
-        last_rows = torch.as_tensor(rows.last(), device=x.device)
+        last_rows = rows.last().to(x.device)
         final: list[list[Tensor]] = [[] for _ in start]
         outputs: list[Tensor] = []
         for index, (layer, direction, suffix) in enumerate(self.cells()):
             if direction == 0 and layer > 0:
-                x = F.dropout(torch.cat(outputs, dim=1), self.dropout, self.training)
+                x = F.dropout(_beside(outputs), self.dropout, self.training)
                 outputs = []
             begins = [None if each is None else each[index] for each in start]
             visit = Visit(x, begins, suffix, time_order(rows.sizes, reverse=bool(direction)))
@@ -227,7 +232,7 @@ class RecurrentLayers(Observable[int | None]):
             outputs.append(states[0])
             for state, ends in zip(states, final, strict=True):
                 ends.append(state[: rows.sizes[0]] if direction else state[last_rows])
-        return torch.cat(outputs, dim=1), [torch.stack(each) for each in final]
+        return _beside(outputs), [torch.stack(each) for each in final]
 
     def extra_repr(self) -> str:
         words = [f"{self.input_size}, {self.hidden_size}", *self._options()]

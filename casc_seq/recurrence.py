@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
-from casc_core.engine.batching.places import Axis, Samples
 from casc_core.engine.batching.samples import Train, meta
 from casc_core.engine.kernels import RecurrentSpikes, Sequences
 from casc_core.engine.ops import entries
@@ -20,7 +19,7 @@ from casc_core.engine.products.exact_sums import exact_product
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.signal import TableRows
+from casc_core.engine.signal import TableRows, running_total
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
@@ -43,7 +42,16 @@ from casc_core.extend import (
 )
 from casc_core.numerics import INPUT_EXPONENT, AsTrained, binade, largest
 from casc_core.reporting.series import last_repeated, zero_padded
-from casc_seq.rows import check_lengths, time_order
+from casc_seq.sequences import (
+    Order,
+    as_the_kernels_read,
+    batch_and_length,
+    by_position,
+    layer_train,
+    passed_on,
+    read_sequences,
+    recurrent_samples,
+)
 from casc_seq.train_lengths import TrainLengths
 
 _EACH = Numbers(((), ("hidden",)), optional=True)
@@ -114,42 +122,42 @@ class Recurrence(Op, saved_as="Recurrence"):
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
     ) -> Signal:
         received = self.received(run, current, start, row, lengths)
-        spikes, after = self._compiled(run, *received), None
-        if spikes is None:
-            train, after = self._by_visits(run, *received)
-        else:
-            train = spikes.train
-            if run.row_counts is not None and spikes.tallied is not None:
-                positive, negative = spikes.tallied
-                run.row_counts[self.settings["name"]] = self._as_called(positive), self._as_called(negative)
-        after = None if after is None else self._as_called(after)
-        return Signal(self._as_called(train), None, None, 1.0, potential=after)
+        if run.reads_result_once and run.recorder is None:
+            positions = -2 if self.settings["batch_first"] else -3
+            fired = partial(self._train, run, received)
+            return Signal(RecurrentTrain(current.shape, current.device, positions, fired), None, None, 1.0)
+        train, after = self._fired(run, received, summed=False)
+        return Signal(train, None, None, 1.0, potential=after)
 
     def received(
         self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
     ) -> Received:
         """What the neurons of all positions receive, besides each other's spikes, as they do in this run."""
-        name = self.settings["name"]
-        if len(current.shape) != 3 or 0 in current.shape:
-            raise InputError(
-                f"{name}: expected a non-empty batch of sequences; what it reads has shape {list(current.shape)}. Give one "
-                "sequence as a batch of one: x.unsqueeze(0)"
-            )
-        if current.shape[2] != self.weight.shape[0]:
-            raise InputError(
-                f"{name}: it has {self.weight.shape[0]} units at each position; its input has {current.shape[2]}"
-            )
-        current = divided(current, run, self.settings["exponent"], name)
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
-        if lengths is not None:
-            lengths = check_lengths(lengths, batch, length)
+        current, lengths = read_sequences(self.settings, run, current, len(self.weight), lengths)
+        batch, _ = batch_and_length(self.settings, current.shape)
         initial = self._initial_current(run, start, row, batch)
         driven = current if self.bias is None else self._with_bias(current, self.bias)
         exponent = self.settings["exponent"]
         charge = None if self.charge is None else run.numerics.snap(self.charge, exponent)
         potential = run.initial_potential(charge, self.settings["threshold"], exponent, current.device)
         return Received(self._held(run, driven, initial, potential), initial, lengths, potential)
+
+    def _train(self, run: Run, received: Received, summed: bool) -> Tensor:
+        return self._fired(run, received, summed)[0]
+
+    def _fired(self, run: Run, received: Received, summed: bool) -> tuple[Tensor, Tensor | None]:
+        """The spikes of all positions; `summed`: over these, `[steps, B, hidden]` int32. And potentials, where they are
+        recorded."""
+        spikes = self._compiled(run, *received, summed)
+        if spikes is None:
+            train, after = self._by_visits(run, *received)
+            if summed:
+                return train.sum(2, dtype=torch.int32), None
+            return self._as_called(train), None if after is None else self._as_called(after)
+        if run.row_counts is not None and spikes.tallied is not None:
+            positive, negative = spikes.tallied
+            run.row_counts[self.settings["name"]] = self._as_called(positive), self._as_called(negative)
+        return spikes.train if summed else self._as_called(spikes.train), None
 
     def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
         """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
@@ -170,10 +178,7 @@ class Recurrence(Op, saved_as="Recurrence"):
     def layer_train(
         self, result: Signal, current: Any, start: Any = None, row: int = 0, lengths: Tensor | None = None
     ) -> LayerTrain:
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        if lengths is not None:
-            lengths = check_lengths(lengths, result.shape[batch_axis], result.shape[1 - batch_axis])
-        return LayerTrain(self.settings["name"], result.train, 1 - batch_axis, lengths, result.potential)
+        return layer_train(self.settings, result, lengths)
 
     def work(
         self, result: Provenance, current: Provenance, start: Any = None, row: int = 0, lengths: Tensor | None = None
@@ -184,7 +189,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         positions = layer.neurons // hidden
         # A bias of its own is part of the drive, where there is one.
         biases = float(positions * hidden) if self.bias is not None and not current.is_driven else 0.0
-        spikes = by_step(self._passed_on(self._as_called(result.spikes_over(-1)), layer.lengths))
+        spikes = by_step(passed_on(self._as_called(result.spikes_over(-1)), self.settings["reverse"], layer.lengths))
         own = Work(accumulates=spikes * hidden, awake=biases, dense=float((positions - batch) * hidden**2))
         return current.one_to_one() * layer.share + own
 
@@ -207,8 +212,17 @@ class Recurrence(Op, saved_as="Recurrence"):
         *read, spikes = (entries(each) for each in signals)
         return 8 * max(read, default=0) + 2 * spikes  # currents in the widest type; room for spikes is made in pieces
 
+    def later(self, follower: Follower, signals: list[Abstract]) -> int:
+        return self.working(follower, signals)
+
     def _compiled(
-        self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
+        self,
+        run: Run,
+        current: Signal,
+        initial: Tensor | None,
+        lengths: Tensor | None,
+        potential: Tensor | None,
+        summed: bool,
     ) -> RecurrentSpikes | None:
         """The spikes by the compiled kernel, in int32; None where it is not there or int32 might not hold a sum."""
         exponent, train = self.settings["exponent"], current.train
@@ -232,13 +246,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         unit = exponent if margin is None else packed.exponent
         batch_first = self.settings["batch_first"]
         rows = current.lazy_drive if isinstance(current.lazy_drive, TableRows) else None
-        drive, index = (current.drive, None) if rows is None else (rows.table, rows.index)
-        if not batch_first and index is not None:
-            index = index.transpose(0, 1)
-        elif not batch_first and drive is not None:
-            drive = drive.transpose(0, 1)
-        if not batch_first:
-            train = train.transpose(1, 2)
+        drive, index, train = as_the_kernels_read(current, None if rows is None else rows.table, batch_first)
         if not train.dtype.is_floating_point:
             train = train.double()
         units, begun = (self._units(each, unit, torch.int32) for each in (initial, potential))
@@ -263,6 +271,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             tally=run.row_counts is not None,
             guess=self.train_lengths.guess(neuron.most),
             exact=exact,
+            summed=summed,
         )
         if spikes is not None:
             self.train_lengths.note(neuron.most, len(spikes.train))
@@ -310,17 +319,6 @@ class Recurrence(Op, saved_as="Recurrence"):
             return None
         units = (values * 2.0**-exponent).round().to(dtype)
         return units.expand(*units.shape[:-1], len(self.weight)).contiguous()
-
-    def _passed_on(self, spikes: Tensor, lengths: Tensor | None) -> Tensor:
-        """Of the spikes at each position, `[steps, B, L]`, those that reach another: all but the last one's."""
-        spikes = spikes.clone()
-        if self.settings["reverse"]:
-            spikes[:, :, 0] = 0
-        elif lengths is None:
-            spikes[:, :, -1] = 0
-        else:
-            spikes[:, torch.arange(len(lengths)), lengths - 1] = 0
-        return spikes
 
     def _by_visits(
         self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
@@ -398,47 +396,51 @@ class Recurrence(Op, saved_as="Recurrence"):
         )
 
 
-def by_position(
-    visited: Sequence[tuple[Tensor, Tensor, int]],
-    shape: tuple[int, ...],
-    pad: Callable[[Tensor, int], Tensor],
-) -> Tensor:
-    """`[steps, *shape]`, shape being `[B, L, hidden]`: zero but for what each visit gives of its position.
+@dataclass
+class RecurrentTrain:
+    """The spikes of a recurrence that nothing but one operation reads: a `casc_core.engine.signal.LazyTrain`.
 
-    Args:
-        visited: `[steps, samples, hidden]`, the samples, and the position. pad: makes all equally long.
+    Their sum over the positions, which a mean takes, is a small part of what it would take to write them down.
+
+    Attributes:
+        size, device: as those of a step. positions: the dimension that they are along, from the end.
+        fired: runs the recurrence; `summed`: for the sums over positions.
     """
-    steps = max(len(each) for each, _, _ in visited)
-    first, _, _ = visited[0]
-    result = first.new_zeros((steps, *shape))
-    for each, rows, position in visited:
-        result[:, rows, position] = pad(each, steps)
-    return result
 
+    size: torch.Size
+    device: torch.device
+    positions: int
+    fired: Callable[..., Tensor]
 
-def divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
-    """A real-valued current divided by what it carries and rounded once, for every step and for the reference."""
-    if current.divisor is None:
-        return current
-    if current.steps or current.drive is None:
-        raise InputError(f"{name}: its input is a mean over spikes; divide after the recurrence")
-    return replace(current, lazy_drive=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
+    @property
+    def shape(self) -> torch.Size:
+        """`[steps, *size]`."""
+        return self.tensor().shape
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is written down."""
+        return self.__dict__["_train"].nbytes if "_train" in self.__dict__ else 0
 
-def recurrent_samples(
-    follower: Follower, current: Abstract, batch_first: bool, start: Sequence[Any], lengths: Abstract | Tensor | None
-) -> Samples:
-    """Where the samples are behind a recurrence that begins with these states."""
-    batch = current.shape[0 if batch_first else 1]
-    samples = follower.apart(current, [1 if batch_first else 0, 2], "goes from one sample to the next")
-    rows = Axis(0, samples.inner) if isinstance(samples, Axis) else samples
-    if lengths is not None:
-        _, rows = follower.together(Abstract(meta([batch]), rows), lengths)
-    for each in start:
-        if each is not None:
-            rows = Axis(1, rows.inner) if isinstance(rows, Axis) else rows
-            _, rows = follower.together(Abstract(meta([1, batch, 1]), rows), each)
-    return rows if isinstance(samples, Axis) and not isinstance(rows, Axis) else samples
+    def tensor(self) -> Tensor:
+        """The spikes; computed once."""
+        return self._train
+
+    def total(self) -> Tensor:
+        """Their sum over all steps, float64."""
+        return self._train.sum(0, dtype=torch.float64)
+
+    def running(self, steps: int) -> Tensor:
+        """Their sum until each of the first `steps` steps, float64."""
+        return running_total(self._train, steps)
+
+    def summed(self, dims: tuple[int, ...]) -> Tensor | None:
+        """Each step summed over the positions, int32; None for other dimensions."""
+        return self.fired(summed=True) if dims == (self.positions,) and "_train" not in self.__dict__ else None
+
+    @cached_property
+    def _train(self) -> Tensor:
+        return self.fired(summed=False)
 
 
 def recurrent_grid(snapping: Snapping, x: SignalNode, weight: Tensor, recurrent: Tensor) -> tuple[int, int]:
@@ -450,31 +452,6 @@ def recurrent_grid(snapping: Snapping, x: SignalNode, weight: Tensor, recurrent:
         # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
         exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
     return own, exponent
-
-
-class Order:
-    """How a recurrence goes through a padded batch: longest texts first, each visit one position of those that have it.
-
-    Attributes:
-        rows: samples, longest first.
-        sizes: how many samples have position 0, 1, ...
-        visits: `(position, size, known)`: the first `size` of `rows` are visited, of which the first `known` have a state.
-    """
-
-    def __init__(self, rows: Tensor, sizes: list[int], reverse: bool) -> None:
-        self.rows, self.sizes = rows, sizes
-        positions = range(len(sizes) - 1, -1, -1) if reverse else range(len(sizes))
-        spans = time_order(sizes, reverse)
-        self.visits = [(position, size, known) for position, (_, size, known) in zip(positions, spans, strict=True)]
-
-    @classmethod
-    def of(cls, batch: int, length: int, lengths: Tensor | None, reverse: bool, device: torch.device) -> Order:
-        """The order for a batch with these lengths, checked (None: all full)."""
-        if lengths is None:
-            return cls(torch.arange(batch, device=device), [batch] * length, reverse)
-        ordered, rows = torch.sort(lengths, descending=True, stable=True)
-        sizes = [int((ordered > position).sum()) for position in range(int(ordered[0]))]
-        return cls(rows.to(device), sizes, reverse)
 
 
 class LastState(Op, saved_as="LastState"):

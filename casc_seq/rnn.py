@@ -49,6 +49,23 @@ def _smooth(
     return torch.cat([states[row] for row in sorted(states)])
 
 
+def _levels_alone(
+    drive: Tensor, start: Tensor, weight: Tensor, order: list[tuple[int, int, int]], q: int, from_zero: bool
+) -> Tensor:
+    """The levels of every visit, written over the drive; `from_zero`: the levels before the first are zero."""
+    weight_t = weight.t()
+    last = 0
+    for row, size, known in order:
+        levels, before = drive[row : row + size], drive[last : last + known]
+        if known < size:
+            before = torch.cat([before, start[known:size]])
+        if known or not from_zero:
+            levels.addmm_(before, weight_t)
+        levels.floor_().clamp_(0, q)
+        last = row
+    return drive
+
+
 class _Recurrence(torch.autograd.Function):
     """One direction of one layer over a whole packed sequence, in levels.
 
@@ -177,8 +194,8 @@ class RNN(RecurrentLayers):
     def _read(self, visit: Visit) -> tuple[Tensor, Tensor, Tensor]:
         """In levels: what the input drives, and the initial state; and the recurrent weights."""
         weight_ih, weight_hh, bias = self.cell_parameters(visit.suffix)
-        drive = F.linear(visit.x, weight_ih, bias) * self._scale
-        drive = drive + 0.5 if self.half_step and self.q is not None else drive
+        drive = F.linear(visit.x, weight_ih, bias).mul_(self._scale)
+        drive = drive.add_(0.5) if self.half_step and self.q is not None else drive
         start = visit.start_rows(0, drive, self.hidden_size)
         return drive, start if visit.start[0] is None else start * self._scale, weight_hh
 
@@ -188,7 +205,7 @@ class RNN(RecurrentLayers):
             return (_smooth(*read, visit.order, self._function),)
         if torch.is_grad_enabled():
             return self.states([_recurrence(*read, visit.order, self.q)])
-        return self.states(_levels(*read, visit.order, self.q)[:1])
+        return (_levels_alone(*read, visit.order, self.q, from_zero=visit.start[0] is None).div_(self._scale),)
 
     def course(self, visit: Visit, levels: Sequence[Tensor] | None = None) -> Course:
         drive, start, weight = self._read(visit)

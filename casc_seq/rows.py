@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from casc_core.errors import InputError
 
@@ -55,14 +56,23 @@ class Rows:
 
     Attributes:
         sizes: how many sequences have position 0, 1, ...
-        packed: the batch packed, where its lengths are given.
+        order: the sequences, the longest first; None: all are as long as the batch, and stay as they are.
+        places: of each row, among all positions of all sequences as the user has them; None: of all of them, in turn.
     """
 
     def __init__(self, length: int, batch: int, lengths: Tensor | None, batch_first: bool) -> None:
         self.length, self.batch, self.batch_first = length, batch, batch_first
         self.lengths = None if lengths is None else check_lengths(lengths, batch, length)
         self.sizes = [batch] * length
-        self.packed: PackedSequence | None = None
+        self.order: Tensor | None = None
+        self.places: Tensor | None = None
+        if self.lengths is not None and int(self.lengths.min()) < length:
+            longest_first, self.order = torch.sort(self.lengths, descending=True, stable=True)
+            has_position = torch.arange(int(longest_first[0])).unsqueeze(1) < longest_first
+            self.sizes = has_position.sum(1).tolist()
+            position, row = has_position.nonzero().unbind(1)
+            sequence = self.order[row]
+            self.places = sequence * length + position if batch_first else position * batch + sequence
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,37 +81,37 @@ class Rows:
 
     def of(self, sequences: Tensor) -> Tensor:
         """The rows `[rows, features]` of sequences as the user has them."""
-        positions_first = sequences.transpose(0, 1) if self.batch_first else sequences
-        if self.lengths is None:
+        if self.places is None:
+            positions_first = sequences.transpose(0, 1) if self.batch_first else sequences
             return positions_first.reshape(self.length * self.batch, -1)
-        self.packed = pack_padded_sequence(positions_first, self.lengths, enforce_sorted=False)
-        self.sizes = self.packed.batch_sizes.tolist()
-        return self.packed.data
+        # The rows of a table; its gradient is faster than that of an index.
+        return F.embedding(self.places.to(sequences.device), sequences.reshape(self.length * self.batch, -1))
 
     def back(self, rows: Tensor) -> Tensor:
         """The sequences of such rows, zero behind each one's end."""
-        if self.packed is None:
+        if self.places is None:
             sequences = rows.reshape(self.length, self.batch, -1)
-        else:
-            packed = self.packed
-            again = PackedSequence(rows, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
-            sequences, _ = pad_packed_sequence(again, total_length=self.length)
-        return sequences.transpose(0, 1) if self.batch_first else sequences
+            return sequences.transpose(0, 1) if self.batch_first else sequences
+        padded = rows.new_zeros(self.length * self.batch, rows.shape[1])
+        padded = padded.index_copy(0, self.places.to(rows.device), rows)
+        return padded.reshape(*self.shape, -1)
 
     def sorted(self, states: Tensor) -> Tensor:
         """States `[cells, batch, hidden]` in the order of the rows: the longest texts first."""
-        return states if self.packed is None else states[:, self.packed.sorted_indices]
+        return states if self.order is None else states[:, self.order.to(states.device)]
 
     def unsorted(self, states: Tensor) -> Tensor:
         """States `[cells, batch, hidden]` in the order in which the user has them."""
-        return states if self.packed is None else states[:, self.packed.unsorted_indices]
+        return states if self.order is None else states[:, self.order.argsort().to(states.device)]
 
-    def last(self) -> list[int]:
+    def last(self) -> Tensor:
         """Row of the last real position of each sequence, the longest first."""
-        last = [0] * self.sizes[0]
-        for start, size, _ in time_order(self.sizes, reverse=False):
-            last[:size] = range(start, start + size)
-        return last
+        sequences = torch.arange(self.batch)
+        if self.order is None or self.lengths is None:
+            return (self.length - 1) * self.batch + sequences
+        # By length: where the rows of the last position begin.
+        starts = torch.tensor([0, 0, *itertools.accumulate(self.sizes)])
+        return starts[self.lengths[self.order]] + sequences
 
 
 def check_lengths(lengths: Tensor, batch: int, longest: int) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +60,22 @@ class Readout:
     exponent: int
 
 
+class _Planned(NamedTuple):
+    """A step as a run takes it.
+
+    Attributes:
+        call: its arguments, with `Ref`s inside.
+        names: the values that it reads. let_go: those that nothing reads afterwards.
+        is_read: whether a step reads its result. readers: how many steps and outputs do.
+    """
+
+    call: tuple[tuple[Any, ...], dict[str, Any]]
+    names: set[str]
+    let_go: tuple[str, ...]
+    is_read: bool
+    readers: int
+
+
 @dataclass(frozen=True)
 class Program:
     """Calls in order, for one way to call the model.
@@ -83,6 +101,32 @@ class Program:
     def output_values(self) -> tuple[str, ...]:
         """The names of the values that are its outputs, by number."""
         return tuple(_ref(output).name for output in self.outputs)
+
+    @cached_property
+    def _numbers(self) -> dict[str, list[int]]:
+        """By value, the numbers of the outputs that it is."""
+        numbers: dict[str, list[int]] = {}
+        for number, name in enumerate(self.output_values):
+            numbers.setdefault(name, []).append(number)
+        return numbers
+
+    @cached_property
+    def _plan(self) -> list[_Planned]:
+        """What a run needs to know of each step."""
+        last_use = last_uses(self)
+        calls = [(step.args, dict(step.kwargs)) for step in self.steps]
+        read = [refs(call) for call in calls]
+        readers = Counter(itertools.chain(*read, self.output_values))
+        return [
+            _Planned(
+                call,
+                names,
+                tuple(name for name in names if last_use[name] == index),
+                step.result in last_use,
+                readers[step.result],
+            )
+            for index, (step, call, names) in enumerate(zip(self.steps, calls, read, strict=True))
+        ]
 
     def renumbered(self, number: Mapping[int, int]) -> Program:
         """The same program with operation `old` called `number[old]`."""
@@ -136,11 +180,8 @@ class Program:
             read: what it makes of the value of a readout, once that is there.
         """
         values = dict(inputs)
-        last_use = last_uses(self)
         outputs: list[Any] = [None] * len(self.outputs)
-        numbers: dict[str, list[int]] = {}
-        for number, name in enumerate(self.output_values):
-            numbers.setdefault(name, []).append(number)
+        numbers = self._numbers
         observer = None if run.recorder is None else Observer(run, run.recorder, inputs)
 
         def returned(name: str) -> None:
@@ -150,7 +191,7 @@ class Program:
                 if observer is not None:
                     observer.returned(name)
 
-        def drop(names: list[str]) -> None:
+        def drop(names: tuple[str, ...]) -> None:
             for name in names:
                 del values[name]
             if observer is not None:
@@ -158,19 +199,21 @@ class Program:
 
         for name in inputs:
             returned(name)
-        for index, step in enumerate(self.steps):
-            op, call = ops[step.op], (step.args, dict(step.kwargs))
+        for step, planned in zip(self.steps, self._plan, strict=True):
+            op, call = ops[step.op], planned.call
+            run.reads_result_once = planned.readers == 1
             args, kwargs = substitute(call, values)
-            values[step.result] = _called(op, run, args, kwargs)
+            period = max([1, *(longest_period(values[name]) for name in planned.names)])
+            values[step.result] = _called(op, run, args, kwargs, period)
             if run.recorder is not None and run.recorder.watch is not None:
                 run.recorder.watch(run, step, op, args, kwargs, values[step.result])
             if observer is not None:
-                observer.called(step.result, op, values[step.result], substitute(call, observer.values), refs(call))
+                observer.called(step.result, op, values[step.result], substitute(call, observer.values), planned.names)
             del args, kwargs  # what was read for the last time is let go before the readout
-            drop([name for name in values if last_use.get(name) == index])
+            drop(planned.let_go)
             returned(step.result)
-            if step.result not in last_use:
-                drop([step.result])
+            if not planned.is_read:
+                drop((step.result,))
         if observer is not None:
             observer.ended(READOUT)
         return outputs
@@ -198,14 +241,13 @@ _UNFIT = (
 )
 
 
-def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The result of an operation.
+def _called(op: Op, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any], period: int) -> Any:
+    """The result of an operation, of signals of this period.
 
     Raises:
         InputError: it cannot be applied to what it is given.
     """
     try:
-        period = longest_period((args, kwargs))
         if period == 1 or not op.keeps_time:
             return op(run, *args, **kwargs)
         return map_leaves(op(run.binned(period), *args, **kwargs), lambda leaf: _of_period(leaf, period))

@@ -39,6 +39,7 @@ class Run(ABC):
         kernel_neuron: what the compiled kernels make of the neurons; None: they are neither IF nor CIF.
         room: numbers that one operation may make more than it is given, where its weights do not say how many.
         made: numbers that functions of the inputs have made so far.
+        reads_result_once: whether one operation alone reads the result of the one that is called.
         row_counts: by layer, the `signed_counts` that a kernel took of its train while it fired; None: they are not asked
             for.
         potentials: where they are recorded, the membrane potentials `[steps, *shape]` of each population that has fired
@@ -49,6 +50,7 @@ class Run(ABC):
     peak: int
     warm_up: int = 0
     steps_at_once: int = 1
+    reads_result_once: bool = False
     kernel_neuron: KernelNeuron | None
 
     def __init__(self, numerics: Numerics, recorder: Recorder | None) -> None:

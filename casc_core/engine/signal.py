@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +49,10 @@ class LazyTrain(Protocol):
     @property
     def shape(self) -> torch.Size: ...
     @property
+    def size(self) -> torch.Size:
+        """Its shape at each step."""
+
+    @property
     def device(self) -> torch.device: ...
     @property
     def nbytes(self) -> int: ...
@@ -59,6 +64,9 @@ class LazyTrain(Protocol):
 
     def running(self, steps: int) -> Tensor:
         """Its sum until each of the first `steps` steps, float64."""
+
+    def summed(self, dims: tuple[int, ...]) -> Tensor | None:
+        """Each step summed over these dimensions, from the end, int32, where that need not be written down first."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Signal:
     @property
     def shape(self) -> torch.Size:
         """Shape of the tensor in the user's network."""
-        return self.lazy_train.shape[1:]
+        return self.lazy_train.shape[1:] if isinstance(self.lazy_train, Tensor) else self.lazy_train.size
 
     @property
     def nbytes(self) -> int:
@@ -130,7 +138,7 @@ class Signal:
         """Length of the train."""
         return self.lazy_train.shape[0]
 
-    @property
+    @cached_property
     def drive_reach(self) -> float:
         """Largest magnitude of the drive."""
         drive = self.drive

@@ -1,26 +1,40 @@
-"""A whole gated recurrence, GRU or LSTM, in one call: position after position, all steps of each, in float64."""
+"""A whole gated recurrence, GRU or LSTM, in one call: position after position, all steps of each."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
-from ctypes import c_int64, c_void_p
+from ctypes import c_double, c_int64, c_void_p
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
 from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
 from casc_core.engine.kernels.recurrence import Sequences
+from casc_core.engine.kernels.rows import SUMS32, Weights, narrow_exponent
+from casc_core.numerics import FLOAT32_UNITS
 
-_LANES = 8
+# Gates are padded to whole vectors, and rows of all of them to the widest.
+_LANES, _STRIDE = 16, 32
+# What float32 rounds of sums, of all that they are added up from: some ten roundings to 24 bits, and as much again.
+_ROUNDING = 2.0**-19
+# Rounded weights are so small that int32 holds their sums with all levels.
+_MOST_UNITS = 2.0**30
 _OUTPUTS = "out0 out1 out2 out3 out4 out5"
+_Table = structure("GatedTable", (c_void_p, "exact rounded"))
 _Task = structure(
     "GatedTask",
     (Neurons, "neurons"),
+    (Weights, "weights"),
+    (c_double, "unit error rounding"),
     (c_int64, "lstm q cells batch length hidden width"),
-    (c_void_p, "weights bias sigmoid tanh state cell seen lengths"),
+    (c_void_p, "exact bias"),
+    (_Table, "sigmoid tanh state cell"),
+    (c_void_p, "seen lengths"),
     (c_int64, "reverse"),
     (c_void_p, "drive index"),
     (c_int64, "drive_sample drive_position drive_row"),
@@ -33,61 +47,114 @@ _Task = structure(
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """One for each level, `[levels + 2]` between infinite ones: float64, and rounded to float32."""
+
+    exact: Tensor
+    rounded: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Thresholds:
+        """Those of the levels above the lowest, in ascending order."""
+        ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
+        exact = torch.cat([ends[:1], values.double().cpu(), ends[1:]])
+        return cls(exact, exact.float())
+
+    def structure(self, levels: int) -> ctypes.Structure:
+        """For a kernel, of a population of so many levels."""
+        checked(self.exact, "thresholds", torch.float64, (levels + 2,))
+        checked(self.rounded, "thresholds", torch.float32, (levels + 2,))
+        return _Table(self.exact.data_ptr(), self.rounded.data_ptr())
+
+
+@dataclass(frozen=True)
+class RecurrentWeights:
+    """The weights of a gated layer's hidden state.
+
+    Attributes:
+        hidden, gates: units, and blocks of so many rows.
+        rounded: `[hidden, stride]` int16, by input, each gate padded to whole vectors, in units of `2**exponent`.
+        is_rounded: whether these are other numbers than the weights.
+        exact: `[gates, hidden, width]` float64, by output, as they are.
+    """
+
+    hidden: int
+    gates: int
+    rounded: Tensor
+    exponent: int
+    is_rounded: bool
+    exact: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, q: int) -> RecurrentWeights:
+        """Of weights `[gates * hidden, hidden]` that meet levels up to `q`."""
+        hidden, weight = weight.shape[1], weight.detach().double().cpu()
+        exponent = narrow_exponent(weight)
+        while float((weight * 2.0**-exponent).abs().sum(1).max()) * q >= _MOST_UNITS:
+            exponent += 1
+        units = (weight * 2.0**-exponent).round()
+        room = -hidden % _LANES
+        by_input = F.pad(units.t().reshape(hidden, -1, hidden), (0, room)).flatten(1)
+        rounded = F.pad(by_input, (0, -by_input.shape[1] % _STRIDE)).to(torch.int16)
+        exact = F.pad(weight.reshape(-1, hidden, hidden), (0, room)).contiguous()
+        is_rounded = not torch.equal(units * 2.0**exponent, weight)
+        return cls(hidden, len(exact), rounded.contiguous(), exponent, is_rounded, exact)
+
+    @property
+    def width(self) -> int:
+        """Of a gate, padded."""
+        return self.exact.shape[2]
+
+    def structure(self) -> ctypes.Structure:
+        """For a kernel."""
+        outputs, inputs = self.gates * self.width, self.hidden
+        checked(self.rounded, "the weights", torch.int16, (inputs, outputs + -outputs % _STRIDE))
+        checked(self.exact, "the weights", torch.float64, (self.gates, inputs, inputs + -inputs % _LANES))
+        return Weights(self.rounded.data_ptr(), SUMS32, inputs, self.width, self.rounded.shape[1], outputs)
+
+
+@dataclass(frozen=True)
 class GatedWeights:
-    """What a gated layer computes with, in float64, as the kernel reads it.
+    """What a gated layer computes with.
 
     Attributes:
         q, cells: levels of a gate; the highest of an LSTM's cell (0: a GRU).
-        hidden, gates: units, and blocks of so many rows of weights.
-        weights: `[hidden, gates, width]`, by input, each gate padded to whole vectors.
-        bias: `[hidden]`, beside what a GRU's reset gate multiplies, or None.
-        sigmoid, tanh, state, cell: `[q + 2]`, `[2 q + 2]` (a GRU's tanh times q), `[2 q + 2]`, and `[2 cells + 2]` or None:
-            thresholds between infinite ones.
-        seen: `[2 cells + 1]`, what an LSTM's output gate multiplies, or None.
+        recurrent: the weights of the hidden state.
+        bias: `[hidden]` float64, beside what a GRU's reset gate multiplies, or None.
+        sigmoid, tanh, state, cell: thresholds of `q`, `2 q` (a GRU's times q), `2 q`, and `2 cells` levels.
+        seen: `[2 cells + 1]` float32, what an LSTM's output gate multiplies, or None.
     """
 
     q: int
     cells: int
-    hidden: int
-    gates: int
-    weights: Tensor
+    recurrent: RecurrentWeights
     bias: Tensor | None
-    sigmoid: Tensor
-    tanh: Tensor
-    state: Tensor
-    cell: Tensor | None
+    sigmoid: Thresholds
+    tanh: Thresholds
+    state: Thresholds
+    cell: Thresholds | None
     seen: Tensor | None
 
     @classmethod
     def gru(cls, weight: Tensor, bias: Tensor | None, sigmoid: Tensor, tanh: Tensor, state: Tensor) -> GatedWeights:
         """Of weights `[3 * hidden, hidden]` and thresholds as an operation has them."""
-        bias = None if bias is None else bias.double().contiguous()
-        q, hidden = len(sigmoid), weight.shape[1]
-        return cls(
-            q, 0, hidden, 3, _by_input(weight, 3), bias, _between(sigmoid), _between(q * tanh.double()), _between(state),
-            None, None,
-        )  # fmt: skip
+        q, bias = len(sigmoid), None if bias is None else bias.double().contiguous()
+        gates = Thresholds.of(sigmoid), Thresholds.of(q * tanh.double())
+        return cls(q, 0, RecurrentWeights.of(weight, q), bias, *gates, Thresholds.of(state), None, None)
 
     @classmethod
     def lstm(
         cls, weight: Tensor, sigmoid: Tensor, tanh: Tensor, state: Tensor, cell: Tensor, seen: Tensor
     ) -> GatedWeights:
         """Of weights `[4 * hidden, hidden]`, thresholds and a table as an operation has them."""
-        return cls(
-            len(sigmoid), len(cell) // 2, weight.shape[1], 4, _by_input(weight, 4), None, _between(sigmoid),
-            _between(tanh), _between(state), _between(cell), seen.double().contiguous(),
-        )  # fmt: skip
+        q, cells = len(sigmoid), len(cell) // 2
+        gates, states = (Thresholds.of(sigmoid), Thresholds.of(tanh)), (Thresholds.of(state), Thresholds.of(cell))
+        return cls(q, cells, RecurrentWeights.of(weight, q), None, *gates, *states, seen.float().contiguous())
 
-
-def _by_input(weight: Tensor, gates: int) -> Tensor:
-    hidden = weight.shape[1]
-    padded = torch.nn.functional.pad(weight.double().t().reshape(hidden, gates, hidden), (0, -hidden % _LANES))
-    return padded.contiguous()
-
-
-def _between(thresholds: Tensor) -> Tensor:
-    ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
-    return torch.cat([ends[:1], thresholds.double(), ends[1:]])
+    @property
+    def fits(self) -> bool:
+        """Whether float32 holds the sum of two products of levels, and int16 a level."""
+        return 2 * self.q * max(self.q, self.cells) <= FLOAT32_UNITS and max(self.q, self.cells) < 2**15
 
 
 def gated(
@@ -97,34 +164,39 @@ def gated(
     wanted: Sequence[bool],
     neuron: KernelNeuron,
     guess: int,
+    reach: float,
 ) -> list[Tensor]:
     """The spikes of each population, `[steps, batch, length, hidden]` int8; no steps of those that are not wanted.
 
     Of a neuron that is run in levels, the level in the place of the spikes, int16.
 
     Args:
-        weights: of the layer, for which float64 provably holds every sum.
+        weights: of the layer, which fit, for which float64 provably holds every sum.
         inputs: drive, index and train in float64, of `rows` features; its initial currents and potentials are not read.
         start: the levels that hidden states, and an LSTM's cells, begin with: `[batch, hidden]` int16, or None.
         wanted: whether a population's spikes are asked for.
         neuron: what it is and when it is awake. guess: of the steps that will be needed.
+        reach: bounds every sum that a gate receives, and its thresholds.
     """
-    is_lstm, hidden, gates = weights.cell is not None, weights.hidden, weights.gates
-    rows, populations = gates * hidden, 6 if is_lstm else 4
+    is_lstm, recurrent = weights.cell is not None, weights.recurrent
+    hidden, rows, populations = recurrent.hidden, recurrent.gates * recurrent.hidden, 6 if is_lstm else 4
     train, drive, index = inputs.train, inputs.drive, inputs.index
     batch, length = train.shape[1:3]
+    require(weights.fits and recurrent.gates == (4 if is_lstm else 3), f"{weights.q} levels, {recurrent.gates} gates")
+    require(math.isfinite(reach) and reach >= 0, f"sums up to {reach}")
     require(len(wanted) == populations, f"{len(wanted)} of {populations} populations")
     require(train.shape[3] == rows and train.stride(-1) == 1, f"a train {list(train.shape)} for {rows} rows")
     require(train.dtype == torch.float64 and train.device.type == "cpu", f"a train of {train.dtype}")
-    width = hidden + -hidden % _LANES
-    checked(weights.weights, "the weights", torch.float64, (hidden, gates, width))
-    for table, levels in ((weights.sigmoid, weights.q), (weights.tanh, 2 * weights.q), (weights.state, 2 * weights.q)):
-        checked(table, "thresholds", torch.float64, (levels + 2,))
-    if weights.cell is not None and weights.seen is not None:
-        checked(weights.cell, "thresholds", torch.float64, (2 * weights.cells + 2,))
-        checked(weights.seen, "the cells' table", torch.float64, (2 * weights.cells + 1,))
+    tables = [
+        weights.sigmoid.structure(weights.q), weights.tanh.structure(2 * weights.q), weights.state.structure(2 * weights.q),
+        _Table(None, None) if weights.cell is None else weights.cell.structure(2 * weights.cells),
+    ]  # fmt: skip
+    if weights.seen is not None:
+        checked(weights.seen, "the cells' table", torch.float32, (2 * weights.cells + 1,))
     if weights.bias is not None:
         checked(weights.bias, "the bias", torch.float64, (hidden,))
+    unit = 2.0**recurrent.exponent
+    error = unit / 2 if recurrent.is_rounded else 0.0
     strides: tuple[int, ...] = (0, 0, 0)
     if drive is not None:
         require(drive.dtype == torch.float64 and drive.stride(-1) == 1 and drive.shape[-1] == rows, "a drive")
@@ -150,10 +222,10 @@ def gated(
         places = [address(each) if asked else None for each, asked in zip(outputs, wanted, strict=True)]
         first, second = (*start, None)[:2]
         task = _Task(
-            neuron.structure(0.0), is_lstm, weights.q, weights.cells, batch, length, hidden, width,
-            *(address(t) for t in (weights.weights, weights.bias, weights.sigmoid, weights.tanh)),
-            *(address(t) for t in (weights.state, weights.cell, weights.seen)), address(inputs.lengths), inputs.reverse,
-            address(drive), address(index), *strides,
+            neuron.structure(0.0), recurrent.structure(), unit, error, _ROUNDING * reach,
+            is_lstm, weights.q, weights.cells, batch, length, hidden, recurrent.width,
+            recurrent.exact.data_ptr(), address(weights.bias), *tables, address(weights.seen), address(inputs.lengths),
+            inputs.reverse, address(drive), address(index), *strides,
             train.data_ptr(), len(train), *train.stride()[:3], address(first), address(second),
             capacity, *like.stride()[:3], *places, *[None] * (6 - populations),
         )  # fmt: skip

@@ -44,6 +44,8 @@ _Task = structure(
     (c_int64, "capacity"),
     (c_void_p, "out"),
     (c_int64, "out_step out_sample out_position"),
+    (c_void_p, "sums"),
+    (c_int64, "sums_step sums_sample"),
     (c_void_p, "positive negative"),
 )
 
@@ -92,7 +94,8 @@ class ExactCurrents:
 
 @dataclass(frozen=True)
 class RecurrentSpikes:
-    """Spikes `[steps, batch, length, hidden]` int8, and how many of each sign `[steps, batch, length]` if asked for."""
+    """Spikes `[steps, batch, length, hidden]` int8, or their sums over the length, int32, if those are asked for; and how
+    many of each sign `[steps, batch, length]` if asked for."""
 
     train: Tensor
     tallied: tuple[Tensor, Tensor] | None
@@ -110,6 +113,7 @@ def recurrence(
     tally: bool,
     guess: int,
     exact: ExactCurrents | None = None,
+    summed: bool = False,
 ) -> RecurrentSpikes | None:
     """Position after position, `current + W s_before` at every step, then the neurons.
 
@@ -122,6 +126,7 @@ def recurrence(
         tally: count spikes.
         guess: of the steps that will be needed.
         exact: the same numbers where those in these units are rounded.
+        summed: give only the sums of spikes over all positions.
 
     Returns:
         None if the drive exceeds its limit.
@@ -150,8 +155,13 @@ def recurrence(
     def attempt(capacity: int) -> tuple[Tensor, int]:
         nonlocal counts
         order = (length, batch) if positions_first else (batch, length)
-        out = empty((capacity, *order, hidden), torch.int8)
-        out = out.transpose(1, 2) if positions_first else out
+        if summed:
+            out = torch.zeros(capacity, batch, hidden, dtype=torch.int32, device="cpu")
+            places: tuple[int | None, ...] = (None, 0, 0, 0, out.data_ptr(), *out.stride()[:2])
+        else:
+            out = empty((capacity, *order, hidden), torch.int8)
+            out = out.transpose(1, 2) if positions_first else out
+            places = (out.data_ptr(), *out.stride()[:3], None, 0, 0)
         if tally:
             positive, negative = torch.empty((2, capacity, batch, length), dtype=torch.int32, device="cpu")
             counts = positive, negative
@@ -160,10 +170,10 @@ def recurrence(
             packed.exponent - exponent, batch, length, address(inputs.lengths), inputs.reverse,
             address(drive), address(index), 0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent,
             drive_limit, train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3],
-            address(inputs.initial), address(inputs.potential), *exactly, capacity, out.data_ptr(), *out.stride()[:3],
+            address(inputs.initial), address(inputs.potential), *exactly, capacity, *places,
             *(address(t) for t in counts or (None, None)),
         )  # fmt: skip
-        return out, run("recurrence", task, batch, out.numel())
+        return out, run("recurrence", task, batch, capacity * batch * length * hidden)
 
     out, needed = with_capacity(neuron.room(len(train), guess), attempt)
     if needed == OUT_OF_RANGE:

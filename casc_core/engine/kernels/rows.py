@@ -27,7 +27,7 @@ NEAR = 2.0**-3
 # What rounding to whole numbers leaves out is at most a half: so many bits of it fit int16.
 _LOW_BITS = 15
 
-Weights = structure("Weights", (c_void_p, "values"), (c_int64, "kind rows rows_padded stride"))
+Weights = structure("Weights", (c_void_p, "values"), (c_int64, "kind rows rows_padded stride outputs"))
 LeftOutTask = structure("LeftOut", (c_void_p, "low exact"), (c_double, "unit finer"), (c_int64, "reads error"))
 _Task = structure(
     "RowsTask",
@@ -149,7 +149,8 @@ class PackedWeights:
 
     def structure(self) -> ctypes.Structure:
         """For a kernel."""
-        return Weights(self.values.data_ptr(), self.kind, self.inputs, self.peaks.numel(), self.values.shape[1])
+        sizes = self.inputs, self.peaks.numel(), self.values.shape[1], self.outputs
+        return Weights(self.values.data_ptr(), self.kind, *sizes)
 
 
 def pack(weight: Tensor, exponent: int, peak: int, rounding: Rounding | None = None) -> PackedWeights | None:

@@ -22,6 +22,7 @@ from casc_core.reporting.series import zero_padded
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
 LARGEST_COMMON_DIVISOR = 2**20
+# Functions that treat each entry of dimension 0 alike, whatever their arguments.
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
 
 
@@ -44,7 +45,7 @@ class Layout(Op):
 
         sample = call(torch.empty(signal.shape, device="meta")) if self._splits else None
         if sample is None:
-            return signal.map(call, by_sample=self.settings["function"] in _BY_SAMPLE)
+            return signal.map(call, by_sample=self._is_by_sample(*args, **kwargs))
         return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
 
     def follow(self, follower: Follower, signal: Abstract, *args: Any, **kwargs: Any) -> Any:
@@ -52,6 +53,14 @@ class Layout(Op):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         return max(each.nbytes for each in signals)
+
+    def _is_by_sample(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether a call with these arguments treats each entry of dimension 0 alike."""
+        name = self.settings["function"]
+        if name.endswith(".flatten"):
+            first = args[0] if args else kwargs.get("start_dim", 0)
+            return isinstance(first, int) and first > 0
+        return name in _BY_SAMPLE
 
     @property
     def _splits(self) -> bool:

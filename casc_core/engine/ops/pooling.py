@@ -25,6 +25,8 @@ from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 
 _INT8 = 127
+# Sizes of inputs for which a pool keeps what its sums are divided by.
+_MOST_SIZES = 16
 
 
 def _require_dims(name: str, signal: Signal, dims: int) -> None:
@@ -164,13 +166,10 @@ class Average(Op, abstract=True):
         self.check_room(run, signal)
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         size = tuple(signal.shape[-dims:])
-        counts = self.counts(size)
         if self.settings["grids"] is not None:
-            return rounded_mean(run, signal, self._sums_of_each, counts.to(signal.device), self.settings["grids"])
-        # Windows of unequal size: each sum is multiplied so that one divisor serves all.
-        common = math.lcm(*counts.unique().tolist()) if self.divides else 1
-        factor = common // counts if self.divides else torch.ones_like(counts)
-        most = float((counts * factor).max())
+            counts = self.counts(size).to(signal.device)
+            return rounded_mean(run, signal, self._sums_of_each, counts, self.settings["grids"])
+        common, factor, most = self._division(size)
         train, drive = signal.train, signal.drive
         kind = torch.float64
         if not train.dtype.is_floating_point:
@@ -182,11 +181,30 @@ class Average(Op, abstract=True):
         if self.divides:
             by = torch.tensor(float(common), dtype=torch.float64, device=signal.device)
             divisor = by if divisor is None else divisor * by
-        if bool((factor != 1).any()):
+        if factor is not None:
             factor = factor.to(signal.device)
             summed = summed * factor.to(kind)
             summed_drive = None if summed_drive is None else summed_drive * factor
         return Signal(summed, summed_drive, divisor, signal.bound * most)
+
+    def _division(self, size: tuple[int, ...]) -> tuple[int, Tensor | None, float]:
+        """What sums over the windows of an input of this size are divided by in common, what each is multiplied by first
+        where windows are of unequal size, and the largest sum of ones then."""
+        known = self.divisions.get(size)
+        if known is None:
+            counts = self.counts(size)
+            common = math.lcm(*counts.unique().tolist()) if self.divides else 1
+            factor = common // counts if self.divides else torch.ones_like(counts)
+            known = common, factor if bool((factor != 1).any()) else None, float((counts * factor).max())
+            if len(self.divisions) >= _MOST_SIZES:
+                self.divisions.clear()
+            self.divisions[size] = known
+        return known
+
+    @cached_property
+    def divisions(self) -> dict[tuple[int, ...], tuple[int, Tensor | None, float]]:
+        """By the size of an input, what its sums are divided by."""
+        return {}
 
     def _sums_of_each(self, x: Tensor) -> Tensor:
         """Sums over the windows, whatever dimensions there are in front of the batch."""

@@ -56,7 +56,7 @@ class Sum(Op):
             divisor = count if divisor is None else divisor * count
         drive, reach = signal.drive, signal.bound * size * run.peak
         return Signal(
-            _summed(signal.train, dims, keepdim, reach),
+            _summed(signal, dims, keepdim, reach),
             None
             if drive is None
             else whole_sums(
@@ -108,8 +108,16 @@ def rounded_mean(
     return Signal(TotalProduct(signal, rounded, size), drive, signal.divisor, bound)
 
 
-def _summed(train: Tensor, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:
-    """Sum of every step over `dims`, in a type that holds numbers up to `reach`."""
+def _summed(signal: Signal, dims: tuple[int, ...], keepdim: bool, reach: float) -> Tensor:
+    """Sum of every step of a train over `dims`, in a type that holds numbers up to `reach`."""
+    lazy = signal.lazy_train
+    if not isinstance(lazy, Tensor) and whole_type(reach) == torch.int32:
+        summed = lazy.summed(dims)
+        if summed is not None:
+            for dim in sorted(dims) if keepdim else ():
+                summed = summed.unsqueeze(dim)
+            return summed
+    train = signal.train
     kind = torch.float64 if train.dtype.is_floating_point else whole_type(reach)
     spikes = kind == torch.int32 and train.dtype == torch.int8
     order = memory_order(train)

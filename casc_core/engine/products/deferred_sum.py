@@ -118,9 +118,13 @@ class DeferredSum:
     @property
     def shape(self) -> torch.Size:
         """`[steps, batch, channels, (height,) width]`."""
+        return torch.Size([max(len(term.train) for term in self.terms), *self.size])
+
+    @property
+    def size(self) -> torch.Size:
+        """`[batch, channels, (height,) width]`."""
         first = self.terms[0]
-        steps, channels = max(len(term.train) for term in self.terms), len(first.filter.weight)
-        return torch.Size([steps, first.train.shape[1], channels, *first.size[2 - self.dims :]])
+        return torch.Size([first.train.shape[1], len(first.filter.weight), *first.size[2 - self.dims :]])
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +157,10 @@ class DeferredSum:
     def running(self, steps: int) -> Tensor:
         """The sum of the currents until each of the first `steps` steps, float64."""
         return running_total(self._tensor, steps)
+
+    def summed(self, dims: tuple[int, ...]) -> Tensor | None:
+        """None: its sums come from the whole."""
+        return None
 
     @cached_property
     def _tensor(self) -> Tensor:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -85,20 +85,25 @@ class ConvolutionSums(Sums):
         channels = padded.shape[1] // geometry.groups
         by_sample, by_channel, by_row, by_column = padded.stride()
         (down, across), (dy, dx) = geometry.stride, geometry.dilation
-        each, rows, columns = (
-            torch.arange(size, device=x.device) * by
-            for size, by in zip((channels, *geometry.kernel), (by_channel, dy * by_row, dx * by_column), strict=True)
-        )
         return kernels.Reads(
             padded, *replace(geometry, padding=(0, 0, 0, 0)).output_size(*padded.shape[2:]),
             (by_sample, down * by_row, across * by_column, channels * by_channel), geometry.groups,
-            (each[:, None, None] + rows[:, None] + columns).flatten(),
+            _offsets((channels, *geometry.kernel), (by_channel, dy * by_row, dx * by_column), x.device),
         )  # fmt: skip
 
     def _plane(self, x: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1
         x = x[:1] if same else x
         return x.unsqueeze(-2) if self.dims == 1 else x
+
+
+@lru_cache(maxsize=256)
+def _offsets(sizes: tuple[int, int, int], strides: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Where the entries of a block of these sizes lie, seen from its first."""
+    channels, rows, columns = (
+        torch.arange(size, device=device) * stride for size, stride in zip(sizes, strides, strict=True)
+    )
+    return (channels[:, None, None] + rows[:, None] + columns).flatten()
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ class TotalProduct:
             return torch.zeros((0, *self.size), dtype=torch.float64, device=self.device)
         return self.product(self.received.running(steps))
 
+    def summed(self, dims: tuple[int, ...]) -> Tensor | None:
+        """None: its sums come from the whole."""
+        return None
+
     @cached_property
     def _differences(self) -> Tensor:
         running = self.running(self.received.steps)

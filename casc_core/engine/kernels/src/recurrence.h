@@ -93,6 +93,96 @@ static void NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t receiv
     }
 }
 
+/* How many of `n` (a multiple of 64) spikes are positive, and how many negative. */
+INLINE void NAME(signs)(int64_t n, const int8_t *fired, int32_t *ups, int32_t *downs) {
+    int64_t positive = 0, negative = 0;
+#if VECTOR == 512
+    for (int64_t k = 0; k < n; k += 64) {
+        positive += __builtin_popcountll(_mm512_cmpgt_epi8_mask(LOAD(fired + k), ZERO()));
+        negative += __builtin_popcountll(_mm512_movepi8_mask(LOAD(fired + k)));
+    }
+#elif VECTOR == 256
+    for (int64_t k = 0; k < n; k += 32) {
+        positive += __builtin_popcount((uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(LOAD(fired + k), ZERO())));
+        negative += __builtin_popcount((uint32_t)_mm256_movemask_epi8(LOAD(fired + k)));
+    }
+#else
+    for (int64_t k = 0; k < n; k++) positive += fired[k] > 0, negative += fired[k] < 0;
+#endif
+    *ups = (int32_t)positive, *downs = (int32_t)negative;
+}
+
+#if VECTOR
+typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
+typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
+
+/* 32 small numbers in int32 as int8. */
+INLINE void NAME(store_bytes)(int8_t *to, const NAME(Lanes) *x) {
+#if VECTOR == 512
+    for (int i = 0; i < 2; i++) _mm_storeu_si128((__m128i *)(to + 16 * i), _mm512_cvtepi32_epi8((WORD)x[i]));
+#else
+    const WORD low = _mm256_packs_epi32((WORD)x[0], (WORD)x[1]), high = _mm256_packs_epi32((WORD)x[2], (WORD)x[3]);
+    STORE(to, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+#endif
+}
+#endif
+
+/* `fire` for currents a << shift and, `flowing`, b; without counting. `n` is a multiple of 32. */
+INLINE int32_t NAME(fire_visited)(int64_t n, const int32_t *restrict a, int shift, const int flowing,
+                                  const int32_t *restrict b, int32_t threshold, int32_t cap, int32_t lower,
+                                  int32_t *restrict v, int32_t *restrict total, int8_t *restrict out, int32_t margin,
+                                  int8_t *restrict near, int32_t *undecided) {
+#if VECTOR
+    enum { LANES = VECTOR / 32, VECTORS = 32 / LANES };
+    typedef NAME(Lanes) Lanes;
+    typedef NAME(Unsigned) Unsigned;
+    const uint32_t both = 2 * (uint32_t)margin;
+    const int32_t nearest_up = margin - threshold;
+    Lanes any = {0}, nears = {0};
+    for (int64_t k = 0; k < n; k += 32) {
+        Lanes spikes[VECTORS], is_near[VECTORS];
+        for (int i = 0; i < VECTORS; i++) {
+            const int64_t at = k + i * LANES;
+            const Lanes count = (Lanes)LOAD(total + at);
+            Lanes charged = (Lanes)LOAD(v + at) + ((Lanes)LOAD(a + at) << shift);
+            if (flowing) charged += (Lanes)LOAD(b + at);
+            const Lanes open = count < cap, taken = lower ? (Lanes){0} : count > 0;
+            const Lanes up = (charged >= threshold) & open, down = (charged < 0) & taken;
+            const Lanes spike = down - up;
+            if (near) {
+                is_near[i] = ((Lanes)((Unsigned)(charged + nearest_up) <= both) & open) |
+                             ((Lanes)((Unsigned)(charged + margin) <= both) & taken);
+                nears |= is_near[i];
+            }
+            STORE(v + at, (WORD)(charged - (up & threshold) + (down & threshold)));
+            STORE(total + at, (WORD)(count + spike));
+            spikes[i] = spike;
+            any |= spike;
+        }
+        NAME(store_bytes)(out + k, spikes);
+        if (near) NAME(store_bytes)(near + k, is_near);
+    }
+    int32_t spiked = 0, undecided_ones = 0;
+    for (int i = 0; i < LANES; i++) spiked |= any[i], undecided_ones |= nears[i];
+    if (near) *undecided = undecided_ones;
+    return spiked;
+#else
+    (void)flowing; /* then `b` is zero */
+    return NAME(fire)(n, a, shift, b, NULL, threshold, cap, lower, v, total, out, NULL, NULL, margin, near,
+                      undecided);
+#endif
+}
+
+/* Adds to the sums of a sequence what has been summed of it in int16, and begins anew. */
+static void NAME(add_up)(const RecurrenceTask *task, int64_t sample, int64_t steps, int16_t *summed) {
+    const int64_t hidden = task->weights.rows, stride = task->weights.stride;
+    for (int64_t step = 0; step < steps; step++) {
+        int32_t *sums = task->sums + step * task->sums_step + sample * task->sums_sample;
+        for (int64_t k = 0; k < hidden; k++) sums[k] += summed[step * stride + k];
+    }
+    memset(summed, 0, (size_t)(steps * stride) * sizeof *summed);
+}
+
 /* The sequences first..last-1: position after position, all steps of each. */
 static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64_t last) {
     const Weights *weights = &task->weights;
@@ -102,15 +192,17 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
     const int64_t capacity = task->capacity, trains = (capacity + 1) * padded; /* one more, to see it silent */
     const int64_t ints = stride * (int64_t)sizeof(int32_t);
     Scratch scratch;
+    const int64_t summed_steps = task->sums ? capacity : 0; /* in int16, so many positions at a time */
+    const int64_t at_once = INT16_MAX / (neurons->levels ? neurons->total + 1 : 1);
     char *memory = scratch_open(&scratch, padded, (capacity + 5) * ints + 3 * trains + padded + stride +
-                                                       padded * (int64_t)sizeof(int16_t) +
+                                                       (padded + summed_steps * stride) * (int64_t)sizeof(int16_t) +
                                                        2 * (capacity + 1) * (int64_t)sizeof(int64_t));
     if (!memory) return NO_MEMORY;
     int64_t *active = (int64_t *)memory, *active_before = active + capacity + 1; /* spikes at each step */
     int32_t *products = (int32_t *)(active_before + capacity + 1), *zeros = products + capacity * stride;
     int32_t *drive = zeros + stride, *arriving = drive + stride, *v = arriving + stride, *total = v + stride;
-    int16_t *counts = (int16_t *)(total + stride);
-    int8_t *spikes = (int8_t *)(counts + padded), *before = spikes + trains, *earlier = before + trains;
+    int16_t *counts = (int16_t *)(total + stride), *summed = counts + padded;
+    int8_t *spikes = (int8_t *)(summed + summed_steps * stride), *before = spikes + trains, *earlier = before + trains;
     int8_t *nothing = earlier + trains, *near = nothing + padded;
     const int is_rounded = task->exactly.margin > 0;
     int64_t needed = 0;
@@ -118,10 +210,11 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
     for (int64_t sample = first; sample < last; sample++) {
         const int64_t length = task->lengths ? task->lengths[sample] : task->length;
         /* Steps of the trains `before` and `earlier`, of which `products` holds the latter's. */
-        int64_t before_steps = 0, earlier_steps = 0;
+        int64_t before_steps = 0, earlier_steps = 0, summed_to = 0, waiting = 0;
         for (int64_t visit = 0; visit < task->length; visit++) {
             const int real = visit < length;
             const int64_t position = !real ? visit : task->reverse ? length - 1 - visit : visit;
+            if (!real && !task->out && !task->positive) break;
             int8_t *out = task->out + sample * task->out_sample + position * task->out_position;
             const int64_t tally = sample * task->length + position;
             int64_t step = 0, ended = 0;
@@ -188,20 +281,32 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
 #undef LEVELS
                         ups = (int32_t)any;
                     } else {
-                        const int32_t *flowing = driven && awake_at(neurons, step) ? drive : zeros;
-#define FIRE(margin, near)                                                                                            \
-    NAME(fire)(stride, recurrent, (int)task->shift, flowing, current, threshold, cap, lower, v, total, fired, &ups, &downs, \
-               margin, near, &undecided)
-                        any = is_rounded ? FIRE(margin, near) : FIRE(0, NULL);
+                        const int flows = driven && awake_at(neurons, step), shift = (int)task->shift;
+                        const int32_t *flowing = flows ? drive : zeros;
+#define FIRE(flows, margin, near)                                                                                     \
+    NAME(fire_visited)(stride, recurrent, shift, flows, flowing, threshold, cap, lower, v, total, fired, margin, near, &undecided)
+                        if (current != zeros) {
+                            any = is_rounded ? NAME(fire)(stride, recurrent, shift, flowing, current, threshold, cap, lower, v,
+                                                          total, fired, NULL, NULL, margin, near, &undecided)
+                                             : NAME(fire)(stride, recurrent, shift, flowing, current, threshold, cap, lower, v,
+                                                          total, fired, NULL, NULL, 0, NULL, NULL);
+                        } else if (flows) {
+                            any = is_rounded ? FIRE(1, margin, near) : FIRE(1, 0, NULL);
+                        } else {
+                            any = is_rounded ? FIRE(0, margin, near) : FIRE(0, 0, NULL);
+                        }
 #undef FIRE
                     }
                     if (undecided) {
                         NAME(decide_visited)(&visited, step, received, near, v, total, fired);
-                        any = ups = downs = 0;
-                        for (int64_t k = 0; k < hidden; k++) {
-                            any |= fired[k] != 0;
-                            ups += fired[k] > 0 ? (neurons->levels ? fired[k] : 1) : 0, downs += fired[k] < 0;
-                        }
+                        any = ups = 0;
+                        for (int64_t k = 0; neurons->levels && k < hidden; k++) ups += fired[k];
+                    }
+                    if (!neurons->levels) {
+                        NAME(signs)(padded, fired, &ups, &downs);
+                        any = ups + downs;
+                    } else {
+                        any = ups;
                     }
                     if (!any && step >= before_steps && step >= task->arriving && step >= neurons->wake_steps) break;
                     if (step >= capacity) {
@@ -209,7 +314,12 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                         goto done;
                     }
                     active[step] = ups + downs;
-                    memcpy(out + step * task->out_step, fired, (size_t)hidden);
+                    if (task->sums) {
+                        int16_t *sum = summed + step * stride;
+                        for (int64_t k = 0; k < stride; k++) sum[k] = (int16_t)(sum[k] + fired[k]);
+                        summed_to = step >= summed_to ? step + 1 : summed_to;
+                    }
+                    if (task->out) memcpy(out + step * task->out_step, fired, (size_t)hidden);
                     if (task->positive) {
                         task->positive[step * task->batch * task->length + tally] = ups;
                         task->negative[step * task->batch * task->length + tally] = downs;
@@ -223,9 +333,13 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                 int64_t *freed_too = active_before;
                 active_before = active, active = freed_too;
                 if (ended > needed) needed = ended;
+                if (task->sums && (++waiting == at_once || visit == length - 1)) {
+                    NAME(add_up)(task, sample, summed_to, summed);
+                    summed_to = waiting = 0;
+                }
             }
             for (; step < capacity; step++) {
-                memset(out + step * task->out_step, 0, (size_t)hidden);
+                if (task->out) memset(out + step * task->out_step, 0, (size_t)hidden);
                 if (task->positive) {
                     task->positive[step * task->batch * task->length + tally] = 0;
                     task->negative[step * task->batch * task->length + tally] = 0;

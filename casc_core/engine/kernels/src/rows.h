@@ -75,13 +75,14 @@ INLINE void NAME(sums16)(const int words, const int16_t *weight, int64_t stride,
     }
 #endif
 
-/* sums = base + sum over the list of factor * row. */
-static void NAME(accumulate)(const void *weight, int kind, int64_t stride, const RowList *list, const int32_t *base,
-                             int32_t *to) {
+/* sums = base + sum over the list of factor * row, for the first `outputs` of a row; what is behind them may be left as it
+   is. */
+static void NAME(accumulate_some)(const void *weight, int kind, int64_t stride, int64_t outputs, const RowList *list,
+                                  const int32_t *base, int32_t *to) {
 #if VECTOR
     if (kind != WIDE && list->count) {
         const int16_t *rows = (const int16_t *)weight;
-        int64_t words = stride / WORD_LANES;
+        int64_t words = (outputs + WORD_LANES - 1) / WORD_LANES;
         for (int64_t blocks = (words + MOST_WORDS - 1) / MOST_WORDS; blocks > 0; blocks--) {
             const int64_t now = (words + blocks - 1) / blocks; /* blocks of about one size */
             if (kind == SUMS16) {
@@ -94,9 +95,16 @@ static void NAME(accumulate)(const void *weight, int kind, int64_t stride, const
         return;
     }
 #endif
+    (void)outputs;
     NAME(accumulate_plain)(weight, kind, stride, list, base, to);
 }
 #undef WITH_WORDS
+
+/* The same for all of a row. */
+INLINE void NAME(accumulate)(const void *weight, int kind, int64_t stride, const RowList *list, const int32_t *base,
+                             int32_t *to) {
+    NAME(accumulate_some)(weight, kind, stride, stride, list, base, to);
+}
 
 /* Where two vectors of int8 differ, 64 entries to a mask. Returns in how many. */
 static int64_t NAME(differences)(const int8_t *a, const int8_t *b, int64_t blocks, uint64_t *mask) {
@@ -122,6 +130,37 @@ static int64_t NAME(differences)(const int8_t *a, const int8_t *b, int64_t block
     return count;
 }
 
+/* Lists the inputs that are in the mask, so many of them, and by how much they differ. */
+INLINE void NAME(list_rows)(int64_t blocks, const uint64_t *mask, int64_t known, const int8_t *x, const int8_t *reference,
+                            Scratch *scratch) {
+    RowList *list = &scratch->list;
+    list->count = 0;
+#if VECTOR
+    if (known > MANY_ROWS) { /* eight inputs at a time, without a branch that depends on how many of them there are */
+        for (int64_t j = 0; j < blocks * 64; j += 8) {
+            const uint32_t bits = (mask[j / 64] >> (j % 64)) & 255;
+            const __m128i places = _mm_loadl_epi64((const __m128i *)scratch->ones[bits]);
+            const __m128i twice = _mm_add_epi8(places, places);
+            const __m128i pairs = _mm_unpacklo_epi8(twice, _mm_add_epi8(twice, _mm_set1_epi8(1)));
+            const __m128i one = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(x + j)));
+            const __m128i other = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(reference + j)));
+            const __m256i rows = _mm256_add_epi32(_mm256_cvtepu8_epi32(places), _mm256_set1_epi32((int32_t)j));
+            _mm256_storeu_si256((__m256i *)(list->row + list->count), rows);
+            _mm_storeu_si128((__m128i *)(list->factor + list->count), _mm_shuffle_epi8(_mm_sub_epi16(one, other), pairs));
+            list->count += __builtin_popcount(bits);
+        }
+        return;
+    }
+#endif
+    (void)known;
+    for (int64_t w = 0; w < blocks; w++)
+        for (uint64_t bits = mask[w]; bits; bits &= bits - 1) {
+            const int64_t j = w * 64 + lowest_bit(bits);
+            list->row[list->count] = (int32_t)j;
+            list->factor[list->count++] = (int16_t)(x[j] - reference[j]);
+        }
+}
+
 /* The product of `x` with the weights, from the nearest of the references: inputs whose products are known. */
 static void NAME(product)(const Weights *weights, const int8_t *x, const Reference *references, int count,
                           Scratch *scratch, int32_t *to) {
@@ -129,7 +168,7 @@ static void NAME(product)(const Weights *weights, const int8_t *x, const Referen
     uint64_t *best = scratch->mask, *other = scratch->mask + blocks;
     const Reference *nearest = references;
     int64_t fewest = NAME(differences)(x, references[0].input, blocks, best);
-    for (int r = 1; r < count && fewest; r++) {
+    for (int r = 1; r < count && fewest > FEW_ROWS; r++) {
         const int64_t found = NAME(differences)(x, references[r].input, blocks, other);
         if (found < fewest) {
             uint64_t *swapped = best;
@@ -137,15 +176,9 @@ static void NAME(product)(const Weights *weights, const int8_t *x, const Referen
         }
     }
     RowList *list = &scratch->list;
-    list->count = 0;
-    for (int64_t w = 0; w < blocks; w++)
-        for (uint64_t bits = best[w]; bits; bits &= bits - 1) {
-            const int64_t j = w * 64 + lowest_bit(bits);
-            list->row[list->count] = (int32_t)j;
-            list->factor[list->count++] = (int16_t)(x[j] - nearest->input[j]);
-        }
+    NAME(list_rows)(blocks, best, fewest, x, nearest->input, scratch);
     list->row[list->count] = 0, list->factor[list->count] = 0; /* rows are taken in pairs */
-    NAME(accumulate)(weights->values, weights->kind, weights->stride, list, nearest->product, to);
+    NAME(accumulate_some)(weights->values, weights->kind, weights->stride, weights->outputs, list, nearest->product, to);
 }
 
 /* The products of the samples first..last-1 at every step. */

@@ -19,8 +19,7 @@
 #undef XOR
 #undef TIMES32
 #undef MOST_WORDS
-#undef DOUBLES
-#undef BEYOND
+#undef FLOATS
 
 #if VECTOR == 256
 #define WORD __m256i
@@ -43,11 +42,7 @@
 #define XOR(a, b) _mm256_xor_si256(a, b)
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define MOST_WORDS 6
-#define DOUBLES 4
-/* Bits of those, of so many numbers, that are not from low up to, but not, high. */
-#define BEYOND(x, low, high)                                                                                          \
-    (uint32_t)_mm256_movemask_pd(_mm256_or_pd(_mm256_cmp_pd(_mm256_loadu_pd(x), _mm256_loadu_pd(high), _CMP_GE_OQ),   \
-                                              _mm256_cmp_pd(_mm256_loadu_pd(x), _mm256_loadu_pd(low), _CMP_LT_OQ)))
+#define FLOATS 8
 #elif VECTOR == 512
 #define WORD __m512i
 #define WORD_LANES 32
@@ -68,11 +63,7 @@
 #define XOR(a, b) _mm512_xor_si512(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define MOST_WORDS 10
-#define DOUBLES 8
-#define BEYOND(x, low, high)                                                                                          \
-    (uint32_t)(_mm512_cmp_pd_mask(_mm512_loadu_pd(x), _mm512_loadu_pd(high), _CMP_GE_OQ) |                            \
-               _mm512_cmp_pd_mask(_mm512_loadu_pd(x), _mm512_loadu_pd(low), _CMP_LT_OQ))
+#define FLOATS 16
 #else
-#define DOUBLES 1
-#define BEYOND(x, low, high) ((uint32_t)(*(x) >= *(high)) | (uint32_t)(*(x) < *(low)))
+#define FLOATS 1
 #endif

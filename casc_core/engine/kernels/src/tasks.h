@@ -11,6 +11,10 @@ enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
 enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
 enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
+/* To look for a nearer reference than one that so few rows are missing from takes as long as adding them. */
+enum { FEW_ROWS = 4 };
+/* More rows than these are listed eight inputs at a time; a list has room for so many more than there are inputs. */
+enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
 enum { ROUNDED = 32 };
 
@@ -41,7 +45,7 @@ static int32_t lower_of(const Neurons *neurons) { return neurons->cif ? 0 : INT3
    `rows_padded` is a multiple of 64. */
 typedef struct {
     const void *values;
-    int64_t kind, rows, rows_padded, stride;
+    int64_t kind, rows, rows_padded, stride, outputs;
 } Weights;
 
 /* The product of `train` [steps, samples, rows] int8, `out` [steps, samples, outputs]. `peaks` [rows_padded] holds the largest
@@ -117,22 +121,35 @@ typedef struct {
     int64_t exact_drive_type;
     double exact_scale;
     int64_t capacity;
-    int8_t *out;
+    int8_t *out; /* or NULL, where only sums are asked for */
     int64_t out_step, out_sample, out_position;
+    int32_t *sums; /* zeros, or NULL: of the spikes of all positions */
+    int64_t sums_step, sums_sample;
     int32_t *positive, *negative;
 } RecurrenceTask;
 
+/* Thresholds between -infinity and infinity, and the same in float32. */
+typedef struct {
+    const double *exact;
+    const float *rounded;
+} GatedTable;
+
 /* A gated recurrent layer over a batch of sequences, a GRU or an LSTM; all strides count elements. `weights` [hidden, gates *
-   width] by input, of 3 or 4 gates, each `width` long (a multiple of 8) and 0 behind `hidden`; `bias` [hidden] or NULL, beside
-   what a GRU's reset gate multiplies. Thresholds between -infinity and infinity: of `sigmoid` [q + 2] and `tanh` [2 q + 2],
-   those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell` [2 cells + 2]. `seen` [2 cells + 1]: an LSTM's cell as
-   its output gate meets it. The drive is dense, or rows of a table by `index`. `start`, `start_cells` [batch, hidden] or NULL:
-   levels that each sequence begins with. `out`: zeros, of each population, NULL where they are not asked for: spikes in int8,
-   levels in int16. */
+   width] by input, of 3 or 4 gates, each `width` long (a multiple of 16) and 0 behind `hidden`, rounded to int16 in units of
+   `unit`, each off by at most `error`; `exact` [gates, hidden, width] by output: as they are, 0 behind `hidden`. Sums in float32
+   are off by at most `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of
+   `sigmoid` [q + 2] and `tanh` [2 q + 2], those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell`
+   [2 cells + 2]. `seen` [2 cells + 1]: an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by
+   `index`. `start`, `start_cells` [batch, hidden] or NULL: levels that each sequence begins with. `out`: zeros, of each
+   population, NULL where they are not asked for: spikes in int8, levels in int16. */
 typedef struct {
     Neurons neurons;
+    Weights weights;
+    double unit, error, rounding;
     int64_t lstm, q, cells, batch, length, hidden, width;
-    const double *weights, *bias, *sigmoid, *tanh, *state, *cell, *seen;
+    const double *exact, *bias;
+    GatedTable sigmoid, tanh, state, cell;
+    const float *seen;
     const int64_t *lengths;
     int64_t reverse;
     const double *drive;
@@ -247,18 +264,22 @@ typedef struct {
     RowList list;
     uint64_t *mask;
     void *memory;
+    uint8_t ones[256][8]; /* the places of the ones among eight bits */
 } Scratch;
 
 /* Room for products of `rows` inputs, and `more` bytes of zeros beside it, which are returned (NULL: no memory). */
 static char *scratch_open(Scratch *scratch, int64_t rows, int64_t more) {
     const int64_t masks = 2 * (rows / 64) * (int64_t)sizeof(uint64_t);
-    const int64_t list = (rows + 2) * (int64_t)(sizeof(int32_t) + sizeof(int16_t));
+    const int64_t list = (rows + LIST_ROOM) * (int64_t)(sizeof(int32_t) + sizeof(int16_t));
     char *memory = (char *)calloc(1, (size_t)(masks + list + more + 64));
     if (!memory) return NULL;
     scratch->memory = memory;
     scratch->mask = (uint64_t *)memory;
     scratch->list.row = (int32_t *)(memory + masks + more / 8 * 8 + 8);
-    scratch->list.factor = (int16_t *)(scratch->list.row + rows + 2);
+    scratch->list.factor = (int16_t *)(scratch->list.row + rows + LIST_ROOM);
+    for (int bits = 0; bits < 256; bits++)
+        for (int place = 0, count = 0; place < 8; place++)
+            if (bits >> place & 1) scratch->ones[bits][count++] = (uint8_t)place;
     return memory + masks;
 }
 

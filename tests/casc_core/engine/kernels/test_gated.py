@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from engines import COMPILED
 
 from casc_core import CIF
 from casc_core.engine import kernels
 from casc_core.engine.kernels import GatedWeights, KernelNeuron, Sequences, gated
+from casc_core.engine.kernels.gated import Thresholds
 
 NEURON = KernelNeuron.spiking(CIF(), [True] * 4, None)
 needs_kernels = pytest.mark.skipif(kernels.instructions() is None, reason="no compiled kernels")
@@ -26,7 +28,9 @@ def sequences(batch: int = 2, length: int = 5, rows: int = 9, **others: object) 
 
 @needs_kernels
 def test_gates_that_are_not_wanted_are_not_written() -> None:
-    reset, update, candidate, hidden = gated(weights(), sequences(), [None], [True, False, False, True], NEURON, 0)
+    reset, update, candidate, hidden = gated(
+        weights(), sequences(), [None], [True, False, False, True], NEURON, 0, 100.0
+    )
     assert reset.shape == hidden.shape == (len(hidden), 2, 5, 3)
     assert len(update) == len(candidate) == 0
     assert hidden.any()
@@ -47,22 +51,59 @@ def test_gates_that_are_not_wanted_are_not_written() -> None:
 )
 def test_what_does_not_fit_is_refused(given: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        gated(weights(), sequences(**given), [None], [True] * 4, NEURON, 0)
+        gated(weights(), sequences(**given), [None], [True] * 4, NEURON, 0, 100.0)
 
 
 @needs_kernels
 def test_initial_levels_of_another_type_are_refused() -> None:
     with pytest.raises(ValueError, match="the initial levels"):
-        gated(weights(), sequences(), [torch.zeros(2, 3)], [True] * 4, NEURON, 0)
+        gated(weights(), sequences(), [torch.zeros(2, 3)], [True] * 4, NEURON, 0, 100.0)
 
 
 @needs_kernels
 @pytest.mark.parametrize("hidden", [1, 7, 8, 9])
 def test_levels_are_what_spikes_add_up_to(hidden: int) -> None:
     given = sequences(rows=3 * hidden, drive=torch.randn(2, 5, 3 * hidden, dtype=torch.float64).round())
-    spikes = gated(weights(hidden), given, [None], [True] * 4, NEURON, 0)
-    levels = gated(weights(hidden), given, [None], [True] * 4, KernelNeuron.levels(4), 0)
+    spikes = gated(weights(hidden), given, [None], [True] * 4, NEURON, 0, 100.0)
+    levels = gated(weights(hidden), given, [None], [True] * 4, KernelNeuron.levels(4), 0, 100.0)
     for train, level in zip(spikes, levels, strict=True):
         assert level.dtype == torch.int16
         assert torch.equal(train.sum(0, dtype=torch.int16), level[0])
     assert levels[0].any()
+
+
+def levels_by_hand(weight: torch.Tensor, drive: torch.Tensor, given: GatedWeights) -> torch.Tensor:
+    """The hidden states of a GRU, `[batch, length, hidden]`, in float64, whose sums here are exact."""
+    q, hidden, outputs = given.q, weight.shape[1], []
+    state = torch.zeros(len(drive), hidden, dtype=torch.float64)
+
+    def level(table: Thresholds, total: torch.Tensor, lowest: int) -> torch.Tensor:
+        return (total.unsqueeze(-1) >= table.exact[1:-1]).sum(-1).double() + lowest
+
+    for current in drive.unbind(1):
+        (own_r, own_z, own_n), (r, z, n) = current.chunk(3, 1), (state @ weight.T).chunk(3, 1)
+        reset, update = level(given.sigmoid, own_r + r, 0), level(given.sigmoid, own_z + z, 0)
+        candidate = level(given.tanh, q * own_n + reset * n, -q)
+        state = level(given.state, (q - update) * candidate + update * state, -q)
+        outputs.append(state)
+    return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize("instructions", COMPILED)
+def test_what_rounded_weights_leave_out_decides_sums_on_a_threshold(instructions: str) -> None:
+    torch.manual_seed(0)
+    q, hidden, batch, length = 4, 19, 6, 7
+    whole = torch.randint(-1, 2, (3 * hidden, hidden)).double()
+    weight = whole + torch.randint(-3, 4, whole.shape) * 2.0**-25
+    thresholds = torch.arange(1.0, q + 1), torch.arange(-float(q), q), q * (torch.arange(1 - q, q + 1) - 0.25)
+    given, rounded = (GatedWeights.gru(each, None, *thresholds) for each in (weight, whole))
+    drive = torch.randint(-1, 2, (batch, length, 3 * hidden)).double()
+    expected = levels_by_hand(weight, q * drive, given)
+    assert given.recurrent.is_rounded
+    assert not torch.equal(expected, levels_by_hand(whole, q * drive, rounded))
+    inputs = sequences(batch, length, 3 * hidden, drive=drive)
+    with kernels.using(instructions):
+        *_, spikes = gated(given, inputs, [None], [False] * 3 + [True], NEURON, 0, 1000.0)
+        *_, levels = gated(given, inputs, [None], [False] * 3 + [True], KernelNeuron.levels(q), 0, 1000.0)
+    assert torch.equal(levels[0].double(), expected)
+    assert torch.equal(spikes.sum(0).double(), expected)

@@ -112,3 +112,26 @@ def test_one_thread_out_of_range_is_enough(monkeypatch, openmp, sample):
     packed, neuron = kernels.pack(torch.eye(40), 0, 1), KernelNeuron.spiking(CIF(), [True] * 2, None)
     given = Sequences(drive, None, torch.zeros(0, 500, 3, 40), None, None, False)
     assert kernels.recurrence(packed, given, 0, 1, 1e6, neuron, positions_first=False, tally=False, guess=0) is None
+
+
+@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("in_levels", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sums_over_positions_are_those_of_the_spikes(instructions, in_levels, reverse):
+    """Positions enough that sums of levels are taken from int16 several times."""
+    torch.manual_seed(0)
+    length, hidden, levels = 600, 70, 127
+    drive = torch.randint(-1, 4, (3, length, hidden)).float()
+    lengths = torch.tensor([600, 1, 301])
+    neuron = KernelNeuron.levels(levels) if in_levels else KernelNeuron.spiking(CIF(), [True] * 4, None)
+    given = Sequences(drive, None, torch.zeros(0, 3, length, hidden), None, lengths, reverse)
+    with kernels.using(instructions):
+        packed = kernels.pack(torch.randint(-2, 3, (hidden, hidden)) / 16, -4, levels if in_levels else 1)
+        train, sums = (
+            kernels.recurrence(
+                packed, given, -4, 16, 1e6, neuron, positions_first=False, tally=False, guess=0, summed=summed
+            ).train
+            for summed in (False, True)
+        )  # fmt: skip
+    assert train.max() == (levels if in_levels else 1)
+    assert torch.equal(sums, train.sum(2, dtype=torch.int32))
