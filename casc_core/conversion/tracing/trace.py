@@ -203,15 +203,18 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         ):
             tracer.begun_under = _blocks()
             tracer.builtins.answer_in(inspect.unwrap(model.forward))
+            before = frozenset(vars(model))
             graph = tracer.trace(model, concrete_args=dict(fixed or {}))
             for error in tracer.refused:
                 raise error
+            constants = {name: tensor for tensor, name in tracer.tensor_attrs.items() if name.startswith(_CONSTANT)}
+            for name in constants.keys() - before:  # fx has put them there, not the forward
+                delattr(model, name)
             written = kept.written({str(node.target) for node in graph.nodes if node.op == "get_attr"})
             if written is None and (left := kept.left()) is not None and _differs_again(graph, model, tracer, fixed):
                 written = left
-        for tensor, name in tracer.tensor_attrs.items():
-            if name.startswith(_CONSTANT):  # fx keeps tensors there that the graph reads
-                setattr(model, name, tensor)
+        for name, tensor in constants.items():  # which the graph reads
+            setattr(model, name, tensor)
     except ConversionError:
         raise
     except Exception as error:
