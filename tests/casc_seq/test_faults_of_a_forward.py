@@ -44,8 +44,8 @@ def gates_rounded_down(x: Tensor, q: int | None) -> Tensor:
 
 
 def one_level_short(right: Any) -> Any:
-    def wrong(drive: Tensor, start: Tensor, weight: Tensor, order: Any, q: int) -> Any:
-        return right(drive, start, weight, order, q - 1)
+    def wrong(drive: Tensor, start: Tensor, weight: Tensor, order: Any, q: int, from_zero: bool) -> Any:
+        return right(drive, start, weight, order, q - 1, from_zero)
 
     return wrong
 
@@ -60,7 +60,7 @@ FAULTS = {
     "a GRU rounds gates down": ("gru", {"num_layers": 2}, gru, "to_levels", gates_rounded_down),
     "an LSTM rounds halves up": ("lstm", {}, lstm, "nearest", halves_up),
     "an LSTM rounds gates down": ("lstm", {"num_layers": 2}, lstm, "to_levels", gates_rounded_down),
-    "an RNN has a level too few": ("rnn", {}, rnn, "_levels", one_level_short(rnn._levels)),
+    "an RNN has a level too few": ("rnn", {}, rnn, "_levels_alone", one_level_short(rnn._levels_alone)),
     "an RNN goes the wrong way": ("rnn", {"bidirectional": True}, layers, "time_order", backwards(layers.time_order)),
 }
 

@@ -146,7 +146,7 @@ def agreement(
     small = train.dtype == torch.int8 and levels.dtype in (torch.int8, torch.int16)
     if small and kernels.ready(train, levels):
         return kernels.agreement(train, levels, q, awake)
-    more, fewer, error = torch.zeros((3, len(awake)), dtype=torch.int64)
+    more, fewer, error = torch.zeros((3, len(awake)), dtype=torch.int64, device=train.device)
     whole = _whole(train, levels, q, max(awake))
     count, wanted = torch.zeros_like(levels, dtype=whole), levels.to(whole)
     for step, wake in enumerate(awake):
@@ -154,4 +154,4 @@ def agreement(
             count += train[step]
         off = count * q - wanted * wake
         more[step], fewer[step], error[step] = (off >= q).sum(), (off <= -q).sum(), off.abs().sum(dtype=torch.int64)
-    return more, fewer, error
+    return more.cpu(), fewer.cpu(), error.cpu()

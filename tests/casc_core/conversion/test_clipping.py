@@ -177,7 +177,7 @@ REFUSED = {
 @pytest.mark.parametrize("clip", REFUSED, ids=lambda clip: clip.__name__)
 def test_what_is_no_activation_is_refused_with_its_ends(clip):
     def forward(self, x):
-        return self.b(clip(self.act(self.a(x))))
+        return self.b(self.act(clip(self.a(x))))
 
     what, why = REFUSED[clip]
     with pytest.raises(ConversionError, match=why) as error:

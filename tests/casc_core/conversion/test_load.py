@@ -315,7 +315,10 @@ def test_no_attribute_but_those_listed_is_read(saved, name):
 def test_a_recurrent_layer_whose_sizes_do_not_fit_is_refused_before_a_kernel_reads(tmp_path):
     casc_core.convert(casc_core.prepare(user_model(forward), q=4)).save(tmp_path / "net")
     tensors = safetensors.torch.load_file(tmp_path / "net" / TENSORS)
-    for shape, message in (((5, 4), r"'weight' must be \[hidden, hidden\]; got \[5, 4\]"), ((4, 4), "has 4 units")):
+    for shape, message in (
+        ((5, 4), r"'weight' must be \[hidden, hidden\]; got \[5, 4\]"),
+        ((4, 4), "reads 4 currents"),
+    ):
         description = json.loads((tmp_path / "net" / DESCRIPTION).read_text()) | {"sha256": BLANK}
         recurrent = description["ops"].index(_of_kind(description, "Recurrence"))
         name = f"{recurrent}.weight"

@@ -40,7 +40,7 @@ def a_level_more(right: Any) -> Any:
     return lambda x, q, threshold: right(x, q, threshold) + (x > threshold) / q
 
 
-def to_zero(y: Tensor, q: int, threshold: float) -> Tensor:
+def to_zero(y: Tensor, q: int, threshold: float, ends: None) -> Tensor:
     return (y * q).trunc() * threshold / q
 
 

@@ -42,6 +42,10 @@ NEVER_SPELLED: dict[Any, str] = {
     F.upsample_nearest: "it calls F.interpolate",
     F.upsample_bilinear: "it calls F.interpolate",
     nn.EmbeddingBag: "it is an embedding and a sum: tests/casc_seq/test_bags.py",
+    **dict.fromkeys(
+        ("expand_as", "view_as", "reshape_as", "repeat_interleave", torch.repeat_interleave),
+        "they take a shape from a signal: tests/casc_core/conversion/rules/test_shapes_of_others.py",
+    ),
     GRU: "the oracle here knows no gates: tests/casc_seq/test_gated_exactness.py has one",
     LSTM: "the oracle here knows no gates: tests/casc_seq/test_gated_exactness.py has one",
 }
