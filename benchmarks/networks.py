@@ -69,7 +69,7 @@ class Scale:
     memory_images: int = 64
     vgg_width: int = 64
     resnet_width: int = 16
-    relu_epochs: int = 6
+    relu_epochs: int = 3
     relu_images: int = 1500
     calibration_images: int = 256
     detector_width: float = 0.125
