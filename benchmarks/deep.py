@@ -29,8 +29,8 @@ from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 
 Section = dict[str, Any]
-# Side of the matrices whose product tells what the processor can do.
-PEAK_SIDE = 1024
+# Samples, channels and side of the convolution that tells what the processor can do.
+PEAK_SHAPE = 2, 256, 28
 
 
 @torch.no_grad()
@@ -157,14 +157,11 @@ def in_float32(term: Term) -> Callable[[], Tensor]:
 
 
 def multiply_adds_per_second() -> float:
-    """What the processor does of them in float32 on one thread, at best: a product of large matrices."""
-    a = torch.ones(PEAK_SIDE, PEAK_SIDE)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return float(PEAK_SIDE**3 / fastest(partial(torch.mm, a, a), 5))
-    finally:
-        torch.set_num_threads(before)
+    """What the processor does of them in float32 on one thread, at best: a large convolution, channels last."""
+    batch, channels, side = PEAK_SHAPE
+    x = channels_last(torch.ones(batch, channels, side + 2, side + 2))
+    weight = channels_last(torch.ones(channels, channels, 3, 3))
+    return batch * side**2 * 9 * channels**2 / fastest(partial(F.conv2d, x, weight), 5)
 
 
 def fastest(call: Callable[[], object], turns: int) -> float:
