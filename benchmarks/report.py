@@ -77,8 +77,8 @@ def deep(section: Section) -> list[str]:
         parts += [f"### {case}", times(rows)]
     parts += [
         "### What ResNet20's layers do",
-        f"One thread. A large convolution in float32 makes {section['multiply_adds_per_second'] / 1e9:.0f} billion multiply-adds a "
-        "second; a register holds twice as many numbers of 16 bits, so at best twice as many are added.",
+        f"One thread. A large convolution in float32 makes {section['multiply_adds_per_second'] / 1e9:.0f} billion "
+        "multiply-adds a second; a register holds twice as many numbers of 16 bits, so at best twice as many are added.",
     ]
     for roof in section["rooflines"]:
         parts.append(roofline(roof["layers"], section["multiply_adds_per_second"], roof["numerics"]))
