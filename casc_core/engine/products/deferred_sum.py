@@ -42,12 +42,16 @@ class Filter:
         self, peak: int, blocks: kernels.Blocks, rounding: kernels.Rounding | None
     ) -> kernels.PackedConvolution | None:
         """For the compiled kernel, rounded if they are to be; None: its integers might not hold a sum."""
-        key = (peak, rounding, blocks.width, *blocks.low.tolist())
+        key = (peak, rounding, blocks.tiled, blocks.width, *blocks.low.tolist())
         return self.cache(
             self.weight,
             key,
             lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks, rounding),
         )
+
+    def can_be_tiled(self, peak: int) -> bool:
+        """Whether the kernel takes positions together."""
+        return kernels.can_be_tiled(self.weight, self.geometry, peak)
 
     @property
     def narrow_exponent(self) -> int:
@@ -224,7 +228,12 @@ class DeferredSum:
             return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
         first = self.terms[0].filter
         outputs = len(first.weight)
-        blocks = kernels.Blocks.of(outputs, first.geometry.groups, first.weight[0].numel())
+        tiled = all(term.filter.can_be_tiled(self._peak(term)) for term in self.terms)
+        blocks = (
+            kernels.Blocks.tiles(outputs)
+            if tiled
+            else kernels.Blocks.of(outputs, first.geometry.groups, first.weight[0].numel())
+        )
         packed = (
             self._packed(blocks, exponent)
             if units is None
@@ -264,10 +273,11 @@ class DeferredSum:
     ) -> _Packed | None:
         """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: to int16, the cheapest to
         sum, where that leaves few neurons near a decision; else to int32."""
-        for near, grids in (
-            (kernels.NEAR, [max(widest, term.filter.narrow_exponent) for term in self.terms]),
-            (1.0, [widest] * len(self.terms)),
-        ):
+        grids_of = [(1.0, [widest] * len(self.terms))]
+        if not blocks.tiled:
+            narrow = [max(widest, term.filter.narrow_exponent) for term in self.terms]
+            grids_of.insert(0, (kernels.NEAR, narrow))
+        for near, grids in grids_of:
             counts = [math.ceil(term.bound * neuron.total) for term in self.terms]
             unit = min(grids)
             ways = [kernels.Rounding(grid, exponent, count) for grid, count in zip(grids, counts, strict=True)]
@@ -290,11 +300,15 @@ class DeferredSum:
         """Each filter, rounded like this, where int32 holds the sums; None: it might not."""
         filters = []
         for term, rounding in zip(self.terms, ways, strict=True):
-            packed = term.filter.packed(math.ceil(term.bound * self.peak), blocks, rounding)
+            packed = term.filter.packed(self._peak(term), blocks, rounding)
             if packed is None or packed.exponent - unit > 30:
                 return None
             filters.append(packed)
         return _Packed(tuple(filters), unit)
+
+    def _peak(self, term: Term) -> int:
+        """The largest magnitude of a term's train."""
+        return math.ceil(term.bound * self.peak)
 
     def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
         """In whole units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
