@@ -59,7 +59,7 @@ _WIDEST = 128
 # Of the blocks of positions that are taken together: so many of them.
 _TILED_LANES = 16
 _WIDEST_TILED = 64
-_TILE = 8
+_TILE = 16
 # Of tables: patterns of four inputs that each spike once, not at all or once back, and rows of a kernel.
 _PATTERNS_OF_FOUR = 81
 _MOST_KERNEL = 16
@@ -103,6 +103,11 @@ class Blocks:
             starts = [group * each + start for group in range(groups) for start in range(0, each, size)]
         counts = [min(size, outputs - low, each - low % each if size <= each else size) for low in starts]
         return cls(_padded(max(counts)), _int64(starts), _int64(counts))
+
+    @property
+    def tile(self) -> int:
+        """How many positions are taken together: as many as keep their sums in registers."""
+        return 1 if not self.tiled else _TILE if self.width == _TILED_LANES else _TILE // 2
 
     @classmethod
     def tiles(cls, outputs: int) -> Blocks:
@@ -156,7 +161,7 @@ class PackedConvolution:
         tables: tuple[int | None, ...] = (None, 0, 0, 0)
         if self.tables is not None:
             quarters = self.tables.shape[2]
-            across = -(-g.output_size(height, width)[1] // _TILE) * _TILE  # positions of whole tiles
+            across = _padded(g.output_size(height, width)[1], _TILE)  # positions of whole tiles
             read = (across - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
             padded = max(read, g.padding[2] + width)
             tables = (self.tables.data_ptr(), self.tables[0].nbytes, quarters, padded)
@@ -323,7 +328,7 @@ def convolution(
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
             neuron.structure(threshold), ctypes.addressof(array), len(array), samples, height, width, channels, bands,
-            blocks.width, _TILE if blocks.tiled else 1, blocks.low.data_ptr(), blocks.count.data_ptr(),
+            blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(),
             address(drive), *strides,
             address(potential), *steps, *exactly, capacity, out.data_ptr(),
         )  # fmt: skip

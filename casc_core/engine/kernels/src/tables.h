@@ -2,7 +2,7 @@
    weights are tabled. So one row is added for four inputs, whatever they do, without a branch. */
 
 #undef UNROLLED
-#define UNROLLED _Pragma("GCC unroll 8") /* so that sums stay in registers */
+#define UNROLLED _Pragma("GCC unroll 16") /* so that sums stay in registers */
 
 #undef SUM_LANES
 #if VECTOR
@@ -38,7 +38,7 @@ INLINE void NAME(keys_of)(const int8_t *in, int64_t n, uint32_t row_bytes, uint1
    kernel row, from the first position that is read; NULL: nothing spikes there. */
 INLINE void NAME(add_chosen)(const int words, const int positions, const ConvolutionTerm *term, const uint16_t *const *key,
                              const char *table, int64_t row_bytes, int64_t width, int32_t *to) {
-    NAME(Sums) sums[8][2];
+    NAME(Sums) sums[TILE][2];
     const int64_t quarters = term->quarters, next = term->stride_x * quarters, pattern = PATTERNS * row_bytes;
     UNROLLED for (int p = 0; p < positions; p++)
         UNROLLED for (int w = 0; w < words; w++) sums[p][w] = (NAME(Sums)){0};
@@ -74,6 +74,7 @@ static void NAME(add_tabled)(const ConvolutionTerm *term, const uint16_t *const 
         const char *part = table + 4 * lane;
         if (two && many) NAME(add_chosen)(2, 8, term, key, part, row_bytes, width, to + lane);
         else if (two) NAME(add_chosen)(2, 4, term, key, part, row_bytes, width, to + lane);
+        else if (positions > 8) NAME(add_chosen)(1, 16, term, key, part, row_bytes, width, to + lane);
         else if (many) NAME(add_chosen)(1, 8, term, key, part, row_bytes, width, to + lane);
         else NAME(add_chosen)(1, 4, term, key, part, row_bytes, width, to + lane);
     }
