@@ -111,8 +111,7 @@ class Fire(Op):
         drives = 24 * currents.like.numel() if currents.is_driven else 0
         held = None if currents.train is None else currents.train.held
         # Room for spikes is made in pieces, and they are counted.
-        of_one_threshold = self.thresholds is None and self.levels is None
-        if held is not None and follower.compiled and of_one_threshold:  # the kernel reads spikes, closely packed
+        if held is not None and follower.compiled and self.levels is None:  # the kernel reads spikes, closely packed
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
@@ -150,14 +149,15 @@ class Fire(Op):
         currents, neuron, exponent = signal.lazy_train, run.kernel_neuron, self.settings["exponent"]
         if not isinstance(currents, DeferredSum) or currents.is_computed:
             return None
-        if neuron is None or not isinstance(threshold, float):
+        if neuron is None or isinstance(threshold, LevelThresholds):
             return None
-        reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
+        most = _threshold_reach(run, threshold)
+        reach = (run.total + 1) * (signal.bound + signal.drive_reach + most + _reach(potential))
         if not run.numerics.is_exact:
             return None
         units = None
         if not kernels.fits_int32(reach, exponent):
-            own = threshold + _reach(potential)
+            own = most + _reach(potential)
             run.potential_dtype(signal.bound, signal.drive_reach, own, exponent, self.settings["name"])
             units = binade(reach) - kernels.SUM_BITS
         if potential is not None:

@@ -84,7 +84,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 17; }
+EXPORT int64_t casc_version(void) { return 18; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {

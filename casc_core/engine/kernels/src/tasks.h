@@ -177,19 +177,20 @@ typedef struct {
 } ConvolutionTerm;
 
 /* A population [samples, out_height, out_width, outputs] that receives the sum of some terms and, awake, its drive (int32,
-   NULL for none; strides count elements); its potential before the first step likewise. Its output channels fall into blocks
+   NULL for none; strides count elements); its potential before the first step likewise. `thresholds` [outputs]: of each
+   channel, the largest of which is that of `neurons`; `exact_thresholds` in the finer units, where there are any. Its output channels fall into blocks
    of at most `width`, a multiple of 32, and its rows into `bands`. */
 typedef struct {
     Neurons neurons;
     const ConvolutionTerm *term;
     int64_t terms, samples, out_height, out_width, outputs, bands, width;
     const int64_t *out_lo, *out_n;
-    const int32_t *drive;
+    const int32_t *thresholds, *drive;
     int64_t drive_sample, drive_channel, drive_y, drive_x;
     const int32_t *potential;
     int64_t potential_sample, potential_channel, potential_y, potential_x;
     Exactly exactly;
-    const double *exact_drive, *exact_potential; /* of the same strides */
+    const double *exact_thresholds, *exact_drive, *exact_potential; /* the last two of the same strides */
     int64_t capacity;
     int8_t *out;
 } ConvolutionTask;
