@@ -183,7 +183,7 @@ class DeferredSum:
 
     def of_channels(self, values: Tensor) -> Tensor | None:
         """`[channels]`: values that broadcast with it and are the same at all places of a channel; None: they are not."""
-        values = without_repeats(values.detach().double())
+        values = without_repeats(values.detach()).double()
         sizes = [1] * (len(self.size) - values.dim()) + list(values.shape)
         if len(sizes) != len(self.size) or any(size != 1 for dim, size in enumerate(sizes) if dim != 1):
             return None
