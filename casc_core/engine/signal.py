@@ -257,6 +257,22 @@ def without_repeats(x: Tensor, only: int | None = None) -> Tensor:
     return x
 
 
+def along(values: Tensor | float, shape: torch.Size, dim: int) -> Tensor | None:
+    """`[shape[dim]]` float64: values that broadcast against `shape` and differ along `dim` alone; None: elsewhere as well.
+
+    >>> along(torch.tensor([[1.0], [2.0]]), torch.Size([5, 2, 3]), 1)
+    tensor([1., 2.], dtype=torch.float64)
+    >>> along(torch.ones(2, 3), torch.Size([5, 2, 3]), 1) is None
+    True
+    """
+    values = without_repeats(torch.as_tensor(values).detach()).double()
+    sizes = [1] * (len(shape) - values.dim()) + list(values.shape)
+    dim %= len(shape)
+    if len(sizes) != len(shape) or any(size != 1 for each, size in enumerate(sizes) if each != dim):
+        return None
+    return values.reshape(-1).expand(shape[dim]).contiguous()
+
+
 def memory_order(x: Tensor) -> tuple[int, ...] | None:
     """The order of dimensions in which `x` lies in memory without gaps; None: there is none.
 

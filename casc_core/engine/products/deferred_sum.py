@@ -21,6 +21,7 @@ from casc_core.engine.products.geometry import convolve
 from casc_core.engine.signal import (
     LazyTrain,
     Signal,
+    along,
     concatenated,
     inverse,
     memory_order,
@@ -178,16 +179,8 @@ class DeferredSum:
         kernel would read it."""
         if self.is_computed or not kernels.ready(*(term.train for term in self.terms)):
             return None
-        factors = self.of_channels(factor)
+        factors = along(factor, self.size, 1)
         return None if factors is None else self._with([term.filter.times(factors) for term in self.terms])
-
-    def of_channels(self, values: Tensor) -> Tensor | None:
-        """`[channels]`: values that broadcast with it and are the same at all places of a channel; None: they are not."""
-        values = without_repeats(values.detach()).double()
-        sizes = [1] * (len(self.size) - values.dim()) + list(values.shape)
-        if len(sizes) != len(self.size) or any(size != 1 for dim, size in enumerate(sizes) if dim != 1):
-            return None
-        return values.reshape(-1).expand(self.channels).contiguous()
 
     def read_by(self, own: Filter) -> DeferredSum | None:
         """What a convolution makes of it: it takes the factors in; None: it is no sum of factors."""
@@ -259,7 +252,7 @@ class DeferredSum:
             return None
         if any(term.train[:, 0, :, 0].numel() > kernels.INT32_UNITS for term in self.terms):
             return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
-        thresholds = self.of_channels(torch.as_tensor(threshold, dtype=torch.float64))
+        thresholds = along(threshold, self.size, 1)
         if thresholds is None:
             return None
         first = self.terms[0].filter

@@ -247,6 +247,28 @@ typedef struct {
     int64_t room, found;
 } RoundTask;
 
+/* A population [positions, outputs] whose drive is a product of inputs with weights and a bias [outputs]; its potential before
+   the first step is the same at all positions. `values` are the inputs and `weights` [groups, terms, width] the weights in
+   float32, `width` (a multiple of 64) 0 behind a group's outputs. A drive is held within `limit`, and times `scale` it is in the
+   unit of `thresholds` [outputs] and `potential`, the largest threshold that of `neurons`; so it may be off by `flow` each time
+   that it flows. What this does not decide is taken again, as in a `RoundTask`, on the grid of 1 / exact_scale, in whose units
+   the exact numbers are but for `exact_bias`. The places of those still undecided, and what would follow, are listed in
+   `near` [room]. */
+typedef struct {
+    Neurons neurons;
+    Reads reads;
+    const float *values, *weights, *bias;
+    int64_t positions, outputs, width;
+    float limit, scale;
+    double flow;
+    const int32_t *thresholds, *potential;
+    const double *high, *low, *exact_bias, *exact_thresholds, *exact_potential;
+    double splitter, rest_error, exact_limit, exact_scale;
+    int64_t *near;
+    int64_t room, found, capacity;
+    int8_t *out;
+} DrivenTask;
+
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {
     const int8_t *input;
