@@ -40,13 +40,10 @@ static double NAME(sum_again)(int64_t terms, const double *high, const double *l
     return sum;
 }
 
-/* whole + rest + more in units of 1 / scale, rounded half to even; NAN where `rest` may be off by so much that it is open. What is
-   added here is small: what is whole of the large numbers is taken apart first. */
+/* whole + rest + more in units of 1 / scale, rounded to float64 first; NAN where `rest` may be off by so much that it is open. */
 INLINE double NAME(rounded_sum)(double whole, double rest, double error, double more, double scale) {
-    const double a = whole * scale, b = more * scale, c = rest * scale, units = __builtin_rint(a) + __builtin_rint(b);
-    const double left = (a - __builtin_rint(a)) + (b - __builtin_rint(b)) + c, rounded = __builtin_rint(left);
-    const double off = error * scale + (2 + __builtin_fabs(c)) * 0x1p-51;
-    return __builtin_fabs(left - rounded) < 0.5 - off ? units + rounded : NAN;
+    const double least = __builtin_rint((whole + (rest - error) + more) * scale);
+    return least == __builtin_rint((whole + (rest + error) + more) * scale) ? least : NAN;
 }
 
 /* The positions first..last-1. */

@@ -60,9 +60,11 @@ def test_sums_are_rounded_as_the_exact_ones_whatever_error_they_have(
         exact = Fraction(whole + (int(bias[place % outputs]) if biased else 0), 16)  # in multiples
         from_middle = abs(abs(exact - round(exact)) - Fraction(1, 2))
         if place in left:
-            assert from_middle <= 2 * Fraction(rest_error * 2.0**-exponent), "in the middle, if there is no error"
+            assert from_middle <= 2 * Fraction(rest_error * 2.0**-exponent)
         else:
             assert found == round(exact) * 2.0**exponent
+    if not rest_error:
+        assert not left
 
 
 def test_more_than_there_is_room_for_is_said():
