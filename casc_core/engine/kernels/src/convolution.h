@@ -228,7 +228,7 @@ typedef struct {
     int64_t *windows;     /* [terms]: how many there are */
     int64_t sample, block, oy, ox, positions;
     int64_t drive_at, potential_at; /* where those of the row's first position are, if there are any */
-    int32_t *v, *total, *zeros, *drive, *potential, *product, *current; /* [tile, width] */
+    int32_t *v, *total, *zeros, *thresholds, *drive, *potential, *product, *current; /* [tile, width] */
     int8_t *near, *fired;
     RowList list;
     int64_t counted, known; /* position whose windows these are, and of how many steps its spikes have been counted; -1: none */
@@ -279,7 +279,7 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int64_t receiv
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const Exactly *exactly = &task->exactly;
-    const int32_t threshold = (int32_t)neurons->threshold;
+    const double *exact_thresholds = task->exact_thresholds + task->out_lo[at->block];
     const int64_t cap = cap_at(neurons, step), width = task->width, flows = neurons->levels ? neurons->total : cap;
     const int64_t x = at->ox + p, first = p * width, drive_at = at->drive_at + x * task->drive_x;
     const int64_t potential_at = at->potential_at + x * task->potential_x;
@@ -308,31 +308,31 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int64_t receiv
             const LeftOut *left_out = &task->term[t].left_out;
             if (left_out->error) finer += NAME(next_bits)(left_out, at->block * width + k, counts);
         }
-        const double sum = (double)v[k] + (double)(count + spike) * threshold;
+        const double sum = (double)v[k] + (double)(count + spike) * at->thresholds[k];
         const double about = (sum - rounded) * exactly->unit + given + finer;
-        int32_t truth = NAME(decided)(neurons, exactly, about - margin, count, cap);
-        if (truth != NAME(decided)(neurons, exactly, about + margin, count, cap)) {
+        int32_t truth = NAME(decided)(neurons, exact_thresholds[k], about - margin, count, cap);
+        if (truth != NAME(decided)(neurons, exact_thresholds[k], about + margin, count, cap)) {
             counts = at->counts;
             for (int64_t t = 0; t < task->terms; counts += task->term[t++].left_out.reads)
                 given += NAME(true_sum)(&task->term[t].left_out, at->block * width + k, counts);
-            truth = NAME(decided)(neurons, exactly, given, count, cap);
+            truth = NAME(decided)(neurons, exact_thresholds[k], given, count, cap);
         }
         fired[k] = (int8_t)truth;
         if (neurons->levels) continue;
-        v[k] += (spike - truth) * threshold;
+        v[k] += (spike - truth) * at->thresholds[k];
         total[k] = count + truth;
     }
 }
 
 /* A step of a position's neurons, or their levels. Marks, where there is a margin, those nearer than that to a decision, and
    says whether there are any. */
-INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const int32_t *sum, const int32_t *driven,
-                             const int32_t *potential, int32_t cap, int32_t *v, int32_t *total, int8_t *fired,
-                             int32_t margin, int8_t *near, int32_t *undecided) {
+INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const int32_t *thresholds, const int32_t *sum,
+                             const int32_t *driven, const int32_t *potential, int32_t cap, int32_t *v, int32_t *total,
+                             int8_t *fired, int32_t margin, int8_t *near, int32_t *undecided) {
     if (neurons->levels)
-        return NAME(levels_of)(width, sum, 0, driven, potential, neurons, fired, margin, near, v, undecided);
-    return NAME(fire_uncounted)(width, sum, driven, (int32_t)neurons->threshold, cap, lower_of(neurons), v, total, fired,
-                                margin, near, undecided);
+        return NAME(levels_of)(width, sum, 0, driven, potential, neurons, thresholds, fired, margin, near, v, undecided);
+    return NAME(fire_uncounted)(width, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, margin, near,
+                                undecided);
 }
 
 /* Room for a tile. Returns whether there was memory. */
@@ -348,7 +348,7 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
         counted += term->left_out.reads;
         rows += term->ring * (4 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 64);
     }
-    char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + rows + 30 * lanes + 2 * counted +
+    char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + rows + 34 * lanes + 2 * counted +
                                          most * (int64_t)sizeof(NAME(Window)) + 8 * task->terms + 6 * (reads + 17) +
                                          task->capacity * task->out_width * task->width + 512));
     if (!next) return 0;
@@ -362,6 +362,7 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     TAKE(at->v, lanes)
     TAKE(at->total, lanes)
     TAKE(at->zeros, lanes)
+    TAKE(at->thresholds, lanes)
     TAKE(at->drive, lanes)
     TAKE(at->potential, lanes)
     TAKE(at->product, lanes)
@@ -458,8 +459,7 @@ static int NAME(add_term)(NAME(Tile) *at, int64_t t, const NAME(RowLists) *ring,
         return 1;
     }
     if (term->own) {
-        const int8_t *plane = term->train + (step * task->samples + at->sample) * term->height * term->width * term->channels;
-        if (!NAME(add_own)(term, plane + term->in_lo[at->block], (const int32_t *)weights, at->oy, at->ox, at->positions,
+        if (!NAME(add_own)(term, task->samples, at->sample, step, at->block, at->oy, at->ox, at->positions,
                            task->out_n[at->block], width, at->current))
             return begun;
         *received += taps_of(term) * term->left_out.error;
@@ -509,7 +509,7 @@ static int64_t NAME(run_tile)(NAME(Tile) *at) {
         } else if (task->exactly.margin > 0) {
             const int32_t margin = margin_at(&task->exactly, received, neurons->levels ? neurons->total : cap);
             int32_t undecided = 0;
-            any = NAME(step_of)(lanes, neurons, sum, driven, potential, cap, at->v, at->total, at->fired, margin, at->near,
+            any = NAME(step_of)(lanes, neurons, at->thresholds, sum, driven, potential, cap, at->v, at->total, at->fired, margin, at->near,
                                 &undecided);
             if (undecided) {
                 for (int64_t p = 0; p < at->positions; p++)
@@ -518,7 +518,7 @@ static int64_t NAME(run_tile)(NAME(Tile) *at) {
                 for (int64_t k = 0; k < lanes; k++) any |= at->fired[k];
             }
         } else {
-            any = NAME(step_of)(lanes, neurons, sum, driven, potential, cap, at->v, at->total, at->fired, 0, NULL, NULL);
+            any = NAME(step_of)(lanes, neurons, at->thresholds, sum, driven, potential, cap, at->v, at->total, at->fired, 0, NULL, NULL);
         }
         quiet = !any;
         if (!any && step >= arriving && step >= wake_steps) break;
@@ -559,6 +559,10 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         const int64_t from = task->out_height * band / task->bands, to = task->out_height * (band + 1) / task->bands;
         at->sample = item / task->bands % task->samples, at->block = item / task->bands / task->samples;
         for (int64_t r = 0; r < rings; r++) at->ring[r].y = -1;
+        for (int64_t k = 0; k < task->width; k++)
+            at->thresholds[k] = k < task->out_n[at->block] ? task->thresholds[task->out_lo[at->block] + k]
+                                                           : (int32_t)task->neurons.threshold;
+        for (int64_t k = task->width; k < task->tile * task->width; k++) at->thresholds[k] = at->thresholds[k - task->width];
         for (at->oy = from; at->oy < to && needed <= task->capacity; at->oy++) {
             NAME(read_rows)(at);
             at->drive_at = at->sample * task->drive_sample + at->oy * task->drive_y;
