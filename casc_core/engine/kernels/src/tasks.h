@@ -17,6 +17,8 @@ enum { FEW_ROWS = 4 };
 enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
 enum { ROUNDED = 32 };
+/* The rows of a gated layer's weights whose sum int16 holds; entries of a small table of thresholds. */
+enum { ROWS_OF_INT16 = 16, SMALL_TABLE = 32 };
 
 /* Neurons under a schedule: CIF, or IF. `threshold` is in the unit of their currents, a whole number where those are. `awake`
    [wake_steps] marks the wake steps, `caps` [wake_steps] holds the largest spike count at each; `total` is the largest
@@ -135,9 +137,9 @@ typedef struct {
 } GatedTable;
 
 /* A gated recurrent layer over a batch of sequences, a GRU or an LSTM; all strides count elements. `weights` [hidden, gates *
-   width] by input, of 3 or 4 gates, each `width` long (a multiple of 16) and 0 behind `hidden`, rounded to int16 in units of
-   `unit`, each off by at most `error`; `exact` [gates, hidden, width] by output: as they are, 0 behind `hidden`. Sums in float32
-   are off by at most `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of
+   width] by input, of 3 or 4 gates, each `width` long (a multiple of 16) and 0 behind `hidden`, rounded in units of `unit`,
+   each off by at most `error`, to magnitudes of which int16 holds the sum of ROWS_OF_INT16; `left_out` by output: their next
+   bits, and as they are, in units of `grain`. Sums in float32 are off by at most `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of
    `sigmoid` [q + 2] and `tanh` [2 q + 2], those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell`
    [2 cells + 2]. `seen` [2 cells + 1]: an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by
    `index`. `start`, `start_cells` [batch, hidden] or NULL: levels that each sequence begins with. `out`: zeros, of each
@@ -145,9 +147,10 @@ typedef struct {
 typedef struct {
     Neurons neurons;
     Weights weights;
-    double unit, error, rounding;
+    LeftOut left_out;
+    double unit, grain, error, rounding;
     int64_t lstm, q, cells, batch, length, hidden, width;
-    const double *exact, *bias;
+    const double *bias;
     GatedTable sigmoid, tanh, state, cell;
     const float *seen;
     const int64_t *lengths;
