@@ -15,21 +15,22 @@ from torch import Tensor
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
 from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
 from casc_core.engine.kernels.recurrence import Sequences
-from casc_core.engine.kernels.rows import SUMS32, LeftOut, LeftOutTask, Rounding, Weights
+from casc_core.engine.kernels.rows import LeftOut, LeftOutTask, Rounding
 from casc_core.numerics import FLOAT32_UNITS, binade, largest
 
-# Gates are padded to whole vectors, and rows of all of them to the widest.
-_LANES, _STRIDE = 16, 32
+# Gates are padded to whole vectors, what a gate reads to the widest, and all of their outputs to blocks of two halves.
+_LANES, _WIDEST, _BLOCK, _HALF = 16, 32, 64, 16
 # What float32 rounds of sums, of all that they are added up from: some ten roundings to 24 bits, and as much again.
 _ROUNDING = 2.0**-19
 # Rounded weights take so few bits that int16 holds the sum of ROWS_OF_INT16 of them, and int32 that with all levels.
-_WEIGHT_BITS, _MOST_UNITS = 11, 2.0**30
+_WEIGHT_BITS, _MOST_UNITS = 12, 2.0**30
 _OUTPUTS = "out0 out1 out2 out3 out4 out5"
 _Table = structure("GatedTable", (c_void_p, "exact rounded"))
 _Task = structure(
     "GatedTask",
     (Neurons, "neurons"),
-    (Weights, "weights"),
+    (c_void_p, "weights"),
+    (c_int64, "blocks"),
     (LeftOutTask, "left_out"),
     (c_double, "unit grain error rounding"),
     (c_int64, "lstm q cells batch length hidden width"),
@@ -74,7 +75,7 @@ class RecurrentWeights:
 
     Attributes:
         hidden, gates: units, and blocks of so many rows. width: of a gate, padded to whole vectors.
-        rounded: `[hidden, stride]` int16, by input, in units of `2**exponent`.
+        rounded: `[blocks, hidden + 1, outputs of a block]` int16, in units of `2**exponent`, laid out as the kernel reads them.
         left_out: what that has left out, `[gates * width, reads]`.
     """
 
@@ -98,12 +99,12 @@ class RecurrentWeights:
         padded = F.pad(weight.reshape(-1, hidden, hidden), (0, 0, 0, -hidden % _LANES))
         gates, width, _ = padded.shape
         rounded = rounding.apply(padded.flatten(0, 1))
-        by_input = F.pad(rounded.units.t(), (0, -gates * width % _STRIDE)).to(torch.int16).contiguous()
 
         def laid_out(values: Tensor, dtype: torch.dtype) -> Tensor:
-            return F.pad(values, (0, -hidden % _STRIDE)).to(dtype).contiguous()
+            return F.pad(values, (0, -hidden % _WIDEST)).to(dtype).contiguous()
 
-        return cls(hidden, gates, width, by_input, exponent, rounding.left_out(rounded, q, laid_out))
+        left_out = rounding.left_out(rounded, q, laid_out)
+        return cls(hidden, gates, width, _in_blocks(rounded.units), exponent, left_out)
 
     @property
     def error(self) -> float:
@@ -115,13 +116,19 @@ class RecurrentWeights:
         """The unit of the weights as they are."""
         return 2.0**self.left_out.finest
 
-    def structure(self) -> ctypes.Structure:
-        """For a kernel."""
-        outputs, reads = self.gates * self.width, self.hidden + -self.hidden % _STRIDE
-        checked(self.rounded, "the weights", torch.int16, (self.hidden, outputs + -outputs % _STRIDE))
+    def check(self) -> None:
+        """Refuse what a kernel would not read."""
+        outputs, reads = self.gates * self.width, self.hidden + -self.hidden % _WIDEST
+        checked(self.rounded, "the weights", torch.int16, (-(-outputs // _BLOCK), self.hidden + 1, _BLOCK))
         checked(self.left_out.low, "the weights' next bits", torch.int16, (outputs, reads))
         checked(self.left_out.exact, "the weights", torch.float64, (outputs, reads))
-        return Weights(self.rounded.data_ptr(), SUMS32, self.hidden, self.width, self.rounded.shape[1], outputs)
+
+
+def _in_blocks(units: Tensor) -> Tensor:
+    """Weights `[outputs, inputs]` by input, and one more of zeros, in blocks of outputs; in each two halves, these take turns."""
+    by_input = F.pad(units.t(), (0, -len(units) % _BLOCK, 0, 1))
+    halves = by_input.reshape(len(by_input), -1, _BLOCK // (2 * _HALF), 2, _HALF)
+    return halves.movedim(1, 0).transpose(-1, -2).flatten(2).to(torch.int16).contiguous()
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,7 @@ def gated(
     train, drive, index = inputs.train, inputs.drive, inputs.index
     batch, length = train.shape[1:3]
     require(recurrent.gates == (4 if is_lstm else 3), f"{recurrent.gates} gates")
+    recurrent.check()
     require(math.isfinite(reach) and reach >= 0, f"sums up to {reach}")
     require(len(wanted) == populations, f"{len(wanted)} of {populations} populations")
     require(train.shape[3] == rows and train.stride(-1) == 1, f"a train {list(train.shape)} for {rows} rows")
@@ -238,7 +246,8 @@ def gated(
         places = [address(each) if asked else None for each, asked in zip(outputs, wanted, strict=True)]
         first, second = (*start, None)[:2]
         task = _Task(
-            neuron.structure(0.0), recurrent.structure(), recurrent.left_out.structure(recurrent.exponent),
+            neuron.structure(0.0), recurrent.rounded.data_ptr(), len(recurrent.rounded),
+            recurrent.left_out.structure(recurrent.exponent),
             2.0**recurrent.exponent, recurrent.grain, recurrent.error, _ROUNDING * reach,
             is_lstm, weights.q, weights.cells, batch, length, hidden, recurrent.width,
             address(weights.bias), *tables, address(weights.seen), address(inputs.lengths),

@@ -144,7 +144,8 @@ static int fits(int64_t kernel, const void *task) {
         const GatedTask *gated = (const GatedTask *)task;
         return gated->hidden > 0 && gated->width >= gated->hidden && gated->width % 16 == 0 && gated->length >= 0 &&
                gated->arriving >= 0 && gated->capacity >= 0 && gated->q > 0 && gated->q <= INT16_MAX && gated->cells >= 0 &&
-               gated->cells <= INT16_MAX && kept(&gated->left_out) && gated->left_out.reads >= gated->hidden;
+               gated->cells <= INT16_MAX && kept(&gated->left_out) && gated->left_out.reads >= gated->hidden &&
+               gated->blocks * GATED_BLOCK >= (gated->lstm ? 4 : 3) * gated->width;
     }
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;

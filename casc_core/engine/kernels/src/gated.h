@@ -20,13 +20,6 @@ typedef struct {
     int32_t *index;
 } NAME(Population);
 
-/* The spikes of a state, or its levels, step by step: those of a step end at `ends` of the next. */
-typedef struct {
-    int64_t steps, *ends;
-    int32_t *unit;
-    int16_t *change;
-} NAME(Events);
-
 /* What one thread works with, for one text. */
 typedef struct {
     const GatedTask *task;
@@ -36,14 +29,16 @@ typedef struct {
                                             what its reset gate multiplies */
     float *rounded_drive;                /* [rows]: in float32, and what flows beside it */
     float *input_sums, *sums;            /* [rows]: what has come of the input, in float32, and with what the state brings */
-    int32_t *recurrent;                  /* what that is, in units of the rounded weights */
+    int32_t *received;                   /* [steps, rows]: what the state has brought, in units of the rounded weights */
+    const int32_t *recurrent;            /* that by this step */
     double norm;                         /* the sum of the magnitudes of the hidden state's levels before */
     float *products;                     /* [width] of each population that receives products */
     float *before, *before_cells, *seen; /* levels of the states before; what the output gate multiplies */
     int16_t *counts;                     /* the hidden state's levels before, as the next bits of weights meet them */
-    int32_t *risen, *fallen;             /* [hidden]: units of the hidden state that spike at a step */
+    const uint8_t (*ones)[8];            /* [256]: the places of the ones among eight bits */
     NAME(Population) populations[6];
     NAME(Events) hidden, cells, hidden_before, cells_before;
+    NAME(Schedule) schedule;
 } NAME(GatedState);
 
 /* What neuron `k` has received of the input in one of the blocks of rows, truly. */
@@ -83,12 +78,10 @@ INLINE double NAME(finer_margin)(const NAME(GatedState) *state, int which) {
 /* All counts at 0. */
 INLINE void NAME(rest)(const NAME(Population) *p, int64_t n, int64_t width, int back) {
     const int32_t index = (int32_t)-p->lowest;
-    for (int64_t k = 0; k < width; k++) {
-        p->level[k] = 0;
-        p->index[k] = index;
-        p->above[k] = k < n ? p->table[index + 1] : INFINITY;
-        p->below[k] = k < n && back ? p->table[index] : -INFINITY;
-    }
+    const float above = p->table[index + 1], below = back ? p->table[index] : -INFINITY;
+    memset(p->level, 0, (size_t)width * sizeof *p->level);
+    for (int64_t k = 0; k < width; k++) p->index[k] = index, p->above[k] = above, p->below[k] = below;
+    for (int64_t k = n; k < width; k++) p->above[k] = INFINITY, p->below[k] = -INFINITY;
 }
 
 /* Decides the neurons that are marked, from `k` on: bits of those that spike. */
@@ -124,6 +117,26 @@ INLINE __m256 NAME(entries)(const float *table, const int small, __m256i index) 
 }
 #endif
 
+/* Whether neurons of the vector from `k` on may spike. */
+INLINE int NAME(may_spike)(const NAME(Population) *p, int64_t k, float margin) {
+#if VECTOR == 512
+    const __m512 sums = _mm512_loadu_ps(p->sums + k), high = _mm512_add_ps(sums, _mm512_set1_ps(margin));
+    const __m512 low = _mm512_sub_ps(sums, _mm512_set1_ps(margin));
+    return (_mm512_cmp_ps_mask(high, _mm512_loadu_ps(p->above + k), _CMP_GE_OQ) |
+            _mm512_cmp_ps_mask(low, _mm512_loadu_ps(p->below + k), _CMP_LT_OQ)) != 0;
+#elif VECTOR == 256
+    const __m256 sums = _mm256_loadu_ps(p->sums + k), high = _mm256_add_ps(sums, _mm256_set1_ps(margin));
+    const __m256 low = _mm256_sub_ps(sums, _mm256_set1_ps(margin));
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(high, _mm256_loadu_ps(p->above + k), _CMP_GE_OQ),
+                                           _mm256_cmp_ps(low, _mm256_loadu_ps(p->below + k), _CMP_LT_OQ))) != 0;
+#else
+    int any = 0;
+    for (int i = 0; i < FLOATS; i++)
+        any |= p->sums[k + i] + margin >= p->above[k + i] || p->sums[k + i] - margin < p->below[k + i];
+    return any;
+#endif
+}
+
 /* What the neurons of one vector, from `k` on, do: bits of those that spike +1, and -1. Their levels follow, and their
    thresholds: the next one above is read from the table, that below is the one that was reached. */
 INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const int small, int64_t k, int back, float margin,
@@ -134,26 +147,33 @@ INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const 
 #if VECTOR == 512
     const __m512 sums = _mm512_loadu_ps(p->sums + k), above = _mm512_loadu_ps(p->above + k), below = _mm512_loadu_ps(p->below + k);
     const __m512 low = _mm512_sub_ps(sums, _mm512_set1_ps(margin)), high = _mm512_add_ps(sums, _mm512_set1_ps(margin));
-    const uint32_t rises = _mm512_cmp_ps_mask(high, above, _CMP_GE_OQ), falls = _mm512_cmp_ps_mask(low, below, _CMP_LT_OQ);
-    if (!(rises | falls)) return *fallen = 0;
     up = _mm512_cmp_ps_mask(low, above, _CMP_GE_OQ), down = _mm512_cmp_ps_mask(high, below, _CMP_LT_OQ);
+    marked = (up ^ _mm512_cmp_ps_mask(high, above, _CMP_GE_OQ)) | (down ^ _mm512_cmp_ps_mask(low, below, _CMP_LT_OQ));
 #elif VECTOR == 256
     const __m256 sums = _mm256_loadu_ps(p->sums + k), above = _mm256_loadu_ps(p->above + k), below = _mm256_loadu_ps(p->below + k);
     const __m256 low = _mm256_sub_ps(sums, _mm256_set1_ps(margin)), high = _mm256_add_ps(sums, _mm256_set1_ps(margin));
-    const __m256 rising = _mm256_cmp_ps(high, above, _CMP_GE_OQ), falling = _mm256_cmp_ps(low, below, _CMP_LT_OQ);
-    if (!_mm256_movemask_ps(_mm256_or_ps(rising, falling))) return *fallen = 0;
-    const uint32_t rises = (uint32_t)_mm256_movemask_ps(rising), falls = (uint32_t)_mm256_movemask_ps(falling);
-    up = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(low, above, _CMP_GE_OQ));
-    down = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(high, below, _CMP_LT_OQ));
+    __m256 rose = _mm256_cmp_ps(low, above, _CMP_GE_OQ), fell = _mm256_cmp_ps(high, below, _CMP_LT_OQ);
+    up = (uint32_t)_mm256_movemask_ps(rose), down = (uint32_t)_mm256_movemask_ps(fell);
+    marked = (uint32_t)_mm256_movemask_ps(_mm256_or_ps(_mm256_xor_ps(rose, _mm256_cmp_ps(high, above, _CMP_GE_OQ)),
+                                                       _mm256_xor_ps(fell, _mm256_cmp_ps(low, below, _CMP_LT_OQ))));
 #else
-    const float low = p->sums[k] - margin, high = p->sums[k] + margin;
-    const uint32_t rises = high >= p->above[k], falls = low < p->below[k];
-    up = low >= p->above[k], down = high < p->below[k];
+    up = down = marked = 0;
+    for (int i = 0; i < FLOATS; i++) {
+        const float low = p->sums[k + i] - margin, high = p->sums[k + i] + margin;
+        const uint32_t rises = low >= p->above[k + i], falls = high < p->below[k + i];
+        up |= rises << i, down |= falls << i;
+        marked |= ((rises ^ (high >= p->above[k + i])) | (falls ^ (low < p->below[k + i]))) << i;
+    }
 #endif
-    marked = (up ^ rises) | (down ^ falls);
-    if (marked) NAME(decide_gates)(state, which, k, back, marked, &up, &down);
+    if (marked) {
+        NAME(decide_gates)(state, which, k, back, marked, &up, &down);
+#if VECTOR == 256
+        const __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        rose = _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)up), lanes), lanes));
+        fell = _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)down), lanes), lanes));
+#endif
+    }
     *fallen = down;
-    if (!(up | down)) return 0;
 #if VECTOR == 512
     const __mmask16 ups = (__mmask16)up, downs = (__mmask16)down;
     const __m512i step = _mm512_set1_epi32(1), last = LOAD(p->index + k);
@@ -165,22 +185,23 @@ INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const 
     _mm512_storeu_ps(p->above + k, _mm512_mask_mov_ps(_mm512_mask_mov_ps(above, ups, next), downs, below));
     if (back) _mm512_storeu_ps(p->below + k, _mm512_mask_mov_ps(_mm512_mask_mov_ps(below, downs, next), ups, above));
 #elif VECTOR == 256
-    const __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    const __m256i ups = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)up), lanes), lanes);
-    const __m256i downs = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)down), lanes), lanes);
+    const __m256i ups = _mm256_castps_si256(rose), downs = _mm256_castps_si256(fell);
     const __m256i change = _mm256_sub_epi32(downs, ups), index = _mm256_add_epi32(LOAD(p->index + k), change);
     STORE(p->index + k, index);
     _mm256_storeu_ps(p->level + k, _mm256_add_ps(_mm256_loadu_ps(p->level + k), _mm256_cvtepi32_ps(change)));
-    const __m256 rose = _mm256_castsi256_ps(ups), fell = _mm256_castsi256_ps(downs);
     const __m256 next = NAME(entries)(table, small, _mm256_sub_epi32(index, ups));
     _mm256_storeu_ps(p->above + k, _mm256_blendv_ps(_mm256_blendv_ps(above, next, rose), below, fell));
     if (back) _mm256_storeu_ps(p->below + k, _mm256_blendv_ps(_mm256_blendv_ps(below, next, fell), above, rose));
 #else
     (void)small;
-    p->index[k] += (int32_t)up - (int32_t)down;
-    p->level[k] += (float)up - (float)down;
-    p->above[k] = table[p->index[k] + 1];
-    if (back) p->below[k] = table[p->index[k]];
+    for (uint32_t moved = up | down; moved; moved &= moved - 1) {
+        const int64_t at = k + __builtin_ctz(moved);
+        const int32_t spike = up >> (at - k) & 1 ? 1 : -1;
+        p->index[at] += spike;
+        p->level[at] += (float)spike;
+        p->above[at] = table[p->index[at] + 1];
+        if (back) p->below[at] = table[p->index[at]];
+    }
 #endif
     return up;
 }
@@ -189,23 +210,28 @@ INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const 
    written to `out` and added to `events`, where these are given. Returns whether there are any. */
 INLINE int NAME(fire_by_level)(const NAME(GatedState) *state, int which, const int small, int back, float margin,
                                int8_t *restrict out, NAME(Events) *events) {
-    int64_t end = events ? events->ends[events->steps + 1] : 0;
+    const NAME(Population) *p = state->populations + which;
+    int64_t rises = events ? events->rises[events->steps + 1] : 0, falls = events ? events->falls[events->steps + 1] : 0;
     uint32_t any = 0;
-    for (int64_t k = 0; k < state->task->width; k += FLOATS) {
-        uint32_t down, up = NAME(spikes_of)(state, which, small, k, back, margin, &down), moved = up | down;
-        any |= moved;
-        if (!out && !events) continue;
-        for (; moved; moved &= moved - 1) {
-            const int place = __builtin_ctz(moved);
-            const int32_t spike = (int32_t)(up >> place & 1) * 2 - 1;
-            if (out) out[k + place] = (int8_t)spike;
+    for (int64_t first = 0; first < state->task->width; first += 64 * FLOATS) {
+        const int64_t end = first + 64 * FLOATS < state->task->width ? first + 64 * FLOATS : state->task->width;
+        uint64_t vectors = 0; /* that may spike: found without a branch for each, since nobody could foretell them */
+        for (int64_t k = first; k < end; k += FLOATS)
+            vectors |= (uint64_t)NAME(may_spike)(p, k, margin) << ((k - first) / FLOATS);
+        for (; vectors; vectors &= vectors - 1) {
+            const int64_t k = first + FLOATS * lowest_bit(vectors);
+            uint32_t down, up = NAME(spikes_of)(state, which, small, k, back, margin, &down);
+            any |= up | down;
             if (events) {
-                events->unit[end] = (int32_t)(k + place);
-                events->change[end++] = (int16_t)spike;
+                rises = NAME(list_units)(events->risen, rises, up, k, state->ones);
+                falls = NAME(list_units)(events->fallen, falls, down, k, state->ones);
             }
+            if (!out) continue;
+            for (; up; up &= up - 1) out[k + __builtin_ctz(up)] = 1;
+            for (; down; down &= down - 1) out[k + __builtin_ctz(down)] = -1;
         }
     }
-    if (events) events->ends[events->steps + 1] = end;
+    if (events) events->rises[events->steps + 1] = rises, events->falls[events->steps + 1] = falls;
     return any != 0;
 }
 
@@ -244,17 +270,12 @@ INLINE void NAME(settle_by_level)(const NAME(GatedState) *state, int which, floa
         if (total - finer >= thresholds[0] && total + finer < thresholds[1]) continue;
         p->index[k] = NAME(level_at)(p, NAME(total_of)(state, which, k, 1));
     }
-    int64_t end = events ? events->ends[events->steps + 1] : 0;
     for (int64_t k = 0; k < n; k++) {
         const int64_t level = p->lowest + p->index[k];
         p->level[k] = (float)level;
         if (out) out[k] = (int16_t)level;
-        if (!events) continue;
-        events->unit[end] = (int32_t)k;
-        events->change[end] = (int16_t)level;
-        end += level != 0;
+        if (events) NAME(list_change)(events, k, level);
     }
-    if (events) events->ends[events->steps + 1] = end;
 }
 
 /* How far the sums of a population may be from the true ones: those of gates are rounded, products of levels are not. */
@@ -306,97 +327,42 @@ INLINE int NAME(lstm_step)(NAME(GatedState) *state, int64_t at) {
     int any = 0;
     for (int which = 0; which < 4; which++) any |= NAME(react)(state, which, at, NULL);
     for (int64_t k = 0; k < width; k++) cells[k] = kept[k] * before[k] + taken[k] * candidate[k];
-    const int64_t first = state->cells.ends[state->cells.steps + 1];
+    const int64_t step = state->cells.steps, rises = state->cells.rises[step + 1], falls = state->cells.falls[step + 1];
     any |= NAME(react)(state, 4, at, &state->cells);
-    for (int64_t e = first; e < state->cells.ends[state->cells.steps + 1]; e++) {
-        const int32_t k = state->cells.unit[e];
-        seen[k] = task->seen[state->populations[4].index[k]];
+    const int32_t *level = state->populations[4].index;
+    for (int64_t e = rises; e < state->cells.rises[step + 1]; e++) {
+        const int32_t k = state->cells.risen[e];
+        seen[k] = task->seen[level[k]];
+    }
+    for (int64_t e = falls; e < state->cells.falls[step + 1]; e++) {
+        const int32_t k = state->cells.fallen[e];
+        seen[k] = task->seen[level[k]];
     }
     for (int64_t k = 0; k < width; k++) states[k] = shown[k] * seen[k];
     return any | NAME(react)(state, 5, at, &state->hidden);
 }
 
-#if VECTOR
-/* sums += the rows of `risen`, - the rows of `fallen`, of `words` vectors: in int16, which holds the sum of ROWS_OF_INT16. */
-INLINE void NAME(signed_rows)(const int words, const int16_t *weight, int64_t stride, const int32_t *risen, int64_t rises,
-                              const int32_t *fallen, int64_t falls, int32_t *sums) {
-    while (rises + falls > 0) {
-        WORD sum[MOST_WORDS];
-        for (int w = 0; w < words; w++) sum[w] = ZERO();
-        const int64_t ups = rises < ROWS_OF_INT16 ? rises : ROWS_OF_INT16;
-        const int64_t room = ROWS_OF_INT16 - ups, downs = falls < room ? falls : room;
-        for (int64_t i = 0; i < ups; i++) {
-            const int16_t *row = weight + risen[i] * stride;
-            for (int w = 0; w < words; w++) sum[w] = ADD16(sum[w], LOAD(row + WORD_LANES * w));
+/* Adds what a step's spikes of the states before bring to their levels. */
+INLINE void NAME(receive)(NAME(GatedState) *state, int64_t step) {
+    const NAME(Events) *hidden = &state->hidden_before, *cells = &state->cells_before;
+    int64_t norm = 0;
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        const int64_t *ends = sign > 0 ? hidden->rises : hidden->falls;
+        const int32_t *units = sign > 0 ? hidden->risen : hidden->fallen;
+        for (int64_t e = ends[step]; e < ends[step + 1]; e++) {
+            const int32_t unit = units[e], last = state->counts[unit];
+            const int32_t level = last + (hidden->graded ? hidden->change[e] : sign);
+            state->counts[unit] = (int16_t)level;
+            state->before[unit] = (float)level;
+            norm += (level < 0 ? -level : level) - (last < 0 ? -last : last);
         }
-        for (int64_t i = 0; i < downs; i++) {
-            const int16_t *row = weight + fallen[i] * stride;
-            for (int w = 0; w < words; w++) sum[w] = SUB16(sum[w], LOAD(row + WORD_LANES * w));
-        }
-        for (int w = 0; w < words; w++)
-            for (int half = 0; half < 2; half++) {
-                int32_t *to = sums + WORD_LANES * w + WORD_LANES / 2 * half;
-                STORE(to, ADD32(LOAD(to), half ? WIDER(sum[w], 1) : WIDER(sum[w], 0)));
-            }
-        risen += ups, rises -= ups, fallen += downs, falls -= downs;
-    }
-}
-#endif
-
-/* Adds what the units of the hidden state bring that spike +1, and -1. */
-INLINE void NAME(add_signed)(NAME(GatedState) *state, int64_t rises, int64_t falls) {
-    const Weights *weights = &state->task->weights;
-    const int16_t *rows = (const int16_t *)weights->values;
-    int32_t *to = state->recurrent;
-#if VECTOR
-    int64_t words = (weights->outputs + WORD_LANES - 1) / WORD_LANES;
-#define SIGNED(words) NAME(signed_rows)(words, rows, weights->stride, state->risen, rises, state->fallen, falls, to)
-    for (; words >= MOST_WORDS; words -= MOST_WORDS, rows += MOST_WORDS * WORD_LANES, to += MOST_WORDS * WORD_LANES)
-        SIGNED(MOST_WORDS);
-    for (; words >= 2; words -= 2, rows += 2 * WORD_LANES, to += 2 * WORD_LANES) SIGNED(2);
-    if (words) SIGNED(1);
-#undef SIGNED
-#else
-    for (int64_t i = 0; i < rises + falls; i++) {
-        const int32_t sign = i < rises ? 1 : -1, unit = i < rises ? state->risen[i] : state->fallen[i - rises];
-        for (int64_t k = 0; k < weights->outputs; k++) to[k] += sign * rows[unit * weights->stride + k];
-    }
-#endif
-}
-
-/* Adds what a step's spikes of the states before bring. Returns whether they bring anything. */
-INLINE int NAME(receive)(NAME(GatedState) *state, int64_t step) {
-    const Weights *weights = &state->task->weights;
-    const NAME(Events) *events = &state->hidden_before;
-    const int64_t first = events->ends[step], end = events->ends[step + 1];
-    int64_t rises = 0, falls = 0, norm = 0;
-    for (int64_t e = first; e < end; e++) {
-        const int32_t unit = events->unit[e], change = events->change[e];
-        const int32_t last = state->counts[unit], level = last + change;
-        state->counts[unit] = (int16_t)level;
-        state->before[unit] = (float)level;
-        norm += (level < 0 ? -level : level) - (last < 0 ? -last : last);
-        state->risen[rises] = state->fallen[falls] = unit;
-        rises += change == 1, falls += change == -1;
+        if (!state->task->lstm) continue;
+        ends = sign > 0 ? cells->rises : cells->falls;
+        units = sign > 0 ? cells->risen : cells->fallen;
+        for (int64_t e = ends[step]; e < ends[step + 1]; e++)
+            state->before_cells[units[e]] += cells->graded ? cells->change[e] : (float)sign;
     }
     state->norm += (double)norm;
-    if (rises + falls == end - first) {
-        NAME(add_signed)(state, rises, falls);
-    } else { /* levels, of a start or of the reference */
-        const RowList list = {end - first, events->unit + first, events->change + first};
-        const int32_t unit = events->unit[end];
-        const int16_t change = events->change[end];
-        events->unit[end] = 0, events->change[end] = 0; /* rows are taken in pairs */
-        NAME(accumulate_some)(weights->values, weights->kind, weights->stride, weights->outputs, &list, state->recurrent,
-                              state->recurrent);
-        events->unit[end] = unit, events->change[end] = change;
-    }
-    if (state->task->lstm) {
-        events = &state->cells_before;
-        for (int64_t i = events->ends[step]; i < events->ends[step + 1]; i++)
-            state->before_cells[events->unit[i]] += events->change[i];
-    }
-    return end > first;
 }
 
 /* The drive of a position (NULL: there is none), and what flows beside it, in float32. */
@@ -431,57 +397,126 @@ INLINE int NAME(receive_input)(NAME(GatedState) *state, int64_t step, const doub
 
 /* The levels that a text begins with, as spikes of one step; NULL: none. */
 INLINE void NAME(begun)(NAME(Events) *events, const int16_t *levels, int64_t n) {
-    int64_t end = 0;
-    for (int64_t k = 0; levels && k < n; k++) {
-        events->unit[end] = (int32_t)k;
-        events->change[end] = levels[k];
-        end += levels[k] != 0;
-    }
-    events->ends[1] = end;
-    events->steps = end > 0;
+    NAME(clear)(events);
+    for (int64_t k = 0; levels && k < n; k++) NAME(list_change)(events, k, levels[k]);
+    events->steps = events->rises[1] > 0;
 }
 
-/* The texts first..last-1. Returns the steps needed, one more than the capacity if that was too small. */
-static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
-    const int64_t n = task->hidden, width = task->width, gates = task->lstm ? 4 : 3, populations = task->lstm ? 6 : 4;
-    const int64_t capacity = task->capacity, rows = 4 * width, recurrent = gates * width, stride = task->weights.stride;
-    const Neurons *neurons = &task->neurons;
-    const int back = neurons->cif != 0;
+/* Room for one text at a time (NULL: no memory), and the state that lies in it. */
+static char *NAME(open_state)(const GatedTask *task, NAME(GatedState) *state) {
+    const int64_t n = task->hidden, width = task->width, populations = task->lstm ? 6 : 4, rows = 4 * width;
+    const int64_t steps = task->capacity + 2, spikes = steps * n + 8, reads = task->left_out.reads;
+    const int64_t received = (steps + 1) * task->blocks * GATED_BLOCK;
     const int64_t floats = 3 * rows + (2 + 3 + 3 * populations) * width + populations * SMALL_TABLE;
-    const int64_t spikes = (capacity + 2) * n + 1, ends = capacity + 4, reads = task->left_out.reads;
-    const int64_t ints = stride + populations * width + 4 * spikes + 2 * (n + 1), shorts = 4 * spikes + reads;
-    char *memory = (char *)calloc(1, (size_t)(rows * 8 + 4 * ends * 8 + (floats + ints) * 4 + shorts * 2 + 64));
-    if (!memory) return NO_MEMORY;
+    const int64_t scheduled = spikes + 2 * steps * ROWS_AT_ONCE;
+    const int64_t ints = received + populations * width + 8 * spikes + scheduled + 2 * steps, shorts = 4 * n + reads, ends = 8 * (steps + 2);
+    char *memory = (char *)calloc(1, (size_t)((rows + ends) * 8 + (floats + ints) * 4 + shorts * 2 + 256 * 8 + 64));
+    if (!memory) return NULL;
     char *from = memory;
 #define TAKE(type, count) ((type *)(from += (count) * (int64_t)sizeof(type)) - (count))
-    NAME(GatedState) state = {.task = task};
-    state.arrived = TAKE(double, rows);
-    NAME(Events) *events[4] = {&state.hidden, &state.cells, &state.hidden_before, &state.cells_before};
-    for (int i = 0; i < 4; i++) events[i]->ends = TAKE(int64_t, ends);
-    state.input_sums = TAKE(float, rows), state.sums = TAKE(float, rows), state.rounded_drive = TAKE(float, rows);
-    state.products = TAKE(float, 2 * width);
-    state.before = TAKE(float, width), state.before_cells = TAKE(float, width), state.seen = TAKE(float, width);
-    state.recurrent = TAKE(int32_t, stride);
-    const float *sums[6] = {state.sums, state.sums + width, state.products, state.products + width};
-    if (task->lstm)
-        for (int p = 0; p < 6; p++) sums[p] = p < 4 ? state.sums + p * width : state.products + (p - 4) * width;
+    *state = (NAME(GatedState)){.task = task, .arrived = TAKE(double, rows)};
+    NAME(Events) *events[4] = {&state->hidden, &state->cells, &state->hidden_before, &state->cells_before};
+    for (int i = 0; i < 4; i++) events[i]->rises = TAKE(int64_t, steps + 2), events[i]->falls = TAKE(int64_t, steps + 2);
+    state->input_sums = TAKE(float, rows), state->sums = TAKE(float, rows), state->rounded_drive = TAKE(float, rows);
+    state->products = TAKE(float, 2 * width);
+    state->before = TAKE(float, width), state->before_cells = TAKE(float, width), state->seen = TAKE(float, width);
+    state->received = TAKE(int32_t, received);
     for (int64_t p = 0; p < populations; p++) {
         const int is_state = p == populations - 1, is_cell = p == 4, is_candidate = p == 2;
         const GatedTable *table = is_state ? &task->state : is_cell ? &task->cell : is_candidate ? &task->tanh : &task->sigmoid;
         const int64_t highest = is_cell && !is_state ? task->cells : task->q;
         const int64_t lowest = is_state || is_candidate || is_cell ? -highest : 0, entries = highest - lowest + 2;
+        const int64_t product = p - (task->lstm ? 4 : 2); /* that it receives; those before receive sums */
         float *small = TAKE(float, SMALL_TABLE);
         for (int64_t i = 0; i < SMALL_TABLE && entries <= SMALL_TABLE; i++)
             small[i] = table->rounded[i < entries ? i : entries - 1]; /* behind the last there is infinity */
-        state.populations[p] = (NAME(Population)){
-            table->exact, entries <= SMALL_TABLE ? small : table->rounded, sums[p], entries <= SMALL_TABLE, lowest, highest,
+        state->populations[p] = (NAME(Population)){
+            table->exact, entries <= SMALL_TABLE ? small : table->rounded,
+            product < 0 ? state->sums + p * width : state->products + product * width, entries <= SMALL_TABLE, lowest, highest,
             TAKE(float, width), TAKE(float, width), TAKE(float, width), TAKE(int32_t, width)};
     }
-    for (int i = 0; i < 4; i++) events[i]->unit = TAKE(int32_t, spikes);
-    state.risen = TAKE(int32_t, n + 1), state.fallen = TAKE(int32_t, n + 1);
-    for (int i = 0; i < 4; i++) events[i]->change = TAKE(int16_t, spikes);
-    state.counts = TAKE(int16_t, reads);
+    for (int i = 0; i < 4; i++) events[i]->risen = TAKE(int32_t, spikes), events[i]->fallen = TAKE(int32_t, spikes);
+    state->schedule = (NAME(Schedule)){TAKE(int32_t, scheduled), TAKE(int32_t, 2 * steps)};
+    for (int i = 0; i < 4; i++) events[i]->change = TAKE(int16_t, n);
+    state->counts = TAKE(int16_t, reads);
+    uint8_t(*ones)[8] = (uint8_t(*)[8])TAKE(uint8_t, 256 * 8);
 #undef TAKE
+    list_ones(ones);
+    state->ones = ones;
+    return memory;
+}
+
+/* Nothing has been received yet at a position, beside a train; its drive (NULL: there is none). */
+INLINE void NAME(begin_position)(NAME(GatedState) *state, const double *drive) {
+    const GatedTask *task = state->task;
+    const int64_t width = task->width, rows = 4 * width;
+    if (task->arriving) memset(state->arrived, 0, (size_t)rows * sizeof *state->arrived);
+    memset(state->input_sums, 0, (size_t)(2 * rows) * sizeof(float)); /* and all sums */
+    memset(state->before, 0, (size_t)(3 * width) * sizeof(float)); /* and the cells, and what is seen of one of 0 */
+    memset(state->counts, 0, (size_t)task->left_out.reads * sizeof *state->counts);
+    state->norm = state->flows = 0;
+    NAME(round_drive)(state, drive);
+    for (int64_t p = 0; p < (task->lstm ? 6 : 4); p++)
+        NAME(rest)(state->populations + p, task->hidden, width, task->neurons.cif != 0);
+    NAME(clear)(&state->hidden);
+    NAME(clear)(&state->cells);
+    /* Before any spike nothing has come of the state; behind the last one, no more comes. */
+    const int64_t stride = task->blocks * GATED_BLOCK;
+    memset(state->received, 0, (size_t)stride * sizeof *state->received);
+    NAME(sum_steps)(task, &state->hidden_before, &state->schedule, state->received + stride);
+    state->recurrent = state->received;
+}
+
+/* What has come of the input and of the state by a step. */
+INLINE void NAME(sum_up)(NAME(GatedState) *state) {
+    const int64_t rows = 4 * state->task->width, recurrent = state->task->lstm ? rows : 3 * state->task->width;
+    const float unit = (float)state->task->unit;
+    for (int64_t k = 0; k < recurrent; k++) state->sums[k] = state->input_sums[k] + unit * (float)state->recurrent[k];
+    for (int64_t k = recurrent; k < rows; k++) state->sums[k] = state->input_sums[k];
+}
+
+/* All steps of a position whose spikes are written from `out` on. Returns the steps needed. */
+INLINE int64_t NAME(settle_position)(NAME(GatedState) *state, const double *train, int64_t out) {
+    const GatedTask *task = state->task;
+    const Neurons *neurons = &task->neurons;
+    NAME(Events) *hidden = &state->hidden, *cells = &state->cells;
+    const NAME(Events) *before = &state->hidden_before;
+    const int64_t cells_steps = state->cells_before.steps, arriving = cells_steps > before->steps ? cells_steps : before->steps;
+    int64_t ended = task->arriving > neurons->wake_steps ? task->arriving : neurons->wake_steps;
+    ended = arriving > ended ? arriving : ended;
+    int64_t passed = 0, needed = 0;
+    for (int64_t step = 0; step <= task->capacity && step < neurons->most_steps; step++) {
+        int changed = NAME(receive_input)(state, step, train);
+        if (step < arriving) {
+            NAME(receive)(state, step);
+            changed |= before->rises[step + 1] > before->rises[step] || before->falls[step + 1] > before->falls[step];
+        }
+        if (step < before->steps) state->recurrent += task->blocks * GATED_BLOCK;
+        if (changed) NAME(sum_up)(state);
+        hidden->steps = cells->steps = step;
+        hidden->rises[step + 1] = hidden->rises[step], hidden->falls[step + 1] = hidden->falls[step];
+        cells->rises[step + 1] = cells->rises[step], cells->falls[step + 1] = cells->falls[step];
+        const int64_t at = step < task->capacity ? out + step * task->out_step : -1;
+        const int any = task->lstm ? NAME(lstm_step)(state, at) : NAME(gru_step)(state, at);
+        if (hidden->rises[step + 1] > hidden->rises[step] || hidden->falls[step + 1] > hidden->falls[step] ||
+            cells->rises[step + 1] > cells->rises[step] || cells->falls[step + 1] > cells->falls[step])
+            passed = step + 1;
+        if (any) {
+            needed = step + 1;
+        } else if (step >= ended) {
+            break;
+        }
+    }
+    hidden->steps = cells->steps = passed;
+    return needed;
+}
+
+/* The texts first..last-1. Returns the steps needed, one more than the capacity if that was too small. */
+static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
+    const int64_t n = task->hidden, capacity = task->capacity;
+    NAME(GatedState) state;
+    char *memory = NAME(open_state)(task, &state);
+    if (!memory) return NO_MEMORY;
     int64_t needed = 0;
     for (int64_t sample = first; sample < last && needed <= capacity; sample++) {
         const int64_t length = task->lengths ? task->lengths[sample] : task->length;
@@ -489,51 +524,13 @@ static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
         NAME(begun)(&state.cells_before, task->start_cells ? task->start_cells + sample * n : NULL, n);
         for (int64_t i = 0; i < length && needed <= capacity; i++) {
             const int64_t position = task->reverse ? length - 1 - i : i;
-            const double *drive = NULL;
-            if (task->drive)
-                drive = task->drive + (task->index
-                                           ? task->index[sample * task->drive_sample + position * task->drive_position] *
-                                                 task->drive_row
-                                           : sample * task->drive_sample + position * task->drive_position);
+            int64_t drive = sample * task->drive_sample + position * task->drive_position;
+            if (task->index) drive = task->index[drive] * task->drive_row;
+            NAME(begin_position)(&state, task->drive ? task->drive + drive : NULL);
             const double *train = task->train + sample * task->train_sample + position * task->train_position;
-            const int64_t out = sample * task->out_sample + position * task->out_position;
-            if (task->arriving) memset(state.arrived, 0, (size_t)rows * sizeof *state.arrived);
-            memset(state.input_sums, 0, (size_t)(2 * rows) * sizeof(float)); /* and all sums */
-            memset(state.recurrent, 0, (size_t)stride * sizeof *state.recurrent);
-            memset(state.before, 0, (size_t)(3 * width) * sizeof(float)); /* and the cells, and what is seen of one of 0 */
-            memset(state.counts, 0, (size_t)reads * sizeof *state.counts);
-            state.norm = state.flows = 0;
-            NAME(round_drive)(&state, drive);
-            for (int64_t p = 0; p < populations; p++) NAME(rest)(state.populations + p, n, width, back);
-            int64_t arriving = state.hidden_before.steps;
-            arriving = state.cells_before.steps > arriving ? state.cells_before.steps : arriving;
-            int64_t ended = task->arriving > neurons->wake_steps ? task->arriving : neurons->wake_steps;
-            ended = arriving > ended ? arriving : ended;
-            int64_t passed = 0;
-            state.hidden.ends[0] = state.cells.ends[0] = 0;
-            for (int64_t step = 0; step <= capacity && step < neurons->most_steps; step++) {
-                int changed = step < arriving && NAME(receive)(&state, step);
-                changed |= NAME(receive_input)(&state, step, train);
-                if (changed) {
-                    const float unit = (float)task->unit;
-                    for (int64_t k = 0; k < recurrent; k++)
-                        state.sums[k] = state.input_sums[k] + unit * (float)state.recurrent[k];
-                    memcpy(state.sums + recurrent, state.input_sums + recurrent, (size_t)(rows - recurrent) * sizeof(float));
-                }
-                state.hidden.steps = state.cells.steps = step;
-                state.hidden.ends[step + 1] = state.hidden.ends[step];
-                state.cells.ends[step + 1] = state.cells.ends[step];
-                const int64_t at = step < capacity ? out + step * task->out_step : -1;
-                const int any = task->lstm ? NAME(lstm_step)(&state, at) : NAME(gru_step)(&state, at);
-                if (state.hidden.ends[step + 1] > state.hidden.ends[step] || state.cells.ends[step + 1] > state.cells.ends[step])
-                    passed = step + 1;
-                if (any) {
-                    needed = step + 1 > needed ? step + 1 : needed;
-                } else if (step >= ended) {
-                    break;
-                }
-            }
-            state.hidden.steps = state.cells.steps = passed;
+            const int64_t steps =
+                NAME(settle_position)(&state, train, sample * task->out_sample + position * task->out_position);
+            needed = steps > needed ? steps : needed;
             const NAME(Events) hidden = state.hidden_before, cells = state.cells_before;
             state.hidden_before = state.hidden, state.cells_before = state.cells;
             state.hidden = hidden, state.cells = cells;
