@@ -139,9 +139,8 @@ INLINE int NAME(may_spike)(const NAME(Population) *p, int64_t k, float margin) {
 
 /* What the neurons of one vector, from `k` on, do: bits of those that spike +1, and -1. Their levels follow, and their
    thresholds: the next one above is read from the table, that below is the one that was reached. */
-INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const int small, int64_t k, int back, float margin,
-                                uint32_t *fallen) {
-    const NAME(Population) *p = state->populations + which;
+INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const NAME(Population) *p, const int small, int64_t k,
+                                int back, float margin, uint32_t *fallen) {
     const float *table = p->table;
     uint32_t up, down, marked;
 #if VECTOR == 512
@@ -210,7 +209,7 @@ INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const 
    written to `out` and added to `events`, where these are given. Returns whether there are any. */
 INLINE int NAME(fire_by_level)(const NAME(GatedState) *state, int which, const int small, int back, float margin,
                                int8_t *restrict out, NAME(Events) *events) {
-    const NAME(Population) *p = state->populations + which;
+    const NAME(Population) population = state->populations[which], *p = &population; /* its own, which nothing else writes to */
     int64_t rises = events ? events->rises[events->steps + 1] : 0, falls = events ? events->falls[events->steps + 1] : 0;
     uint32_t any = 0;
     for (int64_t first = 0; first < state->task->width; first += 64 * FLOATS) {
@@ -220,15 +219,13 @@ INLINE int NAME(fire_by_level)(const NAME(GatedState) *state, int which, const i
             vectors |= (uint64_t)NAME(may_spike)(p, k, margin) << ((k - first) / FLOATS);
         for (; vectors; vectors &= vectors - 1) {
             const int64_t k = first + FLOATS * lowest_bit(vectors);
-            uint32_t down, up = NAME(spikes_of)(state, which, small, k, back, margin, &down);
+            uint32_t down, up = NAME(spikes_of)(state, which, p, small, k, back, margin, &down);
             any |= up | down;
             if (events) {
                 rises = NAME(list_units)(events->risen, rises, up, k, state->ones);
                 falls = NAME(list_units)(events->fallen, falls, down, k, state->ones);
             }
-            if (!out) continue;
-            for (; up; up &= up - 1) out[k + __builtin_ctz(up)] = 1;
-            for (; down; down &= down - 1) out[k + __builtin_ctz(down)] = -1;
+            if (out) NAME(write_spikes)(out + k, up, down, state->task->hidden - k);
         }
     }
     if (events) events->rises[events->steps + 1] = rises, events->falls[events->steps + 1] = falls;

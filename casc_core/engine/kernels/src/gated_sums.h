@@ -27,13 +27,29 @@ INLINE void NAME(list_change)(NAME(Events) *events, int64_t k, int64_t change) {
     *end += change != 0;
 }
 
-/* Appends to a list the units whose bits are set, from `k` on; it has room for eight more. Returns its end. */
+/* Appends to a list the units of a vector from `k` on whose bits are set; it has room for eight more. Returns its end. */
 INLINE int64_t NAME(list_units)(int32_t *list, int64_t end, uint32_t bits, int64_t k, const uint8_t (*ones)[8]) {
-    for (; bits; bits >>= 8, k += 8) {
-        for (int i = 0; i < 8; i++) list[end + i] = (int32_t)k + ones[bits & 255][i];
+    for (int64_t first = k; first < k + FLOATS; first += 8, bits >>= 8) { /* no branch: nobody could foretell the bits */
+        for (int i = 0; i < 8; i++) list[end + i] = (int32_t)first + ones[bits & 255][i];
         end += __builtin_popcount(bits & 255);
     }
     return end;
+}
+
+/* Each of eight bits as a byte of 0 or 1. */
+INLINE uint64_t NAME(bytes_of)(uint32_t bits) {
+    const uint64_t own = (bits & 255) * 0x0101010101010101u & 0x8040201008040201u;
+    return (own + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
+}
+
+/* Writes the spikes of a vector of neurons, of which there are `n`. */
+INLINE void NAME(write_spikes)(int8_t *to, uint32_t up, uint32_t down, int64_t n) {
+    enum { BYTES = FLOATS < 8 ? FLOATS : 8 };
+    for (int64_t first = 0; first < FLOATS && first < n; first += 8, up >>= 8, down >>= 8) {
+        const uint64_t spikes = NAME(bytes_of)(up) | NAME(bytes_of)(down) * 255;
+        if (first + BYTES <= n) memcpy(to + first, &spikes, BYTES);
+        else memcpy(to + first, &spikes, (size_t)(n - first));
+    }
 }
 
 /* Rows in the order in which they are summed, for every block alike: those of a step's positive spikes, then those of its

@@ -100,7 +100,8 @@ def test_what_rounded_weights_leave_out_decides_sums_on_a_threshold(instructions
     given, rounded = (GatedWeights.gru(each, None, *thresholds, -25) for each in (weight, whole))
     drive = torch.randint(-1, 2, (batch, length, 3 * hidden)).double()
     expected = levels_by_hand(weight, q * drive, given)
-    assert given.recurrent.is_rounded
+    assert given.recurrent is not None
+    assert given.recurrent.left_out.largest
     assert not torch.equal(expected, levels_by_hand(whole, q * drive, rounded))
     inputs = sequences(batch, length, 3 * hidden, drive=drive)
     with kernels.using(instructions):
