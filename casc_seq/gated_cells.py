@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from casc_core.engine import kernels
-from casc_core.engine.recording.spike_counts import by_step
-from casc_core.engine.run import LARGEST_TOTAL
 from casc_core.extend import Numbers, Provenance, Whole, Work, settings, tensors
 from casc_core.numerics import largest
+from casc_core.operations import LARGEST_TOTAL, by_step, kernels
 from casc_seq.gated_position import Position
 from casc_seq.gated_recurrence import GatedRecurrence
 from casc_seq.level_thresholds import nearest_thresholds

@@ -21,7 +21,7 @@ _Order = list[tuple[int, int, int]]
 
 
 class _Pass(NamedTuple):
-    """What a pass over all rows leaves. A tanh is computed as `2 sigmoid(2 x) - 1`, which is several times as fast in torch.
+    """What a pass over all rows leaves. A tanh is computed as `2 sigmoid(2 x) - 1`, which torch does several times as fast.
 
     Attributes:
         smooth: `[rows, 4 * hidden]`: sigmoids of input and forget gate, of twice the candidate, and of the output gate.

@@ -75,7 +75,7 @@ class RecurrentWeights:
 
     Attributes:
         hidden, gates: units, and blocks of so many rows. width: of a gate, padded to whole vectors.
-        rounded: `[blocks, hidden + 1, outputs of a block]` int16, in units of `2**exponent`, laid out as the kernel reads them.
+        rounded: `[blocks, hidden + 1, outputs of a block]` int16, in units of `2**exponent`, as the kernel reads them.
         left_out: what that has left out, `[gates * width, reads]`.
     """
 
@@ -88,7 +88,7 @@ class RecurrentWeights:
 
     @classmethod
     def of(cls, weight: Tensor, q: int, finest: int) -> RecurrentWeights | None:
-        """Of weights `[gates * hidden, hidden]`, multiples of `2**finest`, that meet levels up to `q`; None: there is no room."""
+        """Of weights `[gates * hidden, hidden]`, multiples of `2**finest`, that meet levels up to `q`; None: no room."""
         hidden, weight = weight.shape[1], weight.detach().double().cpu()
         exponent = max(finest, binade(largest(weight)) + 1 - _WEIGHT_BITS)
         while float((weight * 2.0**-exponent).abs().sum(1).max()) * q >= _MOST_UNITS:
@@ -125,7 +125,7 @@ class RecurrentWeights:
 
 
 def _in_blocks(units: Tensor) -> Tensor:
-    """Weights `[outputs, inputs]` by input, and one more of zeros, in blocks of outputs; in each two halves, these take turns."""
+    """Weights `[outputs, inputs]` by input, zeros behind the last, in blocks whose halves take turns output by output."""
     by_input = F.pad(units.t(), (0, -len(units) % _BLOCK, 0, 1))
     halves = by_input.reshape(len(by_input), -1, _BLOCK // (2 * _HALF), 2, _HALF)
     return halves.movedim(1, 0).transpose(-1, -2).flatten(2).to(torch.int16).contiguous()
