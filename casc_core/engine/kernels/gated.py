@@ -23,7 +23,7 @@ _LANES, _WIDEST, _BLOCK, _HALF = 16, 32, 64, 16
 # What float32 rounds of sums, of all that they are added up from: some ten roundings to 24 bits, and as much again.
 _ROUNDING = 2.0**-19
 # Rounded weights take so few bits that int16 holds the sum of ROWS_OF_INT16 of them, and int32 that with all levels.
-_WEIGHT_BITS, _MOST_UNITS = 12, 2.0**30
+_WEIGHT_BITS, _MOST_UNITS = 13, 2.0**30
 _OUTPUTS = "out0 out1 out2 out3 out4 out5"
 _Table = structure("GatedTable", (c_void_p, "exact rounded"))
 _Task = structure(

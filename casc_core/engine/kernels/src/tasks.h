@@ -19,7 +19,7 @@ enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 enum { ROUNDED = 32 };
 /* Of a gated layer: outputs in a block of its weights, the rows whose sum int16 holds, those that are added in one go, entries
    of a small table of thresholds. */
-enum { GATED_BLOCK = 64, ROWS_OF_INT16 = 15, ROWS_AT_ONCE = 3, SMALL_TABLE = 32 };
+enum { GATED_BLOCK = 64, ROWS_OF_INT16 = 7, ROWS_AT_ONCE = 3, SMALL_TABLE = 32 };
 
 /* Neurons under a schedule: CIF, or IF. `threshold` is in the unit of their currents, a whole number where those are. `awake`
    [wake_steps] marks the wake steps, `caps` [wake_steps] holds the largest spike count at each; `total` is the largest
