@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import casc_core
-from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import InputError, StorageError
+from casc_core.operations import Recorder
 from casc_core.reporting.predictions import reading
 from casc_core.reporting.series import zero_padded
 from casc_core.storage.strict import of, strings

@@ -12,7 +12,7 @@ LAYERS = (
     {"recipes"},
     {"casc_seq"},
     {"casc_lab"},
-    {"casc_core", "casc_core.extend"},
+    {"casc_core", "casc_core.extend", "casc_core.operations"},
     {"casc_core.evidence", "casc_core.rivals"},
     {"casc_core.conversion"},
     {"casc_core.spiking_model", "casc_core.simulation"},
@@ -131,3 +131,13 @@ def test_the_picture_draws_what_is_there(tmp_path: Path, capsys: pytest.CaptureF
     assert "spiking_model.py" in capsys.readouterr().out
     written(tmp_path, casc_core__a="import casc_core.b\n", casc_core__b="import casc_core.a\n")
     assert layout.RED in layout.picture(layout.modules(tmp_path))
+
+
+def test_families_use_what_is_public_alone() -> None:
+    """Of the engine, an adapter sees `casc_core.extend` and `casc_core.operations`, as one of another package would."""
+    inside = [
+        f"{module.path}:{each.line} imports {each.target}"
+        for module, each in IMPORTS
+        if module.name.startswith("casc_seq") and each.target.startswith("casc_core.engine")
+    ]
+    assert not inside

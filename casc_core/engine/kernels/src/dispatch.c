@@ -84,7 +84,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 19; }
+EXPORT int64_t casc_version(void) { return 20; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -144,7 +144,8 @@ static int fits(int64_t kernel, const void *task) {
         const GatedTask *gated = (const GatedTask *)task;
         return gated->hidden > 0 && gated->width >= gated->hidden && gated->width % 16 == 0 && gated->length >= 0 &&
                gated->arriving >= 0 && gated->capacity >= 0 && gated->q > 0 && gated->q <= INT16_MAX && gated->cells >= 0 &&
-               gated->cells <= INT16_MAX;
+               gated->cells <= INT16_MAX && kept(&gated->left_out) && gated->left_out.reads >= gated->hidden &&
+               gated->blocks * GATED_BLOCK >= (gated->lstm ? 4 : 3) * gated->width;
     }
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;

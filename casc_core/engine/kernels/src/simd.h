@@ -9,6 +9,7 @@
 #undef EACH
 #undef ADD32
 #undef ADD16
+#undef SUB16
 #undef TIMES16
 #undef LOW
 #undef HIGH
@@ -31,6 +32,7 @@
 #define EACH(x) _mm256_set1_epi16(x)
 #define ADD32(a, b) _mm256_add_epi32(a, b)
 #define ADD16(a, b) _mm256_add_epi16(a, b)
+#define SUB16(a, b) _mm256_sub_epi16(a, b)
 #define TIMES16(a, b) _mm256_mullo_epi16(a, b)
 #define LOW(a, b) _mm256_unpacklo_epi16(a, b)
 #define HIGH(a, b) _mm256_unpackhi_epi16(a, b)
@@ -53,6 +55,7 @@
 #define EACH(x) _mm512_set1_epi16(x)
 #define ADD32(a, b) _mm512_add_epi32(a, b)
 #define ADD16(a, b) _mm512_add_epi16(a, b)
+#define SUB16(a, b) _mm512_sub_epi16(a, b)
 #define TIMES16(a, b) _mm512_mullo_epi16(a, b)
 #define LOW(a, b) _mm512_unpacklo_epi16(a, b)
 #define HIGH(a, b) _mm512_unpackhi_epi16(a, b)
