@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from casc_core.errors import DataError
-from casc_core.export.folder import DESCRIPTION
+from casc_core.export.integers.folder import DESCRIPTION
 from casc_core.reporting.tables import text_table
 from casc_core.storage.files import read_whole
 from casc_lab.cli import Command

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from casc_core.engine.leaves import leaves
 from casc_core.engine.network import Network
-from casc_core.engine.ops import Op
 from casc_core.engine.program import Program, Readout, substitute
-from casc_core.errors import ConfigError, ConversionError, ExactnessError
+from casc_core.errors import ConfigError, ConversionError, ExactnessError, InputError
 from casc_core.export.onnx.graph import Body, Graph, SymbolicTensor, sizes_of
 from casc_core.export.onnx.rules import RULES
-from casc_core.export.onnx.signals import SymbolicSignal, Writer, unsupported
+from casc_core.export.onnx.signals import SymbolicSignal, Writer
+from casc_core.export.rules import called
 
 OPSET, IR_VERSION = 20, 9
 """Of the standard's versions the oldest that has all operators, so that older runtimes read it."""
@@ -121,17 +121,15 @@ def _written(
         graph.body.inputs.append(values[name])
     for step in program.steps:
         op = network.ops[step.op]
-        rule = RULES.get(type(op))
-        if rule is None:
-            raise unsupported(_named(op), "there is no rule for it")
+        rule = RULES.rule_of(op)
         args, kwargs = substitute((step.args, dict(step.kwargs)), values)
         for each in leaves((args, kwargs)):
             if isinstance(each, SymbolicSignal) and not each.is_on_grid:
-                raise ExactnessError(f"{_named(op)}: what it reads is on no grid, and only a readout may be")
+                raise ExactnessError(f"{called(op)}: what it reads is on no grid, and only a readout may be")
         try:
             values[step.result] = rule(writer, op, *args, **kwargs)
-        except (RuntimeError, IndexError) as error:
-            raise unsupported(_named(op), str(error)) from error
+        except (InputError, RuntimeError, IndexError) as error:
+            raise RULES.refused(op, str(error)) from error
     names = [SINGLE] if program.returned.is_single else list(program.returned.names)
     read = [
         _read_out(writer, values[output.ref.name], output)
@@ -145,11 +143,6 @@ def _written(
             given = graph.where(holds, given, graph.tensor(math.nan, given.dtype))
         graph.body.outputs.append(graph.named(given, name))
     return graph
-
-
-def _named(op: Op) -> str:
-    """What an operation is called in messages."""
-    return f"{op.kind} {op.settings['name']!r}" if "name" in op.settings else op.kind
 
 
 def _read_out(writer: Writer, output: Any, readout: Readout) -> SymbolicTensor:
