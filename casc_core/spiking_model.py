@@ -37,7 +37,7 @@ from casc_core.errors import CascError, ConfigError, ConversionError, InputError
 from casc_core.export.hub import push
 from casc_core.export.integers.folder import write as write_integers
 from casc_core.export.integers.golden import golden
-from casc_core.export.nir import WrittenNir, write_nir
+from casc_core.export.nir.model import WrittenNir, write_nir
 from casc_core.export.onnx.model import WrittenModel, write_model
 from casc_core.neuron import Neuron
 from casc_core.numerics import AsTrained

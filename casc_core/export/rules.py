@@ -18,12 +18,12 @@ class Rules:
     Each is for operations of one class, and not for those of classes derived from it, which may compute something else.
 
     Attributes:
-        format: as it is called in messages.
+        format: as it is called in messages. missing: why an operation without a rule cannot be written.
         by_kind: the rules.
     """
 
-    def __init__(self, format: str) -> None:
-        self.format = format
+    def __init__(self, format: str, missing: str = "there is no rule for it") -> None:
+        self.format, self.missing = format, missing
         self.by_kind: dict[type[Op], Rule] = {}
 
     def writes(self, *kinds: type[Op]) -> Callable[[RuleT], RuleT]:
@@ -43,7 +43,7 @@ class Rules:
         """
         rule = self.by_kind.get(type(op))
         if rule is None:
-            raise self.refused(op, "there is no rule for it")
+            raise self.refused(op, self.missing)
         return rule
 
     def refused(self, what: Op | str, why: str) -> ConversionError:
