@@ -25,7 +25,7 @@ SCHEMA = Path(__file__).parents[1] / "integers.schema.json"
 HEX = "hex"
 
 
-def write(found: Golden, settings: Settings, returned: list[str], folder: str | Path, with_hex: bool) -> None:
+def write_folder(found: Golden, settings: Settings, returned: list[str], folder: str | Path, with_hex: bool) -> None:
     """Write an export, whole or not at all; an earlier one there is replaced.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from casc_core.export.nir.operations import first_layer
 from casc_core.export.walk import Call, walking
 from casc_core.neuron import IF
 from casc_core.schedule import Continuous
+from casc_core.storage.files import write_whole
 
 OUTPUT = "output"
 _NEURON = "NIR's neurons have no negative spike and no count of their spikes"
@@ -45,8 +47,8 @@ class WrittenNir:
     neurons: Mapping[str, str]
 
 
-def write_nir(network: Network, program: Program, inputs: Mapping[str, Tensor]) -> tuple[bytes, WrittenNir]:
-    """A network as the bytes of a NIR file.
+def write_nir(file: str | Path, network: Network, program: Program, inputs: Mapping[str, Tensor]) -> WrittenNir:
+    """Write a network to a file, whole or not at all.
 
     Args:
         inputs: of the network, by name; no number of them is in the file.
@@ -54,6 +56,7 @@ def write_nir(network: Network, program: Program, inputs: Mapping[str, Tensor]) 
     Raises:
         ConfigError: the package nir is not installed.
         ConversionError: NIR cannot say what the network does; the message names it, and why.
+        StorageError: the file cannot be written.
     """
     numerics = network.settings.numerics
     graph, output = Graph(numerics), _readout_of(network, program)
@@ -66,7 +69,8 @@ def write_nir(network: Network, program: Program, inputs: Mapping[str, Tensor]) 
         raise ConversionError("a network without a spiking layer cannot be written as NIR")
     graph.flow(network.ops[program.steps[-1].op], source.signal.drive, source)
     graph.add(OUTPUT, graph.nir.Output(output_type={"output": np.array(source.shape[1:])}), source.nodes)
-    return graph.content(), WrittenNir(graph.current, output.scale / source.divisor, graph.neurons)
+    write_whole(Path(file), graph.content())
+    return WrittenNir(graph.current, output.scale / source.divisor, graph.neurons)
 
 
 def _readout_of(network: Network, program: Program) -> Readout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from casc_core.export.onnx.graph import Body, Graph, SymbolicTensor, sizes_of
 from casc_core.export.onnx.rules import RULES
 from casc_core.export.onnx.signals import SymbolicSignal, Writer
 from casc_core.export.rules import called
+from casc_core.storage.files import write_whole
 
 OPSET, IR_VERSION = 20, 9
 """Of the standard's versions the oldest that has all operators, so that older runtimes read it."""
@@ -42,10 +44,10 @@ class WrittenModel:
     outputs: Shapes
 
 
-def write_model(
-    network: Network, program: Program, inputs: Mapping[str, Tensor], batch: Mapping[str, int | None]
-) -> tuple[bytes, WrittenModel]:
-    """A network's reference as the bytes of an ONNX model.
+def write_onnx(
+    file: str | Path, network: Network, program: Program, inputs: Mapping[str, Tensor], batch: Mapping[str, int | None]
+) -> WrittenModel:
+    """Write a network's reference to a file, whole or not at all.
 
     Args:
         inputs: an example of each, by name. batch: the dimension of each that counts samples.
@@ -53,6 +55,7 @@ def write_model(
     Raises:
         ConfigError: onnx is not installed.
         ConversionError: an operation cannot be written. ExactnessError: its sums might round.
+        StorageError: the file cannot be written.
     """
     onnx = _onnx()
     varying = {(name, dim): "batch" for name, dim in batch.items() if dim is not None}
@@ -78,7 +81,8 @@ def write_model(
     model = _model(onnx, graph, written)
     if model.ByteSize() > LARGEST_FILE:
         raise ConversionError(f"as ONNX it takes {model.ByteSize():,} bytes; one file holds {LARGEST_FILE:,}")
-    return model.SerializeToString(deterministic=True), written
+    write_whole(Path(file), model.SerializeToString(deterministic=True))
+    return written
 
 
 def _onnx() -> Any:
