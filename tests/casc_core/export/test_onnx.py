@@ -167,11 +167,19 @@ def test_an_mlp_of_any_levels_and_thresholds(q, threshold, numerics):
     compare(snn, (x[:2],), (x,), (x[:1] * 100,))
 
 
-def test_every_image_of_a_data_set():
-    images = torch.from_numpy(load_digits(return_X_y=True)[0]).float() / 16
+def test_every_test_image_of_a_trained_network():
+    images, digits = (torch.from_numpy(each) for each in load_digits(return_X_y=True))
+    images = images.float() / 16
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 40), CQReLU(4), nn.Linear(40, 30), CQReLU(4), nn.Linear(30, 10))
-    compare(casc_core.convert(model), (images[:2],), (images,))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for batch in torch.arange(1500).split(50):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[batch]), digits[batch]).backward()
+        optimizer.step()
+    snn, tested = casc_core.convert(model), images[1500:]
+    assert (snn.reference(tested).argmax(1) == digits[1500:]).float().mean() > 0.6
+    compare(snn, (tested[:2],), (tested,))
 
 
 @pytest.mark.parametrize("numerics", NUMERICS, ids=str)
