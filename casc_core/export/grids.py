@@ -12,6 +12,7 @@ MANTISSA = 53
 def finest_exponent(x: Tensor) -> int:
     """The exponent of the coarsest power-of-two grid that all entries are on; 0 where all are zero.
 
+    >>> import torch
     >>> finest_exponent(torch.tensor([0.75, 6.0])), finest_exponent(torch.tensor([6.0, 0.0]))
     (-2, 1)
     """

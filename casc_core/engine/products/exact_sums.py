@@ -66,7 +66,7 @@ def matrix_limb_bits(terms: int) -> int:
     >>> matrix_limb_bits(1), matrix_limb_bits(256), matrix_limb_bits(5000)
     (22, 22, 20)
     """
-    return min(LIMB_BITS, (52 - (terms - 1).bit_length()) // 2)
+    return min(LIMB_BITS, (53 - (terms - 1).bit_length()) // 2)
 
 
 def _place(reach: float, bits: int = LIMB_BITS) -> int:
