@@ -19,7 +19,8 @@ from casc_core.export.rules import Rules
 from casc_core.numerics import Numerics
 
 RULES = Rules("NIR", "NIR has no such operation")
-"""Each is called as `rule(graph, call, *args, **kwargs)` and gives a `Source`, as which signals of spikes come to it."""
+"""Each is called as `rule(graph, call, *args, **kwargs)`; each signal that comes of spikes is a `Source`, as is what it
+gives."""
 writes = RULES.writes
 
 

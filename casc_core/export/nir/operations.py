@@ -13,7 +13,9 @@ from torch import Tensor
 
 from casc_core.engine.ops import (
     Add,
+    Attribute,
     AveragePool,
+    Bin,
     Convolution,
     DividedByInput,
     Fire,
@@ -186,6 +188,19 @@ def _divided(graph: Graph, call: Call, source: Source, divisor: Any) -> Source:
     if call.op.settings["grids"] is not None:
         raise RULES.refused(call.op, "its quotient is rounded")
     return replace(source, divisor=source.divisor * float(divisor), signal=call.result)
+
+
+@writes(Attribute)
+def _attribute(graph: Graph, call: Call, source: Source) -> Any:
+    return call.result  # a shape, which is of the run
+
+
+@writes(Bin)
+def _bin(graph: Graph, call: Call, source: Source) -> Source:
+    raise RULES.refused(
+        call.op,
+        "maps in a row, as trained, are rounded and run in bins of several steps: convert with casc_core.Exact(8)",
+    )
 
 
 @writes(RequireFeatures)
