@@ -71,4 +71,4 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     how = reading(logits.shape, labels)
     if how.numbers:
         raise InputError("an evaluation counts classes, and these labels are numbers; use casc_core.analyse")
-    return 100.0 * float(how.scores(how.classes(logits), how.checked(labels, logits.shape)).mean())
+    return 100.0 * float(how.scored(how.classes(logits), labels, logits.shape).mean())

@@ -73,6 +73,15 @@ class Contraction:
         """
         return Labels.of(*self._fitting(len(a), len(b)), a, b)
 
+    def between(self, a: int, b: int) -> str:
+        """The equation for operands of so many dimensions, which `einsum` takes as it is.
+
+        >>> Contraction(MATMUL).between(1, 3), Contraction(MATMUL).between(2, 3)
+        ('k,...kj->...j', '...ik,...kj->...ij')
+        """
+        one, other, result = self._fitting(a, b)
+        return f"{one},{other}->{result}"
+
     def _fitting(self, a: int, b: int) -> tuple[str, str, str]:
         """The parts for operands of so many dimensions: a vector in a matrix product has one letter less."""
         one, other, result = self.parts

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.ops import Attribute, Call, Constant, Embed, Encode, Round, Silence
+from casc_core.export.grids import finest_exponent
 from casc_core.export.onnx.functions import written
 from casc_core.export.onnx.graph import SymbolicTensor
 from casc_core.export.onnx.rules.table import writes
-from casc_core.export.onnx.signals import LOWEST, SymbolicSignal, Writer, finest, unsupported
+from casc_core.export.onnx.signals import LOWEST, SymbolicSignal, Writer, unsupported
 from casc_core.numerics import FLOAT64_UNITS, largest
 
 # Real-valued inputs are whole multiples of this power of two, or too small for the sums.
@@ -87,4 +88,4 @@ def _embed(writer: Writer, op: Embed, tokens: Any) -> SymbolicSignal:
     index = graph.tensor(tokens, torch.int64)
     graph.require(graph.compare("GreaterOrEqual", index, graph.tensor(0, torch.int64)))
     rows = graph.gather(writer.weights(table), 0, index)
-    return SymbolicSignal(None, rows, reach=largest(table.double()), grid=finest(table))
+    return SymbolicSignal(None, rows, reach=largest(table.double()), grid=finest_exponent(table))
