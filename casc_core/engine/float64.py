@@ -58,7 +58,7 @@ def in_float64() -> Iterator[None]:
 
 
 def widened(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs with every real number in float64."""
+    """Inputs with every real number in float64. Not within `in_float64`, where narrow tensors say that they are wide."""
     return _wide(tuple(inputs)), _wide(dict(named))
 
 

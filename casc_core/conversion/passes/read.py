@@ -42,6 +42,7 @@ from casc_core.conversion.rule_table import Rule, RuleTable
 from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
+from casc_core.conversion.tracing.known_sizes import known_rank
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.conditions import expect
@@ -77,6 +78,7 @@ class Reader:
     place: Place
     target: Any
     left: int = 0
+    _node: fx.Node
 
     def __init__(self, model: nn.Module, rules: RuleTable, numerics: Numerics) -> None:
         self.model, self.rules = model, rules
@@ -89,6 +91,7 @@ class Reader:
         self._whole: set[str] = set()
         # The operations that follow from the inputs; and what the others are.
         self._reading: set[fx.Node] = set()
+        self._ranks: dict[fx.Node, int | None] = {}
         self._evaluated: dict[fx.Node, Any] = {}
 
     # What rules use.
@@ -187,6 +190,11 @@ class Reader:
         return next((q for q in each if q is not None), 1)
 
     @property
+    def rank(self) -> int | None:
+        """How many dimensions what the current operation reads has, where it has as many as what it gives; None: unknown."""
+        return known_rank(self._node, self.model, self._ranks)
+
+    @property
     def name(self) -> str:
         """Module path of the current operation, or the name that the trace gave it."""
         return self.place.name
@@ -256,6 +264,7 @@ class Reader:
         inputs: list[str] = []
         output: Any = None
         for node in graph.nodes:
+            self._node = node
             self.place, self.target, self.left = self._place(node), node.target, self.left - 1
             if node.op == "placeholder":
                 values[node] = self._argument(node, inputs)

@@ -12,6 +12,7 @@ from torch import Tensor
 from casc_core.conversion.graph import (
     Addition,
     Applied,
+    Encoded,
     Factor,
     InputNode,
     Normalisation,
@@ -125,7 +126,14 @@ def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
         raise reader.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")
     if reader.is_real(other):
         return reader.add(Product(input, reader.signal(other), reader.name, reader.levels))
+    if not other.may_be_whole:
+        return _by_fractions(reader, input, other)
     return reader.apply(TimesInput(), input, other)
+
+
+def _by_fractions(reader: Reader, x: SignalNode, factor: InputNode) -> SignalNode:
+    """`x` times what sizes, masks or lengths give and is not whole, such as the root of a size."""
+    return reader.add(Product(x, reader.add(Encoded(factor)), reader.name, reader.levels))
 
 
 @RULES.function(torch.square, "square")
@@ -182,6 +190,8 @@ def divide(reader: Reader, input: Any, other: Any) -> SignalNode:
             "it divides by a real-valued input; divide by a constant, or by whole numbers that are an input of their own, "
             "such as the texts' lengths"
         )
+    if not other.may_be_whole:
+        return _by_fractions(reader, reader.signal(input), reader.call("operator.truediv", 1, other))
     return reader.add(Applied(DividedByInput(), (input, other), divides=True))
 
 

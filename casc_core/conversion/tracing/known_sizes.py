@@ -90,14 +90,24 @@ def _of_call(node: fx.Node, dim: int, root: nn.Module) -> int | None:
     return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-def known_rank(node: fx.Node, root: nn.Module) -> int | None:
+def known_rank(node: fx.Node, root: nn.Module, found: dict[fx.Node, int | None] | None = None) -> int | None:
     """The number of dimensions of what a node of a trace gives, batch included; None: the inputs decide.
+
+    Args:
+        found: what has been found of other nodes, and will be of this one.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     >>> first, *_, last, _ = fx.symbolic_trace(model).graph.nodes
     >>> known_rank(first, model), known_rank(last, model)
     (None, 4)
     """
+    found = {} if found is None else found
+    if node not in found:
+        found[node] = _rank(node, root, found)
+    return found[node]
+
+
+def _rank(node: fx.Node, root: nn.Module, found: dict[fx.Node, int | None]) -> int | None:
     name = called(node.target)
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
@@ -112,9 +122,9 @@ def known_rank(node: fx.Node, root: nn.Module) -> int | None:
         return len(node.args) - 1 if len(node.args) > 2 else None
     if not keeps:
         return None
-    found = [known_rank(each, root) for each in node.all_input_nodes if not is_of_sizes(each)]
-    known = [rank for rank in found if rank is not None]
-    return max(known) if known and (name not in _BROADCAST or len(known) == len(found)) else None
+    read = [known_rank(each, root, found) for each in node.all_input_nodes if not is_of_sizes(each)]
+    known = [rank for rank in read if rank is not None]
+    return max(known) if known and (name not in _BROADCAST or len(known) == len(read)) else None
 
 
 _BROADCAST = frozenset("add sub mul truediv".split())

@@ -129,6 +129,19 @@ class Attribute(_StandIn, fx_proxy.Attribute):
 Sequence.register(Attribute)  # a shape is one to `match`
 
 
+class Parts(tuple[Any, ...]):
+    """The parts of what `x.chunk(3)` and the like give, with the check of how many they are.
+
+    A forward that takes one by its place asks for no more than that, and gets it without the check.
+    """
+
+    whole: fx.Proxy
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        return self.whole[index] if isinstance(index, int) else part
+
+
 class ParameterProxy(_StandIn, fx_proxy.ParameterProxy):
     """The stand-in for a parameter: its shape is known."""
 
@@ -221,6 +234,8 @@ class _Type(type, metaclass=_Types):
 
 
 def _stands_for(value: Any) -> type | None:
+    if builtins.type(value) is Parts:
+        return tuple
     return value.kind if issubclass(builtins.type(value), _StandIn) else None
 
 

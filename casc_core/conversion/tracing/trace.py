@@ -27,7 +27,7 @@ from casc_core.conversion.tracing.number_arguments import functions, recorded_me
 from casc_core.conversion.tracing.own_state import as_before
 from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom, other_generators
-from casc_core.conversion.tracing.stand_ins import Builtins, ParameterProxy, Proxy, refused, tensors_for_stand_ins
+from casc_core.conversion.tracing.stand_ins import Builtins, ParameterProxy, Parts, Proxy, refused, tensors_for_stand_ins
 from casc_core.engine.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 
@@ -82,10 +82,18 @@ class Tracer(fx.Tracer):
         if kind == "call_function" and getattr(target, "__module__", "") == "einops.einops":
             return OPERATIONS[target.__name__](*args, line=user_line(), **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
-        count = known_parts(target, args, kwargs, self.root)
         if isinstance(proxy, fx.proxy.ParameterProxy):
             return ParameterProxy(proxy)
-        return proxy if count is None else self.parts(proxy, count)
+        # The code of a graph takes parts by their places, and holds the checks that its own trace has made.
+        count = None if isinstance(self.root, fx.GraphModule) else known_parts(target, args, kwargs, self.root)
+        return proxy if count is None else self._parts_unasked(proxy, count)
+
+    def _parts_unasked(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
+        first = len(self.graph.nodes)
+        parts = Parts(self.parts(whole, count))
+        parts.whole = whole
+        self.unasked += list(self.graph.nodes)[first:]
+        return parts
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self.builtins.answer_in(m.forward)

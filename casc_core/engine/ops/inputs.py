@@ -73,7 +73,7 @@ class Encode(Op):
     SETTINGS = settings(exponent=OrNone(EXPONENT))
 
     def forward(self, run: Run, value: Tensor | float) -> Signal:
-        drive = run.numerics.drive(torch.as_tensor(value), self.settings["exponent"])
+        drive = run.numerics.drive(_as_tensor(value), self.settings["exponent"])
         reach = largest(drive)
         if not math.isfinite(reach):
             raise InputError(
@@ -89,7 +89,7 @@ class Encode(Op):
         return driven(drive, drive.shape, drive.device)
 
     def follow(self, follower: Follower, value: Abstract | Tensor | float) -> Abstract:
-        value = value if isinstance(value, Abstract) else torch.as_tensor(value)
+        value = value if isinstance(value, Abstract) else _as_tensor(value)
         return follower.signal(value.shape, _samples(follower, value), real=True)
 
 
@@ -156,6 +156,11 @@ class Embed(Op):
     def follow(self, follower: Follower, tokens: Abstract | Tensor) -> Abstract:
         shape = [*tokens.shape, self.table.shape[1]]
         return follower.signal(shape, _samples(follower, tokens))
+
+
+def _as_tensor(value: Tensor | float) -> Tensor:
+    """A number keeps all of its bits."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 def _samples(follower: Follower, value: Abstract | Tensor) -> Samples:
