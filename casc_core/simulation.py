@@ -12,10 +12,11 @@ from torch import Tensor
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
 from casc_core.reporting.series import last_repeated, zero_padded
+from casc_core.reporting.summaries import Summarised
 
 
-@dataclass(frozen=True)
-class LayerSpikes:
+@dataclass(frozen=True, repr=False)
+class LayerSpikes(Summarised):
     """One layer's activity, over the whole batch. `[T]` each.
 
     Attributes:
@@ -47,7 +48,7 @@ class LayerSpikes:
     potentials: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulation:
     """A run in spikes.
 

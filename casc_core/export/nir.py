@@ -40,6 +40,7 @@ from casc_core.engine.program import Program, Readout, Ref, refs, substitute
 from casc_core.engine.signal import Signal
 from casc_core.errors import ConfigError, ConversionError
 from casc_core.neuron import IF
+from casc_core.reporting.summaries import Summarised
 from casc_core.schedule import Continuous
 
 INPUT, OUTPUT = "current", "output"
@@ -48,8 +49,8 @@ _SCHEDULE = "a NIR graph gets the same input at every step, and has no step with
 _FLATTENING = ("flatten", "view", "reshape")
 
 
-@dataclass(frozen=True)
-class WrittenNir:
+@dataclass(frozen=True, repr=False)
+class WrittenNir(Summarised):
     """What belongs to a NIR graph that has been written.
 
     Attributes:

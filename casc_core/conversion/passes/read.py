@@ -191,7 +191,7 @@ class Reader:
 
     @property
     def rank(self) -> int | None:
-        """How many dimensions what the current operation reads has, where it has as many as what it gives; None: unknown."""
+        """How many dimensions the result of the current operation has; None: the inputs decide."""
         return known_rank(self._node, self.model, self._ranks)
 
     @property
@@ -479,6 +479,9 @@ class Reader:
             bound = inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
+        for name, value in bound.arguments.items():
+            if isinstance(value, InputNode) and bound.signature.parameters[name].annotation == SignalNode.__name__:
+                bound.arguments[name] = self.signal(value)
         try:
             return rule(*bound.args, **bound.kwargs)
         except CascError:

@@ -65,7 +65,9 @@ def _leaky(reader: Reader, module: LeakyCQReLU, input: Any) -> SignalNode:
     if slope.numel() == 1:
         return reader.add(Addition(positive, multiplied(reader, negative, -slope.reshape(()))))
     nothing = torch.zeros_like(slope)
-    return reader.add(Addition(positive, reader.add(Normalisation(negative, -slope, nothing, nothing, rank=reader.rank))))
+    return reader.add(
+        Addition(positive, reader.add(Normalisation(negative, -slope, nothing, nothing, rank=reader.rank)))
+    )
 
 
 @RULES.module(Swish)

@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, fx
 from torch.fx import proxy as fx_proxy
+from torch.utils._pytree import register_pytree_node
 
 from casc_core.conversion.tracing.frames import LIBRARIES, is_users, user_line
 from casc_core.conversion.tracing.kinds import attribute_kind, kind_of
@@ -140,6 +141,10 @@ class Parts(tuple[Any, ...]):
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
         return self.whole[index] if isinstance(index, int) else part
+
+
+# So that torch.cat and the like find the stand-ins in it, as they do in a tuple.
+register_pytree_node(Parts, lambda parts: (list(parts), None), lambda parts, _: tuple(parts))
 
 
 class ParameterProxy(_StandIn, fx_proxy.ParameterProxy):
