@@ -529,8 +529,9 @@ class SpikingModel(nn.Module):
                     return self.programs[given]
                 except ConversionError as error:
                     why = f". Called like this it cannot be converted: {error}"
-            ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
-            raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
+            ways = " or ".join(f"({', '.join(program.inputs)})" for program in self.programs.values())
+            got = f"({', '.join(shown or sorted(given))})" if given else "no input"
+            raise InputError(f"the network takes {ways}; got {got}{why}")
         return self.programs[given]
 
     def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.activation import Observable, Quantised
-from casc_core.engine.float64 import in_float64, widened
+from casc_core.engine.float64 import already_in_float64, in_float64, widened
 from casc_core.engine.program import Program
 from casc_core.engine.structure import Returned
 from casc_core.errors import CascError, ExactnessError
@@ -126,7 +126,9 @@ def run_observed(
         calls[name] += 1
         again = f"#{calls[name]}" if calls[name] > 1 else ""
         layers = tuple(f"{name}{suffix}{again}" for suffix in module.populations())
-        return see(f"{name}{again}", layers, module, args, kwargs)
+        plain = float64 and vars(type(module)).get("KEEPS_TYPE", False)
+        with already_in_float64() if plain else nullcontext():
+            return see(f"{name}{again}", layers, module, args, kwargs)
 
     for name, module in network.named_modules():
         if isinstance(module, Quantised):

@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -476,7 +477,7 @@ class Reader:
 
     def _ruled(self, rule: Rule, args: Any, kwargs: Any) -> Any:
         try:
-            bound = inspect.signature(rule).bind(self, *args, **kwargs)
+            bound = _signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
         for name, value in bound.arguments.items():
@@ -492,6 +493,11 @@ class Reader:
                     "one of its arguments is computed from the inputs, where a number is needed that is known before"
                 ) from error
             raise
+
+
+@cache
+def _signature(rule: Rule) -> inspect.Signature:
+    return inspect.signature(rule)
 
 
 def _is_activation(module: nn.Module) -> bool:
