@@ -136,7 +136,7 @@ class Parts(tuple[Any, ...]):
     A forward that takes one by its place asks for no more than that, and gets it without the check.
     """
 
-    whole: fx.Proxy
+    whole: Any
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
