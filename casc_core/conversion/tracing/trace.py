@@ -22,7 +22,14 @@ from casc_core.conversion.tracing.containers import recorded
 from casc_core.conversion.tracing.frames import LIBRARIES, kept_line, user_frame, user_line
 from casc_core.conversion.tracing.in_place import refuse_changes_in_place
 from casc_core.conversion.tracing.kinds import kind_of
-from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS, called, known_length, known_parts, splits
+from casc_core.conversion.tracing.known_sizes import (
+    UNKNOWN_PARTS,
+    called,
+    known_length,
+    known_number,
+    known_parts,
+    splits,
+)
 from casc_core.conversion.tracing.number_arguments import functions, recorded_methods
 from casc_core.conversion.tracing.own_state import as_before
 from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
@@ -159,14 +166,14 @@ class Tracer(fx.Tracer):
         return length
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
+        """A condition on sizes is what layers make it; if the inputs decide, false, or true where it is asserted."""
         if not is_of_sizes(obj.node):
             try:
                 return super().to_bool(obj)
             except TraceError as error:
                 refused(obj, error)
-        frame = user_frame()
-        outcome = frame is not None and is_asserted(frame)
+        frame, known = user_frame(), known_number(obj.node, self.root)
+        outcome = bool(known) if known is not None else frame is not None and is_asserted(frame)
         expect(outcome, obj, kept_line())
         return outcome
 
