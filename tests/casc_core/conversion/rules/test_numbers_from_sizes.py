@@ -188,3 +188,46 @@ def test_a_number_from_sizes_is_made_where_the_network_is():
     expected = snn(TEXTS)
     with pretend_device() as device:
         assert torch.equal(snn.to(device)(TEXTS.to(device)).cpu(), expected)
+
+
+def branches(condition):
+    def forward(self, x):
+        x = self.a(x)
+        x = -x if condition(x) else x * 0.5
+        return self.head(F.relu(x))
+
+    return network(
+        forward, a=nn.Conv2d(3, 4, 1), head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    )
+
+
+CONDITIONS = {
+    "dimensions": lambda x: x.dim() > 2,
+    "ndim": lambda x: x.ndim == 4,
+    "channels": lambda x: x.shape[1] > 1,
+    "size": lambda x: x.size(1) // 2 == 2,
+    "negated": lambda x: not x.shape[1] > 7,
+    "false": lambda x: x.dim() < 4,
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_condition_that_layers_decide_is_what_they_make_it(condition):
+    images = dyadic(2, 3, 4, 4, parts=16, reach=40)
+    ann = casc_core.prepare(branches(CONDITIONS[condition]), q=4).eval()
+    snn = casc_core.convert(ann)
+    report = casc_core.verify(snn, images)
+    assert report.exact, str(report)
+    torch.testing.assert_close(snn(images), ann(images), rtol=0, atol=1e-5)
+
+
+def test_a_condition_that_the_inputs_decide_is_refused_where_it_is_true():
+    def forward(self, x):
+        if x.dim() > 2:
+            x = x.flatten(1)
+        return self.fc(F.relu(self.a(x)))
+
+    snn = casc_core.convert(casc_core.prepare(network(forward, a=nn.Linear(30, 6), fc=nn.Linear(6, 3)), q=4).eval())
+    with pytest.raises(InputError, match=r"Do to the input what the forward would do there(?s:.*): if x\.dim\(\) > 2:"):
+        snn(TEXTS)
+    assert casc_core.verify(snn, TEXTS.flatten(1)).exact
