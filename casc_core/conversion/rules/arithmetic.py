@@ -145,16 +145,19 @@ def _square(reader: Reader, input: SignalNode) -> SignalNode:
 def _power(reader: Reader, input: Any, exponent: Any) -> SignalNode:
     if isinstance(input, SignalNode) and isinstance(exponent, (int, float)):
         found = None if exponent == 2 else reader.by_level(input, lambda values: torch.pow(values, exponent))
-        if exponent == 2 or found is not None:
-            return _square(reader, input) if found is None else found
+        if found is not None:
+            return found
+        if exponent in (2, 3, 4):
+            square = _square(reader, input)
+            return square if exponent == 2 else multiply(reader, square, input if exponent == 3 else square)
     base = None if isinstance(input, SignalNode) else known(reader, input)
     if base is not None and base.dim() == 0:
         found = reader.by_level(exponent, lambda values: torch.pow(base, values))
         if found is not None:
             return found
     raise reader.refuse(
-        "powers but the square are exact of levels alone, of which they are tables: quantise before, by nn.ReLU or "
-        "nn.Hardtanh (which a preparation rounds), or write them as products"
+        "powers but the second, third and fourth are exact of levels alone, of which they are tables: quantise before, by "
+        "nn.ReLU or nn.Hardtanh (which a preparation rounds), or write them as products"
     )
 
 

@@ -231,3 +231,14 @@ def test_a_condition_that_the_inputs_decide_is_refused_where_it_is_true():
     with pytest.raises(InputError, match=r"Do to the input what the forward would do there(?s:.*): if x\.dim\(\) > 2:"):
         snn(TEXTS)
     assert casc_core.verify(snn, TEXTS.flatten(1)).exact
+
+
+@pytest.mark.parametrize("power", [2, 3, 4, 3.0])
+def test_a_whole_power_of_what_a_layer_gives_is_a_product(power):
+    model = network(lambda self, x: self.fc(F.relu(self.a(x) ** power - 1)), a=nn.Linear(6, 6), fc=nn.Linear(6, 3))
+    ann = casc_core.prepare(model, q=4).eval()
+    snn = casc_core.convert(ann)
+    assert any(isinstance(op, Multiply) for op in snn.operations())
+    report = casc_core.verify(snn, TEXTS)
+    assert report.exact, str(report)
+    torch.testing.assert_close(snn(TEXTS).double(), ann.double()(TEXTS.double()), rtol=0, atol=1e-6)
