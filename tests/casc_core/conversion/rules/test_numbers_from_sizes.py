@@ -242,3 +242,51 @@ def test_a_whole_power_of_what_a_layer_gives_is_a_product(power):
     report = casc_core.verify(snn, TEXTS)
     assert report.exact, str(report)
     torch.testing.assert_close(snn(TEXTS).double(), ann.double()(TEXTS.double()), rtol=0, atol=1e-6)
+
+
+def centred(self, x):
+    h = F.silu(x) ** 2
+    return h - h.mean(1, keepdim=True)
+
+
+TOWERS = {
+    "of one scale": lambda self, x: self.fc(centred(self, x).square() + centred(self, x)),
+    "of a mean": lambda self, x: self.fc(centred(self, x).square().mean(-1, keepdim=True) + centred(self, x)),
+    "of no centre": lambda self, x: self.fc((F.silu(x) ** 4).mean(1, keepdim=True) + F.silu(x) ** 2),
+}
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_no_factor_is_lost_on_the_grid_of_what_it_multiplies(tower):
+    torch.manual_seed(0)
+    model = network(TOWERS[tower], fc=nn.Linear(6, 3))
+    ann, x = casc_core.prepare(model, q=8).eval(), torch.randn(4, 6)
+    snn = casc_core.convert(ann)
+    report = casc_core.verify(snn, x)
+    assert report.exact, str(report)
+    torch.testing.assert_close(snn(x).double(), ann.double()(x.double()), rtol=0, atol=1e-5)
+
+
+def test_products_of_products_of_which_no_fraction_is_left_are_refused():
+    def forward(self, x):
+        h = centred(self, x) ** 4
+        return self.fc(self.a(h) + h)
+
+    ann = casc_core.prepare(network(forward, a=nn.Linear(6, 6), fc=nn.Linear(6, 3)), q=8).eval()
+    said = r"products of products as large as these may be are exact to \S+ alone"
+    with pytest.raises(casc_core.ConversionError, match=said):
+        casc_core.convert(ann)
+
+
+def test_a_factor_that_is_not_whole_is_saved_and_written_for_other_tools(tmp_path):
+    model = network(
+        lambda self, x: self.fc(F.relu(self.a(x)) / math.sqrt(x.shape[-1])), a=nn.Linear(6, 6), fc=nn.Linear(6, 3)
+    )
+    snn, x = casc_core.convert(casc_core.prepare(model, q=4).eval()), TEXTS[:, 0]
+    snn.save(tmp_path / "network")
+    assert torch.equal(casc_core.load(tmp_path / "network")(x), snn(x))
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    snn.export_onnx(tmp_path / "model.onnx", x)
+    (logits,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x.numpy()})
+    assert torch.equal(torch.from_numpy(logits), snn(x))
