@@ -9,11 +9,13 @@ from casc_core.engine.kernels.convolution import (
     Blocks,
     Exact,
     PackedConvolution,
+    can_be_tiled,
     convolution,
     fits_int32,
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
@@ -38,6 +40,7 @@ __all__ = [
     "NEAR",
     "SUM_BITS",
     "Blocks",
+    "Driven",
     "Exact",
     "ExactCurrents",
     "GatedWeights",
@@ -52,8 +55,10 @@ __all__ = [
     "SplitWeights",
     "agreement",
     "all_instructions",
+    "can_be_tiled",
     "convolution",
     "count_rows",
+    "driven",
     "fits_int32",
     "forked",
     "gated",
@@ -62,6 +67,7 @@ __all__ = [
     "narrow_exponent",
     "pack",
     "pack_convolution",
+    "pack_driven",
     "ready",
     "recurrence",
     "round_sums",

@@ -84,7 +84,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 17; }
+EXPORT int64_t casc_version(void) { return 19; }
 
 /* The best set of instructions that this processor has. */
 EXPORT int64_t casc_isa(void) {
@@ -106,7 +106,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
 static int laid_out(const Weights *weights) {
@@ -148,17 +148,29 @@ static int fits(int64_t kernel, const void *task) {
     }
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;
-        int good = convolution->width > 0 && convolution->width % 32 == 0 && convolution->terms > 0 &&
+        int good = convolution->width > 0 && convolution->width % 16 == 0 && convolution->terms > 0 &&
+                   (convolution->tile == 1 || convolution->tile == TILE / 2 ||
+                    (convolution->tile == TILE && convolution->width == 16)) &&
                    convolution->bands > 0 && convolution->samples > 0 && convolution->capacity >= 0 &&
                    whole(convolution->neurons.threshold) && decides(&convolution->exactly);
         for (int64_t t = 0; good && t < convolution->terms; t++) {
             const ConvolutionTerm *term = convolution->term + t;
-            good = term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31 &&
+            good = (convolution->width % 32 == 0 || term->own || term->kind == WIDE) &&
+                   (!term->tables || (convolution->tile > 1 && term->kernel_y <= MOST_KERNEL && term->quarters % 4 == 0 &&
+                                      (PATTERNS - 1) * 4 * convolution->width <= UINT16_MAX)) &&
+                   term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31 &&
                    kept(&term->left_out) &&
                    (!convolution->exactly.margin ||
                     term->left_out.reads >= term->kernel_y * term->kernel_x * term->most_in);
         }
         return good;
+    }
+    if (kernel == DRIVEN) {
+        const DrivenTask *driven = (const DrivenTask *)task;
+        const int64_t groups = driven->reads.groups;
+        return groups > 0 && driven->outputs > 0 && driven->outputs % groups == 0 && driven->width % 64 == 0 &&
+               driven->width >= driven->outputs / groups && driven->capacity >= 0 && driven->positions > 0 &&
+               driven->reads.height > 0 && driven->reads.width > 0 && whole(driven->neurons.threshold);
     }
     return 1;
 }
@@ -179,6 +191,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
         case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
+        case DRIVEN: return DISPATCH(driven, (DrivenTask *)task, first, last);
         case GATED: return DISPATCH(gated, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);

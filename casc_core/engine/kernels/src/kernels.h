@@ -7,6 +7,8 @@
 #include "neurons.h"
 #include "recurrence.h"
 #include "gated.h"
+#include "tables.h"
 #include "convolution.h"
 #include "counting.h"
 #include "rounding.h"
+#include "driven.h"

@@ -12,16 +12,17 @@
     (((uint32_t)((v) - (threshold) + (margin)) <= 2 * (uint32_t)(margin)) & ((n) < (cap)))
 #define NEAR_DOWN(v, n, lower, margin) (((uint32_t)((v) + (margin)) <= 2 * (uint32_t)(margin)) & ((n) > 0) & ((lower) == 0))
 
-/* One step of `n` neurons in integers, which receive (a << shift) + b + c (NULL: nothing). Returns whether any spiked; counts
-   the spikes of each sign where it is told where to. With `near`, marks the neurons within the margin of a decision, and says
+/* One step of `n` neurons in integers, which receive (a << shift) + b + c (NULL: nothing); with `each`, every neuron has a
+   threshold of its own. Returns whether any spiked; counts the spikes of each sign where it is told where to. With `near`, marks the neurons within the margin of a decision, and says
    whether there are any. */
 INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                          const int32_t *restrict c, int32_t threshold, int32_t cap, int32_t lower, int32_t *restrict v,
-                          int32_t *restrict total, int8_t *restrict out, int32_t *up, int32_t *down, int32_t margin,
-                          int8_t *restrict near, int32_t *undecided) {
+                          const int32_t *restrict c, int32_t common, const int32_t *restrict each, int32_t cap,
+                          int32_t lower, int32_t *restrict v, int32_t *restrict total, int8_t *restrict out, int32_t *up,
+                          int32_t *down, int32_t margin, int8_t *restrict near, int32_t *undecided) {
     int32_t any = 0, ups = 0, downs = 0, nears = 0;
     for (int64_t k = 0; k < n; k++) {
         const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + b[k] + (c ? c[k] : 0);
+        const int32_t threshold = each ? each[k] : common;
         const int32_t spike = SPIKE(int32_t, charged, total[k], threshold, cap, lower);
         if (near) {
             const int32_t is_near = NEAR_UP(charged, total[k], threshold, cap, margin) |
@@ -40,9 +41,9 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
     return any;
 }
 
-/* The same for currents a + b, without counting. */
-INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b, int32_t threshold,
-                                    int32_t cap, int32_t lower, int32_t *restrict v, int32_t *restrict total,
+/* The same for currents a + b, without counting, of neurons with a threshold each. */
+INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b,
+                                    const int32_t *restrict each, int32_t cap, int32_t lower, int32_t *restrict v, int32_t *restrict total,
                                     int8_t *restrict out, int32_t margin, int8_t *restrict near, int32_t *undecided) {
 #if VECTOR == 512 /* compilers make less of the loop */
     typedef int32_t Lanes __attribute__((vector_size(64)));
@@ -51,6 +52,7 @@ INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const 
     Lanes any = {0};
     for (int64_t k = 0; k < n; k += 16) {
         const Lanes count = (Lanes)LOAD(total + k), charged = (Lanes)LOAD(v + k) + (Lanes)LOAD(a + k) + (Lanes)LOAD(b + k);
+        const Lanes threshold = (Lanes)LOAD(each + k);
         const Lanes up = UP(charged, count, threshold, cap), down = DOWN(charged, count, lower), spike = down - up;
         if (near) {
             const __mmask16 open = _mm512_cmplt_epi32_mask((WORD)count, most);
@@ -68,21 +70,24 @@ INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const 
     if (near) *undecided = nears;
     return _mm512_test_epi32_mask((WORD)any, (WORD)any) != 0;
 #else
-    return NAME(fire)(n, a, 0, b, NULL, threshold, cap, lower, v, total, out, NULL, NULL, margin, near, undecided);
+    return NAME(fire)(n, a, 0, b, NULL, 0, each, cap, lower, v, total, out, NULL, NULL, margin, near, undecided);
 #endif
 }
 
-/* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times.
-   Returns their sum. With `near`, as `fire`; then `over` is what their currents are beyond the level. */
+/* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times;
+   with `each`, every neuron has a threshold of its own. Returns their sum. With `near`, as `fire`; then `over` is what their currents are beyond the level. */
 INLINE int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                               const int32_t *restrict c, const Neurons *neurons, int8_t *restrict out, int32_t margin,
-                               int8_t *restrict near, int32_t *restrict over, int32_t *undecided) {
-    const int32_t threshold = (int32_t)neurons->threshold, total = (int32_t)neurons->total, most = threshold * total;
-    const float inverse = 1.0f / (float)threshold;
+                               const int32_t *restrict c, const Neurons *neurons, const int32_t *restrict each,
+                               int8_t *restrict out, int32_t margin, int8_t *restrict near, int32_t *restrict over,
+                               int32_t *undecided) {
+    const int32_t total = (int32_t)neurons->total;
+    const float common = 1.0f / (float)neurons->threshold;
     int64_t sum = 0;
     int32_t nears = 0;
     for (int64_t k = 0; k < n; k++) {
         const int32_t received = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k];
+        const int32_t threshold = each ? each[k] : (int32_t)neurons->threshold, most = threshold * total;
+        const float inverse = each ? 1.0f / (float)threshold : common;
         const int32_t current = received < 0 ? 0 : received > most ? most : received;
         /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */
         int32_t count = (int32_t)((float)current * inverse);
@@ -117,14 +122,15 @@ INLINE int64_t NAME(next_near)(const int8_t *near, int64_t k, int64_t n) {
     return n;
 }
 
-/* What a neuron does that has received so much of the finer units: its spike, or with `levels` its level. */
-static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, double received, int64_t count, int64_t cap) {
+/* What a neuron does that has received so much of the finer units, in which its threshold is: its spike, or with `levels` its
+   level. */
+static int32_t NAME(decided)(const Neurons *neurons, double threshold, double received, int64_t count, int64_t cap) {
     if (!neurons->levels) {
-        const double charged = received - exactly->threshold * (double)count;
-        return (int32_t)UP(charged, count, exactly->threshold, cap) - (neurons->cif && DOWN(charged, count, 0));
+        const double charged = received - threshold * (double)count;
+        return (int32_t)UP(charged, count, threshold, cap) - (neurons->cif && DOWN(charged, count, 0));
     }
     int32_t level = (int32_t)neurons->total;
-    while (level > 0 && level * exactly->threshold > received) level--;
+    while (level > 0 && level * threshold > received) level--;
     return level;
 }
 

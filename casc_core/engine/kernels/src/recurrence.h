@@ -82,9 +82,9 @@ static void NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t receiv
         const double sum = (double)v[k] + (double)(count + spike) * threshold;
         const double about = sum * exactly->unit + NAME(given)(at, k, flows, step, 0) +
                              NAME(next_bits)(left_out, k, at->counts);
-        int32_t truth = NAME(decided)(neurons, exactly, about - margin, count, cap);
-        if (truth != NAME(decided)(neurons, exactly, about + margin, count, cap))
-            truth = NAME(decided)(neurons, exactly, NAME(given)(at, k, flows, step, 1) +
+        int32_t truth = NAME(decided)(neurons, exactly->threshold, about - margin, count, cap);
+        if (truth != NAME(decided)(neurons, exactly->threshold, about + margin, count, cap))
+            truth = NAME(decided)(neurons, exactly->threshold, NAME(given)(at, k, flows, step, 1) +
                                   NAME(true_sum)(left_out, k, at->counts), count, cap);
         fired[k] = (int8_t)truth;
         if (neurons->levels) continue;
@@ -168,7 +168,7 @@ INLINE int32_t NAME(fire_visited)(int64_t n, const int32_t *restrict a, int shif
     return spiked;
 #else
     (void)flowing; /* then `b` is zero */
-    return NAME(fire)(n, a, shift, b, NULL, threshold, cap, lower, v, total, out, NULL, NULL, margin, near,
+    return NAME(fire)(n, a, shift, b, NULL, threshold, NULL, cap, lower, v, total, out, NULL, NULL, margin, near,
                       undecided);
 #endif
 }
@@ -275,8 +275,8 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                             current = arriving;
                         }
 #define LEVELS(margin, near)                                                                                          \
-    NAME(levels_of)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, neurons, fired, margin, near, v, \
-                    &undecided)
+    NAME(levels_of)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, neurons, NULL, fired, margin, near, \
+                    v, &undecided)
                         any = is_rounded ? LEVELS(margin, near) : LEVELS(0, NULL);
 #undef LEVELS
                         ups = (int32_t)any;
@@ -286,10 +286,10 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
 #define FIRE(flows, margin, near)                                                                                     \
     NAME(fire_visited)(stride, recurrent, shift, flows, flowing, threshold, cap, lower, v, total, fired, margin, near, &undecided)
                         if (current != zeros) {
-                            any = is_rounded ? NAME(fire)(stride, recurrent, shift, flowing, current, threshold, cap, lower, v,
-                                                          total, fired, NULL, NULL, margin, near, &undecided)
-                                             : NAME(fire)(stride, recurrent, shift, flowing, current, threshold, cap, lower, v,
-                                                          total, fired, NULL, NULL, 0, NULL, NULL);
+                            any = is_rounded ? NAME(fire)(stride, recurrent, shift, flowing, current, threshold, NULL, cap, lower,
+                                                          v, total, fired, NULL, NULL, margin, near, &undecided)
+                                             : NAME(fire)(stride, recurrent, shift, flowing, current, threshold, NULL, cap, lower,
+                                                          v, total, fired, NULL, NULL, 0, NULL, NULL);
                         } else if (flows) {
                             any = is_rounded ? FIRE(1, margin, near) : FIRE(1, 0, NULL);
                         } else {
