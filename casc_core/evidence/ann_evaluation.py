@@ -136,13 +136,12 @@ def run_observed(
             vars(module)["forward"] = partial(call, name, module)
     try:
         if float64:
-            network = network.double()
             _, named = widened((), named)
         else:  # the conversion takes any floating-point type
             own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
             named = {name: _as_type(value, own) for name, value in named.items()}
         with in_float64() if float64 else nullcontext(), nullcontext() if within is None else within:
-            returned = network(**named)
+            returned = (network.double() if float64 else network)(**named)
     except CascError:
         raise
     except Exception as error:  # whatever the user's forward raises
