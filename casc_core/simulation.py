@@ -15,10 +15,11 @@ from casc_core.engine.recording.work import Work
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
 from casc_core.reporting.series import last_repeated, zero_padded
+from casc_core.reporting.summaries import Summarised
 
 
-@dataclass(frozen=True)
-class LayerSpikes:
+@dataclass(frozen=True, repr=False)
+class LayerSpikes(Summarised):
     """One layer's activity, over the whole batch. `[T]` each.
 
     Attributes:
@@ -50,7 +51,7 @@ class LayerSpikes:
     potentials: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulation:
     """A run in spikes.
 

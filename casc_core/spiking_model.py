@@ -452,6 +452,7 @@ class SpikingModel(nn.Module):
         """The outputs of a run, of which `read(output=..., readout=...)` gives those that neurons compute."""
         # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
         run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(each.numel() for each in arguments.values())
+        run.device = self._device
         if run.recorder is not None:
             whole = self._splitter(program).followed(arguments, run)
             run.recorder.samples, run.recorder.whose = whole.recorded, whole.layers
@@ -459,8 +460,8 @@ class SpikingModel(nn.Module):
         self._require_composition()
         for op in operations:
             op.require_unchanged()
-        if self._device is not None and run.numerics.is_exact:
-            require_exact_products(self._device)
+        if run.device is not None and run.numerics.is_exact:
+            require_exact_products(run.device)
 
         def checked(readout: Readout, output: Any) -> Tensor | None:
             check_readout(output, readout, run)
@@ -497,8 +498,9 @@ class SpikingModel(nn.Module):
                     return self.programs[given]
                 except ConversionError as error:
                     why = f". Called like this it cannot be converted: {error}"
-            ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
-            raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
+            ways = " or ".join(f"({', '.join(program.inputs)})" for program in self.programs.values())
+            got = f"({', '.join(shown or sorted(given))})" if given else "no input"
+            raise InputError(f"the network takes {ways}; got {got}{why}")
         return self.programs[given]
 
     def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:

@@ -307,7 +307,7 @@ def _prepared_lstm(module: nn.Module, q: int, threshold: float) -> RecurrentLaye
 
 
 def _recognises(model: nn.Module) -> bool:
-    kinds = (nn.RNNBase, nn.Embedding, nn.EmbeddingBag, RecurrentLayers)
+    kinds = (nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag, RecurrentLayers)
     return any(isinstance(module, kinds) for module in model.modules())
 
 

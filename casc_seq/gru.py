@@ -138,6 +138,8 @@ class GRU(GatedLayers):
     True
     """
 
+    KEEPS_TYPE = True
+
     GATES = 3
     POPULATIONS = (".reset", ".update", ".candidate", ".hidden")
 

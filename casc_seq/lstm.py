@@ -189,6 +189,8 @@ class LSTM(GatedLayers):
     True
     """
 
+    KEEPS_TYPE = True
+
     GATES = 4
     RETURNED = (None, (None, None))
     POPULATIONS = (".input", ".forget", ".candidate", ".output", ".cell", ".hidden")

@@ -22,6 +22,7 @@ from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.structure import Returned
 from casc_core.errors import ConfigError, ConversionError, InputError
 from casc_core.reporting.predictions import Measure, by_sample, differing, measures_of, reading
+from casc_core.reporting.summaries import Summarised
 from casc_core.reporting.tables import text_table
 
 
@@ -62,8 +63,8 @@ class CalibrationStep:
     outputs: Mapping[str, OutputError] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Summarised):
     """A network whose ReLUs have become CQReLUs without training, and what that cost.
 
     Attributes:

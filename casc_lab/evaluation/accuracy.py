@@ -11,11 +11,12 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.reporting.predictions import reading
+from casc_core.reporting.summaries import Summarised
 from casc_lab.distributed import Share, gather, share
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Summarised):
     """Some samples of a test set.
 
     Attributes:

@@ -12,6 +12,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -42,6 +43,7 @@ from casc_core.conversion.rule_table import Rule, RuleTable
 from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
+from casc_core.conversion.tracing.known_sizes import known_rank
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.conditions import expect
 from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
@@ -67,6 +69,7 @@ class Reader:
     place: Place
     target: Any
     left: int = 0
+    _node: fx.Node
 
     def __init__(self, model: nn.Module, rules: RuleTable, numerics: Numerics) -> None:
         self.model, self.rules = model, rules
@@ -80,6 +83,7 @@ class Reader:
         # The operations that follow from the inputs; and what the others are.
         self._reading: set[fx.Node] = set()
         self._parameters = Parameters(model, self.is_float64, self.refuse)
+        self._ranks: dict[fx.Node, int | None] = {}
 
     # What rules use.
 
@@ -177,6 +181,11 @@ class Reader:
         return next((q for q in each if q is not None), 1)
 
     @property
+    def rank(self) -> int | None:
+        """How many dimensions the result of the current operation has; None: the inputs decide."""
+        return known_rank(self._node, self.model, self._ranks)
+
+    @property
     def name(self) -> str:
         """Module path of the current operation, or the name that the trace gave it."""
         return self.place.name
@@ -216,6 +225,7 @@ class Reader:
         inputs: list[str] = []
         output: Any = None
         for node in graph.nodes:
+            self._node = node
             self.place, self.target, self.left = self._place(node), node.target, self.left - 1
             if node.op == "placeholder":
                 values[node] = self._argument(node, inputs)
@@ -398,9 +408,12 @@ class Reader:
 
     def _ruled(self, rule: Rule, args: Any, kwargs: Any) -> Any:
         try:
-            bound = inspect.signature(rule).bind(self, *args, **kwargs)
+            bound = _signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
+        for name, value in bound.arguments.items():
+            if isinstance(value, InputNode) and bound.signature.parameters[name].annotation == SignalNode.__name__:
+                bound.arguments[name] = self.signal(value)
         try:
             return rule(*bound.args, **bound.kwargs)
         except CascError:
@@ -411,6 +424,11 @@ class Reader:
                     "one of its arguments is computed from the inputs, where a number is needed that is known before"
                 ) from error
             raise
+
+
+@cache
+def _signature(rule: Rule) -> inspect.Signature:
+    return inspect.signature(rule)
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from casc_core.export.nir.graph import RULES, Graph, Source
 from casc_core.export.nir.operations import first_layer
 from casc_core.export.walk import Call, walking
 from casc_core.neuron import IF
+from casc_core.reporting.summaries import Summarised
 from casc_core.schedule import Continuous
 from casc_core.storage.files import write_whole
 
@@ -31,8 +32,8 @@ _NEURON = "NIR's neurons have no negative spike and no count of their spikes"
 _SCHEDULE = "a NIR graph gets the same input at every step, and has no step without biases"
 
 
-@dataclass(frozen=True)
-class WrittenNir:
+@dataclass(frozen=True, repr=False)
+class WrittenNir(Summarised):
     """What belongs to a NIR graph that has been written.
 
     Attributes:

@@ -15,7 +15,7 @@ from casc_core.export.onnx.functions import written
 from casc_core.export.onnx.graph import SymbolicTensor
 from casc_core.export.onnx.rules.table import writes
 from casc_core.export.onnx.signals import LOWEST, SymbolicSignal, Writer, unsupported
-from casc_core.numerics import FLOAT64_UNITS, largest
+from casc_core.numerics import FLOAT64_UNITS, binade, coarsest, largest, on_grid
 
 # Real-valued inputs are whole multiples of this power of two, or too small for the sums.
 INPUT_GRID = -85
@@ -43,6 +43,12 @@ def _attribute(writer: Writer, op: Attribute, signal: SymbolicSignal) -> Any:
 
 @writes(Encode)
 def _encode(writer: Writer, op: Encode, value: Any) -> SymbolicSignal:
+    if isinstance(value, (int, float)):  # of sizes that are fixed
+        number = torch.tensor(value, dtype=torch.float64)
+        exponent = op.settings["exponent"]
+        on = number if exponent is None else on_grid(number, exponent)
+        grid = coarsest(on, binade(largest(on)) - 52) if bool(on) else 0
+        return SymbolicSignal(None, writer.graph.constant(float(on)), reach=largest(on), grid=grid)
     given = writer.graph.tensor(value)
     if given.dtype in (torch.float16, torch.bfloat16):
         raise unsupported("Encode", f"inputs of {given.dtype}; give float32")
