@@ -102,7 +102,7 @@
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
 #define MOST_WORDS 10
-#define FLOATS 4
+#define FLOATS 1
 
 INLINE WORD NAME(load)(const void *from) {
     WORD x;

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from spike_trains import spike_trains
@@ -108,7 +108,7 @@ def population(terms, drive, threshold, neuron, guess):
 @settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    instructions=st.sampled_from(COMPILED),
+    instructions=st.sampled_from(COMPILED_OR_EMULATED),
     neuron=st.sampled_from((IF(), CIF())),
     schedule=st.sampled_from(SCHEDULES),
     channels=st.sampled_from(CHANNELS),
@@ -144,7 +144,7 @@ def test_it_is_the_neurons_own_step(
 @settings(max_examples=50)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    instructions=st.sampled_from(COMPILED),
+    instructions=st.sampled_from(COMPILED_OR_EMULATED),
     channels=st.sampled_from(CHANNELS),
     total=st.sampled_from((1, 2, 8, 127)),
     largest=st.sampled_from((1, 500, 2**12)),
@@ -172,7 +172,7 @@ def test_levels(seed, instructions, channels, total, largest, shift, two, driven
     np.testing.assert_array_equal(found[0] if len(found) else 0 * expected, expected)
 
 
-@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
 @pytest.mark.parametrize(
     ("channels", "size", "samples"),
     [((70, 5, 1), (13, 6), 3), ((4, 4, 9), (33, 2), 1), ((257, 2, 1), (2, 5), 2), ((2, 3, 1), (40, 3), 1)],
