@@ -42,8 +42,9 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
         return self.q
 
     def packed(self) -> kernels.GatedWeights:
+        state = nearest_thresholds(self.q, self.q)
         return kernels.GatedWeights.gru(
-            self.weight, self.bias, self.sigmoid, self.tanh, nearest_thresholds(self.q, self.q)
+            self.weight, self.bias, self.sigmoid, self.tanh, state, self.settings["exponent"]
         )
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
@@ -100,7 +101,9 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
 
     def packed(self) -> kernels.GatedWeights:
         state, cell = (nearest_thresholds(highest, self.q) for highest in (self.q, self.cells))
-        return kernels.GatedWeights.lstm(self.weight, self.sigmoid, self.tanh, state, cell, self.table)
+        return kernels.GatedWeights.lstm(
+            self.weight, self.sigmoid, self.tanh, state, cell, self.table, self.settings["exponent"]
+        )
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
         q, hidden = self.q, self.hidden

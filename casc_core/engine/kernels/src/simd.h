@@ -12,6 +12,7 @@
 #undef EACH
 #undef ADD32
 #undef ADD16
+#undef SUB16
 #undef TIMES16
 #undef LOW
 #undef HIGH
@@ -34,6 +35,18 @@
 #undef ANY
 #undef MOST_WORDS
 #undef FLOATS
+#undef REALS
+#undef LOAD_REALS
+#undef STORE_REALS
+#undef EACH_REAL
+#undef TO_REALS
+#undef ADD_REALS
+#undef SUB_REALS
+#undef AT_LEAST
+#undef LESS
+#undef SELECT
+#undef BITS
+#undef MASK_OF
 
 #if VECTOR == 512
 #define WORD __m512i
@@ -45,6 +58,7 @@
 #define EACH(x) _mm512_set1_epi16(x)
 #define ADD32(a, b) _mm512_add_epi32(a, b)
 #define ADD16(a, b) _mm512_add_epi16(a, b)
+#define SUB16(a, b) _mm512_sub_epi16(a, b)
 #define TIMES16(a, b) _mm512_mullo_epi16(a, b)
 #define LOW(a, b) _mm512_unpacklo_epi16(a, b)
 #define HIGH(a, b) _mm512_unpackhi_epi16(a, b)
@@ -67,6 +81,7 @@
 #define EACH(x) _mm256_set1_epi16(x)
 #define ADD32(a, b) _mm256_add_epi32(a, b)
 #define ADD16(a, b) _mm256_add_epi16(a, b)
+#define SUB16(a, b) _mm256_sub_epi16(a, b)
 #define TIMES16(a, b) _mm256_mullo_epi16(a, b)
 #define LOW(a, b) _mm256_unpacklo_epi16(a, b)
 #define HIGH(a, b) _mm256_unpackhi_epi16(a, b)
@@ -89,6 +104,7 @@
 #define EACH(x) ((WORD)vdupq_n_s16(x))
 #define ADD32(a, b) vaddq_s32(a, b)
 #define ADD16(a, b) ((WORD)vaddq_s16((int16x8_t)(a), (int16x8_t)(b)))
+#define SUB16(a, b) ((WORD)vsubq_s16((int16x8_t)(a), (int16x8_t)(b)))
 #define TIMES16(a, b) ((WORD)vmulq_s16((int16x8_t)(a), (int16x8_t)(b)))
 #define LOW(a, b) ((WORD)vzip1q_s16((int16x8_t)(a), (int16x8_t)(b)))
 #define HIGH(a, b) ((WORD)vzip2q_s16((int16x8_t)(a), (int16x8_t)(b)))
@@ -102,7 +118,7 @@
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
 #define MOST_WORDS 10
-#define FLOATS 1
+#define FLOATS 4
 
 INLINE WORD NAME(load)(const void *from) {
     WORD x;
@@ -160,6 +176,75 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #else
 #define ANY(mask) (vmaxvq_u32((uint32x4_t)(mask)) != 0)
 #endif
+#endif
+
+/* FLOATS float32 in REALS. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
+   the lowest of the first, and MASK_OF bits. `entries` reads some of a table, which is `small` if it has 32 or fewer: vectors
+   then hold all of it, which is faster than to gather them. */
+#if VECTOR == 512
+#define REALS __m512
+#define LOAD_REALS(p) _mm512_loadu_ps(p)
+#define STORE_REALS(p, x) _mm512_storeu_ps(p, x)
+#define EACH_REAL(x) _mm512_set1_ps(x)
+#define TO_REALS(x) _mm512_cvtepi32_ps(x)
+#define ADD_REALS(a, b) _mm512_add_ps(a, b)
+#define SUB_REALS(a, b) _mm512_sub_ps(a, b)
+#define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define LESS(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+#define SELECT(mask, x, y) _mm512_mask_mov_ps(y, mask, x)
+#define BITS(mask) ((uint32_t)(mask))
+#define MASK_OF(bits) ((MASK)(bits))
+INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
+    if (!small) return _mm512_i32gather_ps(index, table, 4);
+    return _mm512_permutex2var_ps(LOAD_REALS(table), index, LOAD_REALS(table + 16));
+}
+#elif VECTOR == 256
+#define REALS __m256
+#define LOAD_REALS(p) _mm256_loadu_ps(p)
+#define STORE_REALS(p, x) _mm256_storeu_ps(p, x)
+#define EACH_REAL(x) _mm256_set1_ps(x)
+#define TO_REALS(x) _mm256_cvtepi32_ps(x)
+#define ADD_REALS(a, b) _mm256_add_ps(a, b)
+#define SUB_REALS(a, b) _mm256_sub_ps(a, b)
+#define AT_LEAST(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_GE_OQ))
+#define LESS(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_LT_OQ))
+#define SELECT(mask, x, y) _mm256_blendv_ps(y, x, (REALS)(mask))
+#define BITS(mask) ((uint32_t)_mm256_movemask_ps((REALS)(mask)))
+#define MASK_OF(bits) NAME(mask_of)(bits)
+INLINE MASK NAME(mask_of)(uint32_t bits) {
+    const MASK own = {1, 2, 4, 8, 16, 32, 64, 128};
+    return ((MASK)EACH_PAIR((int32_t)bits) & own) == own;
+}
+INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
+    if (!small) return _mm256_i32gather_ps(table, index, 4);
+    REALS eight[4];
+    for (int i = 0; i < 4; i++) eight[i] = _mm256_permutevar8x32_ps(LOAD_REALS(table + 8 * i), index);
+    const REALS second = (REALS)_mm256_slli_epi32(index, 28), half = (REALS)_mm256_slli_epi32(index, 27); /* in the sign */
+    return _mm256_blendv_ps(_mm256_blendv_ps(eight[0], eight[1], second), _mm256_blendv_ps(eight[2], eight[3], second), half);
+}
+#elif VECTOR == 128
+#define REALS float32x4_t
+#define LOAD_REALS(p) vld1q_f32(p)
+#define STORE_REALS(p, x) vst1q_f32(p, x)
+#define EACH_REAL(x) vdupq_n_f32(x)
+#define TO_REALS(x) vcvtq_f32_s32(x)
+#define ADD_REALS(a, b) vaddq_f32(a, b)
+#define SUB_REALS(a, b) vsubq_f32(a, b)
+#define AT_LEAST(a, b) ((MASK)vcgeq_f32(a, b))
+#define LESS(a, b) ((MASK)vcltq_f32(a, b))
+#define SELECT(mask, x, y) vbslq_f32((uint32x4_t)(mask), x, y)
+#define BITS(mask) vaddvq_u32((uint32x4_t)((mask) & (MASK){1, 2, 4, 8}))
+#define MASK_OF(bits) NAME(mask_of)(bits)
+INLINE MASK NAME(mask_of)(uint32_t bits) {
+    const MASK own = {1, 2, 4, 8};
+    return ((MASK)EACH_PAIR((int32_t)bits) & own) == own;
+}
+INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
+    (void)small;
+    int32_t at[4];
+    STORE(at, index);
+    return (REALS){table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
+}
 #endif
 
 /* Of 64 entries of int8, a bit for each: that differs from another, is positive, is negative. */

@@ -17,7 +17,8 @@ needs_kernels = pytest.mark.skipif(kernels.instructions() is None, reason="no co
 
 def weights(hidden: int = 3, q: int = 4) -> GatedWeights:
     thresholds = torch.arange(1.0, q + 1), torch.arange(-float(q), q)
-    return GatedWeights.gru(torch.ones(3 * hidden, hidden), None, *thresholds, q * (torch.arange(1 - q, q + 1) - 0.25))
+    state = q * (torch.arange(1 - q, q + 1) - 0.25)
+    return GatedWeights.gru(torch.ones(3 * hidden, hidden), None, *thresholds, state, 0)
 
 
 def sequences(batch: int = 2, length: int = 5, rows: int = 9, **others: object) -> Sequences:
@@ -96,10 +97,11 @@ def test_what_rounded_weights_leave_out_decides_sums_on_a_threshold(instructions
     whole = torch.randint(-1, 2, (3 * hidden, hidden)).double()
     weight = whole + torch.randint(-3, 4, whole.shape) * 2.0**-25
     thresholds = torch.arange(1.0, q + 1), torch.arange(-float(q), q), q * (torch.arange(1 - q, q + 1) - 0.25)
-    given, rounded = (GatedWeights.gru(each, None, *thresholds) for each in (weight, whole))
+    given, rounded = (GatedWeights.gru(each, None, *thresholds, -25) for each in (weight, whole))
     drive = torch.randint(-1, 2, (batch, length, 3 * hidden)).double()
     expected = levels_by_hand(weight, q * drive, given)
-    assert given.recurrent.is_rounded
+    assert given.recurrent is not None
+    assert given.recurrent.left_out.largest
     assert not torch.equal(expected, levels_by_hand(whole, q * drive, rounded))
     inputs = sequences(batch, length, 3 * hidden, drive=drive)
     with kernels.using(instructions):
