@@ -434,6 +434,12 @@ class RecurrentTrain:
         """Their sum until each of the first `steps` steps, float64."""
         return running_total(self._train, steps)
 
+    def times(self, factor: Tensor) -> None:
+        """None: it is multiplied as a tensor."""
+
+    def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> None:
+        """None: it is moved as a tensor."""
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """Each step summed over the positions, int32; None for other dimensions."""
         return self.fired(summed=True) if dims == (self.positions,) and "_train" not in self.__dict__ else None

@@ -171,8 +171,8 @@ def calibrate(
     Args:
         model: a network with ReLU activations, trained. It is left alone.
         batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs and perhaps labels,
-            which are for the report alone. All batches are kept in memory, with what layers give for them, up to 1 GiB of it;
-            a few hundred samples are enough.
+            which are for the report alone. All batches are kept in memory, and up to 1 GiB of what layers give for them; a
+            few hundred samples are enough.
         q: levels of every activation.
         adapter: as for `prepare`.
         percentile: in (0, 100].

@@ -65,6 +65,12 @@ class LazyTrain(Protocol):
     def running(self, steps: int) -> Tensor:
         """Its sum until each of the first `steps` steps, float64."""
 
+    def times(self, factor: Tensor) -> LazyTrain | None:
+        """Multiplied by what broadcasts against a step, not computed either; None: it must be."""
+
+    def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> LazyTrain | None:
+        """What `over_steps` makes of it where the function moves, takes or repeats entries; None: it must be computed."""
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """Each step summed over these dimensions, from the end, int32, where that need not be written down first."""
 
@@ -169,8 +175,10 @@ class Signal:
         if divisor is not None and divisor.dim() > 0:
             divisor = function(divisor.expand(self.shape))
             divisor = torch.where(divisor == 0, 1.0, divisor)  # entries that the function adds or fills are not divided
+        lazy = self.lazy_train
+        moved = None if isinstance(lazy, Tensor) else lazy.moved(function, by_sample)
         return Signal(
-            over_steps(function, self.train, by_sample),
+            over_steps(function, self.train, by_sample) if moved is None else moved,
             None if drive is None else function(drive),
             divisor,
             self.bound,
@@ -199,9 +207,13 @@ class Signal:
         if factor.dim() > len(self.shape):  # or its dimensions would meet the steps
             shape = broadcast(self.shape, factor.shape)
             return self.map(lambda x: x.expand(shape)).times(factor)
+        lazy = self.lazy_train
+        product: Tensor | LazyTrain | None = None if isinstance(lazy, Tensor) else lazy.times(factor)
+        if product is None:
+            product = self.train.double() * factor  # beside a tensor, a factor without dimensions would not widen it
         return replace(
             self,
-            lazy_train=self.train.double() * factor,  # beside a tensor, a factor without dimensions would not widen it
+            lazy_train=product,
             lazy_drive=None if drive is None else drive * factor,
             bound=self.bound * float(factor.max()),
         )
@@ -243,6 +255,22 @@ def without_repeats(x: Tensor, only: int | None = None) -> Tensor:
         if size > 1 and stride == 0 and only in (None, dim, dim - x.dim()):
             x = x.narrow(dim, 0, 1)
     return x
+
+
+def along(values: Tensor | float, shape: torch.Size, dim: int) -> Tensor | None:
+    """`[shape[dim]]` float64: values that broadcast against `shape` and differ along `dim` alone; None: elsewhere as well.
+
+    >>> along(torch.tensor([[1.0], [2.0]]), torch.Size([5, 2, 3]), 1)
+    tensor([1., 2.], dtype=torch.float64)
+    >>> along(torch.ones(2, 3), torch.Size([5, 2, 3]), 1) is None
+    True
+    """
+    values = without_repeats(torch.as_tensor(values).detach()).double()
+    sizes = [1] * (len(shape) - values.dim()) + list(values.shape)
+    dim %= len(shape)
+    if len(sizes) != len(shape) or any(size != 1 for each, size in enumerate(sizes) if each != dim):
+        return None
+    return values.reshape(-1).expand(shape[dim]).contiguous()
 
 
 def memory_order(x: Tensor) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ rounded once more. Where two are composed, or the factor of one is taken to anot
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ def composed(node: Node) -> Node:
         return _applied(node)
     if isinstance(node, Concatenation):
         return _concatenation(node)
+    if isinstance(node, Maximum):
+        return _maximum(node)
     return _compared(_undivided(node)) if isinstance(node, Population) else node
 
 
@@ -222,17 +224,25 @@ def _applied(node: Applied) -> SignalNode:
     """Sums and moves of a sum of several scales, as the sum of theirs, so that a map ahead can take the scales in."""
     x = node.args[0] if isinstance(node.op, (AveragePool, AdaptiveAveragePool, Sum, Layout)) else None
     if not isinstance(x, Addition) or not _is_of_several_scales(x) or not _has_shape_of(x.a, x.b):
-        return _behind_pool(node)
+        return _before_factors(node)
     a, b = (_applied(replace(node, args=(each, *node.args[1:]))) for each in (x.a, x.b))
     return Addition(a, b, place=node.place)
 
 
-def _behind_pool(node: Applied) -> SignalNode:
-    """An average before the factors of its channels."""
-    before = _channel_factors(node.args[0]) if _pools(node) else None
+def _before_factors(node: Applied) -> SignalNode:
+    """An average, or what moves entries within channels, before the factors of its channels."""
+    before = _channel_factors(node.args[0]) if _pools(node) or _moves_within_channels(node) else None
     if before is None:
         return node
     return replace(before, x=replace(node, args=(before.x, *node.args[1:])), rank=None, place=node.place)
+
+
+def _maximum(node: Maximum) -> SignalNode:
+    """A maximum over the dimensions behind that of the channels before their factors, all of them positive."""
+    before = _channel_factors(node.x)
+    if before is None or node.dims is None or _rank(before.x) != node.dims + 2 or bool((before.factor <= 0).any()):
+        return node
+    return replace(before, x=replace(node, x=before.x), rank=None, place=node.place)
 
 
 def _pools(node: Applied) -> bool:
@@ -247,6 +257,22 @@ def _pools(node: Applied) -> bool:
     return all((dim if dim >= 0 else dim + rank) >= 2 for dim in dims)
 
 
+def _moves_within_channels(node: Applied) -> bool:
+    """Whether it moves, takes or repeats entries along dimensions behind that of the channels alone."""
+    if not isinstance(node.op, Layout):
+        return False
+    function, given = node.op.settings["function"], node.args[1:]
+    if function == "operator.getitem":
+        return isinstance(given[0], tuple) and given[0][:2] == (slice(None), slice(None)) and _takes_slices(given[0])
+    if function == "F.pad":
+        return len(given[0]) <= 2 * ((_rank(node.args[0]) or 0) - 2)
+    return bool(function == "F.interpolate")
+
+
+def _takes_slices(index: tuple[Any, ...]) -> bool:
+    return all(isinstance(each, slice) for each in index)
+
+
 def _is_by_entry(x: Node) -> TypeGuard[Addition | Product]:
     """Whether two signals meet in it entry by entry."""
     return isinstance(x, Addition) or (isinstance(x, Product) and x.equation == ELEMENTWISE)
@@ -258,6 +284,9 @@ def _rank(x: Node) -> int | None:
         if _is_by_entry(x):
             ranks = [_rank(each) for each in (x.a, x.b)]
             return None if None in ranks else max(rank or 0 for rank in ranks)
+        if isinstance(x, Concatenation) and not x.stack:
+            x = x.signals[0]
+            continue
         if not (
             isinstance(x, (Factor, Population, LevelPopulation, Normalisation)) or _keeps_channels(x) or _keeps_rank(x)
         ):
@@ -273,7 +302,7 @@ def _keeps_rank(x: Node) -> bool:
     if x.op.settings["function"] == "F.pad":
         return True
     index = x.args[1] if x.op.settings["function"] == "operator.getitem" else None
-    return isinstance(index, tuple) and all(isinstance(each, slice) for each in index)
+    return isinstance(index, tuple) and _takes_slices(index)
 
 
 def _concatenation(node: Concatenation) -> SignalNode:
@@ -305,6 +334,8 @@ def _axis(node: Concatenation) -> int | None:
 
 def _width(x: Node, axis: int | None) -> int | None:
     """How many channels (axis 1) or features (axis -1) it has; None: that is not known."""
+    while isinstance(x, (Factor, Population, LevelPopulation)) or (axis == 1 and _keeps_channels(x)):
+        x = x.inputs[0]
     if isinstance(x, Concatenation) and not x.stack and x.dim == axis:
         widths = [_width(signal, axis) for signal in x.signals]
         return None if None in widths else sum(width or 0 for width in widths)
@@ -329,7 +360,9 @@ def _origin(x: Node, axis: int | None) -> MapNode | None:
 def _keeps_channels(x: Node) -> bool:
     if isinstance(x, Normalisation):
         return x.axis == 1
-    return isinstance(x.op, MaxPool) if isinstance(x, Maximum) else isinstance(x, Applied) and _pools(x)
+    if isinstance(x, Maximum):
+        return isinstance(x.op, MaxPool)
+    return isinstance(x, Applied) and (_pools(x) or _moves_within_channels(x))
 
 
 def _undivided(node: Population) -> Population:

@@ -14,6 +14,7 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
@@ -38,6 +39,7 @@ __all__ = [
     "NEAR",
     "SUM_BITS",
     "Blocks",
+    "Driven",
     "Exact",
     "ExactCurrents",
     "GatedWeights",
@@ -54,6 +56,7 @@ __all__ = [
     "all_instructions",
     "convolution",
     "count_rows",
+    "driven",
     "fits_int32",
     "forked",
     "gated",
@@ -62,6 +65,7 @@ __all__ = [
     "narrow_exponent",
     "pack",
     "pack_convolution",
+    "pack_driven",
     "ready",
     "recurrence",
     "round_sums",

@@ -41,12 +41,12 @@ _Task = structure(
     (Neurons, "neurons"),
     (c_void_p, "term"),
     (c_int64, "terms samples out_height out_width outputs bands width"),
-    (c_void_p, "out_lo out_n drive"),
+    (c_void_p, "out_lo out_n thresholds drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
     (c_int64, "potential_sample potential_channel potential_y potential_x"),
     (Exactly, "exactly"),
-    (c_void_p, "exact_drive exact_potential"),
+    (c_void_p, "exact_thresholds exact_drive exact_potential"),
     (c_int64, "capacity"),
     (c_void_p, "out"),
 )
@@ -194,13 +194,13 @@ class Exact:
 
     Attributes:
         exponent: of that grid.
-        threshold: in its units.
+        thresholds: `[channels]`, in its units.
         margin: of sums in int32.
         drive, potential: as those in int32 units, of the same strides.
     """
 
     exponent: int
-    threshold: float
+    thresholds: Tensor
     margin: Margin
     drive: Tensor | None
     potential: Tensor | None
@@ -212,7 +212,7 @@ def convolution(
     shape: tuple[int, int, int, int],
     drive: Tensor | None,
     exponent: int,
-    threshold: int,
+    thresholds: Tensor,
     neuron: KernelNeuron,
     guess: int,
     potential: Tensor | None = None,
@@ -226,19 +226,19 @@ def convolution(
         shape: samples, channels, height, width of the population.
         drive: in units, int32, of this shape, whatever the strides; or None.
         exponent: of the unit of drive, threshold and potentials, at most that of each term.
-        threshold: in units.
+        thresholds: `[channels]` int32, in units.
         neuron: what it is and when it is awake.
         guess: of the steps that will be needed.
         potential: before the first step, as the drive; or None.
         exact: the same numbers where those in these units are rounded.
     """
     samples, channels, height, width = shape
-    _check(terms, blocks, shape, drive, potential, exponent, threshold)
-    exactly: tuple[object, ...] = (NOTHING, None, None)
+    _check(terms, blocks, shape, drive, potential, exponent, thresholds)
+    exactly: tuple[object, ...] = (NOTHING, None, None, None)
     if exact is not None:
-        _check_exact(terms, drive, potential, exact)
-        parts = exact.margin.structure(exact.threshold, 2.0 ** (exponent - exact.exponent))
-        exactly = (parts, address(exact.drive), address(exact.potential))
+        _check_exact(terms, channels, drive, potential, exact)
+        parts = exact.margin.structure(float(exact.thresholds.max()), 2.0 ** (exponent - exact.exponent))
+        exactly = (parts, *(address(values) for values in (exact.thresholds, exact.drive, exact.potential)))
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
     structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
@@ -248,9 +248,9 @@ def convolution(
     def attempt(capacity: int) -> tuple[Tensor, int]:
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
-            neuron.structure(threshold), ctypes.addressof(array), len(array), samples, height, width, channels, bands,
-            blocks.width, blocks.low.data_ptr(), blocks.count.data_ptr(), address(drive), *strides,
-            address(potential), *steps, *exactly, capacity, out.data_ptr(),
+            neuron.structure(int(thresholds.max())), ctypes.addressof(array), len(array), samples, height, width, channels,
+            bands, blocks.width, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(), address(drive),
+            *strides, address(potential), *steps, *exactly, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
 
@@ -266,11 +266,13 @@ def _check(
     drive: Tensor | None,
     potential: Tensor | None,
     exponent: int,
-    threshold: int,
+    thresholds: Tensor,
 ) -> None:
     """That all sizes fit each other."""
     samples, channels, height, width = shape
-    require(bool(terms) and 0 not in shape and 0 < threshold < 2**31, f"{len(terms)} terms, a threshold of {threshold}")
+    require(bool(terms) and 0 not in shape, f"{len(terms)} terms for a population of {list(shape)}")
+    lowest = int(checked(thresholds, "the thresholds", torch.int32, (channels,)).min())
+    require(lowest > 0, f"a threshold of {lowest}")
     ends = blocks.low + blocks.count
     inside = int(blocks.low.min()) >= 0 and int(blocks.count.min()) >= 1 and int(ends.max()) <= channels
     require(inside and int(blocks.count.max()) <= blocks.width, f"blocks of {channels} channels")
@@ -292,9 +294,14 @@ def _check(
 
 
 def _check_exact(
-    terms: Sequence[tuple[PackedConvolution, Tensor]], drive: Tensor | None, potential: Tensor | None, exact: Exact
+    terms: Sequence[tuple[PackedConvolution, Tensor]],
+    channels: int,
+    drive: Tensor | None,
+    potential: Tensor | None,
+    exact: Exact,
 ) -> None:
     """That the exact numbers lie as the rounded ones do."""
+    checked(exact.thresholds, "the exact thresholds", torch.float64, (channels,))
     for packed, _ in terms:
         kept = packed.left_out is not None and packed.left_out.finest == exact.exponent
         require(kept, "weights without those that they were rounded from")

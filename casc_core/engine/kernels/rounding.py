@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure
 
-_Reads = structure(
+ReadsTask = structure(
     "Reads",
     (c_void_p, "values offset"),
     (c_int64, "terms height width by_sample by_row by_column by_group groups"),
@@ -21,7 +21,7 @@ _Task = structure(
     (c_void_p, "values bias"),
     (c_int64, "outputs"),
     (c_double, "scale error"),
-    (_Reads, "reads"),
+    (ReadsTask, "reads"),
     (c_void_p, "high low"),
     (c_double, "splitter rest_error"),
     (c_void_p, "near"),
@@ -68,7 +68,7 @@ class Reads:
         last += furthest
         inside = min(*self.strides, first) >= 0 and last < self.values.numel()
         require(inside, f"inputs {list(self.values.shape)}, read up to {last}")
-        return _Reads(
+        return ReadsTask(
             self.values.data_ptr(), self.offsets.data_ptr(), len(self.offsets), self.height, self.width, *self.strides,
             self.groups,
         )  # fmt: skip

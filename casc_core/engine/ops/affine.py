@@ -29,8 +29,9 @@ from casc_core.engine.ops.declared import (
     tensors,
 )
 from casc_core.engine.ops.op import Op, entries, room_for_drive
-from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
+from casc_core.engine.products.deferred_sum import DeferredSum, deferred, filtered
 from casc_core.engine.products.exact_sums import exact_product, exact_sum, largest_row, weight_limbs
+from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.input_product import InputProduct, InputWeights, LinearSums, Sums, product_on_grid
 from casc_core.engine.products.spike_product import Product
@@ -239,8 +240,8 @@ class Linear(AffineMap):
             if self._waits_for_totals(run, bound):
                 return Signal(self._total_product(run, signal, shape, bound), drive, signal.divisor, bound)
             if self._is_deferred(run, signal):
-                term = Term(self._filter(self.weight), with_plane(signal.train, 0), signal.bound)
-                return Signal(DeferredSum((term,), 0, run.numerics, run.peak), drive, signal.divisor, bound)
+                currents = filtered(self._filter(self.weight), run.numerics, run.peak, signal, 0)
+                return Signal(currents, drive, signal.divisor, bound)
             dtype = run.numerics.dtype(bound * run.peak, self.settings["exponent"], self.settings["name"])
             train = self.product(signal.train, self.weight, self.settings["exponent"], signal.bound * run.peak, dtype)
         return Signal(train, drive, signal.divisor, bound)
@@ -269,8 +270,10 @@ class Linear(AffineMap):
 
         It is where the grid is too fine for the ways of `Product`.
         """
-        spikes = self._defers(run, signal.shape, signal.steps) and signal.train.dtype == torch.int8
-        return spikes and signal.train.numel() > 0
+        if not self._defers(run, signal.shape, signal.steps) or not signal.shape.numel():
+            return False
+        lazy = signal.lazy_train
+        return (isinstance(lazy, DeferredSum) and lazy.factors is not None) or signal.train.dtype == torch.int8
 
     @staticmethod
     def _defers(run: Run, shape: torch.Size, steps: int) -> bool:
@@ -406,7 +409,7 @@ class Scale(Op):
             train = TotalProduct(signal, lambda totals: run.numerics.snap(totals * factor, exponent), signal.shape)
             bound += math.ldexp(1.0, exponent)
         else:
-            train = signal.train if self.leaves_trains else signal.train.double() * factor
+            train = self._product(run, signal, factor)
         drive = signal.drive
         if drive is not None:  # rounded once; every step, and the reference, use this one number
             drive = run.numerics.drive(drive * fine, self.settings["drive_exponent"])
@@ -414,6 +417,14 @@ class Scale(Op):
             constant = signal.constant(each)
             drive = constant if drive is None else drive + constant
         return replace(signal, lazy_train=train, lazy_drive=drive, bound=bound)
+
+    def _product(self, run: Run, signal: Signal, factor: Tensor) -> Tensor | LazyTrain:
+        """The train times the factor; of spikes, it is computed where it is read."""
+        if self.leaves_trains:
+            return signal.lazy_train
+        own = deferred(run.numerics, run.peak, signal.lazy_train, signal.bound)
+        product = None if own is None else own.times(factor)
+        return signal.train.double() * factor if product is None else product
 
     def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
         _, (factor,) = aligned(result, self.settings["axis"], self.factor)

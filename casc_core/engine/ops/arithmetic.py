@@ -15,7 +15,7 @@ from casc_core.engine.ops.declared import EXPONENT, GRIDS, NAME, OrNone, Otherwi
 from casc_core.engine.ops.op import Op, entries, entries_at_once
 from casc_core.engine.ops.reduction import rounded_mean
 from casc_core.engine.products.contraction import ELEMENTWISE, Contraction
-from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.products.deferred_sum import DeferredSum, deferred
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.recording.spike_counts import by_step
 from casc_core.engine.recording.work import Work
@@ -120,7 +120,7 @@ class Add(Op):
         shape = _common_shape(run, a.shape, b.shape)
         drives = [without_repeats(drive) for drive in (a.drive, b.drive) if drive is not None]
         drive = sum(drives[1:], drives[0]).expand(shape) if drives else None
-        return Signal(_sum(a, b, run.peak), drive, a.divisor, a.bound + b.bound)
+        return Signal(_sum(run, a, b), drive, a.divisor, a.bound + b.bound)
 
     def provenance(self, run: Run, result: Signal, a: Provenance, b: Provenance) -> Provenance:
         summed: Provenance = super().provenance(run, result, a, b)
@@ -224,15 +224,13 @@ def _reach(signal: Signal, run: Run) -> float:
     return run.total * (signal.bound + signal.drive_reach)
 
 
-def _sum(a: Signal, b: Signal, peak: int) -> Tensor | DeferredSum:
-    """The sum of two trains; it stays a sum of convolutions where one of them is."""
-    if a.shape == b.shape:
-        for one, other in ((a, b), (b, a)):
-            if isinstance(one.lazy_train, DeferredSum):
-                train = other.lazy_train if isinstance(other.lazy_train, DeferredSum) else other.train
-                together = one.lazy_train.plus(train, other.bound)
-                if together is not None:
-                    return together
+def _sum(run: Run, a: Signal, b: Signal) -> Tensor | DeferredSum:
+    """The sum of two trains; it stays a sum of filters where one of them is."""
+    if any(isinstance(each.lazy_train, DeferredSum) for each in (a, b)):
+        one, other = (deferred(run.numerics, run.peak, each.lazy_train, each.bound) for each in (a, b))
+        together = None if one is None or other is None else one.plus(other)
+        if together is not None:
+            return together
     whole = not (a.train.dtype.is_floating_point or b.train.dtype.is_floating_point)
-    kind = whole_type((a.bound + b.bound) * peak) if whole else torch.float64
+    kind = whole_type((a.bound + b.bound) * run.peak) if whole else torch.float64
     return add_trains(a.train.to(kind), b.train.to(kind))

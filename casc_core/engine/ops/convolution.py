@@ -16,7 +16,8 @@ from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.affine import AffineMap, affine_tensors
 from casc_core.engine.ops.declared import PADDING, OneOf, Otherwise, Several, Whole, settings
-from casc_core.engine.products.deferred_sum import DeferredSum, Filter, Term, with_plane
+from casc_core.engine.products.deferred_sum import filtered
+from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry, convolve, patch_bytes
 from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.products.weight_cache import WeightCache
@@ -116,9 +117,8 @@ class Convolution(AffineMap):
             currents, bound = self.of_totals(run, signal, self.sums, shape)
         else:
             bound = signal.bound * self.reach
-            train = with_plane(signal.train, dims)
             own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.cache)
-            currents = DeferredSum((Term(own, train, signal.bound),), dims, run.numerics, run.peak)
+            currents = filtered(own, run.numerics, run.peak, signal, dims)
         return Signal(currents, drive, signal.divisor, bound)
 
     @property

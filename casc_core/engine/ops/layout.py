@@ -14,9 +14,10 @@ from casc_core.engine.conditions import expect_parts
 from casc_core.engine.functions import FUNCTIONS, REARRANGING, Function, check_room, follow_join, followed, foreseen
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
+from casc_core.engine.products.deferred_sum import DeferredSum, deferred, joined
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, concatenated, without_repeats
+from casc_core.engine.signal import LazyTrain, Signal, concatenated, without_repeats
 from casc_core.reporting.series import zero_padded
 
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
@@ -109,13 +110,22 @@ class Join(Op):
         if any(part is not None for part in drives):
             drive = self.join(
                 [
-                    signal.train.new_zeros(signal.shape, dtype=torch.float64) if drive is None else drive
+                    torch.zeros(signal.shape, dtype=torch.float64, device=signal.device) if drive is None else drive
                     for signal, drive in zip(common, drives, strict=True)
                 ],
                 dim,
             )
-        train = self.join([zero_padded(signal.train, steps) for signal in common], dim)
+        train: Tensor | LazyTrain | None = self._deferred(run, common, dim)
+        if train is None:
+            train = self.join([zero_padded(signal.train, steps) for signal in common], dim)
         return Signal(train, drive, divisor, max(signal.bound for signal in common))
+
+    def _deferred(self, run: Run, signals: Sequence[Signal], dim: int) -> DeferredSum | None:
+        """The train as a sum of filters, where some are and they are joined along the channels."""
+        along = dim == 1 - len(signals[0].shape) and not self.settings["stack"]
+        if not along or not any(isinstance(signal.lazy_train, DeferredSum) for signal in signals):
+            return None
+        return joined([deferred(run.numerics, run.peak, signal.lazy_train, signal.bound) for signal in signals])
 
     def provenance(self, run: Run, result: Signal, signals: Sequence[Provenance], dim: int = 0) -> Provenance:
         joint: Provenance = super().provenance(run, result, signals, dim)

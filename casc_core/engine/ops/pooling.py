@@ -16,11 +16,12 @@ from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import GRIDS, NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, room_for_drive
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, rounded_mean, running_maximum
+from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import Window, adaptive, each_reads, maxima, per_dimension, sums
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal
+from casc_core.engine.signal import LazyTrain, Signal
 from casc_core.errors import InputError
 from casc_core.numerics import whole_type
 
@@ -170,22 +171,27 @@ class Average(Op, abstract=True):
             counts = self.counts(size).to(signal.device)
             return rounded_mean(run, signal, self._sums_of_each, counts, self.settings["grids"])
         common, factor, most = self._division(size)
-        train, drive = signal.train, signal.drive
-        kind = torch.float64
-        if not train.dtype.is_floating_point:
-            reach = signal.bound * run.peak * most
-            kind = torch.int8 if reach <= _INT8 else whole_type(reach)
-        summed = self.sums(train.to(kind).flatten(0, 1)).unflatten(0, train.shape[:2])
+        lazy, drive = signal.lazy_train, signal.drive
+
+        def summed(train: Tensor, bound: float) -> Tensor:
+            kind = torch.float64
+            if not train.dtype.is_floating_point:
+                reach = bound * run.peak * most
+                kind = torch.int8 if reach <= _INT8 else whole_type(reach)
+            sums: Tensor = self.sums(train.to(kind).flatten(0, 1)).unflatten(0, train.shape[:2])
+            return sums if factor is None else sums * factor.to(train.device, kind)
+
+        sums: Tensor | LazyTrain | None = lazy.pooled(summed, most) if isinstance(lazy, DeferredSum) else None
         summed_drive = None if drive is None else whole_sums(run.numerics, drive, self.sums, by_row=True)
         divisor = signal.divisor
         if self.divides:
             by = torch.tensor(float(common), dtype=torch.float64, device=signal.device)
             divisor = by if divisor is None else divisor * by
-        if factor is not None:
-            factor = factor.to(signal.device)
-            summed = summed * factor.to(kind)
-            summed_drive = None if summed_drive is None else summed_drive * factor
-        return Signal(summed, summed_drive, divisor, signal.bound * most)
+        if factor is not None and summed_drive is not None:
+            summed_drive = summed_drive * factor.to(signal.device)
+        return Signal(
+            summed(signal.train, signal.bound) if sums is None else sums, summed_drive, divisor, signal.bound * most
+        )
 
     def _division(self, size: tuple[int, ...]) -> tuple[int, Tensor | None, float]:
         """What sums over the windows of an input of this size are divided by in common, what each is multiplied by first

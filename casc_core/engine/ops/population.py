@@ -13,11 +13,13 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.affine import by_channel
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, Whole, settings, tensors
 from casc_core.engine.ops.op import Op, entries
 from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.products.input_product import InputProduct
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LARGEST_TOTAL, Run
@@ -111,37 +113,74 @@ class Fire(Op):
         drives = 24 * currents.like.numel() if currents.is_driven else 0
         held = None if currents.train is None else currents.train.held
         # Room for spikes is made in pieces, and they are counted.
-        of_one_threshold = self.thresholds is None and self.levels is None
-        if held is not None and follower.compiled and of_one_threshold:  # the kernel reads spikes, closely packed
+        if held is not None and follower.compiled and self.levels is None:  # the kernel reads spikes, closely packed
             return held + 2 * entries(spikes) + drives
         return (8 if held is None else 24) * entries(currents) + 2 * entries(spikes) + drives
 
     def received(self, run: Run, signal: Signal) -> Received:
         """What the neurons receive and compare it with, as they do in this run."""
-        exponent, divisor = self.settings["exponent"], signal.divisor
+        exponent = self.settings["exponent"]
         if self.bias is not None:
             bias, drive = signal.constant(self.bias), signal.drive
             signal = replace(signal, lazy_drive=bias if drive is None else drive + bias)
         drive = signal.drive_on_grid(run.numerics, exponent)
         scaled = self.scaled_threshold(signal)
-        charge = self.charge
-        if charge is not None and self.thresholds is not None and charge.dim() == 1:
-            charge = by_channel(charge, signal.shape)
-        if charge is not None:
-            charge = run.numerics.snap(charge if divisor is None else charge * divisor, exponent)
-        potential = run.initial_potential(charge, scaled, exponent, signal.device)
+        potential = self._initial_potential(run, signal, scaled)
         most = None
         if drive is not None:
-            # What is held must be beyond a threshold, and not on it.
-            reach = signal.bound + _threshold_reach(run, scaled) + math.ldexp(1.0, exponent)
+            reach = self._reach_of_step(run, signal, scaled)
             most = run.most_held(reach, _reach(potential), exponent)
             drive = run.held(drive, reach, _reach(potential), exponent)
         return Received(replace(signal, lazy_drive=drive), scaled, potential, most)
 
+    def _reach_of_step(self, run: Run, signal: Signal, threshold: Threshold) -> float:
+        """The largest current of a step, and threshold: what is held is beyond it, and not on it."""
+        return signal.bound + _threshold_reach(run, threshold) + math.ldexp(1.0, self.settings["exponent"])
+
+    def _initial_potential(self, run: Run, signal: Signal, threshold: Threshold) -> Tensor | None:
+        """The potential before the first step, which broadcasts against the population; None: zero."""
+        charge, exponent = self.charge, self.settings["exponent"]
+        if charge is not None and self.thresholds is not None and charge.dim() == 1:
+            charge = by_channel(charge, signal.shape)
+        if charge is not None:
+            charge = run.numerics.snap(charge if signal.divisor is None else charge * signal.divisor, exponent)
+        return run.initial_potential(charge, threshold, exponent, signal.device)
+
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
+        spikes = self._of_inputs(run, signal)
+        if spikes is not None:
+            return spikes
         signal, threshold, potential, _ = self.received(run, signal)
         train = self._behind_convolutions(run, signal, threshold, potential)
         return self._fired(run, signal, threshold, potential) if train is None else train
+
+    def _of_inputs(self, run: Run, signal: Signal) -> Tensor | None:
+        """Spikes of a population that a product of real-valued input alone drives; None: they are not taken with it."""
+        product, neuron, exponent = signal.lazy_drive, run.kernel_neuron, self.settings["exponent"]
+        if not isinstance(product, InputProduct) or signal.steps or signal.divisor is not None or neuron is None:
+            return None
+        threshold = self.scaled_threshold(signal)
+        if self.bias is not None or isinstance(threshold, LevelThresholds):
+            return None
+        potential = self._initial_potential(run, signal, threshold)
+        most = run.most_held(self._reach_of_step(run, signal, threshold), _reach(potential), exponent)
+        if most is None:
+            return None
+        reach = _threshold_reach(run, threshold) + _reach(potential)
+        dtype = run.potential_dtype(0.0, most, reach, exponent, self.settings["name"])
+
+        def fire(drive: Tensor, threshold: Tensor, potential: Tensor) -> Tensor:
+            return run.fire(drive.new_zeros((0, *drive.shape), dtype=torch.int8), drive, threshold, dtype, potential)
+
+        begins = 0.0 if potential is None else potential
+        guess = self.steps.get(neuron.most, 0)
+        spikes = product.population(signal.shape, exponent, threshold, begins, most, neuron, guess, fire)
+        return None if spikes is None else self._noted(neuron, spikes)
+
+    def _noted(self, neuron: KernelNeuron, spikes: Tensor) -> Tensor:
+        """Spikes, the steps that they took noted: one long run is forgotten little by little."""
+        self.steps[neuron.most] = max(len(spikes), self.steps.get(neuron.most, 0) - 1)
+        return spikes
 
     def _behind_convolutions(
         self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None
@@ -150,23 +189,22 @@ class Fire(Op):
         currents, neuron, exponent = signal.lazy_train, run.kernel_neuron, self.settings["exponent"]
         if not isinstance(currents, DeferredSum) or currents.is_computed:
             return None
-        if neuron is None or not isinstance(threshold, float):
+        if neuron is None or isinstance(threshold, LevelThresholds):
             return None
-        reach = (run.total + 1) * (signal.bound + signal.drive_reach + threshold + _reach(potential))
+        most = _threshold_reach(run, threshold)
+        reach = (run.total + 1) * (signal.bound + signal.drive_reach + most + _reach(potential))
         if not run.numerics.is_exact:
             return None
         units = None
         if not kernels.fits_int32(reach, exponent):
-            own = threshold + _reach(potential)
+            own = most + _reach(potential)
             run.potential_dtype(signal.bound, signal.drive_reach, own, exponent, self.settings["name"])
             units = binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
         guess = self.steps.get(neuron.most, 0)
         train = currents.population(signal.drive, exponent, threshold, neuron, guess, potential, units)
-        if train is not None:  # one long run is forgotten little by little
-            self.steps[neuron.most] = max(len(train), self.steps.get(neuron.most, 0) - 1)
-        return train
+        return None if train is None else self._noted(neuron, train)
 
     def _fired(self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive

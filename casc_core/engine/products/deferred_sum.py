@@ -1,58 +1,39 @@
-"""Deferred sums: currents as the convolutions that they are sums of, computed only where a population reads them."""
+"""Deferred sums: currents as the filters of spikes that they are sums of, computed only where a population reads them.
+
+Convolutions and linear maps begin one, and so do factors: each channel to itself. Sums, factors, rearrangements, pools and
+concatenations of such currents are again sums of filters, and so is what a map makes of factors.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
-from casc_core.engine.products.geometry import Geometry, convolve
-from casc_core.engine.products.weight_cache import WeightCache
-from casc_core.engine.signal import inverse, memory_order, running_total, without_repeats
+from casc_core.engine.products.filters import Filter, by_channel, identity
+from casc_core.engine.products.geometry import convolve
+from casc_core.engine.signal import (
+    LazyTrain,
+    Signal,
+    along,
+    concatenated,
+    inverse,
+    memory_order,
+    over_steps,
+    running_total,
+    without_repeats,
+)
 from casc_core.numerics import Numerics
+from casc_core.reporting.series import zero_padded
 
 # More terms than this are put together first: a population reads every one of them at every step.
 MOST_TERMS = 4
-
-
-@dataclass(frozen=True)
-class Filter:
-    """The weights of a convolution and what has been prepared from them.
-
-    Attributes:
-        name: what errors call it.
-        weight: `[O, C/groups, kh, kw]`, multiples of `2**exponent`.
-        reach: largest sum of magnitudes that one output has.
-    """
-
-    name: str
-    weight: Tensor
-    exponent: int
-    geometry: Geometry
-    reach: float
-    cache: WeightCache
-
-    def packed(
-        self, peak: int, blocks: kernels.Blocks, rounding: kernels.Rounding | None
-    ) -> kernels.PackedConvolution | None:
-        """For the compiled kernel, rounded if they are to be; None: its integers might not hold a sum."""
-        key = (peak, rounding, blocks.width, *blocks.low.tolist())
-        return self.cache(
-            self.weight,
-            key,
-            lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks, rounding),
-        )
-
-    @property
-    def narrow_exponent(self) -> int:
-        """The finest grid on which int16 holds the weights, rounded."""
-        return self.cache(self.weight, "narrow", lambda: kernels.narrow_exponent(self.weight))
 
 
 def with_plane(x: Tensor, dims: int) -> Tensor:
@@ -63,15 +44,6 @@ def with_plane(x: Tensor, dims: int) -> Tensor:
 def without_plane(x: Tensor, dims: int) -> Tensor:
     """A tensor with two spatial dimensions as one with so many."""
     return x[..., 0, 0] if dims == 0 else x.squeeze(-2) if dims == 1 else x
-
-
-@cache
-def identity(channels: int, factor: float) -> Filter:
-    """Every channel to itself, times `factor`."""
-    weight = torch.full((channels, 1, 1, 1), factor, dtype=torch.float64, device="cpu")
-    denominator = factor.as_integer_ratio()[1]
-    geometry = Geometry((1, 1), groups=channels)
-    return Filter("a shortcut", weight, -(denominator.bit_length() - 1), geometry, abs(factor), WeightCache())
 
 
 @dataclass(frozen=True)
@@ -165,7 +137,10 @@ class DeferredSum:
     @cached_property
     def _tensor(self) -> Tensor:
         exponent = min(term.filter.exponent for term in self.terms)
-        dtype = self.numerics.dtype(self.bound * self.peak, exponent, self.terms[0].filter.name)
+        if self.factors is not None:  # what reads them has proven that float64 holds them
+            dtype = torch.float64
+        else:
+            dtype = self.numerics.dtype(self.bound * self.peak, exponent, self.terms[0].filter.name)
         total: Tensor | None = None
         for term in sorted(self.terms, key=lambda term: -len(term.train)):
             part = _convolved(term, dtype)
@@ -181,25 +156,79 @@ class DeferredSum:
         """Whether the sum has been taken."""
         return "_tensor" in self.__dict__
 
-    def plus(self, train: Tensor | DeferredSum, bound: float) -> DeferredSum | None:
-        """With another train added, of this bound; None: the two are better added as tensors."""
-        if isinstance(train, DeferredSum):
-            more = train.terms
-        elif train.dtype == torch.int8 and train.dim() == self.dims + 3:
-            train = with_plane(train, self.dims)
-            more = (Term(identity(train.shape[2], 1.0), train, bound),)
-        else:
+    @property
+    def channels(self) -> int:
+        """How many it has, along its dimension 1."""
+        return len(self.terms[0].filter.weight)
+
+    @property
+    def factors(self) -> list[Tensor] | None:
+        """`[channels]` of each term, where all terms but multiply channels by factors; None: there are other terms."""
+        found = [term.filter.factors for term in self.terms]
+        return None if self.is_computed or None in found else [each for each in found if each is not None]
+
+    def plus(self, other: DeferredSum) -> DeferredSum | None:
+        """The sum of both; None: they are better added as tensors."""
+        if self.is_computed or other.is_computed or self.size != other.size:
             return None
-        result = DeferredSum((*self.terms, *more), self.dims, self.numerics, self.peak)
-        computed = self.is_computed or (isinstance(train, DeferredSum) and train.is_computed)
-        alike = self.shape[1:] == DeferredSum(more, self.dims, self.numerics, self.peak).shape[1:]
-        return result if alike and not computed and len(result.terms) <= MOST_TERMS else None
+        terms = [term for term in (*self.terms, *other.terms) if len(term.train)] or self.terms[:1]
+        return replace(self, terms=tuple(terms)) if len(terms) <= MOST_TERMS else None
+
+    def times(self, factor: Tensor) -> DeferredSum | None:
+        """Multiplied by a number, or one for each channel, which broadcasts with it; None: by others, or no compiled
+        kernel would read it."""
+        if self.is_computed or not kernels.ready(*(term.train for term in self.terms)):
+            return None
+        factors = along(factor, self.size, 1)
+        return None if factors is None else self._with([term.filter.times(factors) for term in self.terms])
+
+    def read_by(self, own: Filter) -> DeferredSum | None:
+        """What a convolution makes of it: it takes the factors in; None: it is no sum of factors."""
+        factors = self.factors
+        if factors is None:
+            return None
+        return self._with([own.behind(each) for each in factors])
+
+    def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> DeferredSum | None:
+        """What a function of each step gives that moves, takes or repeats entries, as `Signal.map` has it; None: it is no
+        sum of factors, or channels of several factors become one."""
+        return self._mapped(lambda train, _: over_steps(function, train, by_sample), partial(_moved, function), 1.0)
+
+    def pooled(self, function: Callable[[Tensor, float], Tensor], most: float) -> DeferredSum | None:
+        """What a function of a train and its bound gives that adds up entries of a channel, at most so many; None: it is no
+        sum of factors."""
+        return self._mapped(function, lambda factors, size: factors, most)
+
+    def _mapped(
+        self,
+        function: Callable[[Tensor, float], Tensor],
+        of_factors: Callable[[Tensor, torch.Size], Tensor | None],
+        growth: float,
+    ) -> DeferredSum | None:
+        factors, terms = self.factors, []
+        if factors is None:
+            return None
+        dims = self.dims
+        for term, each in zip(self.terms, factors, strict=True):
+            own = of_factors(each, self.size)
+            train = None if own is None else function(without_plane(term.train, self.dims), term.bound)
+            if own is None or train is None or not 3 <= train.dim() <= 5:
+                return None
+            dims = train.dim() - 3
+            own = own.expand(train.shape[2]).contiguous()
+            terms.append(Term(by_channel(own), with_plane(train, dims), term.bound * growth))
+        return replace(self, terms=tuple(terms), dims=dims)
+
+    def _with(self, filters: Sequence[Filter | None]) -> DeferredSum | None:
+        """The same trains through other filters; None: there is none for one of them."""
+        terms = [replace(term, filter=each) for term, each in zip(self.terms, filters, strict=True) if each is not None]
+        return replace(self, terms=tuple(terms)) if len(terms) == len(self.terms) else None
 
     def population(
         self,
         drive: Tensor | None,
         exponent: int,
-        threshold: float,
+        threshold: float | Tensor,
         neuron: KernelNeuron,
         guess: int,
         potential: Tensor | None = None,
@@ -209,7 +238,8 @@ class DeferredSum:
 
         Args:
             drive: multiples of `2**exponent`, expanded to the population's shape; or None.
-            exponent: of potentials. threshold: a multiple of `2**exponent`.
+            exponent: of potentials.
+            threshold: multiples of `2**exponent`: one, or one for each channel, which broadcasts with the population.
             neuron: what it is and when it is awake.
             guess: of the steps that will be needed.
             potential: before the first step, as the drive; or None.
@@ -222,13 +252,15 @@ class DeferredSum:
             return None
         if any(term.train[:, 0, :, 0].numel() > kernels.INT32_UNITS for term in self.terms):
             return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
+        thresholds = along(threshold, self.size, 1)
+        if thresholds is None:
+            return None
         first = self.terms[0].filter
-        outputs = len(first.weight)
-        blocks = kernels.Blocks.of(outputs, first.geometry.groups, first.weight[0].numel())
+        blocks = kernels.Blocks.of(self.channels, first.geometry.groups, first.weight[0].numel())
         packed = (
             self._packed(blocks, exponent)
             if units is None
-            else self._rounded(blocks, exponent, threshold, neuron, units)
+            else self._rounded(blocks, exponent, float(thresholds.min()), neuron, units)
         )
         if packed is None:
             return None
@@ -237,17 +269,17 @@ class DeferredSum:
         if packed.margin is not None:
             exact = kernels.Exact(
                 exponent,
-                math.ldexp(threshold, -exponent),
+                thresholds * 2.0**-exponent,
                 packed.margin,
                 *(self._units(values, exponent, torch.float64) for values in (drive, potential)),
             )
         spikes = kernels.convolution(
             [(each, term.train) for each, term in zip(packed.filters, self.terms, strict=True)],
             blocks,
-            (self.shape[1], outputs, *self.terms[0].size),
+            (self.shape[1], self.channels, *self.terms[0].size),
             self._units(drive, unit, torch.int32),
             unit,
-            round(math.ldexp(threshold, -unit)),
+            (thresholds * 2.0**-unit).round().int(),
             neuron,
             guess,
             self._units(potential, unit, torch.int32),
@@ -314,10 +346,69 @@ def _summed(train: Tensor) -> Tensor:
 
 
 def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
-    train = term.train
+    train, factors = term.train, term.filter.factors
+    if factors is not None:
+        return train.to(dtype) * factors.to(train.device, dtype)[:, None, None]
     if not len(train):
         return train.new_zeros((0, train.shape[1], len(term.filter.weight), *term.size), dtype=dtype)
     # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out.
     result = convolve(train.flatten(0, 1).to(dtype), term.filter.weight.to(train.device, dtype), term.filter.geometry)
     unfolded: Tensor = result.unflatten(0, train.shape[:2])
     return unfolded
+
+
+def deferred(numerics: Numerics, peak: int, train: Tensor | LazyTrain, bound: float) -> DeferredSum | None:
+    """A train as a sum of filters of spikes; None: it is none.
+
+    Args:
+        numerics, peak: of the run.
+        train: `[steps, batch, channels, (height,) width]`, or what computes it.
+        bound: its largest magnitude per unit of spike count.
+    """
+    if isinstance(train, DeferredSum):
+        return train
+    if not isinstance(train, Tensor) or train.dtype != torch.int8:
+        return None
+    dims = train.dim() - 3
+    if not 0 <= dims <= 2:
+        return None
+    return DeferredSum((Term(identity(train.shape[2]), with_plane(train, dims), bound),), dims, numerics, peak)
+
+
+def filtered(own: Filter, numerics: Numerics, peak: int, signal: Signal, dims: int) -> DeferredSum:
+    """What a filter makes of a signal's train, of so many spatial dimensions.
+
+    Args:
+        numerics, peak: of the run.
+    """
+    lazy = signal.lazy_train
+    read = lazy.read_by(own) if isinstance(lazy, DeferredSum) else None
+    if read is not None:
+        return read
+    return DeferredSum((Term(own, with_plane(signal.train, dims), signal.bound),), dims, numerics, peak)
+
+
+def joined(signals: Sequence[DeferredSum | None]) -> DeferredSum | None:
+    """Sums of factors, one each, behind one another along the channels; None: they are others."""
+    known = [each for each in signals if each is not None and each.factors is not None and len(each.terms) == 1]
+    if len(known) < len(signals) or len({each.dims for each in known}) > 1:
+        return None
+    terms, steps = [each.terms[0] for each in known], max(len(each.terms[0].train) for each in known)
+    train = concatenated([zero_padded(term.train, steps) for term in terms], 2)
+    own = by_channel(torch.cat([term.filter.weight.flatten() for term in terms]))
+    return replace(known[0], terms=(Term(own, train, max(term.bound for term in terms)),))
+
+
+def _moved(function: Callable[[Tensor], Tensor], factors: Tensor, size: torch.Size) -> Tensor | None:
+    """The factor of each channel, once a function has moved entries of a tensor of this size; None: some have several."""
+    if not bool(factors.all()):  # zero is what is filled in, whatever the factor
+        return None
+    moved = without_repeats(function(factors.reshape(-1, *[1] * (len(size) - 2)).expand(size)))
+    moved = moved.transpose(0, 1).flatten(1)
+    if not moved.numel():
+        return None
+    highest, lowest = moved.amax(1), moved.amin(1)
+    own = torch.where(highest > 0, highest, lowest)
+    if not bool(((moved == own[:, None]) | (moved == 0)).all()):
+        return None
+    return torch.where(own == 0, 1.0, own)  # nothing but what is filled in

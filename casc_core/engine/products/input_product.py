@@ -18,14 +18,18 @@ from torch import Tensor
 from casc_core.engine import kernels
 from casc_core.engine.products.exact_sums import AT_ONCE, LIMB_BITS, exact_sum, largest_row, weight_limbs
 from casc_core.engine.products.geometry import Geometry, convolve
-from casc_core.engine.signal import without_repeats
+from casc_core.engine.signal import along, without_repeats
 from casc_core.numerics import Numerics, binade, largest, on_grid
+from casc_core.reporting.series import zero_padded
 
 # Sums are taken of so many products at a time, which bounds how often they round.
 _BLOCK = 64
 # Rounding of one operation in float64, relative; and of an exact sum before it is rounded.
 _ROUNDING = 2.0**-53
 _EXACTLY = 2.0**-80
+# Rounding of one operation in float32, and what is far below its largest number.
+_SINGLE = 2.0**-24
+_MOST_SINGLE = 2.0**100
 # If more than one of so many results has to be summed exactly, all are.
 _RARE = 32
 
@@ -121,6 +125,16 @@ class InputWeights:
     row: float
     rest: float
 
+    def packed(self, groups: int) -> Tensor:
+        """In float32, as a kernel reads them for so many groups of outputs."""
+        if groups not in self._packed:
+            self._packed[groups] = kernels.pack_driven(self.whole.flatten(1), groups)
+        return self._packed[groups]
+
+    @cached_property
+    def _packed(self) -> dict[int, Tensor]:
+        return {}
+
     @classmethod
     def of(cls, weight: Tensor) -> InputWeights:
         """Those made of `weight`."""
@@ -161,6 +175,68 @@ class InputProduct:
             rounded = numerics.snap(without_repeats(self.values()), exponent)
         return self._shaped(rounded)
 
+    def population(
+        self,
+        shape: torch.Size,
+        exponent: int,
+        threshold: Tensor | float,
+        potential: Tensor | float,
+        most: float,
+        neuron: kernels.KernelNeuron,
+        guess: int,
+        fire: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor | None:
+        """Spikes of a population of this shape that it alone drives; None: no compiled kernel takes them.
+
+        Args:
+            exponent: of the grid that the drive is rounded to, and held within `most`; of thresholds and potentials.
+            threshold, potential: before the first step; they broadcast against the population.
+            neuron: what it is and when it is awake.
+            guess: of the steps that will be needed.
+            fire: spikes `[steps, n]` of some neurons by drive, threshold and potential `[n]`.
+        """
+        x, weights, dim = self.x, self.weights, self.sums.output_dim
+        numbers = [along(each, shape, dim) for each in (threshold, potential)]
+        thresholds, potentials = numbers
+        repeats = x.dim() > 0 and len(x) > 1 and x.stride(0) == 0
+        if thresholds is None or potentials is None or repeats or not kernels.ready(x, weights.whole):
+            return None
+        bias = thresholds.new_zeros(len(weights.whole)) if self.bias is None else self.bias.double().contiguous()
+        reach, terms = self._reach(x), weights.whole[0].numel()
+        largest_threshold = float(thresholds.max())
+        spread = (neuron.total + 2) * (most + largest_threshold) + largest(potentials)
+        population = kernels.Driven(
+            exponent,
+            binade(spread) - kernels.SUM_BITS,
+            bias,
+            thresholds,
+            potentials,
+            most,
+            _error(terms, reach, _SINGLE),
+        )
+        margin = (neuron.total + 2) * population.flow
+        fits = terms and reach < _MOST_SINGLE and _error(terms, reach, _ROUNDING) < 2.0 ** (exponent - 2)
+        if not fits or not margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -population.unit):
+            return None
+        reads, (split, rest_error) = self.sums.reads(x), self._rest()
+        positions, room = shape.numel() // len(bias), max(_BLOCK, shape.numel() // _RARE)
+        packed = weights.packed(reads.groups)
+        found = kernels.driven(
+            reads, positions, packed, weights.split, population, split, rest_error, neuron, room, guess
+        )
+        if found is None:
+            return None
+        spikes, near = found
+        for some in near.split(max(1, AT_ONCE // terms)):
+            drive = on_grid(self._exactly(some), exponent).clamp(-most, most)
+            own = some % len(bias)
+            spikes = _put(spikes, some, fire(drive, thresholds[own], potentials[own]))
+        by_position = [each for index, each in enumerate(shape) if index != dim % len(shape)]
+        return spikes.reshape(len(spikes), *by_position, len(bias)).movedim(-1, dim)
+
+    def _reach(self, x: Tensor) -> float:
+        return largest(x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
+
     @cached_property
     def _values(self) -> Tensor:
         result = exact_sum(self.x, self.weights.limbs, self.sums)
@@ -174,9 +250,8 @@ class InputProduct:
     def _rounded(self, exponent: int, most: float) -> Tensor | None:
         """What the filter gives; None: too much is left to be summed exactly."""
         terms, x = self.weights.whole[0].numel(), without_repeats(self.x, 0)
-        reach = largest(x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
-        # Of adding up within a block, of blocks, and of adding the bias, in either way.
-        error = (min(terms, _BLOCK) + -(-terms // _BLOCK) + 4) * _ROUNDING * reach
+        reach = self._reach(x)
+        error = _error(terms, reach, _ROUNDING)
         if error < 2.0 ** (exponent - 2):
             result = self.sums(x, self.weights.whole, _in_blocks)
             last = result.movedim(self.sums.output_dim, -1).contiguous()
@@ -265,6 +340,20 @@ def product_on_grid(
     else:
         result = numerics.snap(exact_sum(x, weights.limbs, sums), exponent)
     return result if most is None else result.clamp(-most, most)
+
+
+def _error(terms: int, reach: float, rounding: float) -> float:
+    """That of a sum of so many products: of adding up within a block, of blocks, of rounding what is summed, and of adding
+    the bias, in either way."""
+    return (min(terms, _BLOCK) + -(-terms // _BLOCK) + 8) * rounding * reach
+
+
+def _put(spikes: Tensor, places: Tensor, own: Tensor) -> Tensor:
+    """Spikes `[steps, ...]`, those of the neurons at some places replaced by their own `[steps, places]`."""
+    spikes = zero_padded(spikes, max(len(spikes), len(own)))
+    by_neuron = spikes.view(len(spikes), -1)
+    by_neuron[:, places] = zero_padded(own, len(spikes)).to(spikes.dtype)
+    return spikes
 
 
 def _in_blocks(a: Tensor, b: Tensor) -> Tensor:

@@ -67,6 +67,12 @@ class TotalProduct:
             return torch.zeros((0, *self.size), dtype=torch.float64, device=self.device)
         return self.product(self.received.running(steps))
 
+    def times(self, factor: Tensor) -> None:
+        """None: its numbers are rounded first."""
+
+    def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> None:
+        """None: it is moved as a tensor."""
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """None: its sums come from the whole."""
         return None

@@ -62,7 +62,8 @@ def by_convolution(neuron, train, drive, awake, threshold):
     terms = [(packed, torch.tensor(train, dtype=torch.int8).reshape(-1, 1, channels, 1, 1))]
     shape, spiking = (1, channels, 1, 1), KernelNeuron.spiking(neuron, awake, None)
     units = torch.tensor(drive, dtype=torch.int32).reshape(shape)
-    return kernels.convolution(terms, blocks, shape, units, 0, int(threshold), spiking, 0).numpy()[:, 0, :, 0, 0]
+    each = torch.full((channels,), int(threshold), dtype=torch.int32)
+    return kernels.convolution(terms, blocks, shape, units, 0, each, spiking, 0).numpy()[:, 0, :, 0, 0]
 
 
 def by_recurrence(neuron, train, drive, awake, threshold):

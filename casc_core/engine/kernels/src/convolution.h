@@ -195,7 +195,7 @@ typedef struct {
     const NAME(Window) *window;
     const int64_t *windows;
     int64_t sample, block, drive_at, potential_at; /* where those of output 0 of the block are, if there are any */
-    const int32_t *drive, *potential;
+    const int32_t *thresholds, *drive, *potential;
     int64_t known;   /* steps whose spikes have been counted */
     int16_t *counts; /* of what the windows of each term read, as their rows are numbered */
 } NAME(Position);
@@ -230,7 +230,7 @@ static int64_t NAME(decide)(NAME(Position) *at, int64_t step, int64_t received, 
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const Exactly *exactly = &task->exactly;
-    const int32_t threshold = (int32_t)neurons->threshold;
+    const double *thresholds = task->exact_thresholds + task->out_lo[at->block];
     const int64_t cap = cap_at(neurons, step), width = task->width, flows = neurons->levels ? neurons->total : cap;
     double finer_error = 0;
     for (int64_t t = 0; t < task->terms; t++)
@@ -254,18 +254,18 @@ static int64_t NAME(decide)(NAME(Position) *at, int64_t step, int64_t received, 
             const LeftOut *left_out = &task->term[t].left_out;
             if (left_out->error) finer += NAME(next_bits)(left_out, at->block * width + k, counts);
         }
-        const double sum = (double)v[k] + (double)(count + spike) * threshold;
+        const double sum = (double)v[k] + (double)(count + spike) * at->thresholds[k];
         const double about = (sum - rounded) * exactly->unit + given + finer;
-        int32_t truth = NAME(decided)(neurons, exactly, about - margin, count, cap);
-        if (truth != NAME(decided)(neurons, exactly, about + margin, count, cap)) {
+        int32_t truth = NAME(decided)(neurons, thresholds[k], about - margin, count, cap);
+        if (truth != NAME(decided)(neurons, thresholds[k], about + margin, count, cap)) {
             counts = at->counts;
             for (int64_t t = 0; t < task->terms; counts += task->term[t++].left_out.reads)
                 given += NAME(true_sum)(&task->term[t].left_out, at->block * width + k, counts);
-            truth = NAME(decided)(neurons, exactly, given, count, cap);
+            truth = NAME(decided)(neurons, thresholds[k], given, count, cap);
         }
         fired[k] = (int8_t)truth;
         if (neurons->levels) continue;
-        v[k] += (spike - truth) * threshold;
+        v[k] += (spike - truth) * at->thresholds[k];
         total[k] = count + truth;
     }
     int64_t any = 0;
@@ -275,12 +275,12 @@ static int64_t NAME(decide)(NAME(Position) *at, int64_t step, int64_t received, 
 
 /* A step of a position's neurons, or their levels. Marks, where there is a margin, those nearer than that to a decision, and
    says whether there are any. */
-INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const int32_t *sum, const int32_t *driven,
-                             const int32_t *potential, int32_t cap, int32_t *v, int32_t *total, int8_t *fired,
-                             int32_t margin, int8_t *near, int32_t *undecided) {
+INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const int32_t *thresholds, const int32_t *sum,
+                             const int32_t *driven, const int32_t *potential, int32_t cap, int32_t *v, int32_t *total,
+                             int8_t *fired, int32_t margin, int8_t *near, int32_t *undecided) {
     if (neurons->levels)
-        return NAME(levels_of)(width, sum, 0, driven, potential, neurons, fired, margin, near, v, undecided);
-    return NAME(fire_uncounted)(width, sum, driven, (int32_t)neurons->threshold, cap, lower_of(neurons), v, total, fired,
+        return NAME(levels_of)(width, sum, 0, driven, potential, neurons, thresholds, fired, margin, near, v, undecided);
+    return NAME(fire_uncounted)(width, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired,
                                 margin, near, undecided);
 }
 
@@ -298,7 +298,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         counted += term->left_out.reads;
         bytes += term->ring * (6 * (entries + 16) + (term->steps * term->width + 1) * 4 + 64);
     }
-    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 8 * ints + 352 + 2 * counted +
+    char *memory = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + bytes + 9 * ints + 368 + 2 * counted +
                                            most * (int64_t)sizeof(NAME(Window)) + 6 * (reads + 17) + terms * 16 +
                                            task->capacity * task->out_width * width));
     if (!memory) return NO_MEMORY;
@@ -312,6 +312,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     TAKE(int32_t, v, width)
     TAKE(int32_t, total, width)
     TAKE(int32_t, zeros, width)
+    TAKE(int32_t, thresholds, width)
     TAKE(int32_t, drive, width)
     TAKE(int32_t, product, width)
     TAKE(int32_t, current, width)
@@ -341,7 +342,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
     const Neurons *neurons = &task->neurons;
     const int64_t wake_steps = neurons->wake_steps;
     const int is_rounded = task->exactly.margin > 0;
-    NAME(Position) position = {task, window, windows, 0, 0, 0, 0, drive, potential, 0, counts};
+    NAME(Position) position = {task, window, windows, 0, 0, 0, 0, thresholds, drive, potential, 0, counts};
 
     for (int64_t item = first; item < last; item++) {
         const int64_t band = item % task->bands, sample = item / task->bands % task->samples;
@@ -349,6 +350,8 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
         const int64_t out_lo = task->out_lo[block], out_n = task->out_n[block];
         const int64_t from = task->out_height * band / task->bands, to = task->out_height * (band + 1) / task->bands;
         for (int64_t r = 0; r < rings; r++) ring[r].y = -1;
+        for (int64_t k = 0; k < width; k++)
+            thresholds[k] = k < out_n ? task->thresholds[out_lo + k] : (int32_t)neurons->threshold;
         for (int64_t oy = from; oy < to; oy++) {
             NAME(RowLists) *lists = ring;
             for (int64_t t = 0; t < terms; lists += task->term[t++].ring) {
@@ -417,7 +420,7 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                     } else if (is_rounded) {
                         const int32_t margin = margin_at(&task->exactly, received, neurons->levels ? neurons->total : cap);
 #define STEP(width, margin, near)                                                                                     \
-    NAME(step_of)(width, neurons, sum, driven, potential, cap, v, total, fired, margin, near, &undecided)
+    NAME(step_of)(width, neurons, thresholds, sum, driven, potential, cap, v, total, fired, margin, near, &undecided)
 #define STEP_OF(margin, near) (width == 64 ? STEP(64, margin, near) : width == 128 ? STEP(128, margin, near) : STEP(width, margin, near))
                         any = STEP_OF(margin, near);
                         if (undecided) any = NAME(decide)(&position, step, received, near, v, total, fired);

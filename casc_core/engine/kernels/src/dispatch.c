@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 20; }
+EXPORT int64_t casc_version(void) { return 21; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -114,7 +114,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
 static int laid_out(const Weights *weights) {
@@ -168,6 +168,13 @@ static int fits(int64_t kernel, const void *task) {
         }
         return good;
     }
+    if (kernel == DRIVEN) {
+        const DrivenTask *driven = (const DrivenTask *)task;
+        const int64_t groups = driven->reads.groups;
+        return groups > 0 && driven->outputs > 0 && driven->outputs % groups == 0 && driven->width % 64 == 0 &&
+               driven->width >= driven->outputs / groups && driven->capacity >= 0 && driven->positions > 0 &&
+               driven->reads.height > 0 && driven->reads.width > 0 && whole(driven->neurons.threshold);
+    }
     return 1;
 }
 
@@ -187,6 +194,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
         case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
+        case DRIVEN: return DISPATCH(driven, (DrivenTask *)task, first, last);
         case GATED: return DISPATCH(gated, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);

@@ -11,3 +11,4 @@
 #include "convolution.h"
 #include "counting.h"
 #include "rounding.h"
+#include "driven.h"

@@ -14,40 +14,44 @@
 
 /* Marks which of `n` neurons were within the margin of a decision at a step that they have taken. */
 static void NAME(mark_near)(int64_t n, const int32_t *restrict v, const int32_t *restrict total, const int8_t *restrict out,
-                            int32_t threshold, int32_t cap, int32_t lower, int32_t margin, int8_t *restrict near) {
+                            int32_t common, const int32_t *restrict each, int32_t cap, int32_t lower, int32_t margin,
+                            int8_t *restrict near) {
     for (int64_t k = 0; k < n; k++) {
+        const int32_t threshold = each ? each[k] : common;
         const int32_t charged = v[k] + out[k] * threshold, count = total[k] - out[k];
         near[k] = (int8_t)(NEAR_UP(charged, count, threshold, cap, margin) | NEAR_DOWN(charged, count, lower, margin));
     }
 }
 
-/* One step of `n` (a multiple of 32) neurons in integers, which receive (a << shift) + b + c (b, c: NULL for nothing). Returns
-   whether any spiked. With `near`, says whether any are within the margin of a decision, and then marks them. */
+/* One step of `n` (a multiple of 32) neurons in integers, which receive (a << shift) + b + c (b, c: NULL for nothing); with
+   `each`, every neuron has a threshold of its own. Returns whether any spiked. With `near`, says whether any are within the
+   margin of a decision, and then marks them. */
 INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                          const int32_t *restrict c, int32_t threshold, int32_t cap, int32_t lower, int32_t *restrict v,
-                          int32_t *restrict total, int8_t *restrict out, int32_t margin, int8_t *restrict near,
-                          int32_t *undecided) {
+                          const int32_t *restrict c, int32_t common, const int32_t *restrict each, int32_t cap,
+                          int32_t lower, int32_t *restrict v, int32_t *restrict total, int8_t *restrict out, int32_t margin,
+                          int8_t *restrict near, int32_t *undecided) {
     int32_t spiked = 0, nears = 0;
 #if VECTOR /* compilers make less of the loop */
     enum { LANES = VECTOR / 32, VECTORS = 32 / LANES };
-    const WORD most = EACH_PAIR(cap), below = EACH_PAIR(threshold - 1), both = EACH_PAIR(2 * margin);
+    typedef NAME(Lanes) Lanes;
+    const WORD most = EACH_PAIR(cap), both = EACH_PAIR(2 * margin);
     const WORD least = lower ? most : ZERO(); /* no count is above the cap, so that no spike is taken back */
-    const WORD firing = EACH_PAIR(threshold), to_up = EACH_PAIR(margin - threshold), to_down = EACH_PAIR(margin);
     MASK any = GREATER(ZERO(), ZERO()), any_near = any;
     for (int64_t k = 0; k < n; k += 32) {
         MASK up[VECTORS], down[VECTORS];
         for (int i = 0; i < VECTORS; i++) {
             const int64_t at = k + i * LANES;
-            const WORD count = LOAD(total + at);
+            const WORD count = LOAD(total + at), threshold = each ? LOAD(each + at) : EACH_PAIR(common);
             WORD charged = ADD32(LOAD(v + at), SHIFTED32(LOAD(a + at), shift));
             if (b) charged = ADD32(charged, LOAD(b + at));
             if (c) charged = ADD32(charged, LOAD(c + at));
             const MASK open = GREATER(most, count), taken = GREATER(count, least);
-            up[i] = GREATER(charged, below) & open, down[i] = GREATER(ZERO(), charged) & taken;
+            up[i] = GREATER(charged, (WORD)((Lanes)threshold - 1)) & open, down[i] = GREATER(ZERO(), charged) & taken;
             any |= up[i] | down[i];
             if (near)
-                any_near |= (WITHIN(ADD32(charged, to_up), both) & open) | (WITHIN(ADD32(charged, to_down), both) & taken);
-            STORE(v + at, ADD_WHERE(SUBTRACT_WHERE(charged, up[i], firing), down[i], firing));
+                any_near |= (WITHIN((Lanes)charged + (margin - (Lanes)threshold), both) & open) |
+                            (WITHIN((Lanes)charged + margin, both) & taken);
+            STORE(v + at, ADD_WHERE(SUBTRACT_WHERE(charged, up[i], threshold), down[i], threshold));
             STORE(total + at, ONE_LESS(ONE_MORE(count, up[i]), down[i]));
         }
         NAME(store_spikes)(out + k, up, down);
@@ -56,6 +60,7 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
 #else
     for (int64_t k = 0; k < n; k++) {
         const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + (b ? b[k] : 0) + (c ? c[k] : 0);
+        const int32_t threshold = each ? each[k] : common;
         const int32_t spike = SPIKE(int32_t, charged, total[k], threshold, cap, lower);
         if (near)
             nears |= NEAR_UP(charged, total[k], threshold, cap, margin) | NEAR_DOWN(charged, total[k], lower, margin);
@@ -66,28 +71,33 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
     }
 #endif
     if (near) *undecided = nears;
-    if (near && nears) NAME(mark_near)(n, v, total, out, threshold, cap, lower, margin, near);
+    if (near && nears) NAME(mark_near)(n, v, total, out, common, each, cap, lower, margin, near);
     return spiked;
 }
 
-/* The same for currents a + b. */
-INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b, int32_t threshold,
-                                    int32_t cap, int32_t lower, int32_t *restrict v, int32_t *restrict total,
-                                    int8_t *restrict out, int32_t margin, int8_t *restrict near, int32_t *undecided) {
-    return NAME(fire)(n, a, 0, b, NULL, threshold, cap, lower, v, total, out, margin, near, undecided);
+/* The same for currents a + b, of neurons with a threshold each. */
+INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b,
+                                    const int32_t *restrict each, int32_t cap, int32_t lower, int32_t *restrict v,
+                                    int32_t *restrict total, int8_t *restrict out, int32_t margin, int8_t *restrict near,
+                                    int32_t *undecided) {
+    return NAME(fire)(n, a, 0, b, NULL, 0, each, cap, lower, v, total, out, margin, near, undecided);
 }
 
-/* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times.
-   Returns their sum. With `near`, as `fire`; then `over` is what their currents are beyond the level. */
+/* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times;
+   with `each`, every neuron has a threshold of its own. Returns their sum. With `near`, marks those within the margin of a
+   decision, and says whether there are any; then `over` is what their currents are beyond the level. */
 INLINE int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                               const int32_t *restrict c, const Neurons *neurons, int8_t *restrict out, int32_t margin,
-                               int8_t *restrict near, int32_t *restrict over, int32_t *undecided) {
-    const int32_t threshold = (int32_t)neurons->threshold, total = (int32_t)neurons->total, most = threshold * total;
-    const float inverse = 1.0f / (float)threshold;
+                               const int32_t *restrict c, const Neurons *neurons, const int32_t *restrict each,
+                               int8_t *restrict out, int32_t margin, int8_t *restrict near, int32_t *restrict over,
+                               int32_t *undecided) {
+    const int32_t total = (int32_t)neurons->total;
+    const float common = 1.0f / (float)neurons->threshold;
     int64_t sum = 0;
     int32_t nears = 0;
     for (int64_t k = 0; k < n; k++) {
         const int32_t received = (int32_t)((uint32_t)a[k] << shift) + b[k] * total + c[k];
+        const int32_t threshold = each ? each[k] : (int32_t)neurons->threshold, most = threshold * total;
+        const float inverse = each ? 1.0f / (float)threshold : common;
         const int32_t current = received < 0 ? 0 : received > most ? most : received;
         /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */
         int32_t count = (int32_t)((float)current * inverse);
@@ -122,14 +132,15 @@ INLINE int64_t NAME(next_near)(const int8_t *near, int64_t k, int64_t n) {
     return n;
 }
 
-/* What a neuron does that has received so much of the finer units: its spike, or with `levels` its level. */
-static int32_t NAME(decided)(const Neurons *neurons, const Exactly *exactly, double received, int64_t count, int64_t cap) {
+/* What a neuron does that has received so much of the finer units, in which its threshold is: its spike, or with `levels` its
+   level. */
+static int32_t NAME(decided)(const Neurons *neurons, double threshold, double received, int64_t count, int64_t cap) {
     if (!neurons->levels) {
-        const double charged = received - exactly->threshold * (double)count;
-        return (int32_t)UP(charged, count, exactly->threshold, cap) - (neurons->cif && DOWN(charged, count, 0));
+        const double charged = received - threshold * (double)count;
+        return (int32_t)UP(charged, count, threshold, cap) - (neurons->cif && DOWN(charged, count, 0));
     }
     int32_t level = (int32_t)neurons->total;
-    while (level > 0 && level * exactly->threshold > received) level--;
+    while (level > 0 && level * threshold > received) level--;
     return level;
 }
 

@@ -82,9 +82,9 @@ static void NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t receiv
         const double sum = (double)v[k] + (double)(count + spike) * threshold;
         const double about = sum * exactly->unit + NAME(given)(at, k, flows, step, 0) +
                              NAME(next_bits)(left_out, k, at->counts);
-        int32_t truth = NAME(decided)(neurons, exactly, about - margin, count, cap);
-        if (truth != NAME(decided)(neurons, exactly, about + margin, count, cap))
-            truth = NAME(decided)(neurons, exactly, NAME(given)(at, k, flows, step, 1) +
+        int32_t truth = NAME(decided)(neurons, exactly->threshold, about - margin, count, cap);
+        if (truth != NAME(decided)(neurons, exactly->threshold, about + margin, count, cap))
+            truth = NAME(decided)(neurons, exactly->threshold, NAME(given)(at, k, flows, step, 1) +
                                   NAME(true_sum)(left_out, k, at->counts), count, cap);
         fired[k] = (int8_t)truth;
         if (neurons->levels) continue;
@@ -205,15 +205,15 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                             current = arriving;
                         }
 #define LEVELS(margin, near)                                                                                          \
-    NAME(levels_of)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, neurons, fired, margin, near, v, \
-                    &undecided)
+    NAME(levels_of)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, neurons, NULL, fired, margin, near, \
+                    v, &undecided)
                         any = is_rounded ? LEVELS(margin, near) : LEVELS(0, NULL);
 #undef LEVELS
                         ups = (int32_t)any;
                     } else {
                         const int flows = driven && awake_at(neurons, step), shift = (int)task->shift;
 #define FIRE(b, c, margin, near)                                                                                      \
-    NAME(fire)(stride, recurrent, shift, b, c, threshold, cap, lower, v, total, fired, margin, near, &undecided)
+    NAME(fire)(stride, recurrent, shift, b, c, threshold, NULL, cap, lower, v, total, fired, margin, near, &undecided)
 #define FIRE_OF(b, c) (is_rounded ? FIRE(b, c, margin, near) : FIRE(b, c, 0, NULL))
                         if (current != zeros)
                             any = FIRE_OF(flows ? drive : zeros, current);

@@ -183,19 +183,20 @@ typedef struct {
 } ConvolutionTerm;
 
 /* A population [samples, out_height, out_width, outputs] that receives the sum of some terms and, awake, its drive (int32,
-   NULL for none; strides count elements); its potential before the first step likewise. Its output channels fall into blocks
+   NULL for none; strides count elements); its potential before the first step likewise. `thresholds` [outputs]: of each
+   channel, the largest of which is that of `neurons`; `exact_thresholds` in the finer units, where there are any. Its output channels fall into blocks
    of at most `width`, a multiple of 32, and its rows into `bands`. */
 typedef struct {
     Neurons neurons;
     const ConvolutionTerm *term;
     int64_t terms, samples, out_height, out_width, outputs, bands, width;
     const int64_t *out_lo, *out_n;
-    const int32_t *drive;
+    const int32_t *thresholds, *drive;
     int64_t drive_sample, drive_channel, drive_y, drive_x;
     const int32_t *potential;
     int64_t potential_sample, potential_channel, potential_y, potential_x;
     Exactly exactly;
-    const double *exact_drive, *exact_potential; /* of the same strides */
+    const double *exact_thresholds, *exact_drive, *exact_potential; /* the last two of the same strides */
     int64_t capacity;
     int8_t *out;
 } ConvolutionTask;
@@ -251,6 +252,28 @@ typedef struct {
     int64_t *near;
     int64_t room, found;
 } RoundTask;
+
+/* A population [positions, outputs] whose drive is a product of inputs with weights and a bias [outputs]; its potential before
+   the first step is the same at all positions. `values` are the inputs and `weights` [groups, terms, width] the weights in
+   float32, `width` (a multiple of 64) 0 behind a group's outputs. A drive is held within `limit`, and times `scale` it is in the
+   unit of `thresholds` [outputs] and `potential`, the largest threshold that of `neurons`; so it may be off by `flow` each time
+   that it flows. What this does not decide is taken again, as in a `RoundTask`, on the grid of 1 / exact_scale, in whose units
+   the exact numbers are but for `exact_bias`. The places of those still undecided, and what would follow, are listed in
+   `near` [room]. */
+typedef struct {
+    Neurons neurons;
+    Reads reads;
+    const float *values, *weights, *bias;
+    int64_t positions, outputs, width;
+    float limit, scale;
+    double flow;
+    const int32_t *thresholds, *potential;
+    const double *high, *low, *exact_bias, *exact_thresholds, *exact_potential;
+    double splitter, rest_error, exact_limit, exact_scale;
+    int64_t *near;
+    int64_t room, found, capacity;
+    int8_t *out;
+} DrivenTask;
 
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {

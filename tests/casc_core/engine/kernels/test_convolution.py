@@ -66,6 +66,12 @@ class Term:
         return result.unflatten(0, self.train.shape[:2]).numpy().round().astype(np.int64) << self.shift
 
 
+def thresholds_of(rng, channels, largest, shift, alike):
+    """One for each channel, in units of the population's grid."""
+    each = rng.integers(1, 4 * largest, channels) << shift
+    return np.full(channels, each[0]) if alike else each
+
+
 def drives(rng, kind, shape, reach):
     """Drive of every stride pattern, `[samples, channels, height, width]`."""
     if kind is None:
@@ -77,7 +83,7 @@ def drives(rng, kind, shape, reach):
     return drive.expand(shape)
 
 
-def by_hand(terms, drive, threshold, neuron, awake, cut):
+def by_hand(terms, drive, thresholds, neuron, awake, cut):
     """Spikes `[steps, *shape]`, one step after the other, until they end."""
     arriving = max(len(term.train) for term in terms)
     limit = max(arriving, len(awake)) + sum(awake) + 2 if cut is None else cut
@@ -88,13 +94,14 @@ def by_hand(terms, drive, threshold, neuron, awake, cut):
     for step in range(min(len(awake), limit)):
         if awake[step] and drive is not None:
             received[step] += drive.numpy()
-    spikes = neuron.run(received, [sum(awake[: step + 1]) for step in range(limit)], float(threshold))[0]
+    caps = [sum(awake[: step + 1]) for step in range(limit)]
+    spikes = neuron.run(received, caps, np.array(thresholds, float)[:, None, None])[0]
     while len(spikes) and not spikes[-1].any():
         spikes = spikes[:-1]
     return spikes
 
 
-def population(terms, drive, threshold, neuron, guess):
+def population(terms, drive, thresholds, neuron, guess):
     outputs, groups = len(terms[0].weight), terms[0].geometry.groups
     blocks = Blocks.of(outputs, groups, terms[0].weight[0].size)
     packs = [(term.packed(blocks), torch.tensor(term.train)) for term in terms]
@@ -102,7 +109,8 @@ def population(terms, drive, threshold, neuron, guess):
     size = terms[0].geometry.output_size(*terms[0].train.shape[3:])
     shape = (terms[0].train.shape[1], outputs, *size)
     exponent = terms[0].exponent - terms[0].shift
-    return kernels.convolution(packs, blocks, shape, drive, exponent, threshold, neuron, guess).numpy()
+    thresholds = torch.tensor(thresholds, dtype=torch.int32)
+    return kernels.convolution(packs, blocks, shape, drive, exponent, thresholds, neuron, guess).numpy()
 
 
 @settings(max_examples=100)
@@ -118,12 +126,13 @@ def population(terms, drive, threshold, neuron, guess):
     shift=st.integers(0, 3),
     steps=st.sampled_from(((1, 1), (4, 2), (0, 5), (3, 0))),
     two=st.booleans(),
+    alike=st.booleans(),
     driven=st.sampled_from((None, "channel", "sample", "number", "full", "channels last")),
     cut=st.sampled_from((None, 1, 3, 40)),
     guess=st.integers(0, 9),
 )
 def test_it_is_the_neurons_own_step(
-    seed, instructions, neuron, schedule, channels, size, samples, largest, shift, steps, two, driven, cut, guess
+    seed, instructions, neuron, schedule, channels, size, samples, largest, shift, steps, two, alike, driven, cut, guess
 ):
     rng = np.random.default_rng(seed)
     terms = [Term(rng, size, samples, channels, steps[0], largest, shift, peak=1)]
@@ -133,12 +142,12 @@ def test_it_is_the_neurons_own_step(
         terms.append(Term(rng, size, samples, other, steps[1], 20, shift, peak=1, point=bool(rng.random() < 0.5)))
     actual = terms[0].geometry.output_size(*terms[0].train.shape[3:])
     assume(all(term.geometry.output_size(*term.train.shape[3:]) == actual for term in terms))
-    threshold = int(rng.integers(1, 4 * largest) << shift)
+    thresholds = thresholds_of(rng, channels[0] * channels[2], largest, shift, alike)
     drive = drives(rng, driven, (samples, channels[0] * channels[2], *actual), largest << shift)
     awake = schedule.awake(schedule.last_wake or 6)
     with kernels.using(instructions):
-        found = population(terms, drive, threshold, KernelNeuron.spiking(neuron, awake, cut), guess)
-    np.testing.assert_array_equal(found, by_hand(terms, drive, threshold, neuron, awake, cut))
+        found = population(terms, drive, thresholds, KernelNeuron.spiking(neuron, awake, cut), guess)
+    np.testing.assert_array_equal(found, by_hand(terms, drive, thresholds, neuron, awake, cut))
 
 
 @settings(max_examples=50)
@@ -150,10 +159,11 @@ def test_it_is_the_neurons_own_step(
     largest=st.sampled_from((1, 500, 2**12)),
     shift=st.integers(0, 2),
     two=st.booleans(),
+    alike=st.booleans(),
     driven=st.sampled_from((None, "channel", "full", "channels last")),
 )
-@example(0, COMPILED[-1], (17, 9, 1), 127, 500, 0, True, "full")
-def test_levels(seed, instructions, channels, total, largest, shift, two, driven):
+@example(0, COMPILED[-1], (17, 9, 1), 127, 500, 0, True, False, "full")
+def test_levels(seed, instructions, channels, total, largest, shift, two, alike, driven):
     rng = np.random.default_rng(seed)
     outputs = channels[0] * channels[2]
     terms = [Term(rng, (3, 2), 2, channels, 1, largest, shift, peak=total)]
@@ -161,14 +171,14 @@ def test_levels(seed, instructions, channels, total, largest, shift, two, driven
         terms.append(Term(rng, (3, 2), 2, (1, 1, outputs), 1, largest, shift, peak=total))
     actual = terms[0].geometry.output_size(*terms[0].train.shape[3:])
     assume(all(term.geometry.output_size(*term.train.shape[3:]) == actual for term in terms))
-    threshold = int(rng.integers(1, 4 * largest) << shift)
+    thresholds = thresholds_of(rng, outputs, largest, shift, alike)
     drive = drives(rng, driven, (2, outputs, *actual), largest << shift)
     charge = sum(term.currents() for term in terms)[0] + (
         0 if drive is None else drive.numpy().astype(np.int64) * total
     )
-    expected = np.clip(charge // threshold, 0, total)
+    expected = np.clip(charge // thresholds[:, None, None], 0, total)
     with kernels.using(instructions):
-        found = population(terms, drive, threshold, KernelNeuron.levels(total), 0)
+        found = population(terms, drive, thresholds, KernelNeuron.levels(total), 0)
     np.testing.assert_array_equal(found[0] if len(found) else 0 * expected, expected)
 
 
@@ -182,7 +192,8 @@ def test_bands_blocks_and_threads_change_no_bit(instructions, channels, size, sa
     terms = [Term(rng, size, samples, channels, 5, 20, 0, peak=1), Term(rng, size, samples, channels, 3, 20, 0, peak=1)]
     drive = drives(rng, "full", (samples, channels[0] * channels[2], *size), 20)
     awake = WakeSleep(3, 3).awake(3)
-    expected = by_hand(terms, drive, 37, CIF(), awake, None)
+    thresholds = 30 + np.arange(channels[0] * channels[2]) % 9
+    expected = by_hand(terms, drive, thresholds, CIF(), awake, None)
     assert (expected > 0).any()
     assert (expected < 0).any()
     neuron = KernelNeuron.spiking(CIF(), awake, None)
@@ -197,7 +208,7 @@ def test_bands_blocks_and_threads_change_no_bit(instructions, channels, size, sa
                 torch.set_num_threads(count)
                 with kernels.using(instructions):
                     for guess in (0, 20):
-                        np.testing.assert_array_equal(population(terms, drive, 37, neuron, guess), expected)
+                        np.testing.assert_array_equal(population(terms, drive, thresholds, neuron, guess), expected)
         finally:
             torch.set_num_threads(threads)
 

@@ -82,13 +82,16 @@ def test_a_recurrence(seed, instructions, neuron, schedule, hidden, arriving, th
 @settings(max_examples=150)
 @given(
     seed=SEEDS, instructions=INSTRUCTIONS, neuron=st.sampled_from((IF(), CIF(), None)), schedule=SCHEDULES,
-    outputs=st.sampled_from((5, 40)), threshold=st.sampled_from((9, 20, 44)), charged=st.booleans(),
+    outputs=st.sampled_from((5, 40)), threshold=st.sampled_from((9, 20, 44)), alike=st.booleans(),
+    charged=st.booleans(),
 )  # fmt: skip
-def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold, charged):
+def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold, alike, charged):
     """Without a neuron: in levels."""
     rng = np.random.default_rng(seed)
     channels, width, batch = 6, 4, 2
     weight = drawn(rng, -24, 24, (outputs, channels, 1, 1)) * (rng.random((outputs, channels, 1, 1)) < 0.6)
+    each = np.array([threshold]) if alike else rng.integers(9, 45, outputs)
+    thresholds = np.broadcast_to(each, (outputs,))[:, None, None]
     awake = schedule.awake(schedule.last_wake)
     total = sum(awake)
     steps = 1 if neuron is None else len(awake)
@@ -98,7 +101,7 @@ def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold,
     currents = np.einsum("tbchw,oc->tbohw", spikes, weight[:, :, 0, 0])
     if neuron is None:
         received = currents[0] + drive * total + potential
-        expected = np.clip(received // threshold, 0, total)[None]
+        expected = np.clip(received // thresholds, 0, total)[None]
         kernel_neuron = KernelNeuron.levels(total)
     else:
         limit = len(awake) + total + 1
@@ -108,7 +111,7 @@ def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold,
             received[step] += drive * is_awake
         received[0] += potential
         caps = [sum(awake[: step + 1]) for step in range(limit)]
-        expected = neuron.run(received, caps, float(threshold))[0]
+        expected = neuron.run(received, caps, thresholds.astype(float))[0]
         kernel_neuron = KernelNeuron.spiking(neuron, awake, None)
     blocks, geometry = Blocks.of(outputs, 1, channels), Geometry((1, 1), padding=(0, 0, 0, 0))
     peak = total if neuron is None else 1
@@ -121,8 +124,8 @@ def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold,
         wide = [torch.tensor(each).double() for each in (drive, potential)]
         found = kernels.convolution(
             [(packed, torch.tensor(spikes).to(torch.int8))], blocks, (batch, outputs, 1, width), ints[0], 0,
-            int(rounded(threshold)), kernel_neuron, 0, ints[1] if charged else None,
-            Exact(-BITS, float(threshold), margin, wide[0], wide[1] if charged else None),
+            torch.tensor(rounded(thresholds)).flatten().int(), kernel_neuron, 0, ints[1] if charged else None,
+            Exact(-BITS, torch.tensor(thresholds).flatten().double(), margin, wide[0], wide[1] if charged else None),
         ).numpy()  # fmt: skip
     shown = np.zeros((max(len(found), len(expected)), *expected.shape[1:]))
     shown[: len(found)] = found

@@ -90,12 +90,13 @@ def test_a_recurrence(wrong):
 
 
 def convolve(train=None, shape=(2, 4, 6, 6), drive=None, potential=None, threshold=1, exponent=0, blocks=None):
+    thresholds = torch.full((4,), threshold, dtype=torch.int32) if isinstance(threshold, int) else threshold
     geometry = Geometry((3, 3), padding=(1, 1, 1, 1))
     own = Blocks.of(4, 1, 18)
     packed = kernels.pack_convolution(torch.ones(4, 2, 3, 3), geometry, 0, 1, own)
     train = spikes(3, 2, 2, 6, 6) if train is None else train
     return kernels.convolution(
-        [(packed, train)], blocks or own, shape, drive, exponent, threshold, NEURON, 0, potential
+        [(packed, train)], blocks or own, shape, drive, exponent, thresholds, NEURON, 0, potential
     )
 
 
@@ -114,6 +115,9 @@ def convolve(train=None, shape=(2, 4, 6, 6), drive=None, potential=None, thresho
         {"drive": torch.zeros(2, 4, 6, 6)},
         {"potential": torch.zeros(4, dtype=torch.int32)},
         {"threshold": 0},
+        {"threshold": torch.tensor([1, 1, 1, -1], dtype=torch.int32)},
+        {"threshold": torch.ones(3, dtype=torch.int32)},
+        {"threshold": torch.ones(4)},
         {"exponent": 1},
         {"blocks": Blocks.of(64, 1, 18)},
         {"blocks": Blocks(32, torch.tensor([-1]), torch.tensor([4]))},
@@ -183,8 +187,8 @@ def test_rounded_numbers_need_those_that_they_were_rounded_from():
     convolution = kernels.pack_convolution(torch.ones(4, 2, 3, 3), geometry, 0, 1, blocks)
     with pytest.raises(ValueError, match="without those that they were rounded from"):
         kernels.convolution(
-            [(convolution, spikes(3, 2, 2, 6, 6))], blocks, (2, 4, 6, 6), None, 0, 1, NEURON, 0, None,
-            Exact(0, 1.0, MARGIN, None, None),
+            [(convolution, spikes(3, 2, 2, 6, 6))], blocks, (2, 4, 6, 6), None, 0, torch.ones(4).int(), NEURON, 0, None,
+            Exact(0, torch.ones(4).double(), MARGIN, None, None),
         )  # fmt: skip
 
 
@@ -193,10 +197,11 @@ def convolve_exactly(margin=MARGIN, charged=True, **exactly):
     blocks, shape = Blocks.of(4, 1, 18), (2, 4, 6, 6)
     packed = kernels.pack_convolution(torch.full((4, 2, 3, 3), 85 / 256), geometry, -8, 1, blocks, ROUNDING)
     drive = torch.zeros(shape, dtype=torch.int32)
-    exact = {"exponent": -8, "threshold": 256.0, "margin": margin, "drive": drive.double(), "potential": drive.double()}
+    exact = {"exponent": -8, "margin": margin, "drive": drive.double(), "potential": drive.double()}
+    exact["thresholds"] = torch.full((4,), 256.0).double()
     return kernels.convolution(
-        [(packed, spikes(3, 2, 2, 6, 6))], blocks, shape, drive, 0, 1, NEURON, 0, drive if charged else None,
-        Exact(**exact | exactly),
+        [(packed, spikes(3, 2, 2, 6, 6))], blocks, shape, drive, 0, torch.ones(4).int(), NEURON, 0,
+        drive if charged else None, Exact(**exact | exactly),
     )  # fmt: skip
 
 
@@ -204,7 +209,9 @@ def convolve_exactly(margin=MARGIN, charged=True, **exactly):
     "wrong",
     [
         {"exponent": -7},
-        {"threshold": -1.0},
+        {"thresholds": -torch.ones(4).double()},
+        {"thresholds": torch.ones(4)},
+        {"thresholds": torch.ones(3).double()},
         {"margin": Margin(0, 2)},
         {"margin": Margin(3, -1)},
         {"margin": Margin(2**30, 2)},

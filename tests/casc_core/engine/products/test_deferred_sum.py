@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from casc_core import CIF, Exact, ExactnessError
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
-from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Filter, Term, identity
+from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Term, deferred
+from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.schedule import WakeSleep
@@ -45,6 +46,11 @@ def currents(*terms, dims=2, peak=1):
     return DeferredSum(terms, dims, Exact(), peak)
 
 
+def spiking(train, peak=1):
+    """A train of spikes as a sum of its own."""
+    return deferred(Exact(), peak, train, 1.0)
+
+
 def test_one_term_is_its_convolution():
     own = currents(term(1))
     assert own.shape == (4, 2, 5, 4, 6)
@@ -58,41 +64,40 @@ def test_one_term_is_its_convolution():
 @pytest.mark.parametrize("lengths", [(4, 2), (2, 4), (0, 3), (0, 0), (1, 1)])
 def test_shorter_trains_are_followed_by_nothing(lengths):
     a, b = term(1, steps=lengths[0]), term(2, channels=4, kernel=1, steps=lengths[1])
-    together = currents(a).plus(currents(b), 1.0)
+    together = currents(a).plus(currents(b))
     assert together.shape == (max(lengths), 2, 5, 4, 6)
     expected = torch.zeros(together.shape, dtype=torch.float64)
     for one in (a, b):
         expected[: len(one.train)] += by_torch(one)
     assert torch.equal(together.tensor().double(), expected)
-    assert together.bound == a.filter.reach + b.filter.reach
+    assert len(together.terms) == max(1, sum(map(bool, lengths))), "what never spikes adds nothing"
+    assert together.bound == sum(one.filter.reach for one in together.terms)
 
 
 def test_a_train_of_spikes_is_a_term_of_its_own():
     a = term(1, outputs=3)
     spikes = whole(torch.Generator().manual_seed(9), -1, 2, 6, 2, 3, 4, 6).to(torch.int8)
-    together = currents(a).plus(spikes, 1.0)
+    together = currents(a).plus(spiking(spikes))
     expected = spikes.double()
     expected[:4] += by_torch(a)
     assert torch.equal(together.tensor().double(), expected)
-    assert identity(3, 1.0) is identity(3, 1.0)
-    assert identity(3, 0.375).exponent == -3
-    assert torch.equal(identity(2, 0.75).weight.flatten(), torch.tensor([0.75, 0.75], dtype=torch.float64))
 
 
 def test_what_is_better_added_as_tensors():
     own = currents(term(1, outputs=3))
     other = torch.zeros(4, 2, 3, 4, 6, dtype=torch.int8)
-    assert own.plus(other.int(), 1.0) is None, "no spikes"
-    assert own.plus(other[..., :1], 1.0) is None, "they broadcast"
-    assert own.plus(currents(term(2, outputs=5)), 1.0) is None, "of another shape"
+    assert deferred(Exact(), 1, other.int(), 1.0) is None, "no spikes"
+    assert deferred(Exact(), 1, other[:, 0, 0, 0], 1.0) is None, "no channels"
+    assert own.plus(spiking(other[..., :1])) is None, "they broadcast"
+    assert own.plus(currents(term(2, outputs=5))) is None, "of another shape"
     growing = own
     for _ in range(MOST_TERMS - 1):
-        growing = growing.plus(other, 1.0)
-    assert growing.plus(other, 1.0) is None, "too many terms"
+        growing = growing.plus(spiking(other))
+    assert growing.plus(spiking(other)) is None, "too many terms"
     read = currents(term(3, outputs=3))
     read.tensor()
-    assert own.plus(read, 1.0) is None, "one has been computed"
-    assert read.plus(other, 1.0) is None, "one has been computed"
+    assert own.plus(read) is None, "one has been computed"
+    assert read.plus(spiking(other)) is None, "one has been computed"
 
 
 def test_in_one_dimension_the_height_is_left_out():
@@ -100,7 +105,7 @@ def test_in_one_dimension_the_height_is_left_out():
     flat = Filter("line", a.filter.weight[:, :, :1], -6, Geometry((1, 3), padding=(0, 0, 1, 1)), 10.0, WeightCache())
     own = currents(Term(flat, a.train, 1.0), dims=1)
     assert own.shape == own.tensor().shape == (4, 2, 3, 9)
-    together = currents(Term(flat, a.train, 1.0), dims=1).plus(torch.ones(4, 2, 3, 9, dtype=torch.int8), 1.0)
+    together = currents(Term(flat, a.train, 1.0), dims=1).plus(spiking(torch.ones(4, 2, 3, 9).to(torch.int8)))
     assert torch.equal(together.tensor(), own.tensor() + 1)
 
 
@@ -111,7 +116,7 @@ def test_the_type_that_holds_the_sum():
     with pytest.raises(ExactnessError, match="conv1: sums may reach"):
         currents(wide, peak=2**50).tensor()
     finer = term(2, exponent=-30)
-    together = currents(wide).plus(currents(finer), 1.0)
+    together = currents(wide).plus(currents(finer))
     assert together.tensor().dtype == torch.float64
     assert torch.equal(together.tensor(), by_torch(wide) + by_torch(finer))
 
@@ -122,10 +127,11 @@ def test_the_type_that_holds_the_sum():
     seed=st.integers(0, 999),
     terms=st.integers(1, 4),
     driven=st.sampled_from(("none", "channel", "full")),
+    alike=st.booleans(),
     dims=st.sampled_from((1, 2)),
     instructions=st.sampled_from(COMPILED),
 )
-def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, driven, dims, instructions):
+def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, driven, alike, dims, instructions):
     size = (1, 5) if dims == 1 else (3, 4)
     own = currents(
         *(
@@ -139,11 +145,12 @@ def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, dri
     if driven != "none":
         drawn = (1, 6, *[1] * dims) if driven == "channel" else shape
         drive = (whole(generator, -300, 600, *drawn).double() * 2.0**-8).expand(shape)
+    threshold = 1.25 if alike else (whole(generator, 100, 700, 6, *[1] * dims).double() * 2.0**-8)
     neuron = KernelNeuron.spiking(CIF(), WakeSleep(4, 4).awake(4), None)
     with kernels.using(instructions):
-        found = own.population(drive, -8, 1.25, neuron, 0)
+        found = own.population(drive, -8, threshold, neuron, 0)
         assert not own.is_computed
-        expected = kernels.scan(own.tensor().double(), drive, 1.25, torch.float64, neuron, 0)
+        expected = kernels.scan(own.tensor().double(), drive, threshold, torch.float64, neuron, 0)
     assert found.shape[1:] == shape
     assert torch.equal(found, expected)
     with kernels.using(None):

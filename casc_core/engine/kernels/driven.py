@@ -1,0 +1,122 @@
+"""A population that real-valued input alone drives, in one call: its drive is never written down."""
+
+from __future__ import annotations
+
+import math
+from ctypes import c_double, c_float, c_int64, c_void_p
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.kernels.loader import checked, empty, require, run, structure, with_capacity
+from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
+from casc_core.engine.kernels.rounding import Reads, ReadsTask, SplitWeights
+
+_Task = structure(
+    "DrivenTask",
+    (Neurons, "neurons"),
+    (ReadsTask, "reads"),
+    (c_void_p, "values weights bias"),
+    (c_int64, "positions outputs width"),
+    (c_float, "limit scale"),
+    (c_double, "flow"),
+    (c_void_p, "thresholds potential high low exact_bias exact_thresholds exact_potential"),
+    (c_double, "splitter rest_error exact_limit exact_scale"),
+    (c_void_p, "near"),
+    (c_int64, "room found capacity"),
+    (c_void_p, "out"),
+)
+_TILE = 4
+_WIDTH = 64
+
+
+def pack_driven(weight: Tensor, groups: int) -> Tensor:
+    """Weights `[outputs, terms]` as the kernel reads them: float32 `[groups, terms, width]`, outputs side by side."""
+    outputs, terms = weight.shape
+    each = outputs // groups
+    packed = torch.zeros(groups, terms, -(-each // _WIDTH) * _WIDTH, dtype=torch.float32, device="cpu")
+    packed[:, :, :each] = weight.view(groups, each, terms).mT
+    return packed
+
+
+@dataclass(frozen=True)
+class Driven:
+    """The numbers of a population, one for each output, and how they are rounded.
+
+    Attributes:
+        exponent: of the grid that the drive is rounded to, of which thresholds and potential are multiples. unit: of int32.
+        bias, thresholds, potential: `[outputs]` float64.
+        most: within how much the drive is held.
+        error: that the product and the bias in float32 may have.
+    """
+
+    exponent: int
+    unit: int
+    bias: Tensor
+    thresholds: Tensor
+    potential: Tensor
+    most: float
+    error: float
+
+    @property
+    def flow(self) -> float:
+        """By how many units a potential may be off for each time that the drive has flowed, and each spike."""
+        return 1.0 + math.ldexp(self.error, -self.unit)
+
+
+def driven(
+    reads: Reads,
+    positions: int,
+    packed: Tensor,
+    weights: SplitWeights,
+    population: Driven,
+    split: int,
+    rest_error: float,
+    neuron: KernelNeuron,
+    room: int,
+    guess: int,
+) -> tuple[Tensor, Tensor] | None:
+    """Spikes `[steps, positions, outputs]` int8, and the places of those whose drive is so near to the middle between two
+    multiples of the grid that its sum does not decide them, in any order; None: there are more than `room`.
+
+    Args:
+        reads: where the inputs lie. packed: the weights by `pack_driven`. weights: as `round_sums` has them.
+        split, rest_error: as for `round_sums`.
+        neuron: what it is and when it is awake.
+        guess: of the steps that will be needed.
+    """
+    outputs, grid, unit = len(population.bias), 2.0**-population.exponent, 2.0**-population.unit
+    terms, width = len(reads.offsets), packed.shape[-1]
+    checked(packed, "the weights", torch.float32, (reads.groups, terms, width))
+    for part in (weights.high, weights.low):
+        checked(part, "the weights", torch.float64, (outputs, terms))
+    for each in (population.bias, population.thresholds, population.potential):
+        checked(each, "a number for each output", torch.float64, (outputs,))
+    values, bias = reads.values.float().contiguous(), population.bias.float()
+    thresholds, potential = ((each * unit).round() for each in (population.thresholds, population.potential))
+    # The drive flows, and neurons spike, so often at most.
+    reach = float(potential.abs().max()) + (neuron.total + 1) * (population.most * unit + float(thresholds.max()))
+    margin = 3.0 + (neuron.total + 1) * population.flow
+    require(reach + margin < 2**31 and float(thresholds.min()) >= 1, f"potentials of up to {reach} units")
+    thresholds, potential = thresholds.int(), potential.int()
+    exact_thresholds, exact_potential = population.thresholds * grid, population.potential * grid
+    near = empty((room,), torch.int64)
+    found = 0
+
+    def attempt(capacity: int) -> tuple[Tensor, int]:
+        nonlocal found
+        out = empty((capacity, positions, outputs), torch.int8)
+        task = _Task(
+            neuron.structure(int(thresholds.max())), reads.structure(positions), values.data_ptr(), packed.data_ptr(),
+            bias.data_ptr(), positions, outputs, width, population.most, unit, population.flow, thresholds.data_ptr(),
+            potential.data_ptr(), weights.high.data_ptr(), weights.low.data_ptr(), population.bias.data_ptr(),
+            exact_thresholds.data_ptr(), exact_potential.data_ptr(), 1.5 * 2.0 ** (52 + split), rest_error,
+            population.most * grid, grid, near.data_ptr(), room, 0, capacity, out.data_ptr(),
+        )  # fmt: skip
+        needed = run("driven", task, -(-positions // _TILE), out.numel())
+        found = task.found
+        return out, needed
+
+    out, needed = with_capacity(neuron.room(0, guess), attempt)
+    return (out[:needed], near[:found]) if found <= room else None

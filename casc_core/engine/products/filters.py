@@ -1,0 +1,118 @@
+"""Filters: what spikes go through on their way to a population, be it a convolution or a factor for each channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from casc_core.engine import kernels
+from casc_core.engine.products.exact_sums import largest_row
+from casc_core.engine.products.geometry import Geometry
+from casc_core.engine.products.weight_cache import WeightCache
+from casc_core.numerics import FLOAT64_UNITS, largest
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The weights of a convolution and what has been prepared from them.
+
+    Attributes:
+        name: what errors call it.
+        weight: `[O, C/groups, kh, kw]`, multiples of `2**exponent`.
+        reach: largest sum of magnitudes that one output has.
+    """
+
+    name: str
+    weight: Tensor
+    exponent: int
+    geometry: Geometry
+    reach: float
+    cache: WeightCache
+
+    def packed(
+        self, peak: int, blocks: kernels.Blocks, rounding: kernels.Rounding | None
+    ) -> kernels.PackedConvolution | None:
+        """For the compiled kernel, rounded if they are to be; None: its integers might not hold a sum."""
+        key = (peak, rounding, blocks.width, *blocks.low.tolist())
+        return self.cache(
+            self.weight,
+            key,
+            lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks, rounding),
+        )
+
+    @property
+    def narrow_exponent(self) -> int:
+        """The finest grid on which int16 holds the weights, rounded."""
+        return self.cache(self.weight, "narrow", lambda: kernels.narrow_exponent(self.weight))
+
+    @cached_property
+    def factors(self) -> Tensor | None:
+        """`[channels]`, where it does nothing but multiply each channel by a factor; None: it does something else."""
+        each = self.geometry == Geometry((1, 1), groups=len(self.weight)) and self.weight.shape[1] == 1
+        return self.weight.flatten() if each else None
+
+    def times(self, factors: Tensor) -> Filter | None:
+        """With what it gives multiplied by factors `[O]`; None: float64 does not hold the products."""
+        return self._scaled("times", factors, lambda: factors[:, None, None, None])
+
+    def behind(self, factors: Tensor) -> Filter | None:
+        """With what it reads multiplied by factors `[C]`; None: float64 does not hold the products."""
+
+        def by_input() -> Tensor:
+            groups, (outputs, inputs) = self.geometry.groups, self.weight.shape[:2]
+            each = factors.view(groups, 1, inputs).expand(groups, outputs // groups, inputs)
+            return each.reshape(outputs, inputs, 1, 1)
+
+        return self._scaled("behind", factors, by_input)
+
+    def _scaled(self, kind: str, factors: Tensor, aligned: Callable[[], Tensor]) -> Filter | None:
+        """With its weights multiplied by factors, which `aligned` aligns with them."""
+
+        def make() -> Filter | None:
+            weight, finest = self.weight * aligned(), grid_of(self.weight) + grid_of(factors)
+            if math.ldexp(largest(self.weight) * largest(factors), -finest) >= FLOAT64_UNITS:
+                return None
+            return replace(
+                self, weight=weight, exponent=grid_of(weight), reach=largest_row(weight), cache=WeightCache()
+            )
+
+        if bool((factors == 1.0).all()):
+            return self
+        return self.cache(self.weight, (kind, factors.numpy().tobytes()), make)
+
+
+def by_channel(factors: Tensor) -> Filter:
+    """Every channel to itself, times its factor `[channels]`, float64."""
+    return _by_channel(factors.numpy().tobytes())
+
+
+@lru_cache(maxsize=256)
+def identity(channels: int) -> Filter:
+    """Every channel to itself."""
+    return by_channel(torch.ones(channels, dtype=torch.float64, device="cpu"))
+
+
+@lru_cache(maxsize=256)
+def _by_channel(factors: bytes) -> Filter:
+    weight = torch.frombuffer(bytearray(factors), dtype=torch.float64).reshape(-1, 1, 1, 1)
+    geometry = Geometry((1, 1), groups=len(weight))
+    return Filter("factors of channels", weight, grid_of(weight), geometry, largest(weight), WeightCache())
+
+
+def grid_of(values: Tensor) -> int:
+    """The exponent of the coarsest power of two of which all of these are multiples; 0 of zeros.
+
+    >>> grid_of(torch.tensor([0.75, 2.0])), grid_of(torch.tensor([12.0, 8.0]))
+    (-2, 2)
+    """
+    mantissas, exponents = torch.frexp(values.double()[values != 0])
+    if not len(mantissas):
+        return 0
+    whole = (mantissas * 2.0**53).long()
+    trailing = torch.frexp((whole & -whole).double()).exponent - 1
+    return int((exponents + trailing).min()) - 53

@@ -1,0 +1,110 @@
+"""Networks with a threshold for each channel: every population but the first reads spikes, whatever lies between."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from engines import COMPILED
+from torch import nn
+from user_cnns import cnn, conv, settled
+
+import casc_core
+from casc_core import AsTrained, Exact
+from casc_core.engine import kernels
+from casc_core.engine.products.deferred_sum import DeferredSum
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+
+
+def padded_shortcut(self, x):
+    """As the ResNets of 32 pixels: every second entry, and channels of zeros."""
+    x = torch.relu(self.a(x))
+    x = torch.relu(self.c(torch.relu(self.b(x))) + x)
+    short = F.pad(x[:, :, ::2, ::2], [0, 0, 0, 0, 1, 1])
+    return self.fc(torch.relu(self.e(torch.relu(self.d(x))) + short).mean((2, 3)))
+
+
+def pooled_shortcut(self, x):
+    """An average before the shortcut's convolution."""
+    x = torch.relu(self.a(x))
+    x = torch.relu(self.e(torch.relu(self.d(x))) + self.f(F.avg_pool2d(x, 2)))
+    return self.fc(x.mean((2, 3)))
+
+
+def joined(self, x):
+    """Signals of several thresholds behind one another, as in Inception or a U-Net."""
+    x = torch.relu(self.a(x))
+    y = torch.cat([torch.relu(self.b(x)), F.max_pool2d(torch.relu(self.c(x)), 3, 1, 1)], 1)
+    low = F.interpolate(torch.relu(self.h(F.avg_pool2d(y, 2))), scale_factor=2)
+    return self.fc(torch.relu(self.g(torch.cat([x, low, y], 1))).mean((2, 3)))
+
+
+def summed(self, x):
+    """A sum of what two populations give, read by a convolution, as in the bottlenecks of detectors."""
+    x = torch.relu(self.a(x))
+    x = x + torch.relu(self.c(torch.relu(self.b(x))))
+    return self.fc(torch.relu(self.e(torch.relu(self.d(x)))).mean((2, 3)))
+
+
+def before_activation(self, x):
+    """Batch norm and activation in front of each convolution, sums of currents between."""
+    x = self.a(x)
+    x = x + self.b(torch.relu(self.n(x)))
+    x = x + self.c(torch.relu(self.o(x)))
+    return self.fc(torch.relu(self.e(torch.relu(self.d(torch.relu(x))))).mean((2, 3)))
+
+
+FORWARDS = {each.__name__: each for each in (padded_shortcut, pooled_shortcut, joined, summed, before_activation)}
+
+
+def network(name):
+    torch.manual_seed(3)
+    model = settled(
+        cnn(
+            FORWARDS[name],
+            **{letter: conv(3 if letter == "a" else 6, 6) for letter in "abc"},
+            d=conv(6, 8, stride=2),
+            e=conv(8, 8),
+            f=conv(6, 8, 1, 0),
+            h=conv(12, 4),
+            g=conv(22, 8),
+            n=nn.BatchNorm2d(6),
+            o=nn.BatchNorm2d(6),
+            fc=nn.Linear(8, 3),
+        )
+    )
+    x = torch.rand(4, 3, 8, 8)
+    return casc_core.calibrate(model, [(x,)], q=4, steps=("thresholds",), per_channel=True).model.eval(), x
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize("numerics", [AsTrained(), Exact(16)])
+def test_populations_read_spikes(name, numerics):
+    model, x = network(name)
+    snn = casc_core.convert(model, numerics=numerics)
+    taken = []
+    population = DeferredSum.population
+
+    def noted(self, *arguments, **named):
+        spikes = population(self, *arguments, **named)
+        taken.append(spikes is not None)
+        return spikes
+
+    with patch.object(DeferredSum, "population", noted):
+        logits = snn(x)
+    assert taken == [True] * (len(snn.layers) - 1)
+    assert torch.equal(snn.reference(x), logits)
+    for instructions in (*COMPILED, None):
+        with kernels.using(instructions):
+            assert torch.equal(snn(x), logits)
+    with patch.object(DeferredSum, "population", lambda *_, **__: None):
+        simulation = snn.simulate(x)
+    assert torch.equal(simulation.logits[-1], logits)
+    again = snn.simulate(x)
+    assert torch.equal(again.logits, simulation.logits)
+    for layer, spikes in again.spikes.items():
+        assert torch.equal(spikes.positive, simulation.spikes[layer].positive)
+        assert torch.equal(spikes.operations, simulation.spikes[layer].operations)
