@@ -35,12 +35,15 @@ _Term = structure(
     (c_void_p, "in_lo in_n"),
     (c_int64, "kernel_y kernel_x stride_y stride_x pad_y pad_x dilation_y dilation_x ring"),
     (LeftOutTask, "left_out"),
+    (c_int64, "own"),
+    (c_void_p, "tables"),
+    (c_int64, "table_bytes quarters padded_width"),
 )
 _Task = structure(
     "ConvolutionTask",
     (Neurons, "neurons"),
     (c_void_p, "term"),
-    (c_int64, "terms samples out_height out_width outputs bands width"),
+    (c_int64, "terms samples out_height out_width outputs bands width tile"),
     (c_void_p, "out_lo out_n thresholds drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
@@ -53,6 +56,15 @@ _Task = structure(
 
 _LANES = 32
 _WIDEST = 128
+# Of the blocks of positions that are taken together: so many of them.
+_TILED_LANES = 16
+_WIDEST_TILED = 64
+_TILE = 16
+# Of tables: patterns of four inputs that each spike once, not at all or once back, and rows of a kernel.
+_PATTERNS_OF_FOUR = 81
+_MOST_KERNEL = 16
+# Tables of a convolution at most: more would not stay in the caches.
+_TABLE_BYTES = 2**20
 # The weights of one block are to stay in a core's second cache.
 _BLOCK_BYTES = 640 * 2**10
 # Items of work: enough that threads end at about the same time.
@@ -61,15 +73,18 @@ _LEAST_ITEMS = 16
 
 @dataclass(frozen=True)
 class Blocks:
-    """The output channels of a population in blocks of neighbours, `width` (a multiple of 32) wide at most.
+    """The output channels of a population in blocks of neighbours, `width` wide at most: a multiple of 32, in tiles of 16.
 
     Attributes:
         low, count: `[blocks]` int64, the outputs of each block.
+        tiled: whether positions that lie side by side are taken together; then weights are int32, and tabled unless each
+            output has its own input channel.
     """
 
     width: int
     low: Tensor
     count: Tensor
+    tiled: bool = False
 
     @classmethod
     def of(cls, outputs: int, groups: int, reads: int) -> Blocks:
@@ -88,13 +103,42 @@ class Blocks:
         counts = [min(size, outputs - low, each - low % each if size <= each else size) for low in starts]
         return cls(_padded(max(counts)), _int64(starts), _int64(counts))
 
+    @property
+    def tile(self) -> int:
+        """How many positions are taken together: as many as keep their sums in registers."""
+        return 1 if not self.tiled else _TILE if self.width == _TILED_LANES else _TILE // 2
+
+    @classmethod
+    def tiles(cls, outputs: int) -> Blocks:
+        """Blocks for positions that are taken together, all about as wide."""
+        size = _padded(-(-outputs // -(-outputs // _WIDEST_TILED)), _TILED_LANES)
+        starts = range(0, outputs, size)
+        return cls(size, _int64(starts), _int64([min(size, outputs - low) for low in starts]), tiled=True)
+
+
+def is_own(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether each output has one input channel, that of its number."""
+    return geometry.groups == len(weight) and weight.shape[1] == 1
+
+
+def can_be_tiled(weight: Tensor, geometry: Geometry, peak: int) -> bool:
+    """Whether tiles are worth it for `weight` `[O, C/groups, kh, kw]` and trains of magnitude up to `peak`."""
+    if is_own(weight, geometry):
+        return peak <= LARGEST_COUNT
+    blocks = Blocks.tiles(len(weight))
+    quarters = _padded(-(-weight.shape[1] // 4), 4)
+    nbytes = 4 * _PATTERNS_OF_FOUR * quarters * blocks.width * len(blocks.low) * math.prod(geometry.kernel)
+    return geometry.groups == 1 and peak <= 1 and geometry.kernel[0] <= _MOST_KERNEL and nbytes <= _TABLE_BYTES
+
 
 @dataclass(frozen=True)
 class PackedConvolution:
     """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
 
     Attributes:
-        values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed.
+        values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed; where each
+            output has its own input channel, and in tiles, `[blocks, taps, width]`.
+        tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
         low, count: `[blocks]` int64, the input channels that each block reads.
         left_out: where the units are rounded, what that has left out, `[blocks, width, reads]`.
@@ -107,16 +151,25 @@ class PackedConvolution:
     low: Tensor
     count: Tensor
     left_out: LeftOut | None = None
+    tables: Tensor | None = None
+    own: bool = False
 
     def term(self, train: Tensor, exponent: int) -> ctypes.Structure:
         """For the kernel; `train` is `[steps, samples, height, width, channels]`, closely packed."""
         g, (steps, _, height, width, channels) = self.geometry, train.shape
+        tables: tuple[int | None, ...] = (None, 0, 0, 0)
+        if self.tables is not None:
+            quarters = self.tables.shape[2]
+            across = _padded(g.output_size(height, width)[1], _TILE)  # positions of whole tiles
+            read = (across - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
+            padded = max(read, g.padding[2] + width)
+            tables = (self.tables.data_ptr(), self.tables[0].nbytes, quarters, padded)
         return _Term(
             train.data_ptr(), steps, height, width, channels,
             self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, int(self.count.max()),
             self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
             (g.kernel[0] - 1) * g.dilation[0] + 1,
-            NOTHING_LEFT_OUT if self.left_out is None else self.left_out.structure(exponent),
+            NOTHING_LEFT_OUT if self.left_out is None else self.left_out.structure(exponent), self.own, *tables,
         )  # fmt: skip
 
 
@@ -142,6 +195,9 @@ def pack_convolution(
     kind = kind_of(units, reach)
     if kind is None:
         return None
+    own = blocks.tiled and is_own(weight, geometry)
+    if blocks.tiled:
+        kind = WIDE
     outputs, each_in = weight.shape[:2]
     each_out = outputs // geometry.groups
     first = blocks.low // each_out * each_in
@@ -159,8 +215,30 @@ def pack_convolution(
         return room
 
     left_out = None if rounding is None or rounded is None else rounding.left_out(rounded, peak, by_output)
-    values = arranged(units, torch.int32 if kind == WIDE else torch.int16)
-    return PackedConvolution(values, kind, geometry, exponent, first, count, left_out)
+    tables = None
+    if own:
+        values = torch.zeros(len(blocks.low), taps, blocks.width, dtype=torch.int32, device="cpu")
+        for number, (low, size) in enumerate(zip(blocks.low.tolist(), blocks.count.tolist(), strict=True)):
+            values[number, :, :size] = units.flatten(1)[low : low + size].T
+    else:
+        values = arranged(units, torch.int32 if kind == WIDE else torch.int16)
+        if blocks.tiled:
+            tables = _tables(values.view(len(blocks.low), taps, most, blocks.width))
+    return PackedConvolution(values, kind, geometry, exponent, first, count, left_out, tables, own)
+
+
+def _tables(values: Tensor) -> Tensor:
+    """`[blocks, taps, quarters, patterns, width]` int32 of weights `[blocks, taps, inputs, width]`: for every four inputs
+    what they send in each pattern, a number in base 3 in which 2 is a spike back."""
+    blocks, taps, inputs, width = values.shape
+    quarters = _padded(-(-inputs // 4), 4)
+    padded = values.new_zeros(blocks, taps, 4 * quarters, width)
+    padded[:, :, :inputs] = values
+    tables = values.new_zeros(blocks, taps, quarters, 1, width)
+    for weight in padded.unflatten(2, (quarters, 4)).unbind(3):
+        each = torch.stack([torch.zeros_like(weight), weight, -weight], 3)  # the next digit is worth more
+        tables = (each.unsqueeze(4) + tables.unsqueeze(3)).flatten(3, 4)
+    return tables.contiguous()
 
 
 def _arranged(
@@ -249,8 +327,8 @@ def convolution(
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
             neuron.structure(int(thresholds.max())), ctypes.addressof(array), len(array), samples, height, width, channels,
-            bands, blocks.width, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(), address(drive),
-            *strides, address(potential), *steps, *exactly, capacity, out.data_ptr(),
+            bands, blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
+            address(drive), *strides, address(potential), *steps, *exactly, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
 
@@ -283,10 +361,11 @@ def _check(
         )
         size = packed.geometry.output_size(*train.shape[3:])
         require(size == (height, width), f"an output of {list(size)} for a population of {[height, width]}")
-        taps = math.prod(packed.geometry.kernel) * int(packed.count.max()) * blocks.width
-        require(
-            packed.values.shape == (len(blocks.low), taps), f"weights packed for other blocks: {packed.values.shape}"
-        )
+        taps, most = math.prod(packed.geometry.kernel), 1 if packed.own else int(packed.count.max())
+        numbers, expected = packed.values.numel(), len(blocks.low) * taps * most * blocks.width
+        require(numbers == expected, f"weights packed for other blocks: {packed.values.shape}")
+        is_tabled = packed.own or packed.tables is not None
+        require(is_tabled == blocks.tiled, f"weights packed for {'tiles' if is_tabled else 'lists'}")
         require(0 <= packed.exponent - exponent <= 30, f"a shift of {packed.exponent - exponent}")
     for values in (drive, potential):
         if values is not None:
@@ -317,8 +396,8 @@ def fits_int32(reach: float, exponent: int) -> bool:
     return math.ldexp(reach, -exponent) < INT32_UNITS
 
 
-def _padded(size: int) -> int:
-    return -(-size // _LANES) * _LANES
+def _padded(size: int, to: int = _LANES) -> int:
+    return -(-size // to) * to
 
 
 def _int64(values: Sequence[int] | range) -> Tensor:

@@ -256,7 +256,11 @@ class DeferredSum:
         if thresholds is None:
             return None
         first = self.terms[0].filter
-        blocks = kernels.Blocks.of(self.channels, first.geometry.groups, first.weight[0].numel())
+        blocks = (
+            kernels.Blocks.tiles(self.channels)
+            if all(term.filter.can_be_tiled(self._peak(term)) for term in self.terms)
+            else kernels.Blocks.of(self.channels, first.geometry.groups, first.weight[0].numel())
+        )
         packed = (
             self._packed(blocks, exponent)
             if units is None
@@ -296,10 +300,11 @@ class DeferredSum:
     ) -> _Packed | None:
         """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: to int16, the cheapest to
         sum, where that leaves few neurons near a decision; else to int32."""
-        for near, grids in (
-            (kernels.NEAR, [max(widest, term.filter.narrow_exponent) for term in self.terms]),
-            (1.0, [widest] * len(self.terms)),
-        ):
+        grids_of = [(1.0, [widest] * len(self.terms))]
+        if not blocks.tiled:
+            narrow = [max(widest, term.filter.narrow_exponent) for term in self.terms]
+            grids_of.insert(0, (kernels.NEAR, narrow))
+        for near, grids in grids_of:
             counts = [math.ceil(term.bound * neuron.total) for term in self.terms]
             unit = min(grids)
             ways = [kernels.Rounding(grid, exponent, count) for grid, count in zip(grids, counts, strict=True)]
@@ -322,11 +327,15 @@ class DeferredSum:
         """Each filter, rounded like this, where int32 holds the sums; None: it might not."""
         filters = []
         for term, rounding in zip(self.terms, ways, strict=True):
-            packed = term.filter.packed(math.ceil(term.bound * self.peak), blocks, rounding)
+            packed = term.filter.packed(self._peak(term), blocks, rounding)
             if packed is None or packed.exponent - unit > 30:
                 return None
             filters.append(packed)
         return _Packed(tuple(filters), unit)
+
+    def _peak(self, term: Term) -> int:
+        """The largest magnitude of a term's train."""
+        return math.ceil(term.bound * self.peak)
 
     def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
         """In whole units of `2**exponent`, of its shape with a height; where it repeats, it still does."""

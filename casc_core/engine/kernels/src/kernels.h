@@ -8,6 +8,7 @@
 #include "recurrence.h"
 #include "gated_sums.h"
 #include "gated.h"
+#include "tables.h"
 #include "convolution.h"
 #include "counting.h"
 #include "rounding.h"

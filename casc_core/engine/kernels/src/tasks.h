@@ -13,6 +13,9 @@ enum { PLAIN = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
 /* To look for a nearer reference than one that so few rows are missing from takes as long as adding them. */
 enum { FEW_ROWS = 4 };
+/* Patterns of four inputs that each spike once, not at all or once back; positions of a tile at most, and rows of a kernel
+   where tables are used. */
+enum { PATTERNS = 81, TILE = 16, MOST_KERNEL = 16 };
 /* More rows than these are listed eight inputs at a time; a list has room for so many more than there are inputs. */
 enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
@@ -180,16 +183,37 @@ typedef struct {
     const int64_t *in_lo, *in_n;
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, ring;
     LeftOut left_out; /* of the first block, those of the next behind it; `width` outputs each */
+    int64_t own;
+    const void *tables;
+    int64_t table_bytes, quarters, padded_width;
 } ConvolutionTerm;
+
+static int64_t taps_of(const ConvolutionTerm *term) { return term->kernel_y * term->kernel_x; }
+
+/* Numbers of room that lists and keys of an input row take. */
+static int64_t starts_of(const ConvolutionTerm *term) { return term->steps * term->width + 1; }
+static int64_t entries_of(const ConvolutionTerm *term) {
+    return term->own || term->tables ? 0 : term->steps * term->width * term->most_in + 16;
+}
+static int64_t keys_of_term(const ConvolutionTerm *term) {
+    return term->tables ? term->steps * term->padded_width * term->quarters : 0;
+}
+
+/* The input row of an output row and a kernel row; -1: there is none. */
+static int64_t input_row(const ConvolutionTerm *term, int64_t oy, int64_t ky) {
+    const int64_t y = oy * term->stride_y - term->pad_y + ky * term->dilation_y;
+    return y >= 0 && y < term->height ? y : -1;
+}
 
 /* A population [samples, out_height, out_width, outputs] that receives the sum of some terms and, awake, its drive (int32,
    NULL for none; strides count elements); its potential before the first step likewise. `thresholds` [outputs]: of each
-   channel, the largest of which is that of `neurons`; `exact_thresholds` in the finer units, where there are any. Its output channels fall into blocks
-   of at most `width`, a multiple of 32, and its rows into `bands`. */
+   channel, the largest of which is that of `neurons`; `exact_thresholds` in the finer units, where there are any. Its output
+   channels fall into blocks of at most `width`, a multiple of 16, its rows into `bands`, and these into tiles of `tile`
+   positions. */
 typedef struct {
     Neurons neurons;
     const ConvolutionTerm *term;
-    int64_t terms, samples, out_height, out_width, outputs, bands, width;
+    int64_t terms, samples, out_height, out_width, outputs, bands, width, tile;
     const int64_t *out_lo, *out_n;
     const int32_t *thresholds, *drive;
     int64_t drive_sample, drive_channel, drive_y, drive_x;

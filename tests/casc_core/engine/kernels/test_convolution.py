@@ -102,8 +102,19 @@ def by_hand(terms, drive, thresholds, neuron, awake, cut):
 
 
 def population(terms, drive, thresholds, neuron, guess):
+    """Its spikes, by lists and, where they can be had, by tables."""
     outputs, groups = len(terms[0].weight), terms[0].geometry.groups
-    blocks = Blocks.of(outputs, groups, terms[0].weight[0].size)
+    ways = [Blocks.of(outputs, groups, terms[0].weight[0].size)]
+    if all(kernels.can_be_tiled(torch.tensor(term.weight), term.geometry, term.peak) for term in terms):
+        ways.append(Blocks.tiles(outputs))
+    found = [population_of(terms, drive, thresholds, neuron, guess, blocks) for blocks in ways]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    return found[0]
+
+
+def population_of(terms, drive, thresholds, neuron, guess, blocks):
+    outputs = len(terms[0].weight)
     packs = [(term.packed(blocks), torch.tensor(term.train)) for term in terms]
     assert all(packed is not None for packed, _ in packs)
     size = terms[0].geometry.output_size(*terms[0].train.shape[3:])
@@ -120,7 +131,7 @@ def population(terms, drive, thresholds, neuron, guess):
     neuron=st.sampled_from((IF(), CIF())),
     schedule=st.sampled_from(SCHEDULES),
     channels=st.sampled_from(CHANNELS),
-    size=st.sampled_from(((1, 1), (1, 7), (5, 1), (3, 4), (9, 2))),
+    size=st.sampled_from(((1, 1), (1, 7), (5, 1), (3, 4), (9, 2), (2, 19))),
     samples=st.sampled_from((1, 2)),
     largest=st.sampled_from((1, 20, 2**15 - 1, 2**15, 2**18)),
     shift=st.integers(0, 3),
@@ -237,6 +248,42 @@ def test_what_does_not_fit_is_not_packed(largest, peak, why):
     if largest > 0.5:
         weight[1, 2] += 1  # on no coarser grid
     assert kernels.pack_convolution(weight, Geometry((1, 1)), 0, peak, Blocks.of(4, 1, 9)) is None, why
+
+
+@given(
+    channels=st.sampled_from(((3, 5, 1), (16, 16, 1), (40, 8, 1), (33, 3, 1), (1, 1, 40))),
+    stride=st.integers(1, 3),
+    across=st.sampled_from((1, 5, 16, 17, 40)),
+    share=st.sampled_from((0.002, 0.3, 1.0)),
+)
+@settings(max_examples=30)
+def test_tiles_reach_every_position(channels, stride, across, share):
+    rng = np.random.default_rng(across)
+    term = Term(rng, (2, 3), 2, channels, 6, 20, 0, peak=1)
+    term.geometry = Geometry((3, 3), (1, stride), (1, 1, 1, 1), (1, 1), channels[2])
+    term.weight = rng.integers(-20, 21, (channels[0] * channels[2], channels[1], 3, 3))
+    wide = (across - 1) * stride + 1
+    term.train = rng.choice(
+        [-1, 0, 1], (6, 2, channels[1] * channels[2], 3, wide), p=[share / 4, 1 - share, share * 3 / 4]
+    )
+    term.train = term.train.astype(np.int8)
+    assert kernels.can_be_tiled(torch.tensor(term.weight), term.geometry, 1)
+    awake = WakeSleep(4, 4).awake(4)
+    thresholds = rng.integers(1, 60, len(term.weight))
+    for instructions in COMPILED:
+        with kernels.using(instructions):
+            found = population([term], None, thresholds, KernelNeuron.spiking(CIF(), awake, None), 4)
+        np.testing.assert_array_equal(found, by_hand([term], None, thresholds, CIF(), awake, None))
+
+
+def test_what_is_not_tabled():
+    weight = torch.ones(16, 16, 3, 3)
+    assert kernels.can_be_tiled(weight, Geometry((3, 3)), 1)
+    assert not kernels.can_be_tiled(weight, Geometry((3, 3)), 2), "counts have more patterns"
+    assert not kernels.can_be_tiled(torch.ones(512, 512, 3, 3), Geometry((3, 3)), 1), (
+        "its tables would leave the caches"
+    )
+    assert kernels.can_be_tiled(torch.ones(512, 1, 3, 3), Geometry((3, 3), groups=512), 100), "each has its own input"
 
 
 @given(outputs=st.integers(1, 300), groups=st.integers(1, 70), reads=st.sampled_from((1, 9, 1000, 20_000)))
