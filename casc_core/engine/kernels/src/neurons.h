@@ -23,7 +23,7 @@ static void NAME(mark_near)(int64_t n, const int32_t *restrict v, const int32_t 
     }
 }
 
-/* One step of `n` (a multiple of 32) neurons in integers, which receive (a << shift) + b + c (b, c: NULL for nothing); with
+/* One step of `n` (a multiple of 16) neurons in integers, which receive (a << shift) + b + c (b, c: NULL for nothing); with
    `each`, every neuron has a threshold of its own. Returns whether any spiked. With `near`, says whether any are within the
    margin of a decision, and then marks them. */
 INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
@@ -32,12 +32,12 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
                           int8_t *restrict near, int32_t *undecided) {
     int32_t spiked = 0, nears = 0;
 #if VECTOR /* compilers make less of the loop */
-    enum { LANES = VECTOR / 32, VECTORS = 32 / LANES };
+    enum { LANES = VECTOR / 32, VECTORS = 16 / LANES };
     typedef NAME(Lanes) Lanes;
     const WORD most = EACH_PAIR(cap), both = EACH_PAIR(2 * margin);
     const WORD least = lower ? most : ZERO(); /* no count is above the cap, so that no spike is taken back */
     MASK any = GREATER(ZERO(), ZERO()), any_near = any;
-    for (int64_t k = 0; k < n; k += 32) {
+    for (int64_t k = 0; k < n; k += 16) {
         MASK up[VECTORS], down[VECTORS];
         for (int i = 0; i < VECTORS; i++) {
             const int64_t at = k + i * LANES;

@@ -328,26 +328,22 @@ INLINE void NAME(differences_at)(const uint8_t *places, const int8_t *x, const i
 }
 #endif
 
-/* The spikes of 32 neurons in int8, of which masks say where they are +1, and where -1. */
+/* The spikes of 16 neurons in int8, of which masks say where they are +1, and where -1. */
 #if VECTOR == 512
 INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
-    const __m256i ups = _mm256_movm_epi8(_mm512_kunpackw(up[1], up[0]));
-    const __m256i downs = _mm256_movm_epi8(_mm512_kunpackw(down[1], down[0]));
-    _mm256_storeu_si256((__m256i *)to, _mm256_sub_epi8(downs, ups));
+    _mm_storeu_si128((__m128i *)to, _mm_sub_epi8(_mm_movm_epi8(down[0]), _mm_movm_epi8(up[0])));
 }
 #elif VECTOR == 256
 INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
-    WORD half[2];
-    for (int i = 0; i < 2; i++)
-        half[i] = _mm256_packs_epi32((WORD)(down[2 * i] - up[2 * i]), (WORD)(down[2 * i + 1] - up[2 * i + 1]));
-    const WORD all = _mm256_packs_epi16(half[0], half[1]);
-    STORE(to, _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    const WORD mixed = _mm256_packs_epi32((WORD)(down[0] - up[0]), (WORD)(down[1] - up[1]));
+    const WORD all = _mm256_permute4x64_epi64(mixed, 0xd8);
+    _mm_storeu_si128((__m128i *)to, _mm_packs_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
 }
 #elif VECTOR == 128
 INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
-    int16x8_t half[4];
-    for (int i = 0; i < 4; i++)
+    int16x8_t half[2];
+    for (int i = 0; i < 2; i++)
         half[i] = vuzp1q_s16((int16x8_t)(down[2 * i] - up[2 * i]), (int16x8_t)(down[2 * i + 1] - up[2 * i + 1]));
-    for (int i = 0; i < 2; i++) vst1q_s8(to + 16 * i, vuzp1q_s8((int8x16_t)half[2 * i], (int8x16_t)half[2 * i + 1]));
+    vst1q_s8(to, vuzp1q_s8((int8x16_t)half[0], (int8x16_t)half[1]));
 }
 #endif

@@ -270,7 +270,7 @@ def test_tiles_reach_every_position(channels, stride, across, share):
     assert kernels.can_be_tiled(torch.tensor(term.weight), term.geometry, 1)
     awake = WakeSleep(4, 4).awake(4)
     thresholds = rng.integers(1, 60, len(term.weight))
-    for instructions in COMPILED:
+    for instructions in COMPILED_OR_EMULATED:
         with kernels.using(instructions):
             found = population([term], None, thresholds, KernelNeuron.spiking(CIF(), awake, None), 4)
         np.testing.assert_array_equal(found, by_hand([term], None, thresholds, CIF(), awake, None))
