@@ -444,7 +444,10 @@ class SpikingModel(nn.Module):
         return holding(program.structure, undisturbed(lambda: parts.join(map(one, parts))))
 
     def _splitter(self, program: Program) -> Splitter:
-        return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
+        given = frozenset(program.inputs)
+        if given not in self._splitters:
+            self._splitters[given] = Splitter(program, self.operations())
+        return self._splitters[given]
 
     def _evaluated(
         self, run: Run, program: Program, arguments: Inputs, read: Callable[..., Tensor | None]

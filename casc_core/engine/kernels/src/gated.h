@@ -100,35 +100,11 @@ static void NAME(decide_gates)(const NAME(GatedState) *state, int which, int64_t
     }
 }
 
-/* Entries of a table, which is `small` if vectors hold all of it: that is faster than to gather them. */
-#if VECTOR == 512
-INLINE __m512 NAME(entries)(const float *table, const int small, __m512i index) {
-    if (!small) return _mm512_i32gather_ps(index, table, 4);
-    return _mm512_permutex2var_ps(_mm512_loadu_ps(table), index, _mm512_loadu_ps(table + 16));
-}
-#elif VECTOR == 256
-INLINE __m256 NAME(entries)(const float *table, const int small, __m256i index) {
-    if (!small) return _mm256_i32gather_ps(table, index, 4);
-    __m256 eight[4];
-    for (int i = 0; i < 4; i++) eight[i] = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8 * i), index);
-    const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)); /* the sign says which of two it is */
-    const __m256 half = _mm256_castsi256_ps(_mm256_slli_epi32(index, 27));
-    return _mm256_blendv_ps(_mm256_blendv_ps(eight[0], eight[1], second), _mm256_blendv_ps(eight[2], eight[3], second), half);
-}
-#endif
-
 /* Whether neurons of the vector from `k` on may spike. */
 INLINE int NAME(may_spike)(const NAME(Population) *p, int64_t k, float margin) {
-#if VECTOR == 512
-    const __m512 sums = _mm512_loadu_ps(p->sums + k), high = _mm512_add_ps(sums, _mm512_set1_ps(margin));
-    const __m512 low = _mm512_sub_ps(sums, _mm512_set1_ps(margin));
-    return (_mm512_cmp_ps_mask(high, _mm512_loadu_ps(p->above + k), _CMP_GE_OQ) |
-            _mm512_cmp_ps_mask(low, _mm512_loadu_ps(p->below + k), _CMP_LT_OQ)) != 0;
-#elif VECTOR == 256
-    const __m256 sums = _mm256_loadu_ps(p->sums + k), high = _mm256_add_ps(sums, _mm256_set1_ps(margin));
-    const __m256 low = _mm256_sub_ps(sums, _mm256_set1_ps(margin));
-    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(high, _mm256_loadu_ps(p->above + k), _CMP_GE_OQ),
-                                           _mm256_cmp_ps(low, _mm256_loadu_ps(p->below + k), _CMP_LT_OQ))) != 0;
+#if VECTOR
+    const REALS sums = LOAD_REALS(p->sums + k), each = EACH_REAL(margin);
+    return ANY(AT_LEAST(ADD_REALS(sums, each), LOAD_REALS(p->above + k)) | LESS(SUB_REALS(sums, each), LOAD_REALS(p->below + k)));
 #else
     int any = 0;
     for (int i = 0; i < FLOATS; i++)
@@ -143,18 +119,12 @@ INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const 
                                 int back, float margin, uint32_t *fallen) {
     const float *table = p->table;
     uint32_t up, down, marked;
-#if VECTOR == 512
-    const __m512 sums = _mm512_loadu_ps(p->sums + k), above = _mm512_loadu_ps(p->above + k), below = _mm512_loadu_ps(p->below + k);
-    const __m512 low = _mm512_sub_ps(sums, _mm512_set1_ps(margin)), high = _mm512_add_ps(sums, _mm512_set1_ps(margin));
-    up = _mm512_cmp_ps_mask(low, above, _CMP_GE_OQ), down = _mm512_cmp_ps_mask(high, below, _CMP_LT_OQ);
-    marked = (up ^ _mm512_cmp_ps_mask(high, above, _CMP_GE_OQ)) | (down ^ _mm512_cmp_ps_mask(low, below, _CMP_LT_OQ));
-#elif VECTOR == 256
-    const __m256 sums = _mm256_loadu_ps(p->sums + k), above = _mm256_loadu_ps(p->above + k), below = _mm256_loadu_ps(p->below + k);
-    const __m256 low = _mm256_sub_ps(sums, _mm256_set1_ps(margin)), high = _mm256_add_ps(sums, _mm256_set1_ps(margin));
-    __m256 rose = _mm256_cmp_ps(low, above, _CMP_GE_OQ), fell = _mm256_cmp_ps(high, below, _CMP_LT_OQ);
-    up = (uint32_t)_mm256_movemask_ps(rose), down = (uint32_t)_mm256_movemask_ps(fell);
-    marked = (uint32_t)_mm256_movemask_ps(_mm256_or_ps(_mm256_xor_ps(rose, _mm256_cmp_ps(high, above, _CMP_GE_OQ)),
-                                                       _mm256_xor_ps(fell, _mm256_cmp_ps(low, below, _CMP_LT_OQ))));
+#if VECTOR
+    const REALS sums = LOAD_REALS(p->sums + k), above = LOAD_REALS(p->above + k), below = LOAD_REALS(p->below + k);
+    const REALS low = SUB_REALS(sums, EACH_REAL(margin)), high = ADD_REALS(sums, EACH_REAL(margin));
+    MASK ups = AT_LEAST(low, above), downs = LESS(high, below);
+    up = BITS(ups), down = BITS(downs);
+    marked = BITS((ups ^ AT_LEAST(high, above)) | (downs ^ LESS(low, below)));
 #else
     up = down = marked = 0;
     for (int i = 0; i < FLOATS; i++) {
@@ -166,31 +136,18 @@ INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const 
 #endif
     if (marked) {
         NAME(decide_gates)(state, which, k, back, marked, &up, &down);
-#if VECTOR == 256
-        const __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-        rose = _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)up), lanes), lanes));
-        fell = _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)down), lanes), lanes));
+#if VECTOR
+        ups = MASK_OF(up), downs = MASK_OF(down);
 #endif
     }
     *fallen = down;
-#if VECTOR == 512
-    const __mmask16 ups = (__mmask16)up, downs = (__mmask16)down;
-    const __m512i step = _mm512_set1_epi32(1), last = LOAD(p->index + k);
-    const __m512i index = _mm512_mask_sub_epi32(_mm512_mask_add_epi32(last, ups, last, step), downs, last, step);
-    const __m512 one = _mm512_set1_ps(1), level = _mm512_loadu_ps(p->level + k);
+#if VECTOR
+    const WORD change = ONE_LESS(ONE_MORE(ZERO(), ups), downs), index = ADD32(LOAD(p->index + k), change);
     STORE(p->index + k, index);
-    _mm512_storeu_ps(p->level + k, _mm512_mask_sub_ps(_mm512_mask_add_ps(level, ups, level, one), downs, level, one));
-    const __m512 next = NAME(entries)(table, small, _mm512_mask_add_epi32(index, ups, index, step));
-    _mm512_storeu_ps(p->above + k, _mm512_mask_mov_ps(_mm512_mask_mov_ps(above, ups, next), downs, below));
-    if (back) _mm512_storeu_ps(p->below + k, _mm512_mask_mov_ps(_mm512_mask_mov_ps(below, downs, next), ups, above));
-#elif VECTOR == 256
-    const __m256i ups = _mm256_castps_si256(rose), downs = _mm256_castps_si256(fell);
-    const __m256i change = _mm256_sub_epi32(downs, ups), index = _mm256_add_epi32(LOAD(p->index + k), change);
-    STORE(p->index + k, index);
-    _mm256_storeu_ps(p->level + k, _mm256_add_ps(_mm256_loadu_ps(p->level + k), _mm256_cvtepi32_ps(change)));
-    const __m256 next = NAME(entries)(table, small, _mm256_sub_epi32(index, ups));
-    _mm256_storeu_ps(p->above + k, _mm256_blendv_ps(_mm256_blendv_ps(above, next, rose), below, fell));
-    if (back) _mm256_storeu_ps(p->below + k, _mm256_blendv_ps(_mm256_blendv_ps(below, next, fell), above, rose));
+    STORE_REALS(p->level + k, ADD_REALS(LOAD_REALS(p->level + k), TO_REALS(change)));
+    const REALS next = NAME(entries)(table, small, ONE_MORE(index, ups));
+    STORE_REALS(p->above + k, SELECT(downs, below, SELECT(ups, next, above)));
+    if (back) STORE_REALS(p->below + k, SELECT(ups, above, SELECT(downs, next, below)));
 #else
     (void)small;
     for (uint32_t moved = up | down; moved; moved &= moved - 1) {

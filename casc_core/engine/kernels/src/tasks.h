@@ -9,7 +9,7 @@
    sums. WIDE: int32 weights and sums. */
 enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
 enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
-enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
+enum { PLAIN = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
 /* To look for a nearer reference than one that so few rows are missing from takes as long as adding them. */
 enum { FEW_ROWS = 4 };

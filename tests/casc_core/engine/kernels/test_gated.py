@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED_OR_EMULATED
 
 from casc_core import CIF
 from casc_core.engine import kernels
@@ -90,7 +90,7 @@ def levels_by_hand(weight: torch.Tensor, drive: torch.Tensor, given: GatedWeight
     return torch.stack(outputs, 1)
 
 
-@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
 def test_what_rounded_weights_leave_out_decides_sums_on_a_threshold(instructions: str) -> None:
     torch.manual_seed(0)
     q, hidden, batch, length = 4, 19, 6, 7
