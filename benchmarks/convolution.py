@@ -12,16 +12,18 @@ from unittest.mock import patch
 
 import peers
 import torch
-from images import Images, folded
+from images import Images, channels_last, folded, with_relu
 from measure import Entry, Row, compare, require
 from networks import Scale
 from speed import (
     ANN,
     AS_TRAINED,
+    QUANTISED,
     REFERENCE,
     SILENT,
     activity,
     as_json,
+    conversions,
     fixed,
     peer_entry,
     require_alike,
@@ -42,7 +44,7 @@ from casc_core.reporting.predictions import differing
 from casc_lab.evaluation.accuracy import accuracy
 
 Section = dict[str, Any]
-UNFOLDED, RELU = "ANN, batch norm not folded", "ANN with ReLU, batch norm folded"
+UNFOLDED = "ANN with q levels, batch norm not folded"
 FLOAT, NO_KERNELS = "snn(...), float convolutions", "snn(...), no compiled kernels"
 
 
@@ -50,19 +52,23 @@ FLOAT, NO_KERNELS = "snn(...), float convolutions", "snn(...), no compiled kerne
 def convolutional(images: Images, scale: Scale) -> Section:
     """A trained network of three convolutions beside the peers: time, and what each gets wrong."""
     with torch.enable_grad():
-        model, training = images.trained()
+        model, training = images.small
     ann, x = folded(model), images.batch(scale.image_batch)
-    snn = casc_core.convert(model, adapter="cnn")
-    require_exact(snn, (x,), scale.image_steps)
+    assert isinstance(ann, nn.Sequential)
+    require(torch.allclose(ann(x), model(x), atol=1e-3), "the folded network is not the same network")
+    snns = conversions(model, "cnn")
+    for each in snns.values():
+        require_exact(each, (x,), scale.image_steps)
+    snn = snns[""]
     test = images.batch(len(images.data.test))
     percent = accuracy(torch.cat([ann(part) for part in test.split(256)]), images.labels(len(test)))
     same = snn.under(casc_core.IF(), casc_core.Continuous())
     found = peers.found(ann)
     entries = [
-        Entry(ANN, partial(ann, x)),
+        Entry(ANN, partial(with_relu(ann), channels_last(x))),
+        Entry(QUANTISED, partial(ann, channels_last(x))),
         Entry(UNFOLDED, partial(model, x)),
-        Entry(RELU, partial(with_relu(ann), x)),
-        *spiking_entries(snn, (x,), scale.image_steps)[1:],
+        *spiking_entries(snns, (x,), scale.image_steps),
         *(Entry(baseline(T), partial(same.simulate, x, T=T), T) for T in scale.image_steps),
     ]
     for T in scale.image_steps:
@@ -89,11 +95,6 @@ def convolutional(images: Images, scale: Scale) -> Section:
 def baseline(T: int) -> str:
     """Name of ours under the peers' own method."""
     return f"snn.under(IF, Continuous), T={T}"
-
-
-def with_relu(model: nn.Sequential) -> nn.Sequential:
-    """The same layers with ReLU, which costs less than CQReLU: what the sizes cost in plain PyTorch."""
-    return nn.Sequential(*[nn.ReLU() if isinstance(module, casc_core.CQReLU) else module for module in model]).eval()
 
 
 def integrate_and_fire(model: nn.Sequential, x: Tensor, steps: int) -> Tensor:
@@ -170,7 +171,7 @@ def mistakes(
     for start in range(0, scale.compared_images, scale.image_batch):
         x = images.batch(scale.image_batch, start)
         expected, reference = in_levels(model, x, q), reference_of(snn, x)
-        compared(ANN, None, AS_TRAINED, in_levels(ann, x, q), expected)
+        compared(QUANTISED, None, AS_TRAINED, in_levels(ann, x, q), expected)
         compared(REFERENCE, None, AS_TRAINED, reference, expected)
         for T in (None, *scale.image_steps):
             entry, got = SILENT if T is None else fixed(T), counted(snn, x, T)

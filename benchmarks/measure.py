@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from casc_core.engine import kernels
+
 # Shorter turns are filled up with repeated calls: the clocks and the scheduler are too coarse for them.
 SHORTEST_TURN = 0.005
 # After so many seconds no further turns begin: where others keep a core busy, two threads wait for each other.
@@ -133,6 +135,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "kernels": kernels.instructions() or "none",
         "system": f"{platform.system()} {platform.machine()}",
         "python": sys.version.split()[0],
         "torch": torch.__version__,

@@ -68,6 +68,13 @@ class Scale:
     memory_steps: tuple[int, ...] = (8, 64)
     memory_images: int = 64
     vgg_width: int = 64
+    resnet_width: int = 16
+    relu_epochs: int = 3
+    relu_images: int = 1500
+    calibration_images: int = 256
+    detector_width: float = 0.125
+    detector_size: tuple[int, int] = (192, 256)
+    detector_batch: int = 4
     startup_repeats: int = 5
 
 
@@ -75,7 +82,8 @@ QUICK = Scale(
     repeats=2, embedding=24, hidden=24, length=12, batch=16, training_texts=400, epochs=1, mlp_width=32,
     mlp_training_steps=20, growth_batch=8, memory_q=(2,), memory_batches=(64,), memory_steps=(), startup_repeats=1,
     image_batch=4, image_steps=(2, 9), channels=(4, 4, 8), training_images=128, image_epochs=1, compared_images=8,
-    memory_images=2, vgg_width=8,
+    memory_images=2, vgg_width=8, resnet_width=4, relu_epochs=1, calibration_images=16, detector_width=0.0625,
+    detector_size=(32, 32), detector_batch=2,
     growth={"T": (1, 4), "q": (1, 4), "hidden": (16, 32), "length": (4, 8), "batch": (1, 8)},
 )  # fmt: skip
 
@@ -205,14 +213,14 @@ class TorchRNN(nn.Module):
         return logits
 
 
-def random_classifier(scale: Scale, q: int, hidden: int) -> casc_core.SpikingModel:
-    """A converted classifier that has not been trained, for curves over sizes."""
+def random_classifier(scale: Scale, q: int, hidden: int) -> TextClassifier:
+    """A classifier that has not been trained, for curves over sizes."""
     torch.manual_seed(0)
     config = ClassifierConfig(
         vocabulary_size=1000, classes=4, embedding_size=scale.embedding, hidden_size=hidden, bidirectional=False,
         pooling="mean", batch_norm=False, q=q,
     )  # fmt: skip
-    return casc_core.convert(TextClassifier(config).eval(), adapter="rnn")
+    return TextClassifier(config).eval()
 
 
 def random_texts(batch: int, length: int) -> Texts:

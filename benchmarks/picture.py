@@ -78,7 +78,7 @@ def _bars(axes: Axes, cases: list[tuple[str, list[Section]]], label: Callable[[S
         (case, [(threads, {row["entry"]: row for row in mine if row["wall_s"]}) for threads, mine in by_threads(rows)])
         for case, rows in cases
     ]
-    names = [name for name in timed[0][1][0][1] if name != ANN]
+    names = [name for name in timed[0][1][0][1] if name != ANN and all(name in by_count[0][1] for _, by_count in timed)]
     height = 0.8 / len(cases)
     for index, (case, by_count) in enumerate(timed):
         places = [place + (index - (len(cases) - 1) / 2) * height for place in range(len(names))]

@@ -20,16 +20,18 @@ def markdown(results: Section) -> str:
     machine, sections = results["machine"], results["sections"]
     parts = [
         "# How fast the engine is",
-        f"{machine['cpu']}, {machine['cores']} cores ({machine['instructions']}), {machine['system']}, "
+        f"{machine['cpu']}, {machine['cores']} cores; torch by {machine['instructions']}, our kernels by "
+        f"{machine['kernels']}; {machine['system']}, "
         f"torch {machine['torch']}, Python {machine['python']}. What a table compares takes turns within one process; "
         "each figure is the fastest turn.",
     ]
     writers: dict[str, Callable[[Section], list[str]]] = {
-        "recurrent": recurrent, "feedforward": feed_forward, "convolution": convolution, "growth": growth, "memory": memory,
-        "startup": startup,
+        "recurrent": recurrent, "feedforward": feed_forward, "convolution": convolution, "deep": deep,
+        "growth": growth, "memory": memory, "startup": startup,
     }  # fmt: skip
     for name, section in sections.items():
-        parts += writers[name](section)
+        title, *tables = writers[name](section)
+        parts += [f"{title} ({machine['kernels']})", *tables]
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,6 +64,50 @@ def convolution(section: Section) -> list[str]:
         parts += ["### Time", times(rows), *advantage(rows)]
     parts += ["### What each gets wrong", errors(section["errors"])]
     return parts + ways(section["ways"])
+
+
+def deep(section: Section) -> list[str]:
+    """ResNet20, VGG16 and the detector; a roofline of the first."""
+    parts = [
+        "## Deep convolutional networks",
+        f"Calibrated to q={section['q']}, a threshold for each channel, on: {section['data']}.",
+        networks(section["networks"]),
+    ]
+    for case, rows in by_case(section["rows"]):
+        parts += [f"### {case}", times(rows)]
+    parts += [
+        "### What ResNet20's layers do",
+        f"One thread. A large convolution in float32 makes {section['multiply_adds_per_second'] / 1e9:.0f} billion "
+        "multiply-adds a second; a register holds twice as many numbers of 16 bits, so at best twice as many are added.",
+    ]
+    for roof in section["rooflines"]:
+        parts.append(roofline(roof["layers"], section["multiply_adds_per_second"], roof["numerics"]))
+    return parts
+
+
+def roofline(layers: list[Section], peak: float, numerics: str) -> str:
+    """What each layer adds, and how fast, beside the same convolution in float32."""
+    header = [
+        f"layer{numerics}", "synapses", "events each", "input not zero, by step (%)", "MB in", "MB out", "ms",
+        "additions/s", "of what there could be", "float32 ms", "of its peak",
+    ]  # fmt: skip
+    body = [
+        [
+            layer["layer"],
+            f"{layer['synapses'] / 1e6:.1f} M",
+            f"{layer['additions'] / layer['synapses']:.2f}",
+            " ".join(f"{100 * share:.0f}" for share in layer["densities"]),
+            f"{layer['bytes_in'] / MEGABYTE:.1f}",
+            f"{layer['bytes_out'] / MEGABYTE:.1f}",
+            f"{1000 * layer['spikes_s']:.2f}",
+            f"{layer['additions'] / layer['spikes_s'] / 1e9:.1f} G",
+            f"{layer['additions'] / layer['spikes_s'] / (2 * peak):.0%}",
+            f"{1000 * layer['float32_s']:.2f}",
+            f"{layer['synapses'] / layer['float32_s'] / peak:.0%}",
+        ]
+        for layer in layers
+    ]
+    return markdown_table([header, *body])
 
 
 def errors(rows: list[Section]) -> str:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import peers
 import torch
+from images import with_relu
 from measure import Entry, Row, compare, require
 from networks import Classifiers, PlainLoop, Scale, TorchRNN, random_classifier, random_mlp, random_texts, trained_mlp
 from torch import Tensor, nn
 
 import casc_core
 from casc_core import SpikingModel
-from casc_core.engine import kernels
 from casc_seq.classifier import TextClassifier
 
-EVALUATED = "the network in eval"
-ANN, SILENT, REFERENCE = "ANN (float32 CQReLU)", "snn(...), until silent", "snn.reference(...)"
-SIMULATE, AS_TRAINED = "snn.simulate", "the ANN as trained"
+# The first entry of every comparison: the fastest float32 network that one would write.
+ANN, QUANTISED, EVALUATED = "ANN (float32)", "ANN with q levels", "the network in eval"
+SILENT, REFERENCE, SIMULATE = "snn(...), until silent", "snn.reference(...)", "snn.simulate"
+AS_TRAINED = "the ANN as trained"
+NUMERICS: dict[str, casc_core.Numerics] = {"": casc_core.AsTrained(), ", 16 bits": casc_core.Exact(16)}
+"""Of the conversions that are timed side by side; by what it adds to a name."""
 Section = dict[str, Any]
 
 
@@ -28,23 +31,25 @@ def recurrent(classifiers: Classifiers, scale: Scale) -> Section:
     """Trained text classifiers on test texts of full length and of their own lengths."""
     rows: list[Row] = []
     facts = []
-    for q, numerics in ((2, None), (2, casc_core.Exact(weight_bits=8)), (8, None)):
+    for q, further in ((2, {", 8 bits": casc_core.Exact(8)}), (8, {})):
         model = classifiers.trained(q).model
-        snn = casc_core.convert(model, adapter="rnn", numerics=numerics or casc_core.Exact())
         full, natural = classifiers.full(scale.batch), classifiers.natural(scale.batch)
-        for texts in (full, natural):
-            require_exact(snn, texts, scale.steps)
-        name = f"q={q}, {numerics.weight_bits if numerics else 16}-bit weights"
-        fact = activity(name, snn, full) | {"accuracy": classifiers.accuracy(model)}
-        # The reference's is the spiking network's: that their answers are the same is checked above.
-        fact["spiking_accuracy"] = classifiers.accuracy(snn.reference)
-        facts.append(fact | {"training_seconds": classifiers.trained(q).training["seconds"]})
+        snns = conversions(model, "rnn", NUMERICS | further)
+        for name, snn in snns.items():
+            for texts in (full, natural):
+                require_exact(snn, texts, scale.steps)
+            fact = activity(f"q={q}{name}", snn, full) | {"accuracy": classifiers.accuracy(model)}
+            # The reference's is the spiking network's: that their answers are the same is checked above.
+            fact["spiking_accuracy"] = classifiers.accuracy(snn.reference)
+            facts.append(fact | {"training_seconds": classifiers.trained(q).training["seconds"]})
         torch_rnns = {kind: TorchRNN(model.config, kind).eval() for kind in ("tanh", "relu")}
-        entries = beside_loop(snn, full, spiking_entries(snn, full, scale.steps)) + rnn_entries(torch_rnns, full)
-        rows += compare(f"{name}, every text {scale.length} tokens", entries, scale.threads, scale.repeats)
-        entries = spiking_entries(snn, natural, scale.steps[:1]) + rnn_entries(torch_rnns, natural)
+        loop, evaluated = plain_loop(model, full), Entry(EVALUATED, partial(model, *full))
+        entries = [loop, evaluated, *spiking_entries(snns, full, scale.steps), *rnn_entries(torch_rnns, full)]
+        rows += compare(f"q={q}, every text {scale.length} tokens", entries, scale.threads, scale.repeats)
+        entries = [Entry(ANN, partial(model, *natural)), *spiking_entries(snns, natural, scale.steps[:1])]
+        entries += rnn_entries(torch_rnns, natural)
         mean = float(natural[1].double().mean())
-        rows += compare(f"{name}, lengths as they are ({mean:.0f} on average)", entries, scale.threads, scale.repeats)
+        rows += compare(f"q={q}, lengths as they are ({mean:.0f} on average)", entries, scale.threads, scale.repeats)
     return {
         "data": classifiers.corpus.source,
         "training_texts": len(classifiers.corpus.train),
@@ -53,41 +58,31 @@ def recurrent(classifiers: Classifiers, scale: Scale) -> Section:
     }
 
 
-def spiking_entries(snn: SpikingModel, inputs: tuple[Tensor, ...], steps: tuple[int, ...]) -> list[Entry]:
-    """The ANN, and every way to run its conversion."""
-    ann = snn.ann
-    assert ann is not None
-    steps_to_silence = snn.simulate(*inputs).T
-    entries = [
-        Entry(ANN, lambda: ann(*inputs)),
-        Entry(SILENT, lambda: snn(*inputs), steps_to_silence),
-        Entry(REFERENCE, lambda: snn.reference(*inputs)),
-    ]
-    entries += [Entry(fixed(T), partial(snn.simulate, *inputs, T=T), T) for T in steps]
-    entries.append(Entry(f"{SIMULATE}(T=None)", lambda: snn.simulate(*inputs), steps_to_silence))
-    return entries
+def conversions(
+    model: nn.Module, adapter: str, numerics: Mapping[str, casc_core.Numerics] = NUMERICS
+) -> dict[str, SpikingModel]:
+    """A network in spikes, with each of the numerics."""
+    return {name: casc_core.convert(model, adapter=adapter, numerics=each) for name, each in numerics.items()}
 
 
-def beside_loop(snn: SpikingModel, texts: tuple[Tensor, ...], entries: list[Entry]) -> list[Entry]:
-    """The entries of texts of full length beside a plain loop, and runs by other instructions than the usual ones."""
-    ann = snn.ann
-    assert isinstance(ann, TextClassifier)
-    loop = PlainLoop(ann.eval())
-    with torch.no_grad():
-        require(torch.allclose(loop(*texts), ann(*texts), atol=1e-4), "the plain loop is not the same network")
-    evaluated, *others = entries
-    own = [Entry(ANN, partial(loop, *texts)), dataclasses.replace(evaluated, name=EVALUATED), *others]
-    return own + [
-        Entry(f"{SILENT}, by {each}", partial(under, each, partial(snn, *texts)), others[0].steps)
-        for each in kernels.all_instructions()
-        if each not in (None, "plain", kernels.instructions())
-    ]
+def spiking_entries(
+    snns: Mapping[str, SpikingModel], inputs: tuple[Tensor, ...], steps: tuple[int, ...]
+) -> list[Entry]:
+    """Each conversion until silent, and its reference; the first of them simulated as well."""
+    first = next(iter(snns.values()))
+    to_silence = {name: snn.simulate(*inputs).T for name, snn in snns.items()}
+    entries = [Entry(f"{SILENT}{name}", partial(snn, *inputs), to_silence[name]) for name, snn in snns.items()]
+    entries += [Entry(f"{REFERENCE}{name}", partial(snn.reference, *inputs)) for name, snn in snns.items()]
+    entries += [Entry(fixed(T), partial(first.simulate, *inputs, T=T), T) for T in steps]
+    return [*entries, Entry(f"{SIMULATE}(T=None)", partial(first.simulate, *inputs), entries[0].steps)]
 
 
-def under(instructions: str, call: Callable[[], object]) -> object:
-    """A call whose kernels use these instructions."""
-    with kernels.using(instructions):
-        return call()
+@torch.no_grad()
+def plain_loop(model: TextClassifier, texts: tuple[Tensor, ...]) -> Entry:
+    """Texts of full length through a plain loop of matrix products."""
+    loop = PlainLoop(model.eval())
+    require(torch.allclose(loop(*texts), model(*texts), atol=1e-4), "the plain loop is not the same network")
+    return Entry(ANN, partial(loop, *texts))
 
 
 def fixed(T: int) -> str:
@@ -107,25 +102,24 @@ def feed_forward(scale: Scale) -> Section:
     model, x = random_mlp(scale)
     trained, new, accuracy = trained_mlp(scale)
     for weights, network, inputs, percent in (("random", model, x, None), ("trained", trained, new, accuracy)):
-        snn = casc_core.convert(network, adapter="rnn")
-        require_exact(snn, (inputs,), (scale.peer_steps,))
-        facts.append(activity(f"{weights} weights", snn, (inputs,)) | {"accuracy": percent})
-        entries = spiking_entries(snn, (inputs,), (scale.peer_steps,)) + peer_entries(snn, inputs, scale.peer_steps)
+        snns = conversions(network, "rnn")
+        for snn in snns.values():
+            require_exact(snn, (inputs,), (scale.peer_steps,))
+        facts.append(activity(f"{weights} weights", snns[""], (inputs,)) | {"accuracy": percent})
+        entries = [Entry(ANN, partial(with_relu(network), inputs)), Entry(QUANTISED, partial(network, inputs))]
+        entries += spiking_entries(snns, (inputs,), (scale.peer_steps,))
+        entries += peer_entries(network, snns[""], inputs, scale.peer_steps)
         rows += compare(f"{weights} weights", entries, scale.threads, scale.repeats)
     shape = f"{scale.mlp_layers} layers of {scale.mlp_width}, q={scale.mlp_q}, batch {scale.batch}"
     return {"shape": shape, "peer_steps": scale.peer_steps, "networks": facts, "rows": as_json(rows)}
 
 
 @torch.no_grad()
-def peer_entries(snn: SpikingModel, x: Tensor, steps: int) -> list[Entry]:
+def peer_entries(model: nn.Sequential, snn: SpikingModel, x: Tensor, steps: int) -> list[Entry]:
     """Ours under the peers' own method (IF neurons, input at every step), then the peers."""
-    model = snn.ann
-    assert isinstance(model, nn.Sequential)
-    settings: dict[str, Any] = {"neuron": casc_core.IF(), "schedule": casc_core.Continuous()}
-    same = snn.under(**settings)
+    same = snn.under(casc_core.IF(), casc_core.Continuous())
+    ours = same.simulate(x, T=steps).logits[-1]
     entries = [Entry(f"snn.under(IF, Continuous), T={steps}", lambda: same.simulate(x, T=steps), steps)]
-    # Not on the 16-bit grid, as the peers are not.
-    ours = casc_core.convert(model, adapter="rnn", numerics="as trained", **settings).simulate(x, T=steps).logits[-1]
     for name, peer in peers.found(model).items():
         entries.append(peer_entry(name, peer, x, steps))
         if not isinstance(peer, str):
@@ -143,18 +137,21 @@ def growth(scale: Scale) -> Section:
     """Time until silent relative to the ANN of the same size, as one size after the other grows."""
     base = {"q": 2, "hidden": scale.hidden, "length": scale.length, "batch": scale.growth_batch}
     repeats = max(2, scale.repeats // 2)
-    snn, texts = random_classifier(scale, base["q"], base["hidden"]), random_texts(base["batch"], base["length"])
+    model, texts = random_classifier(scale, base["q"], base["hidden"]), random_texts(base["batch"], base["length"])
     steps = scale.growth["T"]
+    snn = casc_core.convert(model, adapter="rnn")
     require_exact(snn, texts, steps)
-    rows = compare("T", beside_loop(snn, texts, spiking_entries(snn, texts, steps)), scale.threads, repeats)
+    entries = [plain_loop(model, texts), *spiking_entries({"": snn}, texts, steps)]
+    rows = compare("T", entries, scale.threads, repeats)
     axes = {"T": [point(T, rows, fixed(T)) for T in steps] + [point("until silent", rows, SILENT)]}
     for axis, values in scale.growth.items():
         for value in values if axis != "T" else ():
             size = base | {axis: value}
-            snn = random_classifier(scale, size["q"], size["hidden"])
+            model = random_classifier(scale, size["q"], size["hidden"])
             texts = random_texts(size["batch"], size["length"])
+            snn = casc_core.convert(model, adapter="rnn")
             require_exact(snn, texts, ())
-            entries = beside_loop(snn, texts, spiking_entries(snn, texts, ())[:2])
+            entries = [plain_loop(model, texts), Entry(SILENT, partial(snn, *texts))]
             rows = compare(f"{axis}={value}", entries, scale.threads, repeats)
             axes.setdefault(axis, []).append(point(value, rows, SILENT))
     return {"base": base, "axes": axes}
@@ -168,14 +165,21 @@ def point(value: int | str, rows: list[Row], entry: str) -> Section:
 
 def require_exact(snn: SpikingModel, inputs: tuple[Tensor, ...], steps: tuple[int, ...]) -> None:
     """The outputs that will be timed are right: bit for bit the reference's, and at each T those of the whole run."""
-    expected, silent = snn.reference(*inputs), snn.simulate(*inputs)
-    require(torch.equal(snn(*inputs), expected), "snn(...) differs from snn.reference(...)")
-    require(torch.equal(silent.logits[-1], expected), "simulate(T=None) differs from snn.reference(...)")
+    expected, silent = outputs(snn.reference(*inputs)), outputs(snn.simulate(*inputs).logits)
+    for each, answer, over_time in zip(expected, outputs(snn(*inputs)), silent, strict=True):
+        require(torch.equal(answer, each), "snn(...) differs from snn.reference(...)")
+        require(torch.equal(over_time[-1], each), "simulate(T=None) differs from snn.reference(...)")
     for T in steps:
-        logits, known = snn.simulate(*inputs, T=T).logits, min(T, silent.T)
-        same = len(logits) == T and torch.equal(logits[:known], silent.logits[:known])
-        later = torch.equal(logits[known:], expected.expand(T - known, *expected.shape))
-        require(same and later, f"simulate(T={T}) differs from the run until silent")
+        for each, over_time, logits in zip(expected, silent, outputs(snn.simulate(*inputs, T=T).logits), strict=True):
+            known = min(T, len(over_time))
+            same = len(logits) == T and torch.equal(logits[:known], over_time[:known])
+            later = torch.equal(logits[known:], each.expand(T - known, *each.shape))
+            require(same and later, f"simulate(T={T}) differs from the run until silent")
+
+
+def outputs(returned: Any) -> list[Tensor]:
+    """What a network returns, each tensor of it."""
+    return [returned] if isinstance(returned, Tensor) else list(returned)
 
 
 def require_alike(name: str, logits: Tensor, expected: Tensor) -> None:

@@ -49,7 +49,7 @@ CALIBRATION = {
 """Options of a network that was trained with plain ReLU, and their defaults."""
 
 
-FINE_TUNING = TrainingConfig(epochs=10, lr=3e-3, label_smoothing=0.0)
+FINE_TUNING = TrainingConfig(epochs=14, lr=3e-3, weight_decay=0.1, label_smoothing=0.0)
 """Defaults of the training with `--fine-tune`, whatever the images: the network starts close to where it is to end."""
 
 

@@ -96,8 +96,10 @@ class Teacher:
         by_answers = F.cross_entropy(logits.float() / self.temperature, target) * self.temperature**2
         loss = torch.lerp(by_answers, by_labels, self.labels)
         for expected, found in zip(own, features, strict=True):
-            size = expected.float().square().mean().clamp_min(torch.finfo(torch.float32).tiny)
-            loss = loss + (1.0 - done) * self.weight * F.mse_loss(found.float(), expected.float()) / size
+            expected = expected.float()
+            size = torch.linalg.vector_norm(expected).clamp_min(torch.finfo(torch.float32).tiny)
+            relative = torch.linalg.vector_norm(found.float() - expected) / size
+            loss = loss + (1.0 - done) * self.weight * relative.square()
         return loss
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import runpy
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -33,7 +34,7 @@ def run(*arguments: object) -> None:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     # One thread, because two on a machine at work wait for each other.
-    options = "--threads 1 --repeats 1 --only recurrent,feedforward,convolution --data sample".split()
+    options = "--threads 1 --repeats 1 --only recurrent,feedforward,convolution,deep --data sample".split()
     with redirect_stdout(StringIO()) as printed:
         run(*options, "--out", folder)
     assert "## Recurrent classifier" in printed.getvalue()
@@ -48,7 +49,7 @@ def sections(out: Path) -> dict[str, Any]:
 
 
 def test_every_ratio_is_a_positive_number(sections: dict[str, Any]):
-    assert set(sections) == {"recurrent", "feedforward", "convolution"}
+    assert set(sections) == {"recurrent", "feedforward", "convolution", "deep"}
     for section in sections.values():
         timed = [row for row in section["rows"] if row["wall_s"]]
         assert len(timed) >= 10  # more where the peers are installed
@@ -65,7 +66,13 @@ def test_what_cannot_be_run_says_why(sections: dict[str, Any]):
 
 
 def test_every_network_spikes_and_falls_silent(sections: dict[str, Any]):
-    assert [fact["network"].split(",")[0] for fact in sections["recurrent"]["networks"]] == ["q=2", "q=2", "q=8"]
+    assert [fact["network"].split(",")[0] for fact in sections["recurrent"]["networks"]] == [
+        "q=2",
+        "q=2",
+        "q=2",
+        "q=8",
+        "q=8",
+    ]
     for section in sections.values():
         for fact in section["networks"]:
             assert fact["spikes_per_neuron"] > 0
@@ -97,6 +104,41 @@ def test_layers_are_timed_on_both_paths(sections: dict[str, Any]):
     cases = {row["case"].split(":")[0] for row in ways["rows"]}
     assert {"snn(...), layer 5", "snn(...), layer 9", "snn.reference(...), layer 5"} < cases
     assert all(row["wall_ratio"] > 0 for row in ways["rows"])
+
+
+def test_deep_networks_are_timed_with_both_numerics(sections: dict[str, Any]):
+    deep = sections["deep"]
+    assert [fact["network"].split(",")[0] for fact in deep["networks"]] == ["ResNet20", "VGG16", "detector"]
+    for name in ("snn(...), until silent", "snn.reference(...)"):
+        assert {name, f"{name}, 16 bits"} < {row["entry"] for row in deep["rows"]}
+
+
+def test_the_roofline_counts_every_event_at_every_synapse(sections: dict[str, Any]):
+    (layers, others) = (roof["layers"] for roof in sections["deep"]["rooflines"])
+    assert [layer["layer"] for layer in layers] == [layer["layer"] for layer in others]
+    blocks = {f"layer{stage}.{block}.relu1" for stage in (1, 2, 3) for block in range(3)}
+    assert blocks <= {layer["layer"] for layer in layers}
+    images, width = 4, 4
+    inner = 30 * 30 * 9 + 4 * 30 * 6 + 4 * 4  # positions of a 3x3 window on 32x32 pixels that lie in the image
+    assert layers[0]["synapses"] == images * inner * width * width
+    for layer in layers:
+        assert 0 < layer["additions"] / layer["synapses"] < len(layer["densities"])
+
+
+def test_by_other_instructions_it_runs_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In a process whose libraries are kept to them."""
+    asked: list[dict[str, str]] = []
+
+    def started(command: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
+        assert command[1] == str(ENGINE)
+        asked.append(env)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", started)
+    with pytest.raises(SystemExit) as stopped:
+        run("--instructions", "avx2", "--out", tmp_path)
+    assert stopped.value.code == 3
+    assert asked[0]["CASC_KERNELS"] == asked[0]["ATEN_CPU_CAPABILITY"] == "avx2"
 
 
 def test_the_picture_is_there(out: Path):
