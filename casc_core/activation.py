@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import array_api_compat
 import torch
@@ -138,6 +138,9 @@ class Quantised(nn.Module, Generic[Levels]):
         ConfigError: `q < 1` or a threshold that is not positive and finite.
     """
 
+    KEEPS_TYPE: ClassVar[bool] = False
+    """Whether all that its forward makes is of the type of its input and parameters, whatever torch makes by default. A
+    class says so of itself alone: one that inherits from it may have a forward of its own."""
     q: Levels
 
     def __init__(self, q: Levels, threshold: float = 1.0) -> None:

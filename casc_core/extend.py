@@ -76,8 +76,9 @@ from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.running import running, running_product
 from casc_core.engine.signal import Signal
-from casc_core.export.graph import OperationCall, Plain, Value
-from casc_core.export.integer_form import integer_form
+from casc_core.export.integers.call import OperationCall
+from casc_core.export.integers.form import integer_form
+from casc_core.export.integers.graph import Plain, Value
 from casc_core.neuron import LevelThresholds
 from casc_core.numerics import stored
 

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.engine.program import READOUT, Program, Readout, Ref
 from casc_core.engine.recording.recorder import Recorder
 from casc_core.engine.recording.work import Work
+from casc_core.engine.spiking_run import SpikingRun
+from casc_core.engine.structure import holding
 from casc_core.reporting.series import last_repeated, zero_padded
+from casc_core.reporting.summaries import Summarised
 
 
-@dataclass(frozen=True)
-class LayerSpikes:
+@dataclass(frozen=True, repr=False)
+class LayerSpikes(Summarised):
     """One layer's activity, over the whole batch. `[T]` each.
 
     Attributes:
@@ -47,7 +51,7 @@ class LayerSpikes:
     potentials: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulation:
     """A run in spikes.
 
@@ -133,6 +137,36 @@ def _join_layers(parts: Sequence[LayerSpikes], steps: int) -> LayerSpikes:
 
 def _summed(counts: Sequence[Tensor], steps: int) -> Tensor:
     return torch.stack([zero_padded(each, steps) for each in counts]).sum(0)
+
+
+def simulation_of(run: SpikingRun, recorder: Recorder, program: Program, outputs: Sequence[Any]) -> Simulation:
+    """What a recorded run gave; its outputs are a list, by number.
+
+    Args:
+        outputs: of the program; of readouts, what they say after each step until they stay as they are.
+    """
+    silent = torch.zeros(recorder.samples, dtype=torch.int64)
+    for last in recorder.last_spike.values():
+        silent = torch.maximum(silent, last)
+    length = run.steps or max(len(run.awake), int(silent.max()))
+    over_time = [
+        last_repeated(output, length) if isinstance(readout, Readout) else output
+        for output, readout in zip(outputs, program.outputs, strict=True)
+    ]
+    awake = run.wake_weights(length)
+    at_readout = operations_by_step(recorder.work.get(READOUT, Work()), awake, length)
+    return Simulation(over_time, silent, layer_spikes(recorder, awake, length), *at_readout)
+
+
+def in_structure(program: Program, simulation: Simulation) -> Simulation:
+    """A simulation whose outputs stand where the model's forward has them; those that the inputs decide, at each step."""
+    outputs = [
+        output.expand(simulation.T, *output.shape)
+        if isinstance(readout, Ref) and isinstance(output, Tensor)
+        else output
+        for output, readout in zip(simulation.outputs, program.outputs, strict=True)
+    ]
+    return replace(simulation, outputs=holding(program.structure, outputs))
 
 
 def layer_spikes(recorder: Recorder, awake: Sequence[int], steps: int) -> dict[str, LayerSpikes]:

@@ -23,28 +23,21 @@ from casc_core.engine.level_run import LevelRun
 from casc_core.engine.network import Network, resolved_schedule
 from casc_core.engine.ops import Op, device_of
 from casc_core.engine.ops.op import CONVERT_AGAIN
-from casc_core.engine.products.total_product import TotalProduct
-from casc_core.engine.program import READOUT, Program, Readout, Ref
-from casc_core.engine.readout import final_readout, readout_over_time
+from casc_core.engine.program import Program, Readout
+from casc_core.engine.readout import check_readout, final_readout, readout_over_time
 from casc_core.engine.recording.recorder import Recorder
-from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LEAST_ROOM, Run
 from casc_core.engine.saved import write
-from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
 from casc_core.engine.structure import holding
 from casc_core.errors import CascError, ConfigError, ConversionError, InputError
-from casc_core.export.folder import write as write_integers
-from casc_core.export.golden import golden
 from casc_core.export.hub import push
-from casc_core.export.nir import WrittenNir, write_nir
-from casc_core.export.onnx.model import WrittenModel, write_model
+from casc_core.export.integers.model import arguments_of, one_by_one, write_integers
+from casc_core.export.nir.model import WrittenNir, write_nir
+from casc_core.export.onnx.model import WrittenModel, write_onnx
 from casc_core.neuron import Neuron
-from casc_core.numerics import AsTrained
-from casc_core.reporting.series import last_repeated
 from casc_core.schedule import Schedule, check_steps
-from casc_core.simulation import Simulation, join_simulations, layer_spikes, operations_by_step
-from casc_core.storage.files import write_whole
+from casc_core.simulation import Simulation, in_structure, join_simulations, simulation_of
 
 
 class Origin(Protocol):
@@ -182,12 +175,12 @@ class SpikingModel(nn.Module):
         """
         self.check_steps(T)
         if record:
-            return self.simulate_recorded(inputs, named, T, _recorder_of(record))
+            return self.simulate_recorded(inputs, named, T, Recorder.of(record))
         program, arguments = self._bound(inputs, named)
         parts = self._splitter(program).parts(arguments, self._spiking_run(T, None), self.memory_limit)
         simulations = (self._simulated(program, part, T, Recorder()) for part in parts)
         return undisturbed(
-            lambda: _in_structure(program, join_simulations(simulations, partial(parts.join, over_time=True)))
+            lambda: in_structure(program, join_simulations(simulations, partial(parts.join, over_time=True)))
         )
 
     def check_steps(self, T: int | None) -> None:
@@ -213,24 +206,14 @@ class SpikingModel(nn.Module):
     ) -> Simulation:
         """`simulate` of the whole batch at once; what `recorder` is set to keep is in it afterwards."""
         program, arguments = self._bound(inputs, named)
-        return undisturbed(lambda: _in_structure(program, self._simulated(program, arguments, steps, recorder)))
+        return undisturbed(lambda: in_structure(program, self._simulated(program, arguments, steps, recorder)))
 
     def _simulated(self, program: Program, arguments: Inputs, steps: int | None, recorder: Recorder) -> Simulation:
         """A simulation whose outputs are a list, by number."""
         recorder.keep_activity = True
         run = self._spiking_run(steps, recorder)
         outputs = self._evaluated(run, program, arguments, partial(readout_over_time, run=run))
-        silent = torch.zeros(recorder.samples, dtype=torch.int64)
-        for last in recorder.last_spike.values():
-            silent = torch.maximum(silent, last)
-        length = steps or max(len(run.awake), int(silent.max()))
-        over_time = [
-            last_repeated(output, length) if isinstance(readout, Readout) else output
-            for output, readout in zip(outputs, program.outputs, strict=True)
-        ]
-        awake = run.wake_weights(length)
-        at_readout = operations_by_step(recorder.work.get(READOUT, Work()), awake, length)
-        return Simulation(over_time, silent, layer_spikes(recorder, awake, length), *at_readout)
+        return simulation_of(run, recorder, program, outputs)
 
     def parts(self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int | None) -> Parts:
         """The inputs, by name, in parts whose simulations for `T` steps stay under the memory limit each.
@@ -357,23 +340,13 @@ class SpikingModel(nn.Module):
             StorageError: the folder cannot be written, or holds something that is not an export.
         """
         self.require_unchanged()
-        self.check_steps(T)
-        if self._device not in (None, torch.device("cpu")):
-            raise ConfigError(f"an export runs on the CPU, and the network is on {self._device}: export snn.cpu()")
-        given, named = _arguments_of(inputs)
-        program, arguments = self._bound(given, named)
-        run = self._spiking_run(T, None)
-        whole = self._splitter(program).followed(arguments, run)
-        if whole.why_not is not None:
-            raise InputError(f"samples are exported one by one, and these cannot be taken apart: {whole.why_not}")
+        run, (program, arguments) = self._spiking_run(T, None), self._bound(*arguments_of(inputs))
+        samples = one_by_one(arguments, self._splitter(program).followed(arguments, run))
 
         def simulate(sample: Mapping[str, Any], recorder: Recorder) -> Simulation:
             return self.simulate_recorded((), sample, T, recorder)
 
-        samples = Parts(arguments, whole, whole.samples)
-        found = golden(self.settings, program, samples, simulate, run.wake_weights(T))
-        by_inputs = [name for name in program.returned.names if name not in program.returned.readouts]
-        write_integers(found, self.settings, by_inputs, folder, hex)
+        write_integers(folder, self.network, program, samples, simulate, run.wake_weights(T), hex)
 
     def push_to_hub(
         self,
@@ -429,9 +402,7 @@ class SpikingModel(nn.Module):
         program, arguments = self._bound(inputs, named)
         run = LevelRun(self.settings.numerics, self.settings.levels)
         batch = self._splitter(program).followed(arguments, run).dims
-        model, written = write_model(self.network, program, arguments, batch)
-        write_whole(Path(file), model)
-        return written
+        return write_onnx(file, self.network, program, arguments, batch)
 
     def export_nir(self, file: str | Path, *inputs: Any, **named: Any) -> WrittenNir:
         """Write the network as a NIR graph (neuroir.org), for other simulators and neuromorphic hardware.
@@ -453,9 +424,7 @@ class SpikingModel(nn.Module):
             StorageError: the file cannot be written.
         """
         self.require_unchanged()
-        written, nir = write_nir(self.network, *self._bound(inputs, named))
-        write_whole(Path(file), written)
-        return nir
+        return write_nir(file, self.network, *self._bound(inputs, named))
 
     def __prepare_scriptable__(self) -> SpikingModel:
         raise captured("torch.jit.script")
@@ -475,7 +444,10 @@ class SpikingModel(nn.Module):
         return holding(program.structure, undisturbed(lambda: parts.join(map(one, parts))))
 
     def _splitter(self, program: Program) -> Splitter:
-        return self._splitters.setdefault(frozenset(program.inputs), Splitter(program, self.operations()))
+        given = frozenset(program.inputs)
+        if given not in self._splitters:
+            self._splitters[given] = Splitter(program, self.operations())
+        return self._splitters[given]
 
     def _evaluated(
         self, run: Run, program: Program, arguments: Inputs, read: Callable[..., Tensor | None]
@@ -483,6 +455,7 @@ class SpikingModel(nn.Module):
         """The outputs of a run, of which `read(output=..., readout=...)` gives those that neurons compute."""
         # As much as a mask by pairs of long texts takes, or an enlarged image; far from what would exhaust a machine.
         run.room = max(LEAST_ROOM, self.memory_limit // 128) + 1024 * sum(each.numel() for each in arguments.values())
+        run.device = self._device
         if run.recorder is not None:
             whole = self._splitter(program).followed(arguments, run)
             run.recorder.samples, run.recorder.whose = whole.recorded, whole.layers
@@ -490,11 +463,11 @@ class SpikingModel(nn.Module):
         self._require_composition()
         for op in operations:
             op.require_unchanged()
-        if self._device is not None and run.numerics.is_exact:
-            require_exact_products(self._device)
+        if run.device is not None and run.numerics.is_exact:
+            require_exact_products(run.device)
 
         def checked(readout: Readout, output: Any) -> Tensor | None:
-            _check_readout(output, readout, run)
+            check_readout(output, readout, run)
             return read(output=output, readout=readout)
 
         try:
@@ -528,8 +501,9 @@ class SpikingModel(nn.Module):
                     return self.programs[given]
                 except ConversionError as error:
                     why = f". Called like this it cannot be converted: {error}"
-            ways = " or ".join(str(tuple(program.inputs)) for program in self.programs.values())
-            raise InputError(f"the network takes {ways}; got {shown or tuple(sorted(given))}{why}")
+            ways = " or ".join(f"({', '.join(program.inputs)})" for program in self.programs.values())
+            got = f"({', '.join(shown or sorted(given))})" if given else "no input"
+            raise InputError(f"the network takes {ways}; got {got}{why}")
         return self.programs[given]
 
     def extend(self, ops: list[Op], program: Program, layers: Iterable[str]) -> None:
@@ -553,47 +527,6 @@ class SpikingModel(nn.Module):
             f"{settings.neuron}, {settings.schedule}, {settings.numerics}, q={settings.q}, layers={list(self.layers)}, "
             f"kernels={instructions() or 'none'}"
         )
-
-
-def _arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs by position and by name."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
-
-
-def _recorder_of(record: Collection[str]) -> Recorder:
-    """A recorder that keeps these.
-
-    Raises:
-        ConfigError: there is nothing of such a name.
-    """
-    if isinstance(record, str) or not set(record) <= {"spikes", "potentials"}:
-        raise ConfigError(f'record names "spikes", "potentials" or both, as in record=("spikes",); got {record!r}')
-    return Recorder(keep_trains="spikes" in record, keep_potentials="potentials" in record)
-
-
-def _check_readout(output: Any, readout: Readout, run: Run) -> None:
-    """Refuse an output whose sums might round, or that has no row for each sample."""
-    if not isinstance(output, Signal):
-        raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
-    if not output.shape:
-        raise InputError("the network returns a single number for the whole batch; return one row for each sample")
-    if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
-        # As trained, the drive of the readout is on no grid: it is added last, entry by entry.
-        drive = 0.0 if isinstance(run.numerics, AsTrained) else output.drive_reach
-        run.sum_dtype(run.total, output.bound, drive, readout.exponent, "the readout")
-
-
-def _in_structure(program: Program, simulation: Simulation) -> Simulation:
-    """A simulation whose outputs stand where the model's forward has them; those that the inputs decide, at each step."""
-    outputs = [
-        output.expand(simulation.T, *output.shape)
-        if isinstance(readout, Ref) and isinstance(output, Tensor)
-        else output
-        for output, readout in zip(simulation.outputs, program.outputs, strict=True)
-    ]
-    return replace(simulation, outputs=holding(program.structure, outputs))
 
 
 def _keeps_levels(q: int, neuron: Neuron, schedule: Schedule) -> bool:

@@ -38,9 +38,11 @@ from casc_seq.classifier import Standardise
 from casc_seq.gated import GatedLayers
 from casc_seq.gated_populations import EmittedPopulation, GatedNode
 from casc_seq.gru import GRU
+from casc_seq.last_state import LastState
 from casc_seq.layers import RecurrentLayers
 from casc_seq.lstm import LSTM
-from casc_seq.recurrence import LastState, Recurrence, recurrent_grid
+from casc_seq.recurrence import Recurrence
+from casc_seq.recurrent_grid import recurrent_grid
 from casc_seq.rnn import RNN
 
 RULES = RuleTable()
@@ -305,7 +307,7 @@ def _prepared_lstm(module: nn.Module, q: int, threshold: float) -> RecurrentLaye
 
 
 def _recognises(model: nn.Module) -> bool:
-    kinds = (nn.RNNBase, nn.Embedding, nn.EmbeddingBag, RecurrentLayers)
+    kinds = (nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag, RecurrentLayers)
     return any(isinstance(module, kinds) for module in model.modules())
 
 

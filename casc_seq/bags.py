@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from casc_core.conversion.rules.arithmetic import divide
 from casc_core.conversion.rules.reduction import total
-from casc_core.engine.functions import name_of
 from casc_core.errors import InputError
 from casc_core.extend import (
     Abstract,
@@ -29,6 +28,7 @@ from casc_core.extend import (
     Whole,
     settings,
 )
+from casc_core.operations import name_of
 
 
 class PaddedBags(Op, saved_as="PaddedBags"):

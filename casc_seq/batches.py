@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import InputError
+from casc_core.reporting.summaries import Summarised
 from casc_lab.distributed import Share
 from casc_lab.training.task import Part
 from casc_seq.text.tokenizer import PAD, check_count
@@ -18,8 +19,8 @@ _POOL = 50
 """Batches whose texts are sorted by length together: enough for little padding, few enough to stay random."""
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Summarised):
     """Texts of a data set, padded to the longest of them.
 
     Attributes:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 import casc_core
-from casc_core.engine.recording.recorder import Recorder
 from casc_core.errors import InputError, StorageError
+from casc_core.operations import Recorder
 from casc_core.reporting.predictions import reading
 from casc_core.reporting.series import zero_padded
+from casc_core.reporting.summaries import Summarised
 from casc_core.storage.strict import of, strings
 from casc_lab.evaluation.results_folder import NETWORK, RESULTS, results_of
 from casc_lab.training.store import component, read_description
@@ -20,8 +21,8 @@ from casc_seq.experiment import TextPipeline, Tokenizer
 from casc_seq.text.tokenizer import UNKNOWN
 
 
-@dataclass(frozen=True)
-class ClassifiedText:
+@dataclass(frozen=True, repr=False)
+class ClassifiedText(Summarised):
     """A text as a network classifies it, in spikes.
 
     Attributes:

@@ -42,6 +42,18 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias) if operator is None else operator(x, weight, bias)
 
 
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """`grad^T x`, of rows: the gradient of the weights that have made one of the other.
+
+    The product is the faster one of two that are each other's transpose: that with fewer rows of results.
+
+    >>> weight_gradient(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[3., 4.],
+            [6., 8.]])
+    """
+    return dense(grad.t(), x.t()) if grad.shape[1] <= x.shape[1] else dense(x.t(), grad.t()).t()
+
+
 class _Dense(torch.autograd.Function):
     """The same with its gradients."""
 
@@ -57,7 +69,7 @@ class _Dense(torch.autograd.Function):
         wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
         return (
             dense(grad, weight.t()) if wanted else None,
-            dense(grad.t(), x.t()) if weight_wanted else None,
+            weight_gradient(grad, x) if weight_wanted else None,
             grad.sum(0) if ctx.biased and bias_wanted else None,
         )
 

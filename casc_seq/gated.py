@@ -17,7 +17,12 @@ def to_levels(x: Tensor, q: int | None) -> Tensor:
     >>> to_levels(torch.tensor([0.1, 0.4, -0.4, 1.0]), 4)
     tensor([ 0.,  2., -2.,  4.])
     """
-    return x if q is None else (x * q).add_(0.5).floor_()
+    return x if q is None else to_levels_in_place(x * q, q)
+
+
+def to_levels_in_place(levels: Tensor, q: int | None) -> Tensor:
+    """The nearest whole levels, in place; without levels, as they are."""
+    return levels if q is None else levels.add_(0.5).floor_()
 
 
 def nearest(x: Tensor, q: int | None) -> Tensor:

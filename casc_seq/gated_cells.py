@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from casc_core.engine import kernels
-from casc_core.engine.recording.spike_counts import by_step
-from casc_core.engine.run import LARGEST_TOTAL
 from casc_core.extend import Numbers, Provenance, Whole, Work, settings, tensors
 from casc_core.numerics import largest
+from casc_core.operations import LARGEST_TOTAL, by_step, kernels
 from casc_seq.gated_position import Position
 from casc_seq.gated_recurrence import GatedRecurrence
 from casc_seq.level_thresholds import nearest_thresholds
@@ -42,8 +40,9 @@ class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):
         return self.q
 
     def packed(self) -> kernels.GatedWeights:
+        state = nearest_thresholds(self.q, self.q)
         return kernels.GatedWeights.gru(
-            self.weight, self.bias, self.sigmoid, self.tanh, nearest_thresholds(self.q, self.q)
+            self.weight, self.bias, self.sigmoid, self.tanh, state, self.settings["exponent"]
         )
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
@@ -100,7 +99,9 @@ class LSTMRecurrence(GatedRecurrence, saved_as="LSTMRecurrence"):
 
     def packed(self) -> kernels.GatedWeights:
         state, cell = (nearest_thresholds(highest, self.q) for highest in (self.q, self.cells))
-        return kernels.GatedWeights.lstm(self.weight, self.sigmoid, self.tanh, state, cell, self.table)
+        return kernels.GatedWeights.lstm(
+            self.weight, self.sigmoid, self.tanh, state, cell, self.table, self.settings["exponent"]
+        )
 
     def step(self, at: Position) -> tuple[Tensor, ...]:
         q, hidden = self.q, self.hidden

@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from casc_core.engine.ops import Pick
-from casc_core.engine.products.exact_sums import largest_row
 from casc_core.extend import (
     Form,
     InputNode,
@@ -26,10 +24,11 @@ from casc_core.extend import (
     stored,
 )
 from casc_core.numerics import largest
+from casc_core.operations import Pick, largest_row
 from casc_seq.gated_cells import GRURecurrence, LSTMRecurrence
 from casc_seq.gated_recurrence import Emitted, GatedRecurrence
 from casc_seq.level_thresholds import atanh_thresholds, logit_thresholds, tanh_table
-from casc_seq.recurrence import recurrent_grid
+from casc_seq.recurrent_grid import recurrent_grid
 
 
 @dataclass(frozen=True, eq=False, repr=False)

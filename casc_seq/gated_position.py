@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.engine.signal import add_trains
 from casc_core.extend import LevelThresholds, Run
+from casc_core.operations import add_trains
 
 
 @dataclass(frozen=True)

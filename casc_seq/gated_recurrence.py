@@ -16,15 +16,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from casc_core.engine import kernels
-from casc_core.engine.kernels import Sequences
-from casc_core.engine.ops import entries
-from casc_core.engine.products.exact_sums import largest_row
-from casc_core.engine.products.spike_product import Product
-from casc_core.engine.products.weight_cache import WeightCache
-from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.signal import TableRows
-from casc_core.engine.spiking_run import SpikingRun
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
@@ -44,6 +35,7 @@ from casc_core.extend import (
     tensors,
 )
 from casc_core.numerics import largest
+from casc_core.operations import LayerTrain, Product, TableRows, WeightCache, by_step, entries, kernels, largest_row
 from casc_core.reporting.series import last_repeated, zero_padded
 from casc_seq.gated_position import Position, begun
 from casc_seq.level_thresholds import nearest_thresholds
@@ -186,7 +178,7 @@ class GatedRecurrence(Op, abstract=True):
         neuron, train = run.kernel_neuron, current.train
         if neuron is None or not run.numerics.is_exact or not kernels.ready(train, self.weight):
             return None
-        if isinstance(run, SpikingRun) and run.neuron.initial_potential:
+        if run.initial_potential(None, 1.0, self.settings["exponent"], train.device) is not None:
             return None
         weights = self.kept(self.weight, "gated", self.packed)
         if not weights.fits:
@@ -199,7 +191,7 @@ class GatedRecurrence(Op, abstract=True):
         train = train if train.stride(-1) == 1 else train.contiguous()
         drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
         lengths = None if lengths is None else lengths.contiguous()
-        sequences = Sequences(drive, index, train, None, lengths, self.settings["reverse"])
+        sequences = kernels.Sequences(drive, index, train, None, lengths, self.settings["reverse"])
         begins = [each.contiguous() for each in initial]
         start = begins if any(bool(each.any()) for each in begins) else [None for _ in begins]
         recorded = run.recorder is not None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from casc_seq.dense import dense, linear
+from casc_seq.dense import dense, linear, weight_gradient
 from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
@@ -97,7 +97,7 @@ class _Recurrence(torch.autograd.Function):
             grad_start[known:size] = into_previous[known:]
         flat = grad_products.flatten(1)
         grad_drive = torch.cat([flat[:, : 2 * hidden], grad * into_candidate], dim=1)
-        grad_weight = dense(flat.t(), previous.t()).div_(scale)
+        grad_weight = weight_gradient(flat, previous).div_(scale)
         return grad_drive, grad_start, grad_weight, flat.sum(0) if ctx.biased else None, None, None
 
 
@@ -137,6 +137,8 @@ class GRU(GatedLayers):
     >>> bool((output * 4 == (output * 4).round()).all())
     True
     """
+
+    KEEPS_TYPE = True
 
     GATES = 3
     POPULATIONS = (".reset", ".update", ".candidate", ".hidden")

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casc_core.export.graph import OperationCall, Value, depends
-from casc_core.export.integer_form import integer_form
-from casc_core.export.integers import bits_of, finest_exponent, magnitude_units, units
-from casc_core.export.populations import made, neuron_fields, potential_bits
+from casc_core.export.grids import finest_exponent
+from casc_core.export.integers.call import OperationCall, depends
+from casc_core.export.integers.form import integer_form
+from casc_core.export.integers.graph import Value
+from casc_core.export.integers.numbers import bits_of, magnitude_units, units
+from casc_core.export.integers.rules.neurons import made, neuron_fields, potential_bits
 from casc_core.extend import LevelThresholds, Signal
 from casc_seq.gated_cells import GRURecurrence, LSTMRecurrence
 from casc_seq.gated_recurrence import Emitted, GatedRecurrence
@@ -222,7 +224,7 @@ def _times(call: OperationCall, node: Node, factor: int) -> Node:
 
 
 def _product(call: OperationCall, one: Node, other: Node) -> Node:
-    return call.node("product", [one[0], other[0]], one[1] + other[1], _shape(call))
+    return call.product(one, other, _shape(call))
 
 
 def _added(call: OperationCall, read: Sequence[Node]) -> Node:

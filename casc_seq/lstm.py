@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import ConfigError, InputError
-from casc_seq.dense import dense, linear
-from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
+from casc_seq.dense import dense, linear, weight_gradient
+from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels_in_place
 from casc_seq.layers import Course, Visit
 from casc_seq.rows import previous_rows
 
@@ -21,15 +21,19 @@ _Order = list[tuple[int, int, int]]
 
 
 class _Pass(NamedTuple):
-    """What a pass over all rows leaves.
+    """What a pass over all rows leaves. A tanh is computed as `2 sigmoid(2 x) - 1`, which torch does several times as fast.
 
     Attributes:
-        smooth: `[rows, 4 * hidden]`: input and forget gate, candidate and output gate before they are rounded, in units.
+        smooth: `[rows, 4 * hidden]`: sigmoids of input and forget gate, of twice the candidate, and of the output gate.
+        gates: the same in levels: what they are rounded to.
+        seen: `[rows, hidden]`: sigmoids of twice the cell after.
         previous, previous_cells: `[rows, hidden]`: hidden state and cell before, in levels.
         levels, cells: the same after.
     """
 
     smooth: Tensor
+    gates: Tensor
+    seen: Tensor
     previous: Tensor
     previous_cells: Tensor
     levels: Tensor
@@ -40,38 +44,48 @@ def _forward(
     drive: Tensor, start: Tensor, start_cells: Tensor, weight: Tensor, order: _Order, q: int | None, cell_range: int
 ) -> _Pass:
     hidden, scale = start.shape[1], q or 1
-    smooth = drive.clone()
-    levels, cells, previous, previous_cells = (drive.new_empty(len(drive), hidden) for _ in range(4))
+    candidate = slice(2 * hidden, 3 * hidden)
+    smooth, weight = drive.clone(), weight / scale
+    smooth[:, candidate] *= 2
+    weight[candidate] *= 2
+    levels, cells, seen, previous, previous_cells = (drive.new_empty(len(drive), hidden) for _ in range(5))
+    gates = torch.empty_like(smooth)
     last = 0
     for row, size, known in order:
         before = begin(levels, start, row, size, known, last, previous)
         cell_before = begin(cells, start_cells, row, size, known, last, previous_cells)
-        gates, cell = smooth[row : row + size], cells[row : row + size]
-        gates.add_(dense(before, weight), alpha=1 / scale)
-        gates[:, : 2 * hidden].sigmoid_()
-        gates[:, 2 * hidden : 3 * hidden].tanh_()
-        gates[:, 3 * hidden :].sigmoid_()
-        taken, kept, new, shown = to_levels(gates, q).chunk(4, 1)
+        at = slice(row, row + size)
+        opened, cell, state = gates[at], cells[at], levels[at]
+        torch.mul(smooth[at].add_(dense(before, weight)).sigmoid_(), scale, out=opened)
+        opened[:, candidate].mul_(2).sub_(scale)
+        taken, kept, new, shown = to_levels_in_place(opened, q).chunk(4, 1)
         torch.mul(kept, cell_before, out=cell).addcmul_(taken, new)
         if q is not None:
             nearest(cell.div_(q), q).clamp_(-cell_range * q, cell_range * q)
-        torch.mul(shown, _shown(cell, q), out=levels[row : row + size])
+        torch.mul(cell, 2 / scale, out=seen[at]).sigmoid_()
+        torch.mul(shown, _shown(seen[at], q), out=state)
         if q is not None:
-            nearest(levels[row : row + size].div_(q), q)
+            nearest(state.div_(q), q)
         last = row
-    return _Pass(smooth, previous, previous_cells, levels, cells)
+    return _Pass(smooth, gates, seen, previous, previous_cells, levels, cells)
 
 
-def _shown(cells: Tensor, q: int | None) -> Tensor:
-    """The cell as the output gate meets it: `round(q tanh(C/q))`."""
-    return cells.tanh() if q is None else to_levels((cells / q).tanh_(), q)
+def _shown(seen: Tensor, q: int | None) -> Tensor:
+    """The cell as the output gate meets it, `round(q tanh(C/q))`, of the sigmoid of twice the cell."""
+    scale = q or 1
+    return to_levels_in_place((seen * (2 * scale)).sub_(scale), q)
+
+
+def _slope(sigmoid: Tensor) -> Tensor:
+    """The derivative of a sigmoid, of its value; that of a tanh that is computed by it is four times that."""
+    return torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1)
 
 
 class _Recurrence(torch.autograd.Function):
     """One direction of one layer over a whole packed sequence, in levels: the hidden states, and the cells.
 
-    The gradient goes straight through every rounding, and is zero where the cell is clipped to its range. What does not
-    depend on later positions is computed for all of them at once.
+    The gradient goes straight through every rounding, and is zero where the cell is clipped to its range. Each position is
+    done while what it reads is in the processor's cache.
     """
 
     @staticmethod
@@ -87,48 +101,53 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         done = _forward(drive, start, start_cells, weight, order, q, cell_range)
         ctx.order, ctx.q, ctx.cell_range = order, q, cell_range
-        ctx.save_for_backward(done.smooth, done.previous, done.previous_cells, done.cells, weight)
+        ctx.save_for_backward(
+            done.smooth, done.gates, done.seen, done.previous, done.previous_cells, done.cells, weight
+        )
         return done.levels, done.cells
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        smooth, previous, previous_cells, cells, weight = ctx.saved_tensors
+        smooth, gates, seen, previous, previous_cells, cells, weight = ctx.saved_tensors
         order, q, hidden = ctx.order, ctx.q, previous.shape[1]
         scale = q or 1
-        take, forget, candidate, output = smooth.chunk(4, 1)
-        taken, kept, new, shown = to_levels(smooth, q).chunk(4, 1)
-        cell_shown = (cells / scale).tanh()
-        into_cell = shown / scale * (1 - cell_shown * cell_shown)
-        slopes = smooth.new_empty(len(smooth), 3, hidden)
-        torch.mul(new, take * (1 - take), out=slopes[:, 0])
-        torch.mul(previous_cells, forget * (1 - forget), out=slopes[:, 1])
-        torch.mul(taken, 1 - candidate * candidate, out=slopes[:, 2])
-        if q is not None:  # nothing goes through where the cell is clipped
-            inside = nearest((kept * previous_cells).addcmul_(taken, new).div_(q), q).abs_() <= ctx.cell_range * q
-            slopes *= inside.unsqueeze(1)
-            kept = kept * inside / q
+        inside = None if q is None else _inside(gates, previous_cells, cells, q, ctx.cell_range * q)
         grad, grad_cells = grads[0].clone(), grads[1].clone()
-        output_slopes = _shown(cells, q) * output * (1 - output)
-        grad_drive = smooth.new_empty(len(smooth), 4, hidden)
+        grad_drive, back = smooth.new_empty(len(smooth), 4, hidden), (weight / scale).t()
         rows = max(size for _, size, _ in order)
         grad_start, grad_start_cells = torch.zeros_like(previous[:rows]), torch.zeros_like(previous[:rows])
         for visit in reversed(range(len(order))):
             row, size, known = order[visit]
             at = slice(row, row + size)
-            cell = grad_cells[at].addcmul_(grad[at], into_cell[at])
-            torch.mul(cell.unsqueeze(1), slopes[at], out=grad_drive[at, :3])
-            torch.mul(grad[at], output_slopes[at], out=grad_drive[at, 3])
-            into_previous = dense(grad_drive[at].flatten(1), weight.t()).div_(scale)
+            taken, kept, new, shown = gates[at].chunk(4, 1)
+            arriving, own = grad[at], grad_drive[at]
+            cell = grad_cells[at].addcmul_(arriving, _slope(seen[at]).mul_(shown), value=4 / scale)
+            if inside is not None:
+                cell *= inside[at]
+            torch.mul(cell, new, out=own[:, 0])
+            torch.mul(cell, previous_cells[at], out=own[:, 1])
+            torch.mul(cell, taken, out=own[:, 2]).mul_(4)
+            torch.mul(arriving, _shown(seen[at], q), out=own[:, 3])
+            flat = own.flatten(1).mul_(_slope(smooth[at]))
+            into_previous, into_cell = dense(flat, back), cell.mul_(kept).div_(scale)
             if known:
                 earlier = order[visit - 1][0]
                 grad[earlier : earlier + known] += into_previous[:known]
-                grad_cells[earlier : earlier + known].addcmul_(cell[:known], kept[row : row + known])
+                grad_cells[earlier : earlier + known] += into_cell[:known]
             if known < size:
                 grad_start[known:size] = into_previous[known:]
-                grad_start_cells[known:size] = cell[known:] * kept[row + known : row + size]
+                grad_start_cells[known:size] = into_cell[known:]
         flat = grad_drive.flatten(1)
-        grad_weight = dense(flat.t(), previous.t()).div_(scale)
+        grad_weight = weight_gradient(flat, previous).div_(scale)
         return flat, grad_start, grad_start_cells, grad_weight, None, None, None
+
+
+def _inside(gates: Tensor, previous_cells: Tensor, cells: Tensor, q: int, largest: int) -> Tensor | None:
+    """Where a cell is not clipped to its largest level, to which nothing goes back; None: nowhere is it."""
+    if float(cells.abs().max()) < largest:
+        return None
+    taken, kept, new, _ = gates.chunk(4, 1)
+    return nearest((kept * previous_cells).addcmul_(taken, new).div_(q), q).abs_() <= largest
 
 
 _recurrence: Callable[[Tensor, Tensor, Tensor, Tensor, _Order, int | None, int], tuple[Tensor, Tensor]]
@@ -169,6 +188,8 @@ class LSTM(GatedLayers):
     >>> bool((c_n * 4 == (c_n * 4).round()).all())
     True
     """
+
+    KEEPS_TYPE = True
 
     GATES = 4
     RETURNED = (None, (None, None))
@@ -230,20 +251,21 @@ class LSTM(GatedLayers):
     def course(self, visit: Visit, levels: Sequence[Tensor] | None = None) -> Course:
         drive, start, start_cells, weight = self._read(visit)
         scale, hidden = self.scale, self.hidden_size
+        candidate = slice(2 * hidden, 3 * hidden)
         if levels is None:
             done = _forward(drive, start, start_cells, weight, visit.order, self.q, self.cell_range)
             previous_cells, smooth = done.previous_cells, done.smooth
-            levels = [*to_levels(smooth, self.q).chunk(4, 1), done.cells, done.levels]
+            levels = [*done.gates.chunk(4, 1), done.cells, done.levels]
         else:
             previous = previous_rows(levels[-1], start, visit.order)
             previous_cells = previous_rows(levels[-2], start_cells, visit.order)
             smooth = drive + hidden_product(previous, weight, None, scale)
-            smooth[:, : 2 * hidden].sigmoid_()
-            smooth[:, 2 * hidden : 3 * hidden].tanh_()
-            smooth[:, 3 * hidden :].sigmoid_()
+            smooth[:, candidate] *= 2
+            smooth.sigmoid_()
+        smooth[:, candidate].mul_(2).sub_(1)
         taken, kept, new, shown, cells, _ = levels
         cell = (kept * previous_cells + taken * new) / scale
-        state = shown * _shown(cells, self.q) / scale
+        state = shown * _shown((cells * (2 / scale)).sigmoid_(), self.q) / scale
         return Course(
             list(levels),
             [*(smooth * scale + 0.5).chunk(4, 1), before_nearest(cell, scale), before_nearest(state, scale)],

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from casc_core.engine.products.exact_sums import weight_limbs
 from casc_core.export.onnx.graph import SymbolicTensor, likes
 from casc_core.export.onnx.rules import writes
 from casc_core.export.onnx.rules.affine import linear_product, on_grids
@@ -17,9 +16,11 @@ from casc_core.export.onnx.rules.inputs import real_input
 from casc_core.export.onnx.rules.neurons import check_potential, levels_of, levels_reached
 from casc_core.export.onnx.signals import SymbolicSignal, Writer, unsupported
 from casc_core.numerics import INPUT_EXPONENT, largest
+from casc_core.operations import weight_limbs
 from casc_seq.gated_cells import GRURecurrence, LSTMRecurrence
 from casc_seq.gated_recurrence import Emitted, GatedRecurrence
-from casc_seq.recurrence import LastState, Recurrence
+from casc_seq.last_state import LastState
+from casc_seq.recurrence import Recurrence
 
 Tensors = Sequence[SymbolicTensor]
 Step = Callable[[Tensors, SymbolicTensor], Tensors]

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from casc_core.engine import kernels
-from casc_core.engine.batching.samples import Train, meta
-from casc_core.engine.kernels import RecurrentSpikes, Sequences
-from casc_core.engine.ops import entries
-from casc_core.engine.products.exact_sums import exact_product
-from casc_core.engine.products.spike_product import Product
-from casc_core.engine.products.weight_cache import WeightCache
-from casc_core.engine.recording.spike_counts import LayerTrain, by_step
-from casc_core.engine.signal import TableRows, running_total
 from casc_core.errors import InputError
 from casc_core.extend import (
     EXPONENT,
     Abstract,
-    Connection,
     Flag,
     Follower,
     Numbers,
@@ -33,15 +22,25 @@ from casc_core.extend import (
     Provenance,
     Run,
     Signal,
-    SignalNode,
-    Snapping,
     Text,
     Work,
     settings,
     tensors,
 )
-from casc_core.numerics import INPUT_EXPONENT, AsTrained, binade, largest
+from casc_core.numerics import INPUT_EXPONENT, binade, largest
+from casc_core.operations import (
+    LayerTrain,
+    Product,
+    TableRows,
+    Train,
+    WeightCache,
+    by_step,
+    entries,
+    exact_product,
+    kernels,
+)
 from casc_core.reporting.series import last_repeated, zero_padded
+from casc_seq.recurrent_train import RecurrentTrain
 from casc_seq.sequences import (
     Order,
     as_the_kernels_read,
@@ -223,7 +222,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         lengths: Tensor | None,
         potential: Tensor | None,
         summed: bool,
-    ) -> RecurrentSpikes | None:
+    ) -> kernels.RecurrentSpikes | None:
         """The spikes by the compiled kernel, in int32; None where it is not there or int32 might not hold a sum."""
         exponent, train = self.settings["exponent"], current.train
         neuron = run.kernel_neuron
@@ -259,7 +258,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             if rows is not None:  # half as much to read
                 drive = self.kept(rows.table, "rounded", rows.table.float)
         lengths = None if lengths is None else lengths.contiguous()
-        sequences = Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
+        sequences = kernels.Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
         spikes = kernels.recurrence(
             packed,
             sequences,
@@ -394,105 +393,3 @@ class Recurrence(Op, saved_as="Recurrence"):
         return run.numerics.snap(
             exact_product(run.numerics, state, self.weight, INPUT_EXPONENT, exponent, name), exponent
         )
-
-
-@dataclass
-class RecurrentTrain:
-    """The spikes of a recurrence that nothing but one operation reads: a `casc_core.engine.signal.LazyTrain`.
-
-    Their sum over the positions, which a mean takes, is a small part of what it would take to write them down.
-
-    Attributes:
-        size, device: as those of a step. positions: the dimension that they are along, from the end.
-        fired: runs the recurrence; `summed`: for the sums over positions.
-    """
-
-    size: torch.Size
-    device: torch.device
-    positions: int
-    fired: Callable[..., Tensor]
-
-    @property
-    def shape(self) -> torch.Size:
-        """`[steps, *size]`."""
-        return self.tensor().shape
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is written down."""
-        return self.__dict__["_train"].nbytes if "_train" in self.__dict__ else 0
-
-    def tensor(self) -> Tensor:
-        """The spikes; computed once."""
-        return self._train
-
-    def total(self) -> Tensor:
-        """Their sum over all steps, float64."""
-        return self._train.sum(0, dtype=torch.float64)
-
-    def running(self, steps: int) -> Tensor:
-        """Their sum until each of the first `steps` steps, float64."""
-        return running_total(self._train, steps)
-
-    def times(self, factor: Tensor) -> None:
-        """None: it is multiplied as a tensor."""
-
-    def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> None:
-        """None: it is moved as a tensor."""
-
-    def summed(self, dims: tuple[int, ...]) -> Tensor | None:
-        """Each step summed over the positions, int32; None for other dimensions."""
-        return self.fired(summed=True) if dims == (self.positions,) and "_train" not in self.__dict__ else None
-
-    @cached_property
-    def _train(self) -> Tensor:
-        return self.fired(summed=False)
-
-
-def recurrent_grid(snapping: Snapping, x: SignalNode, weight: Tensor, recurrent: Tensor) -> tuple[int, int]:
-    """Exponents of the grids of recurrent weights, and of what the neurons receive beside them of `x` by these weights."""
-    numerics, form = snapping.numerics, snapping.of(x).form
-    exponent = own = numerics.weight_exponent(recurrent)
-    if form.exponent is not None and not (isinstance(numerics, AsTrained) and x.is_fine):
-        arriving = form.exponent + numerics.weight_exponent(weight * form.factor, arriving=form.exponent)
-        # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
-        exponent = max(exponent, arriving) if form.exponent >= 0 else min(exponent, arriving)
-    return own, exponent
-
-
-class LastState(Op, saved_as="LastState"):
-    """`h_n` of one direction: the output at the last real position, or at the first in reverse."""
-
-    SETTINGS = settings(reverse=Flag(), batch_first=Flag())
-    connection = Connection.MOVES
-
-    def forward(self, run: Run, output: Signal, lengths: Tensor | None = None) -> Signal:
-        positions_axis = 1 if self.settings["batch_first"] else 0
-        if self.settings["reverse"]:
-            return output.map(lambda x: x.select(positions_axis, 0))
-        if lengths is None:
-            return output.map(lambda x: x.select(positions_axis, -1))
-        last = torch.as_tensor(lengths, device=output.device).long() - 1
-        index = last.reshape([-1, 1, 1] if positions_axis == 1 else [1, -1, 1])
-        width = output.shape[-1]
-
-        def pick(x: Tensor) -> Tensor:
-            shape = list(x.shape)
-            shape[positions_axis], shape[-1] = 1, width
-            return x.gather(positions_axis, index.expand(shape)).squeeze(positions_axis)
-
-        return output.map(pick)
-
-    def follow(self, follower: Follower, output: Abstract, lengths: Abstract | Tensor | None = None) -> Abstract:
-        batch_axis = 0 if self.settings["batch_first"] else 1
-        batch, width = output.shape[batch_axis], output.shape[2]
-        _, samples = follower.reduced(output, [1 - batch_axis], keepdim=False)
-        if lengths is not None and not self.settings["reverse"]:
-            rows = Abstract(meta([batch, 1]), samples)
-            _, samples = follower.together(rows, _column(lengths))
-        return replace(output, like=meta([batch, width]), samples=samples)
-
-
-def _column(lengths: Abstract | Tensor) -> Abstract | Tensor:
-    """`[B]` as `[B, 1]`."""
-    return lengths[:, None] if isinstance(lengths, Tensor) else replace(lengths, like=meta([*lengths.shape, 1]))

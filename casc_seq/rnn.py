@@ -139,6 +139,8 @@ class RNN(RecurrentLayers):
     (True, 0.0)
     """
 
+    KEEPS_TYPE = True
+
     def __init__(
         self,
         input_size: int,

@@ -9,12 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.engine.batching.places import Axis, Samples
-from casc_core.engine.batching.samples import meta
-from casc_core.engine.recording.spike_counts import LayerTrain
-from casc_core.engine.signal import TableRows
 from casc_core.errors import InputError
 from casc_core.extend import Abstract, Follower, Run, Signal
+from casc_core.operations import Axis, LayerTrain, Samples, TableRows, meta
 from casc_seq.rows import check_lengths, time_order
 
 

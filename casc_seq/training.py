@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casc_core.errors import InputError
+from casc_core.reporting.summaries import Summarised
 from casc_core.storage.checksum import sha256
 from casc_lab.distributed import Share, device_of
 from casc_lab.evaluation.accuracy import accuracy
@@ -102,8 +103,8 @@ def recommended(texts: int) -> TrainingConfig:
     return TrainingConfig() if texts >= SMALL_CORPUS else TrainingConfig(epochs=10, batch_size=64, word_dropout=0.0)
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Summarised):
     """Answers of a model in the order of the data set: `logits` `[N, classes]`, `accuracy` in percent, mean `loss`."""
 
     logits: Tensor

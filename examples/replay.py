@@ -47,7 +47,7 @@ MAPS = {
     "reshape": lambda node, x, e: x[0].reshape(node["shape"]),
     "add": lambda node, x, e: sum(x),
     "scale": lambda node, x, e: x[0] * e[node["factor"]],
-    "product": lambda node, x, e: x[0] * x[1],
+    "product": lambda node, x, e: np.einsum(node["equation"], *x),
     "table": lambda node, x, e: e[node["table"]][x[0] - node["lowest"]],
     "max": lambda node, x, e: gather(node, x, e, np.max, -(2**62)),
 }

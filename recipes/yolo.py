@@ -43,9 +43,8 @@ from casc_core.errors import ConfigError, DataError
 from casc_lab import command
 from casc_lab.cli import Command
 from casc_lab.distributed import is_main, say
-from casc_lab.evaluation.methods import Evaluation
-from casc_lab.evaluation.report import Experiment, phase, report
-from casc_lab.evaluation.sweep import sweep_options
+from casc_lab.evaluation.report import Experiment, phase
+from casc_lab.evaluation.sweep import report_levels
 from casc_lab.training.checks import MOST, check_fits
 from casc_lab.training.store import describe
 
@@ -169,17 +168,14 @@ def main(args: argparse.Namespace, device: torch.device) -> None:
     check(args)
     data = load(args, seconds)
 
-    def run(q: int | None, folder: Path) -> Evaluation:
-        spent = dict(seconds)
-        made = one(args, device, data, q, folder, spent)
-        return report(made, folder, args.T, args.weight_bits, {**vars(args), "q": q, "sweep": None}, spent)
-
-    if args.sweep is None:
-        run(args.q, args.out)
-        return
-    title = f"{data.source.split(':')[0]}, YOLO: levels compared"
-    sweep_options(
-        args, run, data.source, training_images(args, data).digest, published=paper.levels(data.name), title=title
+    report_levels(
+        args,
+        lambda q, folder, spent: one(args, device, data, q, folder, spent),
+        seconds,
+        data.source,
+        lambda: training_images(args, data).digest,
+        paper.levels(data.name),
+        "YOLO",
     )
 
 
@@ -223,11 +219,8 @@ def one(
     say(describe(trained.found, trained.training, KIND))
     converted, facts = trained.model, dict(trained.training)
     if q is None:
-        with phase("calibrate", seconds):
-            how = CalibrationConfig(args.calibrate_q, args.percentile)
-            calibrated = how.apply(trained.model, calibration(), MEASURES)
-        say(str(calibrated))
-        converted, facts["calibration"] = calibrated.model, how.facts(calibrated)
+        how = CalibrationConfig(args.calibrate_q, args.percentile)
+        converted = how.calibrated(trained.model, calibration, facts, seconds, MEASURES)
     metric = DetectionMetric(
         data.test, data.classes, args.size, args.stride, Selection(args.score, args.overlap),
         FIGURES_OF.get(data.name, ("at_50", "at_50_95")),

@@ -18,10 +18,12 @@ from casc_core.conversion.affine_sources import AffineSources
 from casc_core.conversion.batches import checked_batches, inputs_and_labels, labels_by_output
 from casc_core.conversion.calibration_steps import STEPS, Calibrating, root_mean_square
 from casc_core.conversion.prepare import prepare, read_prepared, require_module
+from casc_core.conversion.remembering import remembering
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.structure import Returned
 from casc_core.errors import ConfigError, ConversionError, InputError
 from casc_core.reporting.predictions import Measure, by_sample, differing, measures_of, reading
+from casc_core.reporting.summaries import Summarised
 from casc_core.reporting.tables import text_table
 
 
@@ -62,8 +64,8 @@ class CalibrationStep:
     outputs: Mapping[str, OutputError] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Summarised):
     """A network whose ReLUs have become CQReLUs without training, and what that cost.
 
     Attributes:
@@ -170,7 +172,8 @@ def calibrate(
     Args:
         model: a network with ReLU activations, trained. It is left alone.
         batches: a list, or a `DataLoader`, of what the model takes: tensors, or tuples of its inputs and perhaps labels,
-            which are for the report alone. All batches are kept in memory; a few hundred samples are enough.
+            which are for the report alone. All batches are kept in memory, and up to 1 GiB of what layers give for them; a
+            few hundred samples are enough.
         q: levels of every activation.
         adapter: as for `prepare`.
         percentile: in (0, 100].
@@ -229,20 +232,22 @@ def calibrate(
         except ConversionError:  # its thresholds are one for each layer then
             state.histograms = {name: Histogram(per_channel=False) for name in histograms}
             state.set_percentiles(percentile)
-    report = _Report(state, labels, measures_of(measures, returned.readouts))
-    done = [report.after("percentile")]
-    for name, step in STEPS.items():
-        if name in steps:
-            undo = state.snapshot()
-            step(state)
-            done.append(report.after(name, limit=min(each.logit_error for each in done)))
-            if not done[-1].taken:
-                undo()
+    with remembering(plain, kept), remembering(prepared, kept):
+        report = _Report(state, labels, measures_of(measures, returned.readouts))
+        done = [report.after("percentile")]
+        for name, step in STEPS.items():
+            if name in steps:
+                undo = state.snapshot()
+                step(state)
+                done.append(report.after(name, limit=min(each.logit_error for each in done)))
+                if not done[-1].taken:
+                    undo()
+        errors = _errors(state)
     last = [step for step in done if step.taken][-1]
     return Calibration(
         prepared,
         {name: state.threshold(name) for name in histograms},
-        _errors(state),
+        errors,
         report.samples,
         last.predictions_moved,
         last.logit_error,

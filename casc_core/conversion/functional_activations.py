@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,11 +34,15 @@ ACTIVATION_CALLS: dict[Any, type[nn.Module]] = {
 
 
 def without_functional_activations(
-    model: nn.Module, rules: RuleTable, replaced: Callable[[nn.Module], nn.Module]
+    model: nn.Module,
+    ways: Sequence[fx.Graph | ConversionError],
+    rules: RuleTable,
+    replaced: Callable[[nn.Module], nn.Module],
 ) -> nn.Module:
     """`model`, or, where its forward calls activations of its inputs as functions, a GraphModule with modules for them.
 
     Args:
+        ways: the model traced in evaluation.
         rules: the whole table.
         replaced: gives what takes the place of an activation.
 
@@ -46,7 +50,6 @@ def without_functional_activations(
         ConversionError: there are such calls, and a trace would lose what else the forward does.
     """
     inputs = arguments_of(model)
-    ways = _in_mode(model, False, rules)
     graphs = [way for way in ways if isinstance(way, fx.Graph)]
     if not any(_activations(graph, inputs) for graph in graphs):
         return model
@@ -56,7 +59,7 @@ def without_functional_activations(
             "nn.ReLU() modules, so that every way of calling it can be kept"
         )
     (graph,) = graphs
-    (trained,) = _in_mode(model, True, rules)
+    (trained,) = ways_in_mode(model, True, rules)
     if not isinstance(trained, fx.Graph) or signatures(trained) != signatures(graph):
         raise ConversionError(
             f"the forward of {type(model).__name__} branches on self.training and calls an activation as a function; use "
@@ -151,7 +154,7 @@ def _with_own_names(copied: fx.GraphModule, model: nn.Module) -> None:
             node.target = argument_name(str(node.target), arguments_of(model))
 
 
-def _in_mode(model: nn.Module, training: bool, rules: RuleTable) -> list[fx.Graph | ConversionError]:
+def ways_in_mode(model: nn.Module, training: bool, rules: RuleTable) -> list[fx.Graph | ConversionError]:
     """The model traced in training or in evaluation; its own modes are left as they were."""
     modes = {module: module.training for module in model.modules()}
     try:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class TrainedOrigin:
         """Whether `ann` is another network than it was."""
         return self._checksum() != self.checksum
 
-    @property
+    @cached_property
     def held(self) -> Mapping[str, Any]:
         """The arguments of its forward that a conversion holds at their defaults."""
         return held_arguments(self.ann)
@@ -91,7 +92,7 @@ class TrainedOrigin:
         return checksum((*self.ann.parameters(), *self.ann.buffers()))
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"unrounded": None}
+        return {name: value for name, value in vars(self).items() if name != "held"} | {"unrounded": None}
 
 
 def lowered(ann: nn.Module, adapter: Adapter, settings: Settings, given: nn.Module | None = None) -> SpikingModel:

@@ -13,7 +13,12 @@ from casc_core.activation import CQReLU, Quantised, Rounded, check_levels, check
 from casc_core.composed_activations import LeakyCQReLU, Swish
 from casc_core.conversion.adapter import Adapter, choose_adapter
 from casc_core.conversion.clipping import require_clipped
-from casc_core.conversion.functional_activations import kind_of_call, signatures, without_functional_activations
+from casc_core.conversion.functional_activations import (
+    kind_of_call,
+    signatures,
+    ways_in_mode,
+    without_functional_activations,
+)
 from casc_core.conversion.graph import Graph
 from casc_core.conversion.passes import read_each
 from casc_core.conversion.rule_table import RuleTable
@@ -121,6 +126,7 @@ def prepare(
     rules = RULES.merged(chosen.rules)
     replacements: Mapping[type[nn.Module], Replacement] = {**ACTIVATIONS, **chosen.replacements}
     replacement = _replacement(prepared, replacements)
+    after: Sequence[fx.Graph | ConversionError] | None = None
     if replacement is not None:  # the model is an activation
         refuse_modules(prepared, rules, prepared=False)
         prepared = replacement(prepared, q, _reach(prepared, threshold))
@@ -134,19 +140,22 @@ def prepare(
         of_constants = refuse_module_uses(evaluated, rules, ways, prepared=False, is_replaced=is_replaced)
         _refuse_probabilities(evaluated, ways)
         _replace_modules(prepared, replacements, q, threshold, of_constants)
-        _require_same_forward(prepared, ways, each_way(copy.deepcopy(prepared).eval(), rules.is_leaf))
+        after = ways_in_mode(prepared, False, rules)
+        _require_same_forward(prepared, ways, after)
 
         def replaced(activation: nn.Module) -> nn.Module:
             return ACTIVATIONS[type(activation)](activation, q, _reach(activation, threshold))
 
-        prepared = without_functional_activations(prepared, rules, replaced)
+        with_modules = without_functional_activations(prepared, after, rules, replaced)
+        if with_modules is not prepared:
+            prepared, after = with_modules, None
     if trainable_threshold:
         _train_thresholds(prepared)
     for module in prepared.modules():
         if half_step and isinstance(module, Quantised):
             module.half_step = True
     if replacement is None:
-        _require_rules(prepared, rules)
+        _require_rules(prepared, rules, after)
     return prepared
 
 
@@ -180,10 +189,16 @@ def read_prepared(prepared: nn.Module, adapter: str | Adapter | None) -> Graph:
     return _require_rules(prepared, RULES.merged(choose_adapter(prepared, adapter).rules))
 
 
-def _require_rules(prepared: nn.Module, rules: RuleTable) -> Graph:
-    """Refuse what a conversion would refuse: better now than after the training."""
+def _require_rules(
+    prepared: nn.Module, rules: RuleTable, ways: Sequence[fx.Graph | ConversionError] | None = None
+) -> Graph:
+    """Refuse what a conversion would refuse: better now than after the training.
+
+    Args:
+        ways: `prepared`, traced in evaluation; None: that is still to be done.
+    """
     model = copy.deepcopy(prepared).eval()
-    ways = each_way(model, rules.is_leaf)
+    ways = each_way(model, rules.is_leaf) if ways is None else ways
     refuse_module_uses(model, rules, ways, prepared=True)
     return read_each(model, ways, rules, Exact())[0]
 

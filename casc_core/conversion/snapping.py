@@ -163,6 +163,10 @@ def _drive_exponent(numerics: Numerics, reach: float) -> int:
     return numerics.grid if isinstance(numerics, Stretch) else drive_grid(reach)
 
 
+# Half of what the last bit of a float32 is worth, beside the number.
+FLOAT32_ROUNDING = 2.0**-24
+
+
 def snapped_scale(
     numerics: Numerics, form: Form, factor: Tensor, shift: Tensor | None, scale: Fraction, bits: int | None = None,
     axis: int | None = None, rounds: bool = False, is_whole_factor: bool = False,
@@ -180,6 +184,8 @@ def snapped_scale(
         coarse, exponent = factor, coarsest(factor, binade(largest(factor)) - EXACT_BITS)
     else:
         coarse, exponent = snapped(numerics, factor, bits, form.exponent or 0)
+        # Behind products of products, numbers may be on so fine a grid that none is left for what multiplies them.
+        rounds = rounds or (isinstance(numerics, Stretch) and form.exponent is not None and _is_lost(factor, coarse))
     fine, fine_exponent = _fine(numerics, factor)
     fine_exponent = coarsest(fine, fine_exponent)
     reach, drive_exponent = form.drive_reach * float(fine.abs().max()), None
@@ -205,6 +211,11 @@ def snapped_scale(
     grids = [form.exponent, out_exponent] if rounds else None
     op = Scale(factor=coarse, fine=fine, shift=flowing, drive_exponent=drive_exponent or 0, axis=axis, grids=grids)
     return op, Form(scale, out_exponent, drive_exponent, reach, unrounded, form.is_summed)
+
+
+def _is_lost(factor: Tensor, on_grid: Tensor) -> bool:
+    """Whether a grid has kept less of a factor than float32 would."""
+    return largest(factor - on_grid) > largest(factor) * FLOAT32_ROUNDING
 
 
 def snapped_normalisation(

@@ -63,8 +63,18 @@ def _hiding(module: nn.Module) -> str | None:
         for start, why in _HIDDEN.items():
             if kind.startswith(start):
                 return f": {type(module).__name__} cannot be converted: {why}"
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if any("_create_stateful_graph_module" in _name(hook) for hook in _hooks(module)):
+        return ": it was made by torch.export, whose graph is of one call; take the module that was exported"
+    hooks = _hooks(module)
     return f" has a forward hook, which a conversion would leave out: {_remedy(hooks[0])}" if hooks else None
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _name(hook: Any) -> str:
+    return str(getattr(hook, "__qualname__", type(hook).__name__))
 
 
 _OLD_NORMS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}
@@ -78,7 +88,7 @@ def _remedy(hook: Any) -> str:
         return f"{kind}; call torch.nn.utils.remove_{name}, or use torch.nn.utils.parametrizations.{name}"
     if type(hook).__module__ == "torch.nn.utils.prune":
         return f"{kind}; make the pruning permanent with torch.nn.utils.prune.remove(module, {hook._tensor_name!r})"
-    return f"{getattr(hook, '__qualname__', kind)}; remove it, or do what it does in a forward"
+    return f"{_name(hook)}; remove it, or do what it does in a forward"
 
 
 def _inside(module: nn.Module) -> nn.Module:

@@ -13,10 +13,11 @@ from torch import fx
 from casc_core.errors import InputError
 
 _SIZES = ("shape", "size", "ndim", "dim", "ndimension", "numel")
-_ARITHMETIC = {
+ARITHMETIC = {
     getattr(operator, name)
     for name in "add sub mul truediv floordiv mod pow neg eq ne lt le gt ge and_ or_ not_ getitem".split()
 } | {math.ceil, math.floor, math.sqrt}
+"""What is computed of sizes."""
 
 
 def expect(outcome: bool, condition: Any, line: str) -> Any:
@@ -29,8 +30,8 @@ def expect(outcome: bool, condition: Any, line: str) -> Any:
     if bool(condition) is not outcome:
         raise InputError(
             f"the network was converted for inputs of other sizes: a condition on sizes that it took to be {outcome} is "
-            f"{not outcome} for this input. Resize the input, or convert a model whose forward has no such condition\n"
-            f"  at {line}"
+            f"{not outcome} for this input. Do to the input what the forward would do there before you give it, resize it, "
+            f"or convert a model whose forward has no such condition\n  at {line}"
         )
     return None
 
@@ -57,7 +58,7 @@ def is_of_sizes(node: fx.Node) -> bool:
     if named in _SIZES:
         return True
     before = node.all_input_nodes
-    return node.target in _ARITHMETIC and bool(before) and all(is_of_sizes(each) for each in before)
+    return node.target in ARITHMETIC and bool(before) and all(is_of_sizes(each) for each in before)
 
 
 def is_asserted(frame: FrameType) -> bool:

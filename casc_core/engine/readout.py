@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.program import Readout
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 from casc_core.engine.spiking_run import SpikingRun
+from casc_core.errors import InputError
+from casc_core.numerics import AsTrained
+
+
+def check_readout(output: Any, readout: Readout, run: Run) -> None:
+    """Refuse an output whose sums might round, or that has no row for each sample.
+
+    Raises:
+        InputError: it is not computed by neurons, or of a whole batch. ExactnessError: no type holds its sums.
+    """
+    if not isinstance(output, Signal):
+        raise InputError(f"the network's output is a {type(output).__name__}, and not computed by its neurons")
+    if not output.shape:
+        raise InputError("the network returns a single number for the whole batch; return one row for each sample")
+    if not isinstance(output.lazy_train, TotalProduct):  # which is rounded once, whatever its bound
+        # As trained, the drive of the readout is on no grid: it is added last, entry by entry.
+        drive = 0.0 if isinstance(run.numerics, AsTrained) else output.drive_reach
+        run.sum_dtype(run.total, output.bound, drive, readout.exponent, "the readout")
 
 
 def final_readout(output: Signal, run: Run, readout: Readout) -> Tensor:

@@ -39,6 +39,7 @@ class Run(ABC):
         kernel_neuron: what the compiled kernels make of the neurons; None: they are neither IF nor CIF.
         room: numbers that one operation may make more than it is given, where its weights do not say how many.
         made: numbers that functions of the inputs have made so far.
+        device: where the network is; None: it holds no tensors.
         reads_result_once: whether one operation alone reads the result of the one that is called.
         row_counts: by layer, the `signed_counts` that a kernel took of its train while it fired; None: they are not asked
             for.
@@ -57,6 +58,7 @@ class Run(ABC):
         self.numerics, self.recorder = numerics, recorder
         self.room = LEAST_ROOM
         self.made = 0
+        self.device: torch.device | None = None
         self.row_counts: dict[str, tuple[Tensor, Tensor]] | None = None
         self.potentials: list[Tensor] | None = None
         if recorder is not None and recorder.keep_activity:

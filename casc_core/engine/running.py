@@ -15,10 +15,12 @@ from torch import Tensor
 
 from casc_core.engine.products.contraction import ENTRY_BY_ENTRY, Contraction, Labels
 from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, running_total, stacked
+from casc_core.engine.signal import Signal, concatenated, inverse, memory_order, running_total
 from casc_core.numerics import largest, whole_type
 
 _INT8 = torch.iinfo(torch.int8).max
+# As many entries are computed at once: in small networks those of several steps.
+TOGETHER = 2**16
 
 
 def running(
@@ -33,36 +35,64 @@ def running(
     """A function of the running totals of signals, as a train of its differences.
 
     Args:
-        function: of one tensor of each signal's shape; 0 where all its arguments are.
+        function: of one tensor `[steps, *shape]` of each signal, each step by itself; 0 where all its arguments are.
         kinds: the type in which the totals of each signal are exact, and what the function makes of them.
         bound: that of the result. divisor: its divisor.
         narrow: a smaller type that holds the differences.
     """
-    nothing = [
-        torch.zeros_like(signal.train[0] if signal.steps else signal.train.new_zeros(signal.shape), dtype=kind)
-        for signal, kind in zip(signals, kinds, strict=True)
-    ]
-    drives = [signal.drive for signal in signals]
-    wake = [] if all(drive is None for drive in drives) else run.wake_weights()
-    differences: list[Tensor] = []
-    # Each total is a tensor of its own: a function may give a view of it.
-    totals, before = nothing, function(*nothing)
-    for step in range(max(len(wake), *(signal.steps for signal in signals))):
-        if step and step == run.warm_up:
-            totals, before = nothing, function(*nothing)
-        for index, (signal, drive) in enumerate(zip(signals, drives, strict=True)):
-            total = totals[index]
-            if step < signal.steps:
-                total = total + signal.train[step].to(total.dtype)
-            if drive is not None and step < len(wake) and wake[step]:
-                total = total + (drive * wake[step]).to(total.dtype)
-            totals = [*totals[:index], total, *totals[index + 1 :]]
-        now = function(*totals)
-        difference = now - before
-        differences.append(difference if narrow is None else difference.to(narrow))
-        before = now
-    train = stacked(differences) if differences else before.unsqueeze(0)[:0].to(narrow or before.dtype)
-    return Signal(train, None, divisor, bound)
+    wake = [] if all(signal.drive is None for signal in signals) else run.wake_weights()
+    totals = [_Total(signal, kind, wake) for signal, kind in zip(signals, kinds, strict=True)]
+    steps = max(len(wake), *(signal.steps for signal in signals))
+    together = 1 if wake else max(1, TOGETHER // max(1, *(signal.shape.numel() for signal in signals)))
+    before = function(*(total.now for total in totals))
+    differences = [before[:0].to(narrow or before.dtype)]
+    start = 0
+    while start < steps:
+        end = min(start + together, steps)
+        if start == run.warm_up:
+            for total in totals:
+                total.begin_anew()
+            before = torch.zeros_like(before)
+        elif start < run.warm_up:
+            end = min(end, run.warm_up)
+        values = function(*(total.until(start, end) for total in totals))
+        difference = values - (before if end == start + 1 else torch.cat([before, values[:-1]]))
+        differences.append(difference.to(narrow or difference.dtype))
+        start, before = end, values[-1:]
+    return Signal(concatenated(differences[1:] or differences, 0), None, divisor, bound)
+
+
+class _Total:
+    """The running total of a signal.
+
+    Attributes:
+        now: `[1, *shape]`, after the last step that has been asked for. It is never written to: a function may give a view.
+    """
+
+    def __init__(self, signal: Signal, kind: torch.dtype, wake: Sequence[int]) -> None:
+        self.train, self.drive, self.kind, self.wake = signal.train, signal.drive, kind, wake
+        like = self.train[:1] if signal.steps else self.train.new_zeros((1, *signal.shape))
+        self.now = torch.zeros_like(like, dtype=kind)
+
+    def begin_anew(self) -> None:
+        """From nothing, as before the first step."""
+        self.now = torch.zeros_like(self.now)
+
+    def until(self, start: int, end: int) -> Tensor:
+        """`[end - start, *shape]`: after each of these steps, of which a driven signal is asked for one at a time."""
+        arriving = self.train[start:end]
+        totals = self.now
+        if len(arriving) == 1:
+            totals = totals + arriving.to(self.kind)
+        elif len(arriving):
+            order = memory_order(arriving) or tuple(range(arriving.dim()))
+            sums = arriving.permute(order).cumsum(order.index(0), dtype=self.kind).permute(inverse(order))
+            totals = totals + sums
+        if self.drive is not None and start < len(self.wake) and self.wake[start]:
+            totals = totals + (self.drive * self.wake[start]).to(self.kind)
+        self.now = totals[-1:]
+        missing = end - start - len(totals)
+        return torch.cat([totals, self.now.expand(missing, *self.now.shape[1:])]) if missing else totals
 
 
 def running_product(
@@ -105,7 +135,8 @@ def running_product(
         most = math.inf if held is None else math.ceil(held * (run.total + 2) / unit) * unit
 
         def rounded(x: Tensor, y: Tensor) -> Tensor:
-            return run.numerics.snap(labels.exact_product(x, y).clamp_(-most, most), exponent)
+            product = labels.over_steps(len(x)).exact_product(x, y)
+            return run.numerics.snap(product.clamp_(-most, most), exponent)
 
         kinds = torch.float64, torch.float64
         result = measured(run, running(run, rounded, (a, b), kinds, 0.0, divisor))
@@ -121,7 +152,11 @@ def running_product(
     if whole:  # matrices are multiplied as floating-point numbers
         kind = kind if labels.summed else whole_type(bound * run.total)
         narrow = torch.int8 if bound * run.peak <= _INT8 else whole_type(bound * run.peak)
-    result = running(run, labels.product, (a, b), (kind, kind), bound, divisor, narrow)
+
+    def multiplied(x: Tensor, y: Tensor) -> Tensor:
+        return labels.over_steps(len(x)).product(x, y)
+
+    result = running(run, multiplied, (a, b), (kind, kind), bound, divisor, narrow)
     return measured(run, result) if labels.summed else result
 
 

@@ -15,6 +15,7 @@ from casc_core.engine.leaves import leaves
 from casc_core.errors import InputError
 from casc_core.numerics import Numerics, largest
 from casc_core.reporting.series import zero_padded
+from casc_core.reporting.summaries import Summarised
 
 
 class LazyDrive(Protocol):
@@ -75,8 +76,8 @@ class LazyTrain(Protocol):
         """Each step summed over these dimensions, from the end, int32, where that need not be written down first."""
 
 
-@dataclass(frozen=True)
-class Signal:
+@dataclass(frozen=True, repr=False)
+class Signal(Summarised):
     """A tensor of the user's network as a run sees it.
 
     At step t (from 1) its value, up to a constant factor known at conversion, is

@@ -12,11 +12,12 @@ from casc_core.engine.structure import Returned
 from casc_core.evidence.differences import by_output
 from casc_core.evidence.energy import EnergyTable
 from casc_core.reporting.series import median_and_largest
+from casc_core.reporting.summaries import Summarised
 from casc_core.reporting.tables import text_table
 
 
-@dataclass(frozen=True)
-class PositionAnalysis:
+@dataclass(frozen=True, repr=False)
+class PositionAnalysis(Summarised):
     """A recurrent layer by token position, `[length]` each.
 
     Attributes:
@@ -28,8 +29,8 @@ class PositionAnalysis:
     silent_at: Tensor
 
 
-@dataclass(frozen=True)
-class LayerAnalysis:
+@dataclass(frozen=True, repr=False)
+class LayerAnalysis(Summarised):
     """One layer over all samples. `[T]` each, float64.
 
     A neuron of level `l` (of q) should have emitted `l * a / q` spikes after `a` wake steps. Where that is no whole number,
@@ -59,8 +60,8 @@ class LayerAnalysis:
     positions: PositionAnalysis | None
 
 
-@dataclass(frozen=True)
-class OutputAnalysis:
+@dataclass(frozen=True, repr=False)
+class OutputAnalysis(Summarised):
     """One output of a network over all samples, step by step, against the reference's. `[T]` each, float64.
 
     Attributes:
@@ -84,8 +85,8 @@ class OutputAnalysis:
     numbers: bool
 
 
-@dataclass(frozen=True)
-class Analysis:
+@dataclass(frozen=True, repr=False)
+class Analysis(Summarised):
     """A spiking network over a data set, step by step, against its reference. Made by `casc_core.analyse`.
 
     Attributes:

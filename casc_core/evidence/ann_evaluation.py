@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_core.activation import Observable, Quantised
-from casc_core.engine.float64 import in_float64, widened
+from casc_core.engine.float64 import already_in_float64, in_float64, widened
 from casc_core.engine.program import Program
 from casc_core.engine.structure import Returned
 from casc_core.errors import CascError, ExactnessError
@@ -126,22 +126,22 @@ def run_observed(
         calls[name] += 1
         again = f"#{calls[name]}" if calls[name] > 1 else ""
         layers = tuple(f"{name}{suffix}{again}" for suffix in module.populations())
-        return see(f"{name}{again}", layers, module, args, kwargs)
+        plain = float64 and vars(type(module)).get("KEEPS_TYPE", False)
+        with already_in_float64() if plain else nullcontext():
+            return see(f"{name}{again}", layers, module, args, kwargs)
 
     for name, module in network.named_modules():
         if isinstance(module, Quantised):
             module.q = q
             vars(module)["forward"] = partial(call, name, module)
     try:
-        with in_float64() if float64 else nullcontext():
-            if float64:
-                network = network.double()
-                _, named = widened((), named)
-            else:  # the conversion takes any floating-point type
-                own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
-                named = {name: _as_type(value, own) for name, value in named.items()}
-            with nullcontext() if within is None else within:
-                returned = network(**named)
+        if float64:
+            _, named = widened((), named)
+        else:  # the conversion takes any floating-point type
+            own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
+            named = {name: _as_type(value, own) for name, value in named.items()}
+        with in_float64() if float64 else nullcontext(), nullcontext() if within is None else within:
+            returned = (network.double() if float64 else network)(**named)
     except CascError:
         raise
     except Exception as error:  # whatever the user's forward raises

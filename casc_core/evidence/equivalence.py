@@ -13,11 +13,12 @@ from casc_core.evidence.against_ann import AgainstANN, combine_against_ann
 from casc_core.evidence.differences import Differences, by_output
 from casc_core.evidence.lowering_report import LoweringReport
 from casc_core.reporting.series import median_and_largest
+from casc_core.reporting.summaries import Summarised
 from casc_core.reporting.tables import text_table
 
 
-@dataclass(frozen=True)
-class LayerEquivalence:
+@dataclass(frozen=True, repr=False)
+class LayerEquivalence(Summarised):
     """One layer's spike counts against the reference's levels.
 
     Attributes:
@@ -42,8 +43,8 @@ class LayerEquivalence:
         return self.mismatches == 0
 
 
-@dataclass(frozen=True)
-class OutputEquivalence:
+@dataclass(frozen=True, repr=False)
+class OutputEquivalence(Summarised):
     """One output against the reference's.
 
     Attributes:
@@ -59,8 +60,8 @@ class OutputEquivalence:
     prediction_mismatches: int | None
 
 
-@dataclass(frozen=True)
-class EquivalenceReport:
+@dataclass(frozen=True, repr=False)
+class EquivalenceReport(Summarised):
     """What `verify` found; prints as a table.
 
     Attributes:

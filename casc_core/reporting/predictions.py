@@ -66,6 +66,22 @@ class Reading:
         places = labels.dim() - 1
         return met.flatten(-places).mean(-1) if places else met
 
+    def figure(self, total: float, samples: int) -> float:
+        """What scores of so many samples, which add up to `total`, are in reports: percent; of numbers, their mean error.
+
+        >>> Reading(1).figure(2.0, 3), Reading(None, numbers=True).figure(2.0, 3)
+        (66.6667, 0.6666667)
+        """
+        return float(f"{total / samples:.7g}") if self.numbers else round(100.0 * total / samples, 4)
+
+    def scored(self, answers: Tensor, labels: Any, shape: Sequence[int]) -> Tensor:
+        """`[N]`, float64: how well answers of outputs of this shape meet labels.
+
+        Raises:
+            InputError: labels that are not for such outputs.
+        """
+        return self.scores(answers, self.checked(labels, shape))
+
     def checked(self, labels: Any, shape: Sequence[int]) -> Any:
         """Labels in the shape of the classes of outputs of this shape; for a function that measures, as they are.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from casc_core.evidence.ann_evaluation import readouts_of
 from casc_core.evidence.differences import largest_difference
 from casc_core.reporting.predictions import (
     Measure,
+    Reading,
     any_of_sample,
     by_sample,
     error_name,
@@ -33,7 +34,7 @@ class _Output:
     Attributes:
         measure: what it is; None: labels and shape decide.
         score: summed over rows. rows: how many. differing: those of which another class (or number) is predicted.
-        labelled, numbers: whether all batches have labels; and whether it is numbers, and predicts nothing.
+        labelled: whether all batches have labels. how: it is read.
     """
 
     measure: Measure | None
@@ -42,16 +43,16 @@ class _Output:
     differing: int = 0
     largest: float = 0.0
     labelled: bool = True
-    numbers: bool = False
+    how: Reading = field(default_factory=lambda: Reading(None))
 
     def add(self, logits: Tensor, before: Tensor | None, labels: Any) -> Tensor | None:
         """Count a batch; `before` is what the network before gives for it. Gives the rows that differ from that."""
-        how = reading(logits.shape, labels, self.measure)
-        answers, self.numbers = how.classes(logits), how.numbers
+        how = self.how = reading(logits.shape, labels, self.measure)
+        answers = how.classes(logits)
         self.rows, self.labelled = self.rows + len(logits), self.labelled and labels is not None
         if labels is not None:
             on_cpu = labels.cpu() if isinstance(labels, Tensor) else labels
-            self.score += float(how.scores(answers, how.checked(on_cpu, logits.shape)).sum())
+            self.score += float(how.scored(answers, on_cpu, logits.shape).sum())
         if before is None:
             return None
         differs = any_of_sample(answers != how.classes(before))
@@ -60,14 +61,19 @@ class _Output:
         return differs
 
     @property
+    def numbers(self) -> bool:
+        """Whether it is numbers, and predicts nothing."""
+        return self.how.numbers
+
+    @property
     def accuracy(self) -> float | None:
         """Percent; None without labels, or where these are numbers."""
-        return round(100.0 * self.score / self.rows, 4) if self.labelled and not self.numbers else None
+        return self.how.figure(self.score, self.rows) if self.labelled and not self.numbers else None
 
     @property
     def error(self) -> float | None:
         """The mean error against labels that are numbers; else None."""
-        return float(f"{self.score / self.rows:.7g}") if self.labelled and self.numbers else None
+        return self.how.figure(self.score, self.rows) if self.labelled and self.numbers else None
 
     @property
     def moved(self) -> int | None:
@@ -107,9 +113,9 @@ class _Network:
         """All outputs as one: that of which there is only one, else how many samples have moved, and by how much."""
         if len(self.outputs) == 1:
             return next(iter(self.outputs.values()))
-        numbers = all(output.numbers for output in self.outputs.values())
+        how = Reading(None, numbers=all(output.numbers for output in self.outputs.values()))
         largest = max(output.largest for output in self.outputs.values())
-        return _Output(None, differing=self.differing, largest=largest, labelled=False, numbers=numbers)
+        return _Output(None, differing=self.differing, largest=largest, labelled=False, how=how)
 
 
 @torch.no_grad()

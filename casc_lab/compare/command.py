@@ -17,6 +17,7 @@ from torch import Tensor
 from casc_core.evidence.energy import EnergyTable
 from casc_core.evidence.equivalence import EquivalenceReport, combine_reports
 from casc_core.evidence.verify import verify
+from casc_core.numerics import Exact, Numerics
 from casc_core.reporting.series import median_and_largest
 from casc_core.rivals.methods import FOUR, RIVALS, chosen, methods_for
 from casc_core.storage.files import require_writable, write_whole
@@ -30,6 +31,7 @@ from casc_lab.compare.page import page
 from casc_lab.compare.terminal_summary import terminal_summary
 from casc_lab.progress import Progress
 
+HARDWARE_BITS = 8
 NETWORK = (
     "output folder of a recipe, or module:function: (model, batches[, calibration_batches][, measures of outputs])"
 )
@@ -42,6 +44,7 @@ def network_options(add: Any) -> None:
     add("--adapter", help="family of your own network: cnn, rnn, ...; unset: chosen by its modules")
     add("--q", type=int, help="levels of a network with plain ReLU, which is then calibrated")
     add("--weight-bits", type=int, help="bits of a converted weight; unset: as in the recipe, or as trained")
+    add("--hardware", action="store_true", help="biases and thresholds on the grid of the weights; 8 bits unless said")
     add("--limit", type=int, help="use the first LIMIT samples only")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="CPU threads")
@@ -75,7 +78,14 @@ def request_of(args: argparse.Namespace) -> Request:
     """What the command line says of the network and the data."""
     limit_threads(args.threads)
     check_steps(args.T)
-    return Request(args.network, args.data, args.adapter, args.q, args.weight_bits, args.limit, args.device)
+    return Request(args.network, args.data, args.adapter, args.q, _numerics(args), args.limit, args.device)
+
+
+def _numerics(args: argparse.Namespace) -> Numerics | None:
+    """What the command line says of the arithmetic."""
+    if args.hardware:
+        return Exact(HARDWARE_BITS if args.weight_bits is None else args.weight_bits, bias_on_weight_grid=True)
+    return None if args.weight_bits is None else Exact(args.weight_bits)
 
 
 def _with_progress(found: NetworkAndData, quiet: bool) -> tuple[NetworkAndData, Progress]:
@@ -129,6 +139,7 @@ def _command(args: argparse.Namespace) -> str:
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--hardware"] * args.hardware
     if args.methods is not None:
         words += ["--methods", ",".join(args.methods)]
     usual = EnergyTable()

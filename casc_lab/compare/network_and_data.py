@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from casc_core.numerics import Numerics
 from casc_core.reporting.predictions import Measure
 from casc_core.spiking_model import SpikingModel
 
@@ -49,7 +50,7 @@ class Request:
         what: a recipe's output folder, or `module:function`.
         data: the folder of the recipe's data, if it is not where it was.
         adapter, q: of a network of the user's own.
-        weight_bits: of the conversion; None: those of the recipe, or the weights as trained.
+        numerics: of the conversion; None: those of the recipe, or the weights as trained.
         limit: this many samples only.
         device: as torch names it, or "auto".
     """
@@ -58,7 +59,7 @@ class Request:
     data: str | None = None
     adapter: str | None = None
     q: int | None = None
-    weight_bits: int | None = None
+    numerics: Numerics | None = None
     limit: int | None = None
     device: str = "auto"
 

@@ -10,7 +10,7 @@ from typing import Any
 from casc_core.conversion.convert import convert
 from casc_core.conversion.load import load
 from casc_core.errors import ConfigError, StorageError
-from casc_core.numerics import Exact, of_bits
+from casc_core.numerics import Exact, Numerics, of_bits
 from casc_core.storage.strict import of
 from casc_lab.compare.network_and_data import NetworkAndData, Request, limited
 from casc_lab.distributed import ALL, choose_device, device_of
@@ -49,11 +49,11 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
         if value is not None:
             raise ConfigError(f"{name} is for a network of your own; {folder} has one already")
     experiment, results = recipe_of(folder, request.data, request.device)
-    bits = _weight_bits(results["options"])
-    if request.weight_bits in (None, bits):
+    numerics = _numerics(results["options"])
+    if request.numerics is None or request.numerics == numerics:
         snn = load(folder / NETWORK, model=experiment.network)  # the one that was saved, and of this very network
     else:
-        snn = convert(experiment.network, experiment.adapter, numerics=of_bits(request.weight_bits))
+        snn = convert(experiment.network, experiment.adapter, numerics=request.numerics)
     shown = {"recipe": results["recipe"], "weights": str(snn.settings.numerics)}
     shown |= {"training examples": experiment.train_examples}
     shown |= {name: value for name, value in results["options"].items() if _worth_showing(name, value)}
@@ -73,11 +73,9 @@ def from_recipe_folder(folder: Path, request: Request) -> NetworkAndData:
     )
 
 
-def _weight_bits(options: dict[str, Any]) -> int | None:
-    """Bits of a weight with which the recipe converted; None: as trained."""
-    bits: int | None = options["weight_bits"] if "weight_bits" in options else Exact().weight_bits
-    of_bits(bits)
-    return bits
+def _numerics(options: dict[str, Any]) -> Numerics:
+    """The arithmetic with which the recipe converted."""
+    return of_bits(options["weight_bits"]) if "weight_bits" in options else Exact()
 
 
 def _worth_showing(name: str, value: Any) -> bool:

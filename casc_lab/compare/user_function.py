@@ -20,7 +20,7 @@ from casc_core.conversion.prepare import levels_of
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.leaves import leaves
 from casc_core.errors import ConfigError, InputError
-from casc_core.numerics import of_bits
+from casc_core.numerics import AsTrained
 from casc_core.reporting.predictions import Measure, reading
 from casc_core.spiking_model import SpikingModel
 from casc_lab.compare.network_and_data import Batches, NetworkAndData, Request, limited
@@ -65,7 +65,7 @@ def from_user_function(module: str, function: str, request: Request) -> NetworkA
         title = f"{title}, ReLU calibrated to q={request.q}"
     elif request.q not in (None, levels):
         raise ConfigError(f"{title} was prepared with q={levels}; --q {request.q} is for a network with plain ReLU")
-    snn = convert(network, request.adapter, numerics=of_bits(request.weight_bits))
+    snn = convert(network, request.adapter, numerics=request.numerics or AsTrained())
     by = "given" if some is not None else "none given: methods that look at data look at the test data"
     return NetworkAndData(
         snn,

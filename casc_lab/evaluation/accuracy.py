@@ -11,11 +11,12 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 from casc_core.reporting.predictions import reading
+from casc_core.reporting.summaries import Summarised
 from casc_lab.distributed import Share, gather, share
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Summarised):
     """Some samples of a test set.
 
     Attributes:
@@ -71,4 +72,4 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     how = reading(logits.shape, labels)
     if how.numbers:
         raise InputError("an evaluation counts classes, and these labels are numbers; use casc_core.analyse")
-    return 100.0 * float(how.scores(how.classes(logits), how.checked(labels, logits.shape)).mean())
+    return 100.0 * float(how.scored(how.classes(logits), labels, logits.shape).mean())

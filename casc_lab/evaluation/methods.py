@@ -17,6 +17,7 @@ from casc_core.evidence.differences import largest_difference
 from casc_core.evidence.energy import EnergyTable
 from casc_core.reporting.predictions import measures_of
 from casc_core.reporting.series import first_equal_step, zero_padded
+from casc_core.reporting.summaries import Summarised
 from casc_core.rivals.methods import FOUR, OURS, Method, applicable
 from casc_core.simulation import Simulation
 from casc_core.spiking_model import SpikingModel
@@ -28,8 +29,8 @@ SILENT = "silent"
 """Key of what there is once nothing spikes any more; the others are time steps."""
 
 
-@dataclass(frozen=True)
-class MethodResult:
+@dataclass(frozen=True, repr=False)
+class MethodResult(Summarised):
     """One method over a test set; by time step, and (key "silent") once silent: None if that never comes.
 
     Attributes:

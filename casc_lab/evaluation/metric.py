@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import ConfigError
-from casc_core.reporting.predictions import Measure, any_of_sample, error_name, measures_of, reading
+from casc_core.reporting.predictions import Measure, Reading, any_of_sample, error_name, measures_of, reading
 from casc_lab.evaluation.accuracy import Batch
 
 Outputs = Mapping[str, Tensor]
@@ -170,7 +170,7 @@ class OutputMeasures:
             labels = batch.labels if self._single else batch.labels[name]
             how = reading(logits.shape, labels, measure)
             classes = how.classes(logits)
-            answers[name] = _Answers(classes, how.scores(classes, how.checked(labels, logits.shape)))
+            answers[name] = _Answers(classes, how.scored(classes, labels, logits.shape))
         return answers
 
     def compared(self, answers: dict[str, _Answers], reference: dict[str, _Answers], batch: Batch) -> _Compared:
@@ -188,7 +188,7 @@ class OutputMeasures:
         samples, mismatches = sum(part.samples for part in parts), sum(part.mismatches for part in parts)
         sums = [sum(of_output) for of_output in zip(*(part.scores for part in parts), strict=True)]
         figures = tuple(
-            round(100.0 * total / samples, 4) if measure == "classes" else float(f"{total / samples:.7g}")
+            Reading(None, numbers=measure != "classes").figure(total, samples)
             for total, measure in zip(sums, self._by_output.values(), strict=True)
         )
         value = figures[0] if self._single else dict(zip(self._by_output, figures, strict=True))

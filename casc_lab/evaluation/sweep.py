@@ -18,6 +18,7 @@ from casc_core.storage.strict import of, parsed
 from casc_lab import distributed
 from casc_lab.distributed import say
 from casc_lab.evaluation.methods import Evaluation
+from casc_lab.evaluation.report import Experiment, report
 from casc_lab.seeds import digest
 
 Levels = int | None
@@ -101,29 +102,42 @@ def sweep(
     return list(rows.values())
 
 
-def sweep_options(
+def report_levels(
     args: argparse.Namespace,
-    run: Callable[[Levels, Path], Evaluation],
-    *data: str,
+    experiment: Callable[[Levels, Path, dict[str, float]], Experiment],
+    seconds: Mapping[str, float],
+    source: str,
+    content: Callable[[], str],
     published: Mapping[Levels, tuple[float, float, int]] | None = None,
     title: str = "",
-) -> list[LevelsRow]:
-    """`sweep` as a command line asks for it: over `args.sweep`, each number of levels in a folder of its own in `args.out`.
+) -> None:
+    """Report an experiment as a command line asks for it: for `args.q` levels, or with `--sweep` for each number of them.
 
     Args:
-        run: runs the experiment for a number of levels, in a folder.
-        data: what else than the options the results depend on.
-        published, title: as `sweep` takes them.
+        experiment: for a number of levels, in a folder; it adds the time of its phases.
+        seconds: time of the phases so far.
+        source: what the data is. content: gives a digest of it, on which the results of a sweep depend.
+        published, title: as `sweep` takes them; `title` is of the network.
     """
+
+    def run(q: Levels, folder: Path) -> Evaluation:
+        spent = dict(seconds)
+        made = experiment(q, folder, spent)
+        return report(made, folder, args.T, args.weight_bits, {**vars(args), "q": q, "sweep": None}, spent)
+
+    if args.sweep is None:
+        run(args.q, args.out)
+        return
     irrelevant = ("out", "q", "sweep", "quiet", "threads", "device", "retrain")
     chosen = {name: str(value) for name, value in vars(args).items() if name not in irrelevant}
-    return sweep(
+    data = content()
+    sweep(
         args.sweep,
         lambda q: run(q, args.out / f"q{q or 'none'}"),
         args.out,
-        key=lambda q: digest(q, chosen, *data),
+        key=lambda q: digest(q, chosen, source, data),
         published=published,
-        title=title,
+        title=f"{source.split(':')[0]}, {title}: levels compared",
         again=args.retrain,
     )
 

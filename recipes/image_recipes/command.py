@@ -17,9 +17,8 @@ from casc_core.errors import ConfigError, DataError
 from casc_lab import command
 from casc_lab.distributed import is_main, say
 from casc_lab.evaluation.accuracy import Batches
-from casc_lab.evaluation.methods import Evaluation
-from casc_lab.evaluation.report import Experiment, phase, report
-from casc_lab.evaluation.sweep import sweep_options
+from casc_lab.evaluation.report import Experiment, phase
+from casc_lab.evaluation.sweep import report_levels
 from casc_lab.training.checks import MOST, check_fits
 from casc_lab.training.descent import DescentConfig
 from casc_lab.training.loop import PRECISIONS
@@ -231,16 +230,14 @@ def run(
         seconds: time of the phases so far.
     """
     training = training_config(args, defaults)
-    if args.sweep is None:
-        one(args, device, images, training, args.q, args.out, seconds)
-        return
-    sweep_options(
+    report_levels(
         args,
-        lambda q, folder: one(args, device, images, training, q, folder, dict(seconds)),
+        lambda q, folder, spent: experiment(args, device, images, training, q, folder, spent),
+        seconds,
         images.source,
-        images.train.digest,
-        published=paper.levels(images.name, args.model),
-        title=f"{images.source.split(':')[0]}, {args.model}: levels compared",
+        lambda: images.train.digest,
+        paper.levels(images.name, args.model),
+        args.model,
     )
 
 
@@ -254,20 +251,6 @@ def training_config(args: argparse.Namespace, defaults: TrainingConfig) -> Train
         defaults = FINE_TUNING
     config = dataclasses.replace(defaults, seed=args.seed, **given)
     return None if untrained else config
-
-
-def one(
-    args: argparse.Namespace,
-    device: torch.device,
-    images: Images,
-    training: TrainingConfig | None,
-    q: int | None,
-    folder: Path,
-    seconds: dict[str, float],
-) -> Evaluation:
-    """The experiment for one number of levels."""
-    made = experiment(args, device, images, training, q, folder, seconds)
-    return report(made, folder, args.T, args.weight_bits, {**vars(args), "q": q, "sweep": None}, seconds)
 
 
 def experiment(
@@ -301,11 +284,7 @@ def experiment(
     say(describe(trained.found, trained.training))
     converted, facts = trained.model, dict(trained.training)
     if q is None:
-        with phase("calibrate", seconds):
-            calibrated = how.apply(trained.model, images.calibration())
-        say(str(calibrated))
-        converted = calibrated.model
-        facts["calibration"] = how.facts(calibrated)
+        converted = how.calibrated(trained.model, images.calibration, facts, seconds)
     return Experiment(
         network=converted, adapter="cnn", batches=images.test, title=title, data=images.source,
         train_examples=len(images.train), test_examples=images.test_examples, q=q, classifier=trained.folder,

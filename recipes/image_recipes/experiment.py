@@ -19,6 +19,7 @@ from casc_core.reporting.predictions import Measure
 from casc_core.storage.strict import of
 from casc_lab.distributed import say
 from casc_lab.evaluation.accuracy import Batches, logits_of
+from casc_lab.evaluation.report import phase
 from casc_lab.seeds import digest
 from casc_lab.training import classification
 from casc_lab.training.store import Store, training_facts
@@ -245,7 +246,26 @@ class CalibrationConfig:
             measures=measures,
         )  # fmt: skip
 
-    def facts(self, calibrated: casc_core.Calibration) -> dict[str, Any]:
+    def calibrated(
+        self,
+        trained: nn.Module,
+        batches: Callable[[], Iterable[Tensor]],
+        facts: dict[str, Any],
+        seconds: dict[str, float],
+        measures: Mapping[str, Measure] | None = None,
+    ) -> nn.Module:
+        """The network that `apply` gives.
+
+        Args:
+            facts: to which is added what is said of it. seconds: to which its time is added.
+        """
+        with phase("calibrate", seconds):
+            found = self.apply(trained, batches(), measures)
+        say(str(found))
+        facts["calibration"] = self._facts(found)
+        return found.model
+
+    def _facts(self, calibrated: casc_core.Calibration) -> dict[str, Any]:
         """What `results.json` says of a calibration."""
         return dataclasses.asdict(self) | {
             "samples": calibrated.samples, "predictions_moved": calibrated.predictions_moved,

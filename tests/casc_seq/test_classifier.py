@@ -110,6 +110,7 @@ def test_it_converts_with_its_batch_normalisation(options: dict[str, Any]) -> No
 def test_a_training_batch_of_one_text() -> None:
     model = classifier(batch_norm=True).train()
     model(torch.tensor([[3, 4, 5]])).sum().backward()
+    assert all(each.grad is not None and bool(each.grad.isfinite().all()) for each in model.parameters())
 
 
 def test_a_config_survives_json() -> None:

@@ -11,6 +11,7 @@ import casc_core
 from casc_core import AsTrained, Exact
 from casc_seq import GRU, LSTM, RNN
 from casc_seq.classifier import ClassifierConfig, TextClassifier
+from casc_seq.text import sample
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -52,6 +53,30 @@ def test_text_classifiers(options, with_lengths, numerics):
     snn = casc_core.convert(classifier(**options), numerics=numerics)
     inputs = 2 if with_lengths else 1
     compare(snn, *(texts(*sizes)[:inputs] for sizes in ((3, 7), (1, 7), (20, 11))))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru"])
+def test_every_test_sample_of_a_trained_network(cell):
+    sentences, topics = sample.generate(500)
+    vocabulary = {}
+    rows = [[vocabulary.setdefault(word, len(vocabulary) + 1) for word in sentence.split()] for sentence in sentences]
+    lengths, labels = torch.tensor([len(row) for row in rows]), torch.tensor(topics)
+    tokens = torch.stack([torch.tensor(row + [0] * (int(lengths.max()) - len(row))) for row in rows])
+    torch.manual_seed(0)
+    config = ClassifierConfig(len(vocabulary) + 1, 4, embedding_size=16, hidden_size=16, cell=cell, pooling="mean+max")
+    model = TextClassifier(config)
+    training, tested = slice(0, 350), slice(350, None)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(4):
+        for batch in torch.randperm(training.stop).split(35):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(tokens[batch], lengths[batch]), labels[batch]).backward()
+            optimizer.step()
+    given = tokens[tested], lengths[tested]
+    snn = casc_core.convert(model.eval())
+    accuracy = (snn.reference(*given).argmax(1) == labels[tested]).float().mean()
+    assert accuracy > 0.35  # of four topics
+    compare(snn, (tokens[:2], lengths[:2]), given)
 
 
 class Begun(nn.Module):

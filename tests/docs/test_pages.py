@@ -12,6 +12,7 @@ from pages import ROOT, blocks, outside_blocks
 
 import casc_core
 import casc_core.extend
+import casc_core.operations
 import casc_seq
 from casc_lab.cli import main
 
@@ -46,7 +47,9 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors((ROOT / path).read_text(encoding="utf-8")), target
 
 
-@pytest.mark.parametrize("package", [casc_core, casc_core.extend, casc_seq], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [casc_core, casc_core.extend, casc_core.operations, casc_seq], ids=lambda package: package.__name__
+)
 def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
     page = (ROOT / "docs" / "reference" / f"{package.__name__}.md").read_text(encoding="utf-8")
     listed = re.findall(rf"^::: {re.escape(package.__name__)}\.(\w+)$", page, re.MULTILINE)

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import replay
 import torch
-from exported import CASES, converted
+from exported import CASES, Attention, converted
 from pages import ROOT
 from safetensors.numpy import load_file, save_file
 
+import casc_core
 from casc_core import AsTrained, Exact
+from casc_core.engine.ops import Multiply
 
 REPLAYER = ROOT / "examples" / "replay.py"
 PROFILE = Exact(8, bias_on_weight_grid=True)
@@ -30,6 +32,16 @@ def test_everything_is_reproduced(name: str, numerics: AsTrained | Exact, tmp_pa
     found = replay.replay(tmp_path / "export")
     assert len(found) == 2 * len(snn.layers) + (2 if name == "two_outputs" else 1)
     assert set(found.values()) == {0}
+
+
+def test_products_of_currents_are_reproduced(tmp_path: Path) -> None:
+    """As trained they are rounded, and held where neurons read them."""
+    torch.manual_seed(0)
+    snn = casc_core.convert(Attention(of_currents=True).eval())
+    rounded = [op for op in snn.operations() if isinstance(op, Multiply) and op.settings["arriving"] is not None]
+    assert any(op.settings["held"] is not None for op in rounded)
+    snn.export(tmp_path / "export", 3 * torch.randn(3, 3, 4))
+    assert set(replay.replay(tmp_path / "export").values()) == {0}
 
 
 def test_it_imports_nothing_of_ours_and_is_short() -> None:

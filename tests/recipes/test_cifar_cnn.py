@@ -78,7 +78,7 @@ def test_it_trains_converts_and_writes_everything(
 
 
 def test_two_processes_give_what_one_does(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--data", data, "--q", 8, "--T", 5, "--device", "cpu", "--epochs", 2]
+    options = ["--data", data, "--q", 2, "--T", 2, "--device", "cpu", "--epochs", 1]
     two = run_recipe("cifar_cnn.py", *TINY, "--out", tmp_path, *options, launcher=TWO_PROCESSES)
     assert two.returncode == 0, two.stderr
     assert two.stderr.count("classifier trained") == 1
@@ -96,17 +96,21 @@ def test_two_processes_give_what_one_does(data: Path, tmp_path: Path, capsys: py
 
 
 def test_levels_are_compared_and_not_run_twice(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe(tmp_path, "--data", data, "--sweep", "4,2", "--T", 2, "--epochs", 2)
+    options = ["--data", data, "--T", 2, "--epochs", 1, "--calibrate-q", 4]  # the last is for plain ReLU
+    recipe(tmp_path, *options, "--sweep", "none,2")
     first = capsys.readouterr()
     assert first.err.count("classifier trained") == 2
     rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
-    assert [row["q"] for row in rows] == [4, 2]
+    assert [row["q"] for row in rows] == [None, 2]
     for row in rows:
-        results = json.loads((tmp_path / f"q{row['q']}" / "results.json").read_text())
+        results = json.loads((tmp_path / f"q{row['q'] or 'none'}" / "results.json").read_text())
         assert row["ann"] == results["ann_accuracy"]
         assert row["silent"] == results["reference_accuracy"] <= row["best"]
         assert row["silent_at"] == results["steps_to_silence"]["max"] >= row["exact_at"] == results["exact_at"]
-    recipe(tmp_path, "--data", data, "--sweep", "4,2,1", "--T", 2, "--epochs", 2)
+        assert results["options"]["percentile"] == 99.9
+        calibration = results["training"].get("calibration", {})
+        assert calibration.get("q") == (4 if row["q"] is None else None)
+    recipe(tmp_path, *options, "--sweep", "none,2,1")
     second = capsys.readouterr()
     assert second.err.count("found") == 2
     assert second.err.count("classifier trained") == 1
@@ -310,13 +314,6 @@ def test_a_mistake_is_told_before_the_images_are_loaded(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
-
-
-def test_options_of_calibration_are_for_a_sweep_with_plain_relu_too(data: Path, tmp_path: Path) -> None:
-    recipe(tmp_path, "--data", data, "--sweep", "none,2", "--calibrate-q", 4, "--T", 2, "--epochs", 1)
-    results = json.loads((tmp_path / "qnone" / "results.json").read_text())
-    assert results["training"]["calibration"]["q"] == 4
-    assert results["options"]["percentile"] == 99.9
 
 
 @pytest.mark.slow

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from emulated import EMULATED
+
 from casc_core.engine import kernels
 from casc_core.engine.products import spike_product as product
 
 COMPILED = kernels.all_instructions()[1:]
+# Within `emulated.emulation`, as the tests of kernels are.
+COMPILED_OR_EMULATED = [*COMPILED, *EMULATED] if COMPILED else []
 ENGINES: list[tuple[str | None, str | None]] = [(kernels.instructions(), None), (None, "float"), (None, "int8")]
 ENGINES += [(choice, way) for choice in COMPILED for way in ("rows", "int8")]
 

@@ -77,6 +77,49 @@ class Outputs(nn.Module):
         return {"logits": self.fc(self.third(self.mixed(values * gates))), "parts": (values, 2 * x[:, :2])}
 
 
+class Attention(nn.Module):
+    """Matrix products without a softmax, the second one over the length.
+
+    Args:
+        of_currents: what is multiplied does not spike before; as trained, such products are rounded.
+    """
+
+    def __init__(self, of_currents: bool = False) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o, self.fc = (nn.Linear(4, 4) for _ in range(5))
+        self.scores, self.hidden = CQReLU(4), CQReLU(4)
+        self.acts = nn.ModuleList(nn.Identity() if of_currents else CQReLU(4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (act(layer(x)) for act, layer in zip(self.acts, (self.q, self.k, self.v), strict=True))
+        mixed = self.scores(q @ k.transpose(1, 2) * 0.5) @ v / x.shape[1]
+        return self.fc(self.hidden(self.o(mixed)).sum(1))
+
+
+class Bilinear(nn.Module):
+    """A product of a population with itself, which is read out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(2, 3, 2), CQReLU(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x))
+        return torch.einsum("bchw,bdhw->bcd", x, x)
+
+
+class Tables(nn.Module):
+    """Functions of levels, which are tables, one of them of levels that may be negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.second = nn.Linear(6, 8), nn.Hardtanh(-1.0, 2.5), nn.Linear(8, 7)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.relu(self.second(nn.functional.gelu(self.act(self.first(x))))).exp())
+
+
 def classifier(cell: str, **options: Any) -> nn.Module:
     """A bidirectional text classifier that reads tokens and lengths."""
     given = {"pooling": "mean+max", "q": 4} | options
@@ -158,6 +201,21 @@ def sigmoid_and_tanh() -> Case:
 @case
 def two_outputs() -> Case:
     return Case(Outputs(), (torch.randn(3, 6),))
+
+
+@case
+def attention_without_a_softmax() -> Case:
+    return Case(Attention(), (torch.randn(2, 3, 4),))
+
+
+@case
+def bilinear_pooling() -> Case:
+    return Case(Bilinear(), (torch.randn(2, 2, 4, 4),))
+
+
+@case
+def tables_by_level() -> Case:
+    return Case(casc_core.prepare(Tables(), q=4), (torch.randn(3, 6),))
 
 
 @case

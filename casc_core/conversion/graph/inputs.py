@@ -12,6 +12,7 @@ from torch import Tensor
 
 from casc_core.conversion.graph.node import InputNode, Node, SignalNode, Snapped, Snapping, SpikingNode
 from casc_core.conversion.grids import Form, Reach, Stretch
+from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Attribute, Call, Constant, Encode, Silence
 from casc_core.engine.program import Ref
 from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, largest, snapped
@@ -21,6 +22,10 @@ _WHOLE = frozenset(
     "eq ne lt le gt ge logical_and logical_or logical_not invert bool long int any all argmax argsort count_nonzero "
     "floordiv floor_divide size dim numel ceil floor".split()
 )
+# Functions whose results are no whole numbers, but by chance.
+_BROKEN = frozenset("sqrt truediv div divide true_divide addcdiv lerp".split())
+# Functions of whole numbers whose results are whole if the numbers given beside them are.
+_ARITHMETIC = frozenset("add sub subtract rsub mul multiply addcmul pow mod remainder".split())
 # What a tensor tells of itself beside its numbers.
 _SIZES = frozenset("shape ndim device dtype itemsize nbytes is_cuda requires_grad".split())
 
@@ -52,6 +57,10 @@ class Known(InputNode):
     def numbers(self) -> Tensor:
         return self.value
 
+    @cached_property
+    def may_be_whole(self) -> bool:
+        return _are_whole(self.value)
+
     def snap(self, snapping: Snapping) -> Snapped:
         return Snapped(snapping.call(Constant(self.value)))
 
@@ -78,11 +87,25 @@ class FunctionCall(InputNode):
 
     @cached_property
     def arguments(self) -> frozenset[str]:
-        name = str(self.args[1]) if self.function == "getattr" else self.function.rsplit(".", 1)[-1]
-        if name in _WHOLE | _SIZES:
+        if self._name in _WHOLE | _SIZES:
             return frozenset()
         read = (node.arguments for node in self.inputs if isinstance(node, InputNode))
         return frozenset[str]().union(*read)
+
+    @cached_property
+    def may_be_whole(self) -> bool:
+        if self._name in _WHOLE | _SIZES:
+            return True
+        if self._name in _BROKEN or not all(each.may_be_whole for each in self.inputs if isinstance(each, InputNode)):
+            return False
+        beside = [leaf for leaf in leaves((self.args, dict(self.kwargs))) if isinstance(leaf, (int, float))]
+        if self._name == "pow" and any(number < 0 for number in beside):
+            return False
+        return self._name not in _ARITHMETIC or all(float(number).is_integer() for number in beside)
+
+    @property
+    def _name(self) -> str:
+        return str(self.args[1]) if self.function == "getattr" else self.function.rsplit(".", 1)[-1].rstrip("_")
 
     def snap(self, snapping: Snapping) -> Snapped:
         return Snapped(snapping.call(Call(self.function), *self.args, **self.kwargs))
@@ -145,3 +168,7 @@ class Encoded(SignalNode):
         is_exact = torch.equal(on, numbers.double())
         form = Form(drive_exponent=exponent, drive_reach=float(on.abs().max()), is_exact=is_exact)
         return Snapped(snapping.call(Encode(exponent=exponent), self.value), form)
+
+
+def _are_whole(value: Tensor) -> bool:
+    return not value.is_complex() and bool((value.double() == value.double().round()).all())

@@ -166,6 +166,11 @@ class InputNode(Node):
         """The arguments of the forward whose numbers it is computed with; of a mask or a size there are none."""
         return frozenset()
 
+    @property
+    def may_be_whole(self) -> bool:
+        """Whether its numbers can be whole: of a mask or the lengths of texts, but of no square root and no quotient."""
+        return True
+
     def __repr__(self) -> str:
         return "a tensor computed from the inputs"
 

@@ -10,9 +10,9 @@ import copy
 import inspect
 import math
 import operator
-from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -31,36 +31,28 @@ from casc_core.conversion.graph import (
     InputNode,
     Known,
     Node,
-    PartsNode,
     Place,
     SignalNode,
     SpikingNode,
     levels_of,
 )
+from casc_core.conversion.passes.parameters import Parameters
 from casc_core.conversion.passes.refusing import refusing
+from casc_core.conversion.passes.returned import Unreadable, outputs_of
 from casc_core.conversion.rule_table import Rule, RuleTable
 from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
-from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom
+from casc_core.conversion.tracing.known_sizes import known_rank
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.conditions import expect
-from casc_core.engine.float64 import in_float64
 from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Op
-from casc_core.engine.structure import Output, Structure, described, structure_of
 from casc_core.errors import CascError, ConversionError
 from casc_core.numerics import Numerics
 
 NodeT = TypeVar("NodeT", bound=Node)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A result that spikes cannot carry; whatever reads it is refused, and `why`."""
-
-    why: str
 
 
 class Reader:
@@ -77,6 +69,7 @@ class Reader:
     place: Place
     target: Any
     left: int = 0
+    _node: fx.Node
 
     def __init__(self, model: nn.Module, rules: RuleTable, numerics: Numerics) -> None:
         self.model, self.rules = model, rules
@@ -89,7 +82,8 @@ class Reader:
         self._whole: set[str] = set()
         # The operations that follow from the inputs; and what the others are.
         self._reading: set[fx.Node] = set()
-        self._evaluated: dict[fx.Node, Any] = {}
+        self._parameters = Parameters(model, self.is_float64, self.refuse)
+        self._ranks: dict[fx.Node, int | None] = {}
 
     # What rules use.
 
@@ -187,6 +181,11 @@ class Reader:
         return next((q for q in each if q is not None), 1)
 
     @property
+    def rank(self) -> int | None:
+        """How many dimensions the result of the current operation has; None: the inputs decide."""
+        return known_rank(self._node, self.model, self._ranks)
+
+    @property
     def name(self) -> str:
         """Module path of the current operation, or the name that the trace gave it."""
         return self.place.name
@@ -205,7 +204,7 @@ class Reader:
         """
         inputs, returned = self._operations(graph)
         kind = type(self.model).__name__
-        outputs, structure = self._outputs(returned, inputs)
+        outputs, structure = outputs_of(returned, kind)
         if not inputs:
             raise ConversionError(f"the forward of {kind} reads no input, so there is nothing to convert")
         for output in outputs:
@@ -219,36 +218,6 @@ class Reader:
         nodes, checks, layers = tuple(self._nodes), tuple(self._checks), tuple(self._layers)
         return Graph(tuple(inputs), nodes, checks, outputs, layers, structure)
 
-    def _outputs(self, returned: Any, inputs: Sequence[str]) -> tuple[tuple[Node, ...], Structure]:
-        """The outputs in what the forward returns, and where they stand in it; one at two places is one.
-
-        Raises:
-            ConversionError: what it returns cannot be converted.
-        """
-        outputs: dict[Node, int] = {}
-        kind = type(self.model).__name__
-
-        def number(value: Any) -> int:
-            if isinstance(value, Unreadable):
-                raise ConversionError(f"the forward of {kind} returns what cannot be converted exactly: {value.why}")
-            if not isinstance(value, (SignalNode, InputNode)):
-                raise ConversionError(
-                    f"the forward of {kind} returns {_describe(value)}, which is neither a tensor nor a number, a string "
-                    "or None: return tensors, in tuples, lists, dicts, named tuples and dataclasses"
-                )
-            return outputs.setdefault(value, len(outputs))
-
-        try:
-            structure = structure_of(returned, number)
-        except ValueError as error:
-            raise ConversionError(f"the forward of {kind} returns what cannot be given back: {error}") from error
-        if not any(isinstance(output, SignalNode) for output in outputs):
-            raise ConversionError(
-                f"the forward of {kind} must return what the network computes: a tensor, its logits, or tensors in tuples, "
-                f"lists, dicts, named tuples and dataclasses; it returns {_described(structure, outputs)}"
-            )
-        return tuple(outputs), structure
-
     def _operations(self, graph: fx.Graph) -> tuple[list[str], Any]:
         """Names of the inputs, and what is returned."""
         values: dict[fx.Node, Any] = {}
@@ -256,6 +225,7 @@ class Reader:
         inputs: list[str] = []
         output: Any = None
         for node in graph.nodes:
+            self._node = node
             self.place, self.target, self.left = self._place(node), node.target, self.left - 1
             if node.op == "placeholder":
                 values[node] = self._argument(node, inputs)
@@ -332,7 +302,7 @@ class Reader:
 
     def _operation(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "get_attr":
-            value = self._evaluate(node)
+            value = self._parameters.of(node)
             return self.add(Known(value.clone())) if isinstance(value, Tensor) else value
         if "_assert" in getattr(node.target, "__name__", ""):
             return None
@@ -356,7 +326,7 @@ class Reader:
             of_numbers = name is None or name.startswith(("operator.", "math."))
             if not _holds((args, kwargs), InputNode) and not method and of_numbers and callable(node.target):
                 return node.target(*args, **kwargs)
-            if node not in self._reading and (known := self._as_constants(self._evaluate(node))) is not None:
+            if node not in self._reading and (known := self._as_constants(self._parameters.of(node))) is not None:
                 return known
             if node.target is getattr and not hasattr(Tensor, args[1]) and args[1] not in FIELDS:
                 raise self.refuse(f"it reads the attribute {args[1]!r}, which a tensor does not have")
@@ -373,7 +343,7 @@ class Reader:
                 return found
         if rule is not None:
             return self._ruled(rule, args, kwargs)
-        if node not in self._reading and (known := self._as_constants(self._evaluate(node))) is not None:
+        if node not in self._reading and (known := self._as_constants(self._parameters.of(node))) is not None:
             return known
         if name in REARRANGING and isinstance(args[0], SignalNode):
             return self._ruled(self.rules.functions["layout"], (name, *args), kwargs)
@@ -396,35 +366,6 @@ class Reader:
             numbers = args[0].numbers
         return self.add(FunctionCall(name, tuple(args), kwargs, numbers))
 
-    def _evaluate(self, node: fx.Node) -> Any:
-        """What an operation makes of parameters and buffers alone, computed as the model computes it.
-
-        Raises:
-            ConversionError: it is random.
-        """
-        if node not in self._evaluated:
-            self._evaluated[node] = self._computed(node)
-        return self._evaluated[node]
-
-    def _computed(self, node: fx.Node) -> Any:
-        if node.op == "placeholder":  # of an argument that is not given
-            return None
-        if node.op == "get_attr":
-            value: Any = self.model
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            return value.detach() if isinstance(value, Tensor) else value
-        args, kwargs = copy.deepcopy(  # it may be an operation in place
-            tuple(plain(fx.node.map_arg(value, self._evaluate)) for value in (node.args, node.kwargs))
-        )
-        wide = in_float64() if self.is_float64 else nullcontext()
-        with wide, NothingRandom(lambda _: self.refuse(RANDOM)):
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            module = node.op == "call_module"
-            function: Any = self.model.get_submodule(str(node.target)) if module else node.target
-            return function(*args, **kwargs)
-
     def _as_constants(self, value: Any) -> Any:
         """`value`, its tensors known ones; None if there is anything else in it than they and numbers."""
         if isinstance(value, Tensor):
@@ -441,7 +382,7 @@ class Reader:
         module = self.model.get_submodule(str(node.target))
         why, rule = self.rules.refusal(module), self.rules.find_module(module)
         if node not in self._reading and (rule is None or why is not None or _is_activation(module)):
-            known = self._as_constants(self._evaluate(node))
+            known = self._as_constants(self._parameters.of(node))
             if known is not None:
                 return known
         if type(module) in self.rules.elementwise:
@@ -467,9 +408,12 @@ class Reader:
 
     def _ruled(self, rule: Rule, args: Any, kwargs: Any) -> Any:
         try:
-            bound = inspect.signature(rule).bind(self, *args, **kwargs)
+            bound = _signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refuse(f"it is called in a way its rule does not know ({error})") from error
+        for name, value in bound.arguments.items():
+            if isinstance(value, InputNode) and bound.signature.parameters[name].annotation == SignalNode.__name__:
+                bound.arguments[name] = self.signal(value)
         try:
             return rule(*bound.args, **bound.kwargs)
         except CascError:
@@ -482,19 +426,14 @@ class Reader:
             raise
 
 
+@cache
+def _signature(rule: Rule) -> inspect.Signature:
+    return inspect.signature(rule)
+
+
 def _is_activation(module: nn.Module) -> bool:
     return any(isinstance(each, Quantised) for each in module.modules())
 
 
 def _holds(value: Any, kind: type) -> bool:
     return any(isinstance(leaf, kind) for leaf in leaves(value))
-
-
-def _describe(value: Any) -> str:
-    return "a tuple of as many parts as its input's size makes" if isinstance(value, PartsNode) else repr(value)
-
-
-def _described(structure: Structure, outputs: Collection[Node]) -> str:
-    single = isinstance(structure, Output)
-    of_inputs = "a function of its inputs alone" if single else f"{described(structure)}, functions of its inputs alone"
-    return of_inputs if outputs else described(structure)

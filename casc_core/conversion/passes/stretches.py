@@ -29,6 +29,8 @@ from casc_core.engine.ops import DividedByInput, Layout
 
 # A running map is held within so many times what its neurons can spike and what else they may receive.
 HELD = 4.0
+# Numbers that no neurons read are on grids no coarser than `2**COARSEST`.
+COARSEST = -10
 
 
 def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
@@ -57,8 +59,25 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         reach = node.potential(reaches.__getitem__) if isinstance(node, PopulationNode) else reaches[node]
         largest[own] = largest.get(own, Reach()).joined(reach.room)
     found = {own: Stretch.of(reach, steps) for own, reach in largest.items()}
+    _refuse_coarse(nodes, first, found)
     found |= {readout: Stretch.of_readout(largest[readout]) for readout in readouts}
     return {node: replace(found[first[node]], held=held.get(node)) for node in nodes}
+
+
+def _refuse_coarse(nodes: list[SpikingNode], first: dict[Node, Node], found: dict[Node, Stretch]) -> None:
+    """Refuse numbers that may be so large that no fraction of them is left, where no neurons say what they can tell apart.
+
+    Raises:
+        ConversionError: there are such numbers.
+    """
+    compared = {first[node] for node in nodes if isinstance(node, PopulationNode)}
+    for node in nodes:
+        finest = found[first[node]].finest
+        if isinstance(node, Product) and first[node] not in compared and finest > COARSEST:
+            raise node.refuse(
+                f"products of products as large as these may be are exact to {2.0**finest:.2g} alone: make the factors "
+                "smaller, or put an activation between the products"
+            )
 
 
 def _neurons_behind(graph: Graph, nodes: list[SpikingNode]) -> dict[Node, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from casc_core.conversion.graph import (
     Addition,
     Applied,
+    Encoded,
     Factor,
     InputNode,
     Normalisation,
@@ -125,7 +126,14 @@ def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
         raise reader.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")
     if reader.is_real(other):
         return reader.add(Product(input, reader.signal(other), reader.name, reader.levels))
+    if not other.may_be_whole:
+        return _by_fractions(reader, input, other)
     return reader.apply(TimesInput(), input, other)
+
+
+def _by_fractions(reader: Reader, x: SignalNode, factor: InputNode) -> SignalNode:
+    """`x` times what sizes, masks or lengths give and is not whole, such as the root of a size."""
+    return reader.add(Product(x, reader.add(Encoded(factor)), reader.name, reader.levels))
 
 
 @RULES.function(torch.square, "square")
@@ -137,16 +145,19 @@ def _square(reader: Reader, input: SignalNode) -> SignalNode:
 def _power(reader: Reader, input: Any, exponent: Any) -> SignalNode:
     if isinstance(input, SignalNode) and isinstance(exponent, (int, float)):
         found = None if exponent == 2 else reader.by_level(input, lambda values: torch.pow(values, exponent))
-        if exponent == 2 or found is not None:
-            return _square(reader, input) if found is None else found
+        if found is not None:
+            return found
+        if exponent in (2, 3, 4):
+            square = _square(reader, input)
+            return square if exponent == 2 else multiply(reader, square, input if exponent == 3 else square)
     base = None if isinstance(input, SignalNode) else known(reader, input)
     if base is not None and base.dim() == 0:
         found = reader.by_level(exponent, lambda values: torch.pow(base, values))
         if found is not None:
             return found
     raise reader.refuse(
-        "powers but the square are exact of levels alone, of which they are tables: quantise before, by nn.ReLU or "
-        "nn.Hardtanh (which a preparation rounds), or write them as products"
+        "powers but the second, third and fourth are exact of levels alone, of which they are tables: quantise before, by "
+        "nn.ReLU or nn.Hardtanh (which a preparation rounds), or write them as products"
     )
 
 
@@ -182,6 +193,8 @@ def divide(reader: Reader, input: Any, other: Any) -> SignalNode:
             "it divides by a real-valued input; divide by a constant, or by whole numbers that are an input of their own, "
             "such as the texts' lengths"
         )
+    if not other.may_be_whole:
+        return _by_fractions(reader, reader.signal(input), reader.call("operator.truediv", 1, other))
     return reader.add(Applied(DividedByInput(), (input, other), divides=True))
 
 

@@ -52,8 +52,9 @@ def _type(reader: Reader, x: SignalNode, dtype: Any = None, non_blocking: bool =
 
 def _cast(reader: Reader, x: Any, targets: Iterable[Any]) -> Any:
     """`x` itself, if none of these (types, devices, tensors whose type is taken) makes it round."""
-    if isinstance(x, InputNode):  # cast to the type of a spiking tensor
-        return reader.call("Tensor.float", x)
+    if isinstance(x, InputNode):  # cast to the type of a spiking tensor, and moved to where that is
+        (like,) = (target for target in targets if isinstance(target, SignalNode))
+        return reader.call("Tensor.float", reader.call("Tensor.to", x, reader.attribute(like, "device")))
     for target in targets:
         require_floating_type(reader, target)
     return x

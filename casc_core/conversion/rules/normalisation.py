@@ -24,7 +24,7 @@ def batch_norm(reader: Reader, module: BatchNorm, input: Any) -> SignalNode:
     if module.running_mean is None or module.running_var is None:
         raise reader.refuse("it has no running statistics, so it depends on the batch; use track_running_stats=True")
     weight, bias = (module.weight, module.bias) if module.affine else (None, None)
-    x, rank = reader.signal(input), _RANKS.get(type(module))
+    x, rank = reader.signal(input), _RANKS.get(type(module), reader.rank)
     return _by_statistics(reader, x, module.running_mean, module.running_var, weight, bias, module.eps, rank)
 
 
@@ -46,7 +46,7 @@ def _batch_norm_call(
     unknown = [value for value, known in ((weight, factor), (bias, offset)) if value is not None and known is None]
     if mean is None or variance is None or unknown:
         raise reader.refuse("its statistics are computed in the forward; only buffers as they stand can be folded")
-    return _by_statistics(reader, reader.signal(input), mean, variance, factor, offset, eps)
+    return _by_statistics(reader, reader.signal(input), mean, variance, factor, offset, eps, reader.rank)
 
 
 def _by_statistics(

@@ -42,7 +42,7 @@ def neurons(reader: Reader, x: SignalNode, threshold: float | Tensor, name: str,
     if not isinstance(threshold, Tensor):
         return spikes
     nothing = torch.zeros_like(threshold)
-    return reader.add(Normalisation(spikes, threshold, nothing, nothing))
+    return reader.add(Normalisation(spikes, threshold, nothing, nothing, rank=reader.rank))
 
 
 @RULES.module(Rounded)
@@ -65,7 +65,9 @@ def _leaky(reader: Reader, module: LeakyCQReLU, input: Any) -> SignalNode:
     if slope.numel() == 1:
         return reader.add(Addition(positive, multiplied(reader, negative, -slope.reshape(()))))
     nothing = torch.zeros_like(slope)
-    return reader.add(Addition(positive, reader.add(Normalisation(negative, -slope, nothing, nothing))))
+    return reader.add(
+        Addition(positive, reader.add(Normalisation(negative, -slope, nothing, nothing, rank=reader.rank)))
+    )
 
 
 @RULES.module(Swish)

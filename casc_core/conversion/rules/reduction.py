@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from casc_core.conversion.graph import Applied, Factor, Filled, InputNode, Maximum, SignalNode
-from casc_core.conversion.passes.read import Reader, Unreadable
+from casc_core.conversion.passes.read import Reader
+from casc_core.conversion.passes.returned import Unreadable
 from casc_core.conversion.rules.arithmetic import add, known
 from casc_core.conversion.rules.casts import require_floating_type
 from casc_core.conversion.rules.table import RULES

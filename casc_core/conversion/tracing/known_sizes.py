@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from casc_core.activation import CQReLU, Rounded
 from casc_core.composed_activations import LeakyCQReLU, Swish
-from casc_core.engine.conditions import is_of_sizes
+from casc_core.engine.conditions import ARITHMETIC, is_of_sizes
 
 UNKNOWN_PARTS = (
     "is taken apart into as many parts as its input's size makes, which is known only when the network runs; unpack it "
@@ -90,14 +90,24 @@ def _of_call(node: fx.Node, dim: int, root: nn.Module) -> int | None:
     return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-def known_rank(node: fx.Node, root: nn.Module) -> int | None:
+def known_rank(node: fx.Node, root: nn.Module, found: dict[fx.Node, int | None] | None = None) -> int | None:
     """The number of dimensions of what a node of a trace gives, batch included; None: the inputs decide.
+
+    Args:
+        found: what has been found of other nodes, and will be of this one.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     >>> first, *_, last, _ = fx.symbolic_trace(model).graph.nodes
     >>> known_rank(first, model), known_rank(last, model)
     (None, 4)
     """
+    found = {} if found is None else found
+    if node not in found:
+        found[node] = _rank(node, root, found)
+    return found[node]
+
+
+def _rank(node: fx.Node, root: nn.Module, found: dict[fx.Node, int | None]) -> int | None:
     name = called(node.target)
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
@@ -112,13 +122,44 @@ def known_rank(node: fx.Node, root: nn.Module) -> int | None:
         return len(node.args) - 1 if len(node.args) > 2 else None
     if not keeps:
         return None
-    found = [known_rank(each, root) for each in node.all_input_nodes if not is_of_sizes(each)]
-    known = [rank for rank in found if rank is not None]
-    return max(known) if known and (name not in _BROADCAST or len(known) == len(found)) else None
+    read = [known_rank(each, root, found) for each in node.all_input_nodes if not is_of_sizes(each)]
+    known = [rank for rank in read if rank is not None]
+    return max(known) if known and (name not in _BROADCAST or len(known) == len(read)) else None
 
 
 _BROADCAST = frozenset("add sub mul truediv".split())
 _KEEP_RANK = _BROADCAST | frozenset("cat concat concatenate interpolate pad transpose flip roll masked_fill".split())
+
+
+def known_number(value: Any, root: nn.Module) -> Any:
+    """What a trace computes of sizes, where layers alone decide it; None: the inputs do.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> graph = fx.symbolic_trace(model).graph
+    >>> *_, last, output = graph.nodes
+    >>> with graph.inserting_before(output):
+    ...     channels = graph.call_function(operator.getitem, (graph.call_function(getattr, (last, "shape")), 1))
+    ...     wide = graph.call_function(operator.gt, (channels, graph.call_method("dim", (last,))))
+    >>> known_number(channels, model), known_number(wide, model)
+    (8, True)
+    """
+    if not isinstance(value, fx.Node):
+        return value if isinstance(value, (bool, int, float)) else None
+    if value.target in ARITHMETIC and value.target is not operator.getitem:
+        read = [known_number(each, root) for each in value.args]
+        return None if None in read or value.kwargs else value.target(*read)  # type: ignore[operator]  # a function
+    of, index = value.args[0], value.args[1] if len(value.args) > 1 else None
+    if not isinstance(of, fx.Node):
+        return None
+    if called(value.target) in ("dim", "ndimension") or (value.target is getattr and index == "ndim"):
+        return known_rank(of, root)
+    if value.target is operator.getitem and isinstance(index, int) and _is_whole_shape(of):
+        return known_size(of.all_input_nodes[0], index, root)
+    return known_size(of, index, root) if value.target == "size" and isinstance(index, int) else None
+
+
+def _is_whole_shape(node: fx.Node) -> bool:
+    return (node.target == "size" and len(node.args) == 1) or (node.target is getattr and node.args[1] == "shape")
 
 
 def known_length(shape: fx.Node, root: nn.Module) -> tuple[fx.Node, int, int] | None:

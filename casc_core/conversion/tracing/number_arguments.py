@@ -1,12 +1,14 @@
 """Proxies in the place of numbers: torch's compiled functions and methods are recorded before they look at their arguments.
 
-From torch 2.9.1 on, nearly every compiled function asks the stand-in (`__torch_function__`) first, and only a few are left
-that see a wrong type instead. Before, that was so wherever a number is wanted: `torch.arange(x.shape[1])`.
+From torch 2.9.1 on, nearly every compiled function asks the stand-in (`__torch_function__`) first. A few are left that see
+a wrong type instead: those that take sizes one by one, and an index. Before, that was so wherever a number is wanted:
+`torch.arange(x.shape[1])`.
 """
 
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -41,17 +43,18 @@ def functions() -> frozenset[int]:
 @contextmanager
 def recorded_methods() -> Iterator[None]:
     """While it is entered, a method of a tensor with numbers of its own may be called with proxies, as in
-    `self.start.expand(x.shape[0], -1)`, whatever torch says.
+    `self.start.expand(x.shape[0], -1)` and `self.places[: x.shape[1]]`, whatever torch says.
 
     >>> with recorded_methods():
-    ...     print(torch.ones(1, 2).expand(2, -1).shape)
-    torch.Size([2, 2])
+    ...     print(torch.ones(1, 2).expand(2, -1)[:1].shape)
+    torch.Size([1, 2])
     """
     own, compiled = vars(Tensor), vars(torch._C.TensorBase)
     methods = {
         name: method
-        for name, method in ({} if _torch_asks() else compiled).items()
-        if inspect.ismethoddescriptor(method) and name not in own and _takes_numbers(name)
+        for name, method in compiled.items()
+        if name in _NEVER_ASKING
+        or (not _torch_asks() and inspect.ismethoddescriptor(method) and name not in own and _takes_numbers(name))
     }
     for name, method in methods.items():
         setattr(Tensor, name, _recorded(name, method))
@@ -62,12 +65,17 @@ def recorded_methods() -> Iterator[None]:
             delattr(Tensor, name)
 
 
+_NEVER_ASKING = frozenset(("__getitem__", "expand", "new_empty", "new_ones", "new_zeros"))
+
+
 def _recorded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    kind, target = ("call_function", operator.getitem) if name == "__getitem__" else ("call_method", name)
+
     @wraps(method)
     def record(*args: Any, **kwargs: Any) -> Any:
         proxies: list[fx.Proxy] = []
         fx.node.map_aggregate((args, kwargs), lambda each: proxies.append(each) if isinstance(each, fx.Proxy) else None)
-        return proxies[0].tracer.create_proxy("call_method", name, args, kwargs) if proxies else method(*args, **kwargs)
+        return proxies[0].tracer.create_proxy(kind, target, args, kwargs) if proxies else method(*args, **kwargs)
 
     return record
 

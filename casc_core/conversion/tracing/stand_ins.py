@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, fx
 from torch.fx import proxy as fx_proxy
+from torch.utils._pytree import register_pytree_node
 
 from casc_core.conversion.tracing.frames import LIBRARIES, is_users, user_line
 from casc_core.conversion.tracing.kinds import attribute_kind, kind_of
@@ -129,6 +130,23 @@ class Attribute(_StandIn, fx_proxy.Attribute):
 Sequence.register(Attribute)  # a shape is one to `match`
 
 
+class Parts(tuple[Any, ...]):
+    """The parts of what `x.chunk(3)` and the like give, with the check of how many they are.
+
+    A forward that takes one by its place asks for no more than that, and gets it without the check.
+    """
+
+    whole: Any
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        return self.whole[index] if isinstance(index, int) else part
+
+
+# So that torch.cat and the like find the stand-ins in it, as they do in a tuple.
+register_pytree_node(Parts, lambda parts: (list(parts), None), lambda parts, _: tuple(parts))
+
+
 class ParameterProxy(_StandIn, fx_proxy.ParameterProxy):
     """The stand-in for a parameter: its shape is known."""
 
@@ -221,6 +239,8 @@ class _Type(type, metaclass=_Types):
 
 
 def _stands_for(value: Any) -> type | None:
+    if builtins.type(value) is Parts:
+        return tuple
     return value.kind if issubclass(builtins.type(value), _StandIn) else None
 
 

@@ -19,15 +19,29 @@ from torch.fx.proxy import TraceError
 
 from casc_core.conversion.tracing.causes import explained, wrapper
 from casc_core.conversion.tracing.containers import recorded
-from casc_core.conversion.tracing.frames import LIBRARIES, user_frame, user_line
+from casc_core.conversion.tracing.frames import LIBRARIES, kept_line, user_frame, user_line
 from casc_core.conversion.tracing.in_place import refuse_changes_in_place
 from casc_core.conversion.tracing.kinds import kind_of
-from casc_core.conversion.tracing.known_sizes import UNKNOWN_PARTS, called, known_length, known_parts, splits
+from casc_core.conversion.tracing.known_sizes import (
+    UNKNOWN_PARTS,
+    called,
+    known_length,
+    known_number,
+    known_parts,
+    splits,
+)
 from casc_core.conversion.tracing.number_arguments import functions, recorded_methods
 from casc_core.conversion.tracing.own_state import as_before
 from casc_core.conversion.tracing.patterns import OPERATIONS, rearrange, reduce
 from casc_core.conversion.tracing.randomness import RANDOM, NothingRandom, other_generators
-from casc_core.conversion.tracing.stand_ins import Builtins, ParameterProxy, Proxy, refused, tensors_for_stand_ins
+from casc_core.conversion.tracing.stand_ins import (
+    Builtins,
+    ParameterProxy,
+    Parts,
+    Proxy,
+    refused,
+    tensors_for_stand_ins,
+)
 from casc_core.engine.conditions import expect, expect_parts, is_asserted, is_of_sizes
 from casc_core.errors import ConversionError
 
@@ -64,6 +78,7 @@ class Tracer(fx.Tracer):
         return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_arg(self, a: Any) -> Any:
+        a = tuple(a) if type(a) is Parts else a
         container = recorded(self, a)
         return super().create_arg(a) if container is None else container
 
@@ -80,12 +95,20 @@ class Tracer(fx.Tracer):
     ) -> Any:  # fmt: skip
         """The stand-in for a result; a tuple of them where it has a known number of parts."""
         if kind == "call_function" and getattr(target, "__module__", "") == "einops.einops":
-            return OPERATIONS[target.__name__](*args, line=user_line(), **kwargs)
+            return OPERATIONS[target.__name__](*args, line=kept_line(), **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
-        count = known_parts(target, args, kwargs, self.root)
         if isinstance(proxy, fx.proxy.ParameterProxy):
             return ParameterProxy(proxy)
-        return proxy if count is None else self.parts(proxy, count)
+        # The code of a graph takes parts by their places, and holds the checks that its own trace has made.
+        count = None if isinstance(self.root, fx.GraphModule) else known_parts(target, args, kwargs, self.root)
+        return proxy if count is None else self._parts_unasked(proxy, count)
+
+    def _parts_unasked(self, whole: fx.Proxy, count: int) -> tuple[fx.Proxy, ...]:
+        first = len(self.graph.nodes)
+        parts = Parts(self.parts(whole, count))
+        parts.whole = whole
+        self.unasked += list(self.graph.nodes)[first:]
+        return parts
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self.builtins.answer_in(m.forward)
@@ -95,9 +118,9 @@ class Tracer(fx.Tracer):
             return self._taken_apart(result, _structure(m)) if is_one else result
         layer: Any = m
         if type(m).__name__ == "Rearrange":
-            return rearrange(args[0], layer.pattern, line=user_line(), **layer.axes_lengths)
+            return rearrange(args[0], layer.pattern, line=kept_line(), **layer.axes_lengths)
         if type(m).__name__ == "Reduce":
-            return reduce(args[0], layer.pattern, layer.reduction, line=user_line(), **layer.axes_lengths)
+            return reduce(args[0], layer.pattern, layer.reduction, line=kept_line(), **layer.axes_lengths)
         raise ConversionError(f"{m} cannot be converted exactly: use nn.Linear, and einops.rearrange around it")
 
     def _taken_apart(self, whole: Any, structure: Any) -> Any:
@@ -115,7 +138,7 @@ class Tracer(fx.Tracer):
         """The parts of what `x.chunk(3)` and the like give, which the network checks to be this many whenever it runs."""
         node = whole.node
         is_tensor = splits(node.target) or node.op == "placeholder"
-        checked: Any = expect_parts(whole, count, user_line()) if is_tensor else whole
+        checked: Any = expect_parts(whole, count, kept_line()) if is_tensor else whole
         return tuple(checked[index] for index in range(count))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
@@ -139,19 +162,19 @@ class Tracer(fx.Tracer):
             return None
         tensor, rank, length = known
         dims: Any = self.proxy(tensor).dim()
-        expect(True, dims == rank, user_line())
+        expect(True, dims == rank, kept_line())
         return length
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """A condition on sizes is taken to be false, or true where it is asserted; no other can be known."""
+        """A condition on sizes is what layers make it; if the inputs decide, false, or true where it is asserted."""
         if not is_of_sizes(obj.node):
             try:
                 return super().to_bool(obj)
             except TraceError as error:
                 refused(obj, error)
-        frame = user_frame()
-        outcome = frame is not None and is_asserted(frame)
-        expect(outcome, obj, user_line())
+        frame, known = user_frame(), known_number(obj.node, self.root)
+        outcome = bool(known) if known is not None else frame is not None and is_asserted(frame)
+        expect(outcome, obj, kept_line())
         return outcome
 
 

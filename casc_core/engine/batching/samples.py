@@ -23,6 +23,7 @@ from casc_core.engine.batching.places import Axis, Mixed, Samples
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.run import Run
 from casc_core.engine.signal import broadcast
+from casc_core.reporting.summaries import Summarised
 
 # In the strides that label dimensions, that of the one that counts samples: no size of a new dimension.
 _LABEL = 3
@@ -56,8 +57,8 @@ class Train:
     held: int | None = None
 
 
-@dataclass(frozen=True)
-class Abstract:
+@dataclass(frozen=True, repr=False)
+class Abstract(Summarised):
     """A tensor that depends on the inputs, as it is known before a run.
 
     Attributes:

@@ -74,10 +74,11 @@ def checked_input(name: str, value: Any, device: torch.device | None) -> Tensor:
     casc_core.errors.InputError: input 'x' is laid out as torch.sparse_coo; give its to_dense()
     """
     if not isinstance(value, Tensor):
+        holds_tensors = isinstance(value, (tuple, list)) and any(isinstance(each, Tensor) for each in value)
         remedy = (
             "wrap the model in one whose forward names each tensor"
-            if isinstance(value, (dict, set))
-            else ("use torch.as_tensor(...)")
+            if holds_tensors or isinstance(value, (dict, set))
+            else "use torch.as_tensor(...)"
         )
         raise InputError(f"input {name!r} must be a torch tensor; got {type(value).__name__}: {remedy}")
     if value.is_nested:

@@ -12,6 +12,7 @@ from casc_core.engine.kernels.convolution import (
     can_be_tiled,
     convolution,
     fits_int32,
+    is_own,
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
@@ -63,6 +64,7 @@ __all__ = [
     "forked",
     "gated",
     "instructions",
+    "is_own",
     "levels",
     "narrow_exponent",
     "pack",

@@ -15,24 +15,26 @@ from torch import Tensor
 from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure, with_capacity
 from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
 from casc_core.engine.kernels.recurrence import Sequences
-from casc_core.engine.kernels.rows import SUMS32, Weights, narrow_exponent
-from casc_core.numerics import FLOAT32_UNITS
+from casc_core.engine.kernels.rows import LeftOut, LeftOutTask, Rounding
+from casc_core.numerics import FLOAT32_UNITS, binade, largest
 
-# Gates are padded to whole vectors, and rows of all of them to the widest.
-_LANES, _STRIDE = 16, 32
+# Gates are padded to whole vectors, what a gate reads to the widest, and all of their outputs to blocks of two halves.
+_LANES, _WIDEST, _BLOCK, _HALF = 16, 32, 64, 16
 # What float32 rounds of sums, of all that they are added up from: some ten roundings to 24 bits, and as much again.
 _ROUNDING = 2.0**-19
-# Rounded weights are so small that int32 holds their sums with all levels.
-_MOST_UNITS = 2.0**30
+# Rounded weights take so few bits that int16 holds the sum of ROWS_OF_INT16 of them, and int32 that with all levels.
+_WEIGHT_BITS, _MOST_UNITS = 13, 2.0**30
 _OUTPUTS = "out0 out1 out2 out3 out4 out5"
 _Table = structure("GatedTable", (c_void_p, "exact rounded"))
 _Task = structure(
     "GatedTask",
     (Neurons, "neurons"),
-    (Weights, "weights"),
-    (c_double, "unit error rounding"),
+    (c_void_p, "weights"),
+    (c_int64, "blocks"),
+    (LeftOutTask, "left_out"),
+    (c_double, "unit grain error rounding"),
     (c_int64, "lstm q cells batch length hidden width"),
-    (c_void_p, "exact bias"),
+    (c_void_p, "bias"),
     (_Table, "sigmoid tanh state cell"),
     (c_void_p, "seen lengths"),
     (c_int64, "reverse"),
@@ -72,45 +74,61 @@ class RecurrentWeights:
     """The weights of a gated layer's hidden state.
 
     Attributes:
-        hidden, gates: units, and blocks of so many rows.
-        rounded: `[hidden, stride]` int16, by input, each gate padded to whole vectors, in units of `2**exponent`.
-        is_rounded: whether these are other numbers than the weights.
-        exact: `[gates, hidden, width]` float64, by output, as they are.
+        hidden, gates: units, and blocks of so many rows. width: of a gate, padded to whole vectors.
+        rounded: `[blocks, hidden + 1, outputs of a block]` int16, in units of `2**exponent`, as the kernel reads them.
+        left_out: what that has left out, `[gates * width, reads]`.
     """
 
     hidden: int
     gates: int
+    width: int
     rounded: Tensor
     exponent: int
-    is_rounded: bool
-    exact: Tensor
+    left_out: LeftOut
 
     @classmethod
-    def of(cls, weight: Tensor, q: int) -> RecurrentWeights:
-        """Of weights `[gates * hidden, hidden]` that meet levels up to `q`."""
+    def of(cls, weight: Tensor, q: int, finest: int) -> RecurrentWeights | None:
+        """Of weights `[gates * hidden, hidden]`, multiples of `2**finest`, that meet levels up to `q`; None: no room."""
         hidden, weight = weight.shape[1], weight.detach().double().cpu()
-        exponent = narrow_exponent(weight)
+        exponent = max(finest, binade(largest(weight)) + 1 - _WEIGHT_BITS)
         while float((weight * 2.0**-exponent).abs().sum(1).max()) * q >= _MOST_UNITS:
             exponent += 1
-        units = (weight * 2.0**-exponent).round()
-        room = -hidden % _LANES
-        by_input = F.pad(units.t().reshape(hidden, -1, hidden), (0, room)).flatten(1)
-        rounded = F.pad(by_input, (0, -by_input.shape[1] % _STRIDE)).to(torch.int16)
-        exact = F.pad(weight.reshape(-1, hidden, hidden), (0, room)).contiguous()
-        is_rounded = not torch.equal(units * 2.0**exponent, weight)
-        return cls(hidden, len(exact), rounded.contiguous(), exponent, is_rounded, exact)
+        rounding = Rounding(exponent, finest, q)
+        if not rounding.fits(weight):
+            return None
+        padded = F.pad(weight.reshape(-1, hidden, hidden), (0, 0, 0, -hidden % _LANES))
+        gates, width, _ = padded.shape
+        rounded = rounding.apply(padded.flatten(0, 1))
+
+        def laid_out(values: Tensor, dtype: torch.dtype) -> Tensor:
+            return F.pad(values, (0, -hidden % _WIDEST)).to(dtype).contiguous()
+
+        left_out = rounding.left_out(rounded, q, laid_out)
+        return cls(hidden, gates, width, _in_blocks(rounded.units), exponent, left_out)
 
     @property
-    def width(self) -> int:
-        """Of a gate, padded."""
-        return self.exact.shape[2]
+    def error(self) -> float:
+        """How far a rounded weight may be off."""
+        return 2.0 ** (self.exponent - 1) if self.left_out.largest else 0.0
 
-    def structure(self) -> ctypes.Structure:
-        """For a kernel."""
-        outputs, inputs = self.gates * self.width, self.hidden
-        checked(self.rounded, "the weights", torch.int16, (inputs, outputs + -outputs % _STRIDE))
-        checked(self.exact, "the weights", torch.float64, (self.gates, inputs, inputs + -inputs % _LANES))
-        return Weights(self.rounded.data_ptr(), SUMS32, inputs, self.width, self.rounded.shape[1], outputs)
+    @property
+    def grain(self) -> float:
+        """The unit of the weights as they are."""
+        return 2.0**self.left_out.finest
+
+    def check(self) -> None:
+        """Refuse what a kernel would not read."""
+        outputs, reads = self.gates * self.width, self.hidden + -self.hidden % _WIDEST
+        checked(self.rounded, "the weights", torch.int16, (-(-outputs // _BLOCK), self.hidden + 1, _BLOCK))
+        checked(self.left_out.low, "the weights' next bits", torch.int16, (outputs, reads))
+        checked(self.left_out.exact, "the weights", torch.float64, (outputs, reads))
+
+
+def _in_blocks(units: Tensor) -> Tensor:
+    """Weights `[outputs, inputs]` by input, zeros behind the last, in blocks whose halves take turns output by output."""
+    by_input = F.pad(units.t(), (0, -len(units) % _BLOCK, 0, 1))
+    halves = by_input.reshape(len(by_input), -1, _BLOCK // (2 * _HALF), 2, _HALF)
+    return halves.movedim(1, 0).transpose(-1, -2).flatten(2).to(torch.int16).contiguous()
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,7 @@ class GatedWeights:
 
     Attributes:
         q, cells: levels of a gate; the highest of an LSTM's cell (0: a GRU).
-        recurrent: the weights of the hidden state.
+        recurrent: the weights of the hidden state; None: there is no room for them.
         bias: `[hidden]` float64, beside what a GRU's reset gate multiplies, or None.
         sigmoid, tanh, state, cell: thresholds of `q`, `2 q` (a GRU's times q), `2 q`, and `2 cells` levels.
         seen: `[2 cells + 1]` float32, what an LSTM's output gate multiplies, or None.
@@ -127,7 +145,7 @@ class GatedWeights:
 
     q: int
     cells: int
-    recurrent: RecurrentWeights
+    recurrent: RecurrentWeights | None
     bias: Tensor | None
     sigmoid: Thresholds
     tanh: Thresholds
@@ -136,24 +154,29 @@ class GatedWeights:
     seen: Tensor | None
 
     @classmethod
-    def gru(cls, weight: Tensor, bias: Tensor | None, sigmoid: Tensor, tanh: Tensor, state: Tensor) -> GatedWeights:
-        """Of weights `[3 * hidden, hidden]` and thresholds as an operation has them."""
+    def gru(
+        cls, weight: Tensor, bias: Tensor | None, sigmoid: Tensor, tanh: Tensor, state: Tensor, finest: int
+    ) -> GatedWeights:
+        """Of weights `[3 * hidden, hidden]`, multiples of `2**finest`, and thresholds as an operation has them."""
         q, bias = len(sigmoid), None if bias is None else bias.double().contiguous()
         gates = Thresholds.of(sigmoid), Thresholds.of(q * tanh.double())
-        return cls(q, 0, RecurrentWeights.of(weight, q), bias, *gates, Thresholds.of(state), None, None)
+        return cls(q, 0, RecurrentWeights.of(weight, q, finest), bias, *gates, Thresholds.of(state), None, None)
 
     @classmethod
     def lstm(
-        cls, weight: Tensor, sigmoid: Tensor, tanh: Tensor, state: Tensor, cell: Tensor, seen: Tensor
+        cls, weight: Tensor, sigmoid: Tensor, tanh: Tensor, state: Tensor, cell: Tensor, seen: Tensor, finest: int
     ) -> GatedWeights:
-        """Of weights `[4 * hidden, hidden]`, thresholds and a table as an operation has them."""
+        """Of weights `[4 * hidden, hidden]`, multiples of `2**finest`, thresholds and a table as an operation has them."""
         q, cells = len(sigmoid), len(cell) // 2
         gates, states = (Thresholds.of(sigmoid), Thresholds.of(tanh)), (Thresholds.of(state), Thresholds.of(cell))
-        return cls(q, cells, RecurrentWeights.of(weight, q), None, *gates, *states, seen.float().contiguous())
+        recurrent = RecurrentWeights.of(weight, q, finest)
+        return cls(q, cells, recurrent, None, *gates, *states, seen.float().contiguous())
 
     @property
     def fits(self) -> bool:
-        """Whether float32 holds the sum of two products of levels, and int16 a level."""
+        """Whether float32 holds the sum of two products of levels, int16 a level, and there is room for the weights."""
+        if self.recurrent is None:
+            return False
         return 2 * self.q * max(self.q, self.cells) <= FLOAT32_UNITS and max(self.q, self.cells) < 2**15
 
 
@@ -179,10 +202,13 @@ def gated(
         reach: bounds every sum that a gate receives, and its thresholds.
     """
     is_lstm, recurrent = weights.cell is not None, weights.recurrent
+    require(weights.fits and recurrent is not None, f"{weights.q} levels")
+    assert recurrent is not None
     hidden, rows, populations = recurrent.hidden, recurrent.gates * recurrent.hidden, 6 if is_lstm else 4
     train, drive, index = inputs.train, inputs.drive, inputs.index
     batch, length = train.shape[1:3]
-    require(weights.fits and recurrent.gates == (4 if is_lstm else 3), f"{weights.q} levels, {recurrent.gates} gates")
+    require(recurrent.gates == (4 if is_lstm else 3), f"{recurrent.gates} gates")
+    recurrent.check()
     require(math.isfinite(reach) and reach >= 0, f"sums up to {reach}")
     require(len(wanted) == populations, f"{len(wanted)} of {populations} populations")
     require(train.shape[3] == rows and train.stride(-1) == 1, f"a train {list(train.shape)} for {rows} rows")
@@ -195,8 +221,6 @@ def gated(
         checked(weights.seen, "the cells' table", torch.float32, (2 * weights.cells + 1,))
     if weights.bias is not None:
         checked(weights.bias, "the bias", torch.float64, (hidden,))
-    unit = 2.0**recurrent.exponent
-    error = unit / 2 if recurrent.is_rounded else 0.0
     strides: tuple[int, ...] = (0, 0, 0)
     if drive is not None:
         require(drive.dtype == torch.float64 and drive.stride(-1) == 1 and drive.shape[-1] == rows, "a drive")
@@ -222,9 +246,11 @@ def gated(
         places = [address(each) if asked else None for each, asked in zip(outputs, wanted, strict=True)]
         first, second = (*start, None)[:2]
         task = _Task(
-            neuron.structure(0.0), recurrent.structure(), unit, error, _ROUNDING * reach,
+            neuron.structure(0.0), recurrent.rounded.data_ptr(), len(recurrent.rounded),
+            recurrent.left_out.structure(recurrent.exponent),
+            2.0**recurrent.exponent, recurrent.grain, recurrent.error, _ROUNDING * reach,
             is_lstm, weights.q, weights.cells, batch, length, hidden, recurrent.width,
-            recurrent.exact.data_ptr(), address(weights.bias), *tables, address(weights.seen), address(inputs.lengths),
+            address(weights.bias), *tables, address(weights.seen), address(inputs.lengths),
             inputs.reverse, address(drive), address(index), *strides,
             train.data_ptr(), len(train), *train.stride()[:3], address(first), address(second),
             capacity, *like.stride()[:3], *places, *[None] * (6 - populations),

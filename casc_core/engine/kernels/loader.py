@@ -21,9 +21,9 @@ from torch import Tensor
 from casc_core.errors import ConfigError
 
 # Of the library, which setup.py names and compiles; without a C compiler there is none.
-VERSION = 19
+VERSION = 23
 LIBRARY = Path(__file__).with_name("libcasc_kernels.so")
-INSTRUCTIONS = ("plain", "avx2", "avx512")
+INSTRUCTIONS = ("plain", "neon", "avx2", "avx512")
 KERNELS = (
     "rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement", "round", "gated", "driven",
 )  # fmt: skip
@@ -43,7 +43,7 @@ _LOADED_BY = os.getpid()
 
 _ARGUMENTS: dict[str, list[Any]] = {
     "version": [],
-    "isa": [],
+    "has": [c_int64],
     "count_rows": [c_int64, c_void_p, c_int64, c_void_p],
     "large_pages": [c_void_p, c_int64],
     "work": [c_void_p],
@@ -89,9 +89,9 @@ def _functions() -> dict[str, Callable[..., int]]:
 
 
 def all_instructions() -> list[str | None]:
-    """Every choice that `using` takes on this machine."""
+    """Every choice that `using` takes on this machine, the fastest last."""
     functions = _functions()
-    return [None, *INSTRUCTIONS[: functions["isa"]() + 1]] if functions else [None]
+    return [None, *(name for number, name in enumerate(INSTRUCTIONS) if functions and functions["has"](number))]
 
 
 def enabled() -> bool:
@@ -116,7 +116,7 @@ def _usual() -> str | None:
 
 
 def instructions() -> str | None:
-    """The instructions in use: "plain", "avx2", "avx512"; None where torch does the kernels' work."""
+    """The instructions in use: "plain", "neon", "avx2", "avx512"; None where torch does the kernels' work."""
     forced = _forced.get()
     return forced[0] if forced else _usual()
 

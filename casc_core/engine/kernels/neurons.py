@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Sequence
-from ctypes import c_double, c_int64, c_void_p
+from ctypes import c_double, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,23 +72,20 @@ class KernelNeuron:
     """IF or CIF neurons under a schedule, or their levels, as the kernels read them.
 
     Attributes:
-        awake: for each step up to the last wake step, whether the drive flows. caps: the largest spike count there.
+        awake: for each step up to the last wake step, whether the drive flows; a count is capped by those that have begun.
         total: the largest count afterwards.
         most: steps after which the run is cut.
         is_cif: whether a neuron takes a spike back where its potential is below zero (CIF); else it never does (IF).
         in_levels: all steps at once, as one step in which the drive flows `total` times.
     """
 
-    awake: Tensor
-    caps: Tensor
+    awake: tuple[bool, ...]
     total: int
     most: int
     is_cif: bool
     in_levels: bool
 
     def __post_init__(self) -> None:
-        checked(self.awake, "the wake steps", torch.uint8, (len(self.awake),))
-        checked(self.caps, "the caps", torch.int32, (len(self.awake),))
         require(0 <= self.total < 2**31 and self.most >= 0, f"{self.total} spikes in {self.most} steps")
 
     @classmethod
@@ -94,22 +93,23 @@ class KernelNeuron:
         """This neuron, awake at these steps, cut after `most`; None: it is neither IF nor CIF."""
         if type(neuron) not in (IF, CIF):
             return None
-        flags = torch.tensor(awake, dtype=torch.uint8, device="cpu")
-        caps = flags.cumsum(0, dtype=torch.int32)
-        return cls(flags, caps, sum(awake), 2**62 if most is None else most, isinstance(neuron, CIF), False)
+        return cls(tuple(awake), sum(awake), 2**62 if most is None else most, isinstance(neuron, CIF), False)
 
     @classmethod
     def levels(cls, total: int) -> KernelNeuron:
         """The neuron's level from 0 to `total`."""
-        once = torch.ones(1, dtype=torch.uint8, device="cpu")
-        return cls(once, once.int(), total, 1, True, True)
+        return cls((True,), total, 1, True, True)
+
+    @cached_property
+    def _memory(self) -> tuple[ctypes.Array[c_uint8], ctypes.Array[c_int32]]:
+        """Flags of the wake steps, and the caps."""
+        steps = len(self.awake)
+        return (c_uint8 * steps)(*self.awake), (c_int32 * steps)(*itertools.accumulate(self.awake))
 
     def structure(self, threshold: float) -> ctypes.Structure:
         """For a kernel, with this threshold."""
-        return Neurons(
-            threshold, self.is_cif, self.in_levels, self.total, self.awake.data_ptr(), self.caps.data_ptr(),
-            len(self.awake), self.most,
-        )  # fmt: skip
+        flags, caps = (ctypes.addressof(each) for each in self._memory)
+        return Neurons(threshold, self.is_cif, self.in_levels, self.total, flags, caps, len(self.awake), self.most)
 
     def room(self, arriving: int, guess: int) -> int:
         """Steps to make room for, where currents arrive for this many and about `guess` will be needed."""
@@ -190,7 +190,7 @@ def _scan_on_gpu(
     neuron: KernelNeuron,
     guess: int,
 ) -> Tensor:
-    awake = neuron.awake.bool().tolist()
+    awake = list(neuron.awake)
     by_level, lowest, each = _by_level(threshold, currents.dtype)
 
     def attempt(capacity: int) -> tuple[Tensor, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import EXPONENT, GRIDS, NAME, OrNone, Otherwise, Positive, Several, Text, settings
-from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.op import Op, entries, entries_at_once
 from casc_core.engine.ops.reduction import rounded_mean
 from casc_core.engine.products.contraction import ELEMENTWISE, Contraction
 from casc_core.engine.products.deferred_sum import DeferredSum, deferred
@@ -214,9 +214,9 @@ class Multiply(Op):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         # Totals and products so far, and the steps before they are put together.
-        totals = 2 * sum(each.like.numel() for each in signals[:-1])
-        limbs = 8 * sum(each.like.numel() for each in signals) if self.settings["arriving"] else 0
-        return 8 * (totals + limbs + 4 * signals[-1].like.numel() + entries(signals[-1]))
+        totals = 2 * sum(map(entries_at_once, signals[:-1]))
+        limbs = 8 * sum(map(entries_at_once, signals)) if self.settings["arriving"] else 0
+        return 8 * (totals + limbs + 4 * entries_at_once(signals[-1]) + entries(signals[-1]))
 
 
 def _reach(signal: Signal, run: Run) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import EXPONENT, Numbers, Whole, settings, tensors
-from casc_core.engine.ops.op import Op, entries
+from casc_core.engine.ops.op import Op, entries, entries_at_once
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import LARGEST_TOTAL, Run
 from casc_core.engine.running import measured, running
@@ -51,4 +51,4 @@ class LevelTable(Op):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         # Counts and what they look up so far, and the steps before they are put together.
-        return 8 * (6 * signals[-1].like.numel() + entries(signals[-1]))
+        return 8 * (6 * entries_at_once(signals[-1]) + entries(signals[-1]))

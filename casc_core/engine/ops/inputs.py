@@ -73,7 +73,7 @@ class Encode(Op):
     SETTINGS = settings(exponent=OrNone(EXPONENT))
 
     def forward(self, run: Run, value: Tensor | float) -> Signal:
-        drive = run.numerics.drive(torch.as_tensor(value), self.settings["exponent"])
+        drive = run.numerics.drive(_there(value, run.device), self.settings["exponent"])
         reach = largest(drive)
         if not math.isfinite(reach):
             raise InputError(
@@ -89,7 +89,7 @@ class Encode(Op):
         return driven(drive, drive.shape, drive.device)
 
     def follow(self, follower: Follower, value: Abstract | Tensor | float) -> Abstract:
-        value = value if isinstance(value, Abstract) else torch.as_tensor(value)
+        value = value if isinstance(value, Abstract) else _there(value, follower.device)
         return follower.signal(value.shape, _samples(follower, value), real=True)
 
 
@@ -115,6 +115,7 @@ class Silence(Op):
     """Zeros become a signal without spikes and without a drive."""
 
     def forward(self, run: Run, value: Tensor) -> Signal:
+        value = _there(value, run.device)
         return driven(None, value.shape, value.device)
 
     def follow(self, follower: Follower, value: Abstract | Tensor) -> Abstract:
@@ -156,6 +157,13 @@ class Embed(Op):
     def follow(self, follower: Follower, tokens: Abstract | Tensor) -> Abstract:
         shape = [*tokens.shape, self.table.shape[1]]
         return follower.signal(shape, _samples(follower, tokens))
+
+
+def _there(value: Tensor | float, device: torch.device | None) -> Tensor:
+    """A tensor as it is; a number, which torch takes from any device, where the network is, and with all of its bits."""
+    if not isinstance(value, Tensor):
+        return torch.tensor(value, dtype=torch.float64, device=device)
+    return value if value.dim() or device is None else value.to(device)
 
 
 def _samples(follower: Follower, value: Abstract | Tensor) -> Samples:

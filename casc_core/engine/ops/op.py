@@ -17,6 +17,7 @@ from casc_core.engine.recording.provenance import Connection, carried
 from casc_core.engine.recording.spike_counts import LayerTrain
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
+from casc_core.engine.running import TOGETHER
 from casc_core.engine.signal import Signal
 from casc_core.errors import ConfigError
 from casc_core.storage.kinds import Kinds
@@ -283,7 +284,7 @@ class _FrozenSettings(dict[str, Any]):
 
 def device_of(ops: Iterable[Op]) -> torch.device | None:
     """Where the tensors of these operations are; None: they hold none."""
-    return next((tensor.device for op in ops for tensor in op.tensors().values()), None)
+    return next((each.device for op in ops for each in op._buffers.values() if each is not None), None)
 
 
 def room_for_drive(
@@ -296,3 +297,8 @@ def room_for_drive(
 def entries(x: Abstract) -> int:
     """How many there are in a train, or in what has none."""
     return x.like.numel() * max(1, x.train.steps if x.train is not None else 1)
+
+
+def entries_at_once(x: Abstract) -> int:
+    """Of how many of them a running function computes the totals at once."""
+    return max(x.like.numel(), min(entries(x), TOGETHER))

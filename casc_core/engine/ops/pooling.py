@@ -18,7 +18,7 @@ from casc_core.engine.ops.op import Op, room_for_drive
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, rounded_mean, running_maximum
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.exact_sums import whole_sums
-from casc_core.engine.products.pooling_windows import Window, adaptive, maxima, per_dimension, sums
+from casc_core.engine.products.pooling_windows import Window, adaptive, each_reads, maxima, per_dimension, sums
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import LazyTrain, Signal
@@ -94,7 +94,7 @@ class MaxPool(Op):
         _check_padded(self.settings["name"], run, signal, self.windows)
         _require_room(self.settings["name"], self.windows, sizes)
         for window, size in zip(self.windows, sizes, strict=True):
-            if not bool(window.counts(size, with_padding=False).all()):
+            if not each_reads(window, size):
                 raise InputError(f"{self.settings['name']}: a window of its maximum lies in the padding alone")
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
         return running_maximum(run, signal, lambda x: maxima(x, self.windows))

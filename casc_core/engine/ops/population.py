@@ -24,6 +24,7 @@ from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LARGEST_TOTAL, Run
 from casc_core.engine.signal import Signal, inverse, memory_order
+from casc_core.errors import CascError
 from casc_core.neuron import LevelThresholds
 from casc_core.numerics import binade, largest
 
@@ -167,7 +168,10 @@ class Fire(Op):
         if most is None:
             return None
         reach = _threshold_reach(run, threshold) + _reach(potential)
-        dtype = run.potential_dtype(0.0, most, reach, exponent, self.settings["name"])
+        try:
+            dtype = run.potential_dtype(0.0, min(most, product.reach), reach, exponent, self.settings["name"])
+        except CascError:  # the drive may be smaller than that
+            return None
 
         def fire(drive: Tensor, threshold: Tensor, potential: Tensor) -> Tensor:
             return run.fire(drive.new_zeros((0, *drive.shape), dtype=torch.int8), drive, threshold, dtype, potential)

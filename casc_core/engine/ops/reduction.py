@@ -15,7 +15,7 @@ from casc_core.engine import kernels
 from casc_core.engine.batching.places import Samples
 from casc_core.engine.batching.samples import Abstract, Follower, Train
 from casc_core.engine.ops.declared import GRIDS, Flag, OneOf, OrNone, Positive, settings
-from casc_core.engine.ops.op import Op, entries, room_for_drive
+from casc_core.engine.ops.op import Op, entries, entries_at_once, room_for_drive
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.total_product import TotalProduct
 from casc_core.engine.recording.provenance import Connection, Provenance, carried
@@ -185,7 +185,7 @@ def follow_maximum(follower: Follower, signal: Abstract, shape: Sequence[int], s
 
 def room_for_maximum(signals: Sequence[Abstract]) -> int:
     """Bytes that a running maximum takes: the total so far, and each step of the result before they are put together."""
-    return max(16 * each.like.numel() for each in signals) + 3 * max(2 * entries(signals[-1]), signals[-1].nbytes)
+    return max(16 * entries_at_once(each) for each in signals) + 3 * max(2 * entries(signals[-1]), signals[-1].nbytes)
 
 
 def finite_reach(drive: Tensor | None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,7 @@ _FORM = re.compile(r"([A-Za-z]*(?:\.{3})?[A-Za-z]*),([A-Za-z]*(?:\.{3})?[A-Za-z]
 
 Label = str | int
 """Of a dimension: a letter, or, of those that `...` stands for, its place from their end, -1 the last."""
+_STEP = "step"  # no letter, so that no equation has it
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ class Contraction:
             InputError: they do not fit.
         """
         return Labels.of(*self._fitting(len(a), len(b)), a, b)
+
+    def between(self, a: int, b: int) -> str:
+        """The equation for operands of so many dimensions, which `einsum` takes as it is.
+
+        >>> Contraction(MATMUL).between(1, 3), Contraction(MATMUL).between(2, 3)
+        ('k,...kj->...j', '...ik,...kj->...ij')
+        """
+        one, other, result = self._fitting(a, b)
+        return f"{one},{other}->{result}"
 
     def _fitting(self, a: int, b: int) -> tuple[str, str, str]:
         """The parts for operands of so many dimensions: a vector in a matrix product has one letter less."""
@@ -131,6 +141,11 @@ class Labels:
     def terms(self) -> int:
         """Of how many products an entry of the result is the sum."""
         return math.prod(self.sizes[label] for label in self.summed)
+
+    def over_steps(self, steps: int) -> Labels:
+        """Those of operands and results with a dimension of so many steps before their own, each step by itself."""
+        a, b, result = ((_STEP, *own) for own in (self.a, self.b, self.result))
+        return replace(self, a=a, b=b, result=result, sizes={**self.sizes, _STEP: steps})
 
     def aligned(self, x: Tensor, own: Sequence[Label], every: Sequence[Label] | None = None) -> Tensor:
         """An operand with a dimension for each of `every` label, of size 1 for those that it has not."""

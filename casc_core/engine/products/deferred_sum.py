@@ -32,6 +32,10 @@ from casc_core.engine.signal import (
 from casc_core.numerics import Numerics
 from casc_core.reporting.series import zero_padded
 
+# Below so many entries of trains the lists are short, however much spikes.
+_WORTH_A_LOOK = 100_000
+# Nanoseconds, measured: an entry of a list; sixteen outputs' row of a table, or their own weights.
+_LIST_COST, _TABLE_COST, _OWN_COST = 1.25, 0.36, 1.2
 # More terms than this are put together first: a population reads every one of them at every step.
 MOST_TERMS = 4
 
@@ -258,7 +262,7 @@ class DeferredSum:
         first = self.terms[0].filter
         blocks = (
             kernels.Blocks.tiles(self.channels)
-            if all(term.filter.can_be_tiled(self._peak(term)) for term in self.terms)
+            if self._is_worth_tiles()
             else kernels.Blocks.of(self.channels, first.geometry.groups, first.weight[0].numel())
         )
         packed = (
@@ -333,6 +337,22 @@ class DeferredSum:
             filters.append(packed)
         return _Packed(tuple(filters), unit)
 
+    def _is_worth_tiles(self) -> bool:
+        """Whether the kernel can take positions together, and so many inputs spike that it costs less than to list them."""
+        if not all(term.filter.can_be_tiled(self._peak(term)) for term in self.terms):
+            return False
+        if sum(term.train.numel() for term in self.terms) < _WORTH_A_LOOK:
+            return False
+        words = -(-self.channels // 16)
+        tiled = listed = 0.0
+        for term in self.terms:
+            reads = term.filter.weight[0].numel()
+            spiking = _share_that_spikes(term.train)
+            each = _OWN_COST * reads if term.filter.is_own else _TABLE_COST * reads / 4
+            tiled += each * words * float((spiking > 0).sum())
+            listed += _LIST_COST * float(spiking.sum()) * reads * (min(16, self.channels) if term.filter.is_own else 1)
+        return tiled < listed
+
     def _peak(self, term: Term) -> int:
         """The largest magnitude of a term's train."""
         return math.ceil(term.bound * self.peak)
@@ -344,6 +364,12 @@ class DeferredSum:
         values = with_plane(values, self.dims)
         units = (without_repeats(values) * 2.0**-exponent).round_().to(dtype)
         return units.contiguous().expand(values.shape)
+
+
+def _share_that_spikes(train: Tensor) -> Tensor:
+    """`[steps]`: about which share of a train's entries is not zero, from some rows of some samples."""
+    some = train[:, :: max(1, train.shape[1] // 2), :, :: max(1, train.shape[3] // 4)]
+    return torch.count_nonzero(some, dim=(1, 2, 3, 4)) / max(1, some[:1].numel())
 
 
 def _summed(train: Tensor) -> Tensor:

@@ -46,23 +46,34 @@ def limbs(x: Tensor) -> Iterator[Tensor]:
         rest = rest - limb
 
 
-def limb_places(reach: float, grid: int) -> list[int]:
-    """The exponents at which `limbs` cuts numbers up to this magnitude that are on the grid `2**grid`.
+def limb_places(reach: float, grid: int, bits: int = LIMB_BITS) -> list[int]:
+    """The exponents at which numbers up to this magnitude, on the grid `2**grid`, are cut into limbs of so many bits.
+
+    Of `LIMB_BITS`, they are those at which `limbs` cuts.
 
     >>> limb_places(16.0, 0), limb_places(1.0, -40)
     ([3, -19], [-19, -41])
     """
-    places = [_place(reach)]
+    places = [_place(reach, bits)]
     while places[-1] > grid:
-        places.append(places[-1] - LIMB_BITS)
+        places.append(places[-1] - bits)
     return places
 
 
-def _place(reach: float) -> int:
+def matrix_limb_bits(terms: int) -> int:
+    """Of how many bits limbs are, so many of whose products with each other float64 sums exactly.
+
+    >>> matrix_limb_bits(1), matrix_limb_bits(256), matrix_limb_bits(5000)
+    (22, 22, 20)
+    """
+    return min(LIMB_BITS, (53 - (terms - 1).bit_length()) // 2)
+
+
+def _place(reach: float, bits: int = LIMB_BITS) -> int:
     """Where the largest limb of numbers up to this magnitude is cut off."""
     # Every number is smaller than 2**below, and the largest no smaller than half of it.
     below = math.frexp(reach)[1]
-    return _HIGHEST + LIMB_BITS * ((below - 1 - _HIGHEST) // LIMB_BITS)
+    return _HIGHEST + bits * ((below - 1 - _HIGHEST) // bits)
 
 
 def weight_limbs(weight: Tensor) -> list[Tensor]:

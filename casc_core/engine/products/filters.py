@@ -50,6 +50,11 @@ class Filter:
         return kernels.can_be_tiled(self.weight, self.geometry, peak)
 
     @property
+    def is_own(self) -> bool:
+        """Whether each output has one input channel, that of its number."""
+        return kernels.is_own(self.weight, self.geometry)
+
+    @property
     def narrow_exponent(self) -> int:
         """The finest grid on which int16 holds the weights, rounded."""
         return self.cache(self.weight, "narrow", lambda: kernels.narrow_exponent(self.weight))

@@ -202,7 +202,7 @@ class InputProduct:
         if thresholds is None or potentials is None or repeats or not kernels.ready(x, weights.whole):
             return None
         bias = thresholds.new_zeros(len(weights.whole)) if self.bias is None else self.bias.double().contiguous()
-        reach, terms = self._reach(x), weights.whole[0].numel()
+        reach, terms = self.reach, weights.whole[0].numel()
         largest_threshold = float(thresholds.max())
         spread = (neuron.total + 2) * (most + largest_threshold) + largest(potentials)
         population = kernels.Driven(
@@ -215,7 +215,9 @@ class InputProduct:
             _error(terms, reach, _SINGLE),
         )
         margin = (neuron.total + 2) * population.flow
-        fits = terms and reach < _MOST_SINGLE and _error(terms, reach, _ROUNDING) < 2.0 ** (exponent - 2)
+        fits = (
+            terms and shape.numel() and reach < _MOST_SINGLE and _error(terms, reach, _ROUNDING) < 2.0 ** (exponent - 2)
+        )
         if not fits or not margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -population.unit):
             return None
         reads, (split, rest_error) = self.sums.reads(x), self._rest()
@@ -227,15 +229,17 @@ class InputProduct:
         if found is None:
             return None
         spikes, near = found
-        for some in near.split(max(1, AT_ONCE // terms)):
+        for some in near.split(max(1, AT_ONCE // terms)) if len(near) else ():
             drive = on_grid(self._exactly(some), exponent).clamp(-most, most)
             own = some % len(bias)
             spikes = _put(spikes, some, fire(drive, thresholds[own], potentials[own]))
         by_position = [each for index, each in enumerate(shape) if index != dim % len(shape)]
         return spikes.reshape(len(spikes), *by_position, len(bias)).movedim(-1, dim)
 
-    def _reach(self, x: Tensor) -> float:
-        return largest(x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
+    @cached_property
+    def reach(self) -> float:
+        """A bound on its magnitude."""
+        return largest(self.x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
 
     @cached_property
     def _values(self) -> Tensor:
@@ -250,7 +254,7 @@ class InputProduct:
     def _rounded(self, exponent: int, most: float) -> Tensor | None:
         """What the filter gives; None: too much is left to be summed exactly."""
         terms, x = self.weights.whole[0].numel(), without_repeats(self.x, 0)
-        reach = self._reach(x)
+        reach = self.reach
         error = _error(terms, reach, _ROUNDING)
         if error < 2.0 ** (exponent - 2):
             result = self.sums(x, self.weights.whole, _in_blocks)
@@ -351,7 +355,7 @@ def _error(terms: int, reach: float, rounding: float) -> float:
 def _put(spikes: Tensor, places: Tensor, own: Tensor) -> Tensor:
     """Spikes `[steps, ...]`, those of the neurons at some places replaced by their own `[steps, places]`."""
     spikes = zero_padded(spikes, max(len(spikes), len(own)))
-    by_neuron = spikes.view(len(spikes), -1)
+    by_neuron = spikes.flatten(1)  # a view
     by_neuron[:, places] = zero_padded(own, len(spikes)).to(spikes.dtype)
     return spikes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -77,6 +78,16 @@ class Window:
         for offset in range(step, self.kernel * step, step):
             result = combine(result, _every(x, dim, offset, self.stride, count))
         return result
+
+
+@lru_cache(256)
+def each_reads(window: Window, size: int) -> bool:
+    """Whether each window over so many entries holds one of them, and not padding alone.
+
+    >>> each_reads(Window(3, 2, padding=1), 8), each_reads(Window(2, 2, padding=1, dilation=3), 2)
+    (True, False)
+    """
+    return bool(window.counts(size, with_padding=False).all())
 
 
 def _from(x: Tensor, dim: int, start: int, shorter: int) -> Tensor:

@@ -14,6 +14,7 @@ from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.recording.spike_counts import by_step, signed_counts
 from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import Signal
+from casc_core.reporting.summaries import Summarised
 
 
 class Connection(Enum):
@@ -26,8 +27,8 @@ class Connection(Enum):
     SYNAPSES = "each spike goes through synapses: the result is currents"
 
 
-@dataclass(frozen=True)
-class Provenance:
+@dataclass(frozen=True, repr=False)
+class Provenance(Summarised):
     """The spikes behind a signal.
 
     A spike counts for each synapse behind it, also where it has met others on its way: a sum of +1 and -1 is 0, and

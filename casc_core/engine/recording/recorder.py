@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -46,6 +46,17 @@ class Recorder:
     last_spike: dict[str, Tensor] = field(default_factory=dict)
     trains: dict[str, Tensor] = field(default_factory=dict)
     potentials: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: Collection[str]) -> Recorder:
+        """A recorder that keeps "spikes", "potentials" or both.
+
+        Raises:
+            ConfigError: there is nothing of such a name.
+        """
+        if isinstance(record, str) or not set(record) <= {"spikes", "potentials"}:
+            raise ConfigError(f'record names "spikes", "potentials" or both, as in record=("spikes",); got {record!r}')
+        return cls(keep_trains="spikes" in record, keep_potentials="potentials" in record)
 
     def layer(
         self, emitted: LayerTrain, step: str, peak: int, rows: tuple[Tensor, Tensor] | None = None

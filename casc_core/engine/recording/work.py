@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.signal import add_trains
+from casc_core.reporting.summaries import Summarised
 
 
 def _none() -> Tensor:
     return torch.zeros(0, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class Work:
+@dataclass(frozen=True, repr=False)
+class Work(Summarised):
     """Operations for all samples of a batch.
 
     Attributes:

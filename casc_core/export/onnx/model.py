@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from casc_core.engine.leaves import leaves
 from casc_core.engine.network import Network
-from casc_core.engine.ops import Op
 from casc_core.engine.program import Program, Readout, substitute
-from casc_core.errors import ConfigError, ConversionError, ExactnessError
+from casc_core.errors import ConfigError, ConversionError, ExactnessError, InputError
 from casc_core.export.onnx.graph import Body, Graph, SymbolicTensor, sizes_of
 from casc_core.export.onnx.rules import RULES
-from casc_core.export.onnx.signals import SymbolicSignal, Writer, unsupported
+from casc_core.export.onnx.signals import SymbolicSignal, Writer
+from casc_core.export.rules import called
+from casc_core.storage.files import write_whole
 
 OPSET, IR_VERSION = 20, 9
 """Of the standard's versions the oldest that has all operators, so that older runtimes read it."""
@@ -42,10 +44,10 @@ class WrittenModel:
     outputs: Shapes
 
 
-def write_model(
-    network: Network, program: Program, inputs: Mapping[str, Tensor], batch: Mapping[str, int | None]
-) -> tuple[bytes, WrittenModel]:
-    """A network's reference as the bytes of an ONNX model.
+def write_onnx(
+    file: str | Path, network: Network, program: Program, inputs: Mapping[str, Tensor], batch: Mapping[str, int | None]
+) -> WrittenModel:
+    """Write a network's reference to a file, whole or not at all.
 
     Args:
         inputs: an example of each, by name. batch: the dimension of each that counts samples.
@@ -53,6 +55,7 @@ def write_model(
     Raises:
         ConfigError: onnx is not installed.
         ConversionError: an operation cannot be written. ExactnessError: its sums might round.
+        StorageError: the file cannot be written.
     """
     onnx = _onnx()
     varying = {(name, dim): "batch" for name, dim in batch.items() if dim is not None}
@@ -78,7 +81,8 @@ def write_model(
     model = _model(onnx, graph, written)
     if model.ByteSize() > LARGEST_FILE:
         raise ConversionError(f"as ONNX it takes {model.ByteSize():,} bytes; one file holds {LARGEST_FILE:,}")
-    return model.SerializeToString(deterministic=True), written
+    write_whole(Path(file), model.SerializeToString(deterministic=True))
+    return written
 
 
 def _onnx() -> Any:
@@ -121,17 +125,15 @@ def _written(
         graph.body.inputs.append(values[name])
     for step in program.steps:
         op = network.ops[step.op]
-        rule = RULES.get(type(op))
-        if rule is None:
-            raise unsupported(_named(op), "there is no rule for it")
+        rule = RULES.rule_of(op)
         args, kwargs = substitute((step.args, dict(step.kwargs)), values)
         for each in leaves((args, kwargs)):
             if isinstance(each, SymbolicSignal) and not each.is_on_grid:
-                raise ExactnessError(f"{_named(op)}: what it reads is on no grid, and only a readout may be")
+                raise ExactnessError(f"{called(op)}: what it reads is on no grid, and only a readout may be")
         try:
             values[step.result] = rule(writer, op, *args, **kwargs)
-        except (RuntimeError, IndexError) as error:
-            raise unsupported(_named(op), str(error)) from error
+        except (InputError, RuntimeError, IndexError) as error:
+            raise RULES.refused(op, str(error)) from error
     names = [SINGLE] if program.returned.is_single else list(program.returned.names)
     read = [
         _read_out(writer, values[output.ref.name], output)
@@ -145,11 +147,6 @@ def _written(
             given = graph.where(holds, given, graph.tensor(math.nan, given.dtype))
         graph.body.outputs.append(graph.named(given, name))
     return graph
-
-
-def _named(op: Op) -> str:
-    """What an operation is called in messages."""
-    return f"{op.kind} {op.settings['name']!r}" if "name" in op.settings else op.kind
 
 
 def _read_out(writer: Writer, output: Any, readout: Readout) -> SymbolicTensor:

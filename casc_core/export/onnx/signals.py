@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.engine.products.exact_sums import limb_places
+from casc_core.engine.products.exact_sums import LIMB_BITS, limb_places, matrix_limb_bits
 from casc_core.errors import ConversionError
 from casc_core.export.onnx.graph import Graph, Likes, SymbolicTensor, likes
 from casc_core.numerics import INPUT_REACH, AsTrained, Numerics, stored
@@ -20,6 +21,7 @@ LARGEST_WHOLE = 4096.0
 """Whole numbers that are computed from the inputs, such as lengths of texts, are no larger."""
 Product = Callable[[SymbolicTensor, Tensor], SymbolicTensor]
 Map = Callable[[SymbolicTensor], SymbolicTensor]
+Operation = Callable[[SymbolicTensor, SymbolicTensor], SymbolicTensor]
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,22 @@ class Writer:
         """What is computed of inputs, as it is or on the grid `2**exponent`, as the arithmetic has it."""
         return x if self.is_as_trained else self.graph.snap(x, exponent)
 
+    def rounded(
+        self, x: SymbolicTensor, exponent: int, held: float | None, bound: float
+    ) -> tuple[SymbolicTensor, float]:
+        """A total rounded once to the grid `2**exponent`, and its largest magnitude for each level.
+
+        Args:
+            held: within so much for each step; None: it is not.
+            bound: largest magnitude before.
+        """
+        unit, total = math.ldexp(1.0, exponent), self.graph.snap(x, exponent)
+        bound += unit
+        if held is None:
+            return total, bound
+        most = math.ceil(held * (self.levels + 2) / unit) * unit
+        return self.graph.clip(total, -most, most), min(bound, most / self.levels)
+
     def check(self, bound: float, exponent: int, name: str) -> None:
         """Refuse sums that float64 might round.
 
@@ -207,15 +225,27 @@ class Writer:
         """`product(x, weight)` of the weights of which these are the `weight_limbs`, rounded as if once."""
         return self._added([product(limb, part) for limb in self._limbs(x, reach, grid) for part in parts])
 
+    def exact_product(
+        self, a: tuple[SymbolicTensor, float, int], b: tuple[SymbolicTensor, float, int], terms: int, product: Operation
+    ) -> SymbolicTensor:
+        """`product(a, b)`, each entry the sum of so many products and rounded as if once.
+
+        Args:
+            a, b: tensors, the largest magnitude of each, and the exponent of a grid that it is on.
+        """
+        bits = matrix_limb_bits(terms)
+        ones, others = (self._limbs(*each, bits) for each in (a, b))
+        return self._added([product(one, other) for one in ones for other in others])
+
     def whole_sum(self, x: SymbolicTensor, reach: float, grid: int, sums: Map) -> SymbolicTensor:
         """`sums(x)`, sums of entries times whole numbers, rounded as if once."""
         return self._added([sums(limb) for limb in self._limbs(x, reach, grid)]) if self.is_as_trained else sums(x)
 
-    def _limbs(self, x: SymbolicTensor, reach: float, grid: int) -> list[SymbolicTensor]:
-        """Parts of `x` that add up to it, cut off where `casc_core.engine.products.exact_sums.limbs` cuts."""
+    def _limbs(self, x: SymbolicTensor, reach: float, grid: int, bits: int = LIMB_BITS) -> list[SymbolicTensor]:
+        """Parts of `x` that add up to it, cut off where `casc_core.engine.products.exact_sums.limb_places` says."""
         graph, rest = self.graph, x
         parts: list[SymbolicTensor] = []
-        for place in limb_places(reach, grid):
+        for place in limb_places(reach, grid, bits):
             if place <= grid:
                 return [*parts, rest]
             cut = graph.cast(graph.cast(graph.mul(rest, 2.0**-place), torch.int64), torch.float64)
@@ -238,19 +268,3 @@ class Writer:
 def unsupported(name: str, why: str) -> ConversionError:
     """An error that names what cannot be written."""
     return ConversionError(f"{name} cannot be written as ONNX: {why}")
-
-
-def finest(x: Tensor) -> int:
-    """The exponent of the finest bit that any entry has; 0 of zeros.
-
-    >>> finest(torch.tensor([0.75, 8.0])), finest(torch.tensor([8.0]))
-    (-2, 3)
-    """
-    values = x.double().flatten()
-    values = values[values != 0]
-    if not len(values):
-        return 0
-    mantissa, exponent = torch.frexp(values)
-    whole = (mantissa * 2.0**53).long()
-    lowest = (whole & -whole).double()
-    return int((torch.log2(lowest).round().long() + exponent - 53).min())

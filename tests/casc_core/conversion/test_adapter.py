@@ -9,6 +9,7 @@ from torch import nn
 
 import casc_core
 from casc_core import Adapter, ConfigError, CQReLU
+from casc_core.activation import Quantised
 from casc_core.conversion import adapter as registry
 from casc_core.conversion.adapter import adapter_named, adapter_names, choose_adapter
 
@@ -77,8 +78,13 @@ def test_none_picks_by_the_models_modules():
     assert choose_adapter(nn.RNN(2, 2), None).name == "rnn"
     assert choose_adapter(nn.Sequential(nn.Conv2d(1, 1, 1)), None).name == "cnn"
     assert choose_adapter(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), None).name == "cnn"
-    with pytest.raises(ConfigError, match=r"no installed adapter recognises GRUCell; name one: 'cnn', 'rnn'"):
-        choose_adapter(nn.GRUCell(1, 1), None)
+    assert choose_adapter(nn.GRUCell(1, 1), None).name == "rnn"  # which refuses it by name
+    with pytest.raises(ConfigError, match=r"no installed adapter recognises Foreign; name one: 'cnn', 'rnn'"):
+        choose_adapter(Foreign(4), None)
+
+
+class Foreign(Quantised[int]):
+    """Of a family that is not installed."""
 
 
 def test_an_adapter_itself():

@@ -107,3 +107,15 @@ def test_optional_arguments_beside_functional_activations_are_refused_with_a_rem
     model = user_model(lambda self, t, lengths=None: self.fc(F.relu(self.states(t)[:, -1])))
     with pytest.raises(casc_core.ConversionError, match=r"use nn\.ReLU\(\) modules"):
         casc_core.prepare(model, q=2)
+
+
+def test_a_forward_is_traced_as_it_is_and_as_it_is_prepared():
+    times = []
+
+    class Counted(nn.Sequential):
+        def forward(self, x):
+            times.append(self)
+            return super().forward(x)
+
+    casc_core.prepare(Counted(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), q=4)
+    assert len(times) == 2

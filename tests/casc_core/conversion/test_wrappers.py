@@ -151,6 +151,9 @@ HIDDEN = {
     "forward of a layer": (lambda model: forward_on_the_instance(model, lambda m: m[0]), "'0' is called by what stands"),
     "forward of the model": (lambda model: forward_on_the_instance(model, lambda m: m), "is called by what stands outside"),
     "call": (lambda model: CallsTwice(*model), "model.*' is called by what stands outside the forward of its class"),
+    "exported": (
+        lambda model: torch.export.export(model, (X,)).module(), "was made by torch.export.*take the module that was",
+    ),
     "lock": (with_a_lock, "Sequential cannot be copied.*neither results of earlier calls nor locks"),
 }  # fmt: skip
 

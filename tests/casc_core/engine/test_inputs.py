@@ -51,6 +51,7 @@ REFUSED = {
     "complex": (lambda x: x.to(torch.complex64), r"complex \(torch.complex64\); give real numbers"),
     "numpy": (lambda x: x.numpy(), "must be a torch tensor; got ndarray: use torch.as_tensor"),
     "list": (lambda x: x.tolist(), "must be a torch tensor; got list"),
+    "tensors in a tuple": (lambda x: (x, x), "got tuple: wrap the model in one whose forward names each tensor"),
     "dictionary": (lambda x: {"x": x}, "must be a torch tensor; got dict"),
     "no samples": (lambda x: x[:0], "the batch is empty"),
     "no entries": (lambda x: x[..., :0], "the batch is empty"),

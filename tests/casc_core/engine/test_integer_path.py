@@ -14,6 +14,7 @@ from user_cnns import cnn, conv, settled
 import casc_core
 from casc_core import AsTrained, Exact
 from casc_core.engine import kernels
+from casc_core.engine.products import deferred_sum
 from casc_core.engine.products.deferred_sum import DeferredSum
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
@@ -57,7 +58,14 @@ def before_activation(self, x):
     return self.fc(torch.relu(self.e(torch.relu(self.d(torch.relu(x))))).mean((2, 3)))
 
 
-FORWARDS = {each.__name__: each for each in (padded_shortcut, pooled_shortcut, joined, summed, before_activation)}
+def depthwise(self, x):
+    """More channels that have weights of their own than one block of outputs holds."""
+    return self.fc(torch.relu(self.m(torch.relu(self.l(torch.relu(self.k(x)))))).mean((2, 3))[:, :8])
+
+
+FORWARDS = {
+    each.__name__: each for each in (padded_shortcut, pooled_shortcut, joined, summed, before_activation, depthwise)
+}
 
 
 def network(name):
@@ -73,6 +81,9 @@ def network(name):
             g=conv(22, 8),
             n=nn.BatchNorm2d(6),
             o=nn.BatchNorm2d(6),
+            k=conv(3, 40),
+            l=nn.Conv2d(40, 40, 3, 1, 1, groups=40),
+            m=conv(40, 40, 1, 0),
             fc=nn.Linear(8, 3),
         )
     )
@@ -100,6 +111,8 @@ def test_populations_read_spikes(name, numerics):
     for instructions in (*COMPILED, None):
         with kernels.using(instructions):
             assert torch.equal(snn(x), logits)
+            with patch.object(deferred_sum, "_WORTH_A_LOOK", 0):  # tiles, wherever enough spikes
+                assert torch.equal(snn(x), logits)
     with patch.object(DeferredSum, "population", lambda *_, **__: None):
         simulation = snn.simulate(x)
     assert torch.equal(simulation.logits[-1], logits)

@@ -18,6 +18,7 @@ from user_cnns import IMAGES, Head, cnn, conv, settled
 from user_models import LENGTHS, TOKENS
 
 import casc_core
+import casc_seq
 from casc_core import CQReLU
 from casc_core.activation import Quantised
 from casc_core.conversion.adapter import Adapter
@@ -26,7 +27,7 @@ from casc_core.conversion.rules import RULES
 from casc_core.conversion.rules.affine import linear_map
 from casc_core.conversion.rules.convolution import _convolved
 from casc_core.conversion.rules.population import neurons
-from casc_core.engine.float64 import in_float64
+from casc_core.engine.float64 import already_in_float64, in_float64
 from casc_core.engine.program import READOUT
 from casc_core.errors import ConfigError, ExactnessError
 from casc_core.evidence.differences import Differences, combine_differences
@@ -411,6 +412,30 @@ def test_what_is_computed_from_the_inputs_alone_is_computed_in_float64():
         report = casc_core.verify(snn, IMAGES, torch.tensor([1, 2, 3, 4, 5, 6]))
         assert report.exact, str(report)
         assert report.lowering.max_logit_difference < apart
+
+
+def test_an_input_that_is_changed_in_place_is_compared_in_float64():
+    def forward(self, x):
+        return self.head(self.act(self.first(x.lerp_(x.flip(0), 0.3))))
+
+    model = cnn(forward, first=conv(), act=nn.ReLU(), head=Head())
+    snn, images = casc_core.convert(casc_core.prepare(model, q=4)), IMAGES.clone()
+    assert casc_core.verify(snn, images).exact
+    assert torch.equal(images, IMAGES)
+
+
+def test_what_a_layer_that_keeps_its_type_computes_in_float64_is_the_same_looked_at_or_not():
+    torch.manual_seed(0)
+    for layer in (RNN(3, 4, q=4), casc_seq.GRU(3, 4, q=4), casc_seq.LSTM(3, 4, q=4)):
+        assert vars(type(layer))["KEEPS_TYPE"]
+        x, wide = torch.randn(5, 2, 3).double(), layer.double().eval()
+        with torch.no_grad(), in_float64():
+            looked_at = wide(x)[0], wide.observed([None] * len(wide.populations()), x)[1]
+            with already_in_float64():
+                found = wide(x)[0], wide.observed([None] * len(wide.populations()), x)[1]
+        assert torch.equal(looked_at[0], found[0])
+        assert all(map(torch.equal, looked_at[1], found[1]))
+        assert {each.dtype for each in (found[0], *found[1])} == {torch.float64}
 
 
 def test_float64_ends_where_it_began():

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_core import AsTrained, ConfigError, ConversionError, Exact, InputError, StorageError
-from casc_core.export.folder import SCHEMA
-from casc_core.extend import Op
+from casc_core.export.integers import rules
+from casc_core.export.integers.folder import SCHEMA
+from casc_core.extend import Connection, Op
 from casc_core.numerics import Unrounded
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
@@ -305,13 +306,19 @@ def test_a_network_that_never_sleeps_needs_its_steps(tmp_path: Path) -> None:
         snn.export(tmp_path / "export", made.inputs)
 
 
+def test_every_operation_has_an_integer_form() -> None:
+    """Of its own, or that of operations that only move entries; samples in one row cannot be taken apart anyway."""
+    ours = {kind for kind in Op.kinds.values() if kind.__module__.startswith(("casc_core.", "casc_seq."))}
+    moving = {kind for kind in ours if kind.connection in (Connection.KEEPS, Connection.MOVES)}
+    without = rules.integer_form.dispatch(Op)
+    assert {kind.__name__ for kind in ours - moving if rules.integer_form.dispatch(kind) is without} == {"PaddedBags"}
+
+
 def test_an_operation_without_an_integer_form_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snn, made = converted("mlp", Exact(8))
-    from casc_core.export import integer_form
-
-    monkeypatch.setattr(integer_form, "integer_form", integer_form.integer_form.dispatch(Op))
+    monkeypatch.setattr(rules, "integer_form", rules.integer_form.dispatch(Op))
     with pytest.raises(ConversionError, match=r"Encode.*no integer form"):
         snn.export(tmp_path / "export", made.inputs)
 

@@ -11,7 +11,18 @@ import torch
 from torch import nn
 
 import casc_core
-from casc_core import CIF, IF, ConfigError, Continuous, ConversionError, CQReLU, Exact, StorageError, WakeSleep
+from casc_core import (
+    CIF,
+    IF,
+    AsTrained,
+    ConfigError,
+    Continuous,
+    ConversionError,
+    CQReLU,
+    Exact,
+    StorageError,
+    WakeSleep,
+)
 from casc_core.engine.program import Readout, Ref
 from casc_core.engine.spiking_run import SpikingRun
 
@@ -324,6 +335,27 @@ def test_operations_that_nir_has_not(model, x, why, tmp_path):
     snn = integrating(casc_core.prepare(model, q=4))
     with pytest.raises(ConversionError, match=why):
         snn.export_nir(tmp_path / "net.nir", x)
+
+
+def test_quotients_by_a_size_are_rounded_as_trained_alone(tmp_path):
+    class Quotient(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+            self.act = nn.ModuleList(CQReLU(4) for _ in range(2))
+
+        def forward(self, x):
+            x = self.act[0](self.a(x))
+            return self.c(self.act[1](self.b(x) / x.shape[1]))
+
+    x = 2 * torch.randn(4, 6)
+    with pytest.raises(ConversionError, match=r"Bin cannot be written as NIR: maps in a row.*Exact\(8\)"):
+        integrating(Quotient(), AsTrained()).export_nir(tmp_path / "net.nir", x)
+    snn = integrating(Quotient())
+    written = snn.export_nir(tmp_path / "net.nir", x)
+    _, given = by_hand(nir.read(tmp_path / "net.nir"), written.current)
+    assert torch.equal(readout(given, written.scale), snn.simulate(x, T=T).logits)
 
 
 def test_real_valued_input_behind_the_first_layer(tmp_path):

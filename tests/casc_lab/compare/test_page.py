@@ -211,7 +211,9 @@ def test_words_of_the_user_are_inert():
 def test_an_ann_without_energy_is_not_divided_by():
     result = comparison()
     result["ann"] = {"macs": 0.0, "energy_nj": 0.0}
-    Reader(page(result))
+    text = page(result)
+    Reader(text)
+    assert re.search(r"\b(nan|inf)\b", text) is None
 
 
 def test_nothing_is_changed(read):

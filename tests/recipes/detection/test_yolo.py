@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,22 @@ def recipe(out: Path, *arguments: object) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def test_it_trains_converts_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = recipe(tmp_path, "--q", 4, "--T", 6)
-    said = capsys.readouterr()
-    assert "detector trained" in said.err
-    assert "| mAP@0.5 (%)" in said.out
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """What the recipe leaves behind the first time: its folder, and what it has printed."""
+    out, err, folder = io.StringIO(), io.StringIO(), tmp_path_factory.mktemp("yolo")
+    with redirect_stdout(out), redirect_stderr(err):
+        recipe(folder, "--q", 4, "--T", 6)
+    return folder, out.getvalue(), err.getvalue()
+
+
+def test_it_trains_converts_and_writes_everything(
+    first: tuple[Path, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out, err = first
+    results = json.loads((folder / "results.json").read_text())
+    assert "detector trained" in err
+    assert "| mAP@0.5 (%)" in out
     assert results["exact"] is True
     assert list(results["precision"]) == METHODS
     for method in METHODS:
@@ -55,10 +68,11 @@ def test_it_trains_converts_and_writes_everything(tmp_path: Path, capsys: pytest
     assert results["exact_at"] <= results["steps_to_silence"]["max"]
     assert (results["train_examples"], results["test_examples"], results["q"]) == (8, 4, 4)
     for picture in ("precision.png", "detections.png"):
-        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    snn = casc_core.load(tmp_path / "network")
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    snn = casc_core.load(folder / "network")
     assert len(snn.layers) >= 20
 
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     again = recipe(tmp_path, "--q", 4, "--T", 2)
     assert "detector found" in capsys.readouterr().err
     assert again["training"] == results["training"]
@@ -93,16 +107,18 @@ def test_figures_of_the_paper() -> None:
     assert paper.over_time("shapes") is None
 
 
-def test_its_network_is_found_again_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe(tmp_path, "--q", 4, "--T", 2)
-    args = yolo.options().parse_args([*TINY, "--q", "4", "--out", str(tmp_path)])
+def test_its_network_is_found_again_by_name(
+    first: tuple[Path, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, *_ = first
+    args = yolo.options().parse_args([*TINY, "--q", "4", "--out", str(folder)])
     found = yolo.experiment(args, torch.device("cpu"), {}, find_only=True)
     assert found.recipe == "yolo"
     batch = next(iter(found.batches(ALL)))
     assert casc_core.verify(casc_core.convert(found.network), *batch.inputs, measures=found.metric.measures).exact
-    assert cli.main(["verify", str(tmp_path), "--limit", "2"]) == 0
+    assert cli.main(["verify", str(folder), "--limit", "2"]) == 0
     assert "EXACT" in capsys.readouterr().out
-    assert cli.main(["compare", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "compared")]) == 0
+    assert cli.main(["compare", str(folder), "--limit", "2", "--T", "4", "--out", str(tmp_path / "compared")]) == 0
     comparison = json.loads((tmp_path / "compared/comparison.json").read_text())
     assert list(comparison["outputs"]) == ["objectness", "classes", "boxes"]
 

@@ -279,10 +279,11 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int64_t receiv
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const Exactly *exactly = &task->exactly;
-    const double *exact_thresholds = task->exact_thresholds + task->out_lo[at->block];
     const int64_t cap = cap_at(neurons, step), width = task->width, flows = neurons->levels ? neurons->total : cap;
-    const int64_t x = at->ox + p, first = p * width, drive_at = at->drive_at + x * task->drive_x;
-    const int64_t potential_at = at->potential_at + x * task->potential_x;
+    const int64_t x = at->ox + p, first = p * width, low = task->out_lo[at->block];
+    const int64_t drive_at = at->drive_at + x * task->drive_x + low * task->drive_channel;
+    const int64_t potential_at = at->potential_at + x * task->potential_x + low * task->potential_channel;
+    const double *exact_thresholds = task->exact_thresholds + low;
     const int8_t *near = at->near + first;
     int32_t *v = at->v + first, *total = at->total + first;
     int8_t *fired = at->fired + first;

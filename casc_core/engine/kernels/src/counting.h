@@ -29,19 +29,10 @@ static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
         int32_t ups = 0, downs = 0;
         const int8_t *x = task->from + row * task->inner;
         int64_t k = 0;
-#if VECTOR == 512
         for (; k + 64 <= task->inner; k += 64) {
-            const WORD now = LOAD(x + k);
-            ups += __builtin_popcountll(_mm512_cmpgt_epi8_mask(now, ZERO()));
-            downs += __builtin_popcountll(_mm512_movepi8_mask(now));
+            ups += __builtin_popcountll(NAME(positive)(x + k));
+            downs += __builtin_popcountll(NAME(negative)(x + k));
         }
-#elif VECTOR == 256
-        for (; k + 32 <= task->inner; k += 32) {
-            const WORD now = LOAD(x + k);
-            ups += __builtin_popcount((uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(now, ZERO())));
-            downs += __builtin_popcount((uint32_t)_mm256_movemask_epi8(now));
-        }
-#endif
         for (; k < task->inner; k++) ups += x[k] > 0, downs += x[k] < 0;
         task->positive[row] = ups, task->negative[row] = downs;
     }

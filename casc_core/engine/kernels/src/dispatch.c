@@ -29,7 +29,6 @@
 #undef VECTOR
 
 #if defined(__x86_64__)
-#define HAVE_X86 1
 #include <immintrin.h>
 
 #if defined(__clang__)
@@ -62,13 +61,20 @@
 #else
 #pragma GCC pop_options
 #endif
-#else
-#define HAVE_X86 0
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#define NAME(x) x##_neon
+#define VECTOR 128
+#include "kernels.h"
+#undef NAME
+#undef VECTOR
 #endif
 
-#if HAVE_X86
+#if defined(__x86_64__)
 #define DISPATCH(name, ...)                                                                                           \
     (isa == AVX512 ? name##_avx512(__VA_ARGS__) : isa == AVX2 ? name##_avx2(__VA_ARGS__) : name##_plain(__VA_ARGS__))
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#define DISPATCH(name, ...) (isa == NEON ? name##_neon(__VA_ARGS__) : name##_plain(__VA_ARGS__))
 #else
 #define DISPATCH(name, ...) ((void)isa, name##_plain(__VA_ARGS__))
 #endif
@@ -84,21 +90,23 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 19; }
+EXPORT int64_t casc_version(void) { return 23; }
 
-/* The best set of instructions that this processor has. */
-EXPORT int64_t casc_isa(void) {
-#if HAVE_X86
+/* Whether this processor has a set of instructions, and they have been compiled. */
+EXPORT int64_t casc_has(int64_t isa) {
+    if (isa == PLAIN) return 1;
+#if defined(__x86_64__)
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("popcnt"))
-        return PLAIN;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
-        return AVX512;
-    return AVX2;
-#else
-    return PLAIN;
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt");
+    if (isa == AVX2) return avx2;
+    if (isa == AVX512)
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+    if (isa == NEON) return 1;
 #endif
+    return 0;
 }
 
 /* Adds to counts [steps] how many rows the products of every `by`-th sample would take. Returns 0 or an error. */

@@ -1,168 +1,199 @@
 /* A gated recurrence, GRU or LSTM: text after text, token after token, all steps of each.
 
-   What the hidden state brings is summed in int32, of weights rounded to int16; what the input brings, in float64, which the
-   caller has proven to hold every sum exactly. Gates are fired by float32 sums of the two, which are within a margin of the true
-   ones; a neuron nearer than that to a decision is decided by the true sum, of the weights as they are. Levels and products of
-   two of them are whole numbers that float32 holds.
+   What the hidden state brings is summed in whole numbers, of weights rounded to so few bits that int16 holds the sum of some
+   rows. What the input brings is a multiple of its drive, and what trains have brought, which float64 holds exactly; so the
+   caller has proven. Gates are fired by float32 sums of all this, which are within a margin of the true ones; a neuron nearer
+   than that to a decision is decided by the weights' next bits, or by the weights as they are. Levels and products of two of
+   them are whole numbers that float32 holds.
 
    Arrays are `width` long, a multiple of 16: the neurons of one gate, and what is padded, which stays silent. */
 
-/* Neurons with a threshold for each level. `exact` has -infinity, the thresholds, and infinity, `table` the same in float32;
-   `index` counts those that are reached, `above` and `below` are the next one and the last. */
+/* Neurons with a threshold for each level. `exact` has -infinity, the thresholds, and infinity, `table` the same in float32,
+   with `small` no more than a table that vectors hold, which has room for it; `index` counts those that are reached, `above`
+   and `below` are the next one and the last. */
 typedef struct {
     const double *exact;
     const float *table, *sums;
+    int small;
     int64_t lowest, highest;
     float *level, *above, *below;
     int32_t *index;
 } NAME(Population);
 
-/* The spikes of a state, or its levels, step by step: those of a step end at `ends` of the next. */
-typedef struct {
-    int64_t steps, *ends;
-    int32_t *unit;
-    int16_t *change;
-} NAME(Events);
-
 /* What one thread works with, for one text. */
 typedef struct {
     const GatedTask *task;
-    double *base;                        /* [rows]: what has arrived from the input; of a GRU, that of its candidate is last,
-                                            behind what its reset gate multiplies */
-    float *base_sums, *sums;             /* the same in float32, and with what the hidden state brings */
-    int32_t *recurrent;                  /* what that is, in units of the rounded weights */
+    const double *drive;                 /* of the position, or NULL; it has flowed `flows` times */
+    double flows;
+    double *arrived;                     /* [rows]: what trains have brought; of a GRU, that of its candidate is last, behind
+                                            what its reset gate multiplies */
+    float *rounded_drive;                /* [rows]: in float32, and what flows beside it */
+    float *input_sums, *sums;            /* [rows]: what has come of the input, in float32, and with what the state brings */
+    int32_t *received;                   /* [steps, rows]: what the state has brought, in units of the rounded weights */
+    const int32_t *recurrent;            /* that by this step */
     double norm;                         /* the sum of the magnitudes of the hidden state's levels before */
     float *products;                     /* [width] of each population that receives products */
     float *before, *before_cells, *seen; /* levels of the states before; what the output gate multiplies */
+    int16_t *counts;                     /* the hidden state's levels before, as the next bits of weights meet them */
+    const uint8_t (*ones)[8];            /* [256]: the places of the ones among eight bits */
     NAME(Population) populations[6];
     NAME(Events) hidden, cells, hidden_before, cells_before;
+    NAME(Schedule) schedule;
 } NAME(GatedState);
 
-/* What gate `gate` of neuron `k` has received of the hidden state, truly. */
-static double NAME(true_product)(const NAME(GatedState) *state, int64_t gate, int64_t k) {
-    enum { LANES = 8 };
+/* What neuron `k` has received of the input in one of the blocks of rows, truly. */
+INLINE double NAME(given_of)(const NAME(GatedState) *state, int64_t block, int64_t k) {
     const GatedTask *task = state->task;
-    const double *row = task->exact + (gate * task->hidden + k) * task->width;
-    double sums[LANES] = {0}, sum = 0;
-    for (int64_t j = 0; j < task->width; j += LANES)
-        for (int64_t i = 0; i < LANES; i++) sums[i] += row[j + i] * (double)state->before[j + i];
-    for (int i = 0; i < LANES; i++) sum += sums[i];
-    return sum;
+    const int is_kept = block == 2 && !task->lstm; /* what a GRU's reset gate multiplies: there is no drive */
+    const int64_t gate = block == 3 && !task->lstm ? 2 : block;
+    double flow = 0;
+    if (is_kept) flow = task->bias ? task->bias[k] : 0;
+    else if (state->drive) flow = state->drive[gate * task->hidden + k];
+    return state->arrived[block * task->width + k] + state->flows * flow;
 }
 
-/* What neuron `k` of a gate's population has received, truly. */
-static double NAME(true_total)(const NAME(GatedState) *state, int which, int64_t k) {
+/* What neuron `k` of a gate's population has received: with the weights' next bits, or `truly`. */
+static double NAME(total_of)(const NAME(GatedState) *state, int which, int64_t k, int truly) {
     const GatedTask *task = state->task;
-    const double received = state->base[which * task->width + k] + NAME(true_product)(state, which, k);
+    const int64_t row = which * task->width + k;
+    const double product = truly ? task->grain * NAME(true_sum)(&task->left_out, row, state->counts)
+                                 : task->unit * state->recurrent[row] +
+                                       task->grain * NAME(next_bits)(&task->left_out, row, state->counts);
+    const double received = NAME(given_of)(state, which, k) + product;
     if (which != 2 || task->lstm) return received;
-    return (double)task->q * state->base[3 * task->width + k] + (double)state->populations[0].level[k] * received;
+    return (double)task->q * NAME(given_of)(state, 3, k) + (double)state->populations[0].level[k] * received;
+}
+
+/* How far a gate's sums may be from the true ones if those of what has been received may be so far. */
+INLINE double NAME(spread)(const GatedTask *task, int which, double margin) {
+    return which == 2 && !task->lstm ? (double)task->q * margin : margin;
+}
+
+/* How far totals with the weights' next bits may be from the true ones. */
+INLINE double NAME(finer_margin)(const NAME(GatedState) *state, int which) {
+    const GatedTask *task = state->task;
+    return NAME(spread)(task, which, task->error * task->left_out.finer * state->norm + ROUNDED * task->grain);
 }
 
 /* All counts at 0. */
 INLINE void NAME(rest)(const NAME(Population) *p, int64_t n, int64_t width, int back) {
     const int32_t index = (int32_t)-p->lowest;
-    for (int64_t k = 0; k < width; k++) {
-        p->level[k] = 0;
-        p->index[k] = index;
-        p->above[k] = k < n ? p->table[index + 1] : INFINITY;
-        p->below[k] = k < n && back ? p->table[index] : -INFINITY;
-    }
+    const float above = p->table[index + 1], below = back ? p->table[index] : -INFINITY;
+    memset(p->level, 0, (size_t)width * sizeof *p->level);
+    for (int64_t k = 0; k < width; k++) p->index[k] = index, p->above[k] = above, p->below[k] = below;
+    for (int64_t k = n; k < width; k++) p->above[k] = INFINITY, p->below[k] = -INFINITY;
 }
 
 /* Decides the neurons that are marked, from `k` on: bits of those that spike. */
 static void NAME(decide_gates)(const NAME(GatedState) *state, int which, int64_t k, int back, uint32_t marked, uint32_t *up,
                                uint32_t *down) {
     const NAME(Population) *p = state->populations + which;
+    const double margin = NAME(finer_margin)(state, which);
     for (; marked; marked &= marked - 1) {
         const int place = __builtin_ctz(marked);
-        const double total = NAME(true_total)(state, which, k + place);
-        const double *thresholds = p->exact + p->index[k + place];
-        *up = (*up & ~(1u << place)) | (uint32_t)(total >= thresholds[1]) << place;
-        *down = (*down & ~(1u << place)) | (uint32_t)(back && total < thresholds[0]) << place;
+        const double *thresholds = p->exact + p->index[k + place], about = NAME(total_of)(state, which, k + place, 0);
+        double low = about - margin, high = about + margin;
+        if ((low >= thresholds[1]) != (high >= thresholds[1]) || (low < thresholds[0]) != (high < thresholds[0]))
+            low = high = NAME(total_of)(state, which, k + place, 1);
+        *up = (*up & ~(1u << place)) | (uint32_t)(low >= thresholds[1]) << place;
+        *down = (*down & ~(1u << place)) | (uint32_t)(back && high < thresholds[0]) << place;
     }
+}
+
+/* Whether neurons of the vector from `k` on may spike. */
+INLINE int NAME(may_spike)(const NAME(Population) *p, int64_t k, float margin) {
+#if VECTOR
+    const REALS sums = LOAD_REALS(p->sums + k), each = EACH_REAL(margin);
+    return ANY(AT_LEAST(ADD_REALS(sums, each), LOAD_REALS(p->above + k)) | LESS(SUB_REALS(sums, each), LOAD_REALS(p->below + k)));
+#else
+    int any = 0;
+    for (int i = 0; i < FLOATS; i++)
+        any |= p->sums[k + i] + margin >= p->above[k + i] || p->sums[k + i] - margin < p->below[k + i];
+    return any;
+#endif
 }
 
 /* What the neurons of one vector, from `k` on, do: bits of those that spike +1, and -1. Their levels follow, and their
    thresholds: the next one above is read from the table, that below is the one that was reached. */
-INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, int64_t k, int back, float margin, uint32_t *fallen) {
-    const NAME(Population) *p = state->populations + which;
+INLINE uint32_t NAME(spikes_of)(const NAME(GatedState) *state, int which, const NAME(Population) *p, const int small, int64_t k,
+                                int back, float margin, uint32_t *fallen) {
     const float *table = p->table;
     uint32_t up, down, marked;
-#if VECTOR == 512
-    const __m512 sums = _mm512_loadu_ps(p->sums + k), above = _mm512_loadu_ps(p->above + k), below = _mm512_loadu_ps(p->below + k);
-    const __m512 low = _mm512_sub_ps(sums, _mm512_set1_ps(margin)), high = _mm512_add_ps(sums, _mm512_set1_ps(margin));
-    const uint32_t rises = _mm512_cmp_ps_mask(high, above, _CMP_GE_OQ), falls = _mm512_cmp_ps_mask(low, below, _CMP_LT_OQ);
-    if (!(rises | falls)) return *fallen = 0;
-    up = _mm512_cmp_ps_mask(low, above, _CMP_GE_OQ), down = _mm512_cmp_ps_mask(high, below, _CMP_LT_OQ);
-#elif VECTOR == 256
-    const __m256 sums = _mm256_loadu_ps(p->sums + k), above = _mm256_loadu_ps(p->above + k), below = _mm256_loadu_ps(p->below + k);
-    const __m256 low = _mm256_sub_ps(sums, _mm256_set1_ps(margin)), high = _mm256_add_ps(sums, _mm256_set1_ps(margin));
-    const __m256 rising = _mm256_cmp_ps(high, above, _CMP_GE_OQ), falling = _mm256_cmp_ps(low, below, _CMP_LT_OQ);
-    if (!_mm256_movemask_ps(_mm256_or_ps(rising, falling))) return *fallen = 0;
-    const uint32_t rises = (uint32_t)_mm256_movemask_ps(rising), falls = (uint32_t)_mm256_movemask_ps(falling);
-    up = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(low, above, _CMP_GE_OQ));
-    down = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(high, below, _CMP_LT_OQ));
+#if VECTOR
+    const REALS sums = LOAD_REALS(p->sums + k), above = LOAD_REALS(p->above + k), below = LOAD_REALS(p->below + k);
+    const REALS low = SUB_REALS(sums, EACH_REAL(margin)), high = ADD_REALS(sums, EACH_REAL(margin));
+    MASK ups = AT_LEAST(low, above), downs = LESS(high, below);
+    up = BITS(ups), down = BITS(downs);
+    marked = BITS((ups ^ AT_LEAST(high, above)) | (downs ^ LESS(low, below)));
 #else
-    const float low = p->sums[k] - margin, high = p->sums[k] + margin;
-    const uint32_t rises = high >= p->above[k], falls = low < p->below[k];
-    up = low >= p->above[k], down = high < p->below[k];
+    up = down = marked = 0;
+    for (int i = 0; i < FLOATS; i++) {
+        const float low = p->sums[k + i] - margin, high = p->sums[k + i] + margin;
+        const uint32_t rises = low >= p->above[k + i], falls = high < p->below[k + i];
+        up |= rises << i, down |= falls << i;
+        marked |= ((rises ^ (high >= p->above[k + i])) | (falls ^ (low < p->below[k + i]))) << i;
+    }
 #endif
-    marked = (up ^ rises) | (down ^ falls);
-    if (marked) NAME(decide_gates)(state, which, k, back, marked, &up, &down);
+    if (marked) {
+        NAME(decide_gates)(state, which, k, back, marked, &up, &down);
+#if VECTOR
+        ups = MASK_OF(up), downs = MASK_OF(down);
+#endif
+    }
     *fallen = down;
-    if (!(up | down)) return 0;
-#if VECTOR == 512
-    const __mmask16 ups = (__mmask16)up, downs = (__mmask16)down, moved = ups | downs;
-    const __m512i step = _mm512_set1_epi32(1), last = LOAD(p->index + k);
-    const __m512i index = _mm512_mask_sub_epi32(_mm512_mask_add_epi32(last, ups, last, step), downs, last, step);
-    const __m512 one = _mm512_set1_ps(1), level = _mm512_loadu_ps(p->level + k);
+#if VECTOR
+    const WORD change = ONE_LESS(ONE_MORE(ZERO(), ups), downs), index = ADD32(LOAD(p->index + k), change);
     STORE(p->index + k, index);
-    _mm512_storeu_ps(p->level + k, _mm512_mask_sub_ps(_mm512_mask_add_ps(level, ups, level, one), downs, level, one));
-    const __m512 next = _mm512_mask_i32gather_ps(above, moved, _mm512_mask_add_epi32(index, ups, index, step), table, 4);
-    _mm512_storeu_ps(p->above + k, _mm512_mask_mov_ps(next, downs, below));
-    if (back) _mm512_storeu_ps(p->below + k, _mm512_mask_mov_ps(_mm512_mask_mov_ps(below, downs, next), ups, above));
-#elif VECTOR == 256
-    const __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    const __m256i ups = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)up), lanes), lanes);
-    const __m256i downs = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int32_t)down), lanes), lanes);
-    const __m256i change = _mm256_sub_epi32(downs, ups), index = _mm256_add_epi32(LOAD(p->index + k), change);
-    STORE(p->index + k, index);
-    _mm256_storeu_ps(p->level + k, _mm256_add_ps(_mm256_loadu_ps(p->level + k), _mm256_cvtepi32_ps(change)));
-    const __m256 rose = _mm256_castsi256_ps(ups), fell = _mm256_castsi256_ps(downs);
-    const __m256 next = _mm256_mask_i32gather_ps(above, table, _mm256_sub_epi32(index, ups), _mm256_or_ps(rose, fell), 4);
-    _mm256_storeu_ps(p->above + k, _mm256_blendv_ps(next, below, fell));
-    if (back) _mm256_storeu_ps(p->below + k, _mm256_blendv_ps(_mm256_blendv_ps(below, next, fell), above, rose));
+    STORE_REALS(p->level + k, ADD_REALS(LOAD_REALS(p->level + k), TO_REALS(change)));
+    const REALS next = NAME(entries)(table, small, ONE_MORE(index, ups));
+    STORE_REALS(p->above + k, SELECT(downs, below, SELECT(ups, next, above)));
+    if (back) STORE_REALS(p->below + k, SELECT(ups, above, SELECT(downs, next, below)));
 #else
-    p->index[k] += (int32_t)up - (int32_t)down;
-    p->level[k] += (float)up - (float)down;
-    p->above[k] = table[p->index[k] + 1];
-    if (back) p->below[k] = table[p->index[k]];
+    (void)small;
+    for (uint32_t moved = up | down; moved; moved &= moved - 1) {
+        const int64_t at = k + __builtin_ctz(moved);
+        const int32_t spike = up >> (at - k) & 1 ? 1 : -1;
+        p->index[at] += spike;
+        p->level[at] += (float)spike;
+        p->above[at] = table[p->index[at] + 1];
+        if (back) p->below[at] = table[p->index[at]];
+    }
 #endif
     return up;
 }
 
 /* One step: +1 where a sum reaches the threshold of the level above, -1 where it does not reach that of its own. Spikes are
    written to `out` and added to `events`, where these are given. Returns whether there are any. */
-INLINE int NAME(fire_by_level)(const NAME(GatedState) *state, int which, int back, float margin, int8_t *restrict out,
-                               NAME(Events) *events) {
-    int64_t end = events ? events->ends[events->steps + 1] : 0;
+INLINE int NAME(fire_by_level)(const NAME(GatedState) *state, int which, const int small, int back, float margin,
+                               int8_t *restrict out, NAME(Events) *events) {
+    const NAME(Population) population = state->populations[which], *p = &population; /* its own, which nothing else writes to */
+    int64_t rises = events ? events->rises[events->steps + 1] : 0, falls = events ? events->falls[events->steps + 1] : 0;
     uint32_t any = 0;
-    for (int64_t k = 0; k < state->task->width; k += FLOATS) {
-        uint32_t down, up = NAME(spikes_of)(state, which, k, back, margin, &down), moved = up | down;
-        any |= moved;
-        if (!out && !events) continue;
-        for (; moved; moved &= moved - 1) {
-            const int place = __builtin_ctz(moved);
-            const int32_t spike = (int32_t)(up >> place & 1) * 2 - 1;
-            if (out) out[k + place] = (int8_t)spike;
+    for (int64_t first = 0; first < state->task->width; first += 64 * FLOATS) {
+        const int64_t end = first + 64 * FLOATS < state->task->width ? first + 64 * FLOATS : state->task->width;
+        uint64_t vectors = 0; /* that may spike: found without a branch for each, since nobody could foretell them */
+        for (int64_t k = first; k < end; k += FLOATS)
+            vectors |= (uint64_t)NAME(may_spike)(p, k, margin) << ((k - first) / FLOATS);
+        for (; vectors; vectors &= vectors - 1) {
+            const int64_t k = first + FLOATS * lowest_bit(vectors);
+            uint32_t down, up = NAME(spikes_of)(state, which, p, small, k, back, margin, &down);
+            any |= up | down;
             if (events) {
-                events->unit[end] = (int32_t)(k + place);
-                events->change[end++] = (int16_t)spike;
+                rises = NAME(list_units)(events->risen, rises, up, k, state->ones);
+                falls = NAME(list_units)(events->fallen, falls, down, k, state->ones);
             }
+            if (out) NAME(write_spikes)(out + k, up, down, state->task->hidden - k);
         }
     }
-    if (events) events->ends[events->steps + 1] = end;
+    if (events) events->rises[events->steps + 1] = rises, events->falls[events->steps + 1] = falls;
     return any != 0;
+}
+
+/* How many thresholds a total reaches. */
+INLINE int32_t NAME(level_at)(const NAME(Population) *p, double total) {
+    int32_t reached = 0;
+    while (total >= p->exact[reached + 1]) reached++;
+    return reached;
 }
 
 /* The levels that all settle at, which are written to `out` and added to `events`, where these are given. */
@@ -183,32 +214,29 @@ INLINE void NAME(settle_by_level)(const NAME(GatedState) *state, int which, floa
                 reached[i] = p->sums[k + i] >= p->table[next] ? next : reached[i];
             }
     }
+    const double finer = NAME(finer_margin)(state, which);
     for (int64_t k = 0; margin > 0 && k < n; k++) {
-        const float *thresholds = p->table + p->index[k];
-        if (p->sums[k] - thresholds[0] > margin && thresholds[1] - p->sums[k] > margin) continue;
-        const double total = NAME(true_total)(state, which, k);
-        p->index[k] = 0;
-        while (total >= p->exact[p->index[k] + 1]) p->index[k]++;
+        const float *near = p->table + p->index[k];
+        if (p->sums[k] - near[0] > margin && near[1] - p->sums[k] > margin) continue;
+        double total = NAME(total_of)(state, which, k, 0);
+        p->index[k] = NAME(level_at)(p, total);
+        const double *thresholds = p->exact + p->index[k];
+        if (total - finer >= thresholds[0] && total + finer < thresholds[1]) continue;
+        p->index[k] = NAME(level_at)(p, NAME(total_of)(state, which, k, 1));
     }
-    int64_t end = events ? events->ends[events->steps + 1] : 0;
     for (int64_t k = 0; k < n; k++) {
         const int64_t level = p->lowest + p->index[k];
         p->level[k] = (float)level;
         if (out) out[k] = (int16_t)level;
-        if (!events) continue;
-        events->unit[end] = (int32_t)k;
-        events->change[end] = (int16_t)level;
-        end += level != 0;
+        if (events) NAME(list_change)(events, k, level);
     }
-    if (events) events->ends[events->steps + 1] = end;
 }
 
 /* How far the sums of a population may be from the true ones: those of gates are rounded, products of levels are not. */
 INLINE float NAME(margin_of)(const NAME(GatedState) *state, int which) {
     const GatedTask *task = state->task;
     if (which >= (task->lstm ? 4 : 3)) return 0;
-    const double margin = task->error * state->norm + task->rounding;
-    return (float)((which == 2 && !task->lstm ? (double)task->q * margin : margin) * (1 + 1e-6));
+    return (float)(NAME(spread)(task, which, task->error * state->norm + task->rounding) * (1 + 1e-6));
 }
 
 /* A population's step, or with `levels` all of its steps. */
@@ -216,8 +244,12 @@ INLINE int NAME(react)(const NAME(GatedState) *state, int which, int64_t at, NAM
     const GatedTask *task = state->task;
     const float margin = NAME(margin_of)(state, which);
     char *out = at < 0 ? NULL : (char *)task->out[which];
-    if (!task->neurons.levels)
-        return NAME(fire_by_level)(state, which, task->neurons.cif != 0, margin, out ? (int8_t *)out + at : NULL, events);
+    if (!task->neurons.levels) {
+        const int back = task->neurons.cif != 0;
+        int8_t *spikes = out ? (int8_t *)out + at : NULL;
+        return state->populations[which].small ? NAME(fire_by_level)(state, which, 1, back, margin, spikes, events)
+                                               : NAME(fire_by_level)(state, which, 0, back, margin, spikes, events);
+    }
     NAME(settle_by_level)(state, which, margin, out ? (int16_t *)out + at : NULL, events);
     return 1;
 }
@@ -249,108 +281,196 @@ INLINE int NAME(lstm_step)(NAME(GatedState) *state, int64_t at) {
     int any = 0;
     for (int which = 0; which < 4; which++) any |= NAME(react)(state, which, at, NULL);
     for (int64_t k = 0; k < width; k++) cells[k] = kept[k] * before[k] + taken[k] * candidate[k];
-    const int64_t first = state->cells.ends[state->cells.steps + 1];
+    const int64_t step = state->cells.steps, rises = state->cells.rises[step + 1], falls = state->cells.falls[step + 1];
     any |= NAME(react)(state, 4, at, &state->cells);
-    for (int64_t e = first; e < state->cells.ends[state->cells.steps + 1]; e++) {
-        const int32_t k = state->cells.unit[e];
-        seen[k] = task->seen[state->populations[4].index[k]];
+    const int32_t *level = state->populations[4].index;
+    for (int64_t e = rises; e < state->cells.rises[step + 1]; e++) {
+        const int32_t k = state->cells.risen[e];
+        seen[k] = task->seen[level[k]];
+    }
+    for (int64_t e = falls; e < state->cells.falls[step + 1]; e++) {
+        const int32_t k = state->cells.fallen[e];
+        seen[k] = task->seen[level[k]];
     }
     for (int64_t k = 0; k < width; k++) states[k] = shown[k] * seen[k];
     return any | NAME(react)(state, 5, at, &state->hidden);
 }
 
-/* Adds what a step's spikes of the states before bring. Returns whether they bring anything. */
-INLINE int NAME(receive)(NAME(GatedState) *state, int64_t step) {
-    const Weights *weights = &state->task->weights;
-    const NAME(Events) *events = &state->hidden_before;
-    const int64_t first = events->ends[step], end = events->ends[step + 1];
-    for (int64_t e = first; e < end; e++) {
-        float *level = state->before + events->unit[e];
-        const float last = *level;
-        *level += events->change[e];
-        state->norm += fabs((double)*level) - fabs((double)last);
+/* Adds what a step's spikes of the states before bring to their levels. */
+INLINE void NAME(receive)(NAME(GatedState) *state, int64_t step) {
+    const NAME(Events) *hidden = &state->hidden_before, *cells = &state->cells_before;
+    int64_t norm = 0;
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        const int64_t *ends = sign > 0 ? hidden->rises : hidden->falls;
+        const int32_t *units = sign > 0 ? hidden->risen : hidden->fallen;
+        for (int64_t e = ends[step]; e < ends[step + 1]; e++) {
+            const int32_t unit = units[e], last = state->counts[unit];
+            const int32_t level = last + (hidden->graded ? hidden->change[e] : sign);
+            state->counts[unit] = (int16_t)level;
+            state->before[unit] = (float)level;
+            norm += (level < 0 ? -level : level) - (last < 0 ? -last : last);
+        }
+        if (!state->task->lstm) continue;
+        ends = sign > 0 ? cells->rises : cells->falls;
+        units = sign > 0 ? cells->risen : cells->fallen;
+        for (int64_t e = ends[step]; e < ends[step + 1]; e++)
+            state->before_cells[units[e]] += cells->graded ? cells->change[e] : (float)sign;
     }
-    if (end > first) {
-        const RowList list = {end - first, events->unit + first, events->change + first};
-        const int32_t unit = events->unit[end];
-        const int16_t change = events->change[end];
-        events->unit[end] = 0, events->change[end] = 0; /* rows are taken in pairs */
-        NAME(accumulate_some)(weights->values, weights->kind, weights->stride, weights->outputs, &list, state->recurrent,
-                              state->recurrent);
-        events->unit[end] = unit, events->change[end] = change;
+    state->norm += (double)norm;
+}
+
+/* The drive of a position (NULL: there is none), and what flows beside it, in float32. */
+INLINE void NAME(round_drive)(NAME(GatedState) *state, const double *drive) {
+    const GatedTask *task = state->task;
+    const int64_t n = task->hidden, width = task->width, gates = task->lstm ? 4 : 3;
+    state->drive = drive;
+    for (int64_t gate = 0; drive && gate < gates; gate++) {
+        float *restrict own = state->rounded_drive + (gate == 2 && !task->lstm ? 3 : gate) * width;
+        for (int64_t k = 0; k < n; k++) own[k] = (float)drive[gate * n + k];
     }
-    if (state->task->lstm) {
-        events = &state->cells_before;
-        for (int64_t i = events->ends[step]; i < events->ends[step + 1]; i++)
-            state->before_cells[events->unit[i]] += events->change[i];
-    }
-    return end > first;
+    for (int64_t k = 0; task->bias && k < n; k++) state->rounded_drive[2 * width + k] = (float)task->bias[k];
 }
 
 /* Adds what a step brings of the input. Returns whether it brings anything. */
-INLINE int NAME(receive_input)(NAME(GatedState) *state, int64_t step, const double *drive, const double *train) {
+INLINE int NAME(receive_input)(NAME(GatedState) *state, int64_t step, const double *train) {
     const GatedTask *task = state->task;
     const Neurons *neurons = &task->neurons;
-    const int64_t n = task->hidden, width = task->width, gates = task->lstm ? 4 : 3;
-    const int flows = awake_at(neurons, step), arrives = step < task->arriving;
-    const double times = neurons->levels ? (double)neurons->total : 1;
-    if (flows && task->bias)
-        for (int64_t k = 0; k < n; k++) state->base[2 * width + k] += times * task->bias[k];
-    for (int64_t gate = 0; gate < gates; gate++) { /* the input of a GRU's candidate is kept apart */
-        double *restrict own = state->base + (gate == 2 && !task->lstm ? 3 : gate) * width;
-        if (flows && drive)
-            for (int64_t k = 0; k < n; k++) own[k] += times * drive[gate * n + k];
-        if (arrives)
-            for (int64_t k = 0; k < n; k++) own[k] += train[step * task->train_step + gate * n + k];
+    const int64_t n = task->hidden, width = task->width, gates = task->lstm ? 4 : 3, rows = 4 * width;
+    const int flows = awake_at(neurons, step) && (state->drive || task->bias), arrives = step < task->arriving;
+    if (!flows && !arrives) return 0;
+    if (flows) state->flows += neurons->levels ? (double)neurons->total : 1;
+    for (int64_t gate = 0; arrives && gate < gates; gate++) { /* the input of a GRU's candidate is kept apart */
+        double *restrict own = state->arrived + (gate == 2 && !task->lstm ? 3 : gate) * width;
+        for (int64_t k = 0; k < n; k++) own[k] += train[step * task->train_step + gate * n + k];
     }
-    return arrives || (flows && (drive || task->bias));
+    const float times = (float)state->flows;
+    for (int64_t k = 0; k < rows; k++) state->input_sums[k] = times * state->rounded_drive[k];
+    for (int64_t k = 0; task->arriving && k < rows; k++) state->input_sums[k] += (float)state->arrived[k];
+    return 1;
 }
 
 /* The levels that a text begins with, as spikes of one step; NULL: none. */
 INLINE void NAME(begun)(NAME(Events) *events, const int16_t *levels, int64_t n) {
-    int64_t end = 0;
-    for (int64_t k = 0; levels && k < n; k++) {
-        events->unit[end] = (int32_t)k;
-        events->change[end] = levels[k];
-        end += levels[k] != 0;
-    }
-    events->ends[1] = end;
-    events->steps = end > 0;
+    NAME(clear)(events);
+    for (int64_t k = 0; levels && k < n; k++) NAME(list_change)(events, k, levels[k]);
+    events->steps = events->rises[1] > 0;
 }
 
-/* The texts first..last-1. Returns the steps needed, one more than the capacity if that was too small. */
-static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
-    const int64_t n = task->hidden, width = task->width, gates = task->lstm ? 4 : 3, populations = task->lstm ? 6 : 4;
-    const int64_t capacity = task->capacity, rows = 4 * width, recurrent = gates * width, stride = task->weights.stride;
-    const Neurons *neurons = &task->neurons;
-    const int back = neurons->cif != 0;
-    const int64_t floats = 2 * rows + (2 + 3 + 3 * populations) * width, spikes = (capacity + 2) * n + 1;
-    const int64_t ends = capacity + 4, ints = stride + populations * width + 4 * spikes;
-    char *memory = (char *)calloc(1, (size_t)(rows * 8 + 4 * ends * 8 + (floats + ints) * 4 + 4 * spikes * 2 + 64));
-    if (!memory) return NO_MEMORY;
+/* Room for one text at a time (NULL: no memory), and the state that lies in it. */
+static char *NAME(open_state)(const GatedTask *task, NAME(GatedState) *state) {
+    const int64_t n = task->hidden, width = task->width, populations = task->lstm ? 6 : 4, rows = 4 * width;
+    const int64_t steps = task->capacity + 2, spikes = steps * n + 8, reads = task->left_out.reads;
+    const int64_t received = (steps + 1) * task->blocks * GATED_BLOCK;
+    const int64_t floats = 3 * rows + (2 + 3 + 3 * populations) * width + populations * SMALL_TABLE;
+    const int64_t scheduled = spikes + 2 * steps * ROWS_AT_ONCE;
+    const int64_t ints = received + populations * width + 8 * spikes + scheduled + 2 * steps, shorts = 4 * n + reads, ends = 8 * (steps + 2);
+    char *memory = (char *)calloc(1, (size_t)((rows + ends) * 8 + (floats + ints) * 4 + shorts * 2 + 256 * 8 + 64));
+    if (!memory) return NULL;
     char *from = memory;
 #define TAKE(type, count) ((type *)(from += (count) * (int64_t)sizeof(type)) - (count))
-    NAME(GatedState) state = {.task = task};
-    state.base = TAKE(double, rows);
-    NAME(Events) *events[4] = {&state.hidden, &state.cells, &state.hidden_before, &state.cells_before};
-    for (int i = 0; i < 4; i++) events[i]->ends = TAKE(int64_t, ends);
-    state.base_sums = TAKE(float, rows), state.sums = TAKE(float, rows), state.products = TAKE(float, 2 * width);
-    state.before = TAKE(float, width), state.before_cells = TAKE(float, width), state.seen = TAKE(float, width);
-    state.recurrent = TAKE(int32_t, stride);
-    const float *sums[6] = {state.sums, state.sums + width, state.products, state.products + width};
-    if (task->lstm)
-        for (int p = 0; p < 6; p++) sums[p] = p < 4 ? state.sums + p * width : state.products + (p - 4) * width;
+    *state = (NAME(GatedState)){.task = task, .arrived = TAKE(double, rows)};
+    NAME(Events) *events[4] = {&state->hidden, &state->cells, &state->hidden_before, &state->cells_before};
+    for (int i = 0; i < 4; i++) events[i]->rises = TAKE(int64_t, steps + 2), events[i]->falls = TAKE(int64_t, steps + 2);
+    state->input_sums = TAKE(float, rows), state->sums = TAKE(float, rows), state->rounded_drive = TAKE(float, rows);
+    state->products = TAKE(float, 2 * width);
+    state->before = TAKE(float, width), state->before_cells = TAKE(float, width), state->seen = TAKE(float, width);
+    state->received = TAKE(int32_t, received);
     for (int64_t p = 0; p < populations; p++) {
         const int is_state = p == populations - 1, is_cell = p == 4, is_candidate = p == 2;
         const GatedTable *table = is_state ? &task->state : is_cell ? &task->cell : is_candidate ? &task->tanh : &task->sigmoid;
         const int64_t highest = is_cell && !is_state ? task->cells : task->q;
-        state.populations[p] = (NAME(Population)){
-            table->exact, table->rounded, sums[p], is_state || is_candidate || is_cell ? -highest : 0, highest,
+        const int64_t lowest = is_state || is_candidate || is_cell ? -highest : 0, entries = highest - lowest + 2;
+        const int64_t product = p - (task->lstm ? 4 : 2); /* that it receives; those before receive sums */
+        float *small = TAKE(float, SMALL_TABLE);
+        for (int64_t i = 0; i < SMALL_TABLE && entries <= SMALL_TABLE; i++)
+            small[i] = table->rounded[i < entries ? i : entries - 1]; /* behind the last there is infinity */
+        state->populations[p] = (NAME(Population)){
+            table->exact, entries <= SMALL_TABLE ? small : table->rounded,
+            product < 0 ? state->sums + p * width : state->products + product * width, entries <= SMALL_TABLE, lowest, highest,
             TAKE(float, width), TAKE(float, width), TAKE(float, width), TAKE(int32_t, width)};
     }
-    for (int i = 0; i < 4; i++) events[i]->unit = TAKE(int32_t, spikes);
-    for (int i = 0; i < 4; i++) events[i]->change = TAKE(int16_t, spikes);
+    for (int i = 0; i < 4; i++) events[i]->risen = TAKE(int32_t, spikes), events[i]->fallen = TAKE(int32_t, spikes);
+    state->schedule = (NAME(Schedule)){TAKE(int32_t, scheduled), TAKE(int32_t, 2 * steps)};
+    for (int i = 0; i < 4; i++) events[i]->change = TAKE(int16_t, n);
+    state->counts = TAKE(int16_t, reads);
+    uint8_t(*ones)[8] = (uint8_t(*)[8])TAKE(uint8_t, 256 * 8);
 #undef TAKE
+    list_ones(ones);
+    state->ones = ones;
+    return memory;
+}
+
+/* Nothing has been received yet at a position, beside a train; its drive (NULL: there is none). */
+INLINE void NAME(begin_position)(NAME(GatedState) *state, const double *drive) {
+    const GatedTask *task = state->task;
+    const int64_t width = task->width, rows = 4 * width;
+    if (task->arriving) memset(state->arrived, 0, (size_t)rows * sizeof *state->arrived);
+    memset(state->input_sums, 0, (size_t)(2 * rows) * sizeof(float)); /* and all sums */
+    memset(state->before, 0, (size_t)(3 * width) * sizeof(float)); /* and the cells, and what is seen of one of 0 */
+    memset(state->counts, 0, (size_t)task->left_out.reads * sizeof *state->counts);
+    state->norm = state->flows = 0;
+    NAME(round_drive)(state, drive);
+    for (int64_t p = 0; p < (task->lstm ? 6 : 4); p++)
+        NAME(rest)(state->populations + p, task->hidden, width, task->neurons.cif != 0);
+    NAME(clear)(&state->hidden);
+    NAME(clear)(&state->cells);
+    /* Before any spike nothing has come of the state; behind the last one, no more comes. */
+    const int64_t stride = task->blocks * GATED_BLOCK;
+    memset(state->received, 0, (size_t)stride * sizeof *state->received);
+    NAME(sum_steps)(task, &state->hidden_before, &state->schedule, state->received + stride);
+    state->recurrent = state->received;
+}
+
+/* What has come of the input and of the state by a step. */
+INLINE void NAME(sum_up)(NAME(GatedState) *state) {
+    const int64_t rows = 4 * state->task->width, recurrent = state->task->lstm ? rows : 3 * state->task->width;
+    const float unit = (float)state->task->unit;
+    for (int64_t k = 0; k < recurrent; k++) state->sums[k] = state->input_sums[k] + unit * (float)state->recurrent[k];
+    for (int64_t k = recurrent; k < rows; k++) state->sums[k] = state->input_sums[k];
+}
+
+/* All steps of a position whose spikes are written from `out` on. Returns the steps needed. */
+INLINE int64_t NAME(settle_position)(NAME(GatedState) *state, const double *train, int64_t out) {
+    const GatedTask *task = state->task;
+    const Neurons *neurons = &task->neurons;
+    NAME(Events) *hidden = &state->hidden, *cells = &state->cells;
+    const NAME(Events) *before = &state->hidden_before;
+    const int64_t cells_steps = state->cells_before.steps, arriving = cells_steps > before->steps ? cells_steps : before->steps;
+    int64_t ended = task->arriving > neurons->wake_steps ? task->arriving : neurons->wake_steps;
+    ended = arriving > ended ? arriving : ended;
+    int64_t passed = 0, needed = 0;
+    for (int64_t step = 0; step <= task->capacity && step < neurons->most_steps; step++) {
+        int changed = NAME(receive_input)(state, step, train);
+        if (step < arriving) {
+            NAME(receive)(state, step);
+            changed |= before->rises[step + 1] > before->rises[step] || before->falls[step + 1] > before->falls[step];
+        }
+        if (step < before->steps) state->recurrent += task->blocks * GATED_BLOCK;
+        if (changed) NAME(sum_up)(state);
+        hidden->steps = cells->steps = step;
+        hidden->rises[step + 1] = hidden->rises[step], hidden->falls[step + 1] = hidden->falls[step];
+        cells->rises[step + 1] = cells->rises[step], cells->falls[step + 1] = cells->falls[step];
+        const int64_t at = step < task->capacity ? out + step * task->out_step : -1;
+        const int any = task->lstm ? NAME(lstm_step)(state, at) : NAME(gru_step)(state, at);
+        if (hidden->rises[step + 1] > hidden->rises[step] || hidden->falls[step + 1] > hidden->falls[step] ||
+            cells->rises[step + 1] > cells->rises[step] || cells->falls[step + 1] > cells->falls[step])
+            passed = step + 1;
+        if (any) {
+            needed = step + 1;
+        } else if (step >= ended) {
+            break;
+        }
+    }
+    hidden->steps = cells->steps = passed;
+    return needed;
+}
+
+/* The texts first..last-1. Returns the steps needed, one more than the capacity if that was too small. */
+static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
+    const int64_t n = task->hidden, capacity = task->capacity;
+    NAME(GatedState) state;
+    char *memory = NAME(open_state)(task, &state);
+    if (!memory) return NO_MEMORY;
     int64_t needed = 0;
     for (int64_t sample = first; sample < last && needed <= capacity; sample++) {
         const int64_t length = task->lengths ? task->lengths[sample] : task->length;
@@ -358,52 +478,13 @@ static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
         NAME(begun)(&state.cells_before, task->start_cells ? task->start_cells + sample * n : NULL, n);
         for (int64_t i = 0; i < length && needed <= capacity; i++) {
             const int64_t position = task->reverse ? length - 1 - i : i;
-            const double *drive = NULL;
-            if (task->drive)
-                drive = task->drive + (task->index
-                                           ? task->index[sample * task->drive_sample + position * task->drive_position] *
-                                                 task->drive_row
-                                           : sample * task->drive_sample + position * task->drive_position);
+            int64_t drive = sample * task->drive_sample + position * task->drive_position;
+            if (task->index) drive = task->index[drive] * task->drive_row;
+            NAME(begin_position)(&state, task->drive ? task->drive + drive : NULL);
             const double *train = task->train + sample * task->train_sample + position * task->train_position;
-            const int64_t out = sample * task->out_sample + position * task->out_position;
-            memset(state.base, 0, (size_t)rows * sizeof *state.base);
-            memset(state.base_sums, 0, (size_t)(2 * rows) * sizeof(float));
-            memset(state.recurrent, 0, (size_t)stride * sizeof *state.recurrent);
-            memset(state.before, 0, (size_t)(3 * width) * sizeof(float)); /* and the cells, and what is seen of one of 0 */
-            state.norm = 0;
-            for (int64_t p = 0; p < populations; p++) NAME(rest)(state.populations + p, n, width, back);
-            int64_t arriving = state.hidden_before.steps;
-            arriving = state.cells_before.steps > arriving ? state.cells_before.steps : arriving;
-            int64_t ended = task->arriving > neurons->wake_steps ? task->arriving : neurons->wake_steps;
-            ended = arriving > ended ? arriving : ended;
-            int64_t passed = 0;
-            state.hidden.ends[0] = state.cells.ends[0] = 0;
-            for (int64_t step = 0; step <= capacity && step < neurons->most_steps; step++) {
-                int changed = step < arriving && NAME(receive)(&state, step);
-                if (NAME(receive_input)(&state, step, drive, train)) {
-                    for (int64_t k = 0; k < rows; k++) state.base_sums[k] = (float)state.base[k];
-                    changed = 1;
-                }
-                if (changed) {
-                    const float unit = (float)task->unit;
-                    for (int64_t k = 0; k < recurrent; k++)
-                        state.sums[k] = state.base_sums[k] + unit * (float)state.recurrent[k];
-                    memcpy(state.sums + recurrent, state.base_sums + recurrent, (size_t)(rows - recurrent) * sizeof(float));
-                }
-                state.hidden.steps = state.cells.steps = step;
-                state.hidden.ends[step + 1] = state.hidden.ends[step];
-                state.cells.ends[step + 1] = state.cells.ends[step];
-                const int64_t at = step < capacity ? out + step * task->out_step : -1;
-                const int any = task->lstm ? NAME(lstm_step)(&state, at) : NAME(gru_step)(&state, at);
-                if (state.hidden.ends[step + 1] > state.hidden.ends[step] || state.cells.ends[step + 1] > state.cells.ends[step])
-                    passed = step + 1;
-                if (any) {
-                    needed = step + 1 > needed ? step + 1 : needed;
-                } else if (step >= ended) {
-                    break;
-                }
-            }
-            state.hidden.steps = state.cells.steps = passed;
+            const int64_t steps =
+                NAME(settle_position)(&state, train, sample * task->out_sample + position * task->out_position);
+            needed = steps > needed ? steps : needed;
             const NAME(Events) hidden = state.hidden_before, cells = state.cells_before;
             state.hidden_before = state.hidden, state.cells_before = state.cells;
             state.hidden = hidden, state.cells = cells;

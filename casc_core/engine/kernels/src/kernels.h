@@ -6,6 +6,7 @@
 #include "rows.h"
 #include "neurons.h"
 #include "recurrence.h"
+#include "gated_sums.h"
 #include "gated.h"
 #include "tables.h"
 #include "convolution.h"

@@ -12,70 +12,80 @@
     (((uint32_t)((v) - (threshold) + (margin)) <= 2 * (uint32_t)(margin)) & ((n) < (cap)))
 #define NEAR_DOWN(v, n, lower, margin) (((uint32_t)((v) + (margin)) <= 2 * (uint32_t)(margin)) & ((n) > 0) & ((lower) == 0))
 
-/* One step of `n` neurons in integers, which receive (a << shift) + b + c (NULL: nothing); with `each`, every neuron has a
-   threshold of its own. Returns whether any spiked; counts the spikes of each sign where it is told where to. With `near`, marks the neurons within the margin of a decision, and says
-   whether there are any. */
+/* Marks which of `n` neurons were within the margin of a decision at a step that they have taken. */
+static void NAME(mark_near)(int64_t n, const int32_t *restrict v, const int32_t *restrict total, const int8_t *restrict out,
+                            int32_t common, const int32_t *restrict each, int32_t cap, int32_t lower, int32_t margin,
+                            int8_t *restrict near) {
+    for (int64_t k = 0; k < n; k++) {
+        const int32_t threshold = each ? each[k] : common;
+        const int32_t charged = v[k] + out[k] * threshold, count = total[k] - out[k];
+        near[k] = (int8_t)(NEAR_UP(charged, count, threshold, cap, margin) | NEAR_DOWN(charged, count, lower, margin));
+    }
+}
+
+/* One step of `n` (a multiple of 16) neurons in integers, which receive (a << shift) + b + c (b, c: NULL for nothing); with
+   `each`, every neuron has a threshold of its own. Returns whether any spiked. With `near`, says whether any are within the
+   margin of a decision, and then marks them. */
 INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
                           const int32_t *restrict c, int32_t common, const int32_t *restrict each, int32_t cap,
-                          int32_t lower, int32_t *restrict v, int32_t *restrict total, int8_t *restrict out, int32_t *up,
-                          int32_t *down, int32_t margin, int8_t *restrict near, int32_t *undecided) {
-    int32_t any = 0, ups = 0, downs = 0, nears = 0;
+                          int32_t lower, int32_t *restrict v, int32_t *restrict total, int8_t *restrict out, int32_t margin,
+                          int8_t *restrict near, int32_t *undecided) {
+    int32_t spiked = 0, nears = 0;
+#if VECTOR /* compilers make less of the loop */
+    enum { LANES = VECTOR / 32, VECTORS = 16 / LANES };
+    typedef NAME(Lanes) Lanes;
+    const WORD most = EACH_PAIR(cap), both = EACH_PAIR(2 * margin);
+    const WORD least = lower ? most : ZERO(); /* no count is above the cap, so that no spike is taken back */
+    MASK any = GREATER(ZERO(), ZERO()), any_near = any;
+    for (int64_t k = 0; k < n; k += 16) {
+        MASK up[VECTORS], down[VECTORS];
+        for (int i = 0; i < VECTORS; i++) {
+            const int64_t at = k + i * LANES;
+            const WORD count = LOAD(total + at), threshold = each ? LOAD(each + at) : EACH_PAIR(common);
+            WORD charged = ADD32(LOAD(v + at), SHIFTED32(LOAD(a + at), shift));
+            if (b) charged = ADD32(charged, LOAD(b + at));
+            if (c) charged = ADD32(charged, LOAD(c + at));
+            const MASK open = GREATER(most, count), taken = GREATER(count, least);
+            up[i] = GREATER(charged, (WORD)((Lanes)threshold - 1)) & open, down[i] = GREATER(ZERO(), charged) & taken;
+            any |= up[i] | down[i];
+            if (near)
+                any_near |= (WITHIN((Lanes)charged + (margin - (Lanes)threshold), both) & open) |
+                            (WITHIN((Lanes)charged + margin, both) & taken);
+            STORE(v + at, ADD_WHERE(SUBTRACT_WHERE(charged, up[i], threshold), down[i], threshold));
+            STORE(total + at, ONE_LESS(ONE_MORE(count, up[i]), down[i]));
+        }
+        NAME(store_spikes)(out + k, up, down);
+    }
+    spiked = ANY(any), nears = ANY(any_near);
+#else
     for (int64_t k = 0; k < n; k++) {
-        const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + b[k] + (c ? c[k] : 0);
+        const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + (b ? b[k] : 0) + (c ? c[k] : 0);
         const int32_t threshold = each ? each[k] : common;
         const int32_t spike = SPIKE(int32_t, charged, total[k], threshold, cap, lower);
-        if (near) {
-            const int32_t is_near = NEAR_UP(charged, total[k], threshold, cap, margin) |
-                                    NEAR_DOWN(charged, total[k], lower, margin);
-            near[k] = (int8_t)is_near;
-            nears |= is_near;
-        }
+        if (near)
+            nears |= NEAR_UP(charged, total[k], threshold, cap, margin) | NEAR_DOWN(charged, total[k], lower, margin);
         v[k] = charged - (spike > 0 ? threshold : 0) + (spike < 0 ? threshold : 0);
         total[k] += spike;
         out[k] = (int8_t)spike;
-        any |= spike;
-        ups += spike > 0, downs += spike < 0;
+        spiked |= spike;
     }
-    if (up) *up = ups, *down = downs;
+#endif
     if (near) *undecided = nears;
-    return any;
+    if (near && nears) NAME(mark_near)(n, v, total, out, common, each, cap, lower, margin, near);
+    return spiked;
 }
 
-/* The same for currents a + b, without counting, of neurons with a threshold each. */
+/* The same for currents a + b, of neurons with a threshold each. */
 INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b,
-                                    const int32_t *restrict each, int32_t cap, int32_t lower, int32_t *restrict v, int32_t *restrict total,
-                                    int8_t *restrict out, int32_t margin, int8_t *restrict near, int32_t *undecided) {
-#if VECTOR == 512 /* compilers make less of the loop */
-    typedef int32_t Lanes __attribute__((vector_size(64)));
-    const WORD both = EACH_PAIR(2 * margin), most = EACH_PAIR(cap);
-    __mmask16 nears = 0;
-    Lanes any = {0};
-    for (int64_t k = 0; k < n; k += 16) {
-        const Lanes count = (Lanes)LOAD(total + k), charged = (Lanes)LOAD(v + k) + (Lanes)LOAD(a + k) + (Lanes)LOAD(b + k);
-        const Lanes threshold = (Lanes)LOAD(each + k);
-        const Lanes up = UP(charged, count, threshold, cap), down = DOWN(charged, count, lower), spike = down - up;
-        if (near) {
-            const __mmask16 open = _mm512_cmplt_epi32_mask((WORD)count, most);
-            const __mmask16 taken = lower ? 0 : _mm512_cmpgt_epi32_mask((WORD)count, ZERO());
-            const __mmask16 is_near = _mm512_mask_cmple_epu32_mask(open, (WORD)(charged + (margin - threshold)), both) |
-                                      _mm512_mask_cmple_epu32_mask(taken, (WORD)(charged + margin), both);
-            _mm_storeu_si128((__m128i *)(near + k), _mm_movm_epi8(is_near));
-            nears |= is_near;
-        }
-        STORE(v + k, (WORD)(charged - (up & threshold) + (down & threshold)));
-        STORE(total + k, (WORD)(count + spike));
-        _mm_storeu_si128((__m128i *)(out + k), _mm512_cvtepi32_epi8((WORD)spike));
-        any |= spike;
-    }
-    if (near) *undecided = nears;
-    return _mm512_test_epi32_mask((WORD)any, (WORD)any) != 0;
-#else
-    return NAME(fire)(n, a, 0, b, NULL, 0, each, cap, lower, v, total, out, NULL, NULL, margin, near, undecided);
-#endif
+                                    const int32_t *restrict each, int32_t cap, int32_t lower, int32_t *restrict v,
+                                    int32_t *restrict total, int8_t *restrict out, int32_t margin, int8_t *restrict near,
+                                    int32_t *undecided) {
+    return NAME(fire)(n, a, 0, b, NULL, 0, each, cap, lower, v, total, out, margin, near, undecided);
 }
 
 /* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times;
-   with `each`, every neuron has a threshold of its own. Returns their sum. With `near`, as `fire`; then `over` is what their currents are beyond the level. */
+   with `each`, every neuron has a threshold of its own. Returns their sum. With `near`, marks those within the margin of a
+   decision, and says whether there are any; then `over` is what their currents are beyond the level. */
 INLINE int64_t NAME(levels_of)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
                                const int32_t *restrict c, const Neurons *neurons, const int32_t *restrict each,
                                int8_t *restrict out, int32_t margin, int8_t *restrict near, int32_t *restrict over,
@@ -140,7 +150,7 @@ INLINE double NAME(next_bits)(const LeftOut *left_out, int64_t k, const int16_t 
     int32_t sum = 0;
 #if VECTOR
     WORD sums = ZERO();
-    for (int64_t j = 0; j < left_out->reads; j += WORD_LANES) sums = PAIRS(sums, LOAD(low + j), LOAD(counts + j));
+    for (int64_t j = 0; j < left_out->reads; j += WORD_LANES) sums = DOT(sums, LOAD(low + j), LOAD(counts + j));
     int32_t each[WORD_LANES / 2];
     STORE(each, sums);
     for (int j = 0; j < WORD_LANES / 2; j++) sum += each[j];

@@ -96,81 +96,11 @@ static void NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t receiv
 /* How many of `n` (a multiple of 64) spikes are positive, and how many negative. */
 INLINE void NAME(signs)(int64_t n, const int8_t *fired, int32_t *ups, int32_t *downs) {
     int64_t positive = 0, negative = 0;
-#if VECTOR == 512
     for (int64_t k = 0; k < n; k += 64) {
-        positive += __builtin_popcountll(_mm512_cmpgt_epi8_mask(LOAD(fired + k), ZERO()));
-        negative += __builtin_popcountll(_mm512_movepi8_mask(LOAD(fired + k)));
+        positive += __builtin_popcountll(NAME(positive)(fired + k));
+        negative += __builtin_popcountll(NAME(negative)(fired + k));
     }
-#elif VECTOR == 256
-    for (int64_t k = 0; k < n; k += 32) {
-        positive += __builtin_popcount((uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi8(LOAD(fired + k), ZERO())));
-        negative += __builtin_popcount((uint32_t)_mm256_movemask_epi8(LOAD(fired + k)));
-    }
-#else
-    for (int64_t k = 0; k < n; k++) positive += fired[k] > 0, negative += fired[k] < 0;
-#endif
     *ups = (int32_t)positive, *downs = (int32_t)negative;
-}
-
-#if VECTOR
-typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
-typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
-
-/* 32 small numbers in int32 as int8. */
-INLINE void NAME(store_bytes)(int8_t *to, const NAME(Lanes) *x) {
-#if VECTOR == 512
-    for (int i = 0; i < 2; i++) _mm_storeu_si128((__m128i *)(to + 16 * i), _mm512_cvtepi32_epi8((WORD)x[i]));
-#else
-    const WORD low = _mm256_packs_epi32((WORD)x[0], (WORD)x[1]), high = _mm256_packs_epi32((WORD)x[2], (WORD)x[3]);
-    STORE(to, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-#endif
-}
-#endif
-
-/* `fire` for currents a << shift and, `flowing`, b; without counting. `n` is a multiple of 32. */
-INLINE int32_t NAME(fire_visited)(int64_t n, const int32_t *restrict a, int shift, const int flowing,
-                                  const int32_t *restrict b, int32_t threshold, int32_t cap, int32_t lower,
-                                  int32_t *restrict v, int32_t *restrict total, int8_t *restrict out, int32_t margin,
-                                  int8_t *restrict near, int32_t *undecided) {
-#if VECTOR
-    enum { LANES = VECTOR / 32, VECTORS = 32 / LANES };
-    typedef NAME(Lanes) Lanes;
-    typedef NAME(Unsigned) Unsigned;
-    const uint32_t both = 2 * (uint32_t)margin;
-    const int32_t nearest_up = margin - threshold;
-    Lanes any = {0}, nears = {0};
-    for (int64_t k = 0; k < n; k += 32) {
-        Lanes spikes[VECTORS], is_near[VECTORS];
-        for (int i = 0; i < VECTORS; i++) {
-            const int64_t at = k + i * LANES;
-            const Lanes count = (Lanes)LOAD(total + at);
-            Lanes charged = (Lanes)LOAD(v + at) + ((Lanes)LOAD(a + at) << shift);
-            if (flowing) charged += (Lanes)LOAD(b + at);
-            const Lanes open = count < cap, taken = lower ? (Lanes){0} : count > 0;
-            const Lanes up = (charged >= threshold) & open, down = (charged < 0) & taken;
-            const Lanes spike = down - up;
-            if (near) {
-                is_near[i] = ((Lanes)((Unsigned)(charged + nearest_up) <= both) & open) |
-                             ((Lanes)((Unsigned)(charged + margin) <= both) & taken);
-                nears |= is_near[i];
-            }
-            STORE(v + at, (WORD)(charged - (up & threshold) + (down & threshold)));
-            STORE(total + at, (WORD)(count + spike));
-            spikes[i] = spike;
-            any |= spike;
-        }
-        NAME(store_bytes)(out + k, spikes);
-        if (near) NAME(store_bytes)(near + k, is_near);
-    }
-    int32_t spiked = 0, undecided_ones = 0;
-    for (int i = 0; i < LANES; i++) spiked |= any[i], undecided_ones |= nears[i];
-    if (near) *undecided = undecided_ones;
-    return spiked;
-#else
-    (void)flowing; /* then `b` is zero */
-    return NAME(fire)(n, a, shift, b, NULL, threshold, NULL, cap, lower, v, total, out, NULL, NULL, margin, near,
-                      undecided);
-#endif
 }
 
 /* Adds to the sums of a sequence what has been summed of it in int16, and begins anew. */
@@ -282,19 +212,14 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                         ups = (int32_t)any;
                     } else {
                         const int flows = driven && awake_at(neurons, step), shift = (int)task->shift;
-                        const int32_t *flowing = flows ? drive : zeros;
-#define FIRE(flows, margin, near)                                                                                     \
-    NAME(fire_visited)(stride, recurrent, shift, flows, flowing, threshold, cap, lower, v, total, fired, margin, near, &undecided)
-                        if (current != zeros) {
-                            any = is_rounded ? NAME(fire)(stride, recurrent, shift, flowing, current, threshold, NULL, cap, lower,
-                                                          v, total, fired, NULL, NULL, margin, near, &undecided)
-                                             : NAME(fire)(stride, recurrent, shift, flowing, current, threshold, NULL, cap, lower,
-                                                          v, total, fired, NULL, NULL, 0, NULL, NULL);
-                        } else if (flows) {
-                            any = is_rounded ? FIRE(1, margin, near) : FIRE(1, 0, NULL);
-                        } else {
-                            any = is_rounded ? FIRE(0, margin, near) : FIRE(0, 0, NULL);
-                        }
+#define FIRE(b, c, margin, near)                                                                                      \
+    NAME(fire)(stride, recurrent, shift, b, c, threshold, NULL, cap, lower, v, total, fired, margin, near, &undecided)
+#define FIRE_OF(b, c) (is_rounded ? FIRE(b, c, margin, near) : FIRE(b, c, 0, NULL))
+                        if (current != zeros)
+                            any = FIRE_OF(flows ? drive : zeros, current);
+                        else
+                            any = flows ? FIRE_OF(drive, NULL) : FIRE_OF(NULL, NULL);
+#undef FIRE_OF
 #undef FIRE
                     }
                     if (undecided) {

@@ -32,8 +32,7 @@ INLINE void NAME(sums32)(const int words, const int16_t *weight, int64_t stride,
         const WORD factors = EACH_PAIR(pair);
         for (int w = 0; w < words; w++) {
             const WORD x = LOAD(a + WORD_LANES * w), y = LOAD(b + WORD_LANES * w);
-            low[w] = PAIRS(low[w], LOW(x, y), factors);
-            high[w] = PAIRS(high[w], HIGH(x, y), factors);
+            ADD_PRODUCTS(low[w], high[w], x, y, factors);
         }
     }
     for (int w = 0; w < words; w++) {
@@ -110,22 +109,8 @@ INLINE void NAME(accumulate)(const void *weight, int kind, int64_t stride, const
 static int64_t NAME(differences)(const int8_t *a, const int8_t *b, int64_t blocks, uint64_t *mask) {
     int64_t count = 0;
     for (int64_t w = 0; w < blocks; w++, a += 64, b += 64) {
-#if VECTOR == 512
-        mask[w] = _mm512_cmpneq_epi8_mask(LOAD(a), LOAD(b));
+        mask[w] = NAME(unequal)(a, b);
         count += __builtin_popcountll(mask[w]);
-#elif VECTOR == 256
-        const uint32_t first = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(LOAD(a), LOAD(b)));
-        const uint32_t second = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(LOAD(a + 32), LOAD(b + 32)));
-        mask[w] = ~((uint64_t)second << 32 | first);
-        count += __builtin_popcountll(mask[w]);
-#else
-        uint64_t bits = 0;
-        for (int k = 0; k < 64; k++) {
-            bits |= (uint64_t)(a[k] != b[k]) << k;
-            count += a[k] != b[k];
-        }
-        mask[w] = bits;
-#endif
     }
     return count;
 }
@@ -135,24 +120,15 @@ INLINE void NAME(list_rows)(int64_t blocks, const uint64_t *mask, int64_t known,
                             Scratch *scratch) {
     RowList *list = &scratch->list;
     list->count = 0;
-#if VECTOR
     if (known > MANY_ROWS) { /* eight inputs at a time, without a branch that depends on how many of them there are */
         for (int64_t j = 0; j < blocks * 64; j += 8) {
             const uint32_t bits = (mask[j / 64] >> (j % 64)) & 255;
-            const __m128i places = _mm_loadl_epi64((const __m128i *)scratch->ones[bits]);
-            const __m128i twice = _mm_add_epi8(places, places);
-            const __m128i pairs = _mm_unpacklo_epi8(twice, _mm_add_epi8(twice, _mm_set1_epi8(1)));
-            const __m128i one = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(x + j)));
-            const __m128i other = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(reference + j)));
-            const __m256i rows = _mm256_add_epi32(_mm256_cvtepu8_epi32(places), _mm256_set1_epi32((int32_t)j));
-            _mm256_storeu_si256((__m256i *)(list->row + list->count), rows);
-            _mm_storeu_si128((__m128i *)(list->factor + list->count), _mm_shuffle_epi8(_mm_sub_epi16(one, other), pairs));
+            NAME(differences_at)(scratch->ones[bits], x + j, reference + j, (int32_t)j, list->row + list->count,
+                                 list->factor + list->count);
             list->count += __builtin_popcount(bits);
         }
         return;
     }
-#endif
-    (void)known;
     for (int64_t w = 0; w < blocks; w++)
         for (uint64_t bits = mask[w]; bits; bits &= bits - 1) {
             const int64_t j = w * 64 + lowest_bit(bits);

@@ -1,4 +1,7 @@
-/* Vectors, for the set of instructions that VECTOR names by their bits; 0: none, plain loops. */
+/* Vectors, for the set of instructions that VECTOR names by their bits: 512 AVX-512, 256 AVX2, 128 NEON; 0: none, plain loops.
+
+   A WORD holds WORD_LANES int16 or half as many int32. What compilers make well of plain operators on vectors is written with
+   those, in Lanes. */
 
 #undef WORD
 #undef WORD_LANES
@@ -9,41 +12,43 @@
 #undef EACH
 #undef ADD32
 #undef ADD16
+#undef SUB16
 #undef TIMES16
 #undef LOW
 #undef HIGH
 #undef PAIRS
+#undef DOT
+#undef ADD_PRODUCTS
 #undef FIRST
 #undef SECOND
 #undef WIDER
 #undef XOR
 #undef TIMES32
+#undef SHIFTED32
+#undef MASK
+#undef GREATER
+#undef WITHIN
+#undef ADD_WHERE
+#undef SUBTRACT_WHERE
+#undef ONE_MORE
+#undef ONE_LESS
+#undef ANY
 #undef MOST_WORDS
 #undef FLOATS
+#undef REALS
+#undef LOAD_REALS
+#undef STORE_REALS
+#undef EACH_REAL
+#undef TO_REALS
+#undef ADD_REALS
+#undef SUB_REALS
+#undef AT_LEAST
+#undef LESS
+#undef SELECT
+#undef BITS
+#undef MASK_OF
 
-#if VECTOR == 256
-#define WORD __m256i
-#define WORD_LANES 16
-#define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
-#define STORE(p, x) _mm256_storeu_si256((__m256i *)(p), x)
-#define ZERO() _mm256_setzero_si256()
-#define EACH_PAIR(x) _mm256_set1_epi32(x)
-#define EACH(x) _mm256_set1_epi16(x)
-#define ADD32(a, b) _mm256_add_epi32(a, b)
-#define ADD16(a, b) _mm256_add_epi16(a, b)
-#define TIMES16(a, b) _mm256_mullo_epi16(a, b)
-#define LOW(a, b) _mm256_unpacklo_epi16(a, b)
-#define HIGH(a, b) _mm256_unpackhi_epi16(a, b)
-#define PAIRS(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
-/* Undoes the order in which LOW and HIGH leave the results. */
-#define FIRST(low, high) _mm256_permute2x128_si256(low, high, 0x20)
-#define SECOND(low, high) _mm256_permute2x128_si256(low, high, 0x31)
-#define WIDER(x, half) _mm256_cvtepi16_epi32(half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x))
-#define XOR(a, b) _mm256_xor_si256(a, b)
-#define TIMES32(a, b) _mm256_mullo_epi32(a, b)
-#define MOST_WORDS 6
-#define FLOATS 8
-#elif VECTOR == 512
+#if VECTOR == 512
 #define WORD __m512i
 #define WORD_LANES 32
 #define LOAD(p) _mm512_loadu_si512(p)
@@ -53,6 +58,7 @@
 #define EACH(x) _mm512_set1_epi16(x)
 #define ADD32(a, b) _mm512_add_epi32(a, b)
 #define ADD16(a, b) _mm512_add_epi16(a, b)
+#define SUB16(a, b) _mm512_sub_epi16(a, b)
 #define TIMES16(a, b) _mm512_mullo_epi16(a, b)
 #define LOW(a, b) _mm512_unpacklo_epi16(a, b)
 #define HIGH(a, b) _mm512_unpackhi_epi16(a, b)
@@ -62,8 +68,282 @@
 #define WIDER(x, half) _mm512_cvtepi16_epi32(half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x))
 #define XOR(a, b) _mm512_xor_si512(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
+#define SHIFTED32(x, by) _mm512_sll_epi32(x, _mm_cvtsi32_si128(by))
 #define MOST_WORDS 10
 #define FLOATS 16
+#elif VECTOR == 256
+#define WORD __m256i
+#define WORD_LANES 16
+#define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
+#define STORE(p, x) _mm256_storeu_si256((__m256i *)(p), x)
+#define ZERO() _mm256_setzero_si256()
+#define EACH_PAIR(x) _mm256_set1_epi32(x)
+#define EACH(x) _mm256_set1_epi16(x)
+#define ADD32(a, b) _mm256_add_epi32(a, b)
+#define ADD16(a, b) _mm256_add_epi16(a, b)
+#define SUB16(a, b) _mm256_sub_epi16(a, b)
+#define TIMES16(a, b) _mm256_mullo_epi16(a, b)
+#define LOW(a, b) _mm256_unpacklo_epi16(a, b)
+#define HIGH(a, b) _mm256_unpackhi_epi16(a, b)
+#define PAIRS(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#define FIRST(low, high) _mm256_permute2x128_si256(low, high, 0x20)
+#define SECOND(low, high) _mm256_permute2x128_si256(low, high, 0x31)
+#define WIDER(x, half) _mm256_cvtepi16_epi32(half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x))
+#define XOR(a, b) _mm256_xor_si256(a, b)
+#define TIMES32(a, b) _mm256_mullo_epi32(a, b)
+#define SHIFTED32(x, by) _mm256_sll_epi32(x, _mm_cvtsi32_si128(by))
+#define MOST_WORDS 6
+#define FLOATS 8
+#elif VECTOR == 128
+#define WORD int32x4_t
+#define WORD_LANES 8
+#define LOAD(p) NAME(load)(p)
+#define STORE(p, x) NAME(store)(p, x)
+#define ZERO() vdupq_n_s32(0)
+#define EACH_PAIR(x) vdupq_n_s32(x)
+#define EACH(x) ((WORD)vdupq_n_s16(x))
+#define ADD32(a, b) vaddq_s32(a, b)
+#define ADD16(a, b) ((WORD)vaddq_s16((int16x8_t)(a), (int16x8_t)(b)))
+#define SUB16(a, b) ((WORD)vsubq_s16((int16x8_t)(a), (int16x8_t)(b)))
+#define TIMES16(a, b) ((WORD)vmulq_s16((int16x8_t)(a), (int16x8_t)(b)))
+#define LOW(a, b) ((WORD)vzip1q_s16((int16x8_t)(a), (int16x8_t)(b)))
+#define HIGH(a, b) ((WORD)vzip2q_s16((int16x8_t)(a), (int16x8_t)(b)))
+#define PAIRS(sum, a, b)                                                                                              \
+    vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16((int16x8_t)(a)), vget_low_s16((int16x8_t)(b))),                  \
+                              vmull_high_s16((int16x8_t)(a), (int16x8_t)(b))))
+#define FIRST(low, high) (low)
+#define SECOND(low, high) (high)
+#define WIDER(x, half) (half ? vmovl_high_s16((int16x8_t)(x)) : vmovl_s16(vget_low_s16((int16x8_t)(x))))
+#define XOR(a, b) veorq_s32(a, b)
+#define TIMES32(a, b) vmulq_s32(a, b)
+#define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
+#define MOST_WORDS 10
+#define FLOATS 4
+
+INLINE WORD NAME(load)(const void *from) {
+    WORD x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+INLINE void NAME(store)(void *to, WORD x) { memcpy(to, &x, sizeof x); }
 #else
 #define FLOATS 1
+#endif
+
+/* LOW and HIGH interleave int16; PAIRS(sum, a, b) adds the products of neighbours to int32 sums, DOT(sum, a, b) all products to
+   any of the sums. ADD_PRODUCTS(low, high, x, y, factors) adds x times the first of a pair of factors, and y times the second.
+   FIRST and SECOND put sums in order, as LOW and HIGH, or ADD_PRODUCTS, leave them. */
+#if VECTOR >= 256
+#define ADD_PRODUCTS(low, high, x, y, factors)                                                                        \
+    (low = PAIRS(low, LOW(x, y), factors), high = PAIRS(high, HIGH(x, y), factors))
+#define DOT(sum, a, b) PAIRS(sum, a, b)
+#elif VECTOR == 128
+#define ADD_PRODUCTS(low, high, x, y, factors)                                                                        \
+    (low = vmlal_laneq_s16(low, vget_low_s16((int16x8_t)(x)), (int16x8_t)(factors), 0),                               \
+     low = vmlal_laneq_s16(low, vget_low_s16((int16x8_t)(y)), (int16x8_t)(factors), 1),                               \
+     high = vmlal_high_laneq_s16(high, (int16x8_t)(x), (int16x8_t)(factors), 0),                                      \
+     high = vmlal_high_laneq_s16(high, (int16x8_t)(y), (int16x8_t)(factors), 1))
+#define DOT(sum, a, b)                                                                                                \
+    vmlal_high_s16(vmlal_s16(sum, vget_low_s16((int16x8_t)(a)), vget_low_s16((int16x8_t)(b))), (int16x8_t)(a), (int16x8_t)(b))
+#endif
+
+/* A MASK says of each int32 whether something holds; `&` and `|` join masks. GREATER and, of unsigned numbers, WITHIN (at most)
+   compare; ADD_WHERE(x, mask, y), SUBTRACT_WHERE, ONE_MORE(x, mask) and ONE_LESS change some of x; ANY says whether a mask holds anywhere. */
+#if VECTOR
+typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
+#endif
+#if VECTOR == 512
+#define MASK __mmask16
+#define GREATER(a, b) _mm512_cmpgt_epi32_mask((WORD)(a), (WORD)(b))
+#define WITHIN(a, b) _mm512_cmple_epu32_mask((WORD)(a), (WORD)(b))
+#define ADD_WHERE(x, mask, y) _mm512_mask_add_epi32((WORD)(x), mask, (WORD)(x), (WORD)(y))
+#define SUBTRACT_WHERE(x, mask, y) _mm512_mask_sub_epi32((WORD)(x), mask, (WORD)(x), (WORD)(y))
+#define ONE_MORE(x, mask) ADD_WHERE(x, mask, _mm512_set1_epi32(1))
+#define ONE_LESS(x, mask) SUBTRACT_WHERE(x, mask, _mm512_set1_epi32(1))
+#define ANY(mask) ((mask) != 0)
+#elif VECTOR
+typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
+#define MASK NAME(Lanes)
+#define GREATER(a, b) ((NAME(Lanes))(a) > (NAME(Lanes))(b))
+#define WITHIN(a, b) ((NAME(Lanes))((NAME(Unsigned))(a) <= (NAME(Unsigned))(b)))
+#define ADD_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) + ((mask) & (NAME(Lanes))(y))))
+#define SUBTRACT_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) - ((mask) & (NAME(Lanes))(y))))
+#define ONE_MORE(x, mask) ((WORD)((NAME(Lanes))(x) - (mask)))
+#define ONE_LESS(x, mask) ((WORD)((NAME(Lanes))(x) + (mask)))
+#if VECTOR == 256
+#define ANY(mask) (!_mm256_testz_si256((WORD)(mask), (WORD)(mask)))
+#else
+#define ANY(mask) (vmaxvq_u32((uint32x4_t)(mask)) != 0)
+#endif
+#endif
+
+/* FLOATS float32 in REALS. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
+   the lowest of the first, and MASK_OF bits. `entries` reads some of a table, which is `small` if it has 32 or fewer: vectors
+   then hold all of it, which is faster than to gather them. */
+#if VECTOR == 512
+#define REALS __m512
+#define LOAD_REALS(p) _mm512_loadu_ps(p)
+#define STORE_REALS(p, x) _mm512_storeu_ps(p, x)
+#define EACH_REAL(x) _mm512_set1_ps(x)
+#define TO_REALS(x) _mm512_cvtepi32_ps(x)
+#define ADD_REALS(a, b) _mm512_add_ps(a, b)
+#define SUB_REALS(a, b) _mm512_sub_ps(a, b)
+#define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define LESS(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+#define SELECT(mask, x, y) _mm512_mask_mov_ps(y, mask, x)
+#define BITS(mask) ((uint32_t)(mask))
+#define MASK_OF(bits) ((MASK)(bits))
+INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
+    if (!small) return _mm512_i32gather_ps(index, table, 4);
+    return _mm512_permutex2var_ps(LOAD_REALS(table), index, LOAD_REALS(table + 16));
+}
+#elif VECTOR == 256
+#define REALS __m256
+#define LOAD_REALS(p) _mm256_loadu_ps(p)
+#define STORE_REALS(p, x) _mm256_storeu_ps(p, x)
+#define EACH_REAL(x) _mm256_set1_ps(x)
+#define TO_REALS(x) _mm256_cvtepi32_ps(x)
+#define ADD_REALS(a, b) _mm256_add_ps(a, b)
+#define SUB_REALS(a, b) _mm256_sub_ps(a, b)
+#define AT_LEAST(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_GE_OQ))
+#define LESS(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_LT_OQ))
+#define SELECT(mask, x, y) _mm256_blendv_ps(y, x, (REALS)(mask))
+#define BITS(mask) ((uint32_t)_mm256_movemask_ps((REALS)(mask)))
+#define MASK_OF(bits) NAME(mask_of)(bits)
+INLINE MASK NAME(mask_of)(uint32_t bits) {
+    const MASK own = {1, 2, 4, 8, 16, 32, 64, 128};
+    return ((MASK)EACH_PAIR((int32_t)bits) & own) == own;
+}
+INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
+    if (!small) return _mm256_i32gather_ps(table, index, 4);
+    REALS eight[4];
+    for (int i = 0; i < 4; i++) eight[i] = _mm256_permutevar8x32_ps(LOAD_REALS(table + 8 * i), index);
+    const REALS second = (REALS)_mm256_slli_epi32(index, 28), half = (REALS)_mm256_slli_epi32(index, 27); /* in the sign */
+    return _mm256_blendv_ps(_mm256_blendv_ps(eight[0], eight[1], second), _mm256_blendv_ps(eight[2], eight[3], second), half);
+}
+#elif VECTOR == 128
+#define REALS float32x4_t
+#define LOAD_REALS(p) vld1q_f32(p)
+#define STORE_REALS(p, x) vst1q_f32(p, x)
+#define EACH_REAL(x) vdupq_n_f32(x)
+#define TO_REALS(x) vcvtq_f32_s32(x)
+#define ADD_REALS(a, b) vaddq_f32(a, b)
+#define SUB_REALS(a, b) vsubq_f32(a, b)
+#define AT_LEAST(a, b) ((MASK)vcgeq_f32(a, b))
+#define LESS(a, b) ((MASK)vcltq_f32(a, b))
+#define SELECT(mask, x, y) vbslq_f32((uint32x4_t)(mask), x, y)
+#define BITS(mask) vaddvq_u32((uint32x4_t)((mask) & (MASK){1, 2, 4, 8}))
+#define MASK_OF(bits) NAME(mask_of)(bits)
+INLINE MASK NAME(mask_of)(uint32_t bits) {
+    const MASK own = {1, 2, 4, 8};
+    return ((MASK)EACH_PAIR((int32_t)bits) & own) == own;
+}
+INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
+    (void)small;
+    int32_t at[4];
+    STORE(at, index);
+    return (REALS){table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
+}
+#endif
+
+/* Of 64 entries of int8, a bit for each: that differs from another, is positive, is negative. */
+#if VECTOR == 512
+INLINE uint64_t NAME(unequal)(const int8_t *a, const int8_t *b) { return _mm512_cmpneq_epi8_mask(LOAD(a), LOAD(b)); }
+INLINE uint64_t NAME(positive)(const int8_t *x) { return _mm512_cmpgt_epi8_mask(LOAD(x), ZERO()); }
+INLINE uint64_t NAME(negative)(const int8_t *x) { return _mm512_movepi8_mask(LOAD(x)); }
+#elif VECTOR == 256
+INLINE uint64_t NAME(marks)(WORD first, WORD second) {
+    return (uint64_t)(uint32_t)_mm256_movemask_epi8(second) << 32 | (uint32_t)_mm256_movemask_epi8(first);
+}
+INLINE uint64_t NAME(unequal)(const int8_t *a, const int8_t *b) {
+    return ~NAME(marks)(_mm256_cmpeq_epi8(LOAD(a), LOAD(b)), _mm256_cmpeq_epi8(LOAD(a + 32), LOAD(b + 32)));
+}
+INLINE uint64_t NAME(positive)(const int8_t *x) {
+    return NAME(marks)(_mm256_cmpgt_epi8(LOAD(x), ZERO()), _mm256_cmpgt_epi8(LOAD(x + 32), ZERO()));
+}
+INLINE uint64_t NAME(negative)(const int8_t *x) { return NAME(marks)(LOAD(x), LOAD(x + 32)); }
+#elif VECTOR == 128
+/* Bytes that are all ones or zero, four vectors of them: each keeps its own bit, and neighbours are added. */
+INLINE uint64_t NAME(marks)(const uint8x16_t *x) {
+    const uint8x16_t bits = (uint8x16_t)vdupq_n_u64(0x8040201008040201);
+    const uint8x16_t first = vpaddq_u8(vandq_u8(x[0], bits), vandq_u8(x[1], bits));
+    const uint8x16_t second = vpaddq_u8(vandq_u8(x[2], bits), vandq_u8(x[3], bits));
+    const uint8x16_t all = vpaddq_u8(first, second);
+    return vgetq_lane_u64((uint64x2_t)vpaddq_u8(all, all), 0);
+}
+INLINE uint64_t NAME(unequal)(const int8_t *a, const int8_t *b) {
+    uint8x16_t x[4];
+    for (int i = 0; i < 4; i++) x[i] = vceqq_s8(vld1q_s8(a + 16 * i), vld1q_s8(b + 16 * i));
+    return ~NAME(marks)(x);
+}
+INLINE uint64_t NAME(positive)(const int8_t *a) {
+    uint8x16_t x[4];
+    for (int i = 0; i < 4; i++) x[i] = vcgtzq_s8(vld1q_s8(a + 16 * i));
+    return NAME(marks)(x);
+}
+INLINE uint64_t NAME(negative)(const int8_t *a) {
+    uint8x16_t x[4];
+    for (int i = 0; i < 4; i++) x[i] = vcltzq_s8(vld1q_s8(a + 16 * i));
+    return NAME(marks)(x);
+}
+#else
+#define MARKS(holds)                                                                                                  \
+    uint64_t bits = 0;                                                                                                \
+    for (int k = 0; k < 64; k++) bits |= (uint64_t)(holds) << k;                                                      \
+    return bits;
+INLINE uint64_t NAME(unequal)(const int8_t *a, const int8_t *b) { MARKS(a[k] != b[k]) }
+INLINE uint64_t NAME(positive)(const int8_t *x) { MARKS(x[k] > 0) }
+INLINE uint64_t NAME(negative)(const int8_t *x) { MARKS(x[k] < 0) }
+#undef MARKS
+#endif
+
+/* Of eight entries those whose places, up to the first 0 behind them, are given: by how much x and y differ there, and
+   first + place. */
+#if VECTOR >= 256
+INLINE void NAME(differences_at)(const uint8_t *places, const int8_t *x, const int8_t *y, int32_t first, int32_t *row,
+                                 int16_t *factor) {
+    const __m128i at = _mm_loadl_epi64((const __m128i *)places), twice = _mm_add_epi8(at, at);
+    const __m128i bytes = _mm_unpacklo_epi8(twice, _mm_add_epi8(twice, _mm_set1_epi8(1)));
+    const __m128i one = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)x));
+    const __m128i other = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)y));
+    _mm256_storeu_si256((__m256i *)row, _mm256_add_epi32(_mm256_cvtepu8_epi32(at), _mm256_set1_epi32(first)));
+    _mm_storeu_si128((__m128i *)factor, _mm_shuffle_epi8(_mm_sub_epi16(one, other), bytes));
+}
+#elif VECTOR == 128
+INLINE void NAME(differences_at)(const uint8_t *places, const int8_t *x, const int8_t *y, int32_t first, int32_t *row,
+                                 int16_t *factor) {
+    const uint8x8_t at = vld1_u8(places), twice = vadd_u8(at, at);
+    const uint8x16_t bytes = vzip1q_u8(vcombine_u8(twice, twice), vcombine_u8(vadd_u8(twice, vdup_n_u8(1)), twice));
+    const uint16x8_t wide = vmovl_u8(at);
+    const int16x8_t difference = vsubl_s8(vld1_s8(x), vld1_s8(y));
+    vst1q_s32(row, vaddq_s32(vdupq_n_s32(first), (int32x4_t)vmovl_u16(vget_low_u16(wide))));
+    vst1q_s32(row + 4, vaddq_s32(vdupq_n_s32(first), (int32x4_t)vmovl_high_u16(wide)));
+    vst1q_s16(factor, (int16x8_t)vqtbl1q_u8((uint8x16_t)difference, bytes));
+}
+#else
+INLINE void NAME(differences_at)(const uint8_t *places, const int8_t *x, const int8_t *y, int32_t first, int32_t *row,
+                                 int16_t *factor) {
+    for (int i = 0; i < 8; i++) row[i] = first + places[i], factor[i] = (int16_t)(x[places[i]] - y[places[i]]);
+}
+#endif
+
+/* The spikes of 16 neurons in int8, of which masks say where they are +1, and where -1. */
+#if VECTOR == 512
+INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
+    _mm_storeu_si128((__m128i *)to, _mm_sub_epi8(_mm_movm_epi8(down[0]), _mm_movm_epi8(up[0])));
+}
+#elif VECTOR == 256
+INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
+    const WORD mixed = _mm256_packs_epi32((WORD)(down[0] - up[0]), (WORD)(down[1] - up[1]));
+    const WORD all = _mm256_permute4x64_epi64(mixed, 0xd8);
+    _mm_storeu_si128((__m128i *)to, _mm_packs_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
+#elif VECTOR == 128
+INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
+    int16x8_t half[2];
+    for (int i = 0; i < 2; i++)
+        half[i] = vuzp1q_s16((int16x8_t)(down[2 * i] - up[2 * i]), (int16x8_t)(down[2 * i + 1] - up[2 * i + 1]));
+    vst1q_s8(to, vuzp1q_s8((int8x16_t)half[0], (int8x16_t)half[1]));
+}
 #endif

@@ -9,7 +9,7 @@
    sums. WIDE: int32 weights and sums. */
 enum { SUMS16 = 0, SUMS32 = 1, WIDE = 2 };
 enum { FLOAT32 = 0, FLOAT64 = 1, MIXED = 2 };
-enum { PLAIN = 0, AVX2 = 1, AVX512 = 2 };
+enum { PLAIN = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };
 enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
 /* To look for a nearer reference than one that so few rows are missing from takes as long as adding them. */
 enum { FEW_ROWS = 4 };
@@ -20,6 +20,9 @@ enum { PATTERNS = 81, TILE = 16, MOST_KERNEL = 16 };
 enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
 enum { ROUNDED = 32 };
+/* Of a gated layer: outputs in a block of its weights, the rows whose sum int16 holds, those that are added in one go, entries
+   of a small table of thresholds. */
+enum { GATED_BLOCK = 64, ROWS_OF_INT16 = 7, ROWS_AT_ONCE = 3, SMALL_TABLE = 32 };
 
 /* Neurons under a schedule: CIF, or IF. `threshold` is in the unit of their currents, a whole number where those are. `awake`
    [wake_steps] marks the wake steps, `caps` [wake_steps] holds the largest spike count at each; `total` is the largest
@@ -137,20 +140,23 @@ typedef struct {
     const float *rounded;
 } GatedTable;
 
-/* A gated recurrent layer over a batch of sequences, a GRU or an LSTM; all strides count elements. `weights` [hidden, gates *
-   width] by input, of 3 or 4 gates, each `width` long (a multiple of 16) and 0 behind `hidden`, rounded to int16 in units of
-   `unit`, each off by at most `error`; `exact` [gates, hidden, width] by output: as they are, 0 behind `hidden`. Sums in float32
-   are off by at most `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of
-   `sigmoid` [q + 2] and `tanh` [2 q + 2], those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell`
-   [2 cells + 2]. `seen` [2 cells + 1]: an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by
-   `index`. `start`, `start_cells` [batch, hidden] or NULL: levels that each sequence begins with. `out`: zeros, of each
-   population, NULL where they are not asked for: spikes in int8, levels in int16. */
+/* A gated recurrent layer over a batch of sequences, a GRU or an LSTM; all strides count elements. `weights` [blocks, hidden +
+   1, GATED_BLOCK] by input, the last of which is 0, of 3 or 4 gates of `width` outputs each (a multiple of 16), 0 behind
+   `hidden`, in the order that gated_sums.h tells; rounded in units of `unit`, each off by at most `error`, to magnitudes of which int16 holds the sum of
+   ROWS_OF_INT16. `left_out` by output: their next bits, and as they are, in units of `grain`. Sums in float32 are off by at most
+   `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of `sigmoid` [q + 2] and
+   `tanh` [2 q + 2], those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell` [2 cells + 2]. `seen` [2 cells + 1]:
+   an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by `index`. `start`, `start_cells` [batch,
+   hidden] or NULL: levels that each sequence begins with. `out`: zeros, of each population, NULL where they are not asked for:
+   spikes in int8, levels in int16. */
 typedef struct {
     Neurons neurons;
-    Weights weights;
-    double unit, error, rounding;
+    const int16_t *weights;
+    int64_t blocks;
+    LeftOut left_out;
+    double unit, grain, error, rounding;
     int64_t lstm, q, cells, batch, length, hidden, width;
-    const double *exact, *bias;
+    const double *bias;
     GatedTable sigmoid, tanh, state, cell;
     const float *seen;
     const int64_t *lengths;
@@ -314,6 +320,13 @@ typedef struct {
     uint8_t ones[256][8]; /* the places of the ones among eight bits */
 } Scratch;
 
+/* Lists the places of the ones among eight bits. */
+static void list_ones(uint8_t (*ones)[8]) {
+    for (int bits = 0; bits < 256; bits++)
+        for (int place = 0, count = 0; place < 8; place++)
+            if (bits >> place & 1) ones[bits][count++] = (uint8_t)place;
+}
+
 /* Room for products of `rows` inputs, and `more` bytes of zeros beside it, which are returned (NULL: no memory). */
 static char *scratch_open(Scratch *scratch, int64_t rows, int64_t more) {
     const int64_t masks = 2 * (rows / 64) * (int64_t)sizeof(uint64_t);
@@ -324,9 +337,7 @@ static char *scratch_open(Scratch *scratch, int64_t rows, int64_t more) {
     scratch->mask = (uint64_t *)memory;
     scratch->list.row = (int32_t *)(memory + masks + more / 8 * 8 + 8);
     scratch->list.factor = (int16_t *)(scratch->list.row + rows + LIST_ROOM);
-    for (int bits = 0; bits < 256; bits++)
-        for (int place = 0, count = 0; place < 8; place++)
-            if (bits >> place & 1) scratch->ones[bits][count++] = (uint8_t)place;
+    list_ones(scratch->ones);
     return memory + masks;
 }
 

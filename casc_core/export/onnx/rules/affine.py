@@ -15,9 +15,10 @@ from torch import Tensor
 
 from casc_core.engine.ops import AffineMap, Convolution, Convolution3d, Linear, Scale, Shift
 from casc_core.engine.products.exact_sums import largest_row, weight_limbs
+from casc_core.export.grids import finest_exponent
 from casc_core.export.onnx.graph import Cut, Graph, SymbolicTensor, fixed_size
 from casc_core.export.onnx.rules.table import writes
-from casc_core.export.onnx.signals import Product, SymbolicSignal, Writer, finest, unsupported
+from casc_core.export.onnx.signals import Product, SymbolicSignal, Writer, unsupported
 from casc_core.numerics import FLOAT64_UNITS, binade, largest, on_grid
 
 
@@ -27,27 +28,23 @@ def affine(writer: Writer, op: AffineMap, signal: SymbolicSignal, product: Produ
     Args:
         product: of a tensor of the signal's shape and weights. spatial: dimensions behind those of the outputs.
     """
-    graph, settings, weight = writer.graph, op.settings, op.weight
+    settings, weight = op.settings, op.weight
     total, bound = None, 0.0
     if weight is not None and signal.total is not None:
         bound = signal.bound * op.reach
         total = _of_total(writer, op, signal, product)
         if settings["rounds"]:
-            unit, held = math.ldexp(1.0, settings["exponent"]), settings["held"]
-            bound += unit
-            if held is not None:
-                most = math.ceil(held * (writer.levels + 2) / unit) * unit
-                total, bound = graph.clip(total, -most, most), min(bound, most / writer.levels)
+            total, bound = writer.rounded(total, settings["exponent"], settings["held"], bound)
     drive, reach, grid = None, 0.0, 0
     if signal.drive is not None:
         assert op.fine is not None
         drive = _of_drive(writer, op, op.fine, signal, product)
         reach = signal.reach * largest_row(op.fine)
-        grid = signal.grid + finest(op.fine) if writer.is_as_trained else settings["drive_exponent"]
+        grid = signal.grid + finest_exponent(op.fine) if writer.is_as_trained else settings["drive_exponent"]
     if op.bias is not None:
         bias = writer.constant(signal, op.bias.reshape([-1] + [1] * spatial))
         reach += largest(op.bias) * writer.largest_whole(signal.divisor)
-        grid = min(grid, finest(op.bias)) if drive is not None else finest(op.bias)
+        grid = min(grid, finest_exponent(op.bias)) if drive is not None else finest_exponent(op.bias)
         drive = writer.plus(drive, bias)
     if drive is None and total is None:
         raise unsupported(settings["name"], "it reads nothing")
@@ -82,8 +79,7 @@ def _of_total(writer: Writer, op: AffineMap, signal: SymbolicSignal, product: Pr
         writer.check(reach * op.reach, exponent, name)
         return product(total, weight)
     writer.check(reach, arriving, name)
-    exact = writer.exact_sum(total, reach, arriving, weight_limbs(weight), product)
-    return writer.graph.snap(exact, exponent) if settings["rounds"] else exact
+    return writer.exact_sum(total, reach, arriving, weight_limbs(weight), product)
 
 
 def _of_drive(writer: Writer, op: AffineMap, fine: Tensor, signal: SymbolicSignal, product: Product) -> SymbolicTensor:
@@ -235,10 +231,10 @@ def _scale(writer: Writer, op: Scale, signal: SymbolicSignal) -> SymbolicSignal:
     drive, reach, grid = signal.drive, signal.reach * largest(fine), signal.grid
     if drive is not None:
         drive = writer.drive(graph.mul(drive, graph.constant(fine)), settings["drive_exponent"])
-        grid = grid + finest(fine) if writer.is_as_trained else settings["drive_exponent"]
+        grid = grid + finest_exponent(fine) if writer.is_as_trained else settings["drive_exponent"]
     if op.shift is not None:
         shift = writer.constant(signal, _aligned(signal, axis, op.shift))
-        grid = finest(op.shift) if drive is None else min(grid, finest(op.shift))
+        grid = finest_exponent(op.shift) if drive is None else min(grid, finest_exponent(op.shift))
         reach += largest(op.shift) * writer.largest_whole(signal.divisor)
         drive = writer.plus(drive, shift)
     return _of_shape(writer, replace(signal, total=total, drive=drive, bound=bound, reach=reach, grid=grid), signal)
@@ -249,10 +245,10 @@ def _shift(writer: Writer, op: Shift, signal: SymbolicSignal) -> SymbolicSignal:
     graph, axis = writer.graph, op.settings["axis"]
     factor, offset = (_aligned(signal, axis, each.double()) for each in (op.factor, op.offset))
     shifted, drive = writer.constant(signal, offset), signal.drive
-    grid, reach = finest(offset), largest(offset) * writer.largest_whole(signal.divisor)
+    grid, reach = finest_exponent(offset), largest(offset) * writer.largest_whole(signal.divisor)
     if drive is not None:
         moved = writer.drive(graph.mul(drive, graph.constant(factor)), op.settings["drive_exponent"])
-        own = signal.grid + finest(factor) if writer.is_as_trained else op.settings["drive_exponent"]
+        own = signal.grid + finest_exponent(factor) if writer.is_as_trained else op.settings["drive_exponent"]
         shifted, grid, reach = graph.add(shifted, moved), min(grid, own), reach + signal.reach * largest(factor)
     return _of_shape(writer, replace(signal, drive=shifted, reach=reach, grid=grid), signal)
 

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from casc_core.engine.ops import Add, Bin, DividedByInput, MaskedFill, Multiply, Op, RequireFeatures, TimesInput, Unbin
-from casc_core.export.onnx.graph import SymbolicTensor, likes
+from casc_core.engine.ops import (
+    Add,
+    Bin,
+    DividedByInput,
+    LevelTable,
+    MaskedFill,
+    Multiply,
+    Op,
+    RequireFeatures,
+    TimesInput,
+    Unbin,
+)
+from casc_core.engine.products.contraction import ELEMENTWISE
+from casc_core.export.onnx.graph import SIZES, DynamicSizeError, Graph, SymbolicTensor, likes
+from casc_core.export.onnx.rules.reduction import rounded_mean
 from casc_core.export.onnx.rules.table import writes
 from casc_core.export.onnx.signals import SymbolicSignal, Writer, unsupported
+from casc_core.numerics import largest
 
 
 @writes(RequireFeatures)
@@ -65,7 +80,10 @@ def _times_input(writer: Writer, op: TimesInput, signal: SymbolicSignal, factor:
 
 @writes(DividedByInput)
 def _divided_by_input(writer: Writer, op: DividedByInput, signal: SymbolicSignal, divisor: Any) -> SymbolicSignal:
+    grids = op.settings["grids"]
     if isinstance(divisor, (int, float)) and not isinstance(divisor, bool):
+        if grids is not None:
+            return rounded_mean(writer, signal, lambda x: x, float(divisor), grids)
         return replace(signal, divisor=writer.product(signal.divisor, float(divisor)))
     graph, by = writer.graph, writer.whole(divisor)
     graph.require(graph.compare("Greater", by, graph.constant(0.0)))
@@ -75,20 +93,85 @@ def _divided_by_input(writer: Writer, op: DividedByInput, signal: SymbolicSignal
         missing = [1] * (signal.dim - by.dim)
         first, second = ([*missing, *like.shape] for like in by.like)
         by = graph.reshape(by, (first, second))
+    if grids is not None:
+        return rounded_mean(writer, signal, lambda x: x, by, grids)
     return replace(signal, divisor=writer.product(signal.divisor, by))
 
 
 @writes(Multiply)
 def _multiply(writer: Writer, op: Multiply, a: SymbolicSignal, b: SymbolicSignal) -> SymbolicSignal:
-    graph, exponent, arriving = writer.graph, op.settings["exponent"], op.settings["arriving"]
-    by_a, by_b, name = a.bound + a.reach, b.bound + b.reach, op.settings["name"]
-    bound = 2 * writer.levels * by_a * by_b + (math.ldexp(1.0, exponent) if arriving else 0.0)
-    writer.check(bound * writer.levels, exponent, name)
-    for by, grid in zip((by_a, by_b), arriving or (), strict=False):
-        writer.check(writer.levels * by, grid, name)
-    product = graph.mul(writer.all_of(a), writer.all_of(b))
-    product = graph.snap(product, exponent) if arriving else product
-    return SymbolicSignal(product, None, writer.product(a.divisor, b.divisor), bound)
+    graph, settings, levels, name = writer.graph, op.settings, writer.levels, op.settings["name"]
+    exponent, arriving = settings["exponent"], settings["arriving"]
+    terms, product = _terms(op, a, b), partial(_einsum, graph, op)
+    read = [(writer.all_of(each), levels * (each.bound + each.reach)) for each in (a, b)]
+    (one, reach_a), (other, reach_b) = read
+    bound = 2 * reach_a * reach_b / levels * terms
+    if arriving is None:
+        writer.check(bound * levels, exponent, name)
+        total = product(one, other)
+    else:
+        for (_, reach), grid in zip(read, arriving, strict=True):
+            writer.check(reach, grid, name)
+        exact = (
+            writer.exact_product((one, reach_a, arriving[0]), (other, reach_b, arriving[1]), terms, product)
+            if op.contraction.is_summed
+            else product(one, other)
+        )
+        total, bound = writer.rounded(exact, exponent, settings["held"], bound)
+        writer.check(bound * levels, exponent, name)
+    return SymbolicSignal(total, None, _common_divisor(writer, op, a, b), bound)
+
+
+def _terms(op: Multiply, a: SymbolicSignal, b: SymbolicSignal) -> int:
+    """Of how many products an entry is the sum, a number that must not vary."""
+    first, second = (op.contraction.at(a.like[size].shape, b.like[size].shape).terms for size in SIZES)
+    if first != second:
+        raise DynamicSizeError(f"{op.settings['name']} sums over a dimension whose size varies")
+    return first
+
+
+def _einsum(graph: Graph, op: Multiply, a: SymbolicTensor, b: SymbolicTensor) -> SymbolicTensor:
+    """The product of two tensors, entry by entry or summed."""
+    if op.settings["equation"] == ELEMENTWISE:
+        return graph.mul(a, b)
+    return graph.apply("Einsum", op.contraction, a, b, equation=op.contraction.between(a.dim, b.dim))
+
+
+def _common_divisor(writer: Writer, op: Multiply, a: SymbolicSignal, b: SymbolicSignal) -> SymbolicTensor | float:
+    """The divisor of a product, those of its factors being the same along the dimensions that are summed."""
+    labels = op.contraction.at(a.like[0].shape, b.like[0].shape)
+    uniform = [
+        writer.with_uniform_divisor(each, [own.index(label) for label in labels.summed if label in own]).divisor
+        for each, own in ((a, labels.a), (b, labels.b))
+    ]
+    if op.settings["equation"] == ELEMENTWISE or not any(
+        isinstance(each, SymbolicTensor) and each.dim for each in uniform
+    ):
+        return writer.product(*uniform)
+    whole = [
+        _of_dims(writer.graph, divisor, each.dim) for divisor, each in zip(uniform, (a, b), strict=True)
+    ]  # of size 1 where they are summed
+    most = math.prod(writer.largest_whole(each) for each in uniform)
+    return replace(_einsum(writer.graph, op, *whole), most=most)
+
+
+def _of_dims(graph: Graph, x: SymbolicTensor | float, dims: int) -> SymbolicTensor:
+    """A single number, or a tensor of so many dimensions, as one of so many dimensions."""
+    if isinstance(x, float):
+        return graph.constant(torch.full([1] * dims, x, dtype=torch.float64))
+    return x if x.dim else graph.reshape(x, ([1] * dims, [1] * dims))
+
+
+@writes(LevelTable)
+def _level_table(writer: Writer, op: LevelTable, signal: SymbolicSignal) -> SymbolicSignal:
+    graph, table, counts = writer.graph, op.table.double(), signal.total
+    if counts is None:
+        return signal
+    places = graph.cast(
+        graph.sub(writer.full(counts, signal), graph.constant(float(op.settings["lowest"]))), torch.int64
+    )
+    found = graph.gather(graph.constant(table), 0, places)
+    return SymbolicSignal(found, None, signal.divisor, largest(table) / writer.levels)
 
 
 @writes(MaskedFill)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.ops import Attribute, Call, Constant, Embed, Encode, Round, Silence
+from casc_core.export.grids import finest_exponent
 from casc_core.export.onnx.functions import written
 from casc_core.export.onnx.graph import SymbolicTensor
 from casc_core.export.onnx.rules.table import writes
-from casc_core.export.onnx.signals import LOWEST, SymbolicSignal, Writer, finest, unsupported
-from casc_core.numerics import FLOAT64_UNITS, largest
+from casc_core.export.onnx.signals import LOWEST, SymbolicSignal, Writer, unsupported
+from casc_core.numerics import FLOAT64_UNITS, binade, coarsest, largest, on_grid
 
 # Real-valued inputs are whole multiples of this power of two, or too small for the sums.
 INPUT_GRID = -85
@@ -42,6 +43,12 @@ def _attribute(writer: Writer, op: Attribute, signal: SymbolicSignal) -> Any:
 
 @writes(Encode)
 def _encode(writer: Writer, op: Encode, value: Any) -> SymbolicSignal:
+    if isinstance(value, (int, float)):  # of sizes that are fixed
+        number = torch.tensor(value, dtype=torch.float64)
+        exponent = op.settings["exponent"]
+        on = number if exponent is None else on_grid(number, exponent)
+        grid = coarsest(on, binade(largest(on)) - 52) if bool(on) else 0
+        return SymbolicSignal(None, writer.graph.constant(float(on)), reach=largest(on), grid=grid)
     given = writer.graph.tensor(value)
     if given.dtype in (torch.float16, torch.bfloat16):
         raise unsupported("Encode", f"inputs of {given.dtype}; give float32")
@@ -87,4 +94,4 @@ def _embed(writer: Writer, op: Embed, tokens: Any) -> SymbolicSignal:
     index = graph.tensor(tokens, torch.int64)
     graph.require(graph.compare("GreaterOrEqual", index, graph.tensor(0, torch.int64)))
     rows = graph.gather(writer.weights(table), 0, index)
-    return SymbolicSignal(None, rows, reach=largest(table.double()), grid=finest(table))
+    return SymbolicSignal(None, rows, reach=largest(table.double()), grid=finest_exponent(table))

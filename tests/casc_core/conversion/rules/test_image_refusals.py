@@ -124,8 +124,8 @@ def absolute(self, x):
     return self.head(self.b(self.relu(self.a(x))).abs())
 
 
-def cubed(self, x):
-    return self.head(self.relu(self.a(x) ** 3))
+def to_a_power(self, x):
+    return self.head(self.relu(self.a(x) ** 1.5))
 
 
 def slopes_as_an_argument(self, x):
@@ -191,7 +191,7 @@ REFUSED = {
     elementwise_maximum: ("maximum()", "write torch.relu(x)"),
     clamped: ("clamp()", "Clip around 0"),
     absolute: ("abs()", "relu(x) + relu(-x)"),
-    cubed: ("pow()", "quantise before, by nn.ReLU"),
+    to_a_power: ("pow()", "quantise before, by nn.ReLU"),
     slopes_as_an_argument: ("prelu()", "use an nn.LeakyReLU() or nn.PReLU() module"),
     softmax_over_positions: ("softmax()", "return the logits"),
     in_place_relu_read_before_and_after: ("in place", "write x = "),

@@ -263,9 +263,9 @@ def network():
         ((TOKENS[:0], LENGTHS[:0]), "the batch is empty"),
         ((TOKENS[:, :0], LENGTHS), "the batch is empty"),
         ((TOKENS, LENGTHS * 0), "divided by 0; lengths must be at least 1"),
-        ((TOKENS,), r"takes \('tokens', 'lengths'\); got \('tokens',\)"),
+        ((TOKENS,), r"takes \(tokens, lengths\); got \(tokens\)"),
         ((TOKENS, LENGTHS, TOKENS), "takes tokens, lengths; got 3 inputs"),
-        ((), "takes"),
+        ((), r"takes \(tokens, lengths\); got no input"),
     ],
     ids=[
         "too large",

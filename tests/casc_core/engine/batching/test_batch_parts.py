@@ -304,7 +304,7 @@ def peak():
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
-layers = [nn.Linear(64, 2048), casc_core.CQReLU(q=8), nn.Linear(2048, 2048), casc_core.CQReLU(q=8), nn.Linear(2048, 4)]
+layers = [nn.Linear(64, 2048), casc_core.CQReLU(q=8), nn.Linear(2048, 256), casc_core.CQReLU(q=8), nn.Linear(256, 4)]
 snn = casc_core.convert(nn.Sequential(*layers).eval(), adapter="rnn")
 silent, rows = torch.zeros(2048, 64), torch.randn(2048, 64) * 4
 snn(rows[:1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from spike_trains import spike_trains
@@ -127,7 +127,7 @@ def population_of(terms, drive, thresholds, neuron, guess, blocks):
 @settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    instructions=st.sampled_from(COMPILED),
+    instructions=st.sampled_from(COMPILED_OR_EMULATED),
     neuron=st.sampled_from((IF(), CIF())),
     schedule=st.sampled_from(SCHEDULES),
     channels=st.sampled_from(CHANNELS),
@@ -164,7 +164,7 @@ def test_it_is_the_neurons_own_step(
 @settings(max_examples=50)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    instructions=st.sampled_from(COMPILED),
+    instructions=st.sampled_from(COMPILED_OR_EMULATED),
     channels=st.sampled_from(CHANNELS),
     total=st.sampled_from((1, 2, 8, 127)),
     largest=st.sampled_from((1, 500, 2**12)),
@@ -193,7 +193,7 @@ def test_levels(seed, instructions, channels, total, largest, shift, two, alike,
     np.testing.assert_array_equal(found[0] if len(found) else 0 * expected, expected)
 
 
-@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
 @pytest.mark.parametrize(
     ("channels", "size", "samples"),
     [((70, 5, 1), (13, 6), 3), ((4, 4, 9), (33, 2), 1), ((257, 2, 1), (2, 5), 2), ((2, 3, 1), (40, 3), 1)],
@@ -270,7 +270,7 @@ def test_tiles_reach_every_position(channels, stride, across, share):
     assert kernels.can_be_tiled(torch.tensor(term.weight), term.geometry, 1)
     awake = WakeSleep(4, 4).awake(4)
     thresholds = rng.integers(1, 60, len(term.weight))
-    for instructions in COMPILED:
+    for instructions in COMPILED_OR_EMULATED:
         with kernels.using(instructions):
             found = population([term], None, thresholds, KernelNeuron.spiking(CIF(), awake, None), 4)
         np.testing.assert_array_equal(found, by_hand([term], None, thresholds, CIF(), awake, None))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 
 from casc_core.engine import kernels
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 
 
-@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
 def test_counting(instructions):
     rng = np.random.default_rng(0)
     with kernels.using(instructions):

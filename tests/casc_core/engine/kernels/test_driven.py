@@ -63,7 +63,7 @@ def fired(neuron, awake):
 def test_spikes_are_those_of_exact_sums(
     seed, instructions, neuron, schedule, channels, size, coarse, alike, biased, spoilt, guess
 ):
-    """Without a size: a linear map. Without a neuron: in levels. Spoilt: nothing is decided where neurons are looked at again."""
+    """Without a size: a linear map. Without a neuron: in levels. Spoilt: looking again decides nothing."""
     rng = np.random.default_rng(seed)
     outputs, inputs, groups = channels if size is not None else (channels[0], 70, 1)
     taps = (1, 1) if size is None else (3, 2)

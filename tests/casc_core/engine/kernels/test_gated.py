@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED_OR_EMULATED
 
 from casc_core import CIF
 from casc_core.engine import kernels
@@ -17,7 +17,8 @@ needs_kernels = pytest.mark.skipif(kernels.instructions() is None, reason="no co
 
 def weights(hidden: int = 3, q: int = 4) -> GatedWeights:
     thresholds = torch.arange(1.0, q + 1), torch.arange(-float(q), q)
-    return GatedWeights.gru(torch.ones(3 * hidden, hidden), None, *thresholds, q * (torch.arange(1 - q, q + 1) - 0.25))
+    state = q * (torch.arange(1 - q, q + 1) - 0.25)
+    return GatedWeights.gru(torch.ones(3 * hidden, hidden), None, *thresholds, state, 0)
 
 
 def sequences(batch: int = 2, length: int = 5, rows: int = 9, **others: object) -> Sequences:
@@ -89,17 +90,18 @@ def levels_by_hand(weight: torch.Tensor, drive: torch.Tensor, given: GatedWeight
     return torch.stack(outputs, 1)
 
 
-@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
 def test_what_rounded_weights_leave_out_decides_sums_on_a_threshold(instructions: str) -> None:
     torch.manual_seed(0)
     q, hidden, batch, length = 4, 19, 6, 7
     whole = torch.randint(-1, 2, (3 * hidden, hidden)).double()
     weight = whole + torch.randint(-3, 4, whole.shape) * 2.0**-25
     thresholds = torch.arange(1.0, q + 1), torch.arange(-float(q), q), q * (torch.arange(1 - q, q + 1) - 0.25)
-    given, rounded = (GatedWeights.gru(each, None, *thresholds) for each in (weight, whole))
+    given, rounded = (GatedWeights.gru(each, None, *thresholds, -25) for each in (weight, whole))
     drive = torch.randint(-1, 2, (batch, length, 3 * hidden)).double()
     expected = levels_by_hand(weight, q * drive, given)
-    assert given.recurrent.is_rounded
+    assert given.recurrent is not None
+    assert given.recurrent.left_out.largest
     assert not torch.equal(expected, levels_by_hand(whole, q * drive, rounded))
     inputs = sequences(batch, length, 3 * hidden, drive=drive)
     with kernels.using(instructions):

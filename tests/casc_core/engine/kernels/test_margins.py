@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recurrence_by_hand import recurrence_by_hand
@@ -24,7 +24,7 @@ from casc_core.engine.products.geometry import Geometry
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 BITS = 3
 FINEST = 2**BITS
-SEEDS, INSTRUCTIONS = st.integers(0, 2**32 - 1), st.sampled_from(COMPILED)
+SEEDS, INSTRUCTIONS = st.integers(0, 2**32 - 1), st.sampled_from(COMPILED_OR_EMULATED)
 NEURONS, SCHEDULES = st.sampled_from((IF(), CIF())), st.sampled_from((WakeSleep(4, 4), WakeSleep(2, 1, 2)))
 
 

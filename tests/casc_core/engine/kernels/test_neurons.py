@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron, neurons
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
-INSTRUCTIONS = st.sampled_from(COMPILED)
+INSTRUCTIONS = st.sampled_from(COMPILED_OR_EMULATED)
 NEURONS = st.sampled_from((IF(), CIF(), IF(initial_potential=0.5), CIF(initial_potential=-0.25)))
 SCHEDULES = st.sampled_from(
     (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3), WakeSleep(3, 2, 1), WakeSleep(2, 0, 2), Continuous())

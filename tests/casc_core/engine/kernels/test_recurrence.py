@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recurrence_by_hand import recurrence_by_hand
@@ -17,7 +17,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron, Sequences, loader
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
-INSTRUCTIONS = st.sampled_from(COMPILED)
+INSTRUCTIONS = st.sampled_from(COMPILED_OR_EMULATED)
 NEURONS = st.sampled_from((IF(), CIF()))
 SCHEDULES = st.sampled_from(
     (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3), WakeSleep(3, 2, 1), WakeSleep(2, 0, 2), Continuous())
@@ -84,7 +84,7 @@ def test_recurrence(
     assert result.train.transpose(1, 2).is_contiguous() == positions_first or 1 in (batch, length) or not len(expected)
 
 
-@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e9, 1e30])
 def test_a_drive_out_of_range_is_noticed(instructions, value):
     drive = torch.zeros(2, 3, 4)
@@ -114,7 +114,7 @@ def test_one_thread_out_of_range_is_enough(monkeypatch, openmp, sample):
     assert kernels.recurrence(packed, given, 0, 1, 1e6, neuron, positions_first=False, tally=False, guess=0) is None
 
 
-@pytest.mark.parametrize("instructions", COMPILED)
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
 @pytest.mark.parametrize("in_levels", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_sums_over_positions_are_those_of_the_spikes(instructions, in_levels, reverse):

@@ -290,8 +290,6 @@ def test_the_others():
         lambda: kernels.agreement(spikes(2, 3).float(), torch.zeros(3, dtype=torch.int16), 2, [1, 2]),
         lambda: kernels.levels(torch.ones(3, dtype=torch.int32), None, 1.0, 2),
         lambda: kernels.levels(torch.ones(3), None, 1.0, 200),
-        lambda: KernelNeuron(torch.ones(2, dtype=torch.uint8), torch.ones(3, dtype=torch.int32), 2, 9, True, False),
-        lambda: KernelNeuron(torch.ones(2, dtype=torch.int8), torch.ones(2, dtype=torch.int32), 2, 9, True, False),
         lambda: replace(NEURON, total=2**31),
         lambda: replace(NEURON, most=-1),
     ):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    instructions=st.sampled_from(COMPILED),
+    instructions=st.sampled_from(COMPILED_OR_EMULATED),
     groups=st.sampled_from((1, 2)),
     terms=st.sampled_from((1, 7, 8, 19)),
     outputs=st.sampled_from((2, 6, 70)),

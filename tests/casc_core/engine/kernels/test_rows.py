@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from spike_trains import spike_trains
@@ -14,7 +14,7 @@ from casc_core.engine import kernels
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 SIZES = st.sampled_from((1, 2, 7, 31, 32, 33, 64, 65, 300, 1023))
-INSTRUCTIONS = st.sampled_from(COMPILED)
+INSTRUCTIONS = st.sampled_from(COMPILED_OR_EMULATED)
 
 
 @settings(max_examples=80)

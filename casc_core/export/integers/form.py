@@ -13,13 +13,11 @@ import torch
 
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.ops import Op
-from casc_core.engine.program import Step, substitute
 from casc_core.engine.recording.provenance import Connection
-from casc_core.engine.run import Run
-from casc_core.engine.signal import Signal, longest_period
-from casc_core.engine.spiking_run import SpikingRun
-from casc_core.export.graph import Graph, OperationCall, Plain, Value, depends, ones_like
-from casc_core.export.integers import Array
+from casc_core.engine.signal import Signal
+from casc_core.export.integers.call import OperationCall, depends, ones_like
+from casc_core.export.integers.graph import Plain, Value
+from casc_core.export.integers.numbers import Array
 
 
 @singledispatch
@@ -38,15 +36,6 @@ def integer_form(op: Op, call: OperationCall, *args: Any, **kwargs: Any) -> Any:
     if op.connection in (Connection.KEEPS, Connection.MOVES):
         return moved(op, call, *args, **kwargs)
     raise call.refuse("no integer form of this operation is known")
-
-
-def note(graph: Graph, run: Run, step: Step, op: Op, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
-    """Add to a graph the nodes of a step of the program that has just given `result`."""
-    read, named = substitute((step.args, dict(step.kwargs)), graph.values)
-    assert isinstance(run, SpikingRun)
-    period = longest_period((args, kwargs)) if op.keeps_time else 1
-    call = OperationCall(graph, run.binned(period) if period > 1 else run, op, result, args)
-    graph.values[step.result] = integer_form(op, call, *read, **named)
 
 
 def moved(op: Op, call: OperationCall, *args: Any, **kwargs: Any) -> Any:

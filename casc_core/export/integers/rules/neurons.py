@@ -12,9 +12,10 @@ from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.population import Fire
 from casc_core.engine.signal import TableRows, without_repeats
 from casc_core.engine.spiking_run import SpikingRun
-from casc_core.export.graph import OperationCall, Value
-from casc_core.export.integer_form import integer_form
-from casc_core.export.integers import bits_of, magnitude_units, units
+from casc_core.export.integers.call import OperationCall
+from casc_core.export.integers.form import integer_form
+from casc_core.export.integers.graph import Value
+from casc_core.export.integers.numbers import bits_of, magnitude_units, units
 from casc_core.neuron import LevelThresholds
 from casc_core.numerics import largest
 

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import casc_core.export.operations
-import casc_core.export.populations  # noqa: F401  # both register what the engine's operations are in integers
 from casc_core.engine.network import Settings
-from casc_core.engine.products.total_product import TotalProduct
-from casc_core.engine.program import Program, Readout
-from casc_core.engine.recording.recorder import Recorder
-from casc_core.engine.signal import Signal, without_repeats
-from casc_core.errors import ConfigError, InputError
-from casc_core.export.graph import Graph, Value, Weights
-from casc_core.export.integer_form import note
-from casc_core.export.integers import Array, bits_in, bits_of, finest_exponent, magnitude_units, units
+from casc_core.engine.program import Program
+from casc_core.errors import ConfigError
+from casc_core.export.grids import finest_exponent
+from casc_core.export.integers.graph import Graph, Weights
+from casc_core.export.integers.numbers import Array, bits_in, units
+from casc_core.export.integers.sample import Sample, Simulate, require_alike, run_sample
 from casc_core.neuron import CIF, IF
 from casc_core.reporting.series import last_repeated, zero_padded
-
-Simulate = Callable[[Mapping[str, Any], Recorder], Any]
-"""Simulates one sample, its inputs by name, and keeps what the recorder asks for."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +46,6 @@ class Golden:
     awake: list[int]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One sample's run.
-
-    Attributes:
-        outputs: as JSON. logits, signals: of each readout by name, what it says after each step, and what it is read from.
-    """
-
-    graph: Graph
-    outputs: list[dict[str, Any]]
-    recorder: Recorder
-    simulation: Any
-    logits: Mapping[str, Tensor]
-    signals: Mapping[str, Signal]
-
-
 def golden(
     settings: Settings, program: Program, samples: Iterable[Mapping[str, Any]], simulate: Simulate, awake: Sequence[int]
 ) -> Golden:
@@ -93,67 +69,13 @@ def golden(
     weights = Weights()
     found: list[Sample] = []
     for number, inputs in enumerate(samples):
-        sample = _sample(settings, program, inputs, simulate, weights, awake)
+        sample = run_sample(settings, program, inputs, simulate, weights, awake)
         if found:
-            _require_alike(found[0], sample, number)
+            require_alike(found[0], sample, number)
             sample.graph.constants = found[0].graph.constants
         found.append(sample)
     steps = max(sample.simulation.T for sample in found)
     return _together(found, steps, [*awake, *[0] * steps][:steps])
-
-
-def _sample(
-    settings: Settings, program: Program, inputs: Mapping[str, Any], simulate: Simulate, weights: Weights,
-    awake: Sequence[int],
-) -> Sample:  # fmt: skip
-    graph = Graph(weights, settings.neuron.rate * sum(awake), sum(awake))
-    graph.given(inputs)
-    recorder = Recorder(keep_trains=True, keep_potentials=True, watch=partial(note, graph))
-    simulation = simulate(inputs, recorder)
-    names = program.returned.names
-    readouts = {name: each for name, each in zip(names, program.outputs, strict=True) if isinstance(each, Readout)}
-    outputs = [_output(graph, name, readout) for name, readout in readouts.items()]
-    signals = {name: graph.values[readout.ref.name].signal for name, readout in readouts.items()}
-    for name, value in inputs.items():
-        if isinstance(value, Tensor) and not value.is_floating_point():
-            graph.own[f"input.{name}"] = units(value, 0, name)
-    logits = program.returned.readouts_in(simulation.outputs)
-    return Sample(graph, outputs, recorder, simulation, logits, signals)
-
-
-def _output(graph: Graph, name: str, readout: Readout) -> dict[str, Any]:
-    """A readout: `logits = float32(((total + drive * wake steps) / divisor * scale) / wake steps)`, in float64."""
-    value: Value = graph.values[readout.ref.name]
-    signal, drive, divisor = value.signal, value.signal.drive, value.signal.divisor
-    kept = None
-    if drive is not None:
-        drive = without_repeats(drive)
-        if value.of_inputs:
-            kept = graph.kept_real(f"{name}.drive", drive)
-        else:
-            kept = f"{name}.drive"
-            graph.real[kept] = drive
-    most = magnitude_units(signal.bound * graph.total, value.exponent)
-    by = None if divisor is None else graph.kept(f"{name}.divisor", units(divisor, 0, "a divisor"), value.of_inputs)
-    return {
-        "name": name, "read": value.node, "shape": list(signal.shape), "exponent": value.exponent, "drive": kept,
-        "divisor": by, "scale": readout.scale, "of_inputs": value.of_inputs,
-        "is_rounded": isinstance(signal.lazy_train, TotalProduct), "bits": {"proven": bits_of(most)},
-    }  # fmt: skip
-
-
-def _require_alike(first: Sample, other: Sample, number: int) -> None:
-    one, two = first.graph, other.graph
-
-    def equal(name: str) -> bool:
-        return one.constants[name] is two.constants[name] or np.array_equal(one.constants[name], two.constants[name])
-
-    same = one.nodes == two.nodes and first.outputs == other.outputs and one.constants.keys() == two.constants.keys()
-    if not same or not all(map(equal, one.constants)):
-        raise InputError(
-            f"sample {number} does not fit sample 0: alone, it goes through other shapes or other constants. Give samples "
-            "that are padded to one length, or of one size"
-        )
 
 
 def _together(found: Sequence[Sample], steps: int, awake: list[int]) -> Golden:
@@ -181,7 +103,10 @@ def _together(found: Sequence[Sample], steps: int, awake: list[int]) -> Golden:
         traces[f"logits.{output['name']}"] = logits
         if totals is not None:
             traces[f"totals.{output['name']}"] = totals
-        output["bits"]["observed"] = None if totals is None else bits_in(totals)
+        output["bits"] = {
+            "proven": max(sample.proven[output["name"]] for sample in found),
+            "observed": None if totals is None else bits_in(totals),
+        }
     readout = _work([sample.simulation.readout_operations for sample in found], steps)
     traces["silent_at"] = np.asarray([int(sample.simulation.silent_at.max()) for sample in found])
     return Golden(first.nodes, found[0].outputs, constants, traces, exponents, layers, readout, steps, awake)

@@ -13,19 +13,19 @@ from safetensors.numpy import save as tensors_to_bytes
 
 from casc_core.engine.network import Settings
 from casc_core.errors import StorageError
-from casc_core.export.golden import Golden
-from casc_core.export.integers import Array, bits_in, stored
+from casc_core.export.integers.golden import Golden
+from casc_core.export.integers.numbers import Array, bits_in, stored
 from casc_core.storage.checksum import sha256
 from casc_core.storage.files import whole_folder, write_whole
 
 FORMAT, VERSION = "casc-integers", 1
 DESCRIPTION, INTEGERS, TRACES = "integers.json", "integers.safetensors", "traces.safetensors"
-SCHEMA = Path(__file__).with_name("integers.schema.json")
+SCHEMA = Path(__file__).parents[1] / "integers.schema.json"
 """The JSON Schema of the description."""
 HEX = "hex"
 
 
-def write(found: Golden, settings: Settings, returned: list[str], folder: str | Path, with_hex: bool) -> None:
+def write_folder(found: Golden, settings: Settings, returned: list[str], folder: str | Path, with_hex: bool) -> None:
     """Write an export, whole or not at all; an earlier one there is replaced.
 
     Args:

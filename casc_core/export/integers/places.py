@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from casc_core.engine.products.pooling_windows import Window, adaptive
-from casc_core.export.integers import Array
+from casc_core.export.integers.numbers import Array
 
 
 def reduced(shape: torch.Size, dims: Sequence[int]) -> Array:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from casc_core.errors import ExactnessError
+from casc_core.export.grids import MANTISSA, finest_exponent
 from casc_core.numerics import largest
 
 Array = NDArray[Any]
@@ -18,23 +19,6 @@ LIMB_BITS = 32
 # What stands for minus infinity, times as many wake steps as a run has, still fits 64 bits.
 MINUS_INFINITY = 2**62
 _TYPES = (np.int8, np.int16, np.int32, np.int64)
-_MANTISSA = 53
-
-
-def finest_exponent(x: Tensor) -> int:
-    """The exponent of the coarsest power-of-two grid that all entries are on; 0 where all are zero.
-
-    >>> finest_exponent(torch.tensor([0.75, 6.0])), finest_exponent(torch.tensor([6.0, 0.0]))
-    (-2, 1)
-    """
-    values = x.detach().double().cpu().numpy().reshape(-1)
-    values = values[(values != 0) & np.isfinite(values)]
-    if not values.size:
-        return 0
-    mantissa, exponent = np.frexp(values)
-    whole = np.abs(np.ldexp(mantissa, _MANTISSA)).astype(np.int64)
-    trailing = np.log2((whole & -whole).astype(np.float64)).astype(np.int64)
-    return int((exponent - _MANTISSA + trailing).min())
 
 
 def units(x: Tensor | float, exponent: int, what: str, wake_steps: int = 1) -> Array:
@@ -63,7 +47,7 @@ def units(x: Tensor | float, exponent: int, what: str, wake_steps: int = 1) -> A
         whole = scaled.astype(np.int64)
     else:
         mantissa, power = np.frexp(finite)
-        digits, shift = np.ldexp(mantissa, _MANTISSA).astype(np.int64).astype(object), power - _MANTISSA - exponent
+        digits, shift = np.ldexp(mantissa, MANTISSA).astype(np.int64).astype(object), power - MANTISSA - exponent
         whole = np.where(
             shift >= 0, digits << np.maximum(shift, 0).astype(object), digits >> np.maximum(-shift, 0).astype(object)
         )
