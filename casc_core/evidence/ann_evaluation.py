@@ -137,11 +137,12 @@ def run_observed(
     try:
         if float64:
             _, named = widened((), named)
+            network = network.double()  # outside, where tensors that are looked at are widened in passing
         else:  # the conversion takes any floating-point type
             own = next((each.dtype for each in network.parameters() if each.is_floating_point()), torch.float32)
             named = {name: _as_type(value, own) for name, value in named.items()}
         with in_float64() if float64 else nullcontext(), nullcontext() if within is None else within:
-            returned = (network.double() if float64 else network)(**named)
+            returned = network(**named)
     except CascError:
         raise
     except Exception as error:  # whatever the user's forward raises
