@@ -171,5 +171,11 @@ def pretend_device() -> Iterator[torch.device]:
     stand_in = capture._stand_in
     known = patch.object(capture, "_stand_in", lambda value: None if isinstance(value, Elsewhere) else stand_in(value))
     triton = patch.multiple(neurons, available=lambda: True, scan_triton=_scanned)
-    with _Placed(), known, triton:
-        yield DEVICE
+    # A module's `double()` puts the new numbers into the parameters that it has, which cannot be done to `held`.
+    swapped = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with _Placed(), known, triton:
+            yield DEVICE
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(swapped)

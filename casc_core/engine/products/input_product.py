@@ -214,11 +214,11 @@ class InputProduct:
             most,
             _error(terms, reach, _SINGLE),
         )
+        if not terms or not shape.numel() or not reach < _MOST_SINGLE:
+            return None
         margin = (neuron.total + 2) * population.flow
-        fits = (
-            terms and shape.numel() and reach < _MOST_SINGLE and _error(terms, reach, _ROUNDING) < 2.0 ** (exponent - 2)
-        )
-        if not fits or not margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -population.unit):
+        is_decided = margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -population.unit)
+        if not is_decided or not _error(terms, reach, _ROUNDING) < 2.0 ** (exponent - 2):
             return None
         reads, (split, rest_error) = self.sums.reads(x), self._rest()
         positions, room = shape.numel() // len(bias), max(_BLOCK, shape.numel() // _RARE)
