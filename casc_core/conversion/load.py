@@ -90,8 +90,8 @@ def _attached(snn: SpikingModel, model: nn.Module, adapter: Adapter | None, fold
         again.program_for(given)
     if not are_saved_alike(again.network, snn.network):
         raise StorageError(
-            f"{folder} was converted from another network than the {type(model).__name__} given as model, or by a version of casc "
-            "that lowers it otherwise: load it without, or convert the model again"
+            f"{folder} was converted from another network than the {type(model).__name__} given as model, or by a version "
+            "of casc that lowers it otherwise: load it without, or convert the model again"
         )
     programs = {
         given: replace(program, structure=again.programs[given].structure) for given, program in snn.programs.items()

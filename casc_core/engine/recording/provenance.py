@@ -94,9 +94,9 @@ class Provenance(Summarised):
     def scaled(self, result: Signal, factor: Tensor) -> Provenance:
         """Of its product with a factor: spikes weigh another weight, and are as many; where it is zero, none arrives."""
         scaled = Provenance(result, self.peak, self.is_current)
-        if self.is_current or (
-            self.summed is None and result.train.dtype == torch.int8
-        ):  # which a mask leaves as it is
+        train = result.lazy_train  # a sum of filters is not taken for this
+        is_masked = self.summed is None and isinstance(train, Tensor) and train.dtype == torch.int8
+        if self.is_current or is_masked:  # a mask leaves spikes as they are
             return scaled
         if result.shape == self.shape and bool((factor != 0).all()):
             return replace(scaled, summed=self.spikes, total=self.spikes_by_step)

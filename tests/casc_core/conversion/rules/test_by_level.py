@@ -172,7 +172,7 @@ REFUSED = {
     not_finite: r"log\(\) .*of 0, which is a level of what it reads, it gives -inf; .*Add a small number",
     divided_by_zero: r"truediv\(\) .*of 0, which is a level of what it reads, it gives inf",
     padded_beyond_one: r"log\(\) .*exponentials do not travel",
-    by_entry: r"powers but the second, third and fourth are exact of levels alone.*quantise before, by nn\.ReLU or nn\.Hardtanh",
+    by_entry: r"powers but the second, third and fourth are exact of levels.*quantise before, by nn\.ReLU or nn\.Hardtanh",
     smooth_on_currents: r"gelu\(\) .*replace it by nn\.ReLU, or by nn\.SiLU.*Or quantise before it",
 }
 
