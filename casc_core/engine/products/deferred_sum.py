@@ -34,8 +34,8 @@ from casc_core.reporting.series import zero_padded
 
 # Below so many entries of trains the lists are short, however much spikes.
 _WORTH_A_LOOK = 100_000
-# Nanoseconds, measured: an entry of a list; sixteen outputs' row of a table, or their own weights.
-_LIST_COST, _TABLE_COST, _OWN_COST = 1.25, 0.36, 1.2
+# Nanoseconds, measured: a list and an entry of it; sixteen outputs' row of a table, or their own weights.
+_LIST_COST, _ENTRY_COST, _TABLE_COST, _OWN_COST = 30.0, 1.25, 0.36, 1.2
 # More terms than this are put together first: a population reads every one of them at every step.
 MOST_TERMS = 4
 
@@ -349,8 +349,11 @@ class DeferredSum:
             reads = term.filter.weight[0].numel()
             spiking = _share_that_spikes(term.train)
             each = _OWN_COST * reads if term.filter.is_own else _TABLE_COST * reads / 4
-            tiled += each * words * float((spiking > 0).sum())
-            listed += _LIST_COST * float(spiking.sum()) * reads * (min(16, self.channels) if term.filter.is_own else 1)
+            busy = float((spiking > 0).sum())
+            tiled += each * words * busy
+            # The list of a position holds the spikes of all channels, also where each has weights of its own.
+            entries = float(spiking.sum()) * reads * (self.channels if term.filter.is_own else 1)
+            listed += _ENTRY_COST * entries + _LIST_COST * busy
         return tiled < listed
 
     def _peak(self, term: Term) -> int:
