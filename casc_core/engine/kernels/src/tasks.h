@@ -322,6 +322,7 @@ typedef struct {
 
 /* Lists the places of the ones among eight bits. */
 static void list_ones(uint8_t (*ones)[8]) {
+    memset(ones, 0, 256 * sizeof *ones); /* those behind the last are read as well */
     for (int bits = 0; bits < 256; bits++)
         for (int place = 0, count = 0; place < 8; place++)
             if (bits >> place & 1) ones[bits][count++] = (uint8_t)place;
