@@ -19,7 +19,7 @@ TABLE_BITS = 22
 # Signals of several scales are brought to a common one by whole factors no larger than this.
 LARGEST_DENOMINATOR = 2**12
 # The network as trained leaves room for at least so many wake steps: `SpikingModel.under` may ask for other schedules.
-LEAST_STEPS = 2**10
+LEAST_STEPS = 2**8
 # And for neurons that are driven, so many times as much, where inputs are as large as may be (see `Stretch.of`).
 MOST_DRIVEN_STEPS = 2**16
 # A map that gives the logits keeps so many bits of its sums: all those of float64 numbers and of what they meet.
