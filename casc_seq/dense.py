@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -31,14 +30,21 @@ def _onednn() -> _Linear | None:
     return lambda x, weight, bias: operator(x, weight, bias, "none", [], "")
 
 
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether all are float32 numbers in this machine's memory, which code beside torch's own can read."""
+    return all(
+        t is None or (t.device.type == "cpu" and t.dtype == torch.float32 and type(t) in (Tensor, nn.Parameter))
+        for t in tensors
+    )
+
+
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` of matrices, without a gradient.
 
     >>> dense(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[11.]])
     """
-    is_plain = all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32) for t in (x, weight, bias))
-    operator = _onednn() if is_plain and torch.backends.mkldnn.enabled else None
+    operator = _onednn() if is_plain(x, weight, bias) and torch.backends.mkldnn.enabled else None
     return F.linear(x, weight, bias) if operator is None else operator(x, weight, bias)
 
 
@@ -52,31 +58,3 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
             [6., 8.]])
     """
     return dense(grad.t(), x.t()) if grad.shape[1] <= x.shape[1] else dense(x.t(), grad.t()).t()
-
-
-class _Dense(torch.autograd.Function):
-    """The same with its gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
-        return dense(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (x, weight), (grad,) = ctx.saved_tensors, grads
-        wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
-        return (
-            dense(grad, weight.t()) if wanted else None,
-            weight_gradient(grad, x) if weight_wanted else None,
-            grad.sum(0) if ctx.biased and bias_wanted else None,
-        )
-
-
-_dense: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Dense.apply
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of a matrix of rows, with its gradients."""
-    return _dense(x, weight, bias)

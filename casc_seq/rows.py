@@ -12,7 +12,10 @@ from torch import Tensor
 from casc_core.errors import InputError
 
 
-def time_order(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int, int]]:
+TimeOrder = list[tuple[int, int, int]]
+
+
+def time_order(batch_sizes: Sequence[int], reverse: bool) -> TimeOrder:
     """Rows of a packed sequence in the order a recurrence visits them.
 
     Position `i` of a packed sequence occupies rows `start : start + size`, `size = batch_sizes[i]`. Returns
@@ -37,7 +40,22 @@ def time_order(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int
     return order
 
 
-def previous_rows(states: Tensor, start: Tensor, order: Sequence[tuple[int, int, int]]) -> Tensor:
+def state_before(known: Tensor, start: Tensor, size: int, out: Tensor | None = None) -> Tensor:
+    """The states before a visit of `size` rows: the known ones, and `start` `[batch, hidden]` at the rows behind them.
+
+    >>> state_before(torch.tensor([[1.0]]), torch.zeros(3, 1), 2).flatten()
+    tensor([1., 0.])
+    """
+    if out is None:
+        parts = [each for each in (known, start[len(known) : size]) if len(each)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    out[: len(known)] = known
+    if len(known) < size:
+        out[len(known) :] = start[len(known) : size]
+    return out
+
+
+def previous_rows(states: Tensor, start: Tensor, order: TimeOrder) -> Tensor:
     """The states before those of each row, where all are known; `start` `[batch, hidden]` is before the first of each.
 
     >>> previous_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(2, 1), time_order([2, 1], reverse=False)).flatten()
@@ -45,8 +63,7 @@ def previous_rows(states: Tensor, start: Tensor, order: Sequence[tuple[int, int,
     """
     previous, last = torch.empty_like(states), 0
     for row, size, known in order:
-        previous[row : row + known] = states[last : last + known]
-        previous[row + known : row + size] = start[known:size]
+        state_before(states[last : last + known], start, size, out=previous[row : row + size])
         last = row
     return previous
 

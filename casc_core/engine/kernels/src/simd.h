@@ -42,6 +42,9 @@
 #undef TO_REALS
 #undef ADD_REALS
 #undef SUB_REALS
+#undef NEAREST
+#undef BELOW
+#undef TIMES_POWER
 #undef AT_LEAST
 #undef LESS
 #undef SELECT
@@ -178,7 +181,8 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #endif
 #endif
 
-/* FLOATS float32 in REALS. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
+/* FLOATS float32 in REALS, for which there are the plain operators too; NEAREST rounds, halves to even, and BELOW down. TIMES_POWER
+   (x, power) multiplies by a power of two, `power` being POWER plus the exponent. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
    the lowest of the first, and MASK_OF bits. `entries` reads some of a table, which is `small` if it has 32 or fewer: vectors
    then hold all of it, which is faster than to gather them. */
 #if VECTOR == 512
@@ -189,6 +193,9 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define TO_REALS(x) _mm512_cvtepi32_ps(x)
 #define ADD_REALS(a, b) _mm512_add_ps(a, b)
 #define SUB_REALS(a, b) _mm512_sub_ps(a, b)
+#define NEAREST(x) _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define BELOW(x) _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+#define TIMES_POWER(x, power) ((REALS)((NAME(Lanes))(x) + ((NAME(Lanes))(power) << 23)))
 #define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
 #define LESS(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define SELECT(mask, x, y) _mm512_mask_mov_ps(y, mask, x)
@@ -206,6 +213,9 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
 #define TO_REALS(x) _mm256_cvtepi32_ps(x)
 #define ADD_REALS(a, b) _mm256_add_ps(a, b)
 #define SUB_REALS(a, b) _mm256_sub_ps(a, b)
+#define NEAREST(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define BELOW(x) _mm256_round_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+#define TIMES_POWER(x, power) ((REALS)((NAME(Lanes))(x) + ((NAME(Lanes))(power) << 23)))
 #define AT_LEAST(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_GE_OQ))
 #define LESS(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_LT_OQ))
 #define SELECT(mask, x, y) _mm256_blendv_ps(y, x, (REALS)(mask))
@@ -230,6 +240,9 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
 #define TO_REALS(x) vcvtq_f32_s32(x)
 #define ADD_REALS(a, b) vaddq_f32(a, b)
 #define SUB_REALS(a, b) vsubq_f32(a, b)
+#define NEAREST(x) vrndnq_f32(x)
+#define BELOW(x) vrndmq_f32(x)
+#define TIMES_POWER(x, power) ((REALS)((NAME(Lanes))(x) + ((NAME(Lanes))(power) << 23)))
 #define AT_LEAST(a, b) ((MASK)vcgeq_f32(a, b))
 #define LESS(a, b) ((MASK)vcltq_f32(a, b))
 #define SELECT(mask, x, y) vbslq_f32((uint32x4_t)(mask), x, y)
@@ -244,6 +257,24 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
     int32_t at[4];
     STORE(at, index);
     return (REALS){table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
+}
+#else
+#define REALS float
+#define LOAD_REALS(p) (*(p))
+#define STORE_REALS(p, x) (*(p) = (x))
+#define EACH_REAL(x) ((float)(x))
+#define NEAREST(x) __builtin_rintf(x)
+#define BELOW(x) __builtin_floorf(x)
+#define TIMES_POWER(x, power) NAME(times_power)(x, power)
+#define AT_LEAST(a, b) ((a) >= (b))
+#define LESS(a, b) ((a) < (b))
+#define SELECT(mask, x, y) ((mask) ? (x) : (y))
+INLINE float NAME(times_power)(float x, float power) {
+    uint32_t bits[2];
+    memcpy(bits, &x, sizeof x), memcpy(bits + 1, &power, sizeof power);
+    bits[0] += bits[1] << 23;
+    memcpy(&x, bits, sizeof x);
+    return x;
 }
 #endif
 

@@ -1,0 +1,101 @@
+"""One position of a GRU or an LSTM in training: activations and states, rounded to levels or not, and their gradient."""
+
+from __future__ import annotations
+
+from ctypes import c_int64, c_void_p
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from casc_core.engine.kernels.loader import address, checked, require, run, structure
+from casc_core.numerics import FLOAT32_UNITS
+
+_Task = structure("CellTask", (c_int64, "hidden q most"), (c_void_p, "gates product before state beside"))
+_GradientTask = structure(
+    "CellGradientTask",
+    (c_int64, "hidden q most known"),
+    (c_void_p, "gates before beside above above_cells later carry into_gates into_product"),
+)
+_GATES = {"gru": 3, "lstm": 4}
+
+
+class CellKind(NamedTuple):
+    """What a cell computes.
+
+    Attributes:
+        name: "gru" or "lstm".
+        q: levels of its activations and states; None: nothing is rounded.
+        most: of an LSTM with levels, the largest cell in levels.
+    """
+
+    name: str
+    q: int | None
+    most: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether float32 holds the sum of two products of levels."""
+        return self.q is None or 2 * self.q * max(self.q, self.most) <= FLOAT32_UNITS
+
+    def sizes(self, hidden: int) -> tuple[int, int, int]:
+        """As the kernels read them."""
+        require(self.fits and (self.q is None or self.q >= 1) and self.most >= 0, f"{self.q} levels, up to {self.most}")
+        return hidden, self.q or 0, self.most
+
+    def check(self, rows: int, hidden: int, wide: tuple[Tensor, ...], narrow: tuple[Tensor | None, ...]) -> None:
+        """Refuse what is not float32, `[rows, gates * hidden]` and `[rows, hidden]`."""
+        for each in wide:
+            checked(each, "gates", torch.float32, (rows, _GATES[self.name] * hidden))
+        for one in narrow:
+            if one is not None:
+                checked(one, "states", torch.float32, (rows, hidden))
+
+
+def cell(kind: CellKind, gates: Tensor, product: Tensor, before: Tensor, state: Tensor, beside: Tensor) -> None:
+    """The states after a position, written to `state` and `beside`; all float32, of shape `[rows, (gates *) hidden]`.
+
+    Args:
+        gates: what the input drives, in torch's order; afterwards the activations, before they are rounded.
+        product: of the recurrent weights and the hidden state before.
+        before: the hidden state, or an LSTM's cell, before.
+        beside: an LSTM's cell afterwards, or the part of the product that a GRU's reset gate multiplies.
+    """
+    rows, hidden = before.shape
+    kind.check(rows, hidden, (gates, product), (before, state, beside))
+    places = [each.data_ptr() for each in (gates, product, before, state, beside)]
+    run(kind.name, _Task(*kind.sizes(hidden), *places), rows, gates.numel() + state.numel())
+
+
+def cell_gradient(
+    kind: CellKind,
+    gates: Tensor,
+    before: Tensor,
+    beside: Tensor,
+    above: Tensor,
+    above_cells: Tensor | None,
+    later: Tensor,
+    carry: Tensor,
+    into_gates: Tensor,
+    into_product: Tensor,
+) -> None:
+    """The gradient of `cell`, written to `into_gates` and, of a GRU, to `into_product`; an LSTM's product has the same.
+
+    Args:
+        gates, before, beside: as they are after `cell`.
+        above: what arrives at the hidden states; above_cells: at an LSTM's cells.
+        later: `[known, hidden]`: what arrives at the first hidden states besides, by the product of the next position.
+        carry: what arrives there elementwise, at hidden states or at an LSTM's cells; afterwards what goes on to those
+            before, of all rows.
+    """
+    rows, hidden = before.shape
+    known = len(later)
+    kind.check(rows, hidden, (gates, into_gates, into_product), (before, beside, above, above_cells, carry))
+    checked(later, "what is known", torch.float32, (known, hidden))
+    require(known <= rows, f"{known} of {rows} rows")
+    places = [
+        address(each)
+        for each in (gates, before, beside, above, above_cells, later, carry, into_gates, into_product)
+    ]
+    task = _GradientTask(*kind.sizes(hidden), known, *places)
+    run(f"{kind.name}_gradient", task, rows, into_gates.numel() + into_product.numel())
