@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from casc_core.operations import kernels
-from casc_seq.dense import dense, is_plain, weight_gradient
-from casc_seq.rows import TimeOrder, state_before
+from casc_seq.dense import dense, dense_of, is_plain, weight_gradient
+from casc_seq.rows import TimeOrder, previous_rows, state_before, visited
 
 
 def to_levels(x: Tensor, q: int | None) -> Tensor:
@@ -132,15 +132,29 @@ class Cell(ABC):
         """A state in levels: whole numbers."""
         return nearest(state * self.scale, self.q)
 
-    @property
-    def kernel(self) -> kernels.CellKind:
-        """What it is to the compiled kernels."""
+    def computing(self, like: Tensor) -> Cell | CompiledCell:
+        """What computes `forward` and `backward` on such arrays: the compiled kernels where they can, else torch."""
         largest = self.ranges[self.GATES][1] * self.scale if self.HAS_CELLS else 0
-        return kernels.CellKind(self.KERNEL, self.q, largest)
+        kind = kernels.CellKind(self.KERNEL, self.q, largest)
+        return CompiledCell(kind) if is_plain(like) and kernels.ready(like) and kind.fits else self
 
-    def is_compiled(self, like: Tensor) -> bool:
-        """Whether the compiled kernels compute with such arrays."""
-        return is_plain(like) and kernels.ready(like) and self.kernel.fits
+
+@dataclass(frozen=True)
+class CompiledCell:
+    """A cell as the compiled kernels compute it."""
+
+    kind: kernels.CellKind
+
+    def forward(self, gates: Tensor, product: Tensor, before: Tensor, state: Tensor, beside: Tensor) -> None:
+        kernels.cell(self.kind, gates, product, before, state, beside)
+
+    def backward(
+        self, gates: Tensor, before: Tensor, beside: Tensor, arriving: Arriving, into_gates: Tensor, into_product: Tensor
+    ) -> None:
+        at = arriving
+        kernels.cell_gradient(
+            self.kind, gates, before, beside, at.above, at.above_cells, at.later, at.carry, into_gates, into_product
+        )
 
 
 class Pass(NamedTuple):
@@ -148,12 +162,10 @@ class Pass(NamedTuple):
 
     Attributes:
         gates: activations before they are rounded.
-        previous: hidden states before.
         state, beside: as `Cell.forward` writes them.
     """
 
     gates: Tensor
-    previous: Tensor
     state: Tensor
     beside: Tensor
 
@@ -166,19 +178,14 @@ def forward(
     Args:
         start: the initial hidden state, and cells.
     """
-    previous, state, beside = (drive.new_empty(len(drive), weight.shape[1]) for _ in range(3))
-    compiled, last = cell.is_compiled(drive), 0
-    for row, size, known in order:
-        rows, behind = slice(row, row + size), slice(last, last + known)
-        hidden = state_before(state[behind], start[0], size, out=previous[rows])
-        before = state_before(beside[behind], start[1], size) if cell.HAS_CELLS else hidden
-        arrays = drive[rows], dense(hidden, weight, bias), before, state[rows], beside[rows]
-        if compiled:
-            kernels.cell(cell.kernel, *arrays)
-        else:
-            cell.forward(*arrays)
-        last = row
-    return Pass(drive, previous, state, beside)
+    state, beside = (drive.new_empty(drive.shape[0], weight.shape[1]) for _ in range(2))
+    computing, product = cell.computing(drive), dense_of(weight, bias, start[0].shape[0])
+    gates, states, besides = (visited(each, order) for each in (drive, state, beside))
+    for visit in range(len(order)):
+        hidden = state_before(states, start[0], order, visit)
+        before = state_before(besides, start[1], order, visit) if cell.HAS_CELLS else hidden
+        computing.forward(gates[visit], product(hidden), before, states[visit], besides[visit])
+    return Pass(drive, state, beside)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -197,38 +204,21 @@ class _Recurrence(torch.autograd.Function):
         *start: Tensor,
     ) -> tuple[Tensor, ...]:
         done = forward(cell, order, dense(x, weight_ih, bias_ih), start, weight_hh, bias_hh)
+        # A caller may change the states in place, so what is saved is a copy.
+        previous = previous_rows(done.state, start[0], order)
         ctx.cell, ctx.order, ctx.biased = cell, order, bias_ih is not None
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight_ih, weight_hh, done.gates, done.previous, done.beside, *start)
-        return (done.state, done.beside) if cell.HAS_CELLS else (done.state,)
+        ctx.save_for_backward(x, weight_ih, weight_hh, done.gates, previous, done.beside, *start)
+        return (done.state, done.beside)[: len(start)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, gates, previous, beside, *start = ctx.saved_tensors
         cell, order = ctx.cell, ctx.order
-        above = torch.zeros_like(previous) if grads[0] is None else grads[0].contiguous()
-        above_cells = grads[1].contiguous() if cell.HAS_CELLS and grads[1] is not None else None
         into_gates = torch.empty_like(gates)
         into_product = into_gates if cell.HAS_CELLS else torch.empty_like(gates)
-        into_start = [torch.zeros_like(each) for each in start]
-        carry, later = torch.empty_like(start[0]), previous[:0]
-        compiled, back = cell.is_compiled(gates), weight_hh.t()
-        for visit in reversed(range(len(order))):
-            row, size, known = order[visit]
-            rows, behind = slice(row, row + size), slice(order[visit - 1][0], order[visit - 1][0] + known)
-            before = state_before(beside[behind], start[1], size) if cell.HAS_CELLS else previous[rows]
-            arriving = Arriving(above[rows], None if above_cells is None else above_cells[rows], later, carry[:size])
-            arrays = gates[rows], before, beside[rows], arriving, into_gates[rows], into_product[rows]
-            if compiled:
-                _compiled_backward(cell, *arrays)
-            else:
-                cell.backward(*arrays)
-            into_previous = dense(into_product[rows], back)
-            later = into_previous[:known]
-            if known < size:
-                into_start[0][known:size] = into_previous[known:]
-                into_start[-1][known:size] += carry[known:size]
+        into_start = _backward(cell, order, grads, gates, previous, beside, start, weight_hh, into_gates, into_product)
         _, _, wants_x, wants_ih, _, wants_hh, *_ = ctx.needs_input_grad
         return (
             None,
@@ -242,12 +232,39 @@ class _Recurrence(torch.autograd.Function):
         )
 
 
-def _compiled_backward(
-    cell: Cell, gates: Tensor, before: Tensor, beside: Tensor, at: Arriving, into_gates: Tensor, into_product: Tensor
-) -> None:
-    kernels.cell_gradient(
-        cell.kernel, gates, before, beside, at.above, at.above_cells, at.later, at.carry, into_gates, into_product
-    )
+def _backward(
+    cell: Cell,
+    order: TimeOrder,
+    grads: Sequence[Tensor | None],
+    gates: Tensor,
+    previous: Tensor,
+    beside: Tensor,
+    start: Sequence[Tensor],
+    weight: Tensor,
+    into_gates: Tensor,
+    into_product: Tensor,
+) -> list[Tensor]:
+    """All positions, the last first: fills the last two arrays, and gives the gradients of the initial states."""
+    above = torch.zeros_like(previous) if grads[0] is None else grads[0].contiguous()
+    above_cells = grads[1].contiguous() if cell.HAS_CELLS and grads[1] is not None else None
+    arrays = [visited(each, order) for each in (gates, previous, beside, above, into_gates, into_product)]
+    cells = [None] * len(order) if above_cells is None else visited(above_cells, order)
+    into_start = [torch.zeros_like(each) for each in start]
+    carry, later = torch.empty_like(start[0]), previous[:0]
+    computing, back = cell.computing(gates), dense_of(weight.t(), None, start[0].shape[0])
+    for visit in reversed(range(len(order))):
+        smooth, before, after, arrived, *into = (each[visit] for each in arrays)
+        _, size, known = order[visit]
+        if cell.HAS_CELLS:
+            before = state_before(arrays[2], start[1], order, visit)
+        arriving = Arriving(arrived, cells[visit], later, carry if size == len(carry) else carry[:size])
+        computing.backward(smooth, before, after, arriving, *into)
+        into_previous = back(into[1])
+        later = into_previous if known == size else into_previous[:known]
+        if known < size:
+            into_start[0][known:size] = into_previous[known:]
+            into_start[-1][known:size] += carry[known:size]
+    return into_start
 
 
 recurrence: Callable[..., tuple[Tensor, ...]] = _Recurrence.apply

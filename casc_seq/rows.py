@@ -40,19 +40,30 @@ def time_order(batch_sizes: Sequence[int], reverse: bool) -> TimeOrder:
     return order
 
 
-def state_before(known: Tensor, start: Tensor, size: int, out: Tensor | None = None) -> Tensor:
-    """The states before a visit of `size` rows: the known ones, and `start` `[batch, hidden]` at the rows behind them.
+def visited(rows: Tensor, order: TimeOrder) -> list[Tensor]:
+    """The rows of each visit, as views.
 
-    >>> state_before(torch.tensor([[1.0]]), torch.zeros(3, 1), 2).flatten()
+    >>> [each.tolist() for each in visited(torch.tensor([1, 2, 3]), time_order([2, 1], reverse=True))]
+    [[3], [1, 2]]
+    """
+    by_position = sorted((row, size, visit) for visit, (row, size, _) in enumerate(order))
+    parts = rows.split([size for _, size, _ in by_position])
+    views = {visit: part for (*_, visit), part in zip(by_position, parts, strict=True)}
+    return [views[visit] for visit in range(len(order))]
+
+
+def state_before(states: Sequence[Tensor], start: Tensor, order: TimeOrder, visit: int) -> Tensor:
+    """The states before a visit, of those after each; `start` `[batch, hidden]` is before the first of each sequence.
+
+    >>> after, order = [torch.tensor([[1.0]]), torch.zeros(2, 1)], time_order([2, 1], reverse=True)
+    >>> state_before(after, torch.zeros(2, 1), order, 1).flatten()
     tensor([1., 0.])
     """
-    if out is None:
-        parts = [each for each in (known, start[len(known) : size]) if len(each)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-    out[: len(known)] = known
-    if len(known) < size:
-        out[len(known) :] = start[len(known) : size]
-    return out
+    _, size, known = order[visit]
+    if known == 0:
+        return start[:size]
+    before = states[visit - 1] if order[visit - 1][1] == known else states[visit - 1][:known]
+    return before if known == size else torch.cat([before, start[known:size]])
 
 
 def previous_rows(states: Tensor, start: Tensor, order: TimeOrder) -> Tensor:
@@ -61,11 +72,9 @@ def previous_rows(states: Tensor, start: Tensor, order: TimeOrder) -> Tensor:
     >>> previous_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(2, 1), time_order([2, 1], reverse=False)).flatten()
     tensor([0., 0., 1.])
     """
-    previous, last = torch.empty_like(states), 0
-    for row, size, known in order:
-        state_before(states[last : last + known], start, size, out=previous[row : row + size])
-        last = row
-    return previous
+    after = visited(states, order)
+    before = {row: state_before(after, start, order, visit) for visit, (row, _, _) in enumerate(order)}
+    return torch.cat([before[row] for row in sorted(before)])
 
 
 class Rows:

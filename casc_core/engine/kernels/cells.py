@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctypes import c_int64, c_void_p
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ _GradientTask = structure(
 _GATES = {"gru": 3, "lstm": 4}
 
 
-class CellKind(NamedTuple):
+@dataclass(frozen=True)
+class CellKind:
     """What a cell computes.
 
     Attributes:
@@ -33,20 +34,20 @@ class CellKind(NamedTuple):
     q: int | None
     most: int = 0
 
+    def __post_init__(self) -> None:
+        require(self.name in _GATES, f"a cell {self.name!r}")
+        require((self.q is None or self.q >= 1) and self.most >= 0, f"{self.q} levels, up to {self.most}")
+
     @property
     def fits(self) -> bool:
         """Whether float32 holds the sum of two products of levels."""
         return self.q is None or 2 * self.q * max(self.q, self.most) <= FLOAT32_UNITS
 
-    def sizes(self, hidden: int) -> tuple[int, int, int]:
-        """As the kernels read them."""
-        require(self.fits and (self.q is None or self.q >= 1) and self.most >= 0, f"{self.q} levels, up to {self.most}")
-        return hidden, self.q or 0, self.most
-
     def check(self, rows: int, hidden: int, wide: tuple[Tensor, ...], narrow: tuple[Tensor | None, ...]) -> None:
         """Refuse what is not float32, `[rows, gates * hidden]` and `[rows, hidden]`."""
+        shape = rows, _GATES[self.name] * hidden
         for each in wide:
-            checked(each, "gates", torch.float32, (rows, _GATES[self.name] * hidden))
+            checked(each, "gates", torch.float32, shape)
         for one in narrow:
             if one is not None:
                 checked(one, "states", torch.float32, (rows, hidden))
@@ -64,7 +65,7 @@ def cell(kind: CellKind, gates: Tensor, product: Tensor, before: Tensor, state: 
     rows, hidden = before.shape
     kind.check(rows, hidden, (gates, product), (before, state, beside))
     places = [each.data_ptr() for each in (gates, product, before, state, beside)]
-    run(kind.name, _Task(*kind.sizes(hidden), *places), rows, gates.numel() + state.numel())
+    run(kind.name, _Task(hidden, kind.q or 0, kind.most, *places), rows, gates.numel() + state.numel())
 
 
 def cell_gradient(
@@ -89,13 +90,13 @@ def cell_gradient(
             before, of all rows.
     """
     rows, hidden = before.shape
-    known = len(later)
+    known = later.shape[0]
     kind.check(rows, hidden, (gates, into_gates, into_product), (before, beside, above, above_cells, carry))
     checked(later, "what is known", torch.float32, (known, hidden))
-    require(known <= rows, f"{known} of {rows} rows")
+    require(known <= rows, "rows that are known")
     places = [
         address(each)
         for each in (gates, before, beside, above, above_cells, later, carry, into_gates, into_product)
     ]
-    task = _GradientTask(*kind.sizes(hidden), known, *places)
+    task = _GradientTask(hidden, kind.q or 0, kind.most, known, *places)
     run(f"{kind.name}_gradient", task, rows, into_gates.numel() + into_product.numel())

@@ -5,29 +5,8 @@
 
 #define POWER 12582912.0f /* 1.5 * 2^23: a sum with it is a whole number, in the lowest bits */
 
-/* The next FLOATS entries, or as many as there are; zeros behind them. */
-INLINE REALS NAME(read_reals)(const float *from, int64_t there) {
-    if (there >= FLOATS) return LOAD_REALS(from);
-    float some[FLOATS] = {0};
-    memcpy(some, from, (size_t)there * sizeof *from);
-    return LOAD_REALS(some);
-}
-
-INLINE void NAME(write_reals)(float *to, REALS x, int64_t there) {
-    if (there >= FLOATS) {
-        STORE_REALS(to, x);
-        return;
-    }
-    float some[FLOATS];
-    STORE_REALS(some, x);
-    memcpy(to, some, (size_t)there * sizeof *to);
-}
-
 /* x within -most..most. */
-INLINE REALS NAME(clip)(REALS x, REALS most) {
-    const REALS least = EACH_REAL(0) - most, below = SELECT(LESS(most, x), most, x);
-    return SELECT(LESS(below, least), least, below);
-}
+INLINE REALS NAME(clip)(REALS x, REALS most) { return NO_LESS(AT_MOST(x, most), EACH_REAL(0) - most); }
 
 /* 1 / (1 + exp(-x)): exp(-x) is 2^n exp(r), that of r no larger than log(2) / 2 by its series. */
 INLINE REALS NAME(sigmoid)(REALS x) {
@@ -69,7 +48,7 @@ INLINE REALS NAME(whole)(const NAME(Grid) *to, REALS x) { return to->rounds ? NE
 /* In levels: the nearest to such a state. */
 INLINE REALS NAME(state)(const NAME(Grid) *to, REALS x) { return to->rounds ? NEAREST(x) : x; }
 
-/* A product of two levels in levels: it is divided, since times 1/q what lies halfway between two would lie beside that. */
+/* x / q, for times 1/q, what lies halfway between two levels would lie beside that. */
 INLINE REALS NAME(over)(const NAME(Grid) *to, REALS x) {
     if (to->rounds) x = x / to->q;
     return x;
@@ -83,73 +62,73 @@ INLINE REALS NAME(next_cell)(const NAME(Grid) *to, REALS taken, REALS kept, REAL
 INLINE void NAME(lstm_row)(const CellTask *task, const NAME(Grid) *to, int64_t row) {
     const int64_t hidden = task->hidden;
     for (int64_t k = 0; k < hidden; k += FLOATS) {
-        const int64_t there = hidden - k, at = row * hidden + k;
+        const int64_t left = hidden - k, at = row * hidden + k;
         REALS opened[4];
         for (int gate = 0; gate < 4; gate++) {
             const int64_t place = (4 * row + gate) * hidden + k;
-            const REALS x = NAME(read_reals)(task->gates + place, there) + NAME(read_reals)(task->product + place, there);
+            const REALS x = NAME(load_reals)(task->gates + place, left) + NAME(load_reals)(task->product + place, left);
             const REALS y = gate == 2 ? NAME(hyperbolic)(x) : NAME(sigmoid)(x);
-            NAME(write_reals)(task->gates + place, y, there);
+            NAME(store_reals)(task->gates + place, y, left);
             opened[gate] = NAME(activation)(to, y);
         }
-        REALS cell = NAME(next_cell)(to, opened[0], opened[1], opened[2], NAME(read_reals)(task->before + at, there));
+        REALS cell = NAME(next_cell)(to, opened[0], opened[1], opened[2], NAME(load_reals)(task->before + at, left));
         if (to->rounds) cell = NAME(over)(to, NAME(clip)(cell, to->most));
         const REALS shown = opened[3] * NAME(activation)(to, NAME(hyperbolic)(cell));
-        NAME(write_reals)(task->beside + at, cell, there);
-        NAME(write_reals)(task->state + at, NAME(over)(to, NAME(state)(to, NAME(over)(to, shown))), there);
+        NAME(store_reals)(task->beside + at, cell, left);
+        NAME(store_reals)(task->state + at, NAME(over)(to, NAME(state)(to, NAME(over)(to, shown))), left);
     }
 }
 
 INLINE void NAME(gru_row)(const CellTask *task, const NAME(Grid) *to, int64_t row) {
     const int64_t hidden = task->hidden;
     for (int64_t k = 0; k < hidden; k += FLOATS) {
-        const int64_t there = hidden - k, at = row * hidden + k;
+        const int64_t left = hidden - k, at = row * hidden + k;
         REALS opened[2];
         for (int gate = 0; gate < 2; gate++) {
             const int64_t place = (3 * row + gate) * hidden + k;
-            const REALS x = NAME(read_reals)(task->gates + place, there) + NAME(read_reals)(task->product + place, there);
+            const REALS x = NAME(load_reals)(task->gates + place, left) + NAME(load_reals)(task->product + place, left);
             const REALS y = NAME(sigmoid)(x);
-            NAME(write_reals)(task->gates + place, y, there);
+            NAME(store_reals)(task->gates + place, y, left);
             opened[gate] = NAME(activation)(to, y);
         }
         const int64_t place = (3 * row + 2) * hidden + k;
-        const REALS recurrent = NAME(read_reals)(task->product + place, there);
-        const REALS x = NAME(read_reals)(task->gates + place, there) + opened[0] * to->unit * recurrent;
+        const REALS recurrent = NAME(load_reals)(task->product + place, left);
+        const REALS x = NAME(load_reals)(task->gates + place, left) + opened[0] * to->unit * recurrent;
         const REALS y = NAME(hyperbolic)(x), candidate = NAME(activation)(to, y);
-        NAME(write_reals)(task->gates + place, y, there);
-        NAME(write_reals)(task->beside + at, recurrent, there);
-        const REALS before = NAME(whole)(to, NAME(read_reals)(task->before + at, there));
+        NAME(store_reals)(task->gates + place, y, left);
+        NAME(store_reals)(task->beside + at, recurrent, left);
+        const REALS before = NAME(whole)(to, NAME(load_reals)(task->before + at, left));
         const REALS mixed = NAME(over)(to, opened[1] * (before - candidate)) + candidate;
-        NAME(write_reals)(task->state + at, NAME(over)(to, NAME(state)(to, mixed)), there);
+        NAME(store_reals)(task->state + at, NAME(over)(to, NAME(state)(to, mixed)), left);
     }
 }
 
 /* What arrives at a state: from above, and from the position that is visited next. */
-INLINE REALS NAME(arriving)(const CellGradientTask *task, int64_t row, int64_t k, int64_t there) {
+INLINE REALS NAME(arriving)(const CellGradientTask *task, int64_t row, int64_t k, int64_t left) {
     const int64_t at = row * task->hidden + k;
-    REALS sum = NAME(read_reals)(task->above + at, there);
-    if (row < task->known) sum = sum + NAME(read_reals)(task->later + at, there);
+    REALS sum = NAME(load_reals)(task->above + at, left);
+    if (row < task->known) sum = sum + NAME(load_reals)(task->later + at, left);
     return sum;
 }
 
-INLINE REALS NAME(carried)(const CellGradientTask *task, int64_t row, int64_t k, int64_t there) {
-    return row < task->known ? NAME(read_reals)(task->carry + row * task->hidden + k, there) : EACH_REAL(0);
+INLINE REALS NAME(carried)(const CellGradientTask *task, int64_t row, int64_t k, int64_t left) {
+    return row < task->known ? NAME(load_reals)(task->carry + row * task->hidden + k, left) : EACH_REAL(0);
 }
 
 INLINE void NAME(lstm_gradient_row)(const CellGradientTask *task, const NAME(Grid) *to, int64_t row) {
     const int64_t hidden = task->hidden;
     for (int64_t k = 0; k < hidden; k += FLOATS) {
-        const int64_t there = hidden - k, at = row * hidden + k, first = 4 * row * hidden + k;
+        const int64_t left = hidden - k, at = row * hidden + k, first = 4 * row * hidden + k;
         REALS smooth[4], opened[4];
         for (int gate = 0; gate < 4; gate++) {
-            smooth[gate] = NAME(read_reals)(task->gates + first + gate * hidden, there);
+            smooth[gate] = NAME(load_reals)(task->gates + first + gate * hidden, left);
             opened[gate] = NAME(activation)(to, smooth[gate]);
         }
-        const REALS before = NAME(read_reals)(task->before + at, there);
-        const REALS seen = NAME(hyperbolic)(NAME(read_reals)(task->beside + at, there));
-        const REALS arriving = NAME(arriving)(task, row, k, there);
-        REALS cell = NAME(carried)(task, row, k, there) + arriving * (opened[3] * to->unit) * NAME(hyperbolic_slope)(seen);
-        if (task->above_cells) cell = cell + NAME(read_reals)(task->above_cells + at, there);
+        const REALS before = NAME(load_reals)(task->before + at, left);
+        const REALS seen = NAME(hyperbolic)(NAME(load_reals)(task->beside + at, left));
+        const REALS arriving = NAME(arriving)(task, row, k, left);
+        REALS cell = NAME(carried)(task, row, k, left) + arriving * (opened[3] * to->unit) * NAME(hyperbolic_slope)(seen);
+        if (task->above_cells) cell = cell + NAME(load_reals)(task->above_cells + at, left);
         if (to->rounds) { /* nothing goes back to a cell that is clipped */
             const REALS unclipped = NAME(next_cell)(to, opened[0], opened[1], opened[2], before);
             const REALS size = SELECT(LESS(unclipped, EACH_REAL(0)), EACH_REAL(0) - unclipped, unclipped);
@@ -161,33 +140,33 @@ INLINE void NAME(lstm_gradient_row)(const CellGradientTask *task, const NAME(Gri
             cell * (opened[0] * to->unit) * NAME(hyperbolic_slope)(smooth[2]),
             arriving * (NAME(activation)(to, seen) * to->unit) * NAME(sigmoid_slope)(smooth[3]),
         };
-        for (int gate = 0; gate < 4; gate++) NAME(write_reals)(task->into_gates + first + gate * hidden, into[gate], there);
-        NAME(write_reals)(task->carry + at, cell * (opened[1] * to->unit), there);
+        for (int gate = 0; gate < 4; gate++) NAME(store_reals)(task->into_gates + first + gate * hidden, into[gate], left);
+        NAME(store_reals)(task->carry + at, cell * (opened[1] * to->unit), left);
     }
 }
 
 INLINE void NAME(gru_gradient_row)(const CellGradientTask *task, const NAME(Grid) *to, int64_t row) {
     const int64_t hidden = task->hidden;
     for (int64_t k = 0; k < hidden; k += FLOATS) {
-        const int64_t there = hidden - k, at = row * hidden + k, first = 3 * row * hidden + k;
+        const int64_t left = hidden - k, at = row * hidden + k, first = 3 * row * hidden + k;
         REALS smooth[3], opened[3];
         for (int gate = 0; gate < 3; gate++) {
-            smooth[gate] = NAME(read_reals)(task->gates + first + gate * hidden, there);
+            smooth[gate] = NAME(load_reals)(task->gates + first + gate * hidden, left);
             opened[gate] = NAME(activation)(to, smooth[gate]) * to->unit;
         }
-        const REALS before = NAME(read_reals)(task->before + at, there);
-        const REALS recurrent = NAME(read_reals)(task->beside + at, there);
-        const REALS arriving = NAME(arriving)(task, row, k, there) + NAME(carried)(task, row, k, there);
+        const REALS before = NAME(load_reals)(task->before + at, left);
+        const REALS recurrent = NAME(load_reals)(task->beside + at, left);
+        const REALS arriving = NAME(arriving)(task, row, k, left) + NAME(carried)(task, row, k, left);
         const REALS candidate = arriving * (EACH_REAL(1) - opened[1]) * NAME(hyperbolic_slope)(smooth[2]);
         const REALS reset = candidate * recurrent * NAME(sigmoid_slope)(smooth[0]);
         const REALS update = arriving * (before - opened[2]) * NAME(sigmoid_slope)(smooth[1]);
-        NAME(write_reals)(task->into_gates + first, reset, there);
-        NAME(write_reals)(task->into_gates + first + hidden, update, there);
-        NAME(write_reals)(task->into_gates + first + 2 * hidden, candidate, there);
-        NAME(write_reals)(task->into_product + first, reset, there);
-        NAME(write_reals)(task->into_product + first + hidden, update, there);
-        NAME(write_reals)(task->into_product + first + 2 * hidden, candidate * opened[0], there);
-        NAME(write_reals)(task->carry + at, arriving * opened[1], there);
+        NAME(store_reals)(task->into_gates + first, reset, left);
+        NAME(store_reals)(task->into_gates + first + hidden, update, left);
+        NAME(store_reals)(task->into_gates + first + 2 * hidden, candidate, left);
+        NAME(store_reals)(task->into_product + first, reset, left);
+        NAME(store_reals)(task->into_product + first + hidden, update, left);
+        NAME(store_reals)(task->into_product + first + 2 * hidden, candidate * opened[0], left);
+        NAME(store_reals)(task->carry + at, arriving * opened[1], left);
     }
 }
 
