@@ -86,22 +86,24 @@ class GatedLayers(RecurrentLayers):
         bias_ih, bias_hh = self.biases(visit.suffix)
         if torch.is_grad_enabled():
             return recurrence(self.cell, visit.order, visit.x, weight_ih, bias_ih, weight_hh, bias_hh, *start)
-        done = forward(self.cell, visit.order, dense(visit.x, weight_ih, bias_ih), start, weight_hh, bias_hh)
+        done = forward(self.cell, visit.order, visit.x, weight_ih, bias_ih, weight_hh, bias_hh, start)
         return (done.state, done.beside)[: len(start)]
 
     def course(self, visit: Visit, levels: Sequence[Tensor] | None = None) -> Course:
         cell, start = self.cell, self._start(visit)
-        weight, (bias_ih, bias_hh) = self.own("weight_hh", visit.suffix), self.biases(visit.suffix)
-        gates = dense(visit.x, self.own("weight_ih", visit.suffix), bias_ih)
+        weight_ih, weight_hh = self.own("weight_ih", visit.suffix), self.own("weight_hh", visit.suffix)
+        bias_ih, bias_hh = self.biases(visit.suffix)
         if levels is None:
-            done = forward(cell, visit.order, gates, start, weight, bias_hh)
+            done = forward(cell, visit.order, visit.x, weight_ih, bias_ih, weight_hh, bias_hh, start)
+            gates = done.gates
             opened = [to_levels(each, cell.q) for each in gates.chunk(self.GATES, 1)]
             levels = [*opened, *(cell.whole(each) for each in (done.beside, done.state)[-len(start) :])]
         else:
             # The product of whole numbers is divided: a multiple of 1/q would have been rounded already.
             hidden = previous_rows(levels[-1], cell.whole(start[0]), visit.order)
-            product = dense(hidden, weight).div_(cell.scale)
-            cell.activate(gates, product if bias_hh is None else product.add_(bias_hh), levels)
+            product = dense(hidden, weight_hh).div_(cell.scale)
+            drive = dense(visit.x, weight_ih, bias_ih)
+            gates = cell.activate(drive, product if bias_hh is None else product.add_(bias_hh), drive, levels)
         before = previous_rows(levels[-len(start)], cell.whole(start[-1]), visit.order)
         smooth = [each * cell.scale + 0.5 for each in gates.chunk(self.GATES, 1)]
         states = [before_nearest(each, cell.scale) for each in cell.unrounded(levels, before)]

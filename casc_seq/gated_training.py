@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,7 +13,11 @@ from torch.autograd.function import once_differentiable
 
 from casc_core.operations import kernels
 from casc_seq.dense import dense, dense_of, is_plain, weight_gradient
-from casc_seq.rows import TimeOrder, previous_rows, state_before, visited
+from casc_seq.rows import TimeOrder, in_groups, previous_rows, state_before, visited
+
+
+# Of the input, that make one product.
+_ROWS_AT_ONCE = 512
 
 
 def to_levels(x: Tensor, q: int | None) -> Tensor:
@@ -98,20 +102,24 @@ class Cell(ABC):
         """The lowest and the highest value of each population: gates, (cells,) hidden states."""
 
     @abstractmethod
-    def activate(self, gates: Tensor, product: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
-        """Makes of what the input drives the activations before they are rounded, in place, given `W_h h + b_h`.
+    def activate(
+        self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """`gates`, filled with the activations before they are rounded, of what the input drives and `W_h h + b_h`.
 
         Where `levels` of the gates are given, those multiply; else their own.
         """
 
     @abstractmethod
-    def forward(self, gates: Tensor, product: Tensor, before: Tensor, state: Tensor, beside: Tensor) -> None:
-        """The states after a position, written to `state` and `beside`, and activations to `gates`.
+    def forward(
+        self, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
+    ) -> None:
+        """A position, written to the last three.
 
         Args:
-            gates: what the input drives; afterwards the activations, before they are rounded.
-            product: `W_h h + b_h`.
+            drive: what the input drives. product: `W_h h + b_h`.
             before: the cells before, or without them the hidden state.
+            gates: the activations, before they are rounded.
             beside: the cells, or without them what else the gradient needs.
         """
 
@@ -132,6 +140,10 @@ class Cell(ABC):
         """A state in levels: whole numbers."""
         return nearest(state * self.scale, self.q)
 
+    def empty(self, like: Tensor, width: int) -> Tensor:
+        """Room for as many rows of the same kind."""
+        return like.new_empty(like.shape[0], width)
+
     def computing(self, like: Tensor) -> Cell | CompiledCell:
         """What computes `forward` and `backward` on such arrays: the compiled kernels where they can, else torch."""
         largest = self.ranges[self.GATES][1] * self.scale if self.HAS_CELLS else 0
@@ -145,8 +157,13 @@ class CompiledCell:
 
     kind: kernels.CellKind
 
-    def forward(self, gates: Tensor, product: Tensor, before: Tensor, state: Tensor, beside: Tensor) -> None:
-        kernels.cell(self.kind, gates, product, before, state, beside)
+    def forward(
+        self, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
+    ) -> None:
+        kernels.cell(self.kind, drive, product, before, gates, state, beside)
+
+    def empty(self, like: Tensor, width: int) -> Tensor:
+        return kernels.empty((like.shape[0], width), like.dtype)
 
     def backward(
         self, gates: Tensor, before: Tensor, beside: Tensor, arriving: Arriving, into_gates: Tensor, into_product: Tensor
@@ -171,21 +188,37 @@ class Pass(NamedTuple):
 
 
 def forward(
-    cell: Cell, order: TimeOrder, drive: Tensor, start: Sequence[Tensor], weight: Tensor, bias: Tensor | None
+    cell: Cell,
+    order: TimeOrder,
+    x: Tensor,
+    weight_ih: Tensor,
+    bias_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None,
+    start: Sequence[Tensor],
 ) -> Pass:
-    """All positions, one after another; `drive`, what the input drives, becomes the activations in place.
+    """All positions, one after another; `start` are the initial hidden state, and cells."""
+    computing, hidden = cell.computing(x), weight_hh.shape[1]
+    done = Pass(*(computing.empty(x, width) for width in (cell.GATES * hidden, hidden, hidden)))
+    arrays = [visited(each, order) for each in done]
+    _, states, besides = arrays
+    product = dense_of(weight_hh, bias_hh, start[0].shape[0])
+    for visit, drive in enumerate(_drives(x, weight_ih, bias_ih, order)):
+        before = state_before(states, start[0], order, visit)
+        current = product(before)
+        if cell.HAS_CELLS:
+            before = state_before(besides, start[1], order, visit)
+        computing.forward(drive, current, before, *(each[visit] for each in arrays))
+    return done
 
-    Args:
-        start: the initial hidden state, and cells.
-    """
-    state, beside = (drive.new_empty(drive.shape[0], weight.shape[1]) for _ in range(2))
-    computing, product = cell.computing(drive), dense_of(weight, bias, start[0].shape[0])
-    gates, states, besides = (visited(each, order) for each in (drive, state, beside))
-    for visit in range(len(order)):
-        hidden = state_before(states, start[0], order, visit)
-        before = state_before(besides, start[1], order, visit) if cell.HAS_CELLS else hidden
-        computing.forward(gates[visit], product(hidden), before, states[visit], besides[visit])
-    return Pass(drive, state, beside)
+
+def _drives(x: Tensor, weight: Tensor, bias: Tensor | None, order: TimeOrder) -> Iterator[Tensor]:
+    """What the input drives at each visit. Some visits make one product, which is read while it is in a cache."""
+    product = dense_of(weight, bias, _ROWS_AT_ONCE)
+    for some in in_groups(order, _ROWS_AT_ONCE):
+        first = min(row for row, _, _ in some)
+        rows = sum(size for _, size, _ in some)
+        yield from visited(product(x[first : first + rows]), some)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -203,7 +236,7 @@ class _Recurrence(torch.autograd.Function):
         bias_hh: Tensor | None,
         *start: Tensor,
     ) -> tuple[Tensor, ...]:
-        done = forward(cell, order, dense(x, weight_ih, bias_ih), start, weight_hh, bias_hh)
+        done = forward(cell, order, x, weight_ih, bias_ih, weight_hh, bias_hh, start)
         # A caller may change the states in place, so what is saved is a copy.
         previous = previous_rows(done.state, start[0], order)
         ctx.cell, ctx.order, ctx.biased = cell, order, bias_ih is not None
@@ -216,8 +249,9 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, gates, previous, beside, *start = ctx.saved_tensors
         cell, order = ctx.cell, ctx.order
-        into_gates = torch.empty_like(gates)
-        into_product = into_gates if cell.HAS_CELLS else torch.empty_like(gates)
+        empty = cell.computing(gates).empty
+        into_gates = empty(gates, gates.shape[1])
+        into_product = into_gates if cell.HAS_CELLS else empty(gates, gates.shape[1])
         into_start = _backward(cell, order, grads, gates, previous, beside, start, weight_hh, into_gates, into_product)
         _, _, wants_x, wants_ih, _, wants_hh, *_ = ctx.needs_input_grad
         return (

@@ -24,12 +24,15 @@ class _Cell(Cell):
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return ((0, 1), (0, 1), (-1, 1), (-1, 1))
 
-    def activate(self, gates: Tensor, product: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
+    def activate(
+        self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None
+    ) -> Tensor:
         hidden = product.shape[1] // 3
         opened, candidate = gates[:, : 2 * hidden], gates[:, 2 * hidden :]
-        opened.add_(product[:, : 2 * hidden]).sigmoid_()
+        torch.add(drive[:, : 2 * hidden], product[:, : 2 * hidden], out=opened).sigmoid_()
         reset = to_levels(opened[:, :hidden], self.q) if levels is None else levels[0]
-        candidate.addcmul_(reset, product[:, 2 * hidden :], value=1 / self.scale).tanh_()
+        recurrent = product[:, 2 * hidden :]
+        torch.addcmul(drive[:, 2 * hidden :], reset, recurrent, value=1 / self.scale, out=candidate).tanh_()
         return gates
 
     def unrounded(self, levels: Sequence[Tensor], before: Tensor) -> list[Tensor]:
@@ -37,9 +40,11 @@ class _Cell(Cell):
         # Whole numbers until they are divided: times 1/q, what lies halfway between two levels would lie beside it.
         return [(update * (before - candidate)).div_(self.scale).add_(candidate)]
 
-    def forward(self, gates: Tensor, product: Tensor, before: Tensor, state: Tensor, beside: Tensor) -> None:
+    def forward(
+        self, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
+    ) -> None:
         beside.copy_(product.chunk(3, 1)[2])
-        levels = to_levels(self.activate(gates, product), self.q).chunk(3, 1)
+        levels = to_levels(self.activate(drive, product, gates), self.q).chunk(3, 1)
         (mixed,) = self.unrounded(levels, self.whole(before))
         torch.div(nearest(mixed, self.q), self.scale, out=state)
 

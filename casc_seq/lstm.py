@@ -30,9 +30,11 @@ class _Cell(Cell):
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return ((0, 1), (0, 1), (-1, 1), (0, 1), (-self.cell_range, self.cell_range), (-1, 1))
 
-    def activate(self, gates: Tensor, product: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
+    def activate(
+        self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None
+    ) -> Tensor:
         hidden = product.shape[1] // 4
-        gates.add_(product)
+        torch.add(drive, product, out=gates)
         gates[:, : 2 * hidden].sigmoid_()
         gates[:, 2 * hidden : 3 * hidden].tanh_()
         gates[:, 3 * hidden :].sigmoid_()
@@ -49,8 +51,10 @@ class _Cell(Cell):
     def _state(self, shown: Tensor, cells: Tensor) -> Tensor:
         return (shown * to_levels(cells.tanh(), self.q)).div_(self.scale)
 
-    def forward(self, gates: Tensor, product: Tensor, before: Tensor, state: Tensor, beside: Tensor) -> None:
-        levels = to_levels(self.activate(gates, product), self.q).chunk(4, 1)
+    def forward(
+        self, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
+    ) -> None:
+        levels = to_levels(self.activate(drive, product, gates), self.q).chunk(4, 1)
         cells = nearest(self._cells(levels, self.whole(before)), self.q)
         if self.q is not None:
             cells.clamp_(-self.cell_range * self.q, self.cell_range * self.q)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,21 @@ def time_order(batch_sizes: Sequence[int], reverse: bool) -> TimeOrder:
         order.append((start, size, min(before, size)))
         before = size
     return order
+
+
+def in_groups(order: TimeOrder, rows: int) -> Iterator[TimeOrder]:
+    """Visits that follow each other, of together no more than `rows` rows, or of one.
+
+    >>> [len(each) for each in in_groups(time_order([4, 3, 3, 2], reverse=False), 7)]
+    [2, 2]
+    """
+    some: TimeOrder = []
+    for visit in order:
+        if some and sum(size for _, size, _ in some) + visit[1] > rows:
+            yield some
+            some = []
+        some.append(visit)
+    yield some
 
 
 def visited(rows: Tensor, order: TimeOrder) -> list[Tensor]:

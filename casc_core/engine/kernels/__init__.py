@@ -19,7 +19,7 @@ from casc_core.engine.kernels.convolution import (
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
-from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
+from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
 from casc_core.engine.kernels.rounding import Reads, SplitWeights, round_sums
@@ -64,6 +64,7 @@ __all__ = [
     "convolution",
     "count_rows",
     "driven",
+    "empty",
     "fits_int32",
     "forked",
     "gated",

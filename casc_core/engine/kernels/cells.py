@@ -11,7 +11,7 @@ from torch import Tensor
 from casc_core.engine.kernels.loader import address, checked, require, run, structure
 from casc_core.numerics import FLOAT32_UNITS
 
-_Task = structure("CellTask", (c_int64, "hidden q most"), (c_void_p, "gates product before state beside"))
+_Task = structure("CellTask", (c_int64, "hidden q most"), (c_void_p, "drive product before gates state beside"))
 _GradientTask = structure(
     "CellGradientTask",
     (c_int64, "hidden q most known"),
@@ -53,18 +53,22 @@ class CellKind:
                 checked(one, "states", torch.float32, (rows, hidden))
 
 
-def cell(kind: CellKind, gates: Tensor, product: Tensor, before: Tensor, state: Tensor, beside: Tensor) -> None:
-    """The states after a position, written to `state` and `beside`; all float32, of shape `[rows, (gates *) hidden]`.
+def cell(
+    kind: CellKind, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
+) -> None:
+    """A position, written to the last three; all float32, of shape `[rows, (gates *) hidden]`.
 
     Args:
-        gates: what the input drives, in torch's order; afterwards the activations, before they are rounded.
+        drive: what the input drives, in torch's order of gates.
         product: of the recurrent weights and the hidden state before.
         before: the hidden state, or an LSTM's cell, before.
+        gates: the activations, before they are rounded.
+        state: the hidden state afterwards.
         beside: an LSTM's cell afterwards, or the part of the product that a GRU's reset gate multiplies.
     """
     rows, hidden = before.shape
-    kind.check(rows, hidden, (gates, product), (before, state, beside))
-    places = [each.data_ptr() for each in (gates, product, before, state, beside)]
+    kind.check(rows, hidden, (drive, product, gates), (before, state, beside))
+    places = [each.data_ptr() for each in (drive, product, before, gates, state, beside)]
     run(kind.name, _Task(hidden, kind.q or 0, kind.most, *places), rows, gates.numel() + state.numel())
 
 

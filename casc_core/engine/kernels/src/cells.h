@@ -66,7 +66,7 @@ INLINE void NAME(lstm_row)(const CellTask *task, const NAME(Grid) *to, int64_t r
         REALS opened[4];
         for (int gate = 0; gate < 4; gate++) {
             const int64_t place = (4 * row + gate) * hidden + k;
-            const REALS x = NAME(load_reals)(task->gates + place, left) + NAME(load_reals)(task->product + place, left);
+            const REALS x = NAME(load_reals)(task->drive + place, left) + NAME(load_reals)(task->product + place, left);
             const REALS y = gate == 2 ? NAME(hyperbolic)(x) : NAME(sigmoid)(x);
             NAME(store_reals)(task->gates + place, y, left);
             opened[gate] = NAME(activation)(to, y);
@@ -86,14 +86,14 @@ INLINE void NAME(gru_row)(const CellTask *task, const NAME(Grid) *to, int64_t ro
         REALS opened[2];
         for (int gate = 0; gate < 2; gate++) {
             const int64_t place = (3 * row + gate) * hidden + k;
-            const REALS x = NAME(load_reals)(task->gates + place, left) + NAME(load_reals)(task->product + place, left);
+            const REALS x = NAME(load_reals)(task->drive + place, left) + NAME(load_reals)(task->product + place, left);
             const REALS y = NAME(sigmoid)(x);
             NAME(store_reals)(task->gates + place, y, left);
             opened[gate] = NAME(activation)(to, y);
         }
         const int64_t place = (3 * row + 2) * hidden + k;
         const REALS recurrent = NAME(load_reals)(task->product + place, left);
-        const REALS x = NAME(load_reals)(task->gates + place, left) + opened[0] * to->unit * recurrent;
+        const REALS x = NAME(load_reals)(task->drive + place, left) + opened[0] * to->unit * recurrent;
         const REALS y = NAME(hyperbolic)(x), candidate = NAME(activation)(to, y);
         NAME(store_reals)(task->gates + place, y, left);
         NAME(store_reals)(task->beside + at, recurrent, left);

@@ -299,15 +299,13 @@ typedef struct {
     int8_t *out;
 } DrivenTask;
 
-/* One position of a GRU or an LSTM in training, by rows. With q levels (0: none), and an LSTM's cell of `most` at most. `gates`
-   holds what the input drives, and afterwards the activations before they are rounded; `product` is that of the hidden state.
-   `before` is the hidden state, or an LSTM's cell, before; `beside` an LSTM's cell afterwards, or what a GRU's reset gate has
-   multiplied. */
+/* One position of a GRU or an LSTM in training, by rows. With q levels (0: none), and an LSTM's cell of `most` at most. `drive` is
+   what the input drives, `product` that of the hidden state; `gates` are the activations before they are rounded. `before` is the
+   hidden state, or an LSTM's cell, before; `beside` an LSTM's cell afterwards, or what a GRU's reset gate has multiplied. */
 typedef struct {
     int64_t hidden, q, most;
-    float *gates;
-    const float *product, *before;
-    float *state, *beside;
+    const float *drive, *product, *before;
+    float *gates, *state, *beside;
 } CellTask;
 
 /* The gradient of that: of what the input drives and, of a GRU, of the product. It arrives at the hidden state from above and, at
