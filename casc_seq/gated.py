@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from casc_seq.dense import dense
-from casc_seq.gated_training import Cell, forward, recurrence, to_levels
+from casc_seq.gated_training import Cell, Maps, forward, recurrence, to_levels
 from casc_seq.layers import Course, RecurrentLayers, Visit
 from casc_seq.rows import previous_rows
 
@@ -76,34 +76,35 @@ class GatedLayers(RecurrentLayers):
         """The initial hidden state, and cells, which are levels."""
         ends = [largest for _, largest in self.cell.ranges[self.GATES :]]  # the hidden states' come last
         return [
-            rounded_state(visit.start_rows(index, visit.x, self.hidden_size), self.q, largest)
+            rounded_state(visit.start_rows(index, visit.x, self.hidden_size), self.q, largest).contiguous()
             for index, largest in enumerate(reversed(ends))
         ]
 
-    def recur(self, visit: Visit) -> tuple[Tensor, ...]:
-        start = self._start(visit)
-        weight_ih, weight_hh = self.own("weight_ih", visit.suffix), self.own("weight_hh", visit.suffix)
+    def _maps(self, visit: Visit) -> Maps:
         bias_ih, bias_hh = self.biases(visit.suffix)
+        return Maps(self.own("weight_ih", visit.suffix), bias_ih, self.own("weight_hh", visit.suffix), bias_hh)
+
+    def recur(self, visit: Visit) -> tuple[Tensor, ...]:
+        start, maps = self._start(visit), self._maps(visit)
         if torch.is_grad_enabled():
-            return recurrence(self.cell, visit.order, visit.x, weight_ih, bias_ih, weight_hh, bias_hh, *start)
-        done = forward(self.cell, visit.order, visit.x, weight_ih, bias_ih, weight_hh, bias_hh, start)
+            return recurrence(self.cell, visit.order, visit.x, *maps, *start)
+        done = forward(self.cell, visit.order, visit.x, maps, start)
         return (done.state, done.beside)[: len(start)]
 
     def course(self, visit: Visit, levels: Sequence[Tensor] | None = None) -> Course:
-        cell, start = self.cell, self._start(visit)
-        weight_ih, weight_hh = self.own("weight_ih", visit.suffix), self.own("weight_hh", visit.suffix)
-        bias_ih, bias_hh = self.biases(visit.suffix)
+        cell, start, maps = self.cell, self._start(visit), self._maps(visit)
         if levels is None:
-            done = forward(cell, visit.order, visit.x, weight_ih, bias_ih, weight_hh, bias_hh, start)
+            done = forward(cell, visit.order, visit.x, maps, start)
             gates = done.gates
             opened = [to_levels(each, cell.q) for each in gates.chunk(self.GATES, 1)]
             levels = [*opened, *(cell.whole(each) for each in (done.beside, done.state)[-len(start) :])]
         else:
             # The product of whole numbers is divided: a multiple of 1/q would have been rounded already.
             hidden = previous_rows(levels[-1], cell.whole(start[0]), visit.order)
-            product = dense(hidden, weight_hh).div_(cell.scale)
-            drive = dense(visit.x, weight_ih, bias_ih)
-            gates = cell.activate(drive, product if bias_hh is None else product.add_(bias_hh), drive, levels)
+            product = dense(hidden, maps.weight_hh).div_(cell.scale)
+            product = product if maps.bias_hh is None else product.add_(maps.bias_hh)
+            drive = dense(visit.x, maps.weight_ih, maps.bias_ih)
+            gates = cell.activate(drive, product, drive, levels)
         before = previous_rows(levels[-len(start)], cell.whole(start[-1]), visit.order)
         smooth = [each * cell.scale + 0.5 for each in gates.chunk(self.GATES, 1)]
         states = [before_nearest(each, cell.scale) for each in cell.unrounded(levels, before)]

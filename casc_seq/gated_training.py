@@ -9,12 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from casc_core.operations import kernels
 from casc_seq.dense import dense, dense_of, is_plain, weight_gradient
+from casc_seq.layers import only_first_derivatives
 from casc_seq.rows import TimeOrder, in_groups, previous_rows, state_before, visited
-
 
 # Of the input, that make one product.
 _ROWS_AT_ONCE = 512
@@ -102,9 +101,7 @@ class Cell(ABC):
         """The lowest and the highest value of each population: gates, (cells,) hidden states."""
 
     @abstractmethod
-    def activate(
-        self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def activate(self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
         """`gates`, filled with the activations before they are rounded, of what the input drives and `W_h h + b_h`.
 
         Where `levels` of the gates are given, those multiply; else their own.
@@ -125,7 +122,13 @@ class Cell(ABC):
 
     @abstractmethod
     def backward(
-        self, gates: Tensor, before: Tensor, beside: Tensor, arriving: Arriving, into_gates: Tensor, into_product: Tensor
+        self,
+        gates: Tensor,
+        before: Tensor,
+        beside: Tensor,
+        arriving: Arriving,
+        into_gates: Tensor,
+        into_product: Tensor,
     ) -> None:
         """The gradient of `forward`: of what the input drives and of the product, if that is not the same tensor.
 
@@ -140,9 +143,9 @@ class Cell(ABC):
         """A state in levels: whole numbers."""
         return nearest(state * self.scale, self.q)
 
-    def empty(self, like: Tensor, width: int) -> Tensor:
-        """Room for as many rows of the same kind."""
-        return like.new_empty(like.shape[0], width)
+    def empty(self, rows: int, width: int, like: Tensor) -> Tensor:
+        """Room for rows of the type of others."""
+        return like.new_empty(rows, width)
 
     def computing(self, like: Tensor) -> Cell | CompiledCell:
         """What computes `forward` and `backward` on such arrays: the compiled kernels where they can, else torch."""
@@ -162,11 +165,17 @@ class CompiledCell:
     ) -> None:
         kernels.cell(self.kind, drive, product, before, gates, state, beside)
 
-    def empty(self, like: Tensor, width: int) -> Tensor:
-        return kernels.empty((like.shape[0], width), like.dtype)
+    def empty(self, rows: int, width: int, like: Tensor) -> Tensor:
+        return kernels.empty((rows, width), like.dtype)
 
     def backward(
-        self, gates: Tensor, before: Tensor, beside: Tensor, arriving: Arriving, into_gates: Tensor, into_product: Tensor
+        self,
+        gates: Tensor,
+        before: Tensor,
+        beside: Tensor,
+        arriving: Arriving,
+        into_gates: Tensor,
+        into_product: Tensor,
     ) -> None:
         at = arriving
         kernels.cell_gradient(
@@ -174,51 +183,61 @@ class CompiledCell:
         )
 
 
-class Pass(NamedTuple):
-    """What a pass over all rows leaves, row by row.
+class Maps(NamedTuple):
+    """The parameters of a cell: `W_x x + b_x`, and `W_h h + b_h`."""
 
-    Attributes:
-        gates: activations before they are rounded.
-        state, beside: as `Cell.forward` writes them.
-    """
+    weight_ih: Tensor
+    bias_ih: Tensor | None
+    weight_hh: Tensor
+    bias_hh: Tensor | None
+
+
+class Pass(NamedTuple):
+    """What a pass over all positions leaves, row by row, as `Cell.forward` writes it."""
 
     gates: Tensor
     state: Tensor
     beside: Tensor
 
 
-def forward(
-    cell: Cell,
-    order: TimeOrder,
-    x: Tensor,
-    weight_ih: Tensor,
-    bias_ih: Tensor | None,
-    weight_hh: Tensor,
-    bias_hh: Tensor | None,
-    start: Sequence[Tensor],
-) -> Pass:
+def forward(cell: Cell, order: TimeOrder, x: Tensor, maps: Maps, start: Sequence[Tensor]) -> Pass:
     """All positions, one after another; `start` are the initial hidden state, and cells."""
-    computing, hidden = cell.computing(x), weight_hh.shape[1]
-    done = Pass(*(computing.empty(x, width) for width in (cell.GATES * hidden, hidden, hidden)))
+    computing, hidden = cell.computing(x), maps.weight_hh.shape[1]
+    done = Pass(*(computing.empty(x.shape[0], width, x) for width in (cell.GATES * hidden, hidden, hidden)))
     arrays = [visited(each, order) for each in done]
     _, states, besides = arrays
-    product = dense_of(weight_hh, bias_hh, start[0].shape[0])
-    for visit, drive in enumerate(_drives(x, weight_ih, bias_ih, order)):
+    product = dense_of(maps.weight_hh, maps.bias_hh, start[0].shape[0])
+    for visit, drive in enumerate(_drives(x, maps, order)):
         before = state_before(states, start[0], order, visit)
-        current = product(before)
+        recurrent = product(before)
         if cell.HAS_CELLS:
             before = state_before(besides, start[1], order, visit)
-        computing.forward(drive, current, before, *(each[visit] for each in arrays))
+        computing.forward(drive, recurrent, before, *(each[visit] for each in arrays))
     return done
 
 
-def _drives(x: Tensor, weight: Tensor, bias: Tensor | None, order: TimeOrder) -> Iterator[Tensor]:
-    """What the input drives at each visit. Some visits make one product, which is read while it is in a cache."""
-    product = dense_of(weight, bias, _ROWS_AT_ONCE)
+def _drives(x: Tensor, maps: Maps, order: TimeOrder) -> Iterator[Tensor]:
+    """What the input drives at each visit: that of some visits is one product, read while it is in a cache."""
+    product = dense_of(maps.weight_ih, maps.bias_ih, _ROWS_AT_ONCE)
     for some in in_groups(order, _ROWS_AT_ONCE):
-        first = min(row for row, _, _ in some)
-        rows = sum(size for _, size, _ in some)
+        first, rows = min(row for row, _, _ in some), sum(size for _, size, _ in some)
         yield from visited(product(x[first : first + rows]), some)
+
+
+class _Kept(NamedTuple):
+    """Of a pass, what its gradient needs; `previous` are the hidden states before."""
+
+    gates: Tensor
+    previous: Tensor
+    beside: Tensor
+
+
+class _Gradients(NamedTuple):
+    """Of what the input drives, of the recurrent product, and of the initial states."""
+
+    into_gates: Tensor
+    into_product: Tensor
+    into_start: list[Tensor]
 
 
 class _Recurrence(torch.autograd.Function):
@@ -236,69 +255,60 @@ class _Recurrence(torch.autograd.Function):
         bias_hh: Tensor | None,
         *start: Tensor,
     ) -> tuple[Tensor, ...]:
-        done = forward(cell, order, x, weight_ih, bias_ih, weight_hh, bias_hh, start)
-        # A caller may change the states in place, so what is saved is a copy.
-        previous = previous_rows(done.state, start[0], order)
+        done = forward(cell, order, x, Maps(weight_ih, bias_ih, weight_hh, bias_hh), start)
+        # A caller may change the states in place, so what is kept is a copy.
+        kept = _Kept(done.gates, previous_rows(done.state, start[0], order), done.beside)
         ctx.cell, ctx.order, ctx.biased = cell, order, bias_ih is not None
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight_ih, weight_hh, done.gates, previous, done.beside, *start)
+        ctx.save_for_backward(x, weight_ih, weight_hh, *kept, *start)
         return (done.state, done.beside)[: len(start)]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, weight_ih, weight_hh, gates, previous, beside, *start = ctx.saved_tensors
-        cell, order = ctx.cell, ctx.order
-        empty = cell.computing(gates).empty
-        into_gates = empty(gates, gates.shape[1])
-        into_product = into_gates if cell.HAS_CELLS else empty(gates, gates.shape[1])
-        into_start = _backward(cell, order, grads, gates, previous, beside, start, weight_hh, into_gates, into_product)
+        only_first_derivatives()
+        x, weight_ih, weight_hh, *saved = ctx.saved_tensors
+        kept, start = _Kept(*saved[:3]), saved[3:]
+        found = _backward(ctx.cell, ctx.order, grads, kept, weight_hh, start)
         _, _, wants_x, wants_ih, _, wants_hh, *_ = ctx.needs_input_grad
         return (
             None,
             None,
-            dense(into_gates, weight_ih.t()) if wants_x else None,
-            weight_gradient(into_gates, x) if wants_ih else None,
-            into_gates.sum(0) if ctx.biased else None,
-            weight_gradient(into_product, previous) if wants_hh else None,
-            into_product.sum(0) if ctx.biased else None,
-            *into_start,
+            dense(found.into_gates, weight_ih.t()) if wants_x else None,
+            weight_gradient(found.into_gates, x) if wants_ih else None,
+            found.into_gates.sum(0) if ctx.biased else None,
+            weight_gradient(found.into_product, kept.previous) if wants_hh else None,
+            found.into_product.sum(0) if ctx.biased else None,
+            *found.into_start,
         )
 
 
 def _backward(
-    cell: Cell,
-    order: TimeOrder,
-    grads: Sequence[Tensor | None],
-    gates: Tensor,
-    previous: Tensor,
-    beside: Tensor,
-    start: Sequence[Tensor],
-    weight: Tensor,
-    into_gates: Tensor,
-    into_product: Tensor,
-) -> list[Tensor]:
-    """All positions, the last first: fills the last two arrays, and gives the gradients of the initial states."""
-    above = torch.zeros_like(previous) if grads[0] is None else grads[0].contiguous()
+    cell: Cell, order: TimeOrder, grads: Sequence[Tensor | None], kept: _Kept, weight: Tensor, start: Sequence[Tensor]
+) -> _Gradients:
+    """All positions, the last first."""
+    computing, (rows, width) = cell.computing(kept.gates), kept.gates.shape
+    into_gates = computing.empty(rows, width, kept.gates)
+    into_product = into_gates if cell.HAS_CELLS else computing.empty(rows, width, kept.gates)
+    above = torch.zeros_like(kept.previous) if grads[0] is None else grads[0].contiguous()
     above_cells = grads[1].contiguous() if cell.HAS_CELLS and grads[1] is not None else None
-    arrays = [visited(each, order) for each in (gates, previous, beside, above, into_gates, into_product)]
-    cells = [None] * len(order) if above_cells is None else visited(above_cells, order)
+    arrays = [visited(each, order) for each in (*kept, above, into_gates, into_product)]
+    cells_above = [None] * len(order) if above_cells is None else visited(above_cells, order)
     into_start = [torch.zeros_like(each) for each in start]
-    carry, later = torch.empty_like(start[0]), previous[:0]
-    computing, back = cell.computing(gates), dense_of(weight.t(), None, start[0].shape[0])
+    later, carry = kept.previous[:0], torch.empty_like(start[0])
+    product = dense_of(weight.t(), None, start[0].shape[0])
     for visit in reversed(range(len(order))):
-        smooth, before, after, arrived, *into = (each[visit] for each in arrays)
         _, size, known = order[visit]
+        gates, before, beside, arriving, *into = (each[visit] for each in arrays)
         if cell.HAS_CELLS:
             before = state_before(arrays[2], start[1], order, visit)
-        arriving = Arriving(arrived, cells[visit], later, carry if size == len(carry) else carry[:size])
-        computing.backward(smooth, before, after, arriving, *into)
-        into_previous = back(into[1])
-        later = into_previous if known == size else into_previous[:known]
+        carried = carry[:size]
+        computing.backward(gates, before, beside, Arriving(arriving, cells_above[visit], later, carried), *into)
+        into_previous = product(into[1])
+        later = into_previous[:known]
         if known < size:
             into_start[0][known:size] = into_previous[known:]
-            into_start[-1][known:size] += carry[known:size]
-    return into_start
+            into_start[-1][known:size] += carried[known:]
+    return _Gradients(into_gates, into_product, into_start)
 
 
 recurrence: Callable[..., tuple[Tensor, ...]] = _Recurrence.apply

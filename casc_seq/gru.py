@@ -24,9 +24,7 @@ class _Cell(Cell):
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return ((0, 1), (0, 1), (-1, 1), (-1, 1))
 
-    def activate(
-        self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def activate(self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
         hidden = product.shape[1] // 3
         opened, candidate = gates[:, : 2 * hidden], gates[:, 2 * hidden :]
         torch.add(drive[:, : 2 * hidden], product[:, : 2 * hidden], out=opened).sigmoid_()
@@ -49,7 +47,13 @@ class _Cell(Cell):
         torch.div(nearest(mixed, self.q), self.scale, out=state)
 
     def backward(
-        self, gates: Tensor, before: Tensor, beside: Tensor, arriving: Arriving, into_gates: Tensor, into_product: Tensor
+        self,
+        gates: Tensor,
+        before: Tensor,
+        beside: Tensor,
+        arriving: Arriving,
+        into_gates: Tensor,
+        into_product: Tensor,
     ) -> None:
         reset, update, candidate = gates.chunk(3, 1)
         opened, kept, new = (to_levels(gates, self.q) / self.scale).chunk(3, 1)

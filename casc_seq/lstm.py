@@ -30,9 +30,7 @@ class _Cell(Cell):
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return ((0, 1), (0, 1), (-1, 1), (0, 1), (-self.cell_range, self.cell_range), (-1, 1))
 
-    def activate(
-        self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def activate(self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
         hidden = product.shape[1] // 4
         torch.add(drive, product, out=gates)
         gates[:, : 2 * hidden].sigmoid_()
@@ -62,7 +60,13 @@ class _Cell(Cell):
         torch.div(nearest(self._state(levels[3], beside), self.q), self.scale, out=state)
 
     def backward(
-        self, gates: Tensor, before: Tensor, beside: Tensor, arriving: Arriving, into_gates: Tensor, into_product: Tensor
+        self,
+        gates: Tensor,
+        before: Tensor,
+        beside: Tensor,
+        arriving: Arriving,
+        into_gates: Tensor,
+        into_product: Tensor,
     ) -> None:
         levels, seen, state = to_levels(gates, self.q).chunk(4, 1), beside.tanh(), arriving.whole
         taken, kept, candidate, shown = (each / self.scale for each in levels)

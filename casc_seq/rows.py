@@ -11,7 +11,6 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 
-
 TimeOrder = list[tuple[int, int, int]]
 
 
@@ -67,6 +66,12 @@ def visited(rows: Tensor, order: TimeOrder) -> list[Tensor]:
     return [views[visit] for visit in range(len(order))]
 
 
+def together(parts: Sequence[Tensor], order: TimeOrder) -> Tensor:
+    """The rows of all visits, as they lie: what `visited` takes apart."""
+    by_row = sorted((row, visit) for visit, (row, _, _) in enumerate(order))
+    return torch.cat([parts[visit] for _, visit in by_row])
+
+
 def state_before(states: Sequence[Tensor], start: Tensor, order: TimeOrder, visit: int) -> Tensor:
     """The states before a visit, of those after each; `start` `[batch, hidden]` is before the first of each sequence.
 
@@ -88,8 +93,7 @@ def previous_rows(states: Tensor, start: Tensor, order: TimeOrder) -> Tensor:
     tensor([0., 0., 1.])
     """
     after = visited(states, order)
-    before = {row: state_before(after, start, order, visit) for visit, (row, _, _) in enumerate(order)}
-    return torch.cat([before[row] for row in sorted(before)])
+    return together([state_before(after, start, order, visit) for visit in range(len(order))], order)
 
 
 class Rows:

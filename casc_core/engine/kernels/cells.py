@@ -99,8 +99,7 @@ def cell_gradient(
     checked(later, "what is known", torch.float32, (known, hidden))
     require(known <= rows, "rows that are known")
     places = [
-        address(each)
-        for each in (gates, before, beside, above, above_cells, later, carry, into_gates, into_product)
+        address(each) for each in (gates, before, beside, above, above_cells, later, carry, into_gates, into_product)
     ]
     task = _GradientTask(hidden, kind.q or 0, kind.most, known, *places)
     run(f"{kind.name}_gradient", task, rows, into_gates.numel() + into_product.numel())
