@@ -88,7 +88,8 @@ class GRU(GatedLayers):
 
     Raises:
         ConfigError: sizes or `q` out of range.
-        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`.
+        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`; a gradient that is to have one
+            itself (`create_graph=True`).
 
     >>> gru = GRU(5, 3, batch_first=True, bidirectional=True, q=4)
     >>> gru.load_state_dict(torch.nn.GRU(5, 3, batch_first=True, bidirectional=True).state_dict())

@@ -109,7 +109,8 @@ class LSTM(GatedLayers):
 
     Raises:
         ConfigError: sizes, `q` or `cell_range` out of range, or a projection.
-        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`.
+        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`; a gradient that is to have one
+            itself (`create_graph=True`).
 
     >>> lstm = LSTM(5, 3, batch_first=True, q=4)
     >>> output, (h_n, c_n) = lstm(torch.randn(2, 7, 5), lengths=torch.tensor([7, 4]))

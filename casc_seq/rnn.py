@@ -108,11 +108,13 @@ class RNN(RecurrentLayers):
         hx `[num_layers * directions, B, hidden_size]`, zeros if None;
         lengths `[B]`: how many positions of each sequence are real, in place of a packed sequence. What follows is not
         read; there the output is 0, `h_n` is the state at the last real position, and the reverse direction starts
-        from it. Output and `h_n` have the shapes of `torch.nn.RNN`'s.
+        from it. Output and `h_n` have the shapes of `torch.nn.RNN`'s. Under `torch.autocast` they keep the type of the
+        weights, as do all sums that are rounded to levels.
 
     Raises:
         ConfigError: sizes, `q` or `threshold` out of range.
-        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`.
+        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`; with levels, a gradient that
+            is to have one itself (`create_graph=True`).
 
     >>> rnn = RNN(5, 3, q=4, batch_first=True, bidirectional=True)
     >>> output, h_n = rnn(torch.randn(2, 7, 5), lengths=torch.tensor([7, 4]))

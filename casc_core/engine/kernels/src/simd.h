@@ -185,7 +185,7 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 
 /* FLOATS float32 in REALS, for which there are the plain operators too; AT_MOST and NO_LESS clip, and leave what is no number; NEAREST rounds,
    halves to even, and BELOW down. TIMES_POWER
-   (x, power) multiplies by a power of two, `power` being POWER plus the exponent. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
+   (x, power) multiplies by 2^n, n being the lowest bits of `power`. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
    the lowest of the first, and MASK_OF bits. `entries` reads some of a table, which is `small` if it has 32 or fewer: vectors
    then hold all of it, which is faster than to gather them. */
 #if VECTOR == 512

@@ -162,6 +162,20 @@ def test_what_is_no_number_stays_so_and_what_is_large_saturates(name: str, instr
     assert (gates[2, :20] < 1e-30).all()
 
 
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_bits_do_not_depend_on_the_threads(name: str) -> None:
+    at, before = Position(CellKind(name, 4, 8), 200, 100, 150, 0), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            gates, state, beside = at.forward()
+            found.append([gates, state, beside, *at.backward(gates, beside)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def wrong_arrays(place: int, changed: Tensor) -> None:
     at = Position(CellKind("lstm", 4, 8), 3, 5, 2, 0)
     arrays = [at.drive, at.product, at.before, *at.forward()]
