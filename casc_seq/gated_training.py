@@ -47,8 +47,7 @@ def tanh_slope(y: Tensor) -> Tensor:
     return 1 - y * y
 
 
-@dataclass(frozen=True)
-class Arriving:
+class Arriving(NamedTuple):
     """What arrives at the states of one position from behind: what the gradient of a cell begins with.
 
     Attributes:
@@ -292,20 +291,22 @@ def _backward(
     above = torch.zeros_like(kept.previous) if grads[0] is None else grads[0].contiguous()
     above_cells = grads[1].contiguous() if cell.HAS_CELLS and grads[1] is not None else None
     arrays = [visited(each, order) for each in (*kept, above, into_gates, into_product)]
+    visits = list(zip(*arrays, strict=True))
     cells_above = [None] * len(order) if above_cells is None else visited(above_cells, order)
     into_start = [torch.zeros_like(each) for each in start]
     later, carry = kept.previous[:0], torch.empty_like(start[0])
     product = dense_of(weight.t(), None, start[0].shape[0])
     for visit in reversed(range(len(order))):
         _, size, known = order[visit]
-        gates, before, beside, arriving, *into = (each[visit] for each in arrays)
+        gates, before, beside, arriving, *into = visits[visit]
         if cell.HAS_CELLS:
             before = state_before(arrays[2], start[1], order, visit)
-        carried = carry[:size]
+        carried = carry if size == carry.shape[0] else carry[:size]
         computing.backward(gates, before, beside, Arriving(arriving, cells_above[visit], later, carried), *into)
         into_previous = product(into[1])
-        later = into_previous[:known]
+        later = into_previous
         if known < size:
+            later = into_previous[:known]
             into_start[0][known:size] = into_previous[known:]
             into_start[-1][known:size] += carried[known:]
     return _Gradients(into_gates, into_product, into_start)

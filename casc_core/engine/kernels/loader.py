@@ -241,7 +241,7 @@ def checked(tensor: Tensor, what: str, dtype: torch.dtype, shape: Sequence[int],
     Raises:
         ValueError: it may not; the kernel would read past its end.
     """
-    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != torch.Size(shape):
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != tuple(shape):
         raise ValueError(
             f"{what} must be {dtype} of shape {list(shape)} on the CPU; got {tensor.dtype} of shape "
             f"{list(tensor.shape)} on {tensor.device}"
