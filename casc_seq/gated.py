@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from casc_seq.cell import Cell, to_levels
 from casc_seq.dense import dense
-from casc_seq.gated_training import Cell, Maps, forward, recurrence, to_levels
+from casc_seq.gated_training import Maps, forward, recurrence
 from casc_seq.layers import Course, RecurrentLayers, Visit
 from casc_seq.rows import previous_rows
 

@@ -2,184 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from casc_core.operations import kernels
-from casc_seq.dense import dense, dense_of, is_plain, weight_gradient
+from casc_seq.cell import Arriving, Cell
+from casc_seq.dense import dense, dense_of, weight_gradient
 from casc_seq.layers import only_first_derivatives
 from casc_seq.rows import TimeOrder, in_groups, previous_rows, state_before, visited
 
 # Of the input, that make one product.
 _ROWS_AT_ONCE = 512
-
-
-def to_levels(x: Tensor, q: int | None) -> Tensor:
-    """`floor(q x + 1/2)`, the nearest level of each entry; without levels, `x` as it is.
-
-    >>> to_levels(torch.tensor([0.1, 0.4, -0.4, 1.0]), 4)
-    tensor([ 0.,  2., -2.,  4.])
-    """
-    return x if q is None else (x * q).add_(0.5).floor_()
-
-
-def nearest(x: Tensor, q: int | None) -> Tensor:
-    """`x`, in levels, rounded in place to the nearest, halves to the even one; without levels, as it is.
-
-    A product of two levels lies halfway between two others often, and a state is rounded at every position: if halves were
-    rounded up, states would drift.
-    """
-    return x if q is None else x.round_()
-
-
-def sigmoid_slope(y: Tensor) -> Tensor:
-    """The derivative of a sigmoid, of its value."""
-    return y - y * y
-
-
-def tanh_slope(y: Tensor) -> Tensor:
-    """The derivative of a tanh, of its value."""
-    return 1 - y * y
-
-
-class Arriving(NamedTuple):
-    """What arrives at the states of one position from behind: what the gradient of a cell begins with.
-
-    Attributes:
-        above, above_cells: from what reads the hidden states, and the cells (None: nothing does).
-        later: `[known, hidden]`, at the first of them, by the product of the next position.
-        carry: `[rows, hidden]`, there elementwise; a cell writes over it what goes on to the position before.
-    """
-
-    above: Tensor
-    above_cells: Tensor | None
-    later: Tensor
-    carry: Tensor
-
-    @property
-    def whole(self) -> Tensor:
-        """At the hidden states, but for what is elementwise."""
-        whole = self.above.clone()
-        whole[: len(self.later)] += self.later
-        return whole
-
-    def with_carry(self, x: Tensor) -> Tensor:
-        """`x` and what arrives elementwise, in place."""
-        x[: len(self.later)] += self.carry[: len(self.later)]
-        return x
-
-
-@dataclass(frozen=True)
-class Cell(ABC):
-    """The equations of one position. Its arrays are rows, `[rows, hidden]`, or of so many entries for each gate.
-
-    Attributes:
-        q: levels of activations and states; None: nothing is rounded.
-    """
-
-    GATES: ClassVar[int]
-    KERNEL: ClassVar[str]
-    """What the compiled one is called."""
-    HAS_CELLS: ClassVar[bool]
-    """Whether what goes on to the next position elementwise are cells, rather than the hidden state."""
-    q: int | None
-
-    @property
-    def scale(self) -> int:
-        """Levels for each unit of a state."""
-        return 1 if self.q is None else self.q
-
-    @property
-    @abstractmethod
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """The lowest and the highest value of each population: gates, (cells,) hidden states."""
-
-    @abstractmethod
-    def activate(self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
-        """`gates`, filled with the activations before they are rounded, of what the input drives and `W_h h + b_h`.
-
-        Where `levels` of the gates are given, those multiply; else their own.
-        """
-
-    @abstractmethod
-    def forward(
-        self, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
-    ) -> None:
-        """A position, written to the last three.
-
-        Args:
-            drive: what the input drives. product: `W_h h + b_h`.
-            before: the cells before, or without them the hidden state.
-            gates: the activations, before they are rounded.
-            beside: the cells, or without them what else the gradient needs.
-        """
-
-    @abstractmethod
-    def backward(
-        self,
-        gates: Tensor,
-        before: Tensor,
-        beside: Tensor,
-        arriving: Arriving,
-        into_gates: Tensor,
-        into_product: Tensor,
-    ) -> None:
-        """The gradient of `forward`: of what the input drives and of the product, if that is not the same tensor.
-
-        It goes straight through every rounding, and is zero where a cell is clipped to its range.
-        """
-
-    @abstractmethod
-    def unrounded(self, levels: Sequence[Tensor], before: Tensor) -> list[Tensor]:
-        """What each state is rounded from, in levels, of the levels of all populations and those of `before`."""
-
-    def whole(self, state: Tensor) -> Tensor:
-        """A state in levels: whole numbers."""
-        return nearest(state * self.scale, self.q)
-
-    def empty(self, rows: int, width: int, like: Tensor) -> Tensor:
-        """Room for rows of the type of others."""
-        return like.new_empty(rows, width)
-
-    def computing(self, like: Tensor) -> Cell | CompiledCell:
-        """What computes `forward` and `backward` on such arrays: the compiled kernels where they can, else torch."""
-        largest = self.ranges[self.GATES][1] * self.scale if self.HAS_CELLS else 0
-        kind = kernels.CellKind(self.KERNEL, self.q, largest)
-        return CompiledCell(kind) if is_plain(like) and kernels.ready(like) and kind.fits else self
-
-
-@dataclass(frozen=True)
-class CompiledCell:
-    """A cell as the compiled kernels compute it."""
-
-    kind: kernels.CellKind
-
-    def forward(
-        self, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
-    ) -> None:
-        kernels.cell(self.kind, drive, product, before, gates, state, beside)
-
-    def empty(self, rows: int, width: int, like: Tensor) -> Tensor:
-        return kernels.empty((rows, width), like.dtype)
-
-    def backward(
-        self,
-        gates: Tensor,
-        before: Tensor,
-        beside: Tensor,
-        arriving: Arriving,
-        into_gates: Tensor,
-        into_product: Tensor,
-    ) -> None:
-        at = arriving
-        kernels.cell_gradient(
-            self.kind, gates, before, beside, at.above, at.above_cells, at.later, at.carry, into_gates, into_product
-        )
 
 
 class Maps(NamedTuple):
@@ -281,6 +116,11 @@ class _Recurrence(torch.autograd.Function):
         )
 
 
+def _by_row(x: Tensor) -> Tensor:
+    """With the entries of each row side by side; rows may lie apart, as half of those of two directions do."""
+    return x if x.stride(1) == 1 and x.stride(0) > 0 else x.contiguous()
+
+
 def _backward(
     cell: Cell, order: TimeOrder, grads: Sequence[Tensor | None], kept: _Kept, weight: Tensor, start: Sequence[Tensor]
 ) -> _Gradients:
@@ -288,7 +128,7 @@ def _backward(
     computing, (rows, width) = cell.computing(kept.gates), kept.gates.shape
     into_gates = computing.empty(rows, width, kept.gates)
     into_product = into_gates if cell.HAS_CELLS else computing.empty(rows, width, kept.gates)
-    above = torch.zeros_like(kept.previous) if grads[0] is None else grads[0].contiguous()
+    above = torch.zeros_like(kept.previous) if grads[0] is None else _by_row(grads[0])
     above_cells = grads[1].contiguous() if cell.HAS_CELLS and grads[1] is not None else None
     arrays = [visited(each, order) for each in (*kept, above, into_gates, into_product)]
     visits = list(zip(*arrays, strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from casc_core.engine import kernels
 from casc_core.errors import InputError
-from casc_seq.gated_training import CompiledCell
+from casc_seq.cell import CompiledCell
 from casc_seq.gru import GRU
 from casc_seq.lstm import LSTM
 from casc_seq.rnn import RNN

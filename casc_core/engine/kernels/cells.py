@@ -14,7 +14,7 @@ from casc_core.numerics import FLOAT32_UNITS
 _Task = structure("CellTask", (c_int64, "hidden q most"), (c_void_p, "drive product before gates state beside"))
 _GradientTask = structure(
     "CellGradientTask",
-    (c_int64, "hidden q most known"),
+    (c_int64, "hidden q most known above_row"),
     (c_void_p, "gates before beside above above_cells later carry into_gates into_product"),
 )
 _GATES = {"gru": 3, "lstm": 4}
@@ -88,18 +88,20 @@ def cell_gradient(
 
     Args:
         gates, before, beside: as they are after `cell`.
-        above: what arrives at the hidden states; above_cells: at an LSTM's cells.
+        above: what arrives at the hidden states, rows that may lie apart; above_cells: at an LSTM's cells.
         later: `[known, hidden]`: what arrives at the first hidden states besides, by the product of the next position.
         carry: what arrives there elementwise, at hidden states or at an LSTM's cells; afterwards what goes on to those
             before, of all rows.
     """
     rows, hidden = before.shape
     known = later.shape[0]
-    kind.check(rows, hidden, (gates, into_gates, into_product), (before, beside, above, above_cells, carry))
+    kind.check(rows, hidden, (gates, into_gates, into_product), (before, beside, above_cells, carry))
+    checked(above, "what arrives", torch.float32, (rows, hidden), packed=False)
+    require(above.stride(1) == 1 or hidden == 1, "what arrives, row by row")
     checked(later, "what is known", torch.float32, (known, hidden))
     require(known <= rows, "rows that are known")
     places = [
         address(each) for each in (gates, before, beside, above, above_cells, later, carry, into_gates, into_product)
     ]
-    task = _GradientTask(hidden, kind.q or 0, kind.most, known, *places)
+    task = _GradientTask(hidden, kind.q or 0, kind.most, known, above.stride(0), *places)
     run(f"{kind.name}_gradient", task, rows, into_gates.numel() + into_product.numel())

@@ -105,9 +105,8 @@ INLINE void NAME(gru_row)(const CellTask *task, const NAME(Grid) *to, int64_t ro
 
 /* What arrives at a state: from above, and from the position that is visited next. */
 INLINE REALS NAME(arriving)(const CellGradientTask *task, int64_t row, int64_t k, int64_t left) {
-    const int64_t at = row * task->hidden + k;
-    REALS sum = NAME(load_reals)(task->above + at, left);
-    if (row < task->known) sum = sum + NAME(load_reals)(task->later + at, left);
+    REALS sum = NAME(load_reals)(task->above + row * task->above_row + k, left);
+    if (row < task->known) sum = sum + NAME(load_reals)(task->later + row * task->hidden + k, left);
     return sum;
 }
 

@@ -308,11 +308,11 @@ typedef struct {
     float *gates, *state, *beside;
 } CellTask;
 
-/* The gradient of that: of what the input drives and, of a GRU, of the product. It arrives at the hidden state from above and, at
-   the first `known` rows, from what is visited later: by its product, and by `carry`, elementwise, which is written for what was
+/* The gradient of that: of what the input drives and, of a GRU, of the product. It arrives at the hidden state from above (rows
+   `above_row` apart) and, at the first `known` rows, from what is visited later: by its product, and by `carry`, elementwise, which is written for what was
    visited before. At an LSTM's cells it may arrive from above (or NULL). */
 typedef struct {
-    int64_t hidden, q, most, known;
+    int64_t hidden, q, most, known, above_row;
     const float *gates, *before, *beside, *above, *above_cells, *later;
     float *carry, *into_gates, *into_product;
 } CellGradientTask;

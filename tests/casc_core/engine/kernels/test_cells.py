@@ -68,7 +68,7 @@ class Position:
         self.before = (2 * torch.rand(narrow) - 1) * largest
         if kind.q is not None:
             self.before = (self.before * scale).round() / scale
-        self.above, self.cells = torch.randn(narrow), torch.randn(narrow)
+        self.above, self.cells = torch.randn(rows, 2 * hidden)[:, hidden:], torch.randn(narrow)
         self.later, self.carry = torch.randn(known, hidden), torch.randn(narrow)
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,7 +202,13 @@ def test_arrays_that_do_not_fit_are_refused(place: int, changed: Tensor) -> None
 
 
 @pytest.mark.parametrize(
-    "change", [{"later": torch.ones(4, 5)}, {"carry": torch.ones(2, 5)}, {"cells": torch.ones(3, 4)}]
+    "change",
+    [
+        {"later": torch.ones(4, 5)},
+        {"carry": torch.ones(2, 5)},
+        {"cells": torch.ones(3, 4)},
+        {"above": torch.ones(5, 3).t()},
+    ],
 )
 def test_gradients_that_do_not_fit_are_refused(change: dict[str, Tensor]) -> None:
     at = Position(CellKind("lstm", 4, 8), 3, 5, 2, 0)
