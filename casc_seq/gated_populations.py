@@ -42,7 +42,8 @@ class GatedNode(PopulationNode):
         recurrent, bias: of the recurrent map; the bias where a gate multiplies it.
         levels: that it was trained with.
         cell_range: of an LSTM; None: it is a GRU.
-        hx, row, lengths: the initial states, of which these are the row, and how long each text is.
+        hx, row: the initial states, of which this is the row; of a signal, it is the row already.
+        lengths: how long each text is.
     """
 
     x: SignalNode
@@ -54,7 +55,7 @@ class GatedNode(PopulationNode):
     cell_range: int | None
     reverse: bool
     batch_first: bool
-    hx: tuple[InputNode, ...] | None
+    hx: tuple[InputNode | SignalNode | None, ...] | None
     row: int
     lengths: InputNode | None
 
@@ -91,9 +92,32 @@ class GatedNode(PopulationNode):
         else:
             table = tanh_table(self.levels, self.levels * self.cell_range)
             op = LSTMRecurrence(**given, cell_range=self.cell_range, table=table)
+        for state, highest in zip(self.hx or (), (1, self.cell_range), strict=False):
+            self._require_levels(snapping, state, highest or 1)
         assert isinstance(self.current, (LinearMap, TableLookup))
         current = self.current.on_grid(exponent)
         return Snapped(snapping.call(op, current, self.hx, self.row, self.lengths), Form(exponent=0, is_exact=True))
+
+    def _require_levels(self, snapping: Snapping, state: InputNode | SignalNode | None, highest: int) -> None:
+        """Refuse an initial state that is no signal of levels within `-highest..highest`: gates multiply its levels.
+
+        Raises:
+            ConversionError: it is something else.
+        """
+        if not isinstance(state, SignalNode):
+            return
+        form, reach = snapping.of(state).form, snapping.reach_of(state)
+        are_levels = form.exponent == 0 and form.scale == 1 and form.drive_exponent is None
+        if are_levels and not state.is_divided and reach.total <= highest:
+            return
+        why = f"may be as large as {reach.total:g}, and a state's are within {highest}" if are_levels else (
+            "is a real number, as a linear layer, a mean or a sum of spikes worth other amounts gives"
+        )
+        raise self.refuse(
+            f"its initial state must be spikes worth a level, 1/{self.levels}, each, and what it is given {why}. Put an "
+            "activation before it that rounds it to levels: nn.Hardtanh() or nn.Tanh(), and call casc_core.prepare again, "
+            f'or casc_core.Rounded({self.levels}, "hardtanh")'
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
