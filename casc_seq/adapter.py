@@ -26,7 +26,6 @@ from casc_core.extend import (
     SignalNode,
     Snapped,
     Snapping,
-    TableLookup,
     batch_norm,
     grid_threshold,
     half_step,
@@ -114,7 +113,7 @@ def _require_lengths(reader: Reader, lengths: Any) -> None:
 
 
 def _start(reader: Reader, hx: Any, row: int) -> InputNode | SignalNode | None:
-    """The initial states `[cells, B, hidden]` that the inputs decide, or of those that follow from spikes this cell's row."""
+    """The initial states `[cells, B, hidden]` where the inputs decide them; this cell's row of what follows from spikes."""
     if hx is None or isinstance(hx, InputNode):
         return hx
     if not isinstance(hx, SignalNode):
@@ -214,11 +213,12 @@ def _rnn_cell(
     _levels_of(reader, rnn)
     check_threshold(rnn.threshold)
     current = LinearMap(x, weight, bias, name)
-    begins = LinearMap(start, recurrent, None, name) if isinstance(start, SignalNode) else None
+    state = start if isinstance(start, SignalNode) else None
+    begins = None if state is None else LinearMap(state, recurrent, None, name)
     hx = start if isinstance(start, InputNode) else None
     population = RecurrentPopulation(
         name, x, current, weight, recurrent * rnn.threshold, rnn.threshold, rnn.half_step, reverse, rnn.batch_first, hx,
-        row, lengths, begins,
+        row, lengths, state, begins,
     )  # fmt: skip
     return reader.add(population)
 
@@ -233,7 +233,7 @@ class RecurrentPopulation(PopulationNode):
         weight: of the input map, before anything is folded into it.
         recurrent: the weights that spikes come back through, times the threshold.
         hx, row, lengths: the initial state, of which this is the row, and how long each text is.
-        start: the recurrent map of an initial state that is a signal; None: it is none.
+        state, start: of an initial state that is a signal, its row, and the recurrent map of that; None: it is none.
     """
 
     x: SignalNode
@@ -247,6 +247,7 @@ class RecurrentPopulation(PopulationNode):
     hx: InputNode | None
     row: int
     lengths: InputNode | None
+    state: SignalNode | None
     start: SignalNode | None
 
     @cached_property
@@ -261,13 +262,9 @@ class RecurrentPopulation(PopulationNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics = snapping.numerics
-        start = self.start if isinstance(self.start, LinearMap) else None
-        own, exponent = recurrent_grid(
-            snapping, self.x, self.weight, self.recurrent, None if start is None else start.x
-        )
+        own, exponent = recurrent_grid(snapping, self.x, self.weight, self.recurrent, self.state)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)
         self.require_threshold(threshold, self.threshold, 2.0**exponent)
-        assert isinstance(self.current, (LinearMap, TableLookup))
         op = Recurrence(
             name=self.name,
             weight=stored(numerics.snap(self.recurrent, max(own, exponent))),
@@ -279,7 +276,7 @@ class RecurrentPopulation(PopulationNode):
             charge=half_step(numerics, threshold, exponent) if self.rounds else None,
         )
         current = self.current.on_grid(exponent)
-        begins = self.hx if self.start is None else start.on_grid(exponent)
+        begins = self.hx if self.start is None else self.start.on_grid(exponent)
         ref = snapping.call(op, current, begins, self.row, self.lengths)
         return Snapped(ref, Form(scale=Fraction(self.threshold), exponent=0, is_exact=True))
 

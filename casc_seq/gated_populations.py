@@ -12,14 +12,12 @@ from torch import Tensor
 from casc_core.extend import (
     Form,
     InputNode,
-    LinearMap,
     Node,
     PopulationNode,
     Reach,
     SignalNode,
     Snapped,
     Snapping,
-    TableLookup,
     grid_threshold,
     stored,
 )
@@ -94,7 +92,6 @@ class GatedNode(PopulationNode):
             op = LSTMRecurrence(**given, cell_range=self.cell_range, table=table)
         for state, highest in zip(self.hx or (), (1, self.cell_range), strict=False):
             self._require_levels(snapping, state, highest or 1)
-        assert isinstance(self.current, (LinearMap, TableLookup))
         current = self.current.on_grid(exponent)
         return Snapped(snapping.call(op, current, self.hx, self.row, self.lengths), Form(exponent=0, is_exact=True))
 
@@ -110,8 +107,10 @@ class GatedNode(PopulationNode):
         are_levels = form.exponent == 0 and form.scale == 1 and form.drive_exponent is None
         if are_levels and not state.is_divided and reach.total <= highest:
             return
-        why = f"may be as large as {reach.total:g}, and a state's are within {highest}" if are_levels else (
-            "is a real number, as a linear layer, a mean or a sum of spikes worth other amounts gives"
+        why = (
+            f"may be as large as {reach.total:g}, and a state's are within {highest}"
+            if are_levels
+            else ("is a real number, as a linear layer, a mean or a sum of spikes worth other amounts gives")
         )
         raise self.refuse(
             f"its initial state must be spikes worth a level, 1/{self.levels}, each, and what it is given {why}. Put an "

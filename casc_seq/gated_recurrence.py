@@ -65,8 +65,8 @@ class GatedRecurrence(Op, abstract=True):
     was trained for.
 
     Called with the input current `[B, L, GATES * hidden]` (or `[L, B, ...]`), initial states, their row, and lengths `[B]`
-    or None. A state is real-valued, `[cells, B, hidden]`, or None, or a signal of levels, `[B, hidden]`: what that brings at
-    step t reaches position 0 at step t, as if there were a position before it.
+    or None. A state is real-valued, `[cells, B, hidden]`, or None, or a signal of levels, `[B, hidden]`: what that brings
+    at step t reaches position 0 at step t, as if there were a position before it.
     """
 
     SETTINGS = settings(name=Text(), q=Whole(1, 2**15), exponent=EXPONENT, reverse=Flag(), batch_first=Flag())
@@ -355,8 +355,8 @@ class GatedRecurrence(Op, abstract=True):
         return current.one_to_one() + own
 
     def _passed_on(self, states: Provenance, start: Any, lengths: Tensor | None) -> Tensor:
-        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another; and behind them those of the
-        signal that it begins with, if it does with one."""
+        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another; and behind them those of
+        the signal that it begins with, if it does with one."""
         counts = states.spikes_over(-1)
         counts = counts if self.settings["batch_first"] else counts.transpose(1, 2)
         passed = passed_on(counts, self.settings["reverse"], lengths)

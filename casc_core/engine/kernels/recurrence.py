@@ -60,7 +60,7 @@ class Sequences:
         drive: dense values, or with `index` `[batch, length]` a table of rows; float32 or float64; or None.
         train: input currents `[steps, batch, length, hidden]`, float32 or float64.
         initial: `[batch, hidden]` int32, in units, received at each sequence's first position beside the drive; or None.
-        start: `[steps, batch, hidden]` float64, currents that reach each sequence's first position beside the train; or None.
+        start: `[steps, batch, hidden]` float64, received at each sequence's first position beside the train; or None.
         lengths: `[batch]` int64, or None for all.
         reverse: from the last real position to the first.
         potential: `[hidden]` int32, in units, of every position's neurons before the first step; or None.

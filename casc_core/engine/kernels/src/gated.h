@@ -349,24 +349,31 @@ INLINE int NAME(receive_input)(NAME(GatedState) *state, int64_t step, const doub
     return 1;
 }
 
-/* The state that a text begins with: by how many levels it changes at each of so many steps, `stride` apart. */
-INLINE void NAME(begun)(NAME(Events) *events, const int16_t *change, int64_t steps, int64_t stride, int64_t n) {
+/* A state that text `sample` begins with: by how many levels it changes at each of `steps`, and not in the rest of `all`. */
+INLINE void NAME(begun)(const GatedTask *task, NAME(Events) *events, const int16_t *change, int64_t steps, int64_t all,
+                        int64_t sample) {
+    const int64_t n = task->hidden;
     int64_t ended = 0;
     NAME(clear)(events);
-    for (int64_t step = 0; step < steps; step++) {
+    for (int64_t step = 0; step < all; step++) {
         events->steps = step;
         events->rises[step + 1] = events->rises[step], events->falls[step + 1] = 0;
-        for (int64_t k = 0; k < n; k++) NAME(list_change)(events, k, change[step * stride + k]);
+        for (int64_t k = 0; step < steps && k < n; k++)
+            NAME(list_change)(events, k, change[(step * task->batch + sample) * n + k]);
         if (events->rises[step + 1] > events->rises[step]) ended = step + 1;
     }
     events->steps = ended;
 }
 
+/* The steps of the states that texts begin with. */
+INLINE int64_t NAME(starting)(const GatedTask *task) {
+    return task->starting > task->starting_cells ? task->starting : task->starting_cells;
+}
+
 /* Room for one text at a time (NULL: no memory), and the state that lies in it. */
 static char *NAME(open_state)(const GatedTask *task, NAME(GatedState) *state) {
     const int64_t n = task->hidden, width = task->width, populations = task->lstm ? 6 : 4, rows = 4 * width;
-    const int64_t starting = task->starting > task->starting_cells ? task->starting : task->starting_cells;
-    const int64_t steps = (task->capacity > starting ? task->capacity : starting) + 2;
+    const int64_t starting = NAME(starting)(task), steps = (task->capacity > starting ? task->capacity : starting) + 2;
     const int64_t spikes = steps * n + 8, reads = task->left_out.reads;
     const int64_t received = (steps + 1) * task->blocks * GATED_BLOCK;
     const int64_t floats = 3 * rows + (2 + 3 + 3 * populations) * width + populations * SMALL_TABLE;
@@ -476,16 +483,15 @@ INLINE int64_t NAME(settle_position)(NAME(GatedState) *state, const double *trai
 
 /* The texts first..last-1. Returns the steps needed, one more than the capacity if that was too small. */
 static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
-    const int64_t n = task->hidden, capacity = task->capacity;
+    const int64_t capacity = task->capacity, starting = NAME(starting)(task);
     NAME(GatedState) state;
     char *memory = NAME(open_state)(task, &state);
     if (!memory) return NO_MEMORY;
     int64_t needed = 0;
     for (int64_t sample = first; sample < last && needed <= capacity; sample++) {
         const int64_t length = task->lengths ? task->lengths[sample] : task->length;
-        const int64_t stride = task->batch * n, own = sample * n;
-        NAME(begun)(&state.hidden_before, task->starting ? task->start + own : NULL, task->starting, stride, n);
-        NAME(begun)(&state.cells_before, task->starting_cells ? task->start_cells + own : NULL, task->starting_cells, stride, n);
+        NAME(begun)(task, &state.hidden_before, task->start, task->starting, starting, sample);
+        NAME(begun)(task, &state.cells_before, task->start_cells, task->starting_cells, starting, sample);
         for (int64_t i = 0; i < length && needed <= capacity; i++) {
             const int64_t position = task->reverse ? length - 1 - i : i;
             int64_t drive = sample * task->drive_sample + position * task->drive_position;
