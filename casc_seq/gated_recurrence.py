@@ -161,7 +161,7 @@ class GatedRecurrence(Op, abstract=True):
         checked lengths."""
         current, lengths = read_sequences(self.settings, run, current, len(self.weight), lengths)
         batch, _ = batch_and_length(self.settings, current.shape)
-        initial = self._initial(start, row, batch, current.device)
+        initial = self._initial(run, start, row, batch, current.device)
         return self._held(run, current), initial, lengths
 
     def _held(self, run: Run, current: Signal) -> Signal:
@@ -285,7 +285,7 @@ class GatedRecurrence(Op, abstract=True):
             [placed(each, pad=last_repeated) if each else None for each in potentials],
         )
 
-    def _initial(self, start: Any, row: int, batch: int, device: torch.device) -> list[Tensor]:
+    def _initial(self, run: Run, start: Any, row: int, batch: int, device: torch.device) -> list[Tensor]:
         """The initial states in levels, `[steps, B, hidden]` int16: what is no train is there at the first step."""
         states = []
         given = start if isinstance(start, (tuple, list)) else [start] * len(self.STATES)
@@ -296,11 +296,7 @@ class GatedRecurrence(Op, abstract=True):
                 continue
             if isinstance(state, Signal):
                 require_state(state.shape, name, batch, self.hidden)
-                if state.lazy_drive is not None or state.divisor is not None or state.bound > highest:
-                    raise ExactnessError(
-                        f"{name}: its initial state must be levels of at most {highest} in magnitude; they may reach "
-                        f"{state.bound:g}, or are divided or real-valued. Round it before the layer, as nn.Hardtanh does"
-                    )
+                self._require_levels(run, state, highest)
                 states.append(state.train.to(torch.int16))
                 continue
             if state.dim() != 3 or tuple(state.shape[1:]) != (batch, self.hidden) or state.shape[0] <= row:
@@ -312,6 +308,19 @@ class GatedRecurrence(Op, abstract=True):
             levels = (state[row].double().clamp(-highest, highest) * self.q + 0.5).floor()
             states.append(levels.to(torch.int16).unsqueeze(0))
         return states
+
+    def _require_levels(self, run: Run, state: Signal, highest: int) -> None:
+        """Refuse an initial state that may be no levels within `-highest..highest` units.
+
+        Raises:
+            ExactnessError: it may be something else.
+        """
+        most = state.bound * run.total  # of a run that is cut before all levels are counted, no more than those
+        if state.lazy_drive is not None or state.divisor is not None or most > highest * self.q + 0.5:
+            raise ExactnessError(
+                f"{self.settings['name']}: its initial state must be spikes of at most {highest * self.q} levels; it may "
+                f"reach {most:g}, be divided or real-valued. Round it before the layer, as nn.Hardtanh() does"
+            )
 
     def follow(
         self, follower: Follower, current: Abstract, start: Any = None, row: int = 0, lengths: Any = None
