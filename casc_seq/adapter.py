@@ -118,17 +118,19 @@ def _start(reader: Reader, hx: Any, row: int) -> InputNode | SignalNode | None:
         return hx
     if not isinstance(hx, SignalNode):
         raise reader.refuse(f"its initial state must be a tensor, not a {type(hx).__name__}")
-    _require_undivided(reader, hx, "initial state")
+    _require_undivided(
+        reader,
+        hx,
+        "initial state",
+        "put an activation between the mean and the layer, such as nn.Hardtanh() or nn.Tanh()",
+    )
     return reader.apply(Layout(function="operator.getitem"), hx, row)
 
 
-def _require_undivided(reader: Reader, x: SignalNode, what: str) -> None:
+def _require_undivided(reader: Reader, x: SignalNode, what: str, remedy: str) -> None:
     """Refuse spikes over a divisor that only a run knows."""
     if x.is_divided and x.has_spikes:
-        raise reader.refuse(
-            f"its {what} is a mean over spikes, whose divisor only a run knows; divide after the recurrence, or multiply "
-            "a sum by a constant"
-        )
+        raise reader.refuse(f"its {what} is a mean over spikes, whose divisor only a run knows; {remedy}")
 
 
 def _layers(
@@ -145,7 +147,7 @@ def _layers(
             backwards, and the row of its initial states.
     """
     x = reader.signal(input)
-    _require_undivided(reader, x, "input")
+    _require_undivided(reader, x, "input", "divide after the recurrence, or multiply a sum by a constant")
     single = module.num_layers * module.directions == 1
     outputs: list[SignalNode] = []
     final: list[list[SignalNode]] = []

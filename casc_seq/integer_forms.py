@@ -182,9 +182,7 @@ def _gated_inputs(op: GatedRecurrence, call: OperationCall, value: Value, signal
     return _inputs(call, value, signal, drive, exponent, depends((value, args)), as_made=True)
 
 
-def _begins(
-    op: GatedRecurrence, call: OperationCall, initial: Sequence[Tensor], args: Any
-) -> Sequence[Tensor | str]:
+def _begins(op: GatedRecurrence, call: OperationCall, initial: Sequence[Tensor], args: Any) -> Sequence[Tensor | str]:
     """What each state begins with: levels at the first step, or the node that gives them step by step."""
     given = args[0] if args else None
     given = given if isinstance(given, (tuple, list)) else [given] * len(op.STATES)

@@ -34,7 +34,7 @@ class Mirror(nn.Module):
         self.table = nn.Embedding.from_pretrained(torch.tensor(oracle.table, dtype=torch.float32))
         self.encoder, self.decoder = recurrent(oracle.encoder, oracle.q), recurrent(oracle.decoder, oracle.q)
         self.joined, self.tanh = nn.Linear(2 * hidden, hidden), Rounded(oracle.q, "tanh")
-        self.fc = nn.Linear(hidden, len(oracle.w_out))
+        self.fc = nn.Linear(oracle.w_out.shape[1], len(oracle.w_out))
         with torch.no_grad():
             for layer, weight, bias in (
                 (self.joined, oracle.w_bridge, oracle.b_bridge),
@@ -50,7 +50,7 @@ class Mirror(nn.Module):
             both = states[0].unflatten(0, (-1, 2))
             states = (self.tanh(self.joined(torch.cat([both[:, 0], both[:, 1]], 2))),) * 2
         elif self.bridge == "last":
-            states = tuple(each[-1:].expand(self.decoder.num_layers, -1, -1) for each in states)
+            states = tuple(each[-1:].expand(len(self.decoder.cells()), -1, -1) for each in states)
         start = states if isinstance(self.decoder, casc_seq.LSTM) else states[0]
         return self.fc(self.decoder(self.table(target), start, lengths=lengths)[0])
 
@@ -85,6 +85,7 @@ OF_ORACLES: dict[str, Any] = {
     "seed": st.integers(0, 2**32 - 1),
     "kinds": st.tuples(st.sampled_from(tuple(KINDS)), st.sampled_from(tuple(KINDS))),
     "layers": st.integers(1, 2),
+    "directions": st.integers(1, 2),
     "bridge": st.sampled_from(BRIDGES),
 }
 
@@ -99,9 +100,9 @@ OF_ORACLES: dict[str, Any] = {
     steps=st.integers(1, 30),
     way=st.sampled_from(ENGINES),
 )
-def test_every_step_equals_the_oracle(seed, kinds, layers, bridge, q, neuron, sleep, steps, way):
+def test_every_step_equals_the_oracle(seed, kinds, layers, directions, bridge, q, neuron, sleep, steps, way):
     rng = np.random.default_rng(seed)
-    oracle = EncoderDecoder.random(rng, kinds, q, layers, bridge)
+    oracle = EncoderDecoder.random(rng, kinds, q, layers, directions, bridge)
     sources, source, sizes = texts(rng, 3)
     targets, target, lengths = texts(rng, 3)
     schedule = WakeSleep(q, sleep)
@@ -127,9 +128,9 @@ def test_every_step_equals_the_oracle(seed, kinds, layers, bridge, q, neuron, sl
     numerics=st.sampled_from((AsTrained(), Exact(16), Exact(8))),
     way=st.sampled_from(ENGINES),
 )
-def test_once_silent_it_is_the_quantised_network(seed, kinds, layers, bridge, q, numerics, way):
+def test_once_silent_it_is_the_quantised_network(seed, kinds, layers, directions, bridge, q, numerics, way):
     rng = np.random.default_rng(seed)
-    model = Mirror(EncoderDecoder.random(rng, kinds, q, layers, bridge))
+    model = Mirror(EncoderDecoder.random(rng, kinds, q, layers, directions, bridge))
     with torch.no_grad():
         for parameter in (*model.encoder.parameters(), *model.decoder.parameters()):  # off any grid
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed % 2**31)) / 100)

@@ -107,8 +107,8 @@ class Running:
 class EncoderDecoder:
     """An encoder, what its final states become, a decoder, and a readout of each of its positions.
 
-    `bridge`: "own", the states as they are, cell by cell; "last", the last cell's for all; "joined", those of both directions
-    side by side, through a linear map and a rounded tanh.
+    `bridge`: "own", the states as they are, cell by cell; "last", the last cell's for all; "joined", those of both
+    directions side by side, through a linear map and a rounded tanh, for a decoder of one direction.
     """
 
     q: int
@@ -123,16 +123,16 @@ class EncoderDecoder:
 
     @staticmethod
     def random(
-        rng: np.random.Generator, kinds: tuple[str, str], q: int, layers: int, bridge: str,
+        rng: np.random.Generator, kinds: tuple[str, str], q: int, layers: int, directions: int, bridge: str,
         vocabulary: int = 9, width: int = 3, hidden: int = 3, classes: int = 4,
     ) -> EncoderDecoder:  # fmt: skip
-        directions = 2 if bridge == "joined" else 1
+        of_encoder, of_decoder = {"own": (directions, directions), "last": (1, directions), "joined": (2, 1)}[bridge]
         return EncoderDecoder(
             q, bridge, grid_array(rng, vocabulary, width),
-            Recurrent.random(rng, kinds[0], layers, directions, width, hidden),
-            Recurrent.random(rng, kinds[1], layers, 1, width, hidden),
+            Recurrent.random(rng, kinds[0], layers, of_encoder, width, hidden),
+            Recurrent.random(rng, kinds[1], layers, of_decoder, width, hidden),
             grid_array(rng, hidden, 2 * hidden, scale=2.0), grid_array(rng, hidden),
-            grid_array(rng, classes, hidden), grid_array(rng, classes),
+            grid_array(rng, classes, hidden * of_decoder), grid_array(rng, classes),
         )  # fmt: skip
 
     def simulate(
@@ -140,15 +140,14 @@ class EncoderDecoder:
     ) -> tuple[list[np.ndarray], np.ndarray, int]:
         """Counts of each population, readouts `[steps, L, classes]`, and the last step that spikes."""
         encoder, decoder = (
-            Running(of, len(text), self.q, takes_back)
-            for of, text in ((self.encoder, source), (self.decoder, target))
+            Running(of, len(text), self.q, takes_back) for of, text in ((self.encoder, source), (self.decoder, target))
         )
-        hidden, layers = encoder.hidden, len(self.decoder.cells)
+        hidden, layers, sides = encoder.hidden, len(self.decoder.cells), len(self.decoder.cells[0])
         rows = layers if self.bridge == "joined" else 0
         bridges = [Neurons(hidden, -self.q, self.q, atanh_threshold(self.q)) for _ in range(rows)]
         states = 2 if self.encoder.kind == "lstm" else 1
         nothing = [[np.zeros(hidden)] * states for side in self.encoder.cells for _ in side]
-        total, readouts, last, cap = np.zeros((len(target), hidden)), [], 0, 0
+        total, readouts, last, cap = np.zeros((len(target), hidden * sides)), [], 0, 0
         found: list[np.ndarray] = []
         for t, wake in enumerate(awake, start=1):
             cap += wake
@@ -160,14 +159,16 @@ class EncoderDecoder:
                     for neurons, each in zip(bridges, joined, strict=True)
                 ]
             elif self.bridge == "last":
-                final = [final[-1]] * layers
+                final = [final[-1]] * layers * sides
             # A cell of an LSTM begins with the encoder's where there is one, else with its hidden state.
             begins = [[each[0], each[-1]] if self.decoder.kind == "lstm" else each[:1] for each in final]
             output, _ = decoder.step(self.table[target] * wake, wake, begins)
             total = total + output
             readouts.append((total @ self.w_out.T + self.b_out * cap) / cap)
             before, found = found, self._counts(encoder, decoder, bridges)
-            if any((each != earlier).any() for each, earlier in zip(found, before or [0 * x for x in found], strict=True)):
+            if any(
+                (each != earlier).any() for each, earlier in zip(found, before or [0 * x for x in found], strict=True)
+            ):
                 last = t
         return found, np.stack(readouts), last
 
