@@ -83,6 +83,7 @@ class TorchLayers(nn.Module):
 
     def __init__(self, ours: Any) -> None:
         super().__init__()
+        self.directions = ours.directions
         self.rnn = CELLS[type(ours).__name__.lower()](
             ours.input_size, ours.hidden_size, ours.num_layers, batch_first=True, bidirectional=ours.bidirectional
         )
