@@ -107,15 +107,13 @@ class GatedNode(PopulationNode):
         are_levels = form.exponent == 0 and form.scale == 1 and form.drive_exponent is None
         if are_levels and not state.is_divided and reach.total <= highest:
             return
-        why = (
-            f"may be as large as {reach.total:g}, and a state's are within {highest}"
-            if are_levels
-            else ("is a real number, as a linear layer, a mean or a sum of spikes worth other amounts gives")
-        )
+        why = "are other numbers, as of a linear layer, a mean or a factor"
+        if are_levels:
+            why = f"may reach {reach.total:g}, and a state's levels are within {highest}"
         raise self.refuse(
-            f"its initial state must be spikes worth a level, 1/{self.levels}, each, and what it is given {why}. Put an "
-            "activation before it that rounds it to levels: nn.Hardtanh() or nn.Tanh(), and call casc_core.prepare again, "
-            f'or casc_core.Rounded({self.levels}, "hardtanh")'
+            f"its initial state must be spikes worth a level, 1/{self.levels}, each, and those that it is given {why}. Put "
+            "an activation before it that rounds them to levels: nn.Hardtanh() or nn.Tanh(), and call casc_core.prepare "
+            f'again, or casc_core.Rounded({self.levels}, "hardtanh")'
         )
 
 

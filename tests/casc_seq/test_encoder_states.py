@@ -254,10 +254,10 @@ def _received(trains: dict[str, Tensor], name: str) -> Tensor:
         (
             nn.GRU,
             "map",
-            r"'decoder': GRU .*spikes worth a level, 1/4, each, .* is a real number.*Rounded\(4, .hardtanh.\)",
+            r"'decoder': GRU .*spikes worth a level, 1/4, each, .* are other numbers.*Rounded\(4, .hardtanh.\)",
         ),
-        (nn.GRU, "sum", r"'decoder': GRU .*may be as large as 2, and a state's are within 1\. Put an activation"),
-        (nn.LSTM, "cell", r"'decoder': LSTM .*may be as large as 32, and a state's are within 1"),
+        (nn.GRU, "sum", r"'decoder': GRU .*may reach 2, and a state's levels are within 1\. Put an activation"),
+        (nn.LSTM, "cell", r"'decoder': LSTM .*may reach 32, and a state's levels are within 1"),
         (nn.LSTM, "map", r"'decoder': LSTM .*worth a level"),
     ],
 )
