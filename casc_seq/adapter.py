@@ -264,7 +264,8 @@ class RecurrentPopulation(PopulationNode):
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics = snapping.numerics
-        own, exponent = recurrent_grid(snapping, self.x, self.weight, self.recurrent, self.state)
+        start = None if self.state is None else (self.state, self.recurrent / self.threshold)
+        own, exponent = recurrent_grid(snapping, self.x, self.weight, self.recurrent, start)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)
         self.require_threshold(threshold, self.threshold, 2.0**exponent)
         op = Recurrence(

@@ -9,21 +9,21 @@ from casc_core.numerics import AsTrained
 
 
 def recurrent_grid(
-    snapping: Snapping, x: SignalNode, weight: Tensor, recurrent: Tensor, start: SignalNode | None = None
+    snapping: Snapping, x: SignalNode, weight: Tensor, recurrent: Tensor, start: tuple[SignalNode, Tensor] | None = None
 ) -> tuple[int, int]:
     """Exponents of the grids of recurrent weights, and of what the neurons receive beside them of `x` by these weights.
 
     Args:
-        start: an initial state that recurrent weights read as well; None: there is none.
+        start: an initial state, and the weights that read it; None: there is none.
     """
     exponent = own = snapping.numerics.weight_exponent(recurrent)
     arriving = _arriving(snapping, x, weight)
     # Weights that read whole spikes may give up bits that the recurrence has not; those on a finer grid may not.
     if arriving is not None:
         exponent = min(exponent, arriving) if _is_finer(snapping, x) else max(exponent, arriving)
-    arriving = None if start is None else _arriving(snapping, start, recurrent)
-    if start is not None and arriving is not None and _is_finer(snapping, start):
-        exponent = min(exponent, arriving)
+    if start is not None and _is_finer(snapping, start[0]):
+        arriving = _arriving(snapping, *start)
+        exponent = exponent if arriving is None else min(exponent, arriving)
     return own, exponent
 
 
