@@ -90,8 +90,8 @@ class GatedNode(PopulationNode):
         else:
             table = tanh_table(self.levels, self.levels * self.cell_range)
             op = LSTMRecurrence(**given, cell_range=self.cell_range, table=table)
-        for state, highest in zip(self.hx or (), (1, self.cell_range), strict=False):
-            self._require_levels(snapping, state, highest or 1)
+        for state, highest in zip(self.hx or (), (1, self.cell_range or 0), strict=False):
+            self._require_levels(snapping, state, highest)
         current = self.current.on_grid(exponent)
         return Snapped(snapping.call(op, current, self.hx, self.row, self.lengths), Form(exponent=0, is_exact=True))
 
