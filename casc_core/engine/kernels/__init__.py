@@ -16,6 +16,7 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.dense import DensePopulation, dense, dense_population
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
@@ -41,6 +42,7 @@ __all__ = [
     "NEAR",
     "SUM_BITS",
     "Blocks",
+    "DensePopulation",
     "Driven",
     "Exact",
     "ExactCurrents",
@@ -59,6 +61,8 @@ __all__ = [
     "can_be_tiled",
     "convolution",
     "count_rows",
+    "dense",
+    "dense_population",
     "driven",
     "fits_int32",
     "forked",

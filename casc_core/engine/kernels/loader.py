@@ -26,6 +26,7 @@ LIBRARY = Path(__file__).with_name("libcasc_kernels.so")
 INSTRUCTIONS = ("plain", "neon", "avx2", "avx512")
 KERNELS = (
     "rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement", "round", "gated", "driven",
+    "dense",
 )  # fmt: skip
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2

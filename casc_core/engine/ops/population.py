@@ -206,6 +206,10 @@ class Fire(Op):
             units = binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
+        if neuron.in_levels:
+            found = currents.levels(signal.drive, exponent, threshold, neuron, potential)
+            if found is not None:
+                return found
         guess = self.steps.get(neuron.most, 0)
         train = currents.population(signal.drive, exponent, threshold, neuron, guess, potential, units)
         return None if train is None else self._noted(neuron, train)

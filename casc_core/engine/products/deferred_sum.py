@@ -295,6 +295,40 @@ class DeferredSum:
         )
         return without_plane(spikes, self.dims)
 
+    def levels(
+        self,
+        drive: Tensor | None,
+        exponent: int,
+        threshold: float | Tensor,
+        neuron: KernelNeuron,
+        potential: Tensor | None = None,
+    ) -> Tensor | None:
+        thresholds = along(threshold, self.size, 1)
+        trains = [term.train[0] for term in self.terms if len(term.train)]
+        if thresholds is None or len(trains) < len(self.terms):
+            return None
+        if not kernels.ready(drive, potential, *trains):
+            return None
+        if any(train.dtype != torch.int8 for train in trains) or any(term.filter.exponent < exponent for term in self.terms):
+            return None
+        begin = torch.zeros((), dtype=torch.float64)
+        if drive is not None:
+            begin = begin + without_repeats(with_plane(drive, self.dims)) * neuron.total
+        if potential is not None:
+            begin = begin + without_repeats(with_plane(potential, self.dims))
+        size = (trains[0].shape[0], self.channels, *self.terms[0].size)
+        own = along(begin, size, 1)
+        if own is None:
+            own = begin.expand(size).permute(0, 2, 3, 1).contiguous()
+        key = ("dense", exponent, thresholds.numpy().tobytes(), own.numpy().tobytes(), neuron.total, tuple(id(t.filter.cache) for t in self.terms), tuple(t.bound for t in self.terms))
+        first = self.terms[0].filter
+        population = first.cache(first.weight, key, lambda: kernels.dense_population(
+            [(term.filter.weight.double(), term.filter.geometry, term.filter.exponent, math.ceil(term.bound * neuron.total)) for term in self.terms],
+            exponent, thresholds, own, neuron.total))
+        if population is None:
+            return None
+        return without_plane(kernels.dense(population, trains, self.terms[0].size, neuron).unsqueeze(0), self.dims)
+
     def _packed(self, blocks: kernels.Blocks, exponent: int) -> _Packed | None:
         """The filters as they are."""
         return self._each(blocks, exponent, [None] * len(self.terms))
