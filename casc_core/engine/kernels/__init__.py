@@ -16,7 +16,7 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
-from casc_core.engine.kernels.dense import DensePopulation, dense, dense_population
+from casc_core.engine.kernels.dense import Begin, DensePopulation, dense, dense_population
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
@@ -41,6 +41,7 @@ __all__ = [
     "LARGEST_COUNT",
     "NEAR",
     "SUM_BITS",
+    "Begin",
     "Blocks",
     "DensePopulation",
     "Driven",

@@ -34,9 +34,9 @@ _Task = structure(
     (Neurons, "neurons"),
     (c_void_p, "term"),
     (c_int64, "terms samples out_height out_width outputs bands together parts alike"),
-    (c_void_p, "thresholds inverse begin"),
+    (c_void_p, "thresholds inverse lowest highest top begin"),
     (c_int64, "begin_by_position"),
-    (c_void_p, "margin base unit exact_thresholds exact_begin out"),
+    (c_void_p, "base unit exact_thresholds exact_begin out"),
 )
 
 _BLOCK = 16
@@ -103,36 +103,59 @@ class DenseFilter:
 
 
 @dataclass(frozen=True, eq=False)
+class Begin:
+    """What a population begins with, `[blocks * 16]`, or where it differs by position `[samples, height, width, outputs]`.
+
+    Attributes:
+        rounded: int32, in its units. exact: float64, in the finer ones.
+    """
+
+    rounded: Tensor
+    exact: Tensor
+
+    @property
+    def by_position(self) -> bool:
+        """Whether it differs by position."""
+        return self.rounded.dim() > 1
+
+
+@dataclass(frozen=True, eq=False)
 class DensePopulation:
-    """A population behind some convolutions as the kernel reads it: int32 units, one for each output, and the exact numbers.
+    """A population behind some convolutions as the kernel reads it: in int32 units, for each output its own.
 
     Attributes:
         filters: of each term.
-        thresholds, inverse, begin: `[blocks * 16]`; of a population that begins with other numbers at each position
-            `begin` is `[samples, height, width, outputs]`.
-        margin: `[blocks * 16]` int32, by how much sums may be off; None: they are exact.
-        base: `[outputs]` float64, the part of it that other things bring than levels that are summed.
-        unit, exact_thresholds, exact_begin: float64, in the finer units; the last is shaped as `begin`.
+        exponents: `[outputs]` float64, of the units. finest: of the grid that all is on.
+        thresholds, lowest, highest, top: `[blocks * 16]` int32; inverse: float32; see `DenseTask` in tasks.h.
+        base, unit, exact_thresholds: `[outputs]` float64; likewise.
     """
 
     filters: tuple[DenseFilter, ...]
+    exponents: Tensor
+    finest: int
     thresholds: Tensor
     inverse: Tensor
-    begin: Tensor
-    margin: Tensor | None
+    lowest: Tensor
+    highest: Tensor
+    top: Tensor
     base: Tensor
     unit: Tensor
     exact_thresholds: Tensor
-    exact_begin: Tensor
 
     @property
     def outputs(self) -> int:
         """How many channels it has."""
         return len(self.unit)
 
+    def begin(self, values: Tensor) -> Begin:
+        """`[outputs]` or `[samples, height, width, outputs]` float64, no larger than the population was made for."""
+        rounded = (values * torch.exp2(-self.exponents)).round_().int()
+        exact = values * 2.0**-self.finest
+        return Begin(_whole_blocks(rounded) if values.dim() == 1 else rounded.contiguous(), exact.contiguous())
+
 
 def dense_population(
-    terms: Sequence[tuple[Tensor, Geometry, int, int]], exponent: int, thresholds: Tensor, begin: Tensor, total: int
+    terms: Sequence[tuple[Tensor, Geometry, int, int]], exponent: int, thresholds: Tensor, begin: float, total: int
 ) -> DensePopulation | None:
     """A population that settles at `clip(floor(received / threshold), 0, total)`; None: int32 does not hold its numbers.
 
@@ -140,38 +163,38 @@ def dense_population(
         terms: weights `[outputs, channels / groups, kh, kw]`, float64 multiples of `2**exponent`; how they move; the
             exponent of the grid that they are on; and the largest magnitude of the levels that they meet.
         exponent: of the grid that all is on.
-        thresholds: `[outputs]` float64. begin: what it begins with beside what the terms bring, `[outputs]`, or
-            `[samples, height, width, outputs]`.
+        thresholds: `[outputs]` float64. begin: the largest magnitude of what it begins with.
     """
-    outputs, largest_begin = len(thresholds), begin.abs().reshape(-1, len(thresholds)).amax(0)
-    reach = largest_begin + (total + 1) * thresholds
-    for weight, _, _, most in terms:
-        reach += most * weight.abs().flatten(1).sum(1)
+    most = (total + 1) * thresholds
+    reach = begin + most
+    for weight, _, _, level in terms:
+        reach = reach + level * weight.abs().flatten(1).sum(1)
     units = (_binades(reach) - SUM_BITS).clamp(min=exponent)
     scale = torch.exp2(-units)
-    rounded_thresholds, rounded_begin = (thresholds * scale).round(), (begin * scale).round()
-    if float(rounded_thresholds.min()) < 1:
+    rounded = (thresholds * scale).round()
+    if not len(thresholds) or float(rounded.min()) < 1:
         return None
-    base = (rounded_begin != begin * scale).reshape(-1, outputs).any(0) * torch.full_like(thresholds, 0.5)
-    base += (rounded_thresholds != thresholds * scale) * torch.full_like(thresholds, 0.5 * total)
-    margin, sums = base.clone(), rounded_begin.abs().reshape(-1, outputs).amax(0) + (total + 1) * rounded_thresholds
-    filters = []
-    for weight, geometry, own_exponent, most in terms:
-        made = _rounded_filter(weight, geometry, own_exponent, most, exponent, units)
+    # By how much sums may be off: what they begin with has been rounded, and a threshold counts as often as the level.
+    base = 0.5 * (units > exponent) + 0.5 * total * (rounded != thresholds * scale).double()
+    off, sums, filters = base, begin * scale + 1.0 + (total + 1) * rounded, []
+    for weight, geometry, own_exponent, level in terms:
+        made = _rounded_filter(weight, geometry, own_exponent, level, exponent, units)
         filters.append(made.filter)
-        margin += made.off
-        sums += made.reach
-        if not made.filter.summed:
-            base += made.off
-    if float((sums + margin).max()) >= INT32_UNITS - 2:
+        off, sums = off + made.off, sums + made.reach
+        base = base if made.filter.summed else base + made.off
+    if float((sums + off).max()) >= INT32_UNITS:
         return None
-    is_off = bool(margin.any())
-    rounded_margin = _whole_blocks((margin.ceil() + 1).int()) if is_off else None
-    fine = 2.0**-exponent
+    # Bounds have been rounded themselves.
+    margin, base = (torch.where(each > 0, each.ceil() + 1, 0.0) for each in (off, base))
+    lowest = torch.where(off > 0, margin + 1, 0.0).minimum(rounded)
+    highest, top = rounded - 1 - margin, total * rounded + lowest.maximum((rounded / 2).floor())
+    # Slightly too large, so that what is on a threshold is not taken for less.
+    inverse = ((1.0 + 2.0**-22) / rounded).float()
+    beyond = 2**30  # behind the last output nothing is in doubt
     return DensePopulation(
-        tuple(filters), _whole_blocks(rounded_thresholds.int(), 2**20), _whole_blocks((1.0 / rounded_thresholds).float()),
-        _whole_blocks(rounded_begin.int()) if begin.dim() == 1 else rounded_begin.int().contiguous(), rounded_margin, base + 1,
-        torch.exp2(units - exponent), thresholds * fine, (begin * fine).contiguous(),
+        tuple(filters), units, exponent, _whole_blocks(rounded.int()), _whole_blocks(inverse),
+        _whole_blocks(lowest.int(), -beyond), _whole_blocks(highest.int(), beyond), _whole_blocks(top.int()), base,
+        torch.exp2(units - exponent), thresholds * 2.0**-exponent,
     )  # fmt: skip
 
 
@@ -263,31 +286,36 @@ def _shared(whole: Tensor, low: Tensor | None, geometry: Geometry) -> _LaidOut:
 
 
 def dense(
-    population: DensePopulation, trains: Sequence[Tensor], size: tuple[int, int], neuron: KernelNeuron
+    population: DensePopulation,
+    begin: Begin,
+    trains: Sequence[Tensor],
+    size: tuple[int, int],
+    neuron: KernelNeuron,
 ) -> Tensor:
     """Levels `[samples, channels, height, width]` int8 of a population, channels last in memory.
 
     Args:
-        population: what it is.
+        population: what it is. begin: what it begins with.
         trains: the levels `[samples, channels, height, width]` int8 that go through each of its filters.
         size: height and width of the population.
         neuron: its levels.
     """
     given = [train.permute(0, 2, 3, 1).contiguous() for train in trains]
     samples, outputs, (height, width) = len(given[0]), population.outputs, size
-    _check(population, given, size, neuron)
+    _check(population, begin, given, size, neuron)
     structures = [each.term(levels, size) for each, levels in zip(population.filters, given, strict=True)]
     array = (_Term * len(structures))(*structures)
     together, bands = _items(structures, samples, height, width)
     places = -(-samples // together) * bands
     parts = min(-(-outputs // (2 * _BLOCK)), max(1, _LEAST_ITEMS // places))
+    alike = all(each.own or each.geometry.groups == 1 for each in population.filters)
     out = empty((samples, height, width, outputs), torch.int8)
+    p = population
     task = _Task(
         neuron.structure(1.0), ctypes.addressof(array), len(array), samples, height, width, outputs, bands, together,
-        parts, all(each.own or each.geometry.groups == 1 for each in population.filters), population.thresholds.data_ptr(),
-        population.inverse.data_ptr(), population.begin.data_ptr(), population.begin.dim() > 1, address(population.margin),
-        population.base.data_ptr(), population.unit.data_ptr(), population.exact_thresholds.data_ptr(),
-        population.exact_begin.data_ptr(), out.data_ptr(),
+        parts, alike, p.thresholds.data_ptr(), p.inverse.data_ptr(), p.lowest.data_ptr(), p.highest.data_ptr(),
+        p.top.data_ptr(), begin.rounded.data_ptr(), begin.by_position, p.base.data_ptr(), p.unit.data_ptr(),
+        p.exact_thresholds.data_ptr(), begin.exact.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     if out.numel():
         run("dense", task, places * parts, out.numel() * 8)
@@ -305,7 +333,7 @@ def _items(terms: Sequence[ctypes.Structure], samples: int, height: int, width: 
 
 
 def _check(
-    population: DensePopulation, trains: Sequence[Tensor], size: tuple[int, int], neuron: KernelNeuron
+    population: DensePopulation, begin: Begin, trains: Sequence[Tensor], size: tuple[int, int], neuron: KernelNeuron
 ) -> None:
     """That all sizes fit each other."""
     samples = len(trains[0])
@@ -315,8 +343,8 @@ def _check(
         checked(levels, "levels", torch.int8, (samples, *levels.shape[1:3], channels))
         found = each.geometry.output_size(*levels.shape[1:3])
         require(found == size, f"an output of {list(found)} for a population of {list(size)}")
-    if population.begin.dim() > 1:
-        checked(population.begin, "what it begins with", torch.int32, (samples, *size, population.outputs))
+    shape = (samples, *size, population.outputs) if begin.by_position else population.thresholds.shape
+    checked(begin.rounded, "what it begins with", torch.int32, shape)
 
 
 def _binades(values: Tensor) -> Tensor:

@@ -295,39 +295,48 @@ class DeferredSum:
         )
         return without_plane(spikes, self.dims)
 
-    def levels(
-        self,
-        drive: Tensor | None,
-        exponent: int,
-        threshold: float | Tensor,
-        neuron: KernelNeuron,
-        potential: Tensor | None = None,
-    ) -> Tensor | None:
-        thresholds = along(threshold, self.size, 1)
-        trains = [term.train[0] for term in self.terms if len(term.train)]
-        if thresholds is None or len(trains) < len(self.terms):
+    @property
+    def are_levels(self) -> bool:
+        """Whether every term has a train of one step, in int8, that a compiled kernel may read."""
+        trains = [term.train for term in self.terms]
+        one = all(len(train) == 1 and train.dtype == torch.int8 for train in trains)
+        return one and not self.is_computed and kernels.ready(*trains)
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """Of each term."""
+        return tuple(term.filter for term in self.terms)
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Of each term's train."""
+        return tuple(term.bound for term in self.terms)
+
+    def level_population(
+        self, exponent: int, thresholds: Tensor, begin: float, total: int
+    ) -> kernels.DensePopulation | None:
+        """The population that reads these currents in levels, up to `total`, as a compiled kernel does; None: none can.
+
+        Args:
+            exponent: of potentials.
+            thresholds: `[channels]` float64, multiples of `2**exponent`. begin: the largest magnitude of what it begins with.
+        """
+        if any(each.exponent < exponent for each in self.filters):
             return None
-        if not kernels.ready(drive, potential, *trains):
-            return None
-        if any(train.dtype != torch.int8 for train in trains) or any(term.filter.exponent < exponent for term in self.terms):
-            return None
-        begin = torch.zeros((), dtype=torch.float64)
-        if drive is not None:
-            begin = begin + without_repeats(with_plane(drive, self.dims)) * neuron.total
-        if potential is not None:
-            begin = begin + without_repeats(with_plane(potential, self.dims))
-        size = (trains[0].shape[0], self.channels, *self.terms[0].size)
-        own = along(begin, size, 1)
-        if own is None:
-            own = begin.expand(size).permute(0, 2, 3, 1).contiguous()
-        key = ("dense", exponent, thresholds.numpy().tobytes(), own.numpy().tobytes(), neuron.total, tuple(id(t.filter.cache) for t in self.terms), tuple(t.bound for t in self.terms))
-        first = self.terms[0].filter
-        population = first.cache(first.weight, key, lambda: kernels.dense_population(
-            [(term.filter.weight.double(), term.filter.geometry, term.filter.exponent, math.ceil(term.bound * neuron.total)) for term in self.terms],
-            exponent, thresholds, own, neuron.total))
-        if population is None:
-            return None
-        return without_plane(kernels.dense(population, trains, self.terms[0].size, neuron).unsqueeze(0), self.dims)
+        own = self.filters[0]
+        key = exponent, total, self.filters, self.bounds, begin, thresholds.numpy().tobytes()
+        terms = [
+            (each.weight.double(), each.geometry, each.exponent, math.ceil(bound * total))
+            for each, bound in zip(self.filters, self.bounds, strict=True)
+        ]
+        return own.cache(
+            own.weight, ("levels", *key), lambda: kernels.dense_population(terms, exponent, thresholds, begin, total)
+        )
+
+    def levels(self, population: kernels.DensePopulation, begin: kernels.Begin, neuron: KernelNeuron) -> Tensor:
+        """The levels `[1, *size]` of the population that reads these currents."""
+        trains = [term.train[0] for term in self.terms]
+        return without_plane(kernels.dense(population, begin, trains, self.terms[0].size, neuron).unsqueeze(0), self.dims)
 
     def _packed(self, blocks: kernels.Blocks, exponent: int) -> _Packed | None:
         """The filters as they are."""

@@ -171,6 +171,16 @@ INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const i
             *(NAME(Sums) *)(to + p * NAME(DENSE_WIDTH) + w * DENSE_LANES) += (NAME(Sums))sum[p] << by;
     }
 }
+
+/* Functions of their own, so that sums and pointers have all registers. */
+#define OWN_FUNCTION(name, blocks)                                                                                    \
+    static __attribute__((noinline)) void NAME(name##_##blocks)(const DenseTerm *term, const int64_t *place,          \
+                                                                const int16_t *const *from, int64_t block, int32_t *to) { \
+        NAME(name)(blocks, term, place, from, block, to);                                                             \
+    }
+OWN_FUNCTION(add_dense, 1)
+OWN_FUNCTION(add_dense, 2)
+#undef OWN_FUNCTION
 #else
 INLINE void NAME(add_dense)(const int blocks, const DenseTerm *term, const int64_t *place, const int16_t *const *from, int64_t block,
                           int32_t *to) {
@@ -188,6 +198,8 @@ INLINE void NAME(add_dense)(const int blocks, const DenseTerm *term, const int64
         for (int o = 0; o < DENSE_BLOCK; o++) to[p * DENSE_BLOCK + o] += (int32_t)((uint32_t)sum[o] << shift[o]);
     }
 }
+#define add_dense_1_plain(...) add_dense_plain(1, __VA_ARGS__)
+#define add_dense_2_plain(...) add_dense_plain(1, __VA_ARGS__)
 
 INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const int64_t *place, const int16_t *const *from, int64_t block,
                           int32_t *to) {
@@ -206,28 +218,19 @@ INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const i
 }
 #endif
 
-/* The levels that neurons settle at which have received so much, clip(floor(received / threshold), 0, total). With `margin`,
-   marks those within it of a threshold; returns whether there are any. */
-INLINE int32_t NAME(dense_levels)(const int64_t n, int32_t total, const int32_t *restrict received, const int32_t *restrict thresholds,
-                                  const float *restrict inverse, const int32_t *restrict margin, int8_t *restrict out,
-                                  int8_t *restrict near) {
-    int32_t nears = 0;
+/* The levels that neurons settle at which have received so much, clip(floor(received / threshold), 0, total). Returns whether any
+   may be wrong: its rest is not between `lowest` and `highest`, because sums are off, or the quotient has been rounded. */
+INLINE int32_t NAME(dense_levels)(const int64_t n, const int32_t *restrict received, const int32_t *restrict thresholds,
+                                  const float *restrict inverse, const int32_t *restrict lowest, const int32_t *restrict highest,
+                                  const int32_t *restrict top, int8_t *restrict out) {
+    int32_t doubtful = 0;
     for (int64_t k = 0; k < n; k++) {
-        const int32_t threshold = thresholds[k], most = threshold * total;
-        const int32_t current = received[k] < 0 ? 0 : received[k] > most ? most : received[k];
-        /* The quotient is rounded; the product of a count and a threshold is exact, so it decides. */
-        int32_t count = (int32_t)((float)current * inverse[k]);
-        const int32_t over = current - count * threshold;
-        count += (over >= threshold) - (over < 0);
-        out[k] = (int8_t)count;
-        if (margin) {
-            const int32_t rest = received[k] - count * threshold;
-            const int32_t is_near = ((count > 0) & (rest <= margin[k])) | ((count < total) & (threshold - rest <= margin[k]));
-            near[k] = (int8_t)is_near;
-            nears |= is_near;
-        }
+        const int32_t above = received[k] > lowest[k] ? received[k] : lowest[k], held = above < top[k] ? above : top[k];
+        const int32_t level = (int32_t)((float)held * inverse[k]), rest = held - level * thresholds[k];
+        out[k] = (int8_t)level;
+        doubtful |= (rest < lowest[k]) | (rest > highest[k]);
     }
-    return nears;
+    return doubtful;
 }
 
 /* The magnitudes, together, of all levels that a position reads of a term. */
@@ -283,32 +286,45 @@ static double NAME(true_sum_of)(const DenseTerm *term, const int16_t *in, int64_
 }
 
 /* The level of output `k` at a position of an item, which has received so much, but for what rounding has left out. */
-static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, int64_t position, int64_t k, int32_t received, int32_t level) {
+static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, int64_t position, int64_t k, int32_t received) {
     const DenseTask *task = at->task;
-    const int32_t threshold = task->thresholds[k], rest = received - level * threshold;
+    const Neurons *neurons = &task->neurons;
+    const double threshold = task->thresholds[k], exact_threshold = task->exact_thresholds[k];
     const int64_t begin = task->begin_by_position ? (at->first_position + position) * task->outputs + k : k;
-    double margin = task->base[k], finer = ROUNDED, given = task->exact_begin[begin], about = given;
-    for (int64_t t = 0; t < task->terms; t++) {
-        const DenseTerm *term = task->term + t;
-        if (!term->low || !term->summed) continue;
-        const double read = NAME(levels_read)(at, t, position);
-        margin += read * term->error[k];
-        finer += read * term->low_unit[k] / 2;
-    }
-    if (!((level > 0 && rest <= margin) || (level < task->neurons.total && threshold - rest <= margin))) return level;
-    about += (double)(received - task->begin[begin]) * task->unit[k];
+    double off = task->base[k], finer = ROUNDED;
     for (int64_t t = 0; t < task->terms; t++) {
         const DenseTerm *term = task->term + t;
         if (!term->low) continue;
-        if (!term->summed) finer += term->most_read * term->low_unit[k] / 2;
-        about += NAME(next_bits_of)(term, at->place[t], at->input[t] + at->offset[t][position], k);
+        const double read = term->summed ? NAME(levels_read)(at, t, position) : term->most_read;
+        if (term->summed) off += read * term->error[k];
+        finer += read * term->low_unit[k] / 2;
     }
-    const double exact_threshold = task->exact_thresholds[k];
-    const int32_t truth = NAME(decided)(&task->neurons, exact_threshold, about - finer, 0, 0);
-    if (truth == NAME(decided)(&task->neurons, exact_threshold, about + finer, 0, 0)) return truth;
+    int32_t level = NAME(decided)(neurons, threshold, received - off, 0, 0);
+    if (level == NAME(decided)(neurons, threshold, received + off, 0, 0)) return level;
+    double given = task->exact_begin[begin], about = given + ((double)received - task->begin[begin]) * task->unit[k];
+    for (int64_t t = 0; t < task->terms; t++)
+        if (task->term[t].low)
+            about += NAME(next_bits_of)(task->term + t, at->place[t], at->input[t] + at->offset[t][position], k);
+    level = NAME(decided)(neurons, exact_threshold, about - finer, 0, 0);
+    if (level == NAME(decided)(neurons, exact_threshold, about + finer, 0, 0)) return level;
     for (int64_t t = 0; t < task->terms; t++)
         given += NAME(true_sum_of)(task->term + t, at->input[t] + at->offset[t][position], k);
-    return NAME(decided)(&task->neurons, exact_threshold, given, 0, 0);
+    return NAME(decided)(neurons, exact_threshold, given, 0, 0);
+}
+
+/* Decides the outputs low..low+n-1 at a position whose levels may be wrong. */
+static void NAME(dense_decide)(const NAME(DenseItem) *at, int64_t position, int64_t low, int64_t n, const int32_t *received,
+                               int8_t *out) {
+    const DenseTask *task = at->task;
+    int8_t doubtful[NAME(DENSE_WIDTH)] = {0};
+    for (int64_t k = 0; k < n; k++) {
+        const int32_t lowest = task->lowest[low + k], top = task->top[low + k];
+        const int32_t above = received[k] > lowest ? received[k] : lowest, held = above < top ? above : top;
+        const int32_t rest = held - out[k] * task->thresholds[low + k];
+        doubtful[k] = (rest < lowest) | (rest > task->highest[low + k]);
+    }
+    for (int64_t k = NAME(next_near)(doubtful, 0, NAME(DENSE_WIDTH)); k < n; k = NAME(next_near)(doubtful, k + 1, NAME(DENSE_WIDTH)))
+        out[k] = (int8_t)NAME(dense_decided)(at, position, low + k, received[k]);
 }
 
 /* The levels of a tile: the positions from `p` on of an item, and `blocks` blocks of outputs. */
@@ -318,7 +334,6 @@ INLINE void NAME(dense_tile)(const int blocks, const NAME(DenseItem) *at, int64_
     const int64_t here = at->positions - p < DENSE_TILE ? at->positions - p : DENSE_TILE, low = block * DENSE_BLOCK;
     const int64_t lanes = blocks * DENSE_BLOCK, n = task->outputs - low < lanes ? task->outputs - low : lanes;
     int32_t sums[DENSE_TILE * WIDTH];
-    int8_t levels[DENSE_TILE * WIDTH], near[DENSE_TILE * WIDTH];
     if (task->begin_by_position) {
         memset(sums, 0, sizeof sums);
         for (int64_t i = 0; i < here; i++)
@@ -332,18 +347,16 @@ INLINE void NAME(dense_tile)(const int blocks, const NAME(DenseItem) *at, int64_
         if (task->term[t].own)
             NAME(add_dense_own)(blocks, task->term + t, at->place[t], from, block, sums);
         else
-            NAME(add_dense)(blocks, task->term + t, at->place[t], from, block, sums);
+            blocks == 2 ? NAME(add_dense_2)(task->term + t, at->place[t], from, block, sums) : NAME(add_dense_1)(task->term + t, at->place[t], from, block, sums);
     }
-    const int32_t total = (int32_t)task->neurons.total, *margin = task->margin ? task->margin + low : NULL;
     int8_t *out = task->out + (at->first_position + p) * task->outputs + low;
     for (int64_t i = 0; i < here; i++, out += task->outputs) {
-        int8_t *own = levels + i * WIDTH;
-        const int32_t nears = NAME(dense_levels)(lanes, total, sums + i * WIDTH, task->thresholds + low, task->inverse + low,
-                                                 margin, own, near + i * WIDTH);
-        if (nears)
-            for (int64_t k = NAME(next_near)(near + i * WIDTH, 0, lanes); k < n; k = NAME(next_near)(near + i * WIDTH, k + 1, lanes))
-                own[k] = (int8_t)NAME(dense_decided)(at, p + i, low + k, sums[i * WIDTH + k], own[k]);
-        memcpy(out, own, (size_t)n);
+        const int32_t *received = sums + i * WIDTH;
+        int8_t levels[WIDTH];
+        const int32_t doubtful = NAME(dense_levels)(lanes, received, task->thresholds + low, task->inverse + low, task->lowest + low,
+                                                    task->highest + low, task->top + low, n == lanes ? out : levels);
+        if (n < lanes) memcpy(out, levels, (size_t)n);
+        if (doubtful) NAME(dense_decide)(at, p + i, low, n, received, out);
     }
 }
 

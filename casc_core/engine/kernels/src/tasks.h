@@ -257,9 +257,9 @@ static int64_t parts_of(const DenseTerm *term) { return term->kernel_y * term->a
 static int64_t next_bits_room(const DenseTerm *term) { return term->own ? 1 : (term->span + 31) / 32 * 32; }
 
 /* The levels `out` [samples, out_height, out_width, outputs] of a population that receives the sum of some terms beside what it begins
-   with, `begin` [outputs], or where it differs by position [samples, out_height, out_width, outputs]. `thresholds`, their `inverse`,
-   and `begin` if it is by output, have room for whole blocks. With `margin` [outputs], sums may be off by so much; and by `base` beside what
-   levels that are summed bring. A unit is `unit` [outputs] of the finer one, in which the exact numbers are.
+   with, `begin` [outputs], or where it differs by position [samples, out_height, out_width, outputs]. `thresholds` and their
+   `inverse`, what a rest lies between of which it is sure that its level is right, `lowest` and `highest`, `top`, above which nothing matters,
+   and `begin` if it is by output, have room for whole blocks. Sums may be off by `base` [outputs] beside what levels that are summed bring. A unit is `unit` [outputs] of the finer one, in which the exact numbers are.
 
    Items are `together` samples, or where `bands` is above 1, a band of one sample's rows; and of the outputs one of so many `parts`.
    `alike`: all blocks read the same inputs, or their own. */
@@ -269,9 +269,8 @@ typedef struct {
     int64_t terms, samples, out_height, out_width, outputs, bands, together, parts, alike;
     const int32_t *thresholds;
     const float *inverse;
-    const int32_t *begin;
+    const int32_t *lowest, *highest, *top, *begin;
     int64_t begin_by_position;
-    const int32_t *margin;
     const double *base, *unit, *exact_thresholds, *exact_begin;
     int8_t *out;
 } DenseTask;
