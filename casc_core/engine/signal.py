@@ -238,6 +238,8 @@ class Signal(Summarised):
 
 def longest_period(values: Any) -> int:
     """The period of the signals among the leaves of `values`; those without a train have any."""
+    if isinstance(values, Signal):
+        return values.period
     return max((leaf.period for leaf in leaves(values) if isinstance(leaf, Signal)), default=1)
 
 
@@ -317,6 +319,8 @@ def over_steps(function: Callable[[Tensor], Tensor], train: Tensor, by_sample: b
     if train.shape[0] == 0:
         result = function(train.new_zeros(train.shape[1:]))
         return result.new_zeros((0, *result.shape))
+    if train.shape[0] == 1:
+        return function(train[0]).unsqueeze(0)
     if by_sample:
         together = function(train.flatten(0, 1))
         return together.reshape(*train.shape[:2], *together.shape[1:])

@@ -7,14 +7,15 @@ import math
 from collections.abc import Sequence
 from ctypes import c_double, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from casc_core.engine.kernels.convolution import is_own
-from casc_core.engine.kernels.loader import address, checked, empty, require, run, structure
-from casc_core.engine.kernels.neurons import KernelNeuron, Neurons
-from casc_core.engine.kernels.rows import INT16_UNITS, INT32_UNITS, SUM_BITS
+from casc_core.engine.kernels.loader import address, empty, require, run, structure
+from casc_core.engine.kernels.neurons import Neurons
+from casc_core.engine.kernels.rows import INT32_UNITS, SUM_BITS
 from casc_core.engine.products.geometry import Geometry
 
 _Term = structure(
@@ -51,6 +52,9 @@ _INPUT_BYTES = 2**17
 _POSITIONS = 128
 # Items of work: enough that threads end at about the same time.
 _LEAST_ITEMS = 16
+# A level is worth as much as so many entries that other kernels write.
+_COSTLY = 8
+_MOST_TERMS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +67,8 @@ class DenseFilter:
         first: `[blocks]` int64, the first channel that each block reads.
         span: numbers of a part, which lies together in memory. merged: a part is a row of the kernel.
         shift: `[blocks * 16]` int32, to the population's units.
-        low: int16, the next bits; None: nothing is left out. low_unit, error: `[outputs]` float64; see `DenseTerm` in tasks.h.
+        low: int16, the next bits; None: nothing is left out. low_unit, error: `[outputs]` float64. See `DenseTerm` in
+            tasks.h.
         exact: `[outputs, inputs, kh, kw]` float64, in units of `2**-exact_unit`.
         most: the largest magnitude of the levels that they meet.
     """
@@ -87,14 +92,14 @@ class DenseFilter:
         """Whether the levels that a position reads are summed, to know how far off its sums may be."""
         return self.low is not None and self.geometry.groups == 1
 
-    def term(self, levels: Tensor, out: tuple[int, int]) -> ctypes.Structure:
-        """For the kernel; `levels` `[samples, height, width, channels]`, closely packed, `out` the size of the outputs."""
-        g, (_, height, width, channels) = self.geometry, levels.shape
+    def term(self, shape: torch.Size, out: tuple[int, int]) -> ctypes.Structure:
+        """For the kernel, but for the levels `[samples, height, width, channels]`; `out`: the size of the outputs."""
+        g, (_, height, width, channels) = self.geometry, shape
         columns = (out[1] - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
         outputs, inputs = self.exact.shape[:2]
         most_read = float(self.most) * inputs * math.prod(g.kernel)
         return _Term(
-            levels.data_ptr(), height, width, channels, _even(channels), columns,
+            None, height, width, channels, _even(channels), columns,
             self.weights.data_ptr(), self.weights[0].numel(), self.span, 1 if self.merged else g.kernel[1], self.own,
             self.summed, self.first.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
             self.shift.data_ptr(), address(self.low), self.low_unit.data_ptr(), self.error.data_ptr(),
@@ -124,13 +129,14 @@ class DensePopulation:
     """A population behind some convolutions as the kernel reads it: in int32 units, for each output its own.
 
     Attributes:
-        filters: of each term.
+        filters: of each term. total: the largest level.
         exponents: `[outputs]` float64, of the units. finest: of the grid that all is on.
         thresholds, lowest, highest, top: `[blocks * 16]` int32; inverse: float32; see `DenseTask` in tasks.h.
         base, unit, exact_thresholds: `[outputs]` float64; likewise.
     """
 
     filters: tuple[DenseFilter, ...]
+    total: int
     exponents: Tensor
     finest: int
     thresholds: Tensor
@@ -146,6 +152,11 @@ class DensePopulation:
     def outputs(self) -> int:
         """How many channels it has."""
         return len(self.unit)
+
+    @cached_property
+    def last(self) -> list[_Call]:
+        """What was asked of the kernel last; it is asked the same of other numbers of these shapes."""
+        return []
 
     def begin(self, values: Tensor) -> Begin:
         """`[outputs]` or `[samples, height, width, outputs]` float64, no larger than the population was made for."""
@@ -192,7 +203,7 @@ def dense_population(
     inverse = ((1.0 + 2.0**-22) / rounded).float()
     beyond = 2**30  # behind the last output nothing is in doubt
     return DensePopulation(
-        tuple(filters), units, exponent, _whole_blocks(rounded.int()), _whole_blocks(inverse),
+        tuple(filters), total, units, exponent, _whole_blocks(rounded.int()), _whole_blocks(inverse),
         _whole_blocks(lowest.int(), -beyond), _whole_blocks(highest.int(), beyond), _whole_blocks(top.int()), base,
         torch.exp2(units - exponent), thresholds * 2.0**-exponent,
     )  # fmt: skip
@@ -211,7 +222,6 @@ def _rounded_filter(
     weight: Tensor, geometry: Geometry, own_exponent: int, most: int, finest: int, units: Tensor
 ) -> _Rounded:
     """A filter, each output's weights rounded to the finest grid on which int16 holds them."""
-    outputs = len(weight)
     largest = weight.abs().flatten(1).amax(1)
     narrow = _binades(largest) - 15
     narrow += (largest * torch.exp2(-narrow)).round() > _LARGEST_INT16
@@ -268,7 +278,8 @@ def _shared(whole: Tensor, low: Tensor | None, geometry: Geometry) -> _LaidOut:
     # What each output reads begins there, seen from where its block does.
     output = torch.arange(outputs, device="cpu")
     at = output // each_out * inputs - first[output // _BLOCK]
-    room = torch.zeros(2 if low is not None else 1, blocks * _BLOCK, kernel_y, kernel_x, reads, dtype=torch.int16, device="cpu")
+    sizes = 1 if low is None else 2, blocks * _BLOCK, kernel_y, kernel_x, reads
+    room = torch.zeros(sizes, dtype=torch.int16, device="cpu")
     index = (at[:, None] + torch.arange(inputs, device="cpu"))[:, None, None].expand(-1, kernel_y, kernel_x, -1)
     for to, values in zip(room, (whole, low), strict=False):
         assert values is not None
@@ -285,41 +296,69 @@ def _shared(whole: Tensor, low: Tensor | None, geometry: Geometry) -> _LaidOut:
     return packed, first, span, merged, next_bits
 
 
-def dense(
-    population: DensePopulation,
-    begin: Begin,
-    trains: Sequence[Tensor],
-    size: tuple[int, int],
-    neuron: KernelNeuron,
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What a kernel is asked, but for the numbers it is asked it of.
+
+    Attributes:
+        key: the shapes of the levels and of what the population begins with. shape: of the result, channels last.
+    """
+
+    key: tuple[torch.Size, ...]
+    shape: tuple[int, int, int, int]
+    terms: ctypes.Array[ctypes.Structure]
+    task: ctypes.Structure
+    items: int
+
+    @classmethod
+    def of(cls, population: DensePopulation, key: tuple[torch.Size, ...], size: tuple[int, int]) -> _Call:
+        """For a population of this height and width."""
+        p, given, (height, width) = population, key[1:], size
+        _check(population, key, size)
+        structures = [each.term(shape, size) for each, shape in zip(p.filters, given, strict=True)]
+        samples, outputs = given[0][0], p.outputs
+        together, bands = _items(structures, samples, height, width)
+        places = -(-samples // together) * bands
+        parts = min(-(-outputs // (2 * _BLOCK)), max(1, _LEAST_ITEMS // max(1, places)))
+        alike = all(each.own or each.geometry.groups == 1 for each in p.filters)
+        task = _Task(
+            Neurons(threshold=1.0, levels=True, total=p.total), None, len(structures), samples, height, width, outputs,
+            bands, together, parts, alike, p.thresholds.data_ptr(), p.inverse.data_ptr(), p.lowest.data_ptr(),
+            p.highest.data_ptr(), p.top.data_ptr(), None, len(key[0]) > 1, p.base.data_ptr(), p.unit.data_ptr(),
+            p.exact_thresholds.data_ptr(), None, None,
+        )  # fmt: skip
+        shape = samples, height, width, outputs
+        return cls(key, shape, (_Term * len(structures))(*structures), task, places * parts)
+
+    def __call__(self, given: Sequence[Tensor], begin: Begin) -> Tensor:
+        """The levels; threads may ask at the same time."""
+        terms, task = type(self.terms).from_buffer_copy(self.terms), type(self.task).from_buffer_copy(self.task)
+        for term, levels in zip(terms, given, strict=True):
+            term.levels = levels.data_ptr()
+        out = empty(self.shape, torch.int8)
+        task.term, task.out = ctypes.addressof(terms), out.data_ptr()
+        task.begin, task.exact_begin = begin.rounded.data_ptr(), begin.exact.data_ptr()
+        if out.numel():
+            run("dense", task, self.items, _COSTLY * out.numel())
+        return out
+
+
+def dense(population: DensePopulation, begin: Begin, trains: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Levels `[samples, channels, height, width]` int8 of a population, channels last in memory.
 
     Args:
         population: what it is. begin: what it begins with.
         trains: the levels `[samples, channels, height, width]` int8 that go through each of its filters.
         size: height and width of the population.
-        neuron: its levels.
     """
     given = [train.permute(0, 2, 3, 1).contiguous() for train in trains]
-    samples, outputs, (height, width) = len(given[0]), population.outputs, size
-    _check(population, begin, given, size, neuron)
-    structures = [each.term(levels, size) for each, levels in zip(population.filters, given, strict=True)]
-    array = (_Term * len(structures))(*structures)
-    together, bands = _items(structures, samples, height, width)
-    places = -(-samples // together) * bands
-    parts = min(-(-outputs // (2 * _BLOCK)), max(1, _LEAST_ITEMS // places))
-    alike = all(each.own or each.geometry.groups == 1 for each in population.filters)
-    out = empty((samples, height, width, outputs), torch.int8)
-    p = population
-    task = _Task(
-        neuron.structure(1.0), ctypes.addressof(array), len(array), samples, height, width, outputs, bands, together,
-        parts, alike, p.thresholds.data_ptr(), p.inverse.data_ptr(), p.lowest.data_ptr(), p.highest.data_ptr(),
-        p.top.data_ptr(), begin.rounded.data_ptr(), begin.by_position, p.base.data_ptr(), p.unit.data_ptr(),
-        p.exact_thresholds.data_ptr(), begin.exact.data_ptr(), out.data_ptr(),
-    )  # fmt: skip
-    if out.numel():
-        run("dense", task, places * parts, out.numel() * 8)
-    return out.permute(0, 3, 1, 2)
+    require(all(levels.dtype == torch.int8 for levels in given), "levels in another type than int8")
+    key = begin.rounded.shape, *(levels.shape for levels in given)
+    call = population.last[0] if population.last else None
+    if call is None or call.key != key:
+        call = _Call.of(population, key, size)
+        population.last[:] = [call]
+    return call(given, begin).permute(0, 3, 1, 2)
 
 
 def _items(terms: Sequence[ctypes.Structure], samples: int, height: int, width: int) -> tuple[int, int]:
@@ -332,19 +371,18 @@ def _items(terms: Sequence[ctypes.Structure], samples: int, height: int, width: 
     return min(samples, max(1, _POSITIONS // (height * width))), 1
 
 
-def _check(
-    population: DensePopulation, begin: Begin, trains: Sequence[Tensor], size: tuple[int, int], neuron: KernelNeuron
-) -> None:
+def _check(population: DensePopulation, key: tuple[torch.Size, ...], size: tuple[int, int]) -> None:
     """That all sizes fit each other."""
-    samples = len(trains[0])
-    require(len(trains) == len(population.filters) and neuron.in_levels, f"{len(trains)} terms, {neuron}")
-    for each, levels in zip(population.filters, trains, strict=True):
+    begin, *given = key
+    require(len(given) == len(population.filters) <= _MOST_TERMS, f"{len(given)} terms")
+    samples = given[0][0]
+    for each, shape in zip(population.filters, given, strict=True):
         channels = each.exact.shape[1] * each.geometry.groups
-        checked(levels, "levels", torch.int8, (samples, *levels.shape[1:3], channels))
-        found = each.geometry.output_size(*levels.shape[1:3])
+        require(shape == (samples, *shape[1:3], channels), f"levels {list(shape)} for {channels} channels")
+        found = each.geometry.output_size(*shape[1:3])
         require(found == size, f"an output of {list(found)} for a population of {list(size)}")
-    shape = (samples, *size, population.outputs) if begin.by_position else population.thresholds.shape
-    checked(begin.rounded, "what it begins with", torch.int32, shape)
+    expected = population.thresholds.shape if len(begin) == 1 else (samples, *size, population.outputs)
+    require(begin == expected, f"what it begins with, {list(begin)}, for a population {list(expected)}")
 
 
 def _binades(values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.guards.seals import Composition
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.affine import by_channel
@@ -49,10 +50,11 @@ class _InLevels(NamedTuple):
     """A population behind convolutions as a run in levels met it last, and what has been prepared of it for the kernel.
 
     Attributes:
-        key: all that it depends on but for the levels that arrive.
+        key, given: all that it depends on but for the levels that arrive.
     """
 
     key: tuple[object, ...]
+    given: Composition
     population: kernels.DensePopulation
     begin: kernels.Begin
 
@@ -216,12 +218,12 @@ class Fire(Op):
         own = b"" if drive is None else _by_channel(drive) if isinstance(drive, Tensor) else None
         key = run.numerics, currents.filters, currents.bounds, own
         kept = self.in_levels.get(neuron.total)
-        if own is None or kept is None or kept.key != key:
+        if own is None or kept is None or kept.key != key or not kept.given.is_of((self.charge, self.bias)):
             kept = self._prepared(run, signal, currents, neuron, key)
             if kept is None:
                 return None
             self.in_levels[neuron.total] = kept
-        return currents.levels(kept.population, kept.begin, neuron)
+        return currents.levels(kept.population, kept.begin)
 
     def _prepared(
         self, run: Run, signal: Signal, currents: DeferredSum, neuron: KernelNeuron, key: tuple[object, ...]
@@ -243,7 +245,7 @@ class Fire(Op):
         values = along(begin, signal.shape, 1)
         if values is None:
             values = with_plane(begin.expand(signal.shape), currents.dims).permute(0, 2, 3, 1)
-        return _InLevels(key, population, population.begin(values))
+        return _InLevels(key, Composition((self.charge, self.bias)), population, population.begin(values))
 
     def _behind_convolutions(
         self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None
@@ -344,10 +346,10 @@ def _placed(threshold: Threshold, function: Callable[[Tensor], Tensor]) -> Thres
 
 def _by_channel(drive: Tensor) -> bytes | None:
     """The numbers of a drive that differs along the channels alone; None: elsewhere as well."""
-    steps = [step for dim, (size, step) in enumerate(zip(drive.shape, drive.stride(), strict=True)) if dim != 1 and size > 1]
-    if drive.dim() < 2 or any(steps):
+    shape, strides = drive.shape, drive.stride()
+    if len(shape) < 2 or any(strides[dim] and shape[dim] > 1 for dim in range(len(shape)) if dim != 1):
         return None
-    numbers: bytes = drive.as_strided(drive.shape[1:2], drive.stride()[1:2]).numpy().tobytes()
+    numbers: bytes = drive.as_strided(shape[1:2], strides[1:2]).numpy().tobytes()
     return numbers
 
 

@@ -319,7 +319,8 @@ class DeferredSum:
 
         Args:
             exponent: of potentials.
-            thresholds: `[channels]` float64, multiples of `2**exponent`. begin: the largest magnitude of what it begins with.
+            thresholds: `[channels]` float64, multiples of `2**exponent`.
+            begin: the largest magnitude of what it begins with.
         """
         if any(each.exponent < exponent for each in self.filters):
             return None
@@ -333,10 +334,10 @@ class DeferredSum:
             own.weight, ("levels", *key), lambda: kernels.dense_population(terms, exponent, thresholds, begin, total)
         )
 
-    def levels(self, population: kernels.DensePopulation, begin: kernels.Begin, neuron: KernelNeuron) -> Tensor:
+    def levels(self, population: kernels.DensePopulation, begin: kernels.Begin) -> Tensor:
         """The levels `[1, *size]` of the population that reads these currents."""
         trains = [term.train[0] for term in self.terms]
-        return without_plane(kernels.dense(population, begin, trains, self.terms[0].size, neuron).unsqueeze(0), self.dims)
+        return without_plane(kernels.dense(population, begin, trains, self.terms[0].size).unsqueeze(0), self.dims)
 
     def _packed(self, blocks: kernels.Blocks, exponent: int) -> _Packed | None:
         """The filters as they are."""
@@ -484,12 +485,14 @@ def _moved(function: Callable[[Tensor], Tensor], factors: Tensor, size: torch.Si
     """The factor of each channel, once a function has moved entries of a tensor of this size; None: some have several."""
     if not bool(factors.all()):  # zero is what is filled in, whatever the factor
         return None
-    moved = without_repeats(function(factors.reshape(-1, *[1] * (len(size) - 2)).expand(size)))
+    values, kinds = factors.unique(return_inverse=True)
+    # What is moved are numbers of factors, as narrow as trains.
+    numbers = (kinds + 1).to(torch.int8 if len(values) <= kernels.LARGEST_COUNT else torch.float64)
+    moved = without_repeats(function(numbers.reshape(-1, *[1] * (len(size) - 2)).expand(size)))
     moved = moved.transpose(0, 1).flatten(1)
     if not moved.numel():
         return None
-    highest, lowest = moved.amax(1), moved.amin(1)
-    own = torch.where(highest > 0, highest, lowest)
+    own = moved.amax(1)
     if not bool(((moved == own[:, None]) | (moved == 0)).all()):
         return None
-    return torch.where(own == 0, 1.0, own)  # nothing but what is filled in
+    return torch.where(own == 0, 1.0, values[own.long() - 1])  # nothing but what is filled in

@@ -285,46 +285,65 @@ static double NAME(true_sum_of)(const DenseTerm *term, const int16_t *in, int64_
     return sum * term->exact_unit;
 }
 
-/* The level of output `k` at a position of an item, which has received so much, but for what rounding has left out. */
-static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, int64_t position, int64_t k, int32_t received) {
+/* A level, and whether it is sure: no threshold lies within `off` of what has been received. */
+typedef struct {
+    int32_t level;
+    int sure;
+} NAME(Level);
+
+INLINE NAME(Level) NAME(level_within)(double received, double off, double threshold, int64_t total) {
+    const double quotient = received / threshold, most = (double)total;
+    double level = (double)(int64_t)(quotient < 0 ? 0 : quotient > most ? most : quotient);
+    /* The quotient has been rounded; products are exact. */
+    if (level * threshold > received && level > 0) level--;
+    if ((level + 1) * threshold <= received && level < most) level++;
+    const double rest = received - level * threshold;
+    return (NAME(Level)){(int32_t)level, (level == 0 || rest >= off) && (level == most || threshold - rest > off)};
+}
+
+/* The level of output `k` at a position of an item, which has received so much, but for what rounding has left out; `read`: of
+   each term, the magnitudes of the levels that it reads. */
+static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, const double *read, int64_t position, int64_t k, int32_t received) {
     const DenseTask *task = at->task;
-    const Neurons *neurons = &task->neurons;
-    const double threshold = task->thresholds[k], exact_threshold = task->exact_thresholds[k];
+    const int64_t total = task->neurons.total;
     const int64_t begin = task->begin_by_position ? (at->first_position + position) * task->outputs + k : k;
     double off = task->base[k], finer = ROUNDED;
     for (int64_t t = 0; t < task->terms; t++) {
         const DenseTerm *term = task->term + t;
         if (!term->low) continue;
-        const double read = term->summed ? NAME(levels_read)(at, t, position) : term->most_read;
-        if (term->summed) off += read * term->error[k];
-        finer += read * term->low_unit[k] / 2;
+        if (term->summed) off += read[t] * term->error[k];
+        finer += read[t] * term->low_unit[k] / 2;
     }
-    int32_t level = NAME(decided)(neurons, threshold, received - off, 0, 0);
-    if (level == NAME(decided)(neurons, threshold, received + off, 0, 0)) return level;
+    NAME(Level) found = NAME(level_within)(received, off, task->thresholds[k], total);
+    if (found.sure) return found.level;
     double given = task->exact_begin[begin], about = given + ((double)received - task->begin[begin]) * task->unit[k];
     for (int64_t t = 0; t < task->terms; t++)
         if (task->term[t].low)
             about += NAME(next_bits_of)(task->term + t, at->place[t], at->input[t] + at->offset[t][position], k);
-    level = NAME(decided)(neurons, exact_threshold, about - finer, 0, 0);
-    if (level == NAME(decided)(neurons, exact_threshold, about + finer, 0, 0)) return level;
+    found = NAME(level_within)(about, finer, task->exact_thresholds[k], total);
+    if (found.sure) return found.level;
     for (int64_t t = 0; t < task->terms; t++)
         given += NAME(true_sum_of)(task->term + t, at->input[t] + at->offset[t][position], k);
-    return NAME(decided)(neurons, exact_threshold, given, 0, 0);
+    return NAME(level_within)(given, 0, task->exact_thresholds[k], total).level;
 }
 
 /* Decides the outputs low..low+n-1 at a position whose levels may be wrong. */
 static void NAME(dense_decide)(const NAME(DenseItem) *at, int64_t position, int64_t low, int64_t n, const int32_t *received,
                                int8_t *out) {
     const DenseTask *task = at->task;
+    const int32_t *lowest = task->lowest + low, *highest = task->highest + low, *top = task->top + low;
+    const int32_t *thresholds = task->thresholds + low;
+    double read[MOST_TERMS];
     int8_t doubtful[NAME(DENSE_WIDTH)] = {0};
     for (int64_t k = 0; k < n; k++) {
-        const int32_t lowest = task->lowest[low + k], top = task->top[low + k];
-        const int32_t above = received[k] > lowest ? received[k] : lowest, held = above < top ? above : top;
-        const int32_t rest = held - out[k] * task->thresholds[low + k];
-        doubtful[k] = (rest < lowest) | (rest > task->highest[low + k]);
+        const int32_t above = received[k] > lowest[k] ? received[k] : lowest[k], held = above < top[k] ? above : top[k];
+        const int32_t rest = held - out[k] * thresholds[k];
+        doubtful[k] = (rest < lowest[k]) | (rest > highest[k]);
     }
+    for (int64_t t = 0; t < task->terms; t++)
+        read[t] = task->term[t].summed ? NAME(levels_read)(at, t, position) : task->term[t].most_read;
     for (int64_t k = NAME(next_near)(doubtful, 0, NAME(DENSE_WIDTH)); k < n; k = NAME(next_near)(doubtful, k + 1, NAME(DENSE_WIDTH)))
-        out[k] = (int8_t)NAME(dense_decided)(at, position, low + k, received[k]);
+        out[k] = (int8_t)NAME(dense_decided)(at, read, position, low + k, received[k]);
 }
 
 /* The levels of a tile: the positions from `p` on of an item, and `blocks` blocks of outputs. */

@@ -175,7 +175,7 @@ static int fits(int64_t kernel, const void *task) {
     }
     if (kernel == DENSE) {
         const DenseTask *dense = (const DenseTask *)task;
-        int good = dense->neurons.levels && dense->neurons.total > 0 && dense->neurons.total <= INT8_MAX && dense->terms > 0 &&
+        int good = dense->neurons.levels && dense->neurons.total > 0 && dense->neurons.total <= INT8_MAX && dense->terms > 0 && dense->terms <= MOST_TERMS &&
                    dense->samples > 0 && dense->out_height > 0 && dense->out_width > 0 && dense->outputs > 0 && dense->bands > 0 &&
                    dense->together > 0 && dense->parts > 0 && (dense->bands == 1 || dense->together == 1);
         for (int64_t t = 0; good && t < dense->terms; t++) {

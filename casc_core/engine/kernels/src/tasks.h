@@ -16,8 +16,8 @@ enum { FEW_ROWS = 4 };
 /* Patterns of four inputs that each spike once, not at all or once back; positions of a tile at most, and rows of a kernel
    where tables are used. */
 enum { PATTERNS = 81, TILE = 16, MOST_KERNEL = 16 };
-/* Outputs in a block of weights that are summed densely. */
-enum { DENSE_BLOCK = 16 };
+/* Outputs in a block of weights that are summed densely, and terms of a sum at most. */
+enum { DENSE_BLOCK = 16, MOST_TERMS = 16 };
 /* More rows than these are listed eight inputs at a time; a list has room for so many more than there are inputs. */
 enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
