@@ -236,6 +236,18 @@ class Signal(Summarised):
         return replace(self, divisor=divisor)
 
 
+@dataclass(frozen=True, eq=False)
+class Rearrangement:
+    """A function that only moves, takes or repeats elements, with its arguments: the same object is the same call."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.function(x, *self.args, **self.kwargs)
+
+
 def longest_period(values: Any) -> int:
     """The period of the signals among the leaves of `values`; those without a train have any."""
     if isinstance(values, Signal):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from casc_core.engine.products.filters import Filter, by_channel, identity
 from casc_core.engine.products.geometry import convolve
 from casc_core.engine.signal import (
     LazyTrain,
+    Rearrangement,
     Signal,
     along,
     concatenated,
@@ -486,8 +487,21 @@ def _moved(function: Callable[[Tensor], Tensor], factors: Tensor, size: torch.Si
     if not bool(factors.all()):  # zero is what is filled in, whatever the factor
         return None
     values, kinds = factors.unique(return_inverse=True)
-    # What is moved are numbers of factors, as narrow as trains.
-    numbers = (kinds + 1).to(torch.int8 if len(values) <= kernels.LARGEST_COUNT else torch.float64)
+    find = _moved_kinds if isinstance(function, Rearrangement) else _moved_kinds.__wrapped__
+    moved = find(function, tuple(kinds.tolist()), size)
+    # Where there is nothing but what is filled in, any will do.
+    return (
+        None if moved is None else torch.tensor([1.0, *values.tolist()], dtype=torch.float64, device="cpu")[list(moved)]
+    )
+
+
+@lru_cache(maxsize=256)
+def _moved_kinds(
+    function: Callable[[Tensor], Tensor], kinds: tuple[int, ...], size: torch.Size
+) -> tuple[int, ...] | None:
+    """Of which kind, from 1, each channel is once a function has moved entries; 0: of none. None: some are of several."""
+    numbers = torch.tensor(kinds, device="cpu") + 1
+    numbers = numbers.to(torch.int8 if max(kinds) < kernels.LARGEST_COUNT else torch.float64)  # as trains may be
     moved = without_repeats(function(numbers.reshape(-1, *[1] * (len(size) - 2)).expand(size)))
     moved = moved.transpose(0, 1).flatten(1)
     if not moved.numel():
@@ -495,4 +509,4 @@ def _moved(function: Callable[[Tensor], Tensor], factors: Tensor, size: torch.Si
     own = moved.amax(1)
     if not bool(((moved == own[:, None]) | (moved == 0)).all()):
         return None
-    return torch.where(own == 0, 1.0, values[own.long() - 1])  # nothing but what is filled in
+    return tuple(own.long().tolist())
