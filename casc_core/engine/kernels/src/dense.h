@@ -301,9 +301,10 @@ INLINE NAME(Level) NAME(level_within)(double received, double off, double thresh
     return (NAME(Level)){(int32_t)level, (level == 0 || rest >= off) && (level == most || threshold - rest > off)};
 }
 
-/* The level of output `k` at a position of an item, which has received so much, but for what rounding has left out; `read`: of
-   each term, the magnitudes of the levels that it reads. */
-static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, const double *read, int64_t position, int64_t k, int32_t received) {
+/* The level of output `k` at a position of an item, which has received so much, but for what rounding has left out: `guess`, if it is
+   sure. `read`: of each term, the magnitudes of the levels that it reads. */
+static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, const double *read, int64_t position, int64_t k, int32_t received,
+                                  int32_t guess) {
     const DenseTask *task = at->task;
     const int64_t total = task->neurons.total;
     const int64_t begin = task->begin_by_position ? (at->first_position + position) * task->outputs + k : k;
@@ -314,7 +315,9 @@ static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, const double *read
         if (term->summed) off += read[t] * term->error[k];
         finer += read[t] * term->low_unit[k] / 2;
     }
-    NAME(Level) found = NAME(level_within)(received, off, task->thresholds[k], total);
+    const double threshold = task->thresholds[k], rest = received - guess * threshold;
+    if (guess >= 0 && guess <= total && (guess == 0 || rest >= off) && (guess == total || threshold - rest > off)) return guess;
+    NAME(Level) found = NAME(level_within)(received, off, threshold, total);
     if (found.sure) return found.level;
     double given = task->exact_begin[begin], about = given + ((double)received - task->begin[begin]) * task->unit[k];
     for (int64_t t = 0; t < task->terms; t++)
@@ -343,7 +346,7 @@ static void NAME(dense_decide)(const NAME(DenseItem) *at, int64_t position, int6
     for (int64_t t = 0; t < task->terms; t++)
         read[t] = task->term[t].summed ? NAME(levels_read)(at, t, position) : task->term[t].most_read;
     for (int64_t k = NAME(next_near)(doubtful, 0, NAME(DENSE_WIDTH)); k < n; k = NAME(next_near)(doubtful, k + 1, NAME(DENSE_WIDTH)))
-        out[k] = (int8_t)NAME(dense_decided)(at, read, position, low + k, received[k]);
+        out[k] = (int8_t)NAME(dense_decided)(at, read, position, low + k, received[k], out[k]);
 }
 
 /* The levels of a tile: the positions from `p` on of an item, and `blocks` blocks of outputs. */
