@@ -115,9 +115,10 @@ static void NAME(dense_read)(NAME(DenseItem) *at, int64_t first, int64_t samples
 }
 
 #if VECTOR
-/* sums [tile, width] += products of the inputs of a tile with the weights of `blocks` blocks, shifted. */
+/* to [tile, width] = products of the inputs of a tile with the weights of `blocks` blocks, shifted, and `base`, whose rows are
+   `next` apart; it may be `to`. */
 INLINE void NAME(add_dense)(const int blocks, const DenseTerm *term, const int64_t *place, const int16_t *const *from, int64_t block,
-                          int32_t *to) {
+                          const int32_t *base, int64_t next, int32_t *to) {
     WORD sum[DENSE_TILE][2 * DENSE_WORDS];
     const int words = blocks * DENSE_WORDS;
     const int64_t parts = parts_of(term);
@@ -143,13 +144,14 @@ INLINE void NAME(add_dense)(const int blocks, const DenseTerm *term, const int64
     UNROLLED for (int w = 0; w < words; w++) {
         const NAME(Sums) by = *(const NAME(Sums) *)(term->shift + block * DENSE_BLOCK + w * DENSE_LANES);
         UNROLLED for (int p = 0; p < DENSE_TILE; p++)
-            *(NAME(Sums) *)(to + p * NAME(DENSE_WIDTH) + w * DENSE_LANES) += (NAME(Sums))sum[p][w] << by;
+            *(NAME(Sums) *)(to + p * NAME(DENSE_WIDTH) + w * DENSE_LANES) =
+                *(const NAME(Sums) *)(base + p * next + w * DENSE_LANES) + ((NAME(Sums))sum[p][w] << by);
     }
 }
 
 /* The same where each output has an input channel of its own; pairs are of two taps. */
 INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const int64_t *place, const int16_t *const *from, int64_t block,
-                          int32_t *to) {
+                          const int32_t *base, int64_t next, int32_t *to) {
     const int64_t parts = parts_of(term);
     for (int w = 0; w < blocks * DENSE_WORDS; w++) {
         const int16_t *weights = term->weights + (block + w / DENSE_WORDS) * term->block_size + w % DENSE_WORDS * 2 * DENSE_LANES;
@@ -168,22 +170,24 @@ INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const i
                                                           (NAME(Sums))UNSIGNED16(from[p] + other) << 16));
         }
         UNROLLED for (int p = 0; p < DENSE_TILE; p++)
-            *(NAME(Sums) *)(to + p * NAME(DENSE_WIDTH) + w * DENSE_LANES) += (NAME(Sums))sum[p] << by;
+            *(NAME(Sums) *)(to + p * NAME(DENSE_WIDTH) + w * DENSE_LANES) =
+                *(const NAME(Sums) *)(base + p * next + w * DENSE_LANES) + ((NAME(Sums))sum[p] << by);
     }
 }
 
 /* Functions of their own, so that sums and pointers have all registers. */
 #define OWN_FUNCTION(name, blocks)                                                                                    \
     static __attribute__((noinline)) void NAME(name##_##blocks)(const DenseTerm *term, const int64_t *place,          \
-                                                                const int16_t *const *from, int64_t block, int32_t *to) { \
-        NAME(name)(blocks, term, place, from, block, to);                                                             \
+                                                                const int16_t *const *from, int64_t block,            \
+                                                                const int32_t *base, int64_t next, int32_t *to) {     \
+        NAME(name)(blocks, term, place, from, block, base, next, to);                                                 \
     }
 OWN_FUNCTION(add_dense, 1)
 OWN_FUNCTION(add_dense, 2)
 #undef OWN_FUNCTION
 #else
 INLINE void NAME(add_dense)(const int blocks, const DenseTerm *term, const int64_t *place, const int16_t *const *from, int64_t block,
-                          int32_t *to) {
+                          const int32_t *base, int64_t next, int32_t *to) {
     (void)blocks;
     const int64_t parts = parts_of(term);
     const int32_t *shift = term->shift + block * DENSE_BLOCK;
@@ -195,14 +199,15 @@ INLINE void NAME(add_dense)(const int blocks, const DenseTerm *term, const int64
             for (int64_t k = 0; k < term->span; k += 2, weight += 2 * DENSE_BLOCK)
                 for (int o = 0; o < DENSE_BLOCK; o++) sum[o] += weight[2 * o] * in[k] + weight[2 * o + 1] * in[k + 1];
         }
-        for (int o = 0; o < DENSE_BLOCK; o++) to[p * DENSE_BLOCK + o] += (int32_t)((uint32_t)sum[o] << shift[o]);
+        for (int o = 0; o < DENSE_BLOCK; o++)
+            to[p * DENSE_BLOCK + o] = base[p * next + o] + (int32_t)((uint32_t)sum[o] << shift[o]);
     }
 }
 #define add_dense_1_plain(...) add_dense_plain(1, __VA_ARGS__)
 #define add_dense_2_plain(...) add_dense_plain(1, __VA_ARGS__)
 
 INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const int64_t *place, const int16_t *const *from, int64_t block,
-                          int32_t *to) {
+                          const int32_t *base, int64_t next, int32_t *to) {
     (void)blocks;
     const int64_t parts = parts_of(term);
     const int32_t *shift = term->shift + block * DENSE_BLOCK;
@@ -213,24 +218,36 @@ INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const i
             const int16_t *in = from[p] + place[s] + term->first[block];
             for (int o = 0; o < DENSE_BLOCK; o++) sum[o] += weight[(s / 2 * DENSE_BLOCK + o) * 2 + s % 2] * in[o];
         }
-        for (int o = 0; o < DENSE_BLOCK; o++) to[p * DENSE_BLOCK + o] += (int32_t)((uint32_t)sum[o] << shift[o]);
+        for (int o = 0; o < DENSE_BLOCK; o++)
+            to[p * DENSE_BLOCK + o] = base[p * next + o] + (int32_t)((uint32_t)sum[o] << shift[o]);
     }
 }
 #endif
 
-/* The levels that neurons settle at which have received so much, clip(floor(received / threshold), 0, total). Returns whether any
-   may be wrong: its rest is not between `lowest` and `highest`, because sums are off, or the quotient has been rounded. */
-INLINE int32_t NAME(dense_levels)(const int64_t n, const int32_t *restrict received, const int32_t *restrict thresholds,
-                                  const float *restrict inverse, const int32_t *restrict lowest, const int32_t *restrict highest,
-                                  const int32_t *restrict top, int8_t *restrict out) {
-    int32_t doubtful = 0;
+/* The levels that neurons settle at which have received so much, clip(floor(received / threshold), 0, total). Marks those that may
+   be wrong: the rest is not between `lowest` and `highest`, because sums are off, or the quotient has been rounded. */
+INLINE void NAME(dense_levels)(const int64_t n, const int32_t *restrict received, const int32_t *restrict thresholds,
+                               const float *restrict inverse, const int32_t *restrict lowest, const int32_t *restrict highest,
+                               const int32_t *restrict top, int8_t *restrict out, int8_t *restrict doubtful) {
     for (int64_t k = 0; k < n; k++) {
         const int32_t above = received[k] > lowest[k] ? received[k] : lowest[k], held = above < top[k] ? above : top[k];
         const int32_t level = (int32_t)((float)held * inverse[k]), rest = held - level * thresholds[k];
         out[k] = (int8_t)level;
-        doubtful |= (rest < lowest[k]) | (rest > highest[k]);
+        doubtful[k] = (int8_t)((rest < lowest[k]) | (rest > highest[k]));
     }
-    return doubtful;
+}
+
+/* Copies fewer than 32 bytes. */
+INLINE void NAME(copy_few)(int8_t *to, const int8_t *from, int64_t n) {
+    for (int64_t size = 16; size; size /= 2)
+        if (n & size) {
+            if (size == 16) memcpy(to, from, 16);
+            else if (size == 8) memcpy(to, from, 8);
+            else if (size == 4) memcpy(to, from, 4);
+            else if (size == 2) memcpy(to, from, 2);
+            else *to = *from;
+            to += size, from += size;
+        }
 }
 
 /* The magnitudes, together, of all levels that a position reads of a term. */
@@ -330,23 +347,15 @@ static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, const double *read
     return NAME(level_within)(given, 0, task->exact_thresholds[k], total).level;
 }
 
-/* Decides the outputs low..low+n-1 at a position whose levels may be wrong. */
+/* Decides the outputs low..low+n-1 at a position whose levels are marked. */
 static void NAME(dense_decide)(const NAME(DenseItem) *at, int64_t position, int64_t low, int64_t n, const int32_t *received,
-                               int8_t *out) {
+                               const int8_t *doubtful, int8_t *out) {
     const DenseTask *task = at->task;
-    const int32_t *lowest = task->lowest + low, *highest = task->highest + low, *top = task->top + low;
-    const int32_t *thresholds = task->thresholds + low;
     double read[MOST_TERMS];
-    int8_t doubtful[NAME(DENSE_WIDTH)] = {0};
-    for (int64_t k = 0; k < n; k++) {
-        const int32_t above = received[k] > lowest[k] ? received[k] : lowest[k], held = above < top[k] ? above : top[k];
-        const int32_t rest = held - out[k] * thresholds[k];
-        doubtful[k] = (rest < lowest[k]) | (rest > highest[k]);
-    }
     for (int64_t t = 0; t < task->terms; t++)
         read[t] = task->term[t].summed ? NAME(levels_read)(at, t, position) : task->term[t].most_read;
-    for (int64_t k = NAME(next_near)(doubtful, 0, NAME(DENSE_WIDTH)); k < n; k = NAME(next_near)(doubtful, k + 1, NAME(DENSE_WIDTH)))
-        out[k] = (int8_t)NAME(dense_decided)(at, read, position, low + k, received[k], out[k]);
+    for (int64_t k = 0; k < n; k++)
+        if (doubtful[k]) out[k] = (int8_t)NAME(dense_decided)(at, read, position, low + k, received[k], out[k]);
 }
 
 /* The levels of a tile: the positions from `p` on of an item, and `blocks` blocks of outputs. */
@@ -356,29 +365,42 @@ INLINE void NAME(dense_tile)(const int blocks, const NAME(DenseItem) *at, int64_
     const int64_t here = at->positions - p < DENSE_TILE ? at->positions - p : DENSE_TILE, low = block * DENSE_BLOCK;
     const int64_t lanes = blocks * DENSE_BLOCK, n = task->outputs - low < lanes ? task->outputs - low : lanes;
     int32_t sums[DENSE_TILE * WIDTH];
+    int8_t levels[DENSE_TILE * WIDTH], doubtful[DENSE_TILE * WIDTH];
+    const int32_t *base = task->begin + low;
+    int64_t next = 0;
     if (task->begin_by_position) {
+        base = sums, next = WIDTH;
         memset(sums, 0, sizeof sums);
         for (int64_t i = 0; i < here; i++)
             memcpy(sums + i * WIDTH, task->begin + (at->first_position + p + i) * task->outputs + low, (size_t)n * sizeof *sums);
-    } else {
-        for (int64_t i = 0; i < DENSE_TILE; i++) memcpy(sums + i * WIDTH, task->begin + low, (size_t)lanes * sizeof *sums);
     }
-    for (int64_t t = 0; t < task->terms; t++) {
+    for (int64_t t = 0; t < task->terms; t++, base = sums, next = WIDTH) {
         const int16_t *from[DENSE_TILE];
         for (int64_t i = 0; i < DENSE_TILE; i++) from[i] = at->input[t] + at->offset[t][p + (i < here ? i : 0)];
         if (task->term[t].own)
-            NAME(add_dense_own)(blocks, task->term + t, at->place[t], from, block, sums);
+            NAME(add_dense_own)(blocks, task->term + t, at->place[t], from, block, base, next, sums);
+        else if (blocks == 2)
+            NAME(add_dense_2)(task->term + t, at->place[t], from, block, base, next, sums);
         else
-            blocks == 2 ? NAME(add_dense_2)(task->term + t, at->place[t], from, block, sums) : NAME(add_dense_1)(task->term + t, at->place[t], from, block, sums);
+            NAME(add_dense_1)(task->term + t, at->place[t], from, block, base, next, sums);
+    }
+    for (int64_t i = 0; i < DENSE_TILE; i++)
+        NAME(dense_levels)(lanes, sums + i * WIDTH, task->thresholds + low, task->inverse + low, task->lowest + low,
+                           task->highest + low, task->top + low, levels + i * lanes, doubtful + i * lanes);
+    for (int64_t k = 0; k < here * lanes; k += 8) {
+        uint64_t eight;
+        memcpy(&eight, doubtful + k, 8);
+        if (!eight) continue;
+        const int64_t i = k / lanes;
+        NAME(dense_decide)(at, p + i, low, n, sums + i * WIDTH, doubtful + i * lanes, levels + i * lanes);
+        k = i * lanes + lanes - 8; /* on with the next position */
     }
     int8_t *out = task->out + (at->first_position + p) * task->outputs + low;
     for (int64_t i = 0; i < here; i++, out += task->outputs) {
-        const int32_t *received = sums + i * WIDTH;
-        int8_t levels[WIDTH];
-        const int32_t doubtful = NAME(dense_levels)(lanes, received, task->thresholds + low, task->inverse + low, task->lowest + low,
-                                                    task->highest + low, task->top + low, n == lanes ? out : levels);
-        if (n < lanes) memcpy(out, levels, (size_t)n);
-        if (doubtful) NAME(dense_decide)(at, p + i, low, n, received, out);
+        if (n == lanes)
+            memcpy(out, levels + i * lanes, (size_t)lanes);
+        else
+            NAME(copy_few)(out, levels + i * lanes, n);
     }
 }
 
