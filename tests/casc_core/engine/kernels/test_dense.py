@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import loader
-
 from casc_core.engine.products.geometry import Geometry
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
@@ -39,11 +38,15 @@ class Term:
             reach = (out[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1
             padding[around] = np.minimum(padding[around], [reach - 1, max(0, reach - 1 - padding[2 * axis])]).tolist()
             size.append(int(reach) - sum(padding[around]))
-        self.geometry = Geometry(*(tuple(np.asarray(each).tolist()) for each in (kernel, stride, padding, dilation)), groups)
+        self.geometry = Geometry(
+            *(tuple(np.asarray(each).tolist()) for each in (kernel, stride, padding, dilation)), groups
+        )
         self.weight = rng.integers(-(2**bits), 2**bits + 1, (each_out * groups, each_in, *kernel))
         self.weight[rng.random(self.weight.shape) < 0.2] = 0
         self.level = level
-        self.levels = rng.integers(-level if rng.random() < 0.2 else 0, level, (samples, each_in * groups, *size), endpoint=True)
+        self.levels = rng.integers(
+            -level if rng.random() < 0.2 else 0, level, (samples, each_in * groups, *size), endpoint=True
+        )
 
     def sums(self):
         """`[samples, channels, height, width]` int64."""
@@ -67,7 +70,7 @@ def levels_of(terms, thresholds, begin, total):
     return kernels.dense(population, population.begin(values), trains, size).numpy()
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**32 - 1),
     instructions=st.sampled_from(COMPILED_OR_EMULATED),
@@ -110,7 +113,12 @@ def test_levels(seed, instructions, channels, size, samples, bits, total, two, b
 @pytest.mark.parametrize("instructions", COMPILED)
 @pytest.mark.parametrize(
     ("channels", "size", "samples", "room"),
-    [((70, 5, 1), (13, 6), 3, 600), ((40, 4, 1), (33, 2), 1, 100), ((3, 2, 20), (2, 5), 2, 2**17), ((2, 3, 1), (40, 3), 9, 1)],
+    [
+        ((70, 5, 1), (13, 6), 3, 600),
+        ((40, 4, 1), (33, 2), 1, 100),
+        ((3, 2, 20), (2, 5), 2, 2**17),
+        ((2, 3, 1), (40, 3), 9, 1),
+    ],
 )
 def test_bands_parts_and_threads_change_nothing(instructions, channels, size, samples, room, monkeypatch):
     rng = np.random.default_rng(1)
