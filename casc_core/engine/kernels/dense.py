@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ctypes import c_double, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,6 +158,10 @@ class DensePopulation:
     def last(self) -> list[_Call]:
         """What was asked of the kernel last; it is asked the same of other numbers of these shapes."""
         return []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has tensors of its own, and asks anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "last"}
 
     def begin(self, values: Tensor) -> Begin:
         """`[outputs]` or `[samples, height, width, outputs]` float64, no larger than the population was made for."""

@@ -237,9 +237,10 @@ class Fire(Op):
         begin = torch.zeros((), dtype=torch.float64)
         for each, times in ((signal.drive, neuron.total), (potential, 1)):
             begin = begin if each is None else begin + without_repeats(each) * times
-        population = currents.level_population(
-            self.settings["exponent"], thresholds, 2.0 ** binade(largest(begin)), neuron.total
-        )
+        # No more of it than its order of magnitude, so that other inputs find the population as it was prepared.
+        reach = largest(begin)
+        most = 2.0 ** binade(reach) if reach else 0.0
+        population = currents.level_population(self.settings["exponent"], thresholds, most, neuron.total)
         if population is None:
             return None
         values = along(begin, signal.shape, 1)

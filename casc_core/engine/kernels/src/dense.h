@@ -21,8 +21,8 @@ enum { NAME(DENSE_WIDTH) = DENSE_BLOCK * DENSE_BLOCKS };
 typedef struct {
     const DenseTask *task;
     int16_t **input;
-    int32_t **sums_of, **offset;
-    int64_t **place; /* of each term: where its parts of the inputs lie, seen from where a position begins */
+    int32_t **sums_of;
+    int64_t **offset, **place; /* of each term: where its parts of the inputs lie, seen from where a position begins */
     int64_t first_position, positions;
     void *memory;
 } NAME(DenseItem);
@@ -33,7 +33,7 @@ static int NAME(dense_open)(NAME(DenseItem) *at, const DenseTask *task) {
     int64_t bytes = 64;
     for (int64_t t = 0; t < task->terms; t++) {
         const int64_t pixels = task->together * dense_rows(task, task->term + t) * task->term[t].columns;
-        bytes += 4 * 8 + 4 * positions + 4 * pixels + 2 * (pixels * task->term[t].pixel + slack) + 8 * parts_of(task->term + t) + 8 * 16;
+        bytes += 4 * 8 + 8 * positions + 4 * pixels + 2 * (pixels * task->term[t].pixel + slack) + 8 * parts_of(task->term + t) + 8 * 16;
     }
     char *next = (char *)malloc((size_t)bytes);
     if (!next) return 0;
@@ -97,11 +97,11 @@ static void NAME(dense_read)(NAME(DenseItem) *at, int64_t first, int64_t samples
         const int64_t row = term->columns * term->pixel, top = from * term->stride_y - term->pad_y;
         const int64_t rows = (to - from - 1) * term->stride_y + (term->kernel_y - 1) * term->dilation_y + 1;
         int16_t *input = at->input[t];
-        int32_t *offset = at->offset[t];
+        int64_t *offset = at->offset[t];
         for (int64_t s = 0; s < samples; s++) {
             for (int64_t oy = 0; oy < to - from; oy++)
                 for (int64_t ox = 0; ox < task->out_width; ox++)
-                    *offset++ = (int32_t)((s * rows + oy * term->stride_y) * row + ox * term->stride_x * term->pixel);
+                    *offset++ = (s * rows + oy * term->stride_y) * row + ox * term->stride_x * term->pixel;
             for (int64_t y = top; y < top + rows; y++, input += row) {
                 const int8_t *in = term->levels + ((first + s) * term->height + y) * term->width * term->channels;
                 if (y < 0 || y >= term->height)

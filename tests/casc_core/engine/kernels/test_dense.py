@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import numpy as np
@@ -156,6 +157,8 @@ def test_it_is_asked_again_of_other_numbers_and_shapes():
     assert torch.equal(first.flip(0), other)
     assert torch.equal(first[1:], one)
     assert not torch.equal(first, other)
+    copied, own = copy.deepcopy((population, begin))
+    assert torch.equal(kernels.dense(copied, own, [levels[1:]], size), one)
 
 
 def test_int32_may_not_hold_a_threshold():
