@@ -17,6 +17,7 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.dense import Begin, DensePopulation, dense, dense_population
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
@@ -41,8 +42,10 @@ __all__ = [
     "LARGEST_COUNT",
     "NEAR",
     "SUM_BITS",
+    "Begin",
     "Blocks",
     "CellKind",
+    "DensePopulation",
     "Driven",
     "Exact",
     "ExactCurrents",
@@ -63,6 +66,8 @@ __all__ = [
     "cell_gradient",
     "convolution",
     "count_rows",
+    "dense",
+    "dense_population",
     "driven",
     "empty",
     "fits_int32",

@@ -10,6 +10,7 @@
 #include "gated.h"
 #include "tables.h"
 #include "convolution.h"
+#include "dense.h"
 #include "counting.h"
 #include "rounding.h"
 #include "driven.h"

@@ -22,6 +22,7 @@
 #undef FIRST
 #undef SECOND
 #undef WIDER
+#undef UNSIGNED16
 #undef XOR
 #undef TIMES32
 #undef SHIFTED32
@@ -70,6 +71,7 @@
 #define PAIRS(sum, a, b) _mm512_dpwssd_epi32(sum, a, b)
 #define FIRST(low, high) _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high)
 #define SECOND(low, high) _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high)
+#define UNSIGNED16(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
 #define WIDER(x, half) _mm512_cvtepi16_epi32(half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x))
 #define XOR(a, b) _mm512_xor_si512(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
@@ -93,6 +95,7 @@
 #define PAIRS(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 #define FIRST(low, high) _mm256_permute2x128_si256(low, high, 0x20)
 #define SECOND(low, high) _mm256_permute2x128_si256(low, high, 0x31)
+#define UNSIGNED16(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define WIDER(x, half) _mm256_cvtepi16_epi32(half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x))
 #define XOR(a, b) _mm256_xor_si256(a, b)
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
@@ -118,6 +121,7 @@
                               vmull_high_s16((int16x8_t)(a), (int16x8_t)(b))))
 #define FIRST(low, high) (low)
 #define SECOND(low, high) (high)
+#define UNSIGNED16(p) ((WORD)vmovl_u16(vld1_u16((const uint16_t *)(p))))
 #define WIDER(x, half) (half ? vmovl_high_s16((int16x8_t)(x)) : vmovl_s16(vget_low_s16((int16x8_t)(x))))
 #define XOR(a, b) veorq_s32(a, b)
 #define TIMES32(a, b) vmulq_s32(a, b)
@@ -138,7 +142,7 @@ INLINE void NAME(store)(void *to, WORD x) { memcpy(to, &x, sizeof x); }
 
 /* LOW and HIGH interleave int16; PAIRS(sum, a, b) adds the products of neighbours to int32 sums, DOT(sum, a, b) all products to
    any of the sums. ADD_PRODUCTS(low, high, x, y, factors) adds x times the first of a pair of factors, and y times the second.
-   FIRST and SECOND put sums in order, as LOW and HIGH, or ADD_PRODUCTS, leave them. */
+   UNSIGNED16 loads int16 and widens them, zeros above. FIRST and SECOND put sums in order, as LOW and HIGH, or ADD_PRODUCTS, leave them. */
 #if VECTOR >= 256
 #define ADD_PRODUCTS(low, high, x, y, factors)                                                                        \
     (low = PAIRS(low, LOW(x, y), factors), high = PAIRS(high, HIGH(x, y), factors))
