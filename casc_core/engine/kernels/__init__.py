@@ -16,9 +16,10 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.currents import CurrentWeights, currents, pack_currents
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
-from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
+from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
 from casc_core.engine.kernels.rounding import Reads, SplitWeights, round_sums
@@ -41,6 +42,7 @@ __all__ = [
     "NEAR",
     "SUM_BITS",
     "Blocks",
+    "CurrentWeights",
     "Driven",
     "Exact",
     "ExactCurrents",
@@ -59,7 +61,9 @@ __all__ = [
     "can_be_tiled",
     "convolution",
     "count_rows",
+    "currents",
     "driven",
+    "empty",
     "fits_int32",
     "forked",
     "gated",
@@ -69,6 +73,7 @@ __all__ = [
     "narrow_exponent",
     "pack",
     "pack_convolution",
+    "pack_currents",
     "pack_driven",
     "ready",
     "recurrence",

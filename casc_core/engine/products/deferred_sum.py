@@ -147,11 +147,7 @@ class DeferredSum:
             dtype = self.numerics.dtype(self.bound * self.peak, exponent, self.terms[0].filter.name)
         total: Tensor | None = None
         for term in sorted(self.terms, key=lambda term: -len(term.train)):
-            part = _convolved(term, dtype)
-            if total is None:
-                total = part
-            else:
-                total[: len(part)] += part
+            total = _added(term, dtype, total)
         assert total is not None
         return without_plane(total, self.dims)
 
@@ -381,6 +377,22 @@ def _summed(train: Tensor) -> Tensor:
     if train.dtype != torch.int8 or order is None or order[0] != 0 or not kernels.ready(train):
         return train.sum(0, dtype=torch.float64)
     return kernels.sum_middle(train.permute(order), 0).permute([dim - 1 for dim in inverse(order)[1:]])
+
+
+def _added(term: Term, dtype: torch.dtype, total: Tensor | None) -> Tensor:
+    """The currents of a term, added to those of longer ones, channels last in memory."""
+    train, adds = term.train, total is not None
+    if train.dtype == torch.int8 and kernels.ready(train):
+        if total is None:
+            shape = (*train.shape[:2], *term.size, len(term.filter.weight))
+            total = kernels.empty(shape, dtype).permute(0, 1, 4, 2, 3)
+        kernels.currents(term.filter.currents(dtype), train, total[: len(train)].permute(0, 1, 3, 4, 2), adds)
+        return total
+    part = _convolved(term, dtype)
+    if total is None:
+        return part
+    total[: len(part)] += part
+    return total
 
 
 def _convolved(term: Term, dtype: torch.dtype) -> Tensor:

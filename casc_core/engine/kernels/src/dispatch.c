@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 24; }
+EXPORT int64_t casc_version(void) { return 25; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -114,7 +114,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN };
+enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN, CURRENTS };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
 static int laid_out(const Weights *weights) {
@@ -180,6 +180,13 @@ static int fits(int64_t kernel, const void *task) {
                driven->width >= driven->outputs / groups && driven->capacity >= 0 && driven->positions > 0 &&
                driven->reads.height > 0 && driven->reads.width > 0 && whole(driven->neurons.threshold);
     }
+    if (kernel == CURRENTS) {
+        const CurrentsTask *currents = (const CurrentsTask *)task;
+        return currents->groups > 0 && currents->channels % currents->groups == 0 &&
+               currents->outputs % currents->groups == 0 && currents->padded % 16 == 0 && currents->channels < 1 << 24 &&
+               currents->padded >= (currents->own ? currents->channels : currents->outputs / currents->groups) &&
+               currents->bands > 0 && currents->kernel_y > 0 && currents->kernel_x > 0 && currents->out_height > 0;
+    }
     return 1;
 }
 
@@ -201,6 +208,9 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
         case DRIVEN: return DISPATCH(driven, (DrivenTask *)task, first, last);
         case GATED: return DISPATCH(gated, task, first, last);
+        case CURRENTS:
+            return type == FLOAT32 ? DISPATCH(currents_FLOAT32, task, first, last)
+                                   : DISPATCH(currents_FLOAT64, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }

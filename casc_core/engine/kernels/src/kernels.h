@@ -13,3 +13,13 @@
 #include "counting.h"
 #include "rounding.h"
 #include "driven.h"
+#define REAL float
+#define TYPED(x) NAME(x##_FLOAT32)
+#include "currents.h"
+#undef REAL
+#undef TYPED
+#define REAL double
+#define TYPED(x) NAME(x##_FLOAT64)
+#include "currents.h"
+#undef REAL
+#undef TYPED

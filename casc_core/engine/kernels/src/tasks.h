@@ -225,6 +225,19 @@ typedef struct {
     int8_t *out;
 } ConvolutionTask;
 
+/* The currents `out` [images, out_height, out_width, outputs] of a convolution of `train` [images, height, width, channels] int8.
+   `weights` [groups, kernel_y * kernel_x, channels of a group, padded] are those of a group's outputs side by side; where each
+   output has an input channel of its own, [kernel_y * kernel_x, padded]. `padded` is a multiple of a vector. Images are cut into
+   `bands` of output rows. With `adds` the currents are added to what is there. */
+typedef struct {
+    const int8_t *train;
+    const void *weights;
+    int64_t height, width, channels, groups, outputs, padded, own;
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+    int64_t out_height, out_width, bands, adds;
+    void *out;
+} CurrentsTask;
+
 /* `from` [outer, middle, inner] int8; `to` [outer, inner]. */
 typedef struct {
     const int8_t *from;
