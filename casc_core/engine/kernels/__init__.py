@@ -22,7 +22,7 @@ from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
-from casc_core.engine.kernels.rounding import Reads, SplitWeights, round_sums
+from casc_core.engine.kernels.rounding import Reads, Rounds, SplitWeights, in_blocks, products, round_sums, rounded_products
 from casc_core.engine.kernels.rows import (
     INT32_UNITS,
     LARGEST_COUNT,
@@ -54,6 +54,7 @@ __all__ = [
     "Reads",
     "RecurrentSpikes",
     "Rounding",
+    "Rounds",
     "Sequences",
     "SplitWeights",
     "agreement",
@@ -67,6 +68,7 @@ __all__ = [
     "fits_int32",
     "forked",
     "gated",
+    "in_blocks",
     "instructions",
     "is_own",
     "levels",
@@ -75,9 +77,11 @@ __all__ = [
     "pack_convolution",
     "pack_currents",
     "pack_driven",
+    "products",
     "ready",
     "recurrence",
     "round_sums",
+    "rounded_products",
     "rows",
     "scan",
     "scans",

@@ -180,6 +180,12 @@ static int fits(int64_t kernel, const void *task) {
                driven->width >= driven->outputs / groups && driven->capacity >= 0 && driven->positions > 0 &&
                driven->reads.height > 0 && driven->reads.width > 0 && whole(driven->neurons.threshold);
     }
+    if (kernel == ROUND) {
+        const RoundTask *round = (const RoundTask *)task;
+        return round->positions > 0 && round->outputs > 0 && round->reads.groups > 0 &&
+               round->outputs % round->reads.groups == 0 && round->reads.height > 0 && round->reads.width > 0 &&
+               (!round->two_parts || (round->whole && round->upper && round->lower && !round->bias));
+    }
     if (kernel == CURRENTS) {
         const CurrentsTask *currents = (const CurrentsTask *)task;
         return currents->groups > 0 && currents->channels % currents->groups == 0 &&
@@ -205,7 +211,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
-        case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
+        case ROUND: return DISPATCH(round_products, (RoundTask *)task, first, last);
         case DRIVEN: return DISPATCH(driven, (DrivenTask *)task, first, last);
         case GATED: return DISPATCH(gated, task, first, last);
         case CURRENTS:

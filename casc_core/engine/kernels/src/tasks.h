@@ -272,20 +272,23 @@ typedef struct {
     int64_t terms, height, width, by_sample, by_row, by_column, by_group, groups;
 } Reads;
 
-/* `values` [positions, outputs], products summed with rounding, become themselves plus `bias` [outputs] (or NULL), rounded to
-   multiples of 1 / scale, half to even. Sums that may be off by so much that they are, by `error` of those multiples, within
-   reach of a half, are taken again: of the weights' upper parts, `high` [outputs, terms], with inputs rounded by `splitter`,
-   which float64 sums exactly, and of the small rest with `low`, which may be off by `rest_error`. The places of those that
-   this does not decide either are listed in `near` [room], in any order; `found` counts them, those too for which there is no
-   room. */
+/* `values` [positions, outputs] become sums of products, and where they are to be `rounded`, with `bias` [outputs] (or NULL) added,
+   rounded to multiples of 1 / scale, half to even. Weights are laid out in `whole` [groups, blocks of 8 outputs, terms, 8], 0
+   behind a group's outputs; so are `upper` and `lower`. Without them `values` are sums already.
+
+   Sums may be off by so much that they are, by `error` of those multiples, within reach of a half: those are taken again: of the
+   weights' upper parts, `high` [outputs, terms], with inputs rounded by `splitter`, which float64 sums exactly, and of the small
+   rest with `low`, which may be off by `rest_error`. In `two_parts` all are taken so at once; what is then beyond `limit` of those
+   multiples need not be decided. The places of those that this does not decide either are listed in `near` [room], in any order;
+   `found` counts them, those too for which there is no room. */
 typedef struct {
     double *values;
     const double *bias;
-    int64_t outputs;
+    int64_t positions, outputs, rounded, two_parts;
     double scale, error;
     Reads reads;
-    const double *high, *low;
-    double splitter, rest_error;
+    const double *whole, *upper, *lower, *high, *low;
+    double splitter, rest_error, limit;
     int64_t *near;
     int64_t room, found;
 } RoundTask;

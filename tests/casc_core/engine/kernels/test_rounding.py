@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casc_core.engine import kernels
-from casc_core.engine.kernels import Reads, SplitWeights
+from casc_core.engine.kernels import Reads, Rounds, SplitWeights
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 
@@ -51,10 +52,9 @@ def test_sums_are_rounded_as_the_exact_ones_whatever_error_they_have(
     rest_error = float(np.abs(each).sum(2).max()) * noise
     reads = Reads(torch.tensor(x * unit), 1, positions, (x.size, 0, groups * terms, terms), groups, torch.arange(terms))
     with kernels.using(instructions):
-        near = kernels.round_sums(
-            given_sums, torch.tensor(bias * unit) if biased else None, exponent, error, reads, SplitWeights(high, low), -60,
-            rest_error, sums.size,
-        )  # fmt: skip
+        given_bias = torch.tensor(bias * unit) if biased else None
+        rounds = Rounds(exponent, given_bias, error, SplitWeights(high, low), -60, rest_error, math.inf, sums.size)
+        near = kernels.round_sums(given_sums, reads, rounds)
     left = set(near.tolist())
     for place, (found, whole) in enumerate(zip(given_sums.flatten().tolist(), sums.flatten().tolist(), strict=True)):
         exact = Fraction(whole + (int(bias[place % outputs]) if biased else 0), 16)  # in multiples
@@ -72,5 +72,6 @@ def test_more_than_there_is_room_for_is_said():
     reads = Reads(x, 1, 3, (3, 0, 1, 0), 1, torch.arange(1))
     for room, found in ((12, 12), (11, None)):
         sums = torch.full((3, 4), 0.5).double()
-        near = kernels.round_sums(sums, None, 0, 0.25, reads, SplitWeights(weight, 0 * weight), -20, 0.125, room)
+        rounds = Rounds(0, None, 0.25, SplitWeights(weight, 0 * weight), -20, 0.125, math.inf, room)
+        near = kernels.round_sums(sums, reads, rounds)
         assert (near if near is None else len(near)) == found
