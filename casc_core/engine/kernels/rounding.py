@@ -148,14 +148,16 @@ def _run(values: Tensor, reads: Reads, rounds: Rounds | None, blocks: tuple[Tens
     outputs, terms = values.shape[-1], len(reads.offsets)
     positions = values.numel() // max(1, outputs)
     checked(values, "the sums", torch.float64, values.shape)
-    require(positions > 0 and outputs % reads.groups == 0, f"sums {list(values.shape)} of {reads.groups} groups")
+    require(positions > 0, f"sums {list(values.shape)}")
+    read = reads.structure(positions)
+    require(outputs % reads.groups == 0, f"{outputs} outputs of {reads.groups} groups")
     each = outputs // reads.groups
     for part in blocks:
         shape = (reads.groups, -(-each // _OUTPUTS), terms, _OUTPUTS)
         checked(part, "the weights", torch.float64, shape)
     whole, upper, lower = (address(part) for part in (*blocks, None, None, None)[:3])
     if rounds is None:
-        task = _Task(values.data_ptr(), None, positions, outputs, reads=reads.structure(positions), whole=whole)
+        task = _Task(values.data_ptr(), None, positions, outputs, reads=read, whole=whole)
         run("round", task, -(-positions // _PLACES), values.numel())
         return None
     error, weights, two_parts = rounds.error, rounds.weights, rounds.error is None
@@ -170,7 +172,7 @@ def _run(values: Tensor, reads: Reads, rounds: Rounds | None, blocks: tuple[Tens
     scale = 2.0**-rounds.exponent
     task = _Task(
         values.data_ptr(), address(rounds.bias), positions, outputs, True, two_parts, scale, (error or 0.0) * scale,
-        reads.structure(positions), whole, upper, lower, weights.high.data_ptr(), weights.low.data_ptr(),
+        read, whole, upper, lower, weights.high.data_ptr(), weights.low.data_ptr(),
         1.5 * 2.0 ** (52 + rounds.split), rounds.rest_error, rounds.most * scale, near.data_ptr(), rounds.room, 0,
     )  # fmt: skip
     run("round", task, -(-positions // _PLACES), values.numel())

@@ -1,10 +1,8 @@
 /* Currents: what the spikes of each step send through a convolution, written down for what reads them as numbers. Included once
    for each floating type REAL, which provably holds the sums: they are the same in any order. */
 
-/* Vectors of one size for all sets of instructions, which compilers take apart. */
-enum { TYPED(LANES) = 64 / sizeof(REAL), TYPED(MOST_VECTORS) = 4 };
-typedef REAL TYPED(Vector) __attribute__((vector_size(64)));
-typedef int8_t TYPED(Bytes) __attribute__((vector_size(64 / sizeof(REAL))));
+typedef REAL TYPED(Vector) __attribute__((vector_size(VECTOR ? VECTOR / 8 : 16), aligned(sizeof(REAL)), may_alias));
+enum { TYPED(LANES) = sizeof(TYPED(Vector)) / sizeof(REAL), TYPED(MOST_VECTORS) = VECTOR == 512 ? 4 : 8, TYPED(OWN) = 16 };
 
 /* The spikes of the input rows that a band of output rows reads: those at a position are event[start[position]] up to
    start[position + 1], channel * 256 + the spike's byte. */
@@ -65,11 +63,8 @@ INLINE void TYPED(sum_events)(const int vectors, const CurrentsTask *task, const
                 for (uint32_t at = start[0]; at < start[1]; at++) {
                     const uint32_t event = events->event[at];
                     const REAL *sent = tap + (event >> 8) * task->padded, value = events->value[event & 255];
-                    for (int i = 0; i < vectors; i++) {
-                        TYPED(Vector) each;
-                        memcpy(&each, sent + i * TYPED(LANES), sizeof each);
-                        sums[i] += each * value;
-                    }
+                    for (int i = 0; i < vectors; i++)
+                        sums[i] += *(const TYPED(Vector) *)(sent + i * TYPED(LANES)) * value;
                 }
             }
         }
@@ -81,27 +76,26 @@ INLINE void TYPED(sum_events)(const int vectors, const CurrentsTask *task, const
 static void TYPED(multiply_own)(const CurrentsTask *task, const int8_t *image, int64_t y, REAL *to) {
     const REAL *weights = (const REAL *)task->weights;
     for (int64_t x = 0; x < task->out_width; x++, to += task->outputs)
-        for (int64_t c = 0; c < task->channels; c += TYPED(LANES)) {
-            const int64_t count = task->channels - c < TYPED(LANES) ? task->channels - c : TYPED(LANES);
-            TYPED(Vector) sum = {0};
+        for (int64_t c = 0; c < task->channels; c += TYPED(OWN)) {
+            const int64_t count = task->channels - c < TYPED(OWN) ? task->channels - c : TYPED(OWN);
+            REAL sums[TYPED(OWN)] = {0};
             for (int64_t ky = 0; ky < task->kernel_y; ky++) {
                 const int64_t row = TYPED(read_at)(y, ky, task->stride_y, task->pad_y, task->dilation_y, task->height);
                 if (row < 0) continue;
                 for (int64_t kx = 0; kx < task->kernel_x; kx++) {
                     const int64_t column = TYPED(read_at)(x, kx, task->stride_x, task->pad_x, task->dilation_x, task->width);
                     if (column < 0) continue;
-                    TYPED(Bytes) bytes = {0};
-                    TYPED(Vector) each;
-                    const int8_t *spikes = image + (row * task->width + column) * task->channels + c;
-                    if (count == TYPED(LANES))
-                        memcpy(&bytes, spikes, sizeof bytes);
+                    int8_t spikes[TYPED(OWN)] = {0};
+                    const int8_t *from = image + (row * task->width + column) * task->channels + c;
+                    const REAL *each = weights + (ky * task->kernel_x + kx) * task->padded + c;
+                    if (count == TYPED(OWN))
+                        memcpy(spikes, from, TYPED(OWN));
                     else
-                        memcpy(&bytes, spikes, (size_t)count);
-                    memcpy(&each, weights + (ky * task->kernel_x + kx) * task->padded + c, sizeof each);
-                    sum += __builtin_convertvector(bytes, TYPED(Vector)) * each;
+                        memcpy(spikes, from, (size_t)count);
+                    for (int k = 0; k < TYPED(OWN); k++) sums[k] += (REAL)spikes[k] * each[k];
                 }
             }
-            TYPED(put)(to + c, (const REAL *)&sum, count, task->adds);
+            TYPED(put)(to + c, sums, count, task->adds);
         }
 }
 
@@ -118,7 +112,10 @@ static void TYPED(band)(const CurrentsTask *task, const TYPED(Events) *events, i
                 case 1: TYPED(sum_events)(1, task, events, weights + from, y, count, to); break;
                 case 2: TYPED(sum_events)(2, task, events, weights + from, y, count, to); break;
                 case 3: TYPED(sum_events)(3, task, events, weights + from, y, count, to); break;
-                default: TYPED(sum_events)(4, task, events, weights + from, y, count, to); break;
+                case 4: TYPED(sum_events)(4, task, events, weights + from, y, count, to); break;
+                case 5:
+                case 6: TYPED(sum_events)(TYPED(MOST_VECTORS) < 6 ? 1 : 6, task, events, weights + from, y, count, to); break;
+                default: TYPED(sum_events)(TYPED(MOST_VECTORS), task, events, weights + from, y, count, to); break;
             }
         }
     }
