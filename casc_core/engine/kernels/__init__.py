@@ -22,7 +22,15 @@ from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
-from casc_core.engine.kernels.rounding import Reads, Rounds, SplitWeights, in_blocks, products, round_sums, rounded_products
+from casc_core.engine.kernels.rounding import (
+    Reads,
+    Rounds,
+    SplitWeights,
+    in_blocks,
+    products,
+    round_sums,
+    rounded_products,
+)
 from casc_core.engine.kernels.rows import (
     INT32_UNITS,
     LARGEST_COUNT,

@@ -78,7 +78,9 @@ def currents(weights: CurrentWeights, train: Tensor, out: Tensor, adds: bool) ->
     each = reads if weights.own else (g.groups, reads[0], channels // g.groups, reads[1])
     checked(values, "the weights", dtype, each)
     require(not weights.own or channels == weights.outputs, f"{weights.outputs} outputs of {channels} channels")
-    train = checked(train.permute(0, 1, 3, 4, 2).contiguous(), "the train", torch.int8, (*train.shape[:2], height, width, channels))
+    train = checked(
+        train.permute(0, 1, 3, 4, 2).contiguous(), "the train", torch.int8, (*train.shape[:2], height, width, channels)
+    )
     rows = max(_LEAST_ROWS, _BAND // max(1, width * channels * g.stride[0]))
     bands = -(-out_height // rows)
     task = _Task(

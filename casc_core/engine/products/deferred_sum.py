@@ -17,7 +17,7 @@ from torch import Tensor
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.filters import Filter, by_channel, identity
-from casc_core.engine.products.geometry import convolve
+from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.signal import (
     LazyTrain,
     Signal,
@@ -401,8 +401,10 @@ def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
         return train.to(dtype) * factors.to(train.device, dtype)[:, None, None]
     if not len(train):
         return train.new_zeros((0, train.shape[1], len(term.filter.weight), *term.size), dtype=dtype)
-    # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out.
-    result = convolve(train.flatten(0, 1).to(dtype), term.filter.weight.to(train.device, dtype), term.filter.geometry)
+    # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out. The kernel sums in float64.
+    summed = torch.float64 if kernels.ready(train) else dtype
+    sums = ConvolutionSums(term.filter.geometry, 2)
+    result = sums(train.flatten(0, 1).to(summed), term.filter.weight.to(train.device, summed)).to(dtype)
     unfolded: Tensor = result.unflatten(0, train.shape[:2])
     return unfolded
 
