@@ -22,7 +22,7 @@ _Task = structure(
 )
 # Weights of outputs side by side: a multiple of so many, a vector of float32.
 _LANES = 16
-# Entries of a band of an image, whose spikes are to stay in the nearest caches; and rows, neighbours of which are read twice.
+# Entries of a band of an image, whose spikes are to stay in the nearest caches; and rows, as neighbours are read twice.
 _BAND, _LEAST_ROWS = 2**15, 4
 
 
@@ -84,7 +84,7 @@ def currents(weights: CurrentWeights, train: Tensor, out: Tensor, adds: bool) ->
     rows = max(_LEAST_ROWS, _BAND // max(1, width * channels * g.stride[0]))
     bands = -(-out_height // rows)
     task = _Task(
-        train.data_ptr(), values.data_ptr(), height, width, channels, g.groups, weights.outputs, values.shape[-1], weights.own,
-        *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation, out_height, out_width, bands, adds, out.data_ptr(),
+        train.data_ptr(), values.data_ptr(), height, width, channels, g.groups, weights.outputs, values.shape[-1],
+        weights.own, *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation, out_height, out_width, bands, adds, out.data_ptr(),
     )  # fmt: skip
     run("currents", task, steps * samples * bands, out.numel(), TYPES[dtype])

@@ -84,13 +84,14 @@ class SplitWeights:
 
 
 def in_blocks(weight: Tensor, groups: int) -> Tensor:
-    """Weights `[outputs, terms]` as the kernel sums products with them: float64 `[groups, blocks of 8 outputs, terms, 8]`."""
+    """Weights `[outputs, terms]` as products with them are summed: float64 `[groups, blocks of 8 outputs, terms, 8]`."""
     outputs, terms = weight.shape
     each = outputs // groups
     blocks = -(-each // _OUTPUTS)
     padded = torch.zeros(groups, blocks * _OUTPUTS, terms, dtype=torch.float64, device="cpu")
     padded[:, :each] = weight.view(groups, each, terms)
-    return padded.unflatten(1, (blocks, _OUTPUTS)).transpose(2, 3).contiguous()
+    by_block: Tensor = padded.unflatten(1, (blocks, _OUTPUTS))
+    return by_block.transpose(2, 3).contiguous()
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Rounds:
 
 
 def products(reads: Reads, positions: int, whole: Tensor, outputs: int) -> Tensor:
-    """`[positions, outputs]` float64: products of what is read with weights by `in_blocks`, which float64 sums in any order."""
+    """`[positions, outputs]` float64: products of what is read with weights by `in_blocks`, summed in float64."""
     values = empty((positions, outputs), torch.float64)
     _run(values, reads, None, (whole,))
     return values
@@ -127,7 +128,7 @@ def products(reads: Reads, positions: int, whole: Tensor, outputs: int) -> Tenso
 def rounded_products(
     reads: Reads, positions: int, blocks: tuple[Tensor, ...], outputs: int, rounds: Rounds
 ) -> tuple[Tensor, Tensor | None]:
-    """`[positions, outputs]` float64: products of what is read with weights, rounded, and the places of those left undecided.
+    """`[positions, outputs]` float64: products of what is read with weights, rounded; and the places of those left open.
 
     Args:
         blocks: by `in_blocks`, the weights; in two parts, also the upper and the lower part.
@@ -161,7 +162,7 @@ def _run(values: Tensor, reads: Reads, rounds: Rounds | None, blocks: tuple[Tens
         run("round", task, -(-positions // _PLACES), values.numel())
         return None
     error, weights, two_parts = rounds.error, rounds.weights, rounds.error is None
-    good = rounds.rest_error >= 0 and rounds.room >= 0 and (two_parts or error >= 0)
+    good = rounds.rest_error >= 0 and rounds.room >= 0 and (error is None or error >= 0)
     require(good, f"sums off by {error}, in parts by {rounds.rest_error}")
     require(len(blocks) == 3 if two_parts else len(blocks) <= 1, f"weights in {len(blocks)} parts")
     if rounds.bias is not None:

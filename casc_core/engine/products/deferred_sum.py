@@ -401,7 +401,8 @@ def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
         return train.to(dtype) * factors.to(train.device, dtype)[:, None, None]
     if not len(train):
         return train.new_zeros((0, train.shape[1], len(term.filter.weight), *term.size), dtype=dtype)
-    # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out. The kernel sums in float64.
+    # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out. The kernel takes
+    # float64.
     summed = torch.float64 if kernels.ready(train) else dtype
     sums = ConvolutionSums(term.filter.geometry, 2)
     result = sums(train.flatten(0, 1).to(summed), term.filter.weight.to(train.device, summed)).to(dtype)

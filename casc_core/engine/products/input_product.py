@@ -30,7 +30,7 @@ _EXACTLY = 2.0**-80
 # Rounding of one operation in float32, and what is far below its largest number.
 _SINGLE = 2.0**-24
 _MOST_SINGLE = 2.0**100
-# Sums in two parts cost less than those that errors above `2**-_PARTS` of a multiple leave undecided, and which are taken again.
+# Errors above `2**-_PARTS` of a multiple leave so many sums open that all are taken in two parts at once.
 _PARTS = 5
 # If more than one of so many results has to be summed exactly, all are.
 _RARE = 32

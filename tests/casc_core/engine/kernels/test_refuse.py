@@ -18,8 +18,8 @@ from casc_core.engine.kernels import (
     Margin,
     Reads,
     Rounding,
-    Sequences,
     Rounds,
+    Sequences,
     SplitWeights,
 )
 from casc_core.engine.products.geometry import Geometry
