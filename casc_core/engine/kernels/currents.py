@@ -85,6 +85,7 @@ def currents(weights: CurrentWeights, train: Tensor, out: Tensor, adds: bool) ->
     bands = -(-out_height // rows)
     task = _Task(
         train.data_ptr(), values.data_ptr(), height, width, channels, g.groups, weights.outputs, values.shape[-1],
-        weights.own, *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation, out_height, out_width, bands, adds, out.data_ptr(),
+        weights.own, *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation, out_height, out_width, bands, adds,
+        out.data_ptr(),
     )  # fmt: skip
     run("currents", task, steps * samples * bands, out.numel(), TYPES[dtype])
