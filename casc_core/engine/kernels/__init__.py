@@ -5,6 +5,7 @@ function returns None because the integers of a kernel might not hold a sum. The
 installed (`src/dispatch.c`) and loaded with ctypes, so that its calls run on several threads at once.
 """
 
+from casc_core.engine.kernels.cells import CellKind, cell, cell_gradient
 from casc_core.engine.kernels.convolution import (
     Blocks,
     Exact,
@@ -50,6 +51,7 @@ __all__ = [
     "NEAR",
     "SUM_BITS",
     "Blocks",
+    "CellKind",
     "CurrentWeights",
     "Driven",
     "Exact",
@@ -68,6 +70,8 @@ __all__ = [
     "agreement",
     "all_instructions",
     "can_be_tiled",
+    "cell",
+    "cell_gradient",
     "convolution",
     "count_rows",
     "currents",

@@ -13,6 +13,7 @@
 #include "counting.h"
 #include "rounding.h"
 #include "driven.h"
+#include "cells.h"
 #define REAL float
 #define TYPED(x) NAME(x##_FLOAT32)
 #include "currents.h"

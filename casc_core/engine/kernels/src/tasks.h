@@ -319,6 +319,24 @@ typedef struct {
     int8_t *out;
 } DrivenTask;
 
+/* One position of a GRU or an LSTM in training, by rows. With q levels (0: none), and an LSTM's cell of `most` at most. `drive` is
+   what the input drives, `product` that of the hidden state; `gates` are the activations before they are rounded. `before` is the
+   hidden state, or an LSTM's cell, before; `beside` an LSTM's cell afterwards, or what a GRU's reset gate has multiplied. */
+typedef struct {
+    int64_t hidden, q, most;
+    const float *drive, *product, *before;
+    float *gates, *state, *beside;
+} CellTask;
+
+/* The gradient of that: of what the input drives and, of a GRU, of the product. It arrives at the hidden state from above (rows
+   `above_row` apart) and, at the first `known` rows, from what is visited later: by its product, and by `carry`, elementwise, which is written for what was
+   visited before. At an LSTM's cells it may arrive from above (or NULL). */
+typedef struct {
+    int64_t hidden, q, most, known, above_row;
+    const float *gates, *before, *beside, *above, *above_cells, *later;
+    float *carry, *into_gates, *into_product;
+} CellGradientTask;
+
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {
     const int8_t *input;
