@@ -34,6 +34,7 @@ from casc_core.conversion.graph import (
     Place,
     SignalNode,
     SpikingNode,
+    is_boolean,
     levels_of,
 )
 from casc_core.conversion.passes.parameters import Parameters
@@ -46,7 +47,7 @@ from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.known_sizes import known_rank
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.conditions import expect
-from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
+from casc_core.engine.functions import FIELDS, FILLING, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Op
 from casc_core.errors import CascError, ConversionError
@@ -145,13 +146,13 @@ class Reader:
         """A function of `x`, entry by entry, where that is levels of one population; None: it is something else.
 
         Args:
-            function: of float64 numbers, as the network computes it.
+            function: of float64 numbers, as the network computes it; what holds is 1, and what does not 0.
         """
         found = levels_of(x, self.levels) if isinstance(x, SignalNode) else None
         if found is None:
             return None
         values = function(found.values.clone())
-        if not isinstance(values, Tensor) or values.shape != found.values.shape or not values.is_floating_point():
+        if not isinstance(values, Tensor) or values.shape != found.values.shape or values.is_complex():
             return None
         for value, result in zip(found.values.tolist(), values.tolist(), strict=True):
             if not math.isfinite(result):
@@ -159,7 +160,8 @@ class Reader:
                     f"of {value:g}, which is a level of what it reads, it gives {result:g}; only finite numbers can be "
                     "exact. Add a small number to what it reads"
                 )
-        return self.add(ByLevel(found.x, found.lowest, values.double(), found.unit, self.levels))
+        holds = values.dtype == torch.bool
+        return self.add(ByLevel(found.x, found.lowest, values.double(), found.unit, self.levels, holds))
 
     def constant(self, value: Any) -> Tensor | None:
         """The tensor behind `value` if it is a parameter or buffer as it stands, else None."""
@@ -210,6 +212,11 @@ class Reader:
         for output in outputs:
             if isinstance(output, SignalNode) and output.is_filled:
                 raise ConversionError(f"the output of {kind} cannot be converted exactly: {FILLED}")
+            if isinstance(output, SignalNode) and is_boolean(output):
+                raise ConversionError(
+                    f"the forward of {kind} returns a comparison, whose numbers the converted network does not have as "
+                    "truth values: return what is compared, and compare the converted network's output"
+                )
         if not self._layers:
             raise ConversionError(
                 f"{kind} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between its input and its "
@@ -354,16 +361,20 @@ class Reader:
                 or "no rule is known for it; compute it from the inputs alone, or express it by operations that are linear "
                 "between activations"
             )
-        beforehand = "compute it once, and hold it as a buffer or give it as an input"
-        raise self.refuse(f"no rule is known for it; {beforehand}" if why is None else f"{why}. Here: {beforehand}")
+        if why is not None and node.target in self.rules.anywhere:
+            raise self.refuse(why)
+        raise self.refuse(
+            "of the inputs alone a network calls only functions that it can save and that give the same on any machine; "
+            "compute it beforehand, and hold it as a buffer or give it as an input"
+        )
 
     def _called(self, name: str, args: Any, kwargs: Any) -> InputNode:
         """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
         number, numbers = filled_with(name, args, kwargs), None
         if number is not None:
             numbers = torch.tensor([number], dtype=torch.float64)
-        elif name in REARRANGING and isinstance(args[0], InputNode):
-            numbers = args[0].numbers
+        elif name in REARRANGING and isinstance(args[0], InputNode) and args[0].numbers is not None:
+            numbers = torch.cat([args[0].numbers.flatten(), torch.zeros(1)]) if name in FILLING else args[0].numbers
         return self.add(FunctionCall(name, tuple(args), kwargs, numbers))
 
     def _as_constants(self, value: Any) -> Any:
@@ -396,8 +407,8 @@ class Reader:
     def _tabulated(self, target: Any, args: Any, kwargs: Any) -> SignalNode | None:
         """A call of an elementwise function as a table, if it reads levels; None: it is none."""
         (x, *rest), named = args or (kwargs.get("input"),), {key: kwargs[key] for key in kwargs if key != "input"}
-        others = (*rest, *named.values())
-        if any(isinstance(each, Node) for each in others):
+        rest, named = list(map(self._number, rest)), {key: self._number(value) for key, value in named.items()}
+        if any(isinstance(each, Node) for each in (*rest, *named.values())):
             return None
 
         def call(values: Tensor) -> Any:
@@ -405,6 +416,11 @@ class Reader:
             return function(values, *rest, **named)
 
         return self.by_level(x, call)
+
+    def _number(self, value: Any) -> Any:
+        """A tensor of one number that is known, as that number; whatever else, as it is."""
+        constant = self.constant(value)
+        return value if constant is None or constant.dim() > 1 or constant.numel() != 1 else constant.item()
 
     def _ruled(self, rule: Rule, args: Any, kwargs: Any) -> Any:
         try:
