@@ -134,8 +134,8 @@ def test_levels_are_those_of_the_network_itself(forward):
 
 
 CASTS = {
-    "to": lambda s, x: s.answer(s.a(s.c(x)).to(torch.int64).float()),
-    "to by keyword": lambda s, x: s.answer(s.a(s.c(x)).to(dtype=torch.int32).float()),
+    "to": lambda s, x: s.answer(s.a(s.c(x)).to(torch.int16).float()),
+    "to by keyword": lambda s, x: s.answer(s.a(s.c(x).to(dtype=torch.int32).float())),
     "to half": lambda s, x: s.answer(s.a(s.c(x)).to(torch.float16).float()),
     "to a type of integers": lambda s, x: s.answer(s.a(s.c(x)).type("torch.LongTensor").float()),
     "int of currents": lambda s, x: s.answer(s.a(s.c(x).int().float())),

@@ -37,8 +37,10 @@ FUNCTIONS = {
     "chosen": (lambda x: torch.where(x > 0.25, x, 0.5 * x - 1), lambda x: x if x > 0.25 else 0.5 * x - 1),
     "filled": (lambda x: x.masked_fill(x <= 0.25, 0), lambda x: x if x > 0.25 else 0),
     "larger": (lambda x: torch.maximum(x, torch.tensor(0.25)), lambda x: max(x, 0.25)),
-    "whole": (lambda x: (3 * x).int().float() + (3 * x).to(torch.int64) + (x != 0.5).sum(1, keepdim=True) * 0,
-              lambda x: 2 * int(3 * x)),
+    "whole": (
+        lambda x: (3 * x).int().float() + (3 * x).to(torch.int64) + (x != 0.5).sum(1, keepdim=True) * 0,
+        lambda x: 2 * int(3 * x),
+    ),
     "one of another": (lambda x: torch.sin(x.exp() + 0.25), lambda x: math.sin(math.exp(x) + 0.25)),
     "in halves": (lambda x: torch.cat([half.exp() for half in x.chunk(2, 1)], 1), math.exp),
     "rearranged": (lambda x: x.unflatten(1, (2, 4)).transpose(1, 2).cos().mT.flatten(1), math.cos),

@@ -147,7 +147,9 @@ def test_a_block_that_a_copy_would_leave_out(block):
             h = self.relu(self.c(x))
         return self.d(h.float())
 
-    with pytest.raises(ConversionError, match=r"under torch\.no_grad\(\), under torch\.autocast\(\)(.*\n)*  at .*test_own_state\.py"):
+    with pytest.raises(
+        ConversionError, match=r"under torch\.no_grad\(\), under torch\.autocast\(\)(.*\n)*  at .*test_own_state\.py"
+    ):
         casc_core.prepare(Net(called), q=4)
     casc_core.prepare(Net(held), q=4)
 
