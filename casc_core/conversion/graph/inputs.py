@@ -25,7 +25,7 @@ _WHOLE = frozenset(
 # Functions whose results are no whole numbers, but by chance.
 _BROKEN = frozenset("linspace sqrt truediv div divide true_divide addcdiv lerp".split())
 # Functions of whole numbers whose results are whole if the numbers given beside them are.
-_ARITHMETIC = frozenset("add sub subtract rsub mul multiply addcmul pow mod remainder arange".split())
+_ARITHMETIC = frozenset("add sub subtract rsub mul multiply addcmul pow mod remainder arange max min".split())
 # What a tensor tells of itself beside its numbers.
 _SIZES = frozenset("shape ndim device dtype itemsize nbytes is_cuda requires_grad".split())
 

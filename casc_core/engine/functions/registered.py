@@ -410,6 +410,8 @@ def _one_hot(follower: Follower, function: Any, x: Abstract, num_classes: int = 
 @functions("Tensor", "item")
 @functions("operator", "not_")
 @functions("math", "ceil floor")
+@function("math.max", max)
+@function("math.min", min)
 @function("expect", expect)
 def _by_value(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Any:
     raise follower.unprovable("reads a number from a tensor's values")
