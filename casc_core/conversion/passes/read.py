@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from casc_core.activation import Quantised
+from casc_core.conversion.functional_activations import source_of
 from casc_core.conversion.graph import (
     FILLED,
     Applied,
@@ -41,6 +41,7 @@ from casc_core.conversion.passes.parameters import Parameters
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.passes.returned import Unreadable, outputs_of
 from casc_core.conversion.rule_table import Rule, RuleTable
+from casc_core.conversion.tracing.batch_tables import key_of, wrapper_of_tables
 from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
@@ -205,7 +206,7 @@ class Reader:
             ConversionError: an operation is refused, or what the forward returns.
         """
         inputs, returned = self._operations(graph)
-        kind = type(self.model).__name__
+        kind = self._kind
         outputs, structure = outputs_of(returned, kind)
         if not inputs:
             raise ConversionError(f"the forward of {kind} reads no input, so there is nothing to convert")
@@ -224,6 +225,11 @@ class Reader:
             )
         nodes, checks, layers = tuple(self._nodes), tuple(self._checks), tuple(self._layers)
         return Graph(tuple(inputs), nodes, checks, outputs, layers, structure)
+
+    @property
+    def _kind(self) -> str:
+        """What the model is called in messages: a copy whose activations are modules is called as what it is a copy of."""
+        return type(source_of(self.model) or self.model).__name__
 
     def _operations(self, graph: fx.Graph) -> tuple[list[str], Any]:
         """Names of the inputs, and what is returned."""
@@ -318,13 +324,11 @@ class Reader:
         unreadable = next((value for value in (*args, *kwargs.values()) if isinstance(value, Unreadable)), None)
         if unreadable is not None:
             raise self.refuse(unreadable.why)
-        if node.target is operator.getitem and isinstance(args[0], InputNode) and isinstance(args[1], str):
+        key = key_of(node)
+        if key is not None and isinstance(args[0], InputNode):
             raise self.refuse(
-                f"it takes {args[1]!r} out of an input, which is then no tensor: give each tensor as an argument of its "
-                "own, as by\n"
-                "  class Wrapped(torch.nn.Module):\n"
-                "      def __init__(self, model): super().__init__(); self.model = model\n"
-                f"      def forward(self, {args[1]}): return self.model({{{args[1]!r}: {args[1]}}})"
+                f"it takes {key!r} out of an input, which is then no tensor: give each tensor as an argument of its own, "
+                f"as by\n{wrapper_of_tables(self._kind, arguments_of(self.model), node)}"
             )
         method = node.op == "call_method"
         signals = _holds((args, kwargs), SpikingNode)

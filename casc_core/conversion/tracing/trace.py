@@ -388,9 +388,11 @@ def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
         given = (
             [each.name for each in named if each.default is each.empty] or [each.name for each in named[:1]] or ["x"]
         )
+        in_order = given == [each.name for each in named[: len(given)]] or not named
+        call = ", ".join(each if in_order else f"{each}={each}" for each in given)
         raise ConversionError(
             f"the forward of {name} takes {variable[0]}, so its inputs are not known; name its arguments, or wrap it:\n"
-            f"{wrapper(name, [each.name for each in named] or given, given)}"
+            f"{wrapper(name, given, call)}"
         )
     return parameters
 
