@@ -198,7 +198,7 @@ def test_the_wrapper_for_dictionaries_is_one_that_works():
     space = {"torch": torch}
     exec(textwrap.dedent("\n".join(lines[:3])), space)
     snn = casc_core.convert(casc_core.prepare(space["Wrapped"](Two()), q=4).eval())
-    assert casc_core.verify(snn, torch.rand(len(IMAGES), 1, 1, 1), IMAGES, -IMAGES).exact
+    assert casc_core.verify(snn, torch.full((2, 1, 1, 1), 2.0), IMAGES, -IMAGES).exact
 
 
 def test_a_forward_that_asks_for_the_type_of_an_activation_is_refused():
