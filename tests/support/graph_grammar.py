@@ -383,7 +383,8 @@ ACTIVATIONS += [
         "torch.sigmoid({0}) * torch.tanh({0})", "{0}.mul({0}.sigmoid())", "{0} * ({0} > 0.5)",
         "{0} * ~({0} <= 0.25)", "torch.minimum({0}, torch.tensor(0.5))",
         "torch.where({0} > 0.25, {0}, 0.5 * {1})", "{0}.masked_fill({0} < 0.5, 0.25)", "{0} - ({0} // 0.5)",
-        "{0} % 0.375", "{0} * F.hardsigmoid({0}.mean(1, keepdim=True))",
+        "{0} % 0.375", "{0} * (({0} > 0.25) & ({0} < 0.75))", "{0} * (({0} < 0.25) | ({0} > 0.5))",
+        "{0} * F.hardsigmoid({0}.mean(1, keepdim=True))",
     )
 ]  # fmt: skip
 

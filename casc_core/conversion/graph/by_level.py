@@ -15,10 +15,19 @@ from casc_core.conversion.graph.factors import Factor, Offset
 from casc_core.conversion.graph.level_population import LevelPopulation
 from casc_core.conversion.graph.node import InputNode, Node, SignalNode, Snapped, Snapping, SpikingNode
 from casc_core.conversion.graph.population import Population
-from casc_core.conversion.graph.signals import Applied, Concatenation, Counted, Filled, Maximum, Split
+from casc_core.conversion.graph.products import Product
+from casc_core.conversion.graph.signals import (
+    Addition,
+    Applied,
+    Concatenation,
+    Counted,
+    Filled,
+    Maximum,
+    Split,
+)
 from casc_core.conversion.grids import Form, Reach, Stretch
 from casc_core.conversion.snapping import snapped_shift
-from casc_core.engine.ops import Layout, LevelTable, Pick
+from casc_core.engine.ops import Layout, LevelTable, Pick, TimesInput
 from casc_core.numerics import coarsest, largest, snapped
 
 
@@ -156,9 +165,14 @@ def is_boolean(x: Node) -> bool:
         return x.holds
     if isinstance(x, InputNode):
         return x.numbers is None or x.numbers.dtype == torch.bool
-    moves = isinstance(x, (Split, Counted, Concatenation, Maximum, Filled))
-    moves |= isinstance(x, Applied) and isinstance(x.op, (Layout, Pick))
-    return moves and all(is_boolean(each) for each in x.inputs if isinstance(each, SpikingNode))
+    keeps = isinstance(x, (Split, Counted, Concatenation, Maximum, Filled, Product, Addition))
+    keeps |= isinstance(x, Applied) and isinstance(x.op, (Layout, Pick, TimesInput))
+    read = x.inputs if isinstance(x, Applied) and isinstance(x.op, TimesInput) else _spiking(x)
+    return keeps and all(map(is_boolean, read))
+
+
+def _spiking(x: Node) -> list[Node]:
+    return [each for each in x.inputs if isinstance(each, SpikingNode)]
 
 
 def _read(x: SpikingNode) -> SignalNode | None:

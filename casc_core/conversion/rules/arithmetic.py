@@ -59,7 +59,11 @@ def add(reader: Reader, input: Any, other: Any, *, alpha: float = 1) -> SignalNo
         raise reader.refuse(
             "of two masks it is a logical or, not a sum; cast one to numbers for a sum: (torch.relu(x) > 0.5).float()"
         )
-    other = other if alpha == 1 else times(reader, other, alpha)
+    return added(reader, input, other if alpha == 1 else times(reader, other, alpha))
+
+
+def added(reader: Reader, input: Any, other: Any) -> SignalNode:
+    """The sum of two tensors that are no masks, or of masks of which one alone holds anywhere."""
     for signal, constant in ((input, other), (other, input)):
         amount = None if isinstance(constant, SignalNode) else known(reader, constant)
         if amount is not None:  # zero where the built-in sum() begins
@@ -131,6 +135,10 @@ def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
         return reader.add(Product(input, other, reader.name, reader.levels))
     constant = known(reader, other)
     if constant is not None:
+        if all(_is_boolean(each) for each in (input, other)):
+            raise reader.refuse(
+                "of two masks it is a mask; cast one to numbers for a product: (torch.relu(x) > 0.5).float()"
+            )
         return multiplied(reader, input, constant)
     if not isinstance(other, InputNode):
         raise reader.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")

@@ -24,7 +24,7 @@ from casc_core.conversion.graph import (
 )
 from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.passes.returned import Unreadable
-from casc_core.conversion.rules.arithmetic import add, known, multiply, single, subtract
+from casc_core.conversion.rules.arithmetic import added, known, multiply, single, subtract
 from casc_core.conversion.rules.casts import require_floating_type
 from casc_core.conversion.rules.table import RULES
 from casc_core.engine.ops import Layout, Max, Sum, TimesInput
@@ -171,11 +171,15 @@ _SPIKING_MASK = (
 
 def _select_by_levels(reader: Reader, mask: Any, inside: Any, outside: Any) -> SignalNode:
     """The same by a mask that follows from levels."""
-    opposite = _opposite(reader, mask)
+    if not _is_mask(mask):
+        raise reader.refuse(_SPIKING_MASK)
+    # A choice between masks is a mask again.
+    chooses_masks = _is_mask(inside) or _is_mask(outside)
+    opposite = _opposite(reader, mask) if chooses_masks else subtract(reader, 1, mask)
     parts = [
         multiply(reader, where, value) for where, value in ((mask, inside), (opposite, outside)) if not _is_zero(value)
     ]
-    return add(reader, *parts) if len(parts) == 2 else parts[0] if parts else multiply(reader, mask, 0)
+    return added(reader, *parts) if len(parts) == 2 else parts[0] if parts else multiply(reader, mask, 0)
 
 
 def _is_zero(value: Any) -> bool:
@@ -183,11 +187,31 @@ def _is_zero(value: Any) -> bool:
 
 
 @RULES.function(operator.invert)
-def _opposite(reader: Reader, mask: SignalNode) -> SignalNode:
-    """What a mask of levels leaves out."""
-    if not is_boolean(mask):
+def _opposite(reader: Reader, mask: Any) -> SignalNode:
+    """What a mask of levels leaves out: a mask again."""
+    found = reader.by_level(mask, torch.logical_not) if _is_mask(mask) else None
+    if found is None:
         raise reader.refuse(_SPIKING_MASK)
-    return subtract(reader, 1, mask)
+    return found
+
+
+@RULES.function(operator.and_, torch.logical_and, "logical_and")
+def _both(reader: Reader, input: Any, other: Any) -> SignalNode:
+    """Where both masks hold."""
+    if not (_is_mask(input) and _is_mask(other)):
+        raise reader.refuse(_SPIKING_MASK)
+    return multiply(reader, input, other)
+
+
+@RULES.function(operator.or_, torch.logical_or, "logical_or")
+def _either(reader: Reader, input: Any, other: Any) -> SignalNode:
+    """Where one mask holds, or, where it does not, the other."""
+    first, second = (input, other) if isinstance(input, SignalNode) else (other, input)
+    return added(reader, first, _both(reader, _opposite(reader, first), second))
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, (SignalNode, InputNode)) and is_boolean(value)
 
 
 def select(reader: Reader, mask: Any, inside: Any, outside: Any) -> SignalNode:
@@ -205,4 +229,4 @@ def select(reader: Reader, mask: Any, inside: Any, outside: Any) -> SignalNode:
         constant = known(reader, value)
         if constant is None or constant.dim() > 0 or bool(constant):  # a zero leaves the other side as it is
             parts.append(reader.signal(reader.call("operator.mul", where, value, filled=constant)))
-    return add(reader, *parts) if len(parts) == 2 else parts[0]
+    return added(reader, *parts) if len(parts) == 2 else parts[0]

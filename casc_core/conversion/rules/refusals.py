@@ -174,7 +174,7 @@ RULES.refuse(
     "torch.relu(x) > 0.5. For x * (x > 0) write torch.relu(x), and write a gate as a * torch.sigmoid(b), which a "
     "preparation rounds; or compute a mask from the inputs alone",
     *_with_methods("eq ne lt le gt ge", operator),
-    *_with_methods("sign sgn heaviside isclose logical_not logical_and logical_or"),
+    *_with_methods("sign sgn heaviside isclose logical_not"),
 )
 RULES.refuse(
     f"rounding jumps; an activation that rounds is casc_core.CQReLU, or casc_core.Rounded; {_OF_LEVELS}",

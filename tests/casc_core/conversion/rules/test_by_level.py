@@ -220,6 +220,12 @@ SUMS_OF_MASKS = {
     "moved": lambda x: (x > 0.25).flip(1) + torch.cat([(x > 0.5)[:, :4], (x > 0.75)[:, 4:]], 1),
     "a mask of the parameters": lambda x: (x > 0.25) + torch.tensor([True, False] * 4),
     "a truth value": lambda x: (x > 0.25) + True,
+    "a mask of the inputs": lambda x: (x > 0.25) + (x.detach() > 0.5),
+    "products": lambda x: (x > 0.25) * (x < 0.75) + (x > 0.5),
+    "both": lambda x: ((x > 0.25) & (x < 0.75)) + (x > 0.5),
+    "either": lambda x: ((x < 0.25) | (x > 0.75)) + (x > 0.5),
+    "the opposite": lambda x: ~(x > 0.25) + (x > 0.5),
+    "choices": lambda x: torch.where(x > 0.5, x > 0.25, x < 0.75) + (x > 0.5),
 }
 
 
@@ -230,7 +236,11 @@ def test_a_sum_of_masks_is_no_sum(mask):
 
 
 def test_masks_cast_to_numbers_have_a_sum():
-    model = Tabulated(lambda x: (x > 0.25).float() + (x > 0.5).to(x) + (x > 0.75).to(torch.float32) + 1, nn.ReLU())
+    def counted(x):
+        both, either = (x > 0.25) & (x.flip(1) < 0.75), (x < 0.25) | (x > 0.75)
+        return both.float() + either.to(x) + torch.where(x > 0.5, both, either).to(torch.float32) + 1
+
+    model = Tabulated(counted, nn.ReLU())
     ann, x = casc_core.prepare(model, q=8).eval(), 2 * torch.randn(20, 5)
     snn = casc_core.convert(ann)
     assert casc_core.verify(snn, x).exact
@@ -240,6 +250,9 @@ def test_masks_cast_to_numbers_have_a_sum():
 REFUSED_MASKS = {
     "of two tensors": (lambda x: x * (x > x.flip(1)), r"gt\(\).*torch\.relu\(x\) > 0\.5"),
     "of a sum": (lambda x: torch.where(x.cumsum(1) > 1, x, 0), "cumsum"),
+    "a constant": (lambda x: x * ((x > 0.5) * torch.tensor([True, False] * 4)), r"mul\(\).*cast one to numbers"),
+    "of numbers": (lambda x: x * ((x > 0.5) & x.int()), r"and_\(\).*no comparison"),
+    "no mask of levels": (lambda x: x * ~((x > 0.5) & (x < 0.75)), r"invert\(\).*no comparison"),
     "no comparison": (lambda x: x * ~x.int(), r"invert\(\).*no comparison"),
     "a spiking tensor": (lambda x: torch.where(x, x, 0), r"where\(\).*no comparison"),
 }
