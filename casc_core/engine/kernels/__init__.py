@@ -5,6 +5,7 @@ function returns None because the integers of a kernel might not hold a sum. The
 installed (`src/dispatch.c`) and loaded with ctypes, so that its calls run on several threads at once.
 """
 
+from casc_core.engine.kernels.cells import CellKind, cell, cell_gradient
 from casc_core.engine.kernels.convolution import (
     Blocks,
     Exact,
@@ -18,7 +19,7 @@ from casc_core.engine.kernels.convolution import (
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
-from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
+from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
 from casc_core.engine.kernels.rounding import Reads, SplitWeights, round_sums
@@ -41,6 +42,7 @@ __all__ = [
     "NEAR",
     "SUM_BITS",
     "Blocks",
+    "CellKind",
     "Driven",
     "Exact",
     "ExactCurrents",
@@ -57,9 +59,12 @@ __all__ = [
     "agreement",
     "all_instructions",
     "can_be_tiled",
+    "cell",
+    "cell_gradient",
     "convolution",
     "count_rows",
     "driven",
+    "empty",
     "fits_int32",
     "forked",
     "gated",

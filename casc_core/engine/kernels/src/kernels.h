@@ -13,3 +13,4 @@
 #include "counting.h"
 #include "rounding.h"
 #include "driven.h"
+#include "cells.h"

@@ -104,7 +104,8 @@ static int32_t margin_at(const Exactly *exactly, int64_t received, int64_t flows
 }
 
 /* A recurrent population over a batch of sequences. Its drive is dense, or rows of an embedding by `index`; all strides count
-   elements. A product times 2**shift is in the unit of currents and threshold. */
+   elements. A product times 2**shift is in the unit of currents and threshold. `start` [starting, batch, hidden]: a train that
+   reaches the first position of each sequence besides. */
 typedef struct {
     Neurons neurons;
     Weights weights;
@@ -119,6 +120,8 @@ typedef struct {
     double scale, drive_limit;
     const void *train;
     int64_t train_type, arriving, train_step, train_sample, train_position;
+    const double *start;
+    int64_t starting;
     const int32_t *initial, *potential;
     Exactly exactly;
     LeftOut left_out;
@@ -146,8 +149,8 @@ typedef struct {
    ROWS_OF_INT16. `left_out` by output: their next bits, and as they are, in units of `grain`. Sums in float32 are off by at most
    `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of `sigmoid` [q + 2] and
    `tanh` [2 q + 2], those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell` [2 cells + 2]. `seen` [2 cells + 1]:
-   an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by `index`. `start`, `start_cells` [batch,
-   hidden] or NULL: levels that each sequence begins with. `out`: zeros, of each population, NULL where they are not asked for:
+   an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by `index`. `start` [starting, batch, hidden]
+   and `start_cells`: by how many levels the states that each sequence begins with change at each step. `out`: zeros, of each population, NULL where they are not asked for:
    spikes in int8, levels in int16. */
 typedef struct {
     Neurons neurons;
@@ -167,6 +170,7 @@ typedef struct {
     const double *train;
     int64_t arriving, train_step, train_sample, train_position;
     const int16_t *start, *start_cells;
+    int64_t starting, starting_cells;
     int64_t capacity, out_step, out_sample, out_position;
     void *out[6];
 } GatedTask;
@@ -298,6 +302,24 @@ typedef struct {
     int64_t room, found, capacity;
     int8_t *out;
 } DrivenTask;
+
+/* One position of a GRU or an LSTM in training, by rows. With q levels (0: none), and an LSTM's cell of `most` at most. `drive` is
+   what the input drives, `product` that of the hidden state; `gates` are the activations before they are rounded. `before` is the
+   hidden state, or an LSTM's cell, before; `beside` an LSTM's cell afterwards, or what a GRU's reset gate has multiplied. */
+typedef struct {
+    int64_t hidden, q, most;
+    const float *drive, *product, *before;
+    float *gates, *state, *beside;
+} CellTask;
+
+/* The gradient of that: of what the input drives and, of a GRU, of the product. It arrives at the hidden state from above (rows
+   `above_row` apart) and, at the first `known` rows, from what is visited later: by its product, and by `carry`, elementwise, which is written for what was
+   visited before. At an LSTM's cells it may arrive from above (or NULL). */
+typedef struct {
+    int64_t hidden, q, most, known, above_row;
+    const float *gates, *before, *beside, *above, *above_cells, *later;
+    float *carry, *into_gates, *into_product;
+} CellGradientTask;
 
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {
