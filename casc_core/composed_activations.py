@@ -64,3 +64,28 @@ class Swish(nn.Module):
     def as_trained(self) -> nn.Module:
         """Without levels and without the clip."""
         return nn.SiLU() if self.gate.function == "sigmoid" else nn.Hardswish()
+
+
+class RoundedGLU(nn.Module):
+    """A gated linear unit whose gate is rounded: of the halves `a` and `b` of what it reads, `a * sigmoid(b)`.
+
+    Args:
+        q: levels of the gate.
+        dim: the dimension that is halved.
+
+    Raises:
+        ConfigError: as for `Rounded`.
+
+    >>> import torch
+    >>> RoundedGLU(q=4)(torch.tensor([[3.0, 2.0, 0.0, 9.0]]))
+    tensor([[1.5000, 2.0000]])
+    """
+
+    def __init__(self, q: int, dim: int = -1) -> None:
+        super().__init__()
+        self.gate, self.dim = Rounded(q, "sigmoid"), dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, self.dim)
+        result: Tensor = value * self.gate(gate)
+        return result

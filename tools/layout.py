@@ -222,6 +222,7 @@ def dependencies(known: Mapping[str, Module]) -> Iterator[str]:
 
 # The picture.
 
+FONTS = "system-ui, Helvetica, Arial, 'DejaVu Sans', sans-serif"
 WIDTH, MARGIN, PADDING = 1120, 16, 14
 LETTER, BOX, GAP = 7.3, 28, 16
 """Of a letter in a box the width; of a box, and between two, the height."""
@@ -263,7 +264,7 @@ def picture(known: Mapping[str, Module]) -> str:
         top = bottom + BETWEEN
     height = top - BETWEEN + MARGIN
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" font-family="{FONTS}" '
         'font-size="12.5">',
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>',
     ]

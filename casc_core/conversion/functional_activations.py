@@ -27,6 +27,7 @@ ACTIVATION_CALLS: dict[Any, type[nn.Module]] = {
         nn.Hardswish: (F.hardswish,),
         nn.SiLU: (F.silu,),
         nn.LeakyReLU: (F.leaky_relu, F.leaky_relu_),
+        nn.GLU: (F.glu,),
     }.items()
     for target in targets
 }
@@ -70,9 +71,9 @@ def without_functional_activations(
     blocked = next((node for node in (*graph.nodes, *trained.nodes) if "in_block" in node.meta), None)
     if blocked is not None:
         raise ConversionError(
-            f"the forward of {type(model).__name__} runs in part under torch.no_grad() or torch.autocast() and calls an "
-            "activation as a function: a traced copy would leave the block out. Use nn.ReLU() modules, or put the block "
-            f"around the call of the model\n  at {blocked.meta.get('line', '?')}"
+            f"the forward of {type(model).__name__} runs in part under torch.no_grad(), under torch.autocast() or as a "
+            "torch.autograd.Function, and calls an activation as a function: a traced copy would leave that out. Use "
+            f"nn.ReLU() modules, or put a block around the call of the model\n  at {blocked.meta.get('line', '?')}"
         )
     result = fx.GraphModule(model, graph, class_name=type(model).__name__)
     _with_own_names(result, model)

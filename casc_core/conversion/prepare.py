@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from casc_core.activation import CQReLU, Quantised, Rounded, check_levels, check_threshold
-from casc_core.composed_activations import LeakyCQReLU, Swish
+from casc_core.composed_activations import LeakyCQReLU, RoundedGLU, Swish
 from casc_core.conversion.adapter import Adapter, choose_adapter
 from casc_core.conversion.clipping import require_clipped
 from casc_core.conversion.functional_activations import (
@@ -65,10 +65,16 @@ def _swish(gate: str) -> Replacement:
     return lambda module, q, threshold: Swish(q, gate, threshold)
 
 
+def _glu(module: nn.Module, q: int, threshold: float) -> RoundedGLU:
+    assert isinstance(module, nn.GLU)
+    return RoundedGLU(q, module.dim)
+
+
 ACTIVATIONS: dict[type[nn.Module], Replacement] = {
     nn.ReLU: _cq_relu, nn.ReLU6: _cq_relu, nn.Threshold: _cq_relu, nn.Hardtanh: _clip, nn.LeakyReLU: _leaky,
     nn.PReLU: _leaky, nn.Tanh: _squashing("tanh"), nn.Sigmoid: _squashing("sigmoid"), nn.Softsign: _squashing("softsign"),
     nn.Hardsigmoid: _squashing("hardsigmoid"), nn.SiLU: _swish("sigmoid"), nn.Hardswish: _swish("hardsigmoid"),
+    nn.GLU: _glu,
 }  # fmt: skip
 """What takes the place of a module."""
 _PROBABILITIES = (nn.Sigmoid, nn.Hardsigmoid)
@@ -89,7 +95,7 @@ def prepare(
     """A trainable copy of `model` whose activations, modules or functions, have levels. `model` is left alone.
 
     ReLU and what clips like it become CQReLU; sigmoid, tanh, hardsigmoid, hardtanh and softsign become `Rounded`; leaky
-    ReLUs become two CQReLUs, and Hardswish and SiLU the product of two rounded activations.
+    ReLUs become two CQReLUs, Hardswish and SiLU the product of two rounded activations, and the gate of a GLU is rounded.
 
     Activations of parameters and buffers alone stay what they are. Of a model that `torch.compile`, `DataParallel`,
     `DistributedDataParallel` or `AveragedModel` wraps, what is inside is taken. Weights carry over, recurrent layers become

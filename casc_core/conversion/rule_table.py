@@ -25,6 +25,7 @@ class RuleTable:
         traced: the module types of which a subclass with a forward of its own is traced through.
         elementwise: module types, functions and methods of one tensor that go entry by entry: of levels they are tables,
             of anything else what the rest of the table says.
+        anywhere: what is refused for a reason that holds of what follows from the inputs alone as well.
 
     >>> rules = RuleTable()
     >>> @rules.module(nn.Identity)
@@ -41,6 +42,7 @@ class RuleTable:
     refused: dict[Any, str] = field(default_factory=dict)
     traced: set[type[nn.Module]] = field(default_factory=set)
     elementwise: set[Any] = field(default_factory=set)
+    anywhere: set[Any] = field(default_factory=set)
 
     def module(self, *kinds: type[nn.Module], trace_overrides: bool = False) -> Callable[[RuleT], RuleT]:
         """Decorator: the rule of these module types.
@@ -74,13 +76,19 @@ class RuleTable:
 
         return register
 
-    def refuse(self, why: str, *targets: Any) -> None:
+    def refuse(self, why: str, *targets: Any, trace_overrides: bool = False, anywhere: bool = False) -> None:
         """Refuse these modules, functions and methods: `why`, and what to do instead.
+
+        Args:
+            trace_overrides: as of `module`.
+            anywhere: `why` holds of what follows from the inputs alone as well, not of spiking tensors only.
 
         Raises:
             ConfigError: one of them has a rule in this table, or is refused.
         """
         self._register(self.refused, targets, why)
+        self.traced.update(targets if trace_overrides else ())
+        self.anywhere.update(targets if anywhere else ())
 
     def _register(self, table: dict[Any, Any], keys: tuple[Any, ...], value: Any) -> None:
         for key in keys:
@@ -106,6 +114,7 @@ class RuleTable:
             both(self.refused, other.refused),
             (self.traced - theirs) | other.traced,
             (self.elementwise - theirs) | other.elementwise,
+            (self.anywhere - theirs) | other.anywhere,
         )
 
     def is_leaf(self, module: nn.Module) -> bool:
@@ -122,10 +131,11 @@ class RuleTable:
         if not isinstance(target, nn.Module):
             return self.refused.get(target)
         for kind in type(target).__mro__:
+            own = (kind in self.refused or kind in self.modules) and _has_own_forward(target, kind)
             if kind in self.refused:
-                return self.refused[kind]
+                return None if own and kind in self.traced else self.refused[kind]
             if kind in self.modules:
-                own = _has_own_forward(target, kind) and kind not in self.traced
+                own = own and kind not in self.traced
                 return f"it overrides the forward of {kind.__name__}; hold one instead of inheriting" if own else None
         return None
 

@@ -16,7 +16,7 @@ _SIZES = ("shape", "size", "ndim", "dim", "ndimension", "numel")
 ARITHMETIC = {
     getattr(operator, name)
     for name in "add sub mul truediv floordiv mod pow neg eq ne lt le gt ge and_ or_ not_ getitem".split()
-} | {math.ceil, math.floor, math.sqrt}
+} | {math.ceil, math.floor, math.sqrt, max, min}
 """What is computed of sizes."""
 
 

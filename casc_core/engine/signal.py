@@ -280,7 +280,9 @@ def along(values: Tensor | float, shape: torch.Size, dim: int) -> Tensor | None:
     >>> along(torch.ones(2, 3), torch.Size([5, 2, 3]), 1) is None
     True
     """
-    values = without_repeats(torch.as_tensor(values).detach()).double()
+    if not isinstance(values, Tensor):
+        return torch.full((shape[dim],), values, dtype=torch.float64)
+    values = without_repeats(values.detach()).double()
     sizes = [1] * (len(shape) - values.dim()) + list(values.shape)
     dim %= len(shape)
     if len(sizes) != len(shape) or any(size != 1 for each, size in enumerate(sizes) if each != dim):

@@ -119,7 +119,10 @@ def facts(experiment: Experiment, T: int, options: Mapping[str, Any], seconds: M
         "data": experiment.data, "q": experiment.q, "T": T, "classifier": experiment.classifier,
         "recipe": experiment.recipe,
         "training": dict(experiment.training), "seconds": seconds,
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        # Not where it was written: the folder may be moved, and given away. Where the data lies is how it is found again.
+        "options": {
+            name: str(value) if isinstance(value, Path) else value for name, value in options.items() if name != "out"
+        },
         "machine": {
             "processes": distributed.share().world, "threads": torch.get_num_threads(),
             "device": _device_name(experiment.network),

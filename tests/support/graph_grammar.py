@@ -137,7 +137,7 @@ PRODUCTS = [
     product(code, *dims)
     for dims, codes in (
         (ANY, ("{0} @ <w:D,3>", "torch.matmul({0}, <w:D,2>)", "{0}.matmul(<w:D,3>)",
-        "torch.matmul(input={0}, other=<w:D,2>)")),
+        "torch.matmul(input={0}, other=<w:D,2>)", "torch.linalg.matmul({0}, <w:D,2>)")),
         ((2,), (
             "torch.mm({0}, <w:D,3>)", "{0}.mm(<w:D,2>)", "torch.addmm(<b:3>, {0}, <w:D,3>)",
             "<b:2>.addmm({0}, <w:D,2>)",
@@ -372,14 +372,19 @@ ACTIVATIONS += [
     ),
     own("composed_activations.LeakyCQReLU", "1.0, 0.25", "2.0, -0.5", "1.0, torch.ones(1) / 2"),
     own("composed_activations.Swish", "'sigmoid'", "'hardsigmoid', 2.0", rough=True),
+    own("composed_activations.RoundedGLU", "1", "-1", rough=True),
 ]
-ACTIVATIONS += [module(each, fires=True, rough=True) for each in ("nn.SiLU()", "nn.Hardswish()")]
-ACTIVATIONS += [say(each, fires=True, rough=True) for each in ("F.silu({0})", "F.hardswish({0})")]
+ACTIVATIONS += [module(each, fires=True, rough=True) for each in ("nn.SiLU()", "nn.Hardswish()", "nn.GLU(1)")]
+ACTIVATIONS += [say(each, fires=True, rough=True) for each in ("F.silu({0})", "F.hardswish({0})", "F.glu({0}, 1)")]
 ACTIVATIONS += [
     of_spikes(say(each))
     for each in (
         "torch.square({0})", "{0}.square()", "{0} ** 2", "torch.pow({0}, 2)", "{0}.pow(2)", "{0} * torch.sigmoid({0})",
-        "torch.sigmoid({0}) * torch.tanh({0})", "{0}.mul({0}.sigmoid())", "{0} * F.hardsigmoid({0}.mean(1, keepdim=True))",
+        "torch.sigmoid({0}) * torch.tanh({0})", "{0}.mul({0}.sigmoid())", "{0} * ({0} > 0.5)",
+        "{0} * ~({0} <= 0.25)", "torch.minimum({0}, torch.tensor(0.5))",
+        "torch.where({0} > 0.25, {0}, 0.5 * {1})", "{0}.masked_fill({0} < 0.5, 0.25)", "{0} - ({0} // 0.5)",
+        "{0} % 0.375", "{0} * (({0} > 0.25) & ({0} < 0.75))", "{0} * (({0} < 0.25) | ({0} > 0.5))",
+        "{0} * F.hardsigmoid({0}.mean(1, keepdim=True))",
     )
 ]  # fmt: skip
 
@@ -425,6 +430,12 @@ POOLS += [
     pool(spelling, 3)
     for spelling in ("nn.MaxPool3d", "F.max_pool3d", "torch.max_pool3d", "nn.AvgPool3d", "F.avg_pool3d")
 ]
+POOLS += [
+    say(f"F.{kind}max_pool{dims}d({{0}}, 1, return_indices=True)[0]", dims + 2)
+    for kind in ("", "adaptive_")
+    for dims in (1, 2, 3)
+]
+POOLS += [module("nn.MaxPool2d(2, return_indices=True)", 4, call="{m}({0})[0]")]
 POOLS += [module(f"nn.Adaptive{kind}Pool3d({size})", 5) for kind in ("Max", "Avg") for size in ("1", "(1, 2, 2)")]
 POOLS += [say(f"F.adaptive_{kind}_pool3d({{0}}, 1)", 5) for kind in ("max", "avg")]
 POOLS += [module(f"nn.Adaptive{kind}Pool1d({size})", 3) for kind in ("Max", "Avg") for size in (1, 2)]
@@ -457,6 +468,9 @@ ARITHMETIC = [
         "torch.stack([{0}, {1}], dim=1).amax(1)", "torch.stack([{0}, {1}], 1).max(1)[0]",
         "torch.stack([{0}, {1}], dim=1).amin(1)",
         "torch.add(input={0}, other={1})", "torch.subtract({0}, {1})", "{0}.subtract({1})", "torch.maximum({0}, {1})",
+        "{0}.maximum({1})", "torch.fmax({0}, {1})", "{0}.fmax({1})", "torch.max({0}, {1})", "{0}.max({1})",
+        "torch.minimum({0}, {1})", "{0}.minimum({1})", "torch.fmin({0}, {1})", "{0}.fmin({1})", "torch.min({0}, {1})",
+        "{0}.min(other={1})", "torch.maximum({0}, {1}.amax(-1, keepdim=True))",
     )
 ]  # fmt: skip
 FACTORS = [
@@ -464,7 +478,8 @@ FACTORS = [
     for each in (
         "2 * {0}", "{0} * 0.5", "{0} / 4", "{0} / 2", "-{0}", "{0}.neg()", "torch.neg({0})", "{0}.mul(2)",
         "{0}.mul(-0.5)",
-        "torch.mul({0}, 0.75)", "{0} * 3", "{0}.div(2)", "torch.div({0}, 0.5)", "torch.true_divide({0}, 2)",
+        "torch.mul({0}, 0.75)", "{0} * 3", "{0} * {0}[0, 0].numel()",
+        "{0}.div(2)", "torch.div({0}, 0.5)", "torch.true_divide({0}, 2)",
         "{0}.true_divide(4)", "{0}.mul_(2)", "{0}.div_(2)", "{t} = {0}\n{t} *= 2", "{t} = {0}\n{t} /= 2",
         "torch.mul(0.5, {0})", "{0} * 1", "{0}.neg_()", "torch.negative({0})", "{0}.negative()", "{0}.multiply(2)",
         "{0}.divide(2)", "torch.divide({0}, 4)", "{0}.clamp_max(64)", "torch.clamp_max({0}, 64)", "{0}.clamp_max_(64)",
@@ -663,7 +678,9 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "torch.index_select({0}, 1, torch.arange(1))", "{0}.transpose(0, 1).transpose(0, 1)",
         "{0}.unsqueeze(0).squeeze(0)",
         "torch.cat([{0}.flatten(1), {0}.flatten(1)], 1)", "torch.cat([{0}], 1)",
-        "torch.cat([{0}, torch.zeros_like({0})], 1)", "{0} + torch.zeros_like({0})",
+        "torch.cat([{0}, torch.zeros_like({0})], 1)", "{0} + torch.zeros_like({0})", "{0}.ravel().view({0}.shape)",
+        "torch.ravel({0}).view({0}.shape)", "{0}.broadcast_to({0}.shape)", "torch.broadcast_to({0}, {0}.shape)",
+        "{0}.unfold(1, 1, 1)[..., 0]", "{0}.unfold(-1, 2, 1).flatten(1)",
     )),
     ((2,), (
         "{0}.t().t()", "{0}.T.T", "torch.t({0}).t()", "{0}.tile((1, 2))", "torch.tile({0}, (1, 2))", "{0}.repeat(1, 2)",
@@ -677,7 +694,9 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "{0}[:, -1]", "{0}[..., 0]", "{0}.unbind(1)[0]", "torch.unbind({0}, 1)[-1]", "{0}.squeeze(1)",
         "torch.squeeze({0}, 2)",
         "{0}.squeeze(-1)", "{0}.flatten(1, 2)", "torch.flatten({0}, 1, 2)", "{0}.flatten(start_dim=2)", "{0}.mT",
-        "{0}[:, :, 1:]", "{0}[:, :, :-1]",
+        "{0}[:, :, 1:]", "{0}[:, :, :-1]", "{0}.tril()", "torch.tril({0}, -1)", "{0}.triu(1)", "torch.triu({0})",
+        "{0}.swapdims(1, 2)", "torch.swapdims({0}, 2, 1)", "{0}.moveaxis(1, -1)", "torch.moveaxis({0}, 1, 2)",
+        "{0}.diagonal(dim1=1, dim2=2)", "torch.diagonal({0}, 0, -1, 1)",
     )),
     ((3,), (
         "{0}.permute(0, 2, 1)", "torch.permute({0}, (0, 2, 1))", "{0}.tile((1, 1, 2))", "F.pad({0}, (1, 0))",
@@ -699,6 +718,8 @@ _LAYOUTS: list[tuple[tuple[int, ...], tuple[str, ...]]] = [
         "F.interpolate({0}, scale_factor=2, mode='nearest')", "F.interpolate({0}, size=(4, 4))",
         "F.interpolate({0}, scale_factor=2, mode='bilinear', align_corners=False)",
         "F.interpolate({0}, scale_factor=2.0, mode='nearest-exact')", "F.interpolate({0}, {0}.shape[2:])",
+        "F.unfold({0}, 2, padding=(1, 0))", "F.unfold({0}, (1, 2), stride=2)",
+        "F.interpolate({0}, size=(2, 1), mode='area')",
         "F.pixel_shuffle({0}, 2)", "torch.pixel_shuffle({0}, 2)", "F.pixel_unshuffle({0}, 2)",
         "torch.pixel_unshuffle({0}, 2)",
         "F.channel_shuffle({0}, 2)", "torch.channel_shuffle({0}, 2)", "torch.native_channel_shuffle({0}, 2)",
@@ -716,7 +737,8 @@ _MODULES: list[tuple[str, tuple[int, ...]]] = [
     ("nn.ZeroPad1d((1, 0))", (3,)), ("nn.ConstantPad1d(1, 0.0)", (3,)), ("nn.ReflectionPad1d(1)", (3,)),
     ("nn.ReplicationPad1d((2, 0))", (3,)), ("nn.CircularPad1d((1, 1))", (3,)), ("nn.Upsample(scale_factor=2)", (3, 4)),
     ("nn.Upsample(size=(4, 4), mode='nearest')", (4,)), ("nn.UpsamplingNearest2d(scale_factor=2)", (4,)),
-    ("nn.PixelShuffle(2)", (4,)), ("nn.PixelUnshuffle(2)", (4,)), ("nn.ChannelShuffle(2)", (4,)), ("nn.Flatten()", ANY),
+    ("nn.PixelShuffle(2)", (4,)), ("nn.PixelUnshuffle(2)", (4,)), ("nn.ChannelShuffle(2)", (4,)), ("nn.Unfold(2)", (4,)),
+    ("nn.Flatten()", ANY),
     ("nn.ZeroPad3d((1, 0, 0, 1, 0, 0))", (5,)), ("nn.ConstantPad3d((0, 1, 0, 0, 1, 0), 0.0)", (5,)),
     ("nn.ReflectionPad3d((1, 0, 0, 0, 0, 0))", (5,)), ("nn.ReplicationPad3d((1, 0, 0, 1, 0, 0))", (5,)),
     ("nn.CircularPad3d((0, 1, 1, 0, 0, 0))", (5,)), ("nn.Flatten(1, 2)", (3, 4)), ("nn.Unflatten(1, (1, <C>))", ANY),
@@ -772,7 +794,7 @@ SAME += [
     )
 ]  # fmt: skip
 CASTS = [
-    say(each)
+    say(each, rough=True)
     for each in (
         "{0}.int().float()", "{0}.to(torch.int64).float()", "{0}.long().float()",
         "{0}.sum(-1, dtype=torch.int32).float()",

@@ -1,6 +1,6 @@
 """The graph that the passes of a conversion rewrite: operations in the user's own numbers, before any grid is chosen."""
 
-from casc_core.conversion.graph.by_level import ByLevel, Levels, levels_of
+from casc_core.conversion.graph.by_level import ByLevel, Levels, is_boolean, levels_of
 from casc_core.conversion.graph.factors import (
     Factor,
     Normalisation,
@@ -79,6 +79,7 @@ __all__ = [
     "Zeroed",
     "as_map",
     "as_normalisation",
+    "is_boolean",
     "levels_of",
     "map_before",
 ]

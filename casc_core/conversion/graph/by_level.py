@@ -13,12 +13,21 @@ from torch import Tensor
 
 from casc_core.conversion.graph.factors import Factor, Offset
 from casc_core.conversion.graph.level_population import LevelPopulation
-from casc_core.conversion.graph.node import Node, SignalNode, Snapped, Snapping, SpikingNode
+from casc_core.conversion.graph.node import InputNode, Node, SignalNode, Snapped, Snapping, SpikingNode
 from casc_core.conversion.graph.population import Population
-from casc_core.conversion.graph.signals import Applied, Counted, Split
+from casc_core.conversion.graph.products import Product
+from casc_core.conversion.graph.signals import (
+    Addition,
+    Applied,
+    Concatenation,
+    Counted,
+    Filled,
+    Maximum,
+    Split,
+)
 from casc_core.conversion.grids import Form, Reach, Stretch
 from casc_core.conversion.snapping import snapped_shift
-from casc_core.engine.ops import Layout, LevelTable, Pick
+from casc_core.engine.ops import Layout, LevelTable, Pick, TimesInput
 from casc_core.numerics import coarsest, largest, snapped
 
 
@@ -30,6 +39,7 @@ class ByLevel(SignalNode):
         x: spikes of one population, perhaps rearranged.
         lowest: level. values: of the function, float64, by level.
         unit: what a level is worth. levels: that the network was trained with.
+        holds: it says whether something holds of a level, 1 or 0: in the model, its numbers are truth values.
     """
 
     x: SignalNode
@@ -37,6 +47,7 @@ class ByLevel(SignalNode):
     values: Tensor
     unit: float
     levels: int
+    holds: bool = False
 
     @cached_property
     def entries(self) -> list[Fraction]:
@@ -143,6 +154,25 @@ def levels_of(x: SignalNode, levels: int) -> Levels | None:
     moved = _of_another(x, read, before.x)
     assert isinstance(moved, SignalNode)
     return Levels(moved, before.lowest, before.values, before.unit)
+
+
+def is_boolean(x: Node) -> bool:
+    """Whether the numbers of a signal are truth values in the model, of which a sum is no sum: a mask of levels.
+
+    What follows from the inputs alone counts as one unless it is known not to be.
+    """
+    if isinstance(x, ByLevel):
+        return x.holds
+    if isinstance(x, InputNode):
+        return x.numbers is None or x.numbers.dtype == torch.bool
+    keeps = isinstance(x, (Split, Counted, Concatenation, Maximum, Filled, Product, Addition))
+    keeps |= isinstance(x, Applied) and isinstance(x.op, (Layout, Pick, TimesInput))
+    read = x.inputs if isinstance(x, Applied) and isinstance(x.op, TimesInput) else _spiking(x)
+    return keeps and all(map(is_boolean, read))
+
+
+def _spiking(x: Node) -> list[Node]:
+    return [each for each in x.inputs if isinstance(each, SpikingNode)]
 
 
 def _read(x: SpikingNode) -> SignalNode | None:

@@ -20,12 +20,12 @@ from casc_core.numerics import DRIVE_BITS, EXPECTED_INPUT, INPUT_EXPONENT, large
 # Functions whose results are whole numbers, whatever they are given: masks, places and sizes.
 _WHOLE = frozenset(
     "eq ne lt le gt ge logical_and logical_or logical_not invert bool long int any all argmax argsort count_nonzero "
-    "floordiv floor_divide size dim numel ceil floor".split()
+    "floordiv floor_divide size dim numel ceil floor trunc sign one_hot".split()
 )
 # Functions whose results are no whole numbers, but by chance.
-_BROKEN = frozenset("sqrt truediv div divide true_divide addcdiv lerp".split())
+_BROKEN = frozenset("linspace sqrt truediv div divide true_divide addcdiv lerp".split())
 # Functions of whole numbers whose results are whole if the numbers given beside them are.
-_ARITHMETIC = frozenset("add sub subtract rsub mul multiply addcmul pow mod remainder".split())
+_ARITHMETIC = frozenset("add sub subtract rsub mul multiply addcmul pow mod remainder arange max min".split())
 # What a tensor tells of itself beside its numbers.
 _SIZES = frozenset("shape ndim device dtype itemsize nbytes is_cuda requires_grad".split())
 

@@ -367,8 +367,10 @@ def _keeps_channels(x: Node) -> bool:
 
 def _undivided(node: Population) -> Population:
     """Channels of very unlike thresholds meet them as they are: over its own, one of a tiny threshold would have weights so
-    large that the grid were too coarse for the others."""
+    large that the grid were too coarse for the others. So do those of a map that does not take the thresholds in."""
     divided, whole = (None if each is None else as_map(each) for each in (node.divided, node.x))
+    if divided is None and whole is not None:
+        return replace(node, divided=None)
     if divided is None or whole is None or _spread(divided.weight) <= max(LARGEST_SPREAD, _spread(whole.weight)):
         return node
     return replace(node, divided=None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from casc_core.activation import Quantised
+from casc_core.conversion.functional_activations import source_of
 from casc_core.conversion.graph import (
     FILLED,
     Applied,
@@ -34,19 +34,21 @@ from casc_core.conversion.graph import (
     Place,
     SignalNode,
     SpikingNode,
+    is_boolean,
     levels_of,
 )
 from casc_core.conversion.passes.parameters import Parameters
 from casc_core.conversion.passes.refusing import refusing
 from casc_core.conversion.passes.returned import Unreadable, outputs_of
 from casc_core.conversion.rule_table import Rule, RuleTable
+from casc_core.conversion.tracing.batch_tables import key_of, wrapper_of_tables
 from casc_core.conversion.tracing.behind_readout import has_weights, move_out, what_follows
 from casc_core.conversion.tracing.containers import container_of, is_container, plain
 from casc_core.conversion.tracing.dataflow import reading_inputs
 from casc_core.conversion.tracing.known_sizes import known_rank
 from casc_core.conversion.tracing.trace import arguments_of
 from casc_core.engine.conditions import expect
-from casc_core.engine.functions import FIELDS, REARRANGING, filled_with, may_read, name_of
+from casc_core.engine.functions import FIELDS, FILLING, REARRANGING, filled_with, may_read, name_of
 from casc_core.engine.leaves import leaves
 from casc_core.engine.ops import Op
 from casc_core.errors import CascError, ConversionError
@@ -145,13 +147,13 @@ class Reader:
         """A function of `x`, entry by entry, where that is levels of one population; None: it is something else.
 
         Args:
-            function: of float64 numbers, as the network computes it.
+            function: of float64 numbers, as the network computes it; what holds is 1, and what does not 0.
         """
         found = levels_of(x, self.levels) if isinstance(x, SignalNode) else None
         if found is None:
             return None
         values = function(found.values.clone())
-        if not isinstance(values, Tensor) or values.shape != found.values.shape or not values.is_floating_point():
+        if not isinstance(values, Tensor) or values.shape != found.values.shape or values.is_complex():
             return None
         for value, result in zip(found.values.tolist(), values.tolist(), strict=True):
             if not math.isfinite(result):
@@ -159,7 +161,8 @@ class Reader:
                     f"of {value:g}, which is a level of what it reads, it gives {result:g}; only finite numbers can be "
                     "exact. Add a small number to what it reads"
                 )
-        return self.add(ByLevel(found.x, found.lowest, values.double(), found.unit, self.levels))
+        holds = values.dtype == torch.bool
+        return self.add(ByLevel(found.x, found.lowest, values.double(), found.unit, self.levels, holds))
 
     def constant(self, value: Any) -> Tensor | None:
         """The tensor behind `value` if it is a parameter or buffer as it stands, else None."""
@@ -203,13 +206,18 @@ class Reader:
             ConversionError: an operation is refused, or what the forward returns.
         """
         inputs, returned = self._operations(graph)
-        kind = type(self.model).__name__
+        kind = self._kind
         outputs, structure = outputs_of(returned, kind)
         if not inputs:
             raise ConversionError(f"the forward of {kind} reads no input, so there is nothing to convert")
         for output in outputs:
             if isinstance(output, SignalNode) and output.is_filled:
                 raise ConversionError(f"the output of {kind} cannot be converted exactly: {FILLED}")
+            if isinstance(output, SignalNode) and is_boolean(output):
+                raise ConversionError(
+                    f"the forward of {kind} returns a comparison, whose numbers the converted network does not have as "
+                    "truth values: return what is compared, and compare the converted network's output"
+                )
         if not self._layers:
             raise ConversionError(
                 f"{kind} has no activation to convert: no ReLU, tanh, CQReLU or RNN stands between its input and its "
@@ -217,6 +225,11 @@ class Reader:
             )
         nodes, checks, layers = tuple(self._nodes), tuple(self._checks), tuple(self._layers)
         return Graph(tuple(inputs), nodes, checks, outputs, layers, structure)
+
+    @property
+    def _kind(self) -> str:
+        """What the model is called in messages: a copy whose activations are modules is called as what it is a copy of."""
+        return type(source_of(self.model) or self.model).__name__
 
     def _operations(self, graph: fx.Graph) -> tuple[list[str], Any]:
         """Names of the inputs, and what is returned."""
@@ -311,13 +324,11 @@ class Reader:
         unreadable = next((value for value in (*args, *kwargs.values()) if isinstance(value, Unreadable)), None)
         if unreadable is not None:
             raise self.refuse(unreadable.why)
-        if node.target is operator.getitem and isinstance(args[0], InputNode) and isinstance(args[1], str):
+        key = key_of(node)
+        if key is not None and isinstance(args[0], InputNode):
             raise self.refuse(
-                f"it takes {args[1]!r} out of an input, which is then no tensor: give each tensor as an argument of its "
-                "own, as by\n"
-                "  class Wrapped(torch.nn.Module):\n"
-                "      def __init__(self, model): super().__init__(); self.model = model\n"
-                f"      def forward(self, {args[1]}): return self.model({{{args[1]!r}: {args[1]}}})"
+                f"it takes {key!r} out of an input, which is then no tensor: give each tensor as an argument of its own, "
+                f"as by\n{wrapper_of_tables(self._kind, arguments_of(self.model), node)}"
             )
         method = node.op == "call_method"
         signals = _holds((args, kwargs), SpikingNode)
@@ -354,16 +365,20 @@ class Reader:
                 or "no rule is known for it; compute it from the inputs alone, or express it by operations that are linear "
                 "between activations"
             )
-        beforehand = "compute it once, and hold it as a buffer or give it as an input"
-        raise self.refuse(f"no rule is known for it; {beforehand}" if why is None else f"{why}. Here: {beforehand}")
+        if why is not None and node.target in self.rules.anywhere:
+            raise self.refuse(why)
+        raise self.refuse(
+            "of the inputs alone a network calls only functions that it can save and that give the same on any machine; "
+            "compute it beforehand, and hold it as a buffer or give it as an input"
+        )
 
     def _called(self, name: str, args: Any, kwargs: Any) -> InputNode:
         """What a function of the inputs gives; one that fills, or moves what is known, gives known numbers."""
         number, numbers = filled_with(name, args, kwargs), None
         if number is not None:
             numbers = torch.tensor([number], dtype=torch.float64)
-        elif name in REARRANGING and isinstance(args[0], InputNode):
-            numbers = args[0].numbers
+        elif name in REARRANGING and isinstance(args[0], InputNode) and args[0].numbers is not None:
+            numbers = torch.cat([args[0].numbers.flatten(), torch.zeros(1)]) if name in FILLING else args[0].numbers
         return self.add(FunctionCall(name, tuple(args), kwargs, numbers))
 
     def _as_constants(self, value: Any) -> Any:
@@ -396,8 +411,8 @@ class Reader:
     def _tabulated(self, target: Any, args: Any, kwargs: Any) -> SignalNode | None:
         """A call of an elementwise function as a table, if it reads levels; None: it is none."""
         (x, *rest), named = args or (kwargs.get("input"),), {key: kwargs[key] for key in kwargs if key != "input"}
-        others = (*rest, *named.values())
-        if any(isinstance(each, Node) for each in others):
+        rest, named = list(map(self._number, rest)), {key: self._number(value) for key, value in named.items()}
+        if any(isinstance(each, Node) for each in (*rest, *named.values())):
             return None
 
         def call(values: Tensor) -> Any:
@@ -405,6 +420,11 @@ class Reader:
             return function(values, *rest, **named)
 
         return self.by_level(x, call)
+
+    def _number(self, value: Any) -> Any:
+        """A tensor of one number that is known, as that number; whatever else, as it is."""
+        constant = self.constant(value)
+        return value if constant is None or constant.dim() > 1 or constant.numel() != 1 else constant.item()
 
     def _ruled(self, rule: Rule, args: Any, kwargs: Any) -> Any:
         try:

@@ -15,11 +15,13 @@ from casc_core.conversion.graph import (
     Encoded,
     Factor,
     InputNode,
+    Node,
     Normalisation,
     Offset,
     Product,
     SignalNode,
     Zeroed,
+    is_boolean,
 )
 from casc_core.conversion.grids import common_denominator
 from casc_core.conversion.passes.read import Reader
@@ -53,12 +55,24 @@ def single(constant: Tensor) -> Fraction | None:
 @RULES.function(operator.add, operator.iadd, torch.add, "add", "add_")
 def add(reader: Reader, input: Any, other: Any, *, alpha: float = 1) -> SignalNode:
     """`input + alpha * other`."""
-    other = other if alpha == 1 else times(reader, other, alpha)
+    if all(_is_boolean(each) for each in (input, other)):
+        raise reader.refuse(
+            "of two masks it is a logical or, not a sum; cast one to numbers for a sum: (torch.relu(x) > 0.5).float()"
+        )
+    return added(reader, input, other if alpha == 1 else times(reader, other, alpha))
+
+
+def added(reader: Reader, input: Any, other: Any) -> SignalNode:
+    """The sum of two tensors that are no masks, or of masks of which one alone holds anywhere."""
     for signal, constant in ((input, other), (other, input)):
         amount = None if isinstance(constant, SignalNode) else known(reader, constant)
         if amount is not None:  # zero where the built-in sum() begins
             return _offset(reader, reader.signal(signal), amount)
     return reader.add(Addition(reader.signal(input), reader.signal(other)))
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, Node) and is_boolean(value))
 
 
 def _offset(reader: Reader, x: SignalNode, amount: Tensor) -> SignalNode:
@@ -121,6 +135,10 @@ def multiply(reader: Reader, input: Any, other: Any) -> SignalNode:
         return reader.add(Product(input, other, reader.name, reader.levels))
     constant = known(reader, other)
     if constant is not None:
+        if all(_is_boolean(each) for each in (input, other)):
+            raise reader.refuse(
+                "of two masks it is a mask; cast one to numbers for a product: (torch.relu(x) > 0.5).float()"
+            )
         return multiplied(reader, input, constant)
     if not isinstance(other, InputNode):
         raise reader.refuse(f"it multiplies by {other!r}; multiply by a number or a mask")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ RULES.elementwise.update(
         "asinh acosh atanh erf erfc sinc floor ceil round trunc fix frac sign sgn fmod remainder nan_to_num hardshrink",
         torch,
     ),
+    _named("eq ne lt le gt ge logical_not", torch, operator),
     _named(
         "gelu mish elu selu celu softplus logsigmoid softshrink hardshrink tanhshrink threshold", F,
     ),
     CLIPS,
     {
+        operator.floordiv, operator.mod, torch.floor_divide, "floor_divide", "int", "long", "bool",
         nn.GELU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink,
         nn.Tanhshrink,
     },

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
 import torch
 
-from casc_core.conversion.graph import InputNode, SignalNode
+from casc_core.conversion.graph import Factor, InputNode, SignalNode, is_boolean
 from casc_core.conversion.passes.read import Reader
 from casc_core.conversion.rules.table import RULES
 from casc_core.engine.functions import FLOATING, require_floating
@@ -19,11 +20,20 @@ _FLOATING_NAMES = {f"torch.{kind}Tensor" for kind in ("Float", "Double")} | {
     f"torch.cuda.{kind}Tensor" for kind in ("Float", "Double")
 }
 
+# Types to which levels are cast exactly, by a table.
+_WHOLE = (torch.int32, torch.int64, torch.bool)
+
 for _name in ("int", "long", "short", "char", "byte", "bool", "half", "bfloat16"):
     RULES.refuse(ROUNDS.format(_name), _name)
 
 
-@RULES.function("float", "double", "contiguous", "clone", "detach", "requires_grad_")
+@RULES.function("float", "double")
+def _floating(reader: Reader, x: SignalNode, *args: Any, **kwargs: Any) -> SignalNode:
+    """Nothing changes but that the numbers of a mask are numbers."""
+    return reader.add(Factor(x, Fraction(1))) if is_boolean(x) else x
+
+
+@RULES.function("contiguous", "clone", "detach", "requires_grad_")
 def _same(reader: Reader, x: SignalNode, *args: Any, **kwargs: Any) -> SignalNode:
     return x
 
@@ -55,16 +65,23 @@ def _cast(reader: Reader, x: Any, targets: Iterable[Any]) -> Any:
     if isinstance(x, InputNode):  # cast to the type of a spiking tensor, and moved to where that is
         (like,) = (target for target in targets if isinstance(target, SignalNode))
         return reader.call("Tensor.float", reader.call("Tensor.to", x, reader.attribute(like, "device")))
-    for target in targets:
-        require_floating_type(reader, target)
-    return x
+    of_levels = next((kind for kind in targets if kind in _WHOLE), None)
+    if of_levels is not None and (found := reader.by_level(x, lambda values: values.to(of_levels))) is not None:
+        return found
+    casts = [require_floating_type(reader, target) for target in targets]
+    return _floating(reader, x) if any(casts) else x
 
 
-def require_floating_type(reader: Reader, target: Any) -> None:
-    """Refuse a type that rounds; one that only the inputs know is checked whenever the network runs."""
+def require_floating_type(reader: Reader, target: Any) -> bool:
+    """Refuse a type that rounds; one that only the inputs know is checked whenever the network runs.
+
+    Returns:
+        Whether it is a type, or a tensor whose type is taken; not a device, say.
+    """
     constant = reader.constant(target)
     known = target if constant is None else constant.dtype
     if isinstance(known, torch.dtype) and known not in FLOATING:
         raise reader.refuse(ROUNDS.format(known))
     if isinstance(target, InputNode) and constant is None:
         reader.check(require_floating, target)
+    return isinstance(known, torch.dtype) or isinstance(target, SignalNode)

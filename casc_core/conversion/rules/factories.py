@@ -14,7 +14,7 @@ from casc_core.conversion.rules.table import RULES
 
 RULES.refuse(
     "its entries are whatever memory held; use torch.zeros",
-    torch.empty, torch.empty_like, torch.empty_strided, "new_empty",
+    torch.empty, torch.empty_like, torch.empty_strided, "new_empty", anywhere=True,
 )  # fmt: skip
 
 

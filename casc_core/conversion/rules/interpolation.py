@@ -11,6 +11,7 @@ from torch import nn
 
 from casc_core.conversion.graph import Applied, SignalNode
 from casc_core.conversion.passes.read import Reader
+from casc_core.conversion.rules.pooling import adaptive_average
 from casc_core.conversion.rules.table import RULES
 from casc_core.engine.ops import Interpolate, Layout, constant_parts
 from casc_core.engine.products.pooling_windows import per_dimension
@@ -30,9 +31,20 @@ def _interpolate(
     if mode in _NEAREST:
         given = {} if recompute_scale_factor is None else {"recompute_scale_factor": recompute_scale_factor}
         return reader.apply(Layout(function="F.interpolate"), x, size, scale_factor, mode, **given)
+    if mode == "area":
+        return _area(reader, x, size)
     if mode not in _LINEAR:
         raise reader.refuse(f"mode={mode!r} is not known; use mode='nearest' or 'bilinear', or a convolution")
     return _linear(reader, x, size, scale_factor, _LINEAR[mode], bool(align_corners))
+
+
+def _area(reader: Reader, x: SignalNode, size: Any) -> SignalNode:
+    """An adaptive average pool to this size."""
+    rank = reader.rank
+    dims = len(size) if isinstance(size, (tuple, list)) else None if rank is None else rank - 2
+    if size is None or dims is None:
+        raise reader.refuse("mode='area' takes a size here, one number for each dimension; give size=(height, width)")
+    return adaptive_average(reader, x, size, dims)
 
 
 def _linear(reader: Reader, x: SignalNode, size: Any, scale_factor: Any, dims: int, align: bool) -> SignalNode:

@@ -45,6 +45,12 @@ def _getitem(reader: Reader, x: Any, index: Any) -> Any:
     return _layout(reader, "operator.getitem", x, index)
 
 
+def halves(reader: Reader, x: SignalNode, dim: int) -> tuple[Any, Any]:
+    """The two halves of a signal along a dimension."""
+    both = _layout(reader, "Tensor.chunk", x, 2, dim)
+    return _getitem(reader, both, 0), _getitem(reader, both, 1)
+
+
 @RULES.function(expect_parts)
 def _expect_parts(reader: Reader, x: PartsNode, count: int, line: str) -> PartsNode:
     return reader.add(Counted(x, count, line))
@@ -89,6 +95,16 @@ def _repeat_interleave(reader: Reader, x: SignalNode, repeats: Any, dim: Any = N
     return _layout(reader, "Tensor.index_select", x, dim, reader.call("operator.floordiv", places, repeats))
 
 
+@RULES.function(torch.moveaxis, "moveaxis")
+def _moveaxis(reader: Reader, x: SignalNode, source: Any, destination: Any) -> Any:
+    return _layout(reader, "Tensor.movedim", x, source, destination)
+
+
+@RULES.function("numel")
+def _numel(reader: Reader, x: SignalNode) -> InputNode:
+    return reader.call("Tensor.numel", reader.attribute(x, "shape"))
+
+
 @RULES.function("dim")
 def _dim(reader: Reader, x: SignalNode) -> InputNode:
     return reader.attribute(x, "ndim")
@@ -126,8 +142,8 @@ def _dropout(reader: Reader, input: Any, *args: Any, **kwargs: Any) -> Any:
     if rate(reader.target, (input, *args), kwargs) == 0:
         return input
     raise reader.refuse(
-        "it is random in evaluation too; pass training=self.training, which F.dropout does not do by itself, or use an "
-        "nn.Dropout module"
+        "it is random in evaluation too; pass training=self.training, which F.dropout does not do by itself, or hold an "
+        "nn.Dropout module as an attribute"
     )
 
 
@@ -183,6 +199,16 @@ def _channel_shuffle(reader: Reader, input: Any, groups: int) -> Any:
 @RULES.module(nn.ChannelShuffle)
 def _channel_shuffle_module(reader: Reader, module: nn.ChannelShuffle, input: Any) -> Any:
     return _channel_shuffle(reader, input, module.groups)
+
+
+@RULES.function(F.unfold)
+def _unfold(reader: Reader, input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Any:
+    return _layout(reader, "F.unfold", reader.signal(input), kernel_size, dilation, padding, stride)
+
+
+@RULES.module(nn.Unfold)
+def _unfold_module(reader: Reader, module: nn.Unfold, input: Any) -> Any:
+    return _unfold(reader, input, module.kernel_size, module.dilation, module.padding, module.stride)
 
 
 @RULES.module(nn.Unflatten)

@@ -12,7 +12,7 @@ from torch import nn
 
 from casc_core.conversion.graph import Applied, InputNode, Maximum, SignalNode
 from casc_core.conversion.passes.read import Reader
-from casc_core.conversion.rules.reduction import INDICES, total
+from casc_core.conversion.rules.reduction import MaxResult, total
 from casc_core.conversion.rules.table import RULES
 from casc_core.engine.ops import AdaptiveAveragePool, AdaptiveMaxPool, AveragePool, Max, MaxPool, PoolAt
 from casc_core.engine.products.pooling_windows import per_dimension
@@ -25,32 +25,46 @@ def _dims(module: nn.Module) -> int:
 
 def _dims_of_call(reader: Reader) -> int:
     """How many dimensions the function that is called slides over."""
-    return int(reader.target.__name__[-2])
+    return int(reader.target.__name__.removesuffix("_with_indices")[-2])
 
 
 @RULES.module(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, trace_overrides=True)
-def _max_pool_module(reader: Reader, module: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d, input: Any) -> SignalNode:
+def _max_pool_module(
+    reader: Reader, module: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d, input: Any
+) -> SignalNode | MaxResult:
     m = module
     return _max_pool(
         reader, input, _dims(m), m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
     )
 
 
-@RULES.function(F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, F.max_pool3d, torch.max_pool3d)
+@RULES.function(
+    F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, F.max_pool3d, torch.max_pool3d,
+    F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices,
+)  # fmt: skip
 def _max_pool_call(
     reader: Reader, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
-) -> SignalNode:  # fmt: skip
-    dims = _dims_of_call(reader)
-    return _max_pool(reader, input, dims, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+) -> SignalNode | MaxResult:  # fmt: skip
+    dims, indices = _dims_of_call(reader), return_indices or _gives_indices(reader)
+    return _max_pool(reader, input, dims, kernel_size, stride, padding, dilation, ceil_mode, indices)
+
+
+def _gives_indices(reader: Reader) -> bool:
+    return bool(reader.target.__name__.endswith("_with_indices"))
 
 
 def _max_pool(
     reader: Reader, input: Any, dims: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
     indices: bool,
-) -> SignalNode:  # fmt: skip
-    if indices:
-        raise reader.refuse(INDICES)
+) -> SignalNode | MaxResult:  # fmt: skip
+    values = _largest(reader, input, dims, kernel, stride, padding, dilation, ceil_mode)
+    return MaxResult(values) if indices else values
+
+
+def _largest(
+    reader: Reader, input: Any, dims: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> SignalNode:
     x, around, apart = reader.signal(input), per_dimension(padding, dims), per_dimension(dilation, dims)
     if _is_read(kernel, stride):
         at = PoolAt(
@@ -82,18 +96,27 @@ def _stride(stride: Any, kernel: list[int], dims: int) -> list[int]:
 @RULES.module(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 def _adaptive_max_module(
     reader: Reader, module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d, input: Any
-) -> SignalNode:
+) -> SignalNode | MaxResult:
     return _adaptive_max(reader, input, module.output_size, _dims(module), module.return_indices)
 
 
-@RULES.function(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-def _adaptive_max_call(reader: Reader, input: Any, output_size: Any, return_indices: bool = False) -> SignalNode:
-    return _adaptive_max(reader, input, output_size, _dims_of_call(reader), return_indices)
+@RULES.function(
+    F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, F.adaptive_max_pool1d_with_indices,
+    F.adaptive_max_pool2d_with_indices, F.adaptive_max_pool3d_with_indices,
+)  # fmt: skip
+def _adaptive_max_call(
+    reader: Reader, input: Any, output_size: Any, return_indices: bool = False
+) -> SignalNode | MaxResult:
+    indices = return_indices or _gives_indices(reader)
+    return _adaptive_max(reader, input, output_size, _dims_of_call(reader), indices)
 
 
-def _adaptive_max(reader: Reader, input: Any, output_size: Any, dims: int, indices: bool) -> SignalNode:
-    if indices:
-        raise reader.refuse(INDICES)
+def _adaptive_max(reader: Reader, input: Any, output_size: Any, dims: int, indices: bool) -> SignalNode | MaxResult:
+    values = _largest_of_parts(reader, input, output_size, dims)
+    return MaxResult(values) if indices else values
+
+
+def _largest_of_parts(reader: Reader, input: Any, output_size: Any, dims: int) -> SignalNode:
     x, outputs = reader.signal(input), _outputs(output_size, dims)
     if outputs == [1] * dims:
         return reader.add(Maximum(Max(), x, kwargs={"dim": tuple(range(-dims, 0)), "keepdim": True}, dims=dims))
@@ -178,15 +201,15 @@ def _average_pool(
 def _adaptive_average_module(
     reader: Reader, module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d, input: Any
 ) -> SignalNode:
-    return _adaptive_average(reader, input, module.output_size, _dims(module))
+    return adaptive_average(reader, input, module.output_size, _dims(module))
 
 
 @RULES.function(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 def _adaptive_average_call(reader: Reader, input: Any, output_size: Any) -> SignalNode:
-    return _adaptive_average(reader, input, output_size, _dims_of_call(reader))
+    return adaptive_average(reader, input, output_size, _dims_of_call(reader))
 
 
-def _adaptive_average(reader: Reader, input: Any, output_size: Any, dims: int) -> SignalNode:
+def adaptive_average(reader: Reader, input: Any, output_size: Any, dims: int) -> SignalNode:
     x, outputs = reader.signal(input), _outputs(output_size, dims)
     if outputs == [1] * dims:
         return total(reader, x, True, tuple(range(-dims, 0)), True)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from casc_core.activation import CQReLU, Rounded, check_threshold, check_thresholds
-from casc_core.composed_activations import LeakyCQReLU, Swish
+from casc_core.composed_activations import LeakyCQReLU, RoundedGLU, Swish
 from casc_core.conversion.graph import Addition, Factor, LevelPopulation, Normalisation, Population, Product, SignalNode
 from casc_core.conversion.passes.read import Reader
-from casc_core.conversion.rules.arithmetic import multiplied
+from casc_core.conversion.rules.arithmetic import multiplied, multiply
+from casc_core.conversion.rules.layout import halves
 from casc_core.conversion.rules.table import RULES
 
 
@@ -78,3 +79,9 @@ def _swish(reader: Reader, module: Swish, input: Any) -> SignalNode:
         for name, each in (("value", module.value), ("gate", module.gate))
     )
     return reader.add(Product(value, gate, reader.name, reader.levels))
+
+
+@RULES.module(RoundedGLU)
+def _glu(reader: Reader, module: RoundedGLU, input: Any) -> SignalNode:
+    value, gate = halves(reader, reader.signal(input), module.dim)
+    return multiply(reader, value, _by_level(reader, module.gate, gate, f"{reader.name}.gate"))

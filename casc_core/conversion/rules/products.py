@@ -37,7 +37,9 @@ def _constant(reader: Reader, value: Any) -> Tensor | None:
     return weight if weight is not None and weight.dim() <= 2 else None
 
 
-@RULES.function(torch.matmul, torch.mm, torch.mv, operator.matmul, operator.imatmul, "matmul", "mm", "mv")
+@RULES.function(
+    torch.matmul, torch.linalg.matmul, torch.mm, torch.mv, operator.matmul, operator.imatmul, "matmul", "mm", "mv"
+)
 def matmul(reader: Reader, input: Any, other: Any) -> SignalNode:
     """A product with a constant matrix or vector on either side, or of two signals."""
     weight = _constant(reader, other)

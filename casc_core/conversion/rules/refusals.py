@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from casc_core.conversion.rules.reduction import INDICES
 from casc_core.conversion.rules.table import RULES
 from casc_core.conversion.tracing.randomness import RANDOM
 
@@ -55,10 +54,12 @@ _PACKED = (
 
 RULES.refuse(
     UNPREPARED, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Softsign,
-    nn.Hardswish, nn.SiLU, nn.LeakyReLU, nn.PReLU, nn.RNN, nn.GRU, nn.LSTM, F.relu, F.relu_, torch.relu,
-    torch.relu_, "relu", "relu_",
+    nn.Hardswish, nn.SiLU, nn.GLU, nn.LeakyReLU, nn.PReLU, trace_overrides=True,
+)  # fmt: skip
+RULES.refuse(
+    UNPREPARED, nn.RNN, nn.GRU, nn.LSTM, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_",
     torch.tanh, torch.tanh_, F.tanh, "tanh", "tanh_", torch.sigmoid, torch.sigmoid_, F.sigmoid, "sigmoid", "sigmoid_",
-    F.hardsigmoid, F.softsign, F.hardswish, F.silu, F.leaky_relu, F.leaky_relu_,
+    F.hardsigmoid, F.softsign, F.hardswish, F.silu, F.glu, F.leaky_relu, F.leaky_relu_,
 )  # fmt: skip
 RULES.refuse(_SMOOTH.format("nn.SiLU or nn.Hardswish,"), nn.GELU, nn.Mish, F.gelu, F.mish)
 RULES.refuse(
@@ -90,16 +91,12 @@ RULES.refuse(
     torch.normal, torch.poisson, torch.binomial, torch.multinomial, torch.bernoulli, torch.native_dropout, torch.rrelu,
     torch.rrelu_, F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d, F.fractional_max_pool2d_with_indices,
     F.fractional_max_pool3d_with_indices, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, "bernoulli", "bernoulli_",
-    "multinomial", "normal_", "uniform_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_",
+    "multinomial", "normal_", "uniform_", "random_", "exponential_", "geometric_", "cauchy_", "log_normal_", anywhere=True,
 )  # fmt: skip
 RULES.refuse(_LEAVES, "item", "tolist", "numpy", "__array__")
 RULES.refuse(
     _PROBABILITY, nn.Softmax, nn.Softmin, nn.Softmax2d, nn.LogSoftmax, nn.AdaptiveLogSoftmaxWithLoss, F.softmin,
     *_with_methods("softmax log_softmax", F), *_with_methods("exp exp2 expm1 log log1p log2 log10 logsumexp"),
-)  # fmt: skip
-RULES.refuse(
-    INDICES, F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices,
-    F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool2d_with_indices, F.adaptive_max_pool3d_with_indices,
 )  # fmt: skip
 RULES.refuse(
     "it needs the indices of a maximum, which do not travel as spikes; enlarge by nn.Upsample or nn.ConvTranspose2d",
@@ -109,10 +106,7 @@ RULES.refuse(
     "roots and powers of spikes are not exact; use an average pool or a maximum pool", nn.LPPool1d, nn.LPPool2d,
     nn.LPPool3d, F.lp_pool1d, F.lp_pool2d, F.lp_pool3d,
 )  # fmt: skip
-RULES.refuse(
-    "it is a linear map of windows, which is not written out; use nn.Conv2d, or nn.ConvTranspose2d", nn.Unfold, nn.Fold,
-    F.unfold, F.fold,
-)  # fmt: skip
+RULES.refuse("it adds up windows that overlap; use nn.ConvTranspose2d", nn.Fold, F.fold)
 RULES.refuse(
     "it is transposed in three dimensions; use nn.Upsample(scale_factor=2) and nn.Conv3d", nn.ConvTranspose3d,
     F.conv_transpose3d,
@@ -146,7 +140,13 @@ RULES.refuse(
         "smooth_l1_loss soft_margin_loss triplet_margin_loss triplet_margin_with_distance_loss"
     ),
 )
-RULES.refuse(_PACKED, nn.utils.rnn.pack_padded_sequence, nn.utils.rnn.pad_packed_sequence, nn.utils.rnn.pack_sequence)
+RULES.refuse(
+    _PACKED,
+    nn.utils.rnn.pack_padded_sequence,
+    nn.utils.rnn.pad_packed_sequence,
+    nn.utils.rnn.pack_sequence,
+    anywhere=True,
+)
 RULES.refuse(
     "a loop over cells hides the recurrence; use nn.RNN, nn.GRU or nn.LSTM over the whole sequence", nn.RNNCellBase,
     nn.RNNBase,
@@ -170,10 +170,11 @@ RULES.refuse(
     *_with_methods("median nanmedian mode kthvalue quantile msort"),
 )
 RULES.refuse(
-    "it compares a spiking tensor, and what it gives would jump; write a gate as a * torch.sigmoid(b), which a preparation "
-    "rounds, or compute a mask from the inputs alone",
+    "it compares a spiking tensor, and what it gives would jump. An activation's output may be compared with a number: "
+    "torch.relu(x) > 0.5. For x * (x > 0) write torch.relu(x), and write a gate as a * torch.sigmoid(b), which a "
+    "preparation rounds; or compute a mask from the inputs alone",
     *_with_methods("eq ne lt le gt ge", operator),
-    *_with_methods("sign sgn heaviside isclose logical_not logical_and logical_or"),
+    *_with_methods("sign sgn heaviside isclose logical_not"),
 )
 RULES.refuse(
     f"rounding jumps; an activation that rounds is casc_core.CQReLU, or casc_core.Rounded; {_OF_LEVELS}",
@@ -191,8 +192,3 @@ RULES.refuse(
     *_with_methods("cumsum"),
 )
 RULES.refuse(_NORM, torch.std, "std", torch.var, "var", torch.var_mean, torch.std_mean)
-RULES.refuse(
-    "write it as a product: a, b = x.chunk(2, dim), then a * torch.sigmoid(b), which a preparation rounds",
-    nn.GLU,
-    F.glu,
-)

@@ -11,26 +11,24 @@ from torch.fx.proxy import TraceError
 from casc_core.errors import ConversionError
 
 
-def wrapper(name: str, arguments: Sequence[str], given: Sequence[str]) -> str:
+def wrapper(name: str, tensors: Sequence[str], call: str) -> str:
     """The lines that make a model of class `name` one of named tensors.
 
     Args:
         name: the model's class.
-        arguments: those of its forward.
-        given: those of them that are given.
+        tensors: their names.
+        call: what the model is called with.
 
-    >>> print(wrapper("Classifier", ["tokens", "mask"], ["tokens"]))
+    >>> print(wrapper("Classifier", ["tokens"], "tokens"))
       class Wrapped(torch.nn.Module):
           def __init__(self, model): super().__init__(); self.model = model
           def forward(self, tokens): return self.model(tokens)
       and hand over Wrapped(model), model being your Classifier
     """
-    in_order = list(given) == list(arguments[: len(given)])
-    call = ", ".join(each if in_order else f"{each}={each}" for each in given)
     return (
         "  class Wrapped(torch.nn.Module):\n"
         "      def __init__(self, model): super().__init__(); self.model = model\n"
-        f"      def forward(self, {', '.join(given)}): return self.model({call})\n"
+        f"      def forward(self, {', '.join(tensors)}): return self.model({call})\n"
         f"  and hand over Wrapped(model), model being your {name}"
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +51,26 @@ def reduce(x: Any, pattern: str, reduction: str, line: str = "", **sizes: Any) -
     return _applied(x, pattern, reductions[reduction], line, sizes)
 
 
-OPERATIONS: dict[str, Callable[..., Any]] = {"rearrange": rearrange, "repeat": repeat, "reduce": reduce}
+def einsum(*tensors_and_pattern: Any, line: str = "") -> Any:
+    """`einops.einsum`, as `torch.einsum` with a letter for each axis.
+
+    >>> einsum(torch.ones(2, 3), torch.ones(5, 3), "batch inner, outer inner -> batch outer").shape
+    torch.Size([2, 5])
+    """
+    *tensors, pattern = tensors_and_pattern
+    names = dict.fromkeys(re.findall(r"[^\W\d]\w*", pattern))
+    letters = dict(zip(names, string.ascii_letters, strict=False))
+    if len(letters) < len(names):
+        raise ConversionError(f"forward: einsum() has {len(names)} axes, and torch.einsum {len(letters)}\n  at {line}")
+    return torch.einsum(re.sub(r"[^\W\d]\w*|\s+", lambda found: letters.get(found[0], ""), pattern), *tensors)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "rearrange": rearrange,
+    "repeat": repeat,
+    "reduce": reduce,
+    "einsum": einsum,
+}
 
 
 def axes_of(side: str) -> list[list[str]]:
@@ -57,9 +78,16 @@ def axes_of(side: str) -> list[list[str]]:
 
     >>> axes_of("b (h 1 w) ... 1")
     [['b'], ['h', 'w'], ['...'], []]
+
+    An axis that is a number has a name of its own at each place:
+
+    >>> axes_of("(h 2) (w 2)")
+    [['h', '2@1'], ['w', '2@3']]
     """
     groups = [found.strip("()").split() for found in re.findall(r"\([^()]*\)|[^\s()]+", side)]
-    named = [[name for name in group if name != "1"] for group in groups]
+    places = itertools.count()
+    each = [[(next(places), name) for name in group] for group in groups]
+    named = [[f"{name}@{at}" if name.isdigit() else name for at, name in group if name != "1"] for group in each]
     names = [name for group in named for name in group]
     if len(set(names)) < len(names):
         raise ValueError(f"an axis stands twice in {side!r}")
@@ -68,6 +96,9 @@ def axes_of(side: str) -> list[list[str]]:
 
 def _applied(x: Any, pattern: str, reduction: str | None, line: str, sizes: dict[str, Any]) -> Any:
     left, right = (axes_of(side) for side in pattern.split("->"))
+    right = [[name.replace("@", "@->") for name in group] for group in right]
+    numbers = {name: int(name.split("@")[0]) for group in (*left, *right) for name in group if "@" in name}
+    sizes = {**sizes, **numbers}
     if isinstance(x, (tuple, list)):
         x = torch.stack(list(x))
     x, names, rest = _taken_apart(x, left, line, sizes)

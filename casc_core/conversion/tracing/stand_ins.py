@@ -10,7 +10,7 @@ import builtins
 import dis
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import BuiltinMethodType, FrameType, FunctionType, ModuleType
@@ -24,6 +24,7 @@ from torch.utils._pytree import register_pytree_node
 
 from casc_core.conversion.tracing.frames import LIBRARIES, is_users, user_line
 from casc_core.conversion.tracing.kinds import attribute_kind, kind_of
+from casc_core.engine.conditions import is_of_sizes
 from casc_core.engine.functions import FIELDS
 from casc_core.errors import ConversionError
 
@@ -258,13 +259,34 @@ def _callable(value: Any) -> bool:
     return callable(value) if kind is None else kind is BuiltinMethodType
 
 
-_BUILTINS: dict[str, Any] = {"type": _Type, "isinstance": _isinstance, "callable": _callable}
+def _of_sizes(chosen: Callable[..., Any]) -> Callable[..., Any]:
+    """`max` or `min`, which records what it would choose of sizes that only a run knows."""
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        values = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+        sizes = [each for each in values if isinstance(each, fx.Proxy) and is_of_sizes(each.node)]
+        numbers = all(builtins.type(each) in (int, float) for each in values if each not in sizes)
+        if not sizes or not numbers or len(values) < 2 or kwargs:
+            return chosen(*args, **kwargs)
+        return sizes[0].tracer.create_proxy("call_function", chosen, tuple(values), {})
+
+    return recorded
+
+
+_BUILTINS: dict[str, Any] = {
+    "type": _Type,
+    "isinstance": _isinstance,
+    "callable": _callable,
+    "max": _of_sizes(max),
+    "min": _of_sizes(min),
+}
 _OF_A_TYPE = builtins.type(torch.FloatTensor)
 _STANDARD = f"{Path(os.__file__).parent}{os.sep}"
 
 
 class Builtins:
-    """`isinstance`, `type` and `callable` in the modules of a forward: they say of a stand-in what they say of a tensor.
+    """`isinstance`, `type`, `callable`, `max` and `min` in the modules of a forward: of what stands in for tensors and
+    sizes, they say what they say of those.
 
     >>> def forward(x):
     ...     return type(x)
@@ -275,7 +297,8 @@ class Builtins:
     """
 
     def __init__(self) -> None:
-        self._modules: list[dict[str, Any]] = []
+        # By module, those that it had as names of its own: code that torch.fx writes has.
+        self._modules: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def __enter__(self) -> Builtins:
         return self
@@ -294,16 +317,23 @@ class Builtins:
         file = names.get("__file__") or ""  # of a notebook there is none
         of_others = file.startswith(LIBRARIES) or (file.startswith(_STANDARD) and "site-packages" not in file)
         of_others |= names is vars(builtins)
-        if of_others or names.keys() & _BUILTINS.keys():
+        if of_others or any(names is answered for answered, _ in self._modules):
             return False
-        names.update(_BUILTINS)
-        self._modules.append(names)
+        own = {name: names[name] for name in _BUILTINS if name in names}
+        if any(
+            value is _BUILTINS[name] for name, value in own.items()
+        ):  # another trace, around this one, answers there
+            return False
+        hidden = {name for name, value in own.items() if value is not getattr(builtins, name)}
+        names.update({name: value for name, value in _BUILTINS.items() if name not in hidden})
+        self._modules.append((names, own))
         return True
 
     def __exit__(self, *raised: object) -> None:
-        for names in self._modules:
+        for names, own in self._modules:
             for name in _BUILTINS:
                 names.pop(name, None)
+            names.update(own)
         self._modules.clear()
 
 

@@ -112,6 +112,8 @@ class Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self.builtins.answer_in(m.forward)
+        if self._is_made_in_the_forward(m):
+            return forward(*args, **kwargs)
         if type(m).__module__ != "einops.layers.torch":
             result = super().call_module(m, forward, args, kwargs)
             is_one = isinstance(result, fx.Proxy) and result.node.op == "call_module"
@@ -122,6 +124,15 @@ class Tracer(fx.Tracer):
         if type(m).__name__ == "Reduce":
             return reduce(args[0], layer.pattern, layer.reduction, line=kept_line(), **layer.axes_lengths)
         raise ConversionError(f"{m} cannot be converted exactly: use nn.Linear, and einops.rearrange around it")
+
+    def _is_made_in_the_forward(self, module: nn.Module) -> bool:
+        """Whether it is none of the model's own and has no tensors but theirs: `self.layers[:3]`, `nn.ReLU()`."""
+        try:
+            self.path_of_module(module)
+        except NameError:
+            own = {id(tensor) for tensor in (*self.root.parameters(), *self.root.buffers())}
+            return all(id(tensor) in own for tensor in (*module.parameters(), *module.buffers()))
+        return False
 
     def _taken_apart(self, whole: Any, structure: Any) -> Any:
         """Tuples where the module gives tuples, so that `isinstance(states, tuple)` is answered as it would be."""
@@ -377,9 +388,11 @@ def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
         given = (
             [each.name for each in named if each.default is each.empty] or [each.name for each in named[:1]] or ["x"]
         )
+        in_order = given == [each.name for each in named[: len(given)]] or not named
+        call = ", ".join(each if in_order else f"{each}={each}" for each in given)
         raise ConversionError(
             f"the forward of {name} takes {variable[0]}, so its inputs are not known; name its arguments, or wrap it:\n"
-            f"{wrapper(name, [each.name for each in named] or given, given)}"
+            f"{wrapper(name, given, call)}"
         )
     return parameters
 

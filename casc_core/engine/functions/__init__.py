@@ -11,11 +11,17 @@ from casc_core.engine.functions.table import FUNCTIONS, Function, name_of
 
 REARRANGING = frozenset(name for name, function in FUNCTIONS.items() if function.rearranges)
 """Those that may be called on signals."""
+FILLING = frozenset(f"{owner}.{name}" for owner in ("Tensor", "torch") for name in ("tril", "triu")) | {
+    "F.pad",
+    "F.unfold",
+}
+"""Those of them that put zeros between the entries of their argument."""
 
 __all__ = [
     "ATTRIBUTES",
     "DTYPES",
     "FIELDS",
+    "FILLING",
     "FLOATING",
     "FUNCTIONS",
     "REARRANGING",

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.engine.batching.places import Axis, Mixed, Samples
@@ -55,7 +56,7 @@ def _like(value: Any) -> Any:
 )
 @functions("torch", "rsub floor_divide", size=sizes.broadcast)
 @functions("Tensor", "bitwise_and", size=sizes.broadcast)
-@functions("Tensor torch", "abs sqrt negative logical_not")
+@functions("Tensor torch", "abs sqrt negative logical_not sign floor ceil round trunc")
 @functions("operator", "invert")
 @functions("math", "sqrt")
 def _by_entry(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Abstract:
@@ -125,16 +126,19 @@ def _require(follower: Follower, x: Any, *others: Any) -> None:
 
 @functions(
     "Tensor torch",
-    "permute transpose t squeeze unsqueeze select narrow chunk split split_with_sizes unbind movedim swapaxes",
+    "permute transpose t squeeze unsqueeze select narrow chunk split split_with_sizes unbind movedim swapaxes "
+    "swapdims diagonal",
     rearranges=True,
 )
 @functions("Tensor", "expand", size=sizes.expanded, rearranges=True)
+@functions("Tensor torch", "broadcast_to", size=sizes.expanded, rearranges=True)
+@functions("Tensor", "unfold", size=sizes.windows, rearranges=True)
 def _view(follower: Follower, function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     _require(follower, x, args, kwargs)
     return follower.viewed(x, lambda like: function(like, *args, **kwargs))
 
 
-@functions("Tensor torch", "reshape flatten unflatten", rearranges=True)
+@functions("Tensor torch", "reshape flatten unflatten ravel", rearranges=True)
 @functions("Tensor", "view", rearranges=True)
 def _reshape(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
@@ -166,6 +170,14 @@ def _turn(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: 
     dims = kwargs.get("dims", given[0] if len(given) == 1 else given)
     named = [dims] if isinstance(dims, int) else list(dims) or range(len(x.shape))
     return replace(x, samples=follower.apart(x, named, "moves entries from one sample to another"))
+
+
+@functions("Tensor torch", "tril triu", rearranges=True)
+def _triangle(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
+    _require(follower, x, args, kwargs)
+    function(as_single(x), *args, **kwargs)
+    follower.note(args, kwargs)
+    return replace(x, samples=follower.apart(x, [-2, -1], "keeps other entries of each sample"))
 
 
 @functions("Tensor torch", "gather", size=sizes.gathered, rearranges=True)
@@ -323,8 +335,11 @@ def _pad(follower: Follower, function: Any, x: Abstract, pad: Any, *args: Any, *
 
 @functions("F", "pixel_shuffle pixel_unshuffle channel_shuffle", rearranges=True)
 @functions("F", "interpolate", size=sizes.resized, rearranges=True)
+@functions("F", "unfold", size=sizes.columns, rearranges=True)
 def _image(follower: Follower, function: Any, x: Abstract, *args: Any, **kwargs: Any) -> Abstract:
     _require(follower, x, args, kwargs)
+    if function.name == "F.unfold" and len(x.shape) != 4:
+        raise follower.unprovable("takes an image alone, of no batch")
     follower.note(args, kwargs)
     samples = follower.apart(x, range(1, len(x.shape)), "moves entries from one sample to another")
     one = function(torch.empty([1, *x.shape[1:]], device="cpu"), *args, **kwargs)
@@ -375,6 +390,18 @@ def _expect_parts(follower: Follower, function: Any, parts: Sequence[Any], count
     return function(parts, count, line)
 
 
+@function("F.one_hot", F.one_hot, size=sizes.classes)
+def _one_hot(follower: Follower, function: Any, x: Abstract, num_classes: int = -1) -> Abstract:
+    _require(follower, x, num_classes)
+    if num_classes < 0:
+        raise follower.unprovable("makes as many classes as the largest of a batch")
+    follower.note(num_classes)
+    return replace(x, like=meta([*x.shape, num_classes], torch.int64))
+
+
+@functions("torch", "linspace", size=sizes.linspace)
+@functions("torch", "meshgrid", size=sizes.grid)
+@functions("torch", "broadcast_shapes")
 @functions("torch", "zeros ones", size=sizes.factory)
 @functions("torch", "full", size=sizes.full)
 @functions("torch", "eye", size=sizes.square)
@@ -383,6 +410,8 @@ def _expect_parts(follower: Follower, function: Any, parts: Sequence[Any], count
 @functions("Tensor", "item")
 @functions("operator", "not_")
 @functions("math", "ceil floor")
+@function("math.max", max)
+@function("math.min", min)
 @function("expect", expect)
 def _by_value(follower: Follower, function: Any, *args: Any, **kwargs: Any) -> Any:
     raise follower.unprovable("reads a number from a tensor's values")

@@ -75,6 +75,48 @@ def arange(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     return math.ceil(abs(end - start) / abs(step))
 
 
+def linspace(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    return int(_given(args, kwargs, 2, "steps"))
+
+
+def grid(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """As many tensors as there are axes, each of all places."""
+    axes = [axis.numel() for axis in leaves_of(args) if isinstance(axis, Tensor)]
+    return len(axes) * math.prod(axes)
+
+
+def classes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    x, count = args[0], _given(args, kwargs, 1, "num_classes")
+    count = count if count is not None and count >= 0 else int(x.max()) + 1 if x.numel() else 0
+    return int(x.numel() * count)
+
+
+def windows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """`Tensor.unfold`: windows along one dimension."""
+    x, dim, size, step = (
+        args[0],
+        *(_given(args, kwargs, at + 1, n) for at, n in enumerate(("dimension", "size", "step"))),
+    )
+    long = int(x.shape[dim])
+    return int(x.numel() // max(1, long) * max(0, (long - size) // step + 1) * size)
+
+
+def columns(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """`F.unfold`: the windows of an image, one behind the other."""
+    shape: torch.Size = args[0].shape
+    names = ("kernel_size", "dilation", "padding", "stride")
+    given = [_given(args, kwargs, at + 1, name) for at, name in enumerate(names)]
+    each = [
+        [default, default] if value is None else _whole(value) * (2 // len(_whole(value)))
+        for value, default in zip(given, (1, 1, 0, 1), strict=True)
+    ]
+    count = [
+        (side + 2 * around - apart * (kernel - 1) - 1) // step + 1
+        for side, kernel, apart, around, step in zip(shape[-2:], *each, strict=True)
+    ]
+    return int(math.prod(shape[:-2]) * math.prod(each[0]) * math.prod(count))
+
+
 def expanded(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     sizes = _whole(args[1:] or kwargs.get("size"))
     own = [1] * (len(sizes) - args[0].dim()) + list(args[0].shape)

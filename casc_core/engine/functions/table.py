@@ -106,11 +106,11 @@ def functions(owners: str, names: str, size: Size | None = None, rearranges: boo
     return register
 
 
-def function(name: str, call: Callable[..., Any]) -> Callable[[RuleT], RuleT]:
-    """Decorator of the rule of a function of our own, which registers it under this name."""
+def function(name: str, call: Callable[..., Any], size: Size | None = None) -> Callable[[RuleT], RuleT]:
+    """Decorator of the rule of a function that is found in none of these, which registers it under this name."""
 
     def register(rule: RuleT) -> RuleT:
-        _add(Function(name, call, rule))
+        _add(Function(name, call, rule, size))
         return rule
 
     return register

@@ -17,13 +17,22 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.currents import CurrentWeights, currents, pack_currents
 from casc_core.engine.kernels.dense import Begin, DensePopulation, dense, dense_population
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
-from casc_core.engine.kernels.rounding import Reads, SplitWeights, round_sums
+from casc_core.engine.kernels.rounding import (
+    Reads,
+    Rounds,
+    SplitWeights,
+    in_blocks,
+    products,
+    round_sums,
+    rounded_products,
+)
 from casc_core.engine.kernels.rows import (
     INT32_UNITS,
     LARGEST_COUNT,
@@ -45,6 +54,7 @@ __all__ = [
     "Begin",
     "Blocks",
     "CellKind",
+    "CurrentWeights",
     "DensePopulation",
     "Driven",
     "Exact",
@@ -57,6 +67,7 @@ __all__ = [
     "Reads",
     "RecurrentSpikes",
     "Rounding",
+    "Rounds",
     "Sequences",
     "SplitWeights",
     "agreement",
@@ -66,6 +77,7 @@ __all__ = [
     "cell_gradient",
     "convolution",
     "count_rows",
+    "currents",
     "dense",
     "dense_population",
     "driven",
@@ -73,16 +85,20 @@ __all__ = [
     "fits_int32",
     "forked",
     "gated",
+    "in_blocks",
     "instructions",
     "is_own",
     "levels",
     "narrow_exponent",
     "pack",
     "pack_convolution",
+    "pack_currents",
     "pack_driven",
+    "products",
     "ready",
     "recurrence",
     "round_sums",
+    "rounded_products",
     "rows",
     "scan",
     "scans",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -86,7 +87,19 @@ class Blocks:
     count: Tensor
     tiled: bool = False
 
+    @cached_property
+    def end(self) -> int:
+        """The first output that none of them has.
+
+        Raises:
+            ValueError: they are no blocks of outputs.
+        """
+        narrow = int(self.low.min()) >= 0 and int(self.count.min()) >= 1 and int(self.count.max()) <= self.width
+        require(narrow, f"blocks of {self.width} channels")
+        return int((self.low + self.count).max())
+
     @classmethod
+    @cache
     def of(cls, outputs: int, groups: int, reads: int) -> Blocks:
         """Blocks that do not straddle groups more than they must; `reads`: weights that one output has."""
         each, most = outputs // groups, _WIDEST
@@ -109,6 +122,7 @@ class Blocks:
         return 1 if not self.tiled else _TILE if self.width == _TILED_LANES else _TILE // 2
 
     @classmethod
+    @cache
     def tiles(cls, outputs: int) -> Blocks:
         """Blocks for positions that are taken together, all about as wide."""
         size = _padded(-(-outputs // -(-outputs // _WIDEST_TILED)), _TILED_LANES)
@@ -154,6 +168,16 @@ class PackedConvolution:
     tables: Tensor | None = None
     own: bool = False
 
+    @cached_property
+    def most_in(self) -> int:
+        """The most input channels that a block reads."""
+        return int(self.count.max())
+
+    @cached_property
+    def reads_until(self) -> int:
+        """The first input channel that no block reads."""
+        return int((self.low + self.count).max())
+
     def term(self, train: Tensor, exponent: int) -> ctypes.Structure:
         """For the kernel; `train` is `[steps, samples, height, width, channels]`, closely packed."""
         g, (steps, _, height, width, channels) = self.geometry, train.shape
@@ -166,7 +190,7 @@ class PackedConvolution:
             tables = (self.tables.data_ptr(), self.tables[0].nbytes, quarters, padded)
         return _Term(
             train.data_ptr(), steps, height, width, channels,
-            self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, int(self.count.max()),
+            self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, self.most_in,
             self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
             (g.kernel[0] - 1) * g.dilation[0] + 1,
             NOTHING_LEFT_OUT if self.left_out is None else self.left_out.structure(exponent), self.own, *tables,
@@ -351,17 +375,13 @@ def _check(
     require(bool(terms) and 0 not in shape, f"{len(terms)} terms for a population of {list(shape)}")
     lowest = int(checked(thresholds, "the thresholds", torch.int32, (channels,)).min())
     require(lowest > 0, f"a threshold of {lowest}")
-    ends = blocks.low + blocks.count
-    inside = int(blocks.low.min()) >= 0 and int(blocks.count.min()) >= 1 and int(ends.max()) <= channels
-    require(inside and int(blocks.count.max()) <= blocks.width, f"blocks of {channels} channels")
+    require(blocks.end <= channels, f"blocks of {channels} channels")
     for packed, train in terms:
         checked(train, "a train", torch.int8, (len(train), samples, *train.shape[2:]), packed=False)
-        require(
-            train.dim() == 5 and int((packed.low + packed.count).max()) <= train.shape[2], f"{train.shape[2]} channels"
-        )
+        require(train.dim() == 5 and packed.reads_until <= train.shape[2], f"{train.shape[2]} channels")
         size = packed.geometry.output_size(*train.shape[3:])
         require(size == (height, width), f"an output of {list(size)} for a population of {[height, width]}")
-        taps, most = math.prod(packed.geometry.kernel), 1 if packed.own else int(packed.count.max())
+        taps, most = math.prod(packed.geometry.kernel), 1 if packed.own else packed.most_in
         numbers, expected = packed.values.numel(), len(blocks.low) * taps * most * blocks.width
         require(numbers == expected, f"weights packed for other blocks: {packed.values.shape}")
         is_tabled = packed.own or packed.tables is not None

@@ -356,8 +356,10 @@ def _by_channel(drive: Tensor) -> bytes | None:
 
 def _threshold_reach(run: Run, threshold: Threshold) -> float:
     """What thresholds add to the reach of a potential, for each spike that a neuron may have fired."""
-    if not isinstance(threshold, LevelThresholds):
-        return float(torch.as_tensor(threshold).max())
+    if isinstance(threshold, float):
+        return threshold
+    if isinstance(threshold, Tensor):
+        return float(threshold.max())
     scale = float(torch.as_tensor(threshold.scale).max())
     reach = 2 * largest(threshold.values) * scale  # a potential is a sum less one of them
     return reach / (run.total + 1)

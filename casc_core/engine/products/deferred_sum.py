@@ -17,7 +17,7 @@ from torch import Tensor
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.filters import Filter, by_channel, identity
-from casc_core.engine.products.geometry import convolve
+from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.signal import (
     LazyTrain,
     Rearrangement,
@@ -148,11 +148,7 @@ class DeferredSum:
             dtype = self.numerics.dtype(self.bound * self.peak, exponent, self.terms[0].filter.name)
         total: Tensor | None = None
         for term in sorted(self.terms, key=lambda term: -len(term.train)):
-            part = _convolved(term, dtype)
-            if total is None:
-                total = part
-            else:
-                total[: len(part)] += part
+            total = _added(term, dtype, total)
         assert total is not None
         return without_plane(total, self.dims)
 
@@ -428,14 +424,33 @@ def _summed(train: Tensor) -> Tensor:
     return kernels.sum_middle(train.permute(order), 0).permute([dim - 1 for dim in inverse(order)[1:]])
 
 
+def _added(term: Term, dtype: torch.dtype, total: Tensor | None) -> Tensor:
+    """The currents of a term, added to those of longer ones, channels last in memory."""
+    train, adds = term.train, total is not None
+    if train.dtype == torch.int8 and kernels.ready(train):
+        if total is None:
+            shape = (*train.shape[:2], *term.size, len(term.filter.weight))
+            total = kernels.empty(shape, dtype).permute(0, 1, 4, 2, 3)
+        kernels.currents(term.filter.currents(dtype), train, total[: len(train)].permute(0, 1, 3, 4, 2), adds)
+        return total
+    part = _convolved(term, dtype)
+    if total is None:
+        return part
+    total[: len(part)] += part
+    return total
+
+
 def _convolved(term: Term, dtype: torch.dtype) -> Tensor:
     train, factors = term.train, term.filter.factors
     if factors is not None:
         return train.to(dtype) * factors.to(train.device, dtype)[:, None, None]
     if not len(train):
         return train.new_zeros((0, train.shape[1], len(term.filter.weight), *term.size), dtype=dtype)
-    # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out.
-    result = convolve(train.flatten(0, 1).to(dtype), term.filter.weight.to(train.device, dtype), term.filter.geometry)
+    # A type as wide as the sum's is wide enough for each term: no bound grows by leaving others out. The kernel takes
+    # float64.
+    summed = torch.float64 if kernels.ready(train) else dtype
+    sums = ConvolutionSums(term.filter.geometry, 2)
+    result = sums(train.flatten(0, 1).to(summed), term.filter.weight.to(train.device, summed)).to(dtype)
     unfolded: Tensor = result.unflatten(0, train.shape[:2])
     return unfolded
 

@@ -45,6 +45,12 @@ class Filter:
             lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks, rounding),
         )
 
+    def currents(self, dtype: torch.dtype) -> kernels.CurrentWeights:
+        """For the kernel that writes currents in this type."""
+        return self.cache(
+            self.weight, ("currents", dtype), lambda: kernels.pack_currents(self.weight, self.geometry, dtype)
+        )
+
     def can_be_tiled(self, peak: int) -> bool:
         """Whether the kernel takes positions together, for a train of this peak."""
         return kernels.can_be_tiled(self.weight, self.geometry, peak)

@@ -30,6 +30,8 @@ _EXACTLY = 2.0**-80
 # Rounding of one operation in float32, and what is far below its largest number.
 _SINGLE = 2.0**-24
 _MOST_SINGLE = 2.0**100
+# Errors above `2**-_PARTS` of a multiple leave so many sums open that all are taken in two parts at once.
+_PARTS = 5
 # If more than one of so many results has to be summed exactly, all are.
 _RARE = 32
 
@@ -52,6 +54,10 @@ class Sums(ABC):
     def reads(self, x: Tensor) -> kernels.Reads:
         """Where the inputs lie that the results are sums of."""
 
+    @abstractmethod
+    def by_position(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of the results but for the outputs."""
+
 
 class LinearSums(Sums):
     """Those of a linear map of the last dimension."""
@@ -62,6 +68,9 @@ class LinearSums(Sums):
 
     def __call__(self, x: Tensor, weight: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
         return multiply(x.reshape(-1, x.shape[-1]), weight.T).reshape(*x.shape[:-1], len(weight))
+
+    def by_position(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape[:-1])
 
     def reads(self, x: Tensor) -> kernels.Reads:
         terms = x.shape[-1]
@@ -80,9 +89,27 @@ class ConvolutionSums(Sums):
         return -1 - self.dims
 
     def __call__(self, x: Tensor, weight: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
-        result = convolve(self._plane(x), weight, self.geometry, multiply)
+        plane = self._plane(x)
+        if multiply is torch.matmul and x.dtype == weight.dtype == torch.float64 and kernels.ready(x, weight):
+            result = self._compiled(plane, weight)
+        else:
+            result = convolve(plane, weight, self.geometry, multiply)
         result = result.squeeze(-2) if self.dims == 1 else result
         return result.expand(len(x), *result.shape[1:])
+
+    def _compiled(self, plane: Tensor, weight: Tensor) -> Tensor:
+        """What `convolve` gives, whose sums float64 holds, or rounds in whatever order."""
+        height, width = self.geometry.output_size(*plane.shape[2:])
+        reads, outputs = self.reads(plane), len(weight)
+        if not len(reads.offsets) or not plane.numel():
+            return plane.new_zeros(len(plane), outputs, height, width)
+        whole = kernels.in_blocks(weight.flatten(1), reads.groups)
+        values = kernels.products(reads, len(plane) * height * width, whole, outputs)
+        return values.reshape(len(plane), height, width, outputs).permute(0, 3, 1, 2)
+
+    def by_position(self, x: Tensor) -> tuple[int, ...]:
+        size = self.geometry.output_size(*self._plane(x).shape[2:])
+        return (len(x), *size[2 - self.dims :])
 
     def reads(self, x: Tensor) -> kernels.Reads:
         geometry, padded = self.geometry, self.geometry.padded(self._plane(x)).contiguous()
@@ -98,7 +125,7 @@ class ConvolutionSums(Sums):
     def _plane(self, x: Tensor) -> Tensor:
         same = x.dim() > 0 and x.stride(0) == 0 and len(x) > 1
         x = x[:1] if same else x
-        return x.unsqueeze(-2) if self.dims == 1 else x
+        return x.unsqueeze(-2) if self.dims == 1 and x.dim() == 3 else x
 
 
 @lru_cache(maxsize=256)
@@ -124,6 +151,18 @@ class InputWeights:
     split: kernels.SplitWeights
     row: float
     rest: float
+
+    def in_blocks(self, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights, their upper part and the lower one, as a kernel sums products with them."""
+        if groups not in self._in_blocks:
+            parts = self.whole.flatten(1), self.split.high, self.split.low
+            whole, upper, lower = (kernels.in_blocks(part, groups) for part in parts)
+            self._in_blocks[groups] = whole, upper, lower
+        return self._in_blocks[groups]
+
+    @cached_property
+    def _in_blocks(self) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        return {}
 
     def packed(self, groups: int) -> Tensor:
         """In float32, as a kernel reads them for so many groups of outputs."""
@@ -253,40 +292,46 @@ class InputProduct:
 
     def _rounded(self, exponent: int, most: float) -> Tensor | None:
         """What the filter gives; None: too much is left to be summed exactly."""
-        terms, x = self.weights.whole[0].numel(), without_repeats(self.x, 0)
+        terms, x, weights = self.weights.whole[0].numel(), without_repeats(self.x, 0), self.weights
         reach = self.reach
         error = _error(terms, reach, _ROUNDING)
-        if error < 2.0 ** (exponent - 2):
-            result = self.sums(x, self.weights.whole, _in_blocks)
-            last = result.movedim(self.sums.output_dim, -1).contiguous()
-            near = self._round(last, exponent, error)
-        elif self.bias is None and min(reach, most) < 2.0 ** (exponent + 52):
+        can_part = self.bias is None and min(reach, most) < 2.0 ** (exponent + 52)
+        in_parts = not error < 2.0 ** (exponent - (_PARTS if can_part else 2))
+        if in_parts and not can_part:
+            return None
+        error *= 1.0 + 2.0**-20  # all that bounds themselves are rounded by
+        near: Tensor | None
+        if terms and x.numel() and kernels.ready(x, weights.whole, self.bias):
+            reads, shape = self.sums.reads(x), self.sums.by_position(x)
+            positions, outputs = math.prod(shape), len(weights.whole)
+            bias, (split, rest_error) = None if self.bias is None else self.bias.contiguous(), self._rest()
+            room = max(_BLOCK, positions * outputs // _RARE)
+            rounds = kernels.Rounds(
+                exponent, bias, None if in_parts else error, weights.split, split, rest_error, most, room
+            )
+            blocks = weights.in_blocks(reads.groups)[: 3 if in_parts else 1]
+            last, near = kernels.rounded_products(reads, positions, blocks, outputs, rounds)
+            last = last.reshape(*shape, outputs)
+        elif in_parts:
             last, near = self._in_two_parts(x, exponent, most)
         else:
-            return None
+            last, near = self._in_one(x, exponent, error)
         if near is None:
             return None
-        for some in near.split(max(1, AT_ONCE // terms)):
+        for some in near.split(max(1, AT_ONCE // max(1, terms))):
             last.view(-1)[some] = on_grid(self._exactly(some), exponent)
         return last.movedim(-1, self.sums.output_dim)
 
-    def _round(self, sums: Tensor, exponent: int, error: float) -> Tensor | None:
-        """Rounds sums, outputs last, which may have this error; the places of those left undecided, None: too many."""
-        room = max(_BLOCK, sums.numel() // _RARE)
-        error *= 1.0 + 2.0**-20  # all that bounds themselves are rounded by
-        if not kernels.ready(sums, self.bias):
-            scaled = (sums if self.bias is None else sums + self.bias) * 2.0**-exponent
-            rounded = scaled.round()
-            near = torch.nonzero(~((scaled - rounded).abs() < 0.5 - math.ldexp(error, -exponent)).flatten()).flatten()
-            sums.copy_(rounded * 2.0**exponent)
-            return near if len(near) <= room else None
-        split, rest_error = self._rest()
-        bias = None if self.bias is None else self.bias.contiguous()
-        reads = self.sums.reads(without_repeats(self.x, 0))
-        return kernels.round_sums(sums, bias, exponent, error, reads, self.weights.split, split, rest_error, room)
+    def _in_one(self, x: Tensor, exponent: int, error: float) -> tuple[Tensor, Tensor | None]:
+        """Sums outputs last, rounded, and the places of those that this error leaves undecided; None: too many."""
+        sums = self.sums(x, self.weights.whole, _in_blocks).movedim(self.sums.output_dim, -1).contiguous()
+        scaled = (sums if self.bias is None else sums + self.bias) * 2.0**-exponent
+        rounded = scaled.round()
+        near = torch.nonzero(~((scaled - rounded).abs() < 0.5 - math.ldexp(error, -exponent)).flatten()).flatten()
+        return rounded * 2.0**exponent, near if len(near) <= max(_BLOCK, sums.numel() // _RARE) else None
 
     def _in_two_parts(self, x: Tensor, exponent: int, most: float) -> tuple[Tensor, Tensor | None]:
-        """Sums outputs last, rounded, and the places of those left undecided, as from `_round`.
+        """Sums outputs last, rounded, and the places of those left undecided; None: too many.
 
         What the upper parts of inputs and weights give is exact; the rest is small, and its error smaller still.
         """

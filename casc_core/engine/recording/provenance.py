@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine.leaves import leaves, map_leaves
-from casc_core.engine.recording.spike_counts import by_step, signed_counts
+from casc_core.engine.recording.spike_counts import Rows, by_step, signed_counts
 from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import Signal
 from casc_core.reporting.summaries import Summarised
@@ -40,7 +40,7 @@ class Provenance(Summarised):
         is_current: a linear map lies between it and the neurons or inputs that it comes from; no spikes arrive with it.
         summed: gives `[steps, *shape]`, how many spikes, of either sign, arrive with each entry; None: each entry is spikes
             of one neuron.
-        rows: `[steps, *shape[:-1]]`, how many spikes there are in each row, the last dimension, if they have been counted.
+        rows: how many spikes there are in each row, if they have been counted.
         total: gives `[steps]`, how many spikes arrive in each step, where that is cheaper than to count; or None.
     """
 
@@ -48,7 +48,7 @@ class Provenance(Summarised):
     peak: int
     is_current: bool = False
     summed: Callable[[], Tensor] | None = None
-    rows: Tensor | None = None
+    rows: Rows | None = None
     total: Callable[[], Tensor] | None = None
 
     @property
@@ -67,8 +67,8 @@ class Provenance(Summarised):
 
     def spikes_over(self, dim: int) -> Tensor:
         """`[steps, ...]`: how many spikes arrive, summed over a dimension, counted from the end."""
-        if self.rows is not None and dim == -1:
-            return self.rows
+        if self.rows is not None and dim == self.rows.dim:
+            return self.rows.counts
         train = None if self.summed is not None else self.signal.train
         single = self.peak == 1 and self.signal.bound <= 1  # a running maximum of sums moves by more
         if train is None or not single or train.dtype != torch.int8 or train.dim() == 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casc_core.engine.batching.places import Axis, Samples
 from casc_core.engine.recording.agreement import Agreement
-from casc_core.engine.recording.spike_counts import LayerTrain, by_step, last_spike, signed_counts
+from casc_core.engine.recording.spike_counts import LayerTrain, Rows, by_step, last_spike, signed_counts
 from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import memory_order
 from casc_core.errors import ConfigError
@@ -60,7 +60,7 @@ class Recorder:
 
     def layer(
         self, emitted: LayerTrain, step: str, peak: int, rows: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor | None:
+    ) -> Rows | None:
         """Record a layer's spikes.
 
         Args:
@@ -69,7 +69,7 @@ class Recorder:
             rows: `signed_counts` of the train, if they are known.
 
         Returns:
-            How many spikes each row of the train has, where they were counted in its order of dimensions; else None.
+            How many spikes each row of the train has, where they were counted; else None.
         """
         name, train = emitted.layer, emitted.train
         self.neurons[name] = emitted.neurons
@@ -83,27 +83,35 @@ class Recorder:
             self.agreement_with.layer(name, train)
             if emitted.position_axis is not None and rows is not None:
                 self.agreement_with.by_position(emitted, rows[0] + rows[1])
+        counted = None if rows is None else Rows(rows[0] + rows[1], -1)
         if self.keep_activity:
-            self._activity(name, train, self.whose.get(step), peak, rows)
+            counted = self._activity(name, train, self.whose.get(step), peak, rows)
         if self.keep_counts:
             self.counts[name] = train.sum(0, dtype=_count_type(train, peak))
         if self.keep_trains:
             self.trains[name] = train
         if self.keep_potentials:
             self.potentials[name] = _required(emitted)
-        return None if rows is None else rows[0] + rows[1]
+        return counted
 
     def _activity(
         self, name: str, train: Tensor, where: Samples, peak: int, rows: tuple[Tensor, Tensor] | None
-    ) -> None:
-        order = memory_order(train) if rows is None else None
+    ) -> Rows | None:
+        """Record how many spikes there are, and when the last was; how many each row has, in the train's order."""
+        order, dims = memory_order(train) if rows is None else None, train.dim()
         if order is not None and order[0] == 0:  # rows of neighbours in memory are counted fastest
             train = train.permute(order)
             where = replace(where, dim=order.index(where.dim + 1) - 1) if isinstance(where, Axis) else where
         positive, negative = signed_counts(train, peak) if rows is None else rows
         self.positive[name], self.negative[name] = by_step(positive), by_step(negative)
         in_rows = isinstance(where, Axis) and where.dim == train.dim() - 2  # a row is not of one sample
-        self.last_spike[name] = last_spike(train if in_rows else positive + negative, where, self.samples).cpu()
+        both = positive + negative
+        self.last_spike[name] = last_spike(train if in_rows else both, where, self.samples).cpu()
+        if dims == 1:
+            return None
+        if order is None or order[0] != 0:
+            return Rows(both, -1)
+        return Rows(both.permute(sorted(range(dims - 1), key=lambda dim: order[dim])), order[-1] - dims)
 
 
 def _required(emitted: LayerTrain) -> Tensor:

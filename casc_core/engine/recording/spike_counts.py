@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +43,13 @@ class LayerTrain:
     def share(self) -> float:
         """Of all entries, those that are no padding."""
         return self.neurons / self.train.shape[1:].numel()
+
+
+class Rows(NamedTuple):
+    """How many spikes each row of a train has: `counts` `[steps, ...]`, summed over `dim`, counted from the end."""
+
+    counts: Tensor
+    dim: int
 
 
 def last_spike(train: Tensor, where: Samples, samples: int) -> Tensor:

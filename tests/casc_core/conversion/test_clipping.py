@@ -146,18 +146,6 @@ def ends_of_the_inputs(x):
     return x.clamp(x.new_ones(4, 1), x.new_ones(4, 1) * 2)
 
 
-def maximum_with_one(x):
-    return torch.maximum(x, torch.ones_like(x))
-
-
-def maximum_that_widens(x):
-    return torch.fmax(x.unsqueeze(1), torch.zeros(1, 2, 1)).sum(1)
-
-
-def maximum_of_two(x):
-    return x.max(x * 2)
-
-
 REFUSED = {
     both_ends_above: ("clamp()", r"clips to \[0.5, 1\]"),
     upper_end_alone: ("clamp()", r"clips to \[-, 1\]"),
@@ -168,9 +156,6 @@ REFUSED = {
     another_value: ("threshold()", r"clips to \[0, else -1, -\]"),
     hardtanh_from_above: ("hardtanh()", r"clips to \[0.25, 1.0\]"),
     ends_of_the_inputs: ("clamp()", r"clips to \[a tensor, a tensor\]"),
-    maximum_with_one: ("maximum()", r"write torch\.relu\(x\)"),
-    maximum_that_widens: ("fmax()", r"write torch\.relu\(x\)"),
-    maximum_of_two: ("max()", r"torch\.stack\(\[a, b\]\)\.amax\(0\)"),
 }
 
 

@@ -134,13 +134,13 @@ def test_levels_are_those_of_the_network_itself(forward):
 
 
 CASTS = {
-    "to": lambda s, x: s.answer(s.a(s.c(x)).to(torch.int64).float()),
-    "to by keyword": lambda s, x: s.answer(s.a(s.c(x)).to(dtype=torch.int32).float()),
+    "to": lambda s, x: s.answer(s.a(s.c(x)).to(torch.int16).float()),
+    "to by keyword": lambda s, x: s.answer(s.a(s.c(x).to(dtype=torch.int32).float())),
     "to half": lambda s, x: s.answer(s.a(s.c(x)).to(torch.float16).float()),
     "to a type of integers": lambda s, x: s.answer(s.a(s.c(x)).type("torch.LongTensor").float()),
-    "int": lambda s, x: s.answer(s.a(s.c(x)).int().float()),
-    "long": lambda s, x: s.answer(s.a(s.c(x)).long().float()),
-    "bool": lambda s, x: s.answer(s.a(s.c(x)).bool().float()),
+    "int of currents": lambda s, x: s.answer(s.a(s.c(x).int().float())),
+    "long of currents": lambda s, x: s.answer(s.a(s.c(x).long().float())),
+    "bool of currents": lambda s, x: s.answer(s.a(s.c(x).bool().float())),
     "half": lambda s, x: s.answer(s.a(s.c(x)).half().float()),
     "sum": lambda s, x: s.fc(s.a(s.c(x)).sum((2, 3), dtype=torch.int32).float()),
     "mean": lambda s, x: s.fc(torch.mean(s.a(s.c(x)), (2, 3), dtype=torch.float16).float()),

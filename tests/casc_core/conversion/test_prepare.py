@@ -119,3 +119,63 @@ def test_a_forward_is_traced_as_it_is_and_as_it_is_prepared():
 
     casc_core.prepare(Counted(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), q=4)
     assert len(times) == 2
+
+
+class Shifted(nn.ReLU):
+    """An activation of the user's, by inheritance."""
+
+    def forward(self, x):
+        return 2 * super().forward(x + 0.5)
+
+
+class Named(nn.Tanh):
+    """Nothing but another name."""
+
+
+def test_a_forward_of_its_own_is_looked_through():
+    model = nn.Sequential(nn.Linear(4, 6), Shifted(), nn.Linear(6, 6), Named(), nn.Linear(6, 2))
+    ann, x = casc_core.prepare(model, q=4).eval(), torch.randn(9, 4)
+    assert sorted(type(each).__name__ for each in ann.modules() if isinstance(each, (CQReLU, Rounded))) == [
+        "CQReLU",
+        "Rounded",
+    ]
+    snn = casc_core.convert(ann)
+    assert casc_core.verify(snn, x).exact
+    hidden = 2 * CQReLU(4)(model[0](x).double() + 0.5)
+    expected = model[4].double()(Rounded(4, "tanh")(model[2].double()(hidden)))
+    torch.testing.assert_close(snn(x).double(), expected, rtol=0, atol=1e-6)
+
+
+class CutUp(nn.Module):
+    """Its layers are called in slices, and some are made while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, x):
+        h = self.layers[:2](x)
+        h = nn.Sequential(*list(self.layers.children())[2:4])(h) + nn.ReLU6()(self.layers[2](h))
+        return self.layers[-1](nn.Identity()(h))
+
+
+def test_layers_that_a_forward_puts_together_are_looked_through():
+    model, x = CutUp(), torch.randn(9, 4)
+    ann = casc_core.prepare(model, q=4).eval()
+    snn = casc_core.convert(ann)
+    assert casc_core.verify(snn, x).exact
+    assert len(snn.layers) == 3
+    torch.testing.assert_close(snn(x), ann(x), rtol=0, atol=1e-5)
+
+
+def test_a_layer_of_no_model_is_refused():
+    class Makes(CutUp):
+        def __init__(self):
+            super().__init__()
+            self.hidden = [nn.Linear(4, 4)]
+
+        def forward(self, x):
+            return super().forward(self.hidden[0](x))
+
+    with pytest.raises(casc_core.ConversionError, match=r"does not hold as its own(.*\n)*.*nn\.ModuleList"):
+        casc_core.prepare(Makes(), q=4)

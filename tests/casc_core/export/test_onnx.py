@@ -104,6 +104,14 @@ def products_by_equations(self, x):
     return self.c(torch.cat([scores.sum(2), outer.sum((1, 3))[:, :2]], 1)) + torch.einsum("bji->b", scores)[:, None]
 
 
+@case(SERIES.mT, q=nn.Linear(3, 4), k=nn.Linear(12, 4), act=nn.ReLU(), first=nn.Parameter(torch.ones(1, 1, 4) / 4))
+def larger_of_two_behind_a_first_token(self, x):
+    q, k = self.act(self.q(x)), self.act(self.k(x.mT))
+    y = torch.maximum(q, k.amax(1, keepdim=True) - 0.25).tril(1) + q * (k > 0.5)[:, :1]
+    y = torch.cat([self.first.expand(x.shape[0], -1, -1), y.swapdims(1, 2).mT], 1)
+    return self.act(torch.minimum(y, y[:, :1] + 0.5)).sum(1)
+
+
 @case(a=nn.Conv2d(3, 4, 3), tanh=nn.Tanh(), act=nn.ReLU(), b=nn.Conv2d(4, 4, 2))
 def tables_by_level(self, x):
     x = F.gelu(self.tanh(self.a(x)))

@@ -33,6 +33,14 @@ static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
             ups += __builtin_popcountll(NAME(positive)(x + k));
             downs += __builtin_popcountll(NAME(negative)(x + k));
         }
+#if VECTOR
+        if (k < task->inner && (last - row) * task->inner - k >= 64) { /* what is behind the row is there, and masked */
+            const uint64_t own = ((uint64_t)1 << (task->inner - k)) - 1;
+            ups += __builtin_popcountll(NAME(positive)(x + k) & own);
+            downs += __builtin_popcountll(NAME(negative)(x + k) & own);
+            k = task->inner;
+        }
+#endif
         for (; k < task->inner; k++) ups += x[k] > 0, downs += x[k] < 0;
         task->positive[row] = ups, task->negative[row] = downs;
     }

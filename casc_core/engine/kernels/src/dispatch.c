@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 27; }
+EXPORT int64_t casc_version(void) { return 28; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -116,7 +116,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
 
 enum {
     ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN, LSTM, GRU, LSTM_GRADIENT,
-    GRU_GRADIENT, DENSE
+    GRU_GRADIENT, DENSE, CURRENTS
 };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
@@ -197,6 +197,19 @@ static int fits(int64_t kernel, const void *task) {
                driven->width >= driven->outputs / groups && driven->capacity >= 0 && driven->positions > 0 &&
                driven->reads.height > 0 && driven->reads.width > 0 && whole(driven->neurons.threshold);
     }
+    if (kernel == ROUND) {
+        const RoundTask *round = (const RoundTask *)task;
+        return round->positions > 0 && round->outputs > 0 && round->reads.groups > 0 &&
+               round->outputs % round->reads.groups == 0 && round->reads.height > 0 && round->reads.width > 0 &&
+               (!round->two_parts || (round->whole && round->upper && round->lower && !round->bias));
+    }
+    if (kernel == CURRENTS) {
+        const CurrentsTask *currents = (const CurrentsTask *)task;
+        return currents->groups > 0 && currents->channels % currents->groups == 0 &&
+               currents->outputs % currents->groups == 0 && currents->padded % 16 == 0 && currents->channels < 1 << 24 &&
+               currents->padded >= (currents->own ? currents->channels : currents->outputs / currents->groups) &&
+               currents->bands > 0 && currents->kernel_y > 0 && currents->kernel_x > 0 && currents->out_height > 0;
+    }
     return 1;
 }
 
@@ -215,10 +228,13 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case RECURRENCE: return DISPATCH(recurrence, task, first, last);
         case CONVOLUTION: return DISPATCH(convolution, task, first, last);
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
-        case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
+        case ROUND: return DISPATCH(round_products, (RoundTask *)task, first, last);
         case DRIVEN: return DISPATCH(driven, (DrivenTask *)task, first, last);
         case DENSE: return DISPATCH(dense, (const DenseTask *)task, first, last);
         case GATED: return DISPATCH(gated, task, first, last);
+        case CURRENTS:
+            return type == FLOAT32 ? DISPATCH(currents_FLOAT32, task, first, last)
+                                   : DISPATCH(currents_FLOAT64, task, first, last);
         case LSTM: return DISPATCH(lstm, task, first, last);
         case GRU: return DISPATCH(gru, task, first, last);
         case LSTM_GRADIENT: return DISPATCH(lstm_gradient, task, first, last);

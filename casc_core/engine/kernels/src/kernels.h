@@ -15,3 +15,13 @@
 #include "rounding.h"
 #include "driven.h"
 #include "cells.h"
+#define REAL float
+#define TYPED(x) NAME(x##_FLOAT32)
+#include "currents.h"
+#undef REAL
+#undef TYPED
+#define REAL double
+#define TYPED(x) NAME(x##_FLOAT64)
+#include "currents.h"
+#undef REAL
+#undef TYPED

@@ -46,7 +46,13 @@ INLINE double NAME(rounded_sum)(double whole, double rest, double error, double 
     return least == __builtin_rint((whole + (rest + error) + more) * scale) ? least : NAN;
 }
 
-/* The positions first..last-1. */
+/* Lists the place of a sum that is not decided. */
+static void NAME(list_near)(RoundTask *task, int64_t place) {
+    const int64_t listed = __atomic_fetch_add(&task->found, 1, __ATOMIC_RELAXED);
+    if (listed < task->room) task->near[listed] = place;
+}
+
+/* Rounds the sums of the positions first..last-1. */
 static int64_t NAME(round_sums)(RoundTask *task, int64_t first, int64_t last) {
     enum { BLOCK = 64 };
     const double scale = task->scale, unit = 1 / scale, half = 0.5 - task->error;
@@ -75,10 +81,125 @@ static int64_t NAME(round_sums)(RoundTask *task, int64_t first, int64_t last) {
                 const double rounded = NAME(rounded_sum)(sum, rest, task->rest_error, more, scale);
                 x[k] = rounded * unit;
                 if (!isnan(rounded)) continue;
-                const int64_t place = __atomic_fetch_add(&task->found, 1, __ATOMIC_RELAXED);
-                if (place < task->room) task->near[place] = position * task->outputs + start + k;
+                NAME(list_near)(task, position * task->outputs + start + k);
             }
         }
     free(memory);
     return 0;
+}
+
+/* Positions and outputs that are summed together, in vectors of doubles. */
+enum { NAME(PLACES) = 8, NAME(OUTPUTS) = 8, NAME(DOUBLE_LANES) = VECTOR ? VECTOR / 64 : 2, NAME(ROWS) = VECTOR == 512 ? 8 : 4 };
+typedef double NAME(Doubles) __attribute__((vector_size(VECTOR ? VECTOR / 8 : 16), aligned(8), may_alias));
+
+/* Gathers what the results of a group at some positions read: to [terms, PLACES]; in two parts, rounded, and in `rest` what that
+   leaves. */
+static void NAME(read_tile)(const RoundTask *task, int64_t start, int64_t group, double *to, double *rest) {
+    const Reads *reads = &task->reads;
+    for (int64_t p = 0; p < NAME(PLACES); p++) {
+        const int64_t at = start + p < task->positions ? start + p : task->positions - 1;
+        const double *from = reads->values + at / reads->width / reads->height * reads->by_sample +
+                             at / reads->width % reads->height * reads->by_row + at % reads->width * reads->by_column +
+                             group * reads->by_group;
+        for (int64_t j = 0; j < reads->terms; j++) to[j * NAME(PLACES) + p] = from[reads->offset[j]];
+    }
+    for (int64_t k = 0; task->two_parts && k < reads->terms * NAME(PLACES); k++) {
+        const double whole = to[k];
+        to[k] = (whole + task->splitter) - task->splitter;
+        rest[k] = whole - to[k];
+    }
+}
+
+/* sums [PLACES, OUTPUTS] of products, in blocks of 64. */
+static void NAME(sum_whole)(int64_t terms, const double *x, const double *weight, double *sums) {
+    const NAME(Doubles) nothing = {0};
+    for (int64_t row = 0; row < NAME(PLACES); row += NAME(ROWS))
+        for (int64_t lane = 0; lane < NAME(OUTPUTS); lane += NAME(DOUBLE_LANES)) {
+            NAME(Doubles) total[NAME(ROWS)], sum[NAME(ROWS)];
+            for (int p = 0; p < NAME(ROWS); p++) total[p] = nothing;
+            for (int64_t start = 0; start < terms; start += 64) {
+                const int64_t end = start + 64 < terms ? start + 64 : terms;
+                for (int p = 0; p < NAME(ROWS); p++) sum[p] = nothing;
+                for (int64_t j = start; j < end; j++) {
+                    const NAME(Doubles) each = *(const NAME(Doubles) *)(weight + j * NAME(OUTPUTS) + lane);
+                    for (int p = 0; p < NAME(ROWS); p++) sum[p] += each * x[j * NAME(PLACES) + row + p];
+                }
+                for (int p = 0; p < NAME(ROWS); p++) total[p] += sum[p];
+            }
+            for (int p = 0; p < NAME(ROWS); p++)
+                *(NAME(Doubles) *)(sums + (row + p) * NAME(OUTPUTS) + lane) = total[p];
+        }
+}
+
+/* The same in two parts: of the upper parts of inputs and weights, which is exact, and of all else. */
+static void NAME(sum_parts)(int64_t terms, const double *x, const double *rest, const double *whole, const double *upper,
+                            const double *lower, double *sums, double *rests) {
+    const NAME(Doubles) nothing = {0};
+    for (int64_t row = 0; row < NAME(PLACES); row += NAME(ROWS))
+        for (int64_t lane = 0; lane < NAME(OUTPUTS); lane += NAME(DOUBLE_LANES)) {
+            NAME(Doubles) exact[NAME(ROWS)], small[NAME(ROWS)];
+            for (int p = 0; p < NAME(ROWS); p++) exact[p] = small[p] = nothing;
+            for (int64_t j = 0; j < terms; j++) {
+                const int64_t at = j * NAME(OUTPUTS) + lane;
+                const NAME(Doubles) all = *(const NAME(Doubles) *)(whole + at), high = *(const NAME(Doubles) *)(upper + at);
+                const NAME(Doubles) low = *(const NAME(Doubles) *)(lower + at);
+                for (int p = 0; p < NAME(ROWS); p++) {
+                    const double rounded = x[j * NAME(PLACES) + row + p];
+                    exact[p] += high * rounded;
+                    small[p] += low * rounded + all * rest[j * NAME(PLACES) + row + p];
+                }
+            }
+            for (int p = 0; p < NAME(ROWS); p++) {
+                *(NAME(Doubles) *)(sums + (row + p) * NAME(OUTPUTS) + lane) = exact[p];
+                *(NAME(Doubles) *)(rests + (row + p) * NAME(OUTPUTS) + lane) = small[p];
+            }
+        }
+}
+
+/* Rounds sums in two parts. What the exact one is rounded by counts as error: it is rounded to float64 first. */
+static void NAME(round_parts)(RoundTask *task, int64_t place, int64_t count, const double *sums, const double *rests) {
+    const double scale = task->scale, unit = 1 / scale, once = 0x1p-52, error = task->rest_error * scale;
+    for (int64_t k = 0; k < count; k++) {
+        const double whole = __builtin_rint(sums[k] * scale), rest = rests[k] * scale + (sums[k] * scale - whole);
+        const double more = __builtin_rint(rest), size = __builtin_fabs(whole);
+        task->values[place + k] = (whole + more) * unit;
+        if (!(__builtin_fabs(rest - more) < 0.5 - ((size + 1) * once + error)) && size <= task->limit + 1)
+            NAME(list_near)(task, place + k);
+    }
+}
+
+/* The tiles of PLACES positions first..last-1: sums of products, rounded where they are to be. */
+static int64_t NAME(round_products)(RoundTask *task, int64_t first, int64_t last) {
+    const Reads *reads = &task->reads;
+    const int64_t terms = reads->terms, each = task->outputs / reads->groups;
+    const int64_t end = last * NAME(PLACES) < task->positions ? last * NAME(PLACES) : task->positions;
+    if (!task->whole) return NAME(round_sums)(task, first * NAME(PLACES), end);
+    const int64_t blocks = (each + NAME(OUTPUTS) - 1) / NAME(OUTPUTS);
+    double *x = (double *)malloc((size_t)(2 * terms * NAME(PLACES) + 1) * sizeof *x), *rest = x + terms * NAME(PLACES);
+    if (!x) return NO_MEMORY;
+    double sums[NAME(PLACES) * NAME(OUTPUTS)], rests[NAME(PLACES) * NAME(OUTPUTS)];
+    for (int64_t tile = first; tile < last; tile++) {
+        const int64_t start = tile * NAME(PLACES), left = task->positions - start;
+        for (int64_t group = 0; group < reads->groups; group++) {
+            NAME(read_tile)(task, start, group, x, rest);
+            for (int64_t block = 0; block < blocks; block++) {
+                const int64_t at = (group * blocks + block) * terms * NAME(OUTPUTS), from = block * NAME(OUTPUTS);
+                const int64_t count = each - from < NAME(OUTPUTS) ? each - from : NAME(OUTPUTS);
+                if (task->two_parts)
+                    NAME(sum_parts)(terms, x, rest, task->whole + at, task->upper + at, task->lower + at, sums, rests);
+                else
+                    NAME(sum_whole)(terms, x, task->whole + at, sums);
+                for (int64_t p = 0; p < NAME(PLACES) && p < left; p++) {
+                    const int64_t place = (start + p) * task->outputs + group * each + from;
+                    if (task->two_parts)
+                        NAME(round_parts)(task, place, count, sums + p * NAME(OUTPUTS), rests + p * NAME(OUTPUTS));
+                    else
+                        memcpy(task->values + place, sums + p * NAME(OUTPUTS), (size_t)count * sizeof *sums);
+                }
+            }
+        }
+    }
+    free(x);
+    if (!task->rounded || task->two_parts) return 0;
+    return NAME(round_sums)(task, first * NAME(PLACES), end);
 }

@@ -285,6 +285,19 @@ static int64_t dense_rows(const DenseTask *task, const DenseTerm *term) {
     return (most_rows(task) - 1) * term->stride_y + (term->kernel_y - 1) * term->dilation_y + 1;
 }
 
+/* The currents `out` [images, out_height, out_width, outputs] of a convolution of `train` [images, height, width, channels] int8.
+   `weights` [groups, kernel_y * kernel_x, channels of a group, padded] are those of a group's outputs side by side; where each
+   output has an input channel of its own, [kernel_y * kernel_x, padded]. `padded` is a multiple of a vector. Images are cut into
+   `bands` of output rows. With `adds` the currents are added to what is there. */
+typedef struct {
+    const int8_t *train;
+    const void *weights;
+    int64_t height, width, channels, groups, outputs, padded, own;
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+    int64_t out_height, out_width, bands, adds;
+    void *out;
+} CurrentsTask;
+
 /* `from` [outer, middle, inner] int8; `to` [outer, inner]. */
 typedef struct {
     const int8_t *from;
@@ -319,20 +332,23 @@ typedef struct {
     int64_t terms, height, width, by_sample, by_row, by_column, by_group, groups;
 } Reads;
 
-/* `values` [positions, outputs], products summed with rounding, become themselves plus `bias` [outputs] (or NULL), rounded to
-   multiples of 1 / scale, half to even. Sums that may be off by so much that they are, by `error` of those multiples, within
-   reach of a half, are taken again: of the weights' upper parts, `high` [outputs, terms], with inputs rounded by `splitter`,
-   which float64 sums exactly, and of the small rest with `low`, which may be off by `rest_error`. The places of those that
-   this does not decide either are listed in `near` [room], in any order; `found` counts them, those too for which there is no
-   room. */
+/* `values` [positions, outputs] become sums of products, and where they are to be `rounded`, with `bias` [outputs] (or NULL) added,
+   rounded to multiples of 1 / scale, half to even. Weights are laid out in `whole` [groups, blocks of 8 outputs, terms, 8], 0
+   behind a group's outputs; so are `upper` and `lower`. Without them `values` are sums already.
+
+   Sums may be off by so much that they are, by `error` of those multiples, within reach of a half: those are taken again: of the
+   weights' upper parts, `high` [outputs, terms], with inputs rounded by `splitter`, which float64 sums exactly, and of the small
+   rest with `low`, which may be off by `rest_error`. In `two_parts` all are taken so at once; what is then beyond `limit` of those
+   multiples need not be decided. The places of those that this does not decide either are listed in `near` [room], in any order;
+   `found` counts them, those too for which there is no room. */
 typedef struct {
     double *values;
     const double *bias;
-    int64_t outputs;
+    int64_t positions, outputs, rounded, two_parts;
     double scale, error;
     Reads reads;
-    const double *high, *low;
-    double splitter, rest_error;
+    const double *whole, *upper, *lower, *high, *low;
+    double splitter, rest_error, limit;
     int64_t *near;
     int64_t room, found;
 } RoundTask;

@@ -15,13 +15,13 @@ from casc_core.export.onnx.graph import SIZES, Graph, SymbolicSize, SymbolicTens
 from casc_core.export.onnx.signals import unsupported
 
 
-@functions("Tensor torch", "reshape flatten unflatten view squeeze unsqueeze")
+@functions("Tensor torch", "reshape flatten unflatten ravel view squeeze unsqueeze")
 def _reshape(graph: Graph, function: Function, x: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor:
     first, second = (function(x.like[size], *at(list(args), size), **at(kwargs, size)).shape for size in SIZES)
     return graph.reshape(x, (first, second))
 
 
-@functions("Tensor torch", "permute transpose t movedim swapaxes")
+@functions("Tensor torch", "permute transpose t movedim swapaxes swapdims")
 def _transpose(graph: Graph, function: Function, x: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor:
     # Dimensions are told apart by their sizes.
     told = torch.empty(list(range(2, 2 + x.dim)), device="meta")
@@ -29,7 +29,9 @@ def _transpose(graph: Graph, function: Function, x: SymbolicTensor, *args: Any, 
 
 
 @functions("Tensor", "expand")
-def _expand(graph: Graph, function: Function, x: SymbolicTensor, *args: Any, **kwargs: Any) -> SymbolicTensor:
+@functions("Tensor torch", "broadcast_to")
+def _expand(graph: Graph, function: Function, x: SymbolicTensor | Tensor, *args: Any, **kwargs: Any) -> SymbolicTensor:
+    x = graph.tensor(x)
     like = likes(lambda x, args, kwargs: function(x, *args, **kwargs), x, list(args), kwargs)
     sizes = list(args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args) or list(kwargs["size"])
     ahead = len(sizes) - x.dim

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,11 +34,17 @@ def _numel(graph: Graph, function: Function, x: Any) -> Any:
     return total
 
 
+@functions("torch", "broadcast_shapes")
+def _broadcast_shapes(graph: Graph, function: Function, *shapes: Sequence[int | SymbolicSize]) -> tuple[Any, ...]:
+    aligned = itertools.zip_longest(*map(reversed, shapes), fillvalue=1)
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in aligned)[::-1]
+
+
 def _getattr(graph: Graph, function: Function, x: Any, name: str) -> Any:
     if name == "shape":
         return _size(graph, function, x)
-    if name in ("T", "mT") and x.dim == 2:
-        return graph.transpose(x, (1, 0))
+    if name == "mT" or (name == "T" and x.dim == 2):
+        return graph.transpose(x, (*range(x.dim - 2), x.dim - 1, x.dim - 2))
     if name in ("ndim", "dtype"):
         return x.dim if name == "ndim" else x.dtype
     if name == "device":

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import casc_core
-from casc_core import Exact
+from casc_core import ConversionError, Exact
 from casc_core.engine.ops import LevelTable
 
 # What is written, and the same of one number.
@@ -30,6 +30,17 @@ FUNCTIONS = {
     "GELU": (F.gelu, lambda x: x / 2 * (1 + math.erf(x / math.sqrt(2)))),
     "softplus": (nn.Softplus(), lambda x: math.log1p(math.exp(x))),
     "floor": (lambda x: torch.floor(2 * x - 0.1), lambda x: math.floor(2 * x - 0.1)),
+    "quotient": (lambda x: x // 0.4, lambda x: x // 0.4),
+    "remainder": (lambda x: x % 0.375, lambda x: x % 0.375),
+    "compared": (lambda x: (x > 0.3).float(), lambda x: float(x > 0.3)),
+    "opposite": (lambda x: ~(x > torch.tensor([0.3])) * 1.0, lambda x: float(x <= 0.3)),
+    "chosen": (lambda x: torch.where(x > 0.25, x, 0.5 * x - 1), lambda x: x if x > 0.25 else 0.5 * x - 1),
+    "filled": (lambda x: x.masked_fill(x <= 0.25, 0), lambda x: x if x > 0.25 else 0),
+    "larger": (lambda x: torch.maximum(x, torch.tensor(0.25)), lambda x: max(x, 0.25)),
+    "whole": (
+        lambda x: (3 * x).int().float() + (3 * x).to(torch.int64) + (x != 0.5).sum(1, keepdim=True) * 0,
+        lambda x: 2 * int(3 * x),
+    ),
     "one of another": (lambda x: torch.sin(x.exp() + 0.25), lambda x: math.sin(math.exp(x) + 0.25)),
     "in halves": (lambda x: torch.cat([half.exp() for half in x.chunk(2, 1)], 1), math.exp),
     "rearranged": (lambda x: x.unflatten(1, (2, 4)).transpose(1, 2).cos().mT.flatten(1), math.cos),
@@ -202,3 +213,62 @@ def test_levels_are_those_of_the_trained_network():
 def test_what_is_no_table(tensors):
     with pytest.raises(casc_core.ConfigError, match="'table' must"):
         LevelTable(**{"lowest": 0, "exponent": 0, **tensors})
+
+
+SUMS_OF_MASKS = {
+    "two": lambda x: (x > 0.25) + (x > 0.5),
+    "moved": lambda x: (x > 0.25).flip(1) + torch.cat([(x > 0.5)[:, :4], (x > 0.75)[:, 4:]], 1),
+    "a mask of the parameters": lambda x: (x > 0.25) + torch.tensor([True, False] * 4),
+    "a truth value": lambda x: (x > 0.25) + True,
+    "a mask of the inputs": lambda x: (x > 0.25) + (x.detach() > 0.5),
+    "products": lambda x: (x > 0.25) * (x < 0.75) + (x > 0.5),
+    "both": lambda x: ((x > 0.25) & (x < 0.75)) + (x > 0.5),
+    "either": lambda x: ((x < 0.25) | (x > 0.75)) + (x > 0.5),
+    "the opposite": lambda x: ~(x > 0.25) + (x > 0.5),
+    "choices": lambda x: torch.where(x > 0.5, x > 0.25, x < 0.75) + (x > 0.5),
+}
+
+
+@pytest.mark.parametrize("mask", SUMS_OF_MASKS)
+def test_a_sum_of_masks_is_no_sum(mask):
+    with pytest.raises(ConversionError, match=r"of two masks it is a logical or(.*\n)*.*test_by_level\.py"):
+        casc_core.prepare(Tabulated(lambda x: x * SUMS_OF_MASKS[mask](x), nn.ReLU()), q=4)
+
+
+def test_masks_cast_to_numbers_have_a_sum():
+    def counted(x):
+        both, either = (x > 0.25) & (x.flip(1) < 0.75), (x < 0.25) | (x > 0.75)
+        return both.float() + either.to(x) + torch.where(x > 0.5, both, either).to(torch.float32) + 1
+
+    model = Tabulated(counted, nn.ReLU())
+    ann, x = casc_core.prepare(model, q=8).eval(), 2 * torch.randn(20, 5)
+    snn = casc_core.convert(ann)
+    assert casc_core.verify(snn, x).exact
+    torch.testing.assert_close(snn(x).double(), ann.double()(x.double()), rtol=0, atol=1e-6)
+
+
+REFUSED_MASKS = {
+    "of two tensors": (lambda x: x * (x > x.flip(1)), r"gt\(\).*torch\.relu\(x\) > 0\.5"),
+    "of a sum": (lambda x: torch.where(x.cumsum(1) > 1, x, 0), "cumsum"),
+    "a constant": (lambda x: x * ((x > 0.5) * torch.tensor([True, False] * 4)), r"mul\(\).*cast one to numbers"),
+    "of numbers": (lambda x: x * ((x > 0.5) & x.int()), r"and_\(\).*no comparison"),
+    "no mask of levels": (lambda x: x * ~((x > 0.5) & (x < 0.75)), r"invert\(\).*no comparison"),
+    "no comparison": (lambda x: x * ~x.int(), r"invert\(\).*no comparison"),
+    "a spiking tensor": (lambda x: torch.where(x, x, 0), r"where\(\).*no comparison"),
+}
+
+
+@pytest.mark.parametrize("mask", REFUSED_MASKS)
+def test_other_masks_are_refused(mask):
+    function, why = REFUSED_MASKS[mask]
+    with pytest.raises(ConversionError, match=why):
+        casc_core.prepare(Tabulated(function, nn.ReLU()), q=4)
+
+
+def test_a_comparison_is_no_output():
+    class Compared(Tabulated):
+        def forward(self, x):
+            return (self.act(self.a(x)) > 0.5).flatten(1)
+
+    with pytest.raises(ConversionError, match=r"returns a comparison.*compare the converted network's output"):
+        casc_core.prepare(Compared(None, nn.ReLU()), q=4)

@@ -21,7 +21,6 @@ MODULES = {
     nn.Softshrink(): "write it as relu(x - lambd) - relu(-x - lambd)",
     nn.Tanhshrink(): "write it as x - torch.tanh(x)",
     nn.RReLU(): "use an nn.LeakyReLU() or nn.PReLU() module",
-    nn.GLU(1): "write it as a product: a, b = x.chunk(2, dim)",
     nn.GroupNorm(2, 6): "use BatchNorm",
     nn.LayerNorm([6, 8, 8]): "use BatchNorm",
     nn.InstanceNorm2d(6): "use BatchNorm",
@@ -35,7 +34,7 @@ MODULES = {
     nn.LPPool2d(2, 2): "use an average pool or a maximum pool",
     nn.FractionalMaxPool2d(2, output_size=3): "it is random",
     nn.MaxUnpool2d(2): "enlarge by nn.Upsample or nn.ConvTranspose2d",
-    nn.Fold((8, 8), 1): "use nn.Conv2d, or nn.ConvTranspose2d",
+    nn.Fold((8, 8), 1): "use nn.ConvTranspose2d",
     nn.MSELoss(): "return the logits",
 }
 
@@ -69,13 +68,7 @@ def indices(self, x):
 
 
 def indices_of_a_module(self, x):
-    x, _ = self.with_indices(self.relu(self.a(x)))
-    return self.head(x)
-
-
-def adaptive_indices(self, x):
-    x, _ = F.adaptive_max_pool2d(self.relu(self.a(x)), 2, return_indices=True)
-    return self.head(x)
+    return self.head(self.with_indices(self.relu(self.a(x)))[1].float())
 
 
 def transposed_to_a_size(self, x):
@@ -110,10 +103,6 @@ def functional_group_norm(self, x):
 
 def functional_instance_norm(self, x):
     return self.head(self.relu(F.instance_norm(self.a(x))))
-
-
-def elementwise_maximum(self, x):
-    return self.head(torch.maximum(self.relu(self.a(x)), self.relu(self.b(self.relu(self.a(x))))))
 
 
 def clamped(self, x):
@@ -177,9 +166,8 @@ REFUSED = {
     gelu: ("gelu()", "replace it by nn.ReLU"),
     smoothed: ("interpolate()", "leave antialias out"),
     bicubic_to_a_size: ("interpolate()", "use mode='nearest' or 'bilinear'"),
-    indices: ("max_pool2d", "use the values alone"),
-    indices_of_a_module: ("MaxPool2d", "use the values alone"),
-    adaptive_indices: ("adaptive_max_pool2d", "use the values alone"),
+    indices: ("add()", "use the values alone"),
+    indices_of_a_module: ("float()", "use the values alone"),
     transposed_to_a_size: ("ConvTranspose2d", "give the module an output_padding"),
     transposed_by_computed_weights: ("conv_transpose2d()", "hold the result as a parameter"),
     batch_statistics: ("batch_norm()", "running statistics"),
@@ -188,7 +176,6 @@ REFUSED = {
     functional_layer_norm: ("layer_norm()", "use BatchNorm"),
     functional_group_norm: ("group_norm()", "use BatchNorm"),
     functional_instance_norm: ("instance_norm()", "use BatchNorm"),
-    elementwise_maximum: ("maximum()", "write torch.relu(x)"),
     clamped: ("clamp()", "Clip around 0"),
     absolute: ("abs()", "relu(x) + relu(-x)"),
     to_a_power: ("pow()", "quantise before, by nn.ReLU"),

@@ -290,3 +290,30 @@ def test_a_factor_that_is_not_whole_is_saved_and_written_for_other_tools(tmp_pat
     snn.export_onnx(tmp_path / "model.onnx", x)
     (logits,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x.numpy()})
     assert torch.equal(torch.from_numpy(logits), snn(x))
+
+
+def padded_to_the_stride(self, x):
+    """As TensorFlow pads."""
+    missing = max((math.ceil(x.shape[-1] / 2) - 1) * 2 + 3 - x.shape[-1], 0)
+    return self.act(self.conv(F.pad(x, (missing // 2, missing - missing // 2))))
+
+
+def at_most(self, x):
+    longest = min([x.shape[2], 5])
+    return self.act(self.fc(x[:, :, :longest].sum(2) * max(longest, 2.5))) / max(x.size(1), 6.5)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("forward", [padded_to_the_stride, at_most])
+def test_maxima_of_sizes(forward, functional, tmp_path):
+    """In a forward, and in the code that a preparation writes of one."""
+    act = (lambda x: F.relu(x)) if functional else nn.ReLU()
+    model = network(forward, act=act, conv=nn.Conv1d(6, 4, 3, stride=2), fc=nn.Linear(6, 3))
+    ann = casc_core.prepare(model, q=4).eval()
+    snn = casc_core.convert(ann)
+    snn.save(tmp_path / "saved")
+    for length in (3, 4, 8, 9):
+        x = dyadic(2, 6, length, parts=16, reach=40)
+        assert casc_core.verify(snn, x).exact
+        assert torch.equal(snn(x), casc_core.load(tmp_path / "saved")(x))
+        torch.testing.assert_close(snn(x), ann(x), rtol=0, atol=1e-6)

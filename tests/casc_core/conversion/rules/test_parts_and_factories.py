@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from dyadic import IMAGES, ROWS, agrees, dyadic, network
 from named_forwards import Forwards
 from torch import nn
@@ -49,6 +50,36 @@ def unbound_and_joined_again(self, x):
     y = torch.stack([a + b, c - d], 1)
     z = torch.cat([torch.stack(x.unbind(1), 2).flatten(1, 2), torch.cat(x.split(3, 1), 1).flatten(1, 2)], 2)
     return self.act(y).sum((2, 3)).repeat(1, 6) - self.act(z).sum(1)
+
+
+@case(a=conv(), act=nn.ReLU(), fc=nn.Linear(6, 6), columns=nn.Unfold((2, 3), dilation=(1, 2), padding=(1, 0)))
+def triangles_and_windows(self, x):
+    x = self.act(self.a(x))
+    y = x.tril(1) - torch.triu(x, -1).unfold(3, 2, 2).sum(-1).repeat(1, 1, 1, 2) + x.diagonal(dim1=2, dim2=3)[..., None]
+    z = F.unfold(x, 3, stride=2).sum(2)[:, :6] + self.columns(x).sum(2)[:, :6]
+    sizes = x.moveaxis(1, -1).swapdims(1, 3).ravel().numel() // x.numel()
+    return self.act(self.fc(y)).sum((1, 2)) + self.act(z) + torch.broadcast_to(x[:, :1, 0, 0], (3, 6)) * sizes
+
+
+@case(a=conv(), act=nn.ReLU(), fc=nn.Linear(6, 3))
+def functions_of_sizes(self, x):
+    x = self.act(self.a(x))
+    rows, columns = torch.meshgrid(torch.arange(x.shape[2]), torch.arange(x.shape[3]), indexing="ij")
+    causal = torch.tril(torch.ones(x.shape[3], x.shape[3]))
+    seen = torch.ones(x.shape[3], x.shape[3], dtype=torch.bool).triu(1)
+    y = (x * (rows - columns)) @ (causal - 2).to(x) + (x @ x.mT).masked_fill(seen, 0.0)
+    ramp = torch.linspace(-1, 1, 2 * x.shape[3] - 7)[1:].repeat(x.shape[3] // 4)
+    return self.fc((self.act(y) * F.pad(ramp, (0, 2))).sum((1, 2)))
+
+
+@case(torch.tensor([[3, 0, 1], [2, 2, 0]]), act=nn.ReLU(), table=dyadic(4, 3))
+def one_hot(self, tokens):
+    return self.act((F.one_hot(tokens, num_classes=4)[..., None] * self.table).sum(2)).sum(1)
+
+
+@case(a=conv(), act=nn.ReLU(), b=conv(4, 3))
+def rounded_inputs(self, x):
+    return self.b(self.act(self.a(x.round() + x.sign())) + x.floor().sum(1, keepdim=True)).sum((2, 3))
 
 
 @case(a=conv(), b=conv(1), act=nn.ReLU())

@@ -101,6 +101,17 @@ def average_that_leaves_a_dimension(self, x):
     return self.head(self.relu(self.b(F.adaptive_avg_pool2d(self.relu(self.a(x)), (None, 3)))))
 
 
+def values_beside_indices(self, x):
+    x, _ = F.max_pool2d(self.relu(self.a(x)), 2, return_indices=True)
+    x, _unread = F.adaptive_max_pool2d(self.relu(self.b(x)), (3, 2), return_indices=True)
+    return self.head(nn.MaxPool2d(2, return_indices=True)(self.relu(self.b(x)))[0])
+
+
+def average_by_interpolation(self, x):
+    x = F.interpolate(self.relu(self.a(x)), size=(5, 3), mode="area")
+    return self.head(F.interpolate(self.relu(self.b(x)), 2, mode="area"))
+
+
 def adaptive_maxima(self, x):
     x = F.adaptive_max_pool2d(self.relu(self.a(x)), (5, 3))
     return self.head(
@@ -119,7 +130,7 @@ FORWARDS = [
     maximum_of_an_average, maximum_after_negation, maximum_of_normalised_spikes, averages, average_before_the_activation,
     averages_with_padding_counted_or_not, averages_in_ceil_mode, averages_with_a_divisor_of_their_own,
     average_in_two_sizes, average_of_the_wrong_way_round, average_that_leaves_a_dimension, adaptive_maxima,
-    means_over_dimensions,
+    means_over_dimensions, values_beside_indices, average_by_interpolation,
 ]  # fmt: skip
 
 

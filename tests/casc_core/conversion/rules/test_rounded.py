@@ -103,6 +103,17 @@ def test_a_product_of_currents_is_one_of_many_bits():
     check(cnn(forward, a=conv(), b=conv(6), c=conv(6), relu=nn.ReLU(), head=Head()), IMAGES)
 
 
+def test_gated_linear_units():
+    def forward(self, x):
+        y = self.relu(self.a(self.glu(self.wide(x))))
+        return self.head(F.glu(torch.cat([y, self.b(y)], 1), dim=1))
+
+    model = cnn(forward, wide=nn.Conv2d(3, 6, 1), a=conv(), b=conv(6), glu=nn.GLU(1), relu=nn.ReLU(), head=Head())
+    snn = check(model, IMAGES)
+    assert [name for name in snn.layers if "gate" in name] == ["glu.gate", "glu_1.gate"]
+    assert repr(casc_core.prepare(nn.GLU(1), adapter="cnn", q=4).gate) == "Rounded(q=4, 'sigmoid')"
+
+
 def test_what_prepare_puts():
     model = nn.Sequential(*MODULES[:8], nn.PReLU(6), nn.SiLU(), nn.Hardswish(), nn.Linear(2, 2))
     ann = casc_core.prepare(model, adapter="cnn", q=4)

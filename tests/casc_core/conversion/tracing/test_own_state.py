@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,7 +149,9 @@ def test_a_block_that_a_copy_would_leave_out(block):
             h = self.relu(self.c(x))
         return self.d(h.float())
 
-    with pytest.raises(ConversionError, match=r"under torch\.no_grad\(\) or torch\.autocast\(\)"):
+    with pytest.raises(
+        ConversionError, match=r"under torch\.no_grad\(\), under torch\.autocast\(\)(.*\n)*  at .*test_own_state\.py"
+    ):
         casc_core.prepare(Net(called), q=4)
     casc_core.prepare(Net(held), q=4)
 
@@ -177,6 +181,24 @@ def test_a_traced_copy_keeps_modes_keys_and_names():
 def test_a_dictionary_of_inputs_is_refused_before_the_training():
     with pytest.raises(ConversionError, match=r"takes 'x' out of an input(.|\n)*class Wrapped"):
         casc_core.prepare(Net(lambda self, batch: self.d(self.relu(self.c(batch["x"])))), q=4)
+
+
+def test_the_wrapper_for_dictionaries_is_one_that_works():
+    class Two(Net):
+        def __init__(self):
+            super().__init__(None)
+
+        def forward(self, scale, batch):
+            return self.d(F.relu(self.c(batch["left"])) * scale + self.relu(self.c(batch["right one"])))
+
+    with pytest.raises(ConversionError) as error:
+        casc_core.prepare(Two(), q=4)
+    lines = str(error.value).partition("as by\n")[2].splitlines()
+    assert lines[3].strip() == "and hand over Wrapped(model), model being your Two"
+    space = {"torch": torch}
+    exec(textwrap.dedent("\n".join(lines[:3])), space)
+    snn = casc_core.convert(casc_core.prepare(space["Wrapped"](Two()), q=4).eval())
+    assert casc_core.verify(snn, torch.full((2, 1, 1, 1), 2.0), IMAGES, -IMAGES).exact
 
 
 def test_a_forward_that_asks_for_the_type_of_an_activation_is_refused():

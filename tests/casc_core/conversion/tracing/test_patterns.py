@@ -30,6 +30,9 @@ CALLS = [
     ("reduce", "... (h w)  c -> c ...", {"reduction": "max", "h": 2}),
     ("rearrange", "b ... w -> b w (...)", {}),
     ("reduce", "b c h w -> ", {"reduction": "max"}),
+    ("repeat", "b c h w -> b c (h 2) (2 w)", {}),
+    ("repeat", "b c h w -> b c h w 3", {}),
+    ("reduce", "b (c 2) (2 h) w -> b c h w", {"reduction": "max"}),
 ]
 
 
@@ -37,6 +40,16 @@ CALLS = [
 def test_it_is_what_einops_computes(name, pattern, given):
     expected = getattr(einops, name)(X, pattern, **given)
     assert torch.equal(getattr(patterns, name)(X, pattern, **given), expected)
+
+
+def test_einsum_is_what_einops_computes():
+    pattern = "batch channel row column, out channel -> batch row column out"
+    weights = torch.arange(12).reshape(2, 6).float()
+    assert torch.equal(patterns.einsum(X, weights, pattern), einops.einsum(X, weights, pattern))
+    dots = "... channel row column, channel -> ... row"
+    assert torch.equal(patterns.einsum(X, weights[0], dots), einops.einsum(X, weights[0], dots))
+    with pytest.raises(ConversionError, match=r"60 axes, and torch.einsum 52"):
+        patterns.einsum(X, " ".join(f"a{number}" for number in range(60)) + " -> a0")
 
 
 def test_lists_are_stacked():
@@ -48,9 +61,10 @@ def as_functions(self, x):
     x = self.act(self.a(x))
     y = rearrange(x, "b (g c) h w -> b c g (h w)", g=2)
     y = self.act(self.fc(rearrange(y, "b ... n -> b n (...)", n=x.shape[2] * x.shape[3])))
-    z = einops.repeat(reduce(x, "b c (h s) (w t) -> b c h w", "max", s=2, t=2), "b c h w -> b (c r) h w", r=2)
+    z = einops.repeat(reduce(x, "b c (h s) (w t) -> b c h w", "max", s=2, t=2), "b c h w -> b (c 2) h w")
+    mixed = einops.einsum(x, self.fc.weight, "b channel h w, out channel -> b out h w")
     pooled = reduce(rearrange([x, x * 2], "n b c h w -> b (n c) h w"), "b c h w -> b c", "sum")
-    return y.sum(1) + einops.reduce(self.act(z), "b c h w -> b (c h)", "sum")[:, :3] + pooled[:, 5:]
+    return y.sum(1) + einops.reduce(self.act(z), "b c h w -> b (c h)", "sum")[:, :3] + pooled[:, 5:] + mixed.sum((2, 3))
 
 
 def as_layers(self, x):

@@ -63,6 +63,31 @@ def permuted(rng, h):
 
 
 @step
+def triangle(rng, h):
+    name, diagonal = rng.choice(("tril", "triu")), rng.choice((-1, 0, 1))
+    return lambda m, h, x, n: getattr(h, name)(diagonal)
+
+
+@step
+def windows(rng, h):
+    dim, step = rng.choice(dims(h)), rng.choice((1, 2))
+    size = rng.randint(1, h.shape[dim])
+    return lambda m, h, x, n: h.unfold(dim, size, step).transpose(dim, -1)
+
+
+@step
+def diagonal(rng, h):
+    (a, b), to = rng.sample(dims(h), 2), rng.choice((0, -1))
+    return lambda m, h, x, n: h.diagonal(dim1=a, dim2=b).unsqueeze(to)
+
+
+@step
+def larger(rng, h):
+    name, dim = rng.choice(("maximum", "minimum")), rng.choice(dims(h))
+    return lambda m, h, x, n: getattr(h, name)(h.flip(dim)[..., :1])
+
+
+@step
 def moved(rng, h):
     a, b = rng.choice(dims(h)), rng.choice(dims(h))
     return lambda m, h, x, n: h.movedim(a, b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from casc_core.engine.kernels import (
     Margin,
     Reads,
     Rounding,
+    Rounds,
     Sequences,
     SplitWeights,
 )
@@ -235,7 +237,8 @@ def rounded_sums(sums=None, bias=None, error=0.01, rest_error=0.0, room=9, high=
     reads = Reads(torch.ones(2, 3, 5).double(), 1, 3, (15, 0, 5, 0), 1, torch.arange(5))
     sums = torch.ones(2, 3, 4).double() if sums is None else sums
     weights = SplitWeights(*(torch.ones(4, 5).double() if part is None else part for part in (high, low)))
-    return kernels.round_sums(sums, bias, -3, error, replace(reads, **changes), weights, -20, rest_error, room)
+    rounds = Rounds(-3, bias, error, weights, -20, rest_error, math.inf, room)
+    return kernels.round_sums(sums, replace(reads, **changes), rounds)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casc_core.engine import kernels
-from casc_core.engine.kernels import Reads, SplitWeights
+from casc_core.engine.kernels import Reads, Rounds, SplitWeights
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 
@@ -51,10 +52,9 @@ def test_sums_are_rounded_as_the_exact_ones_whatever_error_they_have(
     rest_error = float(np.abs(each).sum(2).max()) * noise
     reads = Reads(torch.tensor(x * unit), 1, positions, (x.size, 0, groups * terms, terms), groups, torch.arange(terms))
     with kernels.using(instructions):
-        near = kernels.round_sums(
-            given_sums, torch.tensor(bias * unit) if biased else None, exponent, error, reads, SplitWeights(high, low), -60,
-            rest_error, sums.size,
-        )  # fmt: skip
+        given_bias = torch.tensor(bias * unit) if biased else None
+        rounds = Rounds(exponent, given_bias, error, SplitWeights(high, low), -60, rest_error, math.inf, sums.size)
+        near = kernels.round_sums(given_sums, reads, rounds)
     left = set(near.tolist())
     for place, (found, whole) in enumerate(zip(given_sums.flatten().tolist(), sums.flatten().tolist(), strict=True)):
         exact = Fraction(whole + (int(bias[place % outputs]) if biased else 0), 16)  # in multiples
@@ -72,5 +72,46 @@ def test_more_than_there_is_room_for_is_said():
     reads = Reads(x, 1, 3, (3, 0, 1, 0), 1, torch.arange(1))
     for room, found in ((12, 12), (11, None)):
         sums = torch.full((3, 4), 0.5).double()
-        near = kernels.round_sums(sums, None, 0, 0.25, reads, SplitWeights(weight, 0 * weight), -20, 0.125, room)
+        rounds = Rounds(0, None, 0.25, SplitWeights(weight, 0 * weight), -20, 0.125, math.inf, room)
+        near = kernels.round_sums(sums, reads, rounds)
         assert (near if near is None else len(near)) == found
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    instructions=st.sampled_from(COMPILED_OR_EMULATED),
+    groups=st.sampled_from((1, 2, 3)),
+    terms=st.sampled_from((1, 7, 64, 70)),
+    each=st.sampled_from((1, 2, 8, 11)),
+    in_parts=st.booleans(),
+    biased=st.booleans(),
+)
+def test_products_are_summed_and_rounded_as_fractions_are(seed, instructions, groups, terms, each, in_parts, biased):
+    """Inputs and weights have bits that float64's sums lose: only what is told of that may be left undecided."""
+    rng = np.random.default_rng(seed)
+    positions, outputs, split = 11, groups * each, -20
+    x = rng.integers(-(2**30), 2**30, (positions, groups * terms)) * 2.0**-26
+    high = rng.integers(-64, 65, (outputs, terms)) * 1.0
+    low = rng.integers(-64, 65, (outputs, terms)) * 2.0**-30
+    whole, bias = high + low, rng.integers(-9, 10, outputs) * 2.0**-3
+    reads = Reads(torch.tensor(x), 1, positions, (x.size, 0, groups * terms, terms), groups, torch.arange(terms))
+    reach = 16.0 * 65 * terms
+    rest_error = (2 * terms + 16) * 2.0**-53 * (2.0**-20 * 65 + 16 * 2.0**-24) * terms
+    rounds = Rounds(
+        -12, torch.tensor(bias) if biased and not in_parts else None, None if in_parts else (terms + 8) * 2.0**-53 * reach,
+        SplitWeights(torch.tensor(high), torch.tensor(low)), split, rest_error, math.inf, positions * outputs,
+    )  # fmt: skip
+    blocks = [kernels.in_blocks(torch.tensor(part), groups) for part in (whole, high, low)][: 3 if in_parts else 1]
+    with kernels.using(instructions):
+        found, near = kernels.rounded_products(reads, positions, tuple(blocks), outputs, rounds)
+    left = set(near.tolist())
+    assert len(left) < positions * outputs / 4
+    for place, value in enumerate(found.flatten().tolist()):
+        position, output = divmod(place, outputs)
+        group = output // each
+        read = x[position, group * terms : (group + 1) * terms]
+        exact = sum((Fraction(a) * Fraction(b) for a, b in zip(read, whole[output], strict=True)), Fraction(0))
+        exact += Fraction(bias[output]) if rounds.bias is not None else 0
+        if place not in left:
+            assert Fraction(value) == Fraction(round(exact * 2**12), 2**12)
