@@ -43,7 +43,7 @@ _Task = structure(
     "ConvolutionTask",
     (Neurons, "neurons"),
     (c_void_p, "term"),
-    (c_int64, "terms samples out_height out_width outputs bands width tile"),
+    (c_int64, "terms samples out_height out_width outputs bands width tile windows"),
     (c_void_p, "out_lo out_n thresholds drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
@@ -56,10 +56,12 @@ _Task = structure(
 
 _LANES = 32
 _WIDEST = 128
-# Of the blocks of positions that are taken together: so many of them.
-_TILED_LANES = 16
-_WIDEST_TILED = 64
+# Of blocks for tables, and positions of a tile at most.
+_TABLED_LANES = 16
+_WIDEST_TABLED = 64
 _TILE = 16
+# Outputs of a tile by lists: more would not stay in the nearest cache.
+_LISTED = 512
 # Of tables: patterns of four inputs that each spike once, not at all or once back, and rows of a kernel.
 _PATTERNS_OF_FOUR = 81
 _MOST_KERNEL = 16
@@ -73,18 +75,17 @@ _LEAST_ITEMS = 16
 
 @dataclass(frozen=True)
 class Blocks:
-    """The output channels of a population in blocks of neighbours, `width` wide at most: a multiple of 32, in tiles of 16.
+    """The output channels of a population in blocks of neighbours, `width` wide at most: a multiple of 32, for tables of 16.
 
     Attributes:
         low, count: `[blocks]` int64, the outputs of each block.
-        tiled: whether positions that lie side by side are taken together; then weights are int32, and tabled unless each
-            output has its own input channel.
+        tabled: whether weights are int32 and tabled, unless each output has its own input channel.
     """
 
     width: int
     low: Tensor
     count: Tensor
-    tiled: bool = False
+    tabled: bool = False
 
     @classmethod
     def of(cls, outputs: int, groups: int, reads: int) -> Blocks:
@@ -105,15 +106,17 @@ class Blocks:
 
     @property
     def tile(self) -> int:
-        """How many positions are taken together: as many as keep their sums in registers."""
-        return 1 if not self.tiled else _TILE if self.width == _TILED_LANES else _TILE // 2
+        """How many positions that lie side by side are taken together: as many as keep the sums of tables in registers."""
+        if self.tabled:
+            return _TILE if self.width == _TABLED_LANES else _TILE // 2
+        return min(_TILE // 2, _LISTED // self.width)
 
     @classmethod
-    def tiles(cls, outputs: int) -> Blocks:
-        """Blocks for positions that are taken together, all about as wide."""
-        size = _padded(-(-outputs // -(-outputs // _WIDEST_TILED)), _TILED_LANES)
+    def for_tables(cls, outputs: int) -> Blocks:
+        """Blocks for tables, all about as wide."""
+        size = _padded(-(-outputs // -(-outputs // _WIDEST_TABLED)), _TABLED_LANES)
         starts = range(0, outputs, size)
-        return cls(size, _int64(starts), _int64([min(size, outputs - low) for low in starts]), tiled=True)
+        return cls(size, _int64(starts), _int64([min(size, outputs - low) for low in starts]), tabled=True)
 
 
 def is_own(weight: Tensor, geometry: Geometry) -> bool:
@@ -121,11 +124,12 @@ def is_own(weight: Tensor, geometry: Geometry) -> bool:
     return geometry.groups == len(weight) and weight.shape[1] == 1
 
 
-def can_be_tiled(weight: Tensor, geometry: Geometry, peak: int) -> bool:
-    """Whether tiles are worth it for `weight` `[O, C/groups, kh, kw]` and trains of magnitude up to `peak`."""
+def can_be_tabled(weight: Tensor, geometry: Geometry, peak: int) -> bool:
+    """Whether `weight` `[O, C/groups, kh, kw]` needs no lists, for trains of magnitude up to `peak`: there are tables of it that
+    stay in the caches, or each output has its own input channel."""
     if is_own(weight, geometry):
         return peak <= LARGEST_COUNT
-    blocks = Blocks.tiles(len(weight))
+    blocks = Blocks.for_tables(len(weight))
     quarters = _padded(-(-weight.shape[1] // 4), 4)
     nbytes = 4 * _PATTERNS_OF_FOUR * quarters * blocks.width * len(blocks.low) * math.prod(geometry.kernel)
     return geometry.groups == 1 and peak <= 1 and geometry.kernel[0] <= _MOST_KERNEL and nbytes <= _TABLE_BYTES
@@ -137,7 +141,7 @@ class PackedConvolution:
 
     Attributes:
         values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed; where each
-            output has its own input channel, and in tiles, `[blocks, taps, width]`.
+            output has its `own` input channel, `[blocks, taps, width]` int32.
         tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
         low, count: `[blocks]` int64, the input channels that each block reads.
@@ -195,8 +199,8 @@ def pack_convolution(
     kind = kind_of(units, reach)
     if kind is None:
         return None
-    own = blocks.tiled and is_own(weight, geometry)
-    if blocks.tiled:
+    own = is_own(weight, geometry)
+    if own or blocks.tabled:
         kind = WIDE
     outputs, each_in = weight.shape[:2]
     each_out = outputs // geometry.groups
@@ -222,7 +226,7 @@ def pack_convolution(
             values[number, :, :size] = units.flatten(1)[low : low + size].T
     else:
         values = arranged(units, torch.int32 if kind == WIDE else torch.int16)
-        if blocks.tiled:
+        if blocks.tabled:
             tables = _tables(values.view(len(blocks.low), taps, most, blocks.width))
     return PackedConvolution(values, kind, geometry, exponent, first, count, left_out, tables, own)
 
@@ -320,6 +324,7 @@ def convolution(
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
     structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
+    windows = sum(math.prod(packed.geometry.kernel) for packed, _ in terms)
     bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
     strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
 
@@ -327,7 +332,7 @@ def convolution(
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
             neuron.structure(int(thresholds.max())), ctypes.addressof(array), len(array), samples, height, width, channels,
-            bands, blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
+            bands, blocks.width, blocks.tile, windows, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
             address(drive), *strides, address(potential), *steps, *exactly, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
@@ -364,8 +369,8 @@ def _check(
         taps, most = math.prod(packed.geometry.kernel), 1 if packed.own else int(packed.count.max())
         numbers, expected = packed.values.numel(), len(blocks.low) * taps * most * blocks.width
         require(numbers == expected, f"weights packed for other blocks: {packed.values.shape}")
-        is_tabled = packed.own or packed.tables is not None
-        require(is_tabled == blocks.tiled, f"weights packed for {'tiles' if is_tabled else 'lists'}")
+        is_tabled = packed.tables is not None
+        require(packed.own or is_tabled == blocks.tabled, f"weights packed for {'tables' if is_tabled else 'lists'}")
         require(0 <= packed.exponent - exponent <= 30, f"a shift of {packed.exponent - exponent}")
     for values in (drive, potential):
         if values is not None:

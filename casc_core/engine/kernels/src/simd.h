@@ -1,6 +1,6 @@
 /* Vectors, for the set of instructions that VECTOR names by their bits: 512 AVX-512, 256 AVX2, 128 NEON; 0: none, plain loops.
 
-   A WORD holds WORD_LANES int16 or half as many int32. What compilers make well of plain operators on vectors is written with
+   A WORD holds WORD_LANES int16 or half as many int32; MOST_WORDS sums of int16, or sums of LISTED_LANES outputs, stay in registers. What compilers make well of plain operators on vectors is written with
    those, in Lanes. */
 
 #undef WORD
@@ -34,6 +34,7 @@
 #undef ONE_LESS
 #undef ANY
 #undef MOST_WORDS
+#undef LISTED_LANES
 #undef FLOATS
 #undef REALS
 #undef LOAD_REALS
@@ -70,6 +71,7 @@
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm512_sll_epi32(x, _mm_cvtsi32_si128(by))
 #define MOST_WORDS 10
+#define LISTED_LANES 128
 #define FLOATS 16
 #elif VECTOR == 256
 #define WORD __m256i
@@ -93,6 +95,7 @@
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm256_sll_epi32(x, _mm_cvtsi32_si128(by))
 #define MOST_WORDS 6
+#define LISTED_LANES 64
 #define FLOATS 8
 #elif VECTOR == 128
 #define WORD int32x4_t
@@ -118,6 +121,7 @@
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
 #define MOST_WORDS 10
+#define LISTED_LANES 64
 #define FLOATS 4
 
 INLINE WORD NAME(load)(const void *from) {

@@ -190,14 +190,27 @@ typedef struct {
 
 static int64_t taps_of(const ConvolutionTerm *term) { return term->kernel_y * term->kernel_x; }
 
-/* Numbers of room that lists and keys of an input row take. */
-static int64_t starts_of(const ConvolutionTerm *term) { return term->steps * term->width + 1; }
+/* Whether what spikes is listed. */
+static int is_listed(const ConvolutionTerm *term) { return !term->own && !term->tables; }
+
+/* Numbers of room that lists and keys of an input row take; a list's length is rounded up to an even one. */
+static int64_t starts_of(const ConvolutionTerm *term) { return is_listed(term) ? term->steps * term->width + 1 : 0; }
 static int64_t entries_of(const ConvolutionTerm *term) {
-    return term->own || term->tables ? 0 : term->steps * term->width * term->most_in + 16;
+    return is_listed(term) ? term->steps * term->width * (term->most_in + term->most_in % 2) + LIST_ROOM : 0;
 }
 static int64_t keys_of_term(const ConvolutionTerm *term) {
     return term->tables ? term->steps * term->padded_width * term->quarters : 0;
 }
+
+/* One row of input positions, as a term reads it. Its lists: entries of (step, x) lie from start[step * width + x] on, each the
+   number of a channel, x * in_n + channel, and its spike. Or keys of tables [step, x with the padding, quarters]. */
+typedef struct {
+    int64_t y; /* which row it is; -1: none */
+    uint32_t *start;
+    int32_t *entry;
+    int16_t *spike;
+    uint16_t *key;
+} InputRow;
 
 /* The input row of an output row and a kernel row; -1: there is none. */
 static int64_t input_row(const ConvolutionTerm *term, int64_t oy, int64_t ky) {
@@ -213,7 +226,7 @@ static int64_t input_row(const ConvolutionTerm *term, int64_t oy, int64_t ky) {
 typedef struct {
     Neurons neurons;
     const ConvolutionTerm *term;
-    int64_t terms, samples, out_height, out_width, outputs, bands, width, tile;
+    int64_t terms, samples, out_height, out_width, outputs, bands, width, tile, windows;
     const int64_t *out_lo, *out_n;
     const int32_t *thresholds, *drive;
     int64_t drive_sample, drive_channel, drive_y, drive_x;
