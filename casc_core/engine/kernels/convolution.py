@@ -43,7 +43,7 @@ _Task = structure(
     "ConvolutionTask",
     (Neurons, "neurons"),
     (c_void_p, "term"),
-    (c_int64, "terms samples out_height out_width outputs bands width tile windows"),
+    (c_int64, "terms samples out_height out_width outputs bands width tile"),
     (c_void_p, "out_lo out_n thresholds drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
@@ -140,8 +140,8 @@ class PackedConvolution:
     """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
 
     Attributes:
-        values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed; where each
-            output has its `own` input channel, `[blocks, taps, width]` int32.
+        values: `[blocks, taps, inputs of a block, width]` int16 or int32, taps column by column, each block's inputs closely
+            packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
         tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
         low, count: `[blocks]` int64, the input channels that each block reads.
@@ -257,7 +257,7 @@ def _arranged(
 ) -> Tensor:
     """`[blocks, room]`: what each block reads, as `PackedConvolution.values`."""
     values = torch.zeros(len(blocks.low), room, dtype=dtype, device="cpu")
-    by_tap = units.flatten(2).permute(2, 1, 0)  # [taps, inputs of a group, O]
+    by_tap = units.transpose(2, 3).flatten(2).permute(2, 1, 0)  # [taps, inputs of a group, O]
     taps = len(by_tap)
     for number, (low, size, low_in, reads) in enumerate(
         zip(*(t.tolist() for t in (blocks.low, blocks.count, first, count)), strict=True)
@@ -324,7 +324,6 @@ def convolution(
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
     structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
-    windows = sum(math.prod(packed.geometry.kernel) for packed, _ in terms)
     bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
     strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
 
@@ -332,7 +331,7 @@ def convolution(
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
             neuron.structure(int(thresholds.max())), ctypes.addressof(array), len(array), samples, height, width, channels,
-            bands, blocks.width, blocks.tile, windows, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
+            bands, blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
             address(drive), *strides, address(potential), *steps, *exactly, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())

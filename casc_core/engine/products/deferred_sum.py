@@ -254,8 +254,8 @@ class DeferredSum:
             return None
         if any(term.train.dtype != torch.int8 or term.filter.exponent < exponent for term in self.terms):
             return None
-        if any(term.train[:, 0, :, 0].numel() > kernels.INT32_UNITS for term in self.terms):
-            return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
+        if any(term.train[:, 0, :, 0].numel() * term.filter.geometry.kernel[0] > kernels.INT32_UNITS for term in self.terms):
+            return None  # the kernel numbers the spikes of rows of positions, over all steps, in 32 bits
         thresholds = along(threshold, self.size, 1)
         if thresholds is None:
             return None

@@ -25,15 +25,15 @@ static void NAME(read_keys)(const ConvolutionTerm *term, int64_t samples, int64_
 /* A tile, output positions that lie side by side in a row, and all that one thread works with. */
 typedef struct {
     const ConvolutionTask *task;
-    InputRow *ring;       /* of each term */
-    NAME(Window) *window; /* [tile, windows]: of each term, from its first on */
-    int64_t *windows;     /* [tile, terms]: how many there are */
+    InputRow *ring; /* of each term */
+    Columns columns;
     int64_t sample, block, oy, ox, positions;
     int64_t drive_at, potential_at; /* where those of the row's first position are, if there are any */
     int32_t *v, *total, *zeros, *thresholds, *drive, *potential, *current; /* [tile, width] */
     int8_t *near, *spare;
     int64_t *received; /* [tile]: the error that spikes have brought, in half units */
     int8_t *arrived, *quiet; /* [tile]: whether anything has at this step; whether nothing has spiked at the one before */
+    int16_t *sums;           /* [width, inputs] of a row that is read */
     int16_t *seen, *counts;  /* how often inputs have spiked: those that the tile reads; those of one position, as rows are numbered */
     int64_t known;           /* of how many steps those have been counted */
     int8_t *out_row;         /* [capacity, out_width, width] */
@@ -41,27 +41,9 @@ typedef struct {
     void *memory;
 } NAME(Tile);
 
-/* How many input positions of a row `positions` outputs read. */
-static int64_t NAME(across)(const ConvolutionTerm *term, int64_t positions) {
-    return (positions - 1) * term->stride_x + (term->kernel_x - 1) * term->dilation_x + 1;
-}
-
 /* How many inputs a tile reads of a term, at most. */
 static int64_t NAME(seen_of)(const ConvolutionTask *task, const ConvolutionTerm *term) {
-    return term->kernel_y * NAME(across)(term, task->tile) * term->most_in;
-}
-
-/* The windows of every position. */
-static void NAME(all_windows)(NAME(Tile) *at) {
-    const ConvolutionTask *task = at->task;
-    for (int64_t p = 0; p < at->positions; p++) {
-        const InputRow *ring = at->ring;
-        NAME(Window) *window = at->window + p * task->windows;
-        for (int64_t t = 0; t < task->terms; ring += task->term[t].ring, window += taps_of(task->term + t++))
-            if (is_listed(task->term + t))
-                at->windows[p * task->terms + t] =
-                    NAME(windows)(task->term + t, ring, at->oy, at->ox + p, task->term[t].in_n[at->block], window);
-    }
+    return term->kernel_y * across_of(term, task->tile) * term->most_in;
 }
 
 /* Counts how often what the tile reads has spiked up to `step`. */
@@ -71,7 +53,7 @@ static void NAME(count_seen)(NAME(Tile) *at, int64_t step) {
     for (int64_t t = 0; t < task->terms; seen += NAME(seen_of)(task, task->term + t++)) {
         const ConvolutionTerm *term = task->term + t;
         const int64_t in_n = term->in_n[at->block], end = step < term->steps ? step + 1 : term->steps;
-        const int64_t across = NAME(across)(term, at->positions), left = at->ox * term->stride_x - term->pad_x;
+        const int64_t across = across_of(term, at->positions), left = at->ox * term->stride_x - term->pad_x;
         const int64_t from = left < 0 ? 0 : left, to = left + across < term->width ? left + across : term->width;
         if (!at->known) memset(seen, 0, (size_t)NAME(seen_of)(task, term) * sizeof *seen);
         for (int64_t s = at->known; s < end; s++)
@@ -97,10 +79,10 @@ static void NAME(count_windows)(NAME(Tile) *at, int64_t p) {
     int16_t *counts = at->counts;
     for (int64_t t = 0; t < task->terms; seen += NAME(seen_of)(task, task->term + t++)) {
         const ConvolutionTerm *term = task->term + t;
-        const int64_t in_n = term->in_n[at->block], across = NAME(across)(term, at->positions);
+        const int64_t in_n = term->in_n[at->block], across = across_of(term, at->positions);
         for (int64_t ky = 0; ky < term->kernel_y; ky++)
             for (int64_t kx = 0; kx < term->kernel_x; kx++)
-                memcpy(counts + (ky * term->kernel_x + kx) * in_n,
+                memcpy(counts + (kx * term->kernel_y + ky) * in_n,
                        seen + (ky * across + p * term->stride_x + kx * term->dilation_x) * in_n, (size_t)in_n * sizeof *counts);
         counts += term->left_out.reads;
     }
@@ -171,26 +153,27 @@ INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const 
 /* Room for a tile. Returns whether there was memory. */
 static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     const int64_t tile = task->tile, lanes = tile * task->width;
-    int64_t rings = 0, counted = 0, seen = 0, rows = 0;
+    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, across = 0, entries = 0;
     for (int64_t t = 0; t < task->terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         rings += term->ring;
         counted += term->left_out.reads;
         seen += NAME(seen_of)(task, term);
-        rows += term->ring * (4 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 64);
+        rows += term->ring * (8 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 80);
+        const int64_t columns = across_of(term, tile), room = columns_of(term, columns);
+        across = columns > across ? columns : across;
+        entries = room > entries ? room : entries;
+        sums = term->width * term->most_in > sums ? term->width * term->most_in : sums;
     }
     const int64_t out_row = task->capacity * task->out_width * task->width;
-    char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(InputRow) + rows + 30 * lanes + 2 * (counted + seen) + 10 * tile +
-                                         tile * (task->windows * (int64_t)sizeof(NAME(Window)) + 8 * task->terms) + out_row +
-                                         (int64_t)sizeof(uint8_t[256][8]) + 512));
+    char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(InputRow) + rows + 30 * lanes + 2 * (counted + seen + sums) +
+                                         8 * across + 6 * entries + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
     if (!next) return 0;
     *at = (NAME(Tile)){.task = task, .memory = next};
 #define TAKE(pointer, n)                                                                                              \
     pointer = (void *)next;                                                                                           \
     next += ((int64_t)(n) * (int64_t)sizeof(*(pointer)) + 15) / 16 * 16;
     TAKE(at->ring, rings)
-    TAKE(at->window, tile * task->windows)
-    TAKE(at->windows, tile * task->terms)
     TAKE(at->v, lanes)
     TAKE(at->total, lanes)
     TAKE(at->zeros, lanes)
@@ -203,6 +186,11 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     TAKE(at->received, tile)
     TAKE(at->arrived, tile)
     TAKE(at->quiet, tile)
+    TAKE(at->columns.start, across + 1)
+    TAKE(at->columns.growth, across)
+    TAKE(at->columns.entry, entries)
+    TAKE(at->columns.spike, entries)
+    TAKE(at->sums, sums)
     TAKE(at->seen, seen)
     TAKE(at->counts, counted)
     TAKE(at->out_row, out_row)
@@ -212,6 +200,7 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
         for (int64_t k = 0; k < term->ring; k++, r++) {
             InputRow *row = at->ring + r;
             TAKE(row->start, starts_of(term))
+            TAKE(row->growth, starts_of(term))
             TAKE(row->entry, entries_of(term))
             TAKE(row->spike, entries_of(term))
             TAKE(row->key, keys_of_term(term))
@@ -239,7 +228,7 @@ static void NAME(read_rows)(NAME(Tile) *at) {
             if (term->tables)
                 NAME(read_keys)(term, at->task->samples, at->sample, y, low, n, 4 * at->task->width, row->key);
             else if (is_listed(term))
-                NAME(read_lists)(term, (const uint8_t(*)[8])at->ones, at->task->samples, at->sample, y, low, n, row);
+                NAME(read_lists)(term, (const uint8_t(*)[8])at->ones, at->task->samples, at->sample, y, low, n, at->sums, row);
         }
     }
 }
@@ -258,7 +247,7 @@ static void NAME(copy_given)(const NAME(Tile) *at, const int32_t *from, int64_t 
    anything does. */
 INLINE int NAME(keys_at)(const NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step,
                          const uint16_t **key) {
-    const int64_t across = NAME(across)(term, at->positions);
+    const int64_t across = across_of(term, at->positions);
     int any = 0;
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
         const int64_t y = input_row(term, at->oy, ky);
@@ -299,31 +288,37 @@ static void NAME(receive_own)(NAME(Tile) *at, const ConvolutionTerm *term, int64
         NAME(arrived_everywhere)(at, taps_of(term) * term->left_out.error);
 }
 
-/* The same by lists; `window`: the first of the tile's first position. */
-static void NAME(receive_listed)(NAME(Tile) *at, int64_t t, const NAME(Window) *window, int64_t step) {
-    const ConvolutionTask *task = at->task;
-    const ConvolutionTerm *term = task->term + t;
-    for (int64_t p = 0; p < at->positions; p++, window += task->windows) {
-        const int64_t found = NAME(add_listed)(term, at->block, window, at->windows[p * task->terms + t], step, task->width,
-                                               at->current + p * task->width);
-        at->arrived[p] |= found > 0;
-        at->received[p] += found * term->left_out.error;
-    }
+/* The same by lists. */
+static void NAME(receive_listed)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step) {
+    const int64_t width = at->task->width, in_n = term->in_n[at->block], left = at->ox * term->stride_x - term->pad_x;
+    const int64_t across = across_of(term, at->positions), together = term->dilation_x == 1 ? term->kernel_x : 1;
+    const Columns *columns = &at->columns;
+    NAME(join)(term, ring, step, at->oy, left, across, in_n, &at->columns);
+    if (!columns->start[across]) return;
+    for (int64_t p = 0; p < at->positions; p++)
+        for (int64_t kx = 0; kx < term->kernel_x; kx += together) {
+            const int64_t from = p * term->stride_x + kx * term->dilation_x, to = from + together;
+            const uint32_t first = columns->start[from], end = columns->start[to];
+            if (first == end) continue;
+            NAME(add_listed)(term, at->block, columns, first, end, (from - kx) * term->kernel_y * in_n, width,
+                             at->current + p * width);
+            at->arrived[p] = 1;
+            for (int64_t x = from; x < to; x++) at->received[p] += columns->growth[x] * term->left_out.error;
+        }
 }
 
 /* What arrives at a step. */
 static void NAME(receive_step)(NAME(Tile) *at, int64_t step) {
     const ConvolutionTask *task = at->task;
     const InputRow *ring = at->ring;
-    const NAME(Window) *window = at->window;
     memset(at->current, 0, (size_t)(at->positions * task->width) * sizeof *at->current);
     memset(at->arrived, 0, (size_t)at->positions);
-    for (int64_t t = 0; t < task->terms; ring += task->term[t].ring, window += taps_of(task->term + t++)) {
+    for (int64_t t = 0; t < task->terms; ring += task->term[t++].ring) {
         const ConvolutionTerm *term = task->term + t;
         if (step >= term->steps) continue;
         if (term->tables) NAME(receive_tabled)(at, term, ring, step);
         else if (term->own) NAME(receive_own)(at, term, step);
-        else NAME(receive_listed)(at, t, window, step);
+        else NAME(receive_listed)(at, term, ring, step);
     }
 }
 
@@ -364,7 +359,6 @@ static int64_t NAME(run_tile)(NAME(Tile) *at) {
     at->known = 0;
     memset(at->received, 0, (size_t)at->positions * sizeof *at->received);
     memset(at->quiet, 0, (size_t)at->positions);
-    NAME(all_windows)(at);
     if (task->drive) NAME(copy_given)(at, task->drive + at->drive_at, task->drive_x, task->drive_channel, at->drive);
     const int32_t *potential = at->zeros;
     if (task->potential) {

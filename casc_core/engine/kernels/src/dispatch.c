@@ -156,14 +156,12 @@ static int fits(int64_t kernel, const void *task) {
     }
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;
-        int64_t windows = 0;
         int good = convolution->width > 0 && convolution->width % 16 == 0 && convolution->terms > 0 &&
                    convolution->tile > 0 && convolution->tile <= (convolution->width == 16 ? TILE : TILE / 2) &&
                    convolution->bands > 0 && convolution->samples > 0 && convolution->capacity >= 0 &&
                    whole(convolution->neurons.threshold) && decides(&convolution->exactly);
         for (int64_t t = 0; good && t < convolution->terms; t++) {
             const ConvolutionTerm *term = convolution->term + t;
-            windows += taps_of(term);
             good = (convolution->width % 32 == 0 || !is_listed(term)) &&
                    (!term->tables || (convolution->tile % (TILE / 2) == 0 && term->kernel_y <= MOST_KERNEL &&
                                       term->quarters % 4 == 0 && (PATTERNS - 1) * 4 * convolution->width <= UINT16_MAX)) &&
@@ -172,7 +170,7 @@ static int fits(int64_t kernel, const void *task) {
                    (!convolution->exactly.margin ||
                     term->left_out.reads >= term->kernel_y * term->kernel_x * term->most_in);
         }
-        return good && convolution->windows == windows;
+        return good;
     }
     if (kernel == DRIVEN) {
         const DrivenTask *driven = (const DrivenTask *)task;

@@ -1,5 +1,6 @@
-/* Products of spikes by lists: each row of input positions becomes lists of the channels that spike, and an output position
-   adds the rows of weights behind what it sees of them. */
+/* Products of spikes by lists: each row of input positions becomes lists of the channels that spike. At each step a tile joins
+   those of the rows that it reads, column by column, so that what an output position reads is one piece; it adds the rows of
+   weights behind that. */
 
 /* Lists what spikes among `n` channels, which are numbered from `number` on. Returns how many there are; writes up to LIST_ROOM
    entries beyond them. `ones`: as `list_ones` lists them. */
@@ -47,90 +48,102 @@ INLINE uint32_t NAME(list_spikes)(const uint8_t (*ones)[8], const int8_t *in, in
     return count;
 }
 
-/* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1. Rows are added in pairs, so
-   every list is of even length: no spike may be its last. */
+/* sums += a step of `n` spikes. Returns by how much the sum of their magnitudes grows. */
+INLINE int32_t NAME(grow)(int64_t n, const int8_t *restrict in, int16_t *restrict sums) {
+    int32_t growth = 0;
+    for (int64_t c = 0; c < n; c++) {
+        const int16_t before = sums[c], after = (int16_t)(before + in[c]);
+        growth += (after < 0 ? -after : after) - (before < 0 ? -before : before);
+        sums[c] = after;
+    }
+    return growth;
+}
+
+/* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1; what is rounded needs to know
+   how sums of spikes grow, which takes `sums` [width, in_n]. */
 static void NAME(read_lists)(const ConvolutionTerm *term, const uint8_t (*ones)[8], int64_t samples, int64_t sample, int64_t y,
-                             int64_t in_lo, int64_t in_n, InputRow *row) {
+                             int64_t in_lo, int64_t in_n, int16_t *sums, InputRow *row) {
     uint32_t count = 0;
     const int64_t width = term->width;
+    const int is_rounded = term->left_out.error != 0;
+    if (is_rounded) memset(sums, 0, (size_t)(width * in_n) * sizeof *sums);
     for (int64_t step = 0; step < term->steps; step++) {
         const int8_t *in = term->train + (((step * samples + sample) * term->height + y) * width) * term->channels + in_lo;
         for (int64_t x = 0; x < width; x++, in += term->channels) {
-            const int32_t number = (int32_t)(x * in_n);
             row->start[step * width + x] = count;
-            count += NAME(list_spikes)(ones, in, in_n, number, row->entry + count, row->spike + count);
-            row->entry[count] = number, row->spike[count] = 0;
-            count += count & 1;
+            count += NAME(list_spikes)(ones, in, in_n, (int32_t)(x * in_n), row->entry + count, row->spike + count);
+            if (is_rounded) row->growth[step * width + x] = NAME(grow)(in_n, in, sums + x * in_n);
         }
     }
     row->start[term->steps * width] = count;
 }
 
-/* Part of an input row that an output position reads, at every step: neighbours whose weights are neighbours too are one. The
-   weights of entry `e` are row e + base. */
-typedef struct {
-    const InputRow *row;
-    int64_t from, to, base;
-} NAME(Window);
-
-/* The windows of output position (oy, ox). Returns how many. */
-static int64_t NAME(windows)(const ConvolutionTerm *term, const InputRow *ring, int64_t oy, int64_t ox, int64_t in_n,
-                             NAME(Window) *window) {
-    const int64_t width = term->width, left = ox * term->stride_x - term->pad_x;
-    const int64_t together = term->dilation_x == 1 ? term->kernel_x : 1;
-    int64_t found = 0;
-    for (int64_t ky = 0; ky < term->kernel_y; ky++) {
-        const int64_t y = input_row(term, oy, ky);
-        if (y < 0) continue;
-        for (int64_t kx = 0; kx < term->kernel_x; kx += together) {
-            const int64_t x = left + kx * term->dilation_x, end = x + together;
-            const int64_t from = x < 0 ? 0 : x, to = end > width ? width : end;
-            if (from >= to) continue;
-            window[found++] = (NAME(Window)){ring + y % term->ring, from, to, (ky * term->kernel_x + kx - x) * in_n};
+/* Joins the lists of the rows that output row `oy` reads at a step, from input column `left` on, `across` of them: entry
+   (x, ky, channel) has the number (x * kernel_y + ky) * in_n + channel. Rows of weights are added in pairs, so the list of a column
+   is of even length: no spike may be its last. */
+static void NAME(join)(const ConvolutionTerm *term, const InputRow *ring, int64_t step, int64_t oy, int64_t left, int64_t across,
+                       int64_t in_n, Columns *columns) {
+    const int64_t width = term->width, kernel_y = term->kernel_y;
+    const int is_rounded = term->left_out.error != 0;
+    uint32_t count = 0;
+    for (int64_t x = 0; x < across; x++) {
+        columns->start[x] = count, columns->growth[x] = 0;
+        if (left + x < 0 || left + x >= width) continue;
+        const int64_t at = step * width + left + x;
+        for (int64_t ky = 0; ky < kernel_y; ky++) {
+            const int64_t y = input_row(term, oy, ky);
+            if (y < 0) continue;
+            const InputRow *row = ring + y % term->ring;
+            const uint32_t first = row->start[at], n = row->start[at + 1] - first;
+            const int32_t by = (int32_t)((x * kernel_y + ky - left - x) * in_n);
+            const int32_t *from = row->entry + first;
+            int32_t *to = columns->entry + count;
+            for (uint32_t i = 0; i < n; i += LIST_ROOM) { /* beyond the end, where any number may be: unsigned */
+                for (uint32_t k = i; k < i + LIST_ROOM; k++) to[k] = (int32_t)((uint32_t)from[k] + (uint32_t)by);
+                memcpy(columns->spike + count + i, row->spike + first + i, LIST_ROOM * sizeof *row->spike);
+            }
+            count += n;
+            if (is_rounded) columns->growth[x] += row->growth[at];
         }
+        columns->entry[count] = (int32_t)(x * kernel_y * in_n), columns->spike[count] = 0;
+        count += count & 1;
     }
-    return found;
+    columns->start[across] = count;
 }
 
 #if VECTOR
-/* to += the weights behind what is listed in some windows at the step whose lists begin at `at`, shifted: of `lanes` outputs,
-   whose sums stay in registers. Weights are of this kind, the rows `row_bytes` apart. */
-INLINE void NAME(add_windows)(const int lanes, const int kind, const char *weights, int64_t row_bytes,
-                              const NAME(Window) *window, int64_t windows, int64_t at, int shift, int32_t *to) {
-    enum { HALF = WORD_LANES / 2, MOST = LISTED_LANES / HALF };
+/* to += the weights behind entries from `first` to before `end`, shifted: of `lanes` outputs, whose sums stay in registers. Weights
+   are of this kind, the rows `row_bytes` apart. */
+INLINE void NAME(add_entries)(const int lanes, const int kind, const char *weights, int64_t row_bytes, const Columns *columns,
+                              uint32_t first, uint32_t end, int shift, int32_t *to) {
+    enum { HALF = WORD_LANES / 2, MOST = LISTED_LANES / HALF, BYTES = VECTOR / 8 };
     const int words = lanes / (kind == WIDE ? HALF : WORD_LANES);
+    const int32_t *entry = columns->entry;
+    const int16_t *spike = columns->spike;
     WORD sum[MOST], high[MOST];
     for (int w = 0; w < words; w++) sum[w] = high[w] = ZERO();
     int32_t ones = 0;
-    for (; windows > 0; windows--, window++) {
-        const uint32_t first = window->row->start[at + window->from], end = window->row->start[at + window->to];
-        const int32_t *entry = window->row->entry;
-        const int16_t *spike = window->row->spike;
-        const char *rows = weights + window->base * row_bytes;
-        for (uint32_t i = first; i < end; i += kind == SUMS32 ? 2 : 1) {
-            const char *row = rows + entry[i] * row_bytes;
-            if (kind == SUMS32) { /* two rows are interleaved: one instruction multiplies both and adds them */
-                const char *next = rows + entry[i + 1] * row_bytes;
-                int32_t pair;
-                memcpy(&pair, spike + i, sizeof pair);
-                const WORD factors = EACH_PAIR(pair);
-                for (int w = 0; w < words; w++) {
-                    const WORD x = LOAD(row + (VECTOR / 8) * w), y = LOAD(next + (VECTOR / 8) * w);
-                    ADD_PRODUCTS(sum[w], high[w], x, y, factors);
-                }
-            } else if (kind == SUMS16) {
-                const WORD factor = EACH(spike[i]);
-                for (int w = 0; w < words; w++)
-                    sum[w] = ADD16(sum[w], TIMES16(LOAD(row + (VECTOR / 8) * w), factor));
-            } else if (spike[i] == 1 || spike[i] == -1) { /* -x is ~x + 1 */
-                const WORD sign = EACH_PAIR(spike[i] >> 1);
-                ones -= spike[i] >> 1;
-                for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], XOR(LOAD(row + (VECTOR / 8) * w), sign));
-            } else {
-                const WORD factor = EACH_PAIR(spike[i]);
-                for (int w = 0; w < words; w++)
-                    sum[w] = ADD32(sum[w], TIMES32(LOAD(row + (VECTOR / 8) * w), factor));
+    for (uint32_t i = first; i < end; i += kind == SUMS32 ? 2 : 1) {
+        const char *row = weights + entry[i] * row_bytes;
+        if (kind == SUMS32) { /* two rows are interleaved: one instruction multiplies both and adds them */
+            const char *next = weights + entry[i + 1] * row_bytes;
+            int32_t pair;
+            memcpy(&pair, spike + i, sizeof pair);
+            const WORD factors = EACH_PAIR(pair);
+            for (int w = 0; w < words; w++) {
+                const WORD x = LOAD(row + BYTES * w), y = LOAD(next + BYTES * w);
+                ADD_PRODUCTS(sum[w], high[w], x, y, factors);
             }
+        } else if (kind == SUMS16) {
+            const WORD factor = EACH(spike[i]);
+            for (int w = 0; w < words; w++) sum[w] = ADD16(sum[w], TIMES16(LOAD(row + BYTES * w), factor));
+        } else if (spike[i] == 1 || spike[i] == -1) { /* -x is ~x + 1 */
+            const WORD sign = EACH_PAIR(spike[i] >> 1);
+            ones -= spike[i] >> 1;
+            for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], XOR(LOAD(row + BYTES * w), sign));
+        } else {
+            const WORD factor = EACH_PAIR(spike[i]);
+            for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], TIMES32(LOAD(row + BYTES * w), factor));
         }
     }
     for (int w = 0; w < words; w++) {
@@ -139,24 +152,24 @@ INLINE void NAME(add_windows)(const int lanes, const int kind, const char *weigh
             STORE(to + HALF * w, ADD32(LOAD(to + HALF * w), SHIFTED32(all, shift)));
             continue;
         }
-        const WORD even = kind == SUMS16 ? WIDER(sum[w], 0) : FIRST(sum[w], high[w]);
-        const WORD odd = kind == SUMS16 ? WIDER(sum[w], 1) : SECOND(sum[w], high[w]);
+        const WORD one = kind == SUMS16 ? WIDER(sum[w], 0) : FIRST(sum[w], high[w]);
+        const WORD other = kind == SUMS16 ? WIDER(sum[w], 1) : SECOND(sum[w], high[w]);
         int32_t *half = to + WORD_LANES * w;
-        STORE(half, ADD32(LOAD(half), SHIFTED32(even, shift)));
-        STORE(half + HALF, ADD32(LOAD(half + HALF), SHIFTED32(odd, shift)));
+        STORE(half, ADD32(LOAD(half), SHIFTED32(one, shift)));
+        STORE(half + HALF, ADD32(LOAD(half + HALF), SHIFTED32(other, shift)));
     }
 }
 
 /* The same of as many outputs as registers hold. Returns how many those were. */
 #define OF_KIND(lanes)                                                                                                \
     switch (kind) {                                                                                                   \
-        case SUMS16: NAME(add_windows)(lanes, SUMS16, weights, row_bytes, window, windows, at, shift, to); break;     \
-        case SUMS32: NAME(add_windows)(lanes, SUMS32, weights, row_bytes, window, windows, at, shift, to); break;     \
-        default: NAME(add_windows)(lanes, WIDE, weights, row_bytes, window, windows, at, shift, to); break;           \
+        case SUMS16: NAME(add_entries)(lanes, SUMS16, weights, row_bytes, columns, first, end, shift, to); break;     \
+        case SUMS32: NAME(add_entries)(lanes, SUMS32, weights, row_bytes, columns, first, end, shift, to); break;     \
+        default: NAME(add_entries)(lanes, WIDE, weights, row_bytes, columns, first, end, shift, to); break;           \
     }                                                                                                                 \
     return lanes;
-static int64_t NAME(add_some)(int64_t kind, int64_t lanes, const char *weights, int64_t row_bytes, const NAME(Window) *window,
-                              int64_t windows, int64_t at, int shift, int32_t *to) {
+static int64_t NAME(add_some)(int64_t kind, int64_t lanes, const char *weights, int64_t row_bytes, const Columns *columns,
+                              uint32_t first, uint32_t end, int shift, int32_t *to) {
 #if LISTED_LANES == 128
     if (lanes >= 128) { OF_KIND(128) }
 #endif
@@ -166,30 +179,24 @@ static int64_t NAME(add_some)(int64_t kind, int64_t lanes, const char *weights, 
 #undef OF_KIND
 #endif
 
-/* to [width] += what the windows of a position send at `step`, shifted. Returns how many entries they list. */
-static int64_t NAME(add_listed)(const ConvolutionTerm *term, int64_t block, const NAME(Window) *window, int64_t windows,
-                                int64_t step, int64_t width, int32_t *to) {
-    const int64_t at = step * term->width, size = term->kind == WIDE ? 4 : 2;
-    const char *weights = (const char *)term->weights + block * term->block_bytes;
-    int64_t count = 0;
-    for (int64_t w = 0; w < windows; w++)
-        count += window[w].row->start[at + window[w].to] - window[w].row->start[at + window[w].from];
-    if (!count) return 0;
+/* to [width] += the weights behind entries from `first` to before `end`, shifted; row 0 of the weights is behind entry `base`. */
+static void NAME(add_listed)(const ConvolutionTerm *term, int64_t block, const Columns *columns, uint32_t first, uint32_t end,
+                             int64_t base, int64_t width, int32_t *to) {
+    const int64_t size = term->kind == WIDE ? 4 : 2;
+    const char *weights = (const char *)term->weights + block * term->block_bytes - base * width * size;
 #if VECTOR
     for (int64_t lane = 0, now; lane < width; lane += now)
-        now = NAME(add_some)(term->kind, width - lane, weights + lane * size, width * size, window, windows, at, (int)term->shift,
+        now = NAME(add_some)(term->kind, width - lane, weights + lane * size, width * size, columns, first, end, (int)term->shift,
                              to + lane);
 #else
-    for (int64_t w = 0; w < windows; w++)
-        for (uint32_t i = window[w].row->start[at + window[w].from]; i < window[w].row->start[at + window[w].to]; i++) {
-            /* Unsigned, because a sum may wrap around on the way to a result that fits. */
-            const uint32_t factor = (uint32_t)(int32_t)window[w].row->spike[i];
-            const char *row = weights + (window[w].row->entry[i] + window[w].base) * width * size;
-            for (int64_t k = 0; k < width; k++) {
-                const int32_t weight = size == 4 ? ((const int32_t *)row)[k] : ((const int16_t *)row)[k];
-                to[k] = (int32_t)((uint32_t)to[k] + (factor * (uint32_t)weight << term->shift));
-            }
+    for (uint32_t i = first; i < end; i++) {
+        /* Unsigned, because a sum may wrap around on the way to a result that fits. */
+        const uint32_t factor = (uint32_t)(int32_t)columns->spike[i];
+        const char *row = weights + columns->entry[i] * width * size;
+        for (int64_t k = 0; k < width; k++) {
+            const int32_t weight = size == 4 ? ((const int32_t *)row)[k] : ((const int16_t *)row)[k];
+            to[k] = (int32_t)((uint32_t)to[k] + (factor * (uint32_t)weight << term->shift));
         }
+    }
 #endif
-    return count;
 }

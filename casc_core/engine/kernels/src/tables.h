@@ -43,9 +43,9 @@ INLINE void NAME(add_chosen)(const int words, const int positions, const Convolu
     UNROLLED for (int p = 0; p < positions; p++)
         UNROLLED for (int w = 0; w < words; w++) sums[p][w] = (NAME(Sums)){0};
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
-        const char *first = table + ky * term->kernel_x * quarters * pattern;
         if (!key[ky]) continue;
-        for (int64_t kx = 0; kx < term->kernel_x; kx++)
+        for (int64_t kx = 0; kx < term->kernel_x; kx++) {
+            const char *first = table + (kx * term->kernel_y + ky) * quarters * pattern;
             for (int64_t q = 0; q < quarters; q += 4, first += 4 * pattern) {
                 const uint16_t *at = key[ky] + kx * term->dilation_x * quarters + q;
                 const char *second = first + pattern, *third = second + pattern, *fourth = third + pattern;
@@ -59,6 +59,7 @@ INLINE void NAME(add_chosen)(const int words, const int positions, const Convolu
                     UNROLLED for (int w = 0; w < words; w++) sums[p][w] = sums[p][w] + a[w] + b[w] + c[w] + d[w];
                 }
             }
+        }
     }
     UNROLLED for (int p = 0; p < positions; p++)
         UNROLLED for (int w = 0; w < words; w++) ((NAME(Sums) *)(to + p * width))[w] += sums[p][w] << (uint32_t)term->shift;
