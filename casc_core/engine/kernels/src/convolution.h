@@ -153,7 +153,7 @@ INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const 
 /* Room for a tile. Returns whether there was memory. */
 static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     const int64_t tile = task->tile, lanes = tile * task->width;
-    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, across = 0, entries = 0;
+    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, across = 0, entries = 0, kernel = 0;
     for (int64_t t = 0; t < task->terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         rings += term->ring;
@@ -162,12 +162,13 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
         rows += term->ring * (8 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 80);
         const int64_t columns = across_of(term, tile), room = columns_of(term, columns);
         across = columns > across ? columns : across;
+        kernel = term->kernel_y > kernel ? term->kernel_y : kernel;
         entries = room > entries ? room : entries;
         sums = term->width * term->most_in > sums ? term->width * term->most_in : sums;
     }
     const int64_t out_row = task->capacity * task->out_width * task->width;
     char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(InputRow) + rows + 30 * lanes + 2 * (counted + seen + sums) +
-                                         8 * across + 6 * entries + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
+                                         8 * across + 16 * kernel + 6 * entries + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
     if (!next) return 0;
     *at = (NAME(Tile)){.task = task, .memory = next};
 #define TAKE(pointer, n)                                                                                              \
@@ -186,6 +187,8 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     TAKE(at->received, tile)
     TAKE(at->arrived, tile)
     TAKE(at->quiet, tile)
+    TAKE(at->columns.row, kernel)
+    TAKE(at->columns.ky, kernel)
     TAKE(at->columns.start, across + 1)
     TAKE(at->columns.growth, across)
     TAKE(at->columns.entry, entries)

@@ -86,20 +86,29 @@ static void NAME(join)(const ConvolutionTerm *term, const InputRow *ring, int64_
     const int64_t width = term->width, kernel_y = term->kernel_y;
     const int is_rounded = term->left_out.error != 0;
     uint32_t count = 0;
+    int64_t rows = 0;
+    for (int64_t ky = 0; ky < kernel_y; ky++) {
+        const int64_t y = input_row(term, oy, ky);
+        if (y < 0) continue;
+        columns->row[rows] = ring + y % term->ring, columns->ky[rows++] = ky;
+    }
     for (int64_t x = 0; x < across; x++) {
         columns->start[x] = count, columns->growth[x] = 0;
         if (left + x < 0 || left + x >= width) continue;
         const int64_t at = step * width + left + x;
-        for (int64_t ky = 0; ky < kernel_y; ky++) {
-            const int64_t y = input_row(term, oy, ky);
-            if (y < 0) continue;
-            const InputRow *row = ring + y % term->ring;
+        for (int64_t r = 0; r < rows; r++) {
+            const InputRow *row = columns->row[r];
             const uint32_t first = row->start[at], n = row->start[at + 1] - first;
-            const int32_t by = (int32_t)((x * kernel_y + ky - left - x) * in_n);
+            const int32_t by = (int32_t)((x * kernel_y + columns->ky[r] - left - x) * in_n);
             const int32_t *from = row->entry + first;
             int32_t *to = columns->entry + count;
-            for (uint32_t i = 0; i < n; i += LIST_ROOM) { /* beyond the end, where any number may be: unsigned */
-                for (uint32_t k = i; k < i + LIST_ROOM; k++) to[k] = (int32_t)((uint32_t)from[k] + (uint32_t)by);
+            for (int64_t i = 0; i < n; i += LIST_ROOM) { /* beyond the end, where any number may be */
+#if VECTOR
+                for (int64_t k = i; k < i + LIST_ROOM; k += WORD_LANES / 2)
+                    STORE(to + k, ADD32(LOAD(from + k), EACH_PAIR(by)));
+#else
+                for (int64_t k = i; k < i + LIST_ROOM; k++) to[k] = (int32_t)((uint32_t)from[k] + (uint32_t)by);
+#endif
                 memcpy(columns->spike + count + i, row->spike + first + i, LIST_ROOM * sizeof *row->spike);
             }
             count += n;

@@ -216,8 +216,10 @@ typedef struct {
     uint16_t *key;
 } InputRow;
 
-/* Lists of the input columns that a tile reads at a step, of all kernel rows together. */
+/* Lists of the input columns that a tile reads at a step, of all kernel rows together: those `row` that there are, and which. */
 typedef struct {
+    const InputRow **row;
+    int64_t *ky;
     uint32_t *start;
     int32_t *entry, *growth;
     int16_t *spike;
