@@ -90,17 +90,25 @@ static void NAME(add_tabled)(const ConvolutionTerm *term, const uint16_t *const 
 #endif
 }
 
-/* sum += in * weight, shifted, of sixteen channels. Returns bytes of which some are not zero where anything spikes. */
-INLINE uint64_t NAME(add_sixteen)(const int8_t *in, const uint32_t *weight, int shift, uint32_t *sum) {
-    uint64_t halves[2];
-    memcpy(halves, in, sizeof halves);
+/* sum += in * weight, shifted, of `n` channels. Returns what is not zero where anything spikes. */
+INLINE int32_t NAME(add_products)(int64_t n, const int8_t *in, const int32_t *weight, int shift, int32_t *sum) {
+    int64_t k = 0;
+    int32_t any = 0;
 #if VECTOR
-    for (int k = 0; k < 16; k += WORD_LANES / 2)
-        STORE(sum + k, ADD32(LOAD(sum + k), SHIFTED32(TIMES32(WIDENED(in + k), LOAD(weight + k)), shift)));
-#else
-    for (int k = 0; k < 16; k++) sum[k] += ((uint32_t)(int32_t)in[k] * weight[k]) << shift;
+    enum { LANES = WORD_LANES / 2 };
+    NAME(Lanes) some = {0};
+    for (; k + LANES <= n; k += LANES) {
+        const WORD spikes = WIDENED(in + k);
+        some |= (NAME(Lanes))spikes;
+        STORE(sum + k, ADD32(LOAD(sum + k), SHIFTED32(TIMES32(spikes, LOAD(weight + k)), shift)));
+    }
+    any = ANY(GREATER(some, ZERO()) | GREATER(ZERO(), some));
 #endif
-    return halves[0] | halves[1];
+    for (; k < n; k++) {
+        any |= in[k];
+        sum[k] = (int32_t)((uint32_t)sum[k] + ((uint32_t)(int32_t)in[k] * (uint32_t)weight[k] << shift));
+    }
+    return any;
 }
 
 /* to [positions, width] += what each output's own input channel sends at `step`, shifted. Returns whether anything spikes there. */
@@ -108,26 +116,20 @@ static int NAME(add_own)(const ConvolutionTerm *term, int64_t samples, int64_t s
                          int64_t ox, int64_t positions, int64_t outputs, int64_t width, int32_t *to) {
     const int64_t row = term->width * term->channels, next = samples * term->height * row;
     const int8_t *plane = term->train + step * next + sample * term->height * row + term->in_lo[block];
-    const uint32_t *weights = (const uint32_t *)((const char *)term->weights + block * term->block_bytes);
+    const int32_t *weights = (const int32_t *)((const char *)term->weights + block * term->block_bytes);
     const int is_ahead = step + 2 < term->steps, shift = (int)term->shift;
-    uint64_t any = 0;
+    int32_t any = 0;
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
         const int64_t y = input_row(term, oy, ky);
         if (y < 0) continue;
         for (int64_t kx = 0; kx < term->kernel_x; kx++) {
-            const uint32_t *weight = weights + (ky * term->kernel_x + kx) * width;
+            const int32_t *weight = weights + (ky * term->kernel_x + kx) * width;
             int64_t x = ox * term->stride_x - term->pad_x + kx * term->dilation_x;
             for (int64_t p = 0; p < positions; p++, x += term->stride_x) {
                 if (x < 0 || x >= term->width) continue;
                 const int8_t *in = plane + y * row + x * term->channels;
-                uint32_t *sum = (uint32_t *)to + p * width;
                 if (is_ahead) __builtin_prefetch(in + 2 * next); /* steps lie far apart */
-                int64_t k = 0;
-                for (; k + 16 <= outputs; k += 16) any |= NAME(add_sixteen)(in + k, weight + k, shift, sum + k);
-                for (; k < outputs; k++) {
-                    any |= (uint64_t)(in[k] != 0);
-                    sum[k] += ((uint32_t)(int32_t)in[k] * weight[k]) << shift;
-                }
+                any |= NAME(add_products)(outputs, in, weight, shift, to + p * width);
             }
         }
     }
