@@ -75,7 +75,7 @@ _LEAST_ITEMS = 16
 
 @dataclass(frozen=True)
 class Blocks:
-    """The output channels of a population in blocks of neighbours, `width` wide at most: a multiple of 32, for tables of 16.
+    """The output channels of a population in blocks of neighbours, `width` wide at most: a multiple of 32, for tables 16.
 
     Attributes:
         low, count: `[blocks]` int64, the outputs of each block.
@@ -125,8 +125,8 @@ def is_own(weight: Tensor, geometry: Geometry) -> bool:
 
 
 def can_be_tabled(weight: Tensor, geometry: Geometry, peak: int) -> bool:
-    """Whether `weight` `[O, C/groups, kh, kw]` needs no lists, for trains of magnitude up to `peak`: there are tables of it that
-    stay in the caches, or each output has its own input channel."""
+    """Whether `weight` `[O, C/groups, kh, kw]` needs no lists, for trains of magnitude up to `peak`: it has tables that stay
+    in the caches, or each output has its own input channel."""
     if is_own(weight, geometry):
         return peak <= LARGEST_COUNT
     blocks = Blocks.for_tables(len(weight))
@@ -140,8 +140,8 @@ class PackedConvolution:
     """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
 
     Attributes:
-        values: `[blocks, taps, inputs of a block, width]` int16 or int32, taps column by column, each block's inputs closely
-            packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
+        values: `[blocks, taps, inputs of a block, width]` int16 or int32, taps column by column, each block's inputs
+            closely packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
         tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
         low, count: `[blocks]` int64, the input channels that each block reads.
@@ -337,7 +337,7 @@ def convolution(
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
 
     arriving = max(len(train) for train in trains)
-    out, needed = with_capacity(neuron.room(arriving, guess), attempt)
+    out, needed = with_capacity(neuron.room(arriving, guess), neuron.longest(arriving), attempt)
     return out[:needed].permute(0, 1, 4, 2, 3)
 
 

@@ -257,5 +257,7 @@ def gated(
         )  # fmt: skip
         return like, run("gated", task, batch, like.numel())
 
-    _, needed = with_capacity(neuron.room(len(train), guess), attempt)
+    # One position and population after the other, of twice as many levels at most, below zero too.
+    longest = neuron.longest(len(train), length * populations * 2 * max(weights.q, weights.cells))
+    _, needed = with_capacity(neuron.room(len(train), guess), longest, attempt)
     return [each[:needed] for each in outputs]

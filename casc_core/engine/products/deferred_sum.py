@@ -254,7 +254,9 @@ class DeferredSum:
             return None
         if any(term.train.dtype != torch.int8 or term.filter.exponent < exponent for term in self.terms):
             return None
-        if any(term.train[:, 0, :, 0].numel() * term.filter.geometry.kernel[0] > kernels.INT32_UNITS for term in self.terms):
+        if any(
+            term.train[:, 0, :, 0].numel() * term.filter.geometry.kernel[0] > kernels.INT32_UNITS for term in self.terms
+        ):
             return None  # the kernel numbers the spikes of rows of positions, over all steps, in 32 bits
         thresholds = along(threshold, self.size, 1)
         if thresholds is None:
@@ -304,9 +306,7 @@ class DeferredSum:
         the cheapest to sum, where that leaves few neurons near a decision; else to int32."""
         grids_of = [(1.0, [widest] * len(self.terms))]
         if not blocks.tabled:
-            narrow = [
-                widest if term.filter.is_own else max(widest, term.filter.narrow_exponent) for term in self.terms
-            ]
+            narrow = [widest if term.filter.is_own else max(widest, term.filter.narrow_exponent) for term in self.terms]
             grids_of.insert(0, (kernels.NEAR, narrow))
         for near, grids in grids_of:
             counts = [math.ceil(term.bound * neuron.total) for term in self.terms]
