@@ -125,8 +125,8 @@ def is_own(weight: Tensor, geometry: Geometry) -> bool:
 
 
 def can_be_tabled(weight: Tensor, geometry: Geometry, peak: int) -> bool:
-    """Whether `weight` `[O, C/groups, kh, kw]` needs no lists, for trains of magnitude up to `peak`: it has tables that stay
-    in the caches, or each output has its own input channel."""
+    """Whether `weight` `[O, C/groups, kh, kw]` needs no lists, for trains of magnitude up to `peak`: it has tables that
+    stay in the caches, or each output has its own input channel."""
     if is_own(weight, geometry):
         return peak <= LARGEST_COUNT
     blocks = Blocks.for_tables(len(weight))

@@ -302,7 +302,7 @@ class DeferredSum:
     def _rounded(
         self, blocks: kernels.Blocks, exponent: int, threshold: float, neuron: KernelNeuron, widest: int
     ) -> _Packed | None:
-        """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: those that are listed to int16,
+        """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: what is listed to int16,
         the cheapest to sum, where that leaves few neurons near a decision; else to int32."""
         grids_of = [(1.0, [widest] * len(self.terms))]
         if not blocks.tabled:

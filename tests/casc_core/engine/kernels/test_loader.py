@@ -159,6 +159,6 @@ def test_a_kernel_that_never_settles_is_a_fault(first):
         asked.append(room)
         return torch.zeros(room), room + 1
 
-    with pytest.raises(CascError, match="after step 12.* a fault of casc.*CASC_KERNELS=none"):
+    with pytest.raises(CascError, match=r"after step 12.* a fault of casc.*CASC_KERNELS=none"):
         loader.with_capacity(first, 12, attempt)
     assert asked[-1] == max(first, 12)
