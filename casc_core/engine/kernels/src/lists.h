@@ -67,9 +67,13 @@ static void NAME(read_lists)(const ConvolutionTerm *term, const uint8_t (*ones)[
     const int64_t width = term->width;
     const int is_rounded = term->left_out.error != 0;
     if (is_rounded) memset(sums, 0, (size_t)(width * in_n) * sizeof *sums);
+    const int64_t next = samples * term->height * width * term->channels;
     for (int64_t step = 0; step < term->steps; step++) {
-        const int8_t *in = term->train + (((step * samples + sample) * term->height + y) * width) * term->channels + in_lo;
+        const int8_t *in = term->train + step * next + (sample * term->height + y) * width * term->channels + in_lo;
+        const int is_ahead = step + 2 < term->steps;
         for (int64_t x = 0; x < width; x++, in += term->channels) {
+            if (is_ahead) /* steps lie far apart */
+                for (int64_t byte = 0; byte < in_n; byte += 64) __builtin_prefetch(in + 2 * next + byte);
             row->start[step * width + x] = count;
             count += NAME(list_spikes)(ones, in, in_n, (int32_t)(x * in_n), row->entry + count, row->spike + count);
             if (is_rounded) row->growth[step * width + x] = NAME(grow)(in_n, in, sums + x * in_n);
