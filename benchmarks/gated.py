@@ -3,19 +3,26 @@
     python benchmarks/gated.py --cell gru --data FOLDER [--q 16,8,4] [--texts 16000] [--out FOLDER]
     python benchmarks/gated.py --cell gru --data markers --pooling last --q 32,16,8,4,2
     python benchmarks/gated.py --cell rnn --data markers --pooling last
+    python benchmarks/gated.py --recipe results/agnews_rnn [--data FOLDER]
 
 Trains `torch.nn.RNN`, `GRU` or `LSTM` on texts (or finds what it has trained before), and for each number of levels
 converts the network as it is and verifies it on every test text: accuracy as trained, with rounded activations and in
 spikes; counts and levels that differ; steps until the last text is silent, spikes, and energy and time beside torch's.
-An RNN is only trained: its tanh becomes CQReLU, which has to be trained.
+An RNN is only trained: its tanh becomes CQReLU, which has to be trained. With `--cost` nothing is verified: spikes, energy
+and time alone, of the texts of one batch.
+
+`--recipe FOLDER` measures what `recipes/agnews_rnn.py --cell gru` (or lstm) has left there, trained with levels and
+verified by the recipe: its cost beside that of torch's own cell of the same size.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
@@ -23,12 +30,16 @@ import casc_lab  # noqa: F401  # before torch: it says how torch's threads wait
 # isort: split
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from verified import Case, by_levels, case_of, parser, run, write
 
 import casc_core
 from casc_core.storage.files import require_writable
+from casc_lab.compare.recipe_folder import recipe_of
+from casc_lab.distributed import ALL
 from casc_lab.progress import Progress
 from casc_seq.batches import Batch, bucketed_batches
+from casc_seq.classifier import TextClassifier
 from casc_seq.data import Examples, load_corpus
 from casc_seq.text.tokenizer import WordTokenizer
 from casc_seq.text.vectors import corpus_vectors
@@ -63,12 +74,41 @@ class Reader(nn.Module):
         return logits
 
 
-class Trained(NamedTuple):
-    """A trained network and the test texts, in batches."""
+class TorchLayers(nn.Module):
+    """torch's own layers, called as those of casc_seq are: what lies behind the end of a text is not read.
 
-    model: Reader
+    Args:
+        ours: the layers whose sizes and weights they have.
+    """
+
+    def __init__(self, ours: Any) -> None:
+        super().__init__()
+        self.directions = ours.directions
+        self.rnn = CELLS[type(ours).__name__.lower()](
+            ours.input_size, ours.hidden_size, ours.num_layers, batch_first=True, bidirectional=ours.bidirectional
+        )
+        self.rnn.load_state_dict(ours.state_dict())
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        states, final = self.rnn(packed)
+        return pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])[0], final
+
+
+class Trained(NamedTuple):
+    """A trained network and the test texts, in batches.
+
+    Attributes:
+        model: of torch's own cells. levels: the network with levels, if it was trained with them.
+    """
+
+    model: nn.Module
     batches: list[Batch]
-    seconds: float
+    levels: TextClassifier | None = None
+
+    def prepared(self, q: int) -> nn.Module:
+        """The network with so many levels."""
+        return casc_core.prepare(self.model, adapter="rnn", q=q).eval() if self.levels is None else self.levels
 
 
 def options() -> argparse.Namespace:
@@ -76,7 +116,9 @@ def options() -> argparse.Namespace:
     line = parser(__doc__, "16,8,4", NAME)
     add = line.add_argument
     add("--cell", choices=tuple(CELLS), default="gru", help="(default: %(default)s)")
-    add("--data", required=True, help="folder with train.csv[.gz] and test.csv[.gz], or 'markers'")
+    add("--data", help="folder with train.csv[.gz] and test.csv[.gz], or 'markers'")
+    add("--recipe", type=Path, help="measure the network in this output folder of recipes/agnews_rnn.py")
+    add("--cost", action="store_true", help="spikes, energy and time alone: nothing is verified")
     add(
         "--pooling",
         choices=("mean", "last"),
@@ -94,7 +136,10 @@ def options() -> argparse.Namespace:
     add("--max-len", type=int, default=60, help="words of a text that are read (default: %(default)s)")
     add("--max-words", type=int, default=20_000, help="size of the vocabulary (default: %(default)s)")
     add("--seed", type=int, default=0)
-    return line.parse_args()
+    args = line.parse_args()
+    if args.data is None and args.recipe is None:
+        line.error("one of the arguments --data and --recipe is required")
+    return args
 
 
 def trained(args: argparse.Namespace) -> Trained:
@@ -113,10 +158,25 @@ def trained(args: argparse.Namespace) -> Trained:
     config = TrainingConfig(
         epochs=args.epochs, batch_size=args.batch, lr=args.lr, word_dropout=args.word_dropout, seed=args.seed
     )
-    started = time.process_time()
     train(model, encoded, texts.labels, config, checkpoint=args.out / f"{args.cell}.training.safetensors")
     batches = bucketed_batches(tokenizer.encode(test.texts, args.max_len), test.labels, BATCH)
-    return Trained(model.eval(), list(batches), time.process_time() - started)
+    return Trained(model.eval(), list(batches))
+
+
+def of_recipe(args: argparse.Namespace) -> Trained:
+    """The network that the recipe has left, with torch's own cells in its place, and the test texts.
+
+    Raises:
+        ConfigError: it has no gates.
+    """
+    experiment, _ = recipe_of(args.recipe, args.data)
+    levels = experiment.network
+    if not isinstance(levels, TextClassifier) or levels.config.model != "rnn" or levels.config.cell == "rnn":
+        raise casc_core.ConfigError(f"{args.recipe} holds no GRU or LSTM: train one with --cell gru or --cell lstm")
+    plain = copy.deepcopy(levels)
+    plain._modules["rnn"] = TorchLayers(levels.rnn)
+    batches = [Batch(*each.inputs, each.labels, each.index) for each in experiment.batches(ALL)]
+    return Trained(plain.eval(), batches, levels.eval())
 
 
 def drawn(examples: Examples, count: int | None, seed: int) -> Examples:
@@ -150,10 +210,8 @@ def seconds(network: Callable[[Tensor, Tensor], Tensor], batch: Batch, turns: in
     return best
 
 
-def converted(of: Trained, q: int) -> dict[str, Any]:
-    """One number of levels: convert the network as it is, verify every batch."""
-    prepared = casc_core.prepare(of.model, adapter="rnn", q=q).eval()
-    snn = casc_core.convert(prepared, adapter="rnn")
+def verified(of: Trained, prepared: nn.Module, snn: casc_core.SpikingModel, q: int) -> dict[str, Any]:
+    """One number of levels: verify every batch."""
     case, silent = Case(q), list[int]()
     with torch.no_grad(), Progress(len(of.batches), f"q={q}") as progress:
         for batch in of.batches:
@@ -163,11 +221,7 @@ def converted(of: Trained, q: int) -> dict[str, Any]:
             case = case.plus(case_of(report, q, right, time.perf_counter() - started))
             silent += report.silent_at.tolist()
             progress.advance()
-    middle = of.batches[len(of.batches) // 2]
-    analysis = casc_core.analyse(snn, [(middle.tokens, middle.lengths)])
-    times = {name: seconds(run, middle) for name, run in (("casc", snn), ("torch", of.model))}
     return {
-        "q": q,
         "exact": not case.inexact,
         "float": case.percent("trained"),
         "rounded": case.percent("calibrated"),
@@ -179,10 +233,28 @@ def converted(of: Trained, q: int) -> dict[str, Any]:
         "ties": case.ties,
         "silent_median": sorted(silent)[len(silent) // 2],
         "silent_last": case.steps,
+    }
+
+
+def cost(of: Trained, snn: casc_core.SpikingModel) -> dict[str, Any]:
+    """Spikes of a text, energy and time, of the batch whose texts are neither the shortest nor the longest."""
+    middle = of.batches[len(of.batches) // 2]
+    analysis = casc_core.analyse(snn, [(middle.tokens, middle.lengths)])
+    times = {name: seconds(run, middle) for name, run in (("casc", snn), ("torch", of.model))}
+    return {
+        "words": float(middle.lengths.double().mean()),
         "spikes": float(analysis.spikes.sum()),
         "energy_ratio": float(analysis.energy()[-1]) / analysis.ann_energy(),
         "time_ratio": times["casc"] / times["torch"],
     }
+
+
+def row_of(of: Trained, q: int, costs_alone: bool) -> dict[str, Any]:
+    """One number of levels: the network as it is, converted."""
+    prepared = of.prepared(q)
+    snn = casc_core.convert(prepared, adapter="rnn")
+    found = {} if costs_alone else verified(of, prepared, snn, q)
+    return {"q": q, **found, **cost(of, snn)}
 
 
 def _shown(value: Any) -> str:
@@ -193,20 +265,22 @@ def main() -> bool:
     """Train, convert, verify, write gated.json and gated.md."""
     args = options()
     require_writable(args.out)
-    of = trained(args)
-    as_trained = accuracy(of.model, of.batches)
-    print(f"torch.nn.{CELLS[args.cell].__name__}: {as_trained:.2f}% of the test texts, {of.seconds:.0f} s of CPU time")
-    if args.cell == "rnn":
+    of = trained(args) if args.recipe is None else of_recipe(args)
+    if args.recipe is None and not args.cost:
+        print(f"torch.nn.{CELLS[args.cell].__name__}: {accuracy(of.model, of.batches):.2f}% of the test texts")
+    if args.recipe is None and args.cell == "rnn":
         return True
+    levels = list(map(int, args.q.split(","))) if of.levels is None else [of.levels.config.q]
+    costs_alone = args.cost or of.levels is not None
     rows: list[dict[str, Any]] = []
     chosen = {name: str(value) for name, value in vars(args).items() if name != "out"}
-    for q in map(int, args.q.split(",")):
-        rows.append(converted(of, q))
+    for q in levels:
+        rows.append(row_of(of, q, costs_alone))
         table = {name: [_shown(row[name]) for row in rows] for name in rows[0] if name != "q"}
         markdown = by_levels([row["q"] for row in rows], table)
         write(args.out, NAME, {"run": chosen, "rows": rows}, markdown)
     print(markdown)
-    return all(row["exact"] for row in rows)
+    return all(row.get("exact", True) for row in rows)
 
 
 if __name__ == "__main__":

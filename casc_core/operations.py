@@ -18,7 +18,7 @@ from casc_core.engine import kernels
 from casc_core.engine.batching.places import Axis, Samples
 from casc_core.engine.batching.samples import Train, meta
 from casc_core.engine.functions import name_of
-from casc_core.engine.ops import Pick, entries
+from casc_core.engine.ops import Layout, Pick, entries
 from casc_core.engine.products.exact_sums import exact_product, largest_row, weight_limbs
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.weight_cache import WeightCache
@@ -31,6 +31,7 @@ __all__ = [
     "LARGEST_TOTAL",
     "Axis",
     "LayerTrain",
+    "Layout",
     "Pick",
     "Product",
     "Recorder",

@@ -26,13 +26,13 @@ from casc_core.extend import (
     SignalNode,
     Snapped,
     Snapping,
-    TableLookup,
     batch_norm,
     grid_threshold,
     half_step,
     join,
     stored,
 )
+from casc_core.operations import Layout
 from casc_seq.bags import embedding_bag
 from casc_seq.classifier import Standardise
 from casc_seq.gated import GatedLayers
@@ -56,10 +56,11 @@ _LSTM_BEFORE = ((), (), (), (), (0, 1, 2), (3, 4))
 
 @RULES.module(RNN)
 def _rnn(reader: Reader, rnn: RNN, input: Any, hx: Any = None, lengths: Any = None) -> tuple[SignalNode, SignalNode]:
-    _require_inputs(reader, hx, lengths)
+    _require_lengths(reader, lengths)
 
     def cell(x: SignalNode, suffix: str, name: str, reverse: bool, row: int) -> list[SignalNode]:
-        return [_rnn_cell(reader, rnn, x, suffix, reader.layer_name(name), reverse, hx, row, lengths)]
+        start = _start(reader, hx, row)
+        return [_rnn_cell(reader, rnn, x, suffix, reader.layer_name(name), reverse, start, row, lengths)]
 
     output, (final,) = _layers(reader, rnn, input, lengths, cell)
     return output, final
@@ -67,7 +68,7 @@ def _rnn(reader: Reader, rnn: RNN, input: Any, hx: Any = None, lengths: Any = No
 
 @RULES.module(GRU)
 def _gru(reader: Reader, gru: GRU, input: Any, hx: Any = None, lengths: Any = None) -> tuple[SignalNode, SignalNode]:
-    _require_inputs(reader, hx, lengths)
+    _require_lengths(reader, lengths)
 
     def cell(x: SignalNode, suffix: str, name: str, reverse: bool, row: int) -> list[SignalNode]:
         weight, recurrent, bias_ih, bias_hh = _parameters(gru, suffix)
@@ -76,7 +77,7 @@ def _gru(reader: Reader, gru: GRU, input: Any, hx: Any = None, lengths: Any = No
             own, outside = bias_hh[2 * hidden :], bias_hh.clone()
             outside[2 * hidden :] = 0  # the reset gate multiplies the rest
             bias_ih = bias_ih + outside
-        states = None if hx is None else (hx,)
+        states = None if hx is None else (_start(reader, hx, row),)
         maps = (weight, bias_ih, recurrent, own)
         emitted = _gated(reader, gru, x, maps, None, name, reverse, states, row, lengths, _GRU_BEFORE)
         return [emitted[3]]
@@ -91,12 +92,12 @@ def _lstm(
 ) -> tuple[SignalNode, tuple[SignalNode, SignalNode]]:
     if hx is not None and not (isinstance(hx, (tuple, list)) and len(hx) == 2):
         raise reader.refuse("its initial states must be a tuple (h_0, c_0)")
-    _require_inputs(reader, *(hx or (None,)), lengths)
+    _require_lengths(reader, lengths)
 
     def cell(x: SignalNode, suffix: str, name: str, reverse: bool, row: int) -> list[SignalNode]:
         weight, recurrent, bias_ih, bias_hh = _parameters(lstm, suffix)
         bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-        states = None if hx is None else tuple(hx)
+        states = None if hx is None else tuple(_start(reader, each, row) for each in hx)
         maps = (weight, bias, recurrent, None)
         emitted = _gated(reader, lstm, x, maps, lstm.cell_range, name, reverse, states, row, lengths, _LSTM_BEFORE)
         return [emitted[5], emitted[4]]
@@ -105,22 +106,31 @@ def _lstm(
     return output, (hidden, cells)
 
 
-_REMEDIES = {
-    "lengths": "",
-    "initial state": ": what another layer ends with (an encoder) can be read at each position in its place, as by "
-    "torch.cat([x, h[-1].unsqueeze(1).expand(-1, x.shape[1], -1)], 2) for batch_first inputs x, and the layer start from "
-    "zeros",
-}
+def _require_lengths(reader: Reader, lengths: Any) -> None:
+    """Refuse lengths that do not follow from the inputs alone."""
+    if lengths is not None and not isinstance(lengths, InputNode):
+        raise reader.refuse("its lengths must be computed from the inputs, not from spiking neurons")
 
 
-def _require_inputs(reader: Reader, *given: Any) -> None:
-    """Refuse initial states and lengths, which come last, that do not follow from the inputs alone."""
-    for place, value in enumerate(given):
-        if value is not None and not isinstance(value, InputNode):
-            what = "lengths" if place == len(given) - 1 else "initial state"
-            raise reader.refuse(
-                f"its {what} must be computed from the inputs, not from spiking neurons{_REMEDIES[what]}"
-            )
+def _start(reader: Reader, hx: Any, row: int) -> InputNode | SignalNode | None:
+    """The initial states `[cells, B, hidden]` where the inputs decide them; this cell's row of what follows from spikes."""
+    if hx is None or isinstance(hx, InputNode):
+        return hx
+    if not isinstance(hx, SignalNode):
+        raise reader.refuse(f"its initial state must be a tensor, not a {type(hx).__name__}")
+    _require_undivided(
+        reader,
+        hx,
+        "initial state",
+        "put an activation between the mean and the layer, such as nn.Hardtanh() or nn.Tanh()",
+    )
+    return reader.apply(Layout(function="operator.getitem"), hx, row)
+
+
+def _require_undivided(reader: Reader, x: SignalNode, what: str, remedy: str) -> None:
+    """Refuse spikes over a divisor that only a run knows."""
+    if x.is_divided and x.has_spikes:
+        raise reader.refuse(f"its {what} is a mean over spikes, whose divisor only a run knows; {remedy}")
 
 
 def _layers(
@@ -137,11 +147,7 @@ def _layers(
             backwards, and the row of its initial states.
     """
     x = reader.signal(input)
-    if x.is_divided and x.has_spikes:
-        raise reader.refuse(
-            "its input is a mean over spikes, whose divisor only a run knows; divide after the recurrence, or multiply a "
-            "sum by a constant"
-        )
+    _require_undivided(reader, x, "input", "divide after the recurrence, or multiply a sum by a constant")
     single = module.num_layers * module.directions == 1
     outputs: list[SignalNode] = []
     final: list[list[SignalNode]] = []
@@ -178,7 +184,7 @@ def _gated(
     cell_range: int | None,
     name: str,
     reverse: bool,
-    hx: tuple[InputNode, ...] | None,
+    hx: tuple[InputNode | SignalNode | None, ...] | None,
     row: int,
     lengths: InputNode | None,
     before: tuple[tuple[int, ...], ...],
@@ -200,17 +206,21 @@ def _gated(
 
 
 def _rnn_cell(
-    reader: Reader, rnn: RNN, x: SignalNode, suffix: str, name: str, reverse: bool, hx: Any, row: int, lengths: Any
-) -> SignalNode:
+    reader: Reader, rnn: RNN, x: SignalNode, suffix: str, name: str, reverse: bool,
+    start: InputNode | SignalNode | None, row: int, lengths: Any,
+) -> SignalNode:  # fmt: skip
     weight, recurrent, bias = (None if each is None else each.detach().double() for each in rnn.cell_parameters(suffix))
     assert weight is not None
     assert recurrent is not None
     _levels_of(reader, rnn)
     check_threshold(rnn.threshold)
     current = LinearMap(x, weight, bias, name)
+    state = start if isinstance(start, SignalNode) else None
+    begins = None if state is None else LinearMap(state, recurrent, None, name)
+    hx = start if isinstance(start, InputNode) else None
     population = RecurrentPopulation(
         name, x, current, weight, recurrent * rnn.threshold, rnn.threshold, rnn.half_step, reverse, rnn.batch_first, hx,
-        row, lengths,
+        row, lengths, state, begins,
     )  # fmt: skip
     return reader.add(population)
 
@@ -225,6 +235,7 @@ class RecurrentPopulation(PopulationNode):
         weight: of the input map, before anything is folded into it.
         recurrent: the weights that spikes come back through, times the threshold.
         hx, row, lengths: the initial state, of which this is the row, and how long each text is.
+        state, start: of an initial state that is a signal, its row, and the recurrent map of that; None: it is none.
     """
 
     x: SignalNode
@@ -238,6 +249,8 @@ class RecurrentPopulation(PopulationNode):
     hx: InputNode | None
     row: int
     lengths: InputNode | None
+    state: SignalNode | None
+    start: SignalNode | None
 
     @cached_property
     def worth(self) -> Fraction:
@@ -245,14 +258,16 @@ class RecurrentPopulation(PopulationNode):
 
     def potential(self, of: Callable[[Node], Reach]) -> Reach:
         received, recurrent = of(self.current), float(self.recurrent.abs().sum(1).max())
+        if self.start is not None:
+            received = received.plus(of(self.start))
         return replace(received, train=received.train + recurrent + self.threshold)
 
     def snap(self, snapping: Snapping) -> Snapped:
         numerics = snapping.numerics
-        own, exponent = recurrent_grid(snapping, self.x, self.weight, self.recurrent)
+        start = None if self.state is None else (self.state, self.recurrent / self.threshold)
+        own, exponent = recurrent_grid(snapping, self.x, self.weight, self.recurrent, start)
         threshold, exponent = grid_threshold(numerics, self.threshold, exponent)
         self.require_threshold(threshold, self.threshold, 2.0**exponent)
-        assert isinstance(self.current, (LinearMap, TableLookup))
         op = Recurrence(
             name=self.name,
             weight=stored(numerics.snap(self.recurrent, max(own, exponent))),
@@ -264,7 +279,8 @@ class RecurrentPopulation(PopulationNode):
             charge=half_step(numerics, threshold, exponent) if self.rounds else None,
         )
         current = self.current.on_grid(exponent)
-        ref = snapping.call(op, current, self.hx, self.row, self.lengths)
+        begins = self.hx if self.start is None else self.start.on_grid(exponent)
+        ref = snapping.call(op, current, begins, self.row, self.lengths)
         return Snapped(ref, Form(scale=Fraction(self.threshold), exponent=0, is_exact=True))
 
 

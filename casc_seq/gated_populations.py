@@ -12,14 +12,12 @@ from torch import Tensor
 from casc_core.extend import (
     Form,
     InputNode,
-    LinearMap,
     Node,
     PopulationNode,
     Reach,
     SignalNode,
     Snapped,
     Snapping,
-    TableLookup,
     grid_threshold,
     stored,
 )
@@ -42,7 +40,8 @@ class GatedNode(PopulationNode):
         recurrent, bias: of the recurrent map; the bias where a gate multiplies it.
         levels: that it was trained with.
         cell_range: of an LSTM; None: it is a GRU.
-        hx, row, lengths: the initial states, of which these are the row, and how long each text is.
+        hx, row: the initial states, of which this is the row; of a signal, it is the row already.
+        lengths: how long each text is.
     """
 
     x: SignalNode
@@ -54,7 +53,7 @@ class GatedNode(PopulationNode):
     cell_range: int | None
     reverse: bool
     batch_first: bool
-    hx: tuple[InputNode, ...] | None
+    hx: tuple[InputNode | SignalNode | None, ...] | None
     row: int
     lengths: InputNode | None
 
@@ -91,9 +90,31 @@ class GatedNode(PopulationNode):
         else:
             table = tanh_table(self.levels, self.levels * self.cell_range)
             op = LSTMRecurrence(**given, cell_range=self.cell_range, table=table)
-        assert isinstance(self.current, (LinearMap, TableLookup))
+        for state, highest in zip(self.hx or (), (1, self.cell_range or 0), strict=False):
+            self._require_levels(snapping, state, highest)
         current = self.current.on_grid(exponent)
         return Snapped(snapping.call(op, current, self.hx, self.row, self.lengths), Form(exponent=0, is_exact=True))
+
+    def _require_levels(self, snapping: Snapping, state: InputNode | SignalNode | None, highest: int) -> None:
+        """Refuse an initial state that is no signal of levels within `-highest..highest`: gates multiply its levels.
+
+        Raises:
+            ConversionError: it is something else.
+        """
+        if not isinstance(state, SignalNode):
+            return
+        form, reach = snapping.of(state).form, snapping.reach_of(state)
+        are_levels = form.exponent == 0 and form.scale == 1 and form.drive_exponent is None
+        if are_levels and not state.is_divided and reach.total <= highest:
+            return
+        why = "are other numbers, as of a linear layer, a mean or a factor"
+        if are_levels:
+            why = f"may reach {reach.total:g}, and a state's levels are within {highest}"
+        raise self.refuse(
+            f"its initial state must be spikes worth a level, 1/{self.levels}, each, and those that it is given {why}. Put "
+            "an activation before it that rounds them to levels: nn.Hardtanh() or nn.Tanh(), and call casc_core.prepare "
+            f'again, or casc_core.Rounded({self.levels}, "hardtanh")'
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

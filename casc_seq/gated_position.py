@@ -73,10 +73,12 @@ def held(totals: Tensor, steps: int) -> Tensor:
 
 
 def begun(spikes: Tensor, begins: Tensor) -> Tensor:
-    """The spikes of a state, and behind them the states of further samples, which arrive at the first step."""
-    if not len(begins):
+    """The spikes of a state, and behind them the trains of what further samples begin with."""
+    known, further = spikes.shape[1], begins.shape[1]
+    if not further:
         return spikes
-    states = spikes.new_zeros((max(len(spikes), 1), spikes.shape[1] + len(begins), spikes.shape[2]), dtype=torch.int16)
-    states[: len(spikes), : spikes.shape[1]] = spikes
-    states[0, spikes.shape[1] :] = begins
+    steps = max(len(spikes), len(begins), 1)
+    states = spikes.new_zeros((steps, known + further, spikes.shape[2]), dtype=torch.int16)
+    states[: len(spikes), :known] = spikes
+    states[: len(begins), known:] = begins
     return states

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from casc_core.errors import InputError
+from casc_core.errors import ExactnessError, InputError
 from casc_core.extend import (
     EXPONENT,
     Abstract,
@@ -45,9 +45,11 @@ from casc_seq.sequences import (
     batch_and_length,
     by_position,
     layer_train,
+    longest_train,
     passed_on,
     read_sequences,
     recurrent_samples,
+    require_state,
 )
 from casc_seq.train_lengths import TrainLengths
 
@@ -62,8 +64,9 @@ class GatedRecurrence(Op, abstract=True):
     and the totals at which the level of a sigmoid and of a tanh steps. It is for the number of wake steps that the network
     was trained for.
 
-    Called with the input current `[B, L, GATES * hidden]` (or `[L, B, ...]`), real-valued initial states
-    `[cells, B, hidden]` or None, their row, and lengths `[B]` or None.
+    Called with the input current `[B, L, GATES * hidden]` (or `[L, B, ...]`), initial states, their row, and lengths `[B]`
+    or None. A state is real-valued, `[cells, B, hidden]`, or None, or a signal of levels, `[B, hidden]`: what that brings
+    at step t reaches position 0 at step t, as if there were a position before it.
     """
 
     SETTINGS = settings(name=Text(), q=Whole(1, 2**15), exponent=EXPONENT, reverse=Flag(), batch_first=Flag())
@@ -154,10 +157,11 @@ class GatedRecurrence(Op, abstract=True):
     def received(
         self, run: Run, current: Signal, start: Any = None, row: int = 0, lengths: Tensor | None = None
     ) -> tuple[Signal, list[Tensor], Tensor | None]:
-        """The input current, its drive on the grid; the initial states in levels, `[B, hidden]` each; checked lengths."""
+        """The input current, its drive on the grid; the trains of the initial states in levels, `[steps, B, hidden]` each;
+        checked lengths."""
         current, lengths = read_sequences(self.settings, run, current, len(self.weight), lengths)
         batch, _ = batch_and_length(self.settings, current.shape)
-        initial = self._initial(start, row, batch, current.device)
+        initial = self._initial(run, start, row, batch, current.device)
         return self._held(run, current), initial, lengths
 
     def _held(self, run: Run, current: Signal) -> Signal:
@@ -192,8 +196,7 @@ class GatedRecurrence(Op, abstract=True):
         drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
         lengths = None if lengths is None else lengths.contiguous()
         sequences = kernels.Sequences(drive, index, train, None, lengths, self.settings["reverse"])
-        begins = [each.contiguous() for each in initial]
-        start = begins if any(bool(each.any()) for each in begins) else [None for _ in begins]
+        start = [each.contiguous() if len(each) else None for each in initial]
         recorded = run.recorder is not None
         wanted = [recorded or place in self.STATES for place in range(len(self.ranges))]
         guess = round(_ROOM * self.train_lengths.guess(neuron.most))
@@ -262,7 +265,8 @@ class GatedRecurrence(Op, abstract=True):
         for position, size, known in order.visits:
             rows = order.rows[:size]
             states = [
-                begun(spikes[:, :known], begins[rows[known:]]) for spikes, begins in zip(before, initial, strict=True)
+                begun(spikes[:, :known], begins[:, rows[known:]])
+                for spikes, begins in zip(before, initial, strict=True)
             ]
             peak = max(run.peak, self.q) if known < size else run.peak
             recurrent = self.product(states[0], self.weight, exponent, peak, kind)
@@ -281,14 +285,19 @@ class GatedRecurrence(Op, abstract=True):
             [placed(each, pad=last_repeated) if each else None for each in potentials],
         )
 
-    def _initial(self, start: Any, row: int, batch: int, device: torch.device) -> list[Tensor]:
-        """The initial states in levels, `[B, hidden]` int16."""
+    def _initial(self, run: Run, start: Any, row: int, batch: int, device: torch.device) -> list[Tensor]:
+        """The initial states in levels, `[steps, B, hidden]` int16: what is no train is there at the first step."""
         states = []
         given = start if isinstance(start, (tuple, list)) else [start] * len(self.STATES)
         for state, index in zip(given, self.STATES, strict=True):
             name, highest = self.settings["name"], self.ranges[index][1]
             if state is None:
-                states.append(torch.zeros((batch, self.hidden), dtype=torch.int16, device=device))
+                states.append(torch.zeros((0, batch, self.hidden), dtype=torch.int16, device=device))
+                continue
+            if isinstance(state, Signal):
+                require_state(state.shape, name, batch, self.hidden)
+                self._require_levels(run, state, highest)
+                states.append(state.train.to(torch.int16))
                 continue
             if state.dim() != 3 or tuple(state.shape[1:]) != (batch, self.hidden) or state.shape[0] <= row:
                 raise InputError(
@@ -297,8 +306,21 @@ class GatedRecurrence(Op, abstract=True):
             if not math.isfinite(largest(state[row])):
                 raise InputError(f"{name}: the initial state must be finite")
             levels = (state[row].double().clamp(-highest, highest) * self.q + 0.5).floor()
-            states.append(levels.to(torch.int16))
+            states.append(levels.to(torch.int16).unsqueeze(0))
         return states
+
+    def _require_levels(self, run: Run, state: Signal, highest: int) -> None:
+        """Refuse an initial state that may be no levels within `-highest..highest` units.
+
+        Raises:
+            ExactnessError: it may be something else.
+        """
+        most = state.bound * run.total  # of a run that is cut before all levels are counted, no more than those
+        if state.lazy_drive is not None or state.divisor is not None or most > highest * self.q + 0.5:
+            raise ExactnessError(
+                f"{self.settings['name']}: its initial state must be spikes of at most {highest * self.q} levels; it may "
+                f"reach {most:g}, be divided or real-valued. Round it before the layer, as nn.Hardtanh() does"
+            )
 
     def follow(
         self, follower: Follower, current: Abstract, start: Any = None, row: int = 0, lengths: Any = None
@@ -306,7 +328,7 @@ class GatedRecurrence(Op, abstract=True):
         given = start if isinstance(start, (tuple, list)) else [start]
         shape = (*current.shape[:2], self.hidden)
         samples = recurrent_samples(follower, current, self.settings["batch_first"], given, lengths)
-        arriving = 0 if current.train is None else current.train.steps
+        arriving = longest_train(current, *given)
         length = current.shape[1 if self.settings["batch_first"] else 0]
         levels = self.q * sum(high - low for low, high in self.ranges)
         steps = self.train_lengths.longest(follower.run, arriving, length, levels)
@@ -330,18 +352,28 @@ class GatedRecurrence(Op, abstract=True):
         batch, length = current.shape[batch_axis], current.shape[1 - batch_axis]
         real = batch * length if lengths is None else int(torch.as_tensor(lengths).sum())
         share = real / (batch * length)
-        passed = [self._passed_on(result[index], lengths) for index in self.STATES]
+        given = start if isinstance(start, (tuple, list)) else [start] * len(self.STATES)
+        passed = [
+            self._passed_on(result[index], state, lengths) for index, state in zip(self.STATES, given, strict=True)
+        ]
         spikes = by_step(passed[0]) * len(self.weight)
-        dense = (real - batch) * self.hidden * len(self.weight) + real * 3 * self.hidden
+        reached = real if isinstance(given[0], Provenance) else real - batch
+        dense = reached * self.hidden * len(self.weight) + real * 3 * self.hidden
         # What does not depend on spikes will be multiplied by the share of what is no padding.
         own = Work(accumulates=spikes, dense=dense / share) + self._products(result, passed)
         return current.one_to_one() + own
 
-    def _passed_on(self, states: Provenance, lengths: Tensor | None) -> Tensor:
-        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another."""
+    def _passed_on(self, states: Provenance, start: Any, lengths: Tensor | None) -> Tensor:
+        """Of the spikes of a state at each position, `[steps, B, L]`, those that reach another; and behind them those of
+        the signal that it begins with, if it does with one."""
         counts = states.spikes_over(-1)
         counts = counts if self.settings["batch_first"] else counts.transpose(1, 2)
-        return passed_on(counts, self.settings["reverse"], lengths)
+        passed = passed_on(counts, self.settings["reverse"], lengths)
+        if not isinstance(start, Provenance):
+            return passed
+        begins = start.spikes_over(-1).unsqueeze(2)
+        steps = max(len(passed), len(begins))
+        return torch.cat([zero_padded(passed, steps), zero_padded(begins.to(passed.dtype), steps)], 2)
 
     @abstractmethod
     def _products(self, result: Sequence[Provenance], passed: Sequence[Tensor]) -> Work:

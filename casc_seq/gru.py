@@ -2,106 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from casc_seq.dense import dense, linear, weight_gradient
-from casc_seq.gated import GatedLayers, before_nearest, begin, hidden_product, nearest, state_levels, to_levels
-from casc_seq.layers import Course, Visit
-from casc_seq.rows import previous_rows
-
-_Order = list[tuple[int, int, int]]
+from casc_seq.cell import Arriving, Cell, nearest, sigmoid_slope, tanh_slope, to_levels
+from casc_seq.gated import GatedLayers
 
 
-class _Pass(NamedTuple):
-    """What a pass over all rows leaves.
+@dataclass(frozen=True)
+class _Cell(Cell):
+    """Gates: reset, update and candidate. Beside the state, what the reset gate multiplies is kept: `W_hn h + b_hn`."""
 
-    Attributes:
-        smooth: `[rows, 3 * hidden]`: reset and update gate and candidate before they are rounded, in units.
-        recurrent: `[rows, hidden]`: `W_hn h + b_hn`, which the reset gate multiplies.
-        previous, levels: `[rows, hidden]`: the hidden state before and after, in levels.
-    """
+    GATES = 3
+    KERNEL = "gru"
+    HAS_CELLS = False
 
-    smooth: Tensor
-    recurrent: Tensor
-    previous: Tensor
-    levels: Tensor
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        return ((0, 1), (0, 1), (-1, 1), (-1, 1))
 
+    def activate(self, drive: Tensor, product: Tensor, gates: Tensor, levels: Sequence[Tensor] | None = None) -> Tensor:
+        hidden = product.shape[1] // 3
+        opened, candidate = gates[:, : 2 * hidden], gates[:, 2 * hidden :]
+        torch.add(drive[:, : 2 * hidden], product[:, : 2 * hidden], out=opened).sigmoid_()
+        reset = to_levels(opened[:, :hidden], self.q) if levels is None else levels[0]
+        recurrent = product[:, 2 * hidden :]
+        torch.addcmul(drive[:, 2 * hidden :], reset, recurrent, value=1 / self.scale, out=candidate).tanh_()
+        return gates
 
-def _forward(drive: Tensor, start: Tensor, weight: Tensor, bias: Tensor | None, order: _Order, q: int | None) -> _Pass:
-    hidden, scale = start.shape[1], q or 1
-    smooth = drive.clone()
-    levels, previous = drive.new_empty(len(drive), hidden), drive.new_empty(len(drive), hidden)
-    recurrent = torch.empty_like(levels)
-    last = 0
-    for row, size, known in order:
-        before = begin(levels, start, row, size, known, last, previous)
-        product = hidden_product(before, weight, bias, scale)
-        gates, kept = smooth[row : row + size], recurrent[row : row + size]
-        kept.copy_(product[:, 2 * hidden :])
-        reset_update, candidate = gates[:, : 2 * hidden], gates[:, 2 * hidden :]
-        opened = to_levels(reset_update.add_(product[:, : 2 * hidden]).sigmoid_(), q)
-        candidate.addcmul_(opened[:, :hidden], kept, value=1 / scale).tanh_()
-        new = to_levels(candidate, q)
+    def unrounded(self, levels: Sequence[Tensor], before: Tensor) -> list[Tensor]:
+        _, update, candidate, *_ = levels
         # Whole numbers until they are divided: times 1/q, what lies halfway between two levels would lie beside it.
-        mixed = torch.mul(opened[:, hidden:], before - new, out=levels[row : row + size])
-        nearest(mixed.div_(scale).add_(new), q)
-        last = row
-    return _Pass(smooth, recurrent, previous, levels)
+        return [(update * (before - candidate)).div_(self.scale).add_(candidate)]
 
-
-class _Recurrence(torch.autograd.Function):
-    """One direction of one layer over a whole packed sequence, in levels.
-
-    The gradient goes straight through every rounding: it is that of the smooth activations where they are, and of the
-    products of what was rounded. What does not depend on later positions is computed for all of them at once.
-    """
-
-    @staticmethod
     def forward(
-        ctx: Any, drive: Tensor, start: Tensor, weight: Tensor, bias: Tensor | None, order: _Order, q: int | None
-    ) -> Tensor:
-        done = _forward(drive, start, weight, bias, order, q)
-        ctx.order, ctx.q, ctx.biased = order, q, bias is not None
-        ctx.save_for_backward(done.smooth, done.recurrent, done.previous, weight)
-        return done.levels
+        self, drive: Tensor, product: Tensor, before: Tensor, gates: Tensor, state: Tensor, beside: Tensor
+    ) -> None:
+        beside.copy_(product.chunk(3, 1)[2])
+        levels = to_levels(self.activate(drive, product, gates), self.q).chunk(3, 1)
+        (mixed,) = self.unrounded(levels, self.whole(before))
+        torch.div(nearest(mixed, self.q), self.scale, out=state)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        smooth, recurrent, previous, weight = ctx.saved_tensors
-        order, q, hidden = ctx.order, ctx.q, previous.shape[1]
-        scale = q or 1
-        reset, update, candidate = smooth.chunk(3, 1)
-        opened, new = to_levels(smooth[:, : 2 * hidden], q) / scale, to_levels(candidate, q)
-        grad = grads[0].clone()
-        # Of each product `W_h h + b_h`, for each unit of what arrives at the new state.
-        slopes = smooth.new_empty(len(smooth), 3, hidden)
-        into_candidate = (1 - opened[:, hidden:]) * (1 - candidate * candidate) * scale
-        torch.mul(into_candidate, recurrent * reset * (1 - reset), out=slopes[:, 0])
-        torch.mul(previous - new, update * (1 - update), out=slopes[:, 1])
-        torch.mul(into_candidate, opened[:, :hidden], out=slopes[:, 2])
-        grad_products, kept = torch.empty_like(slopes), opened[:, hidden:]
-        grad_start = torch.zeros_like(previous[: max(size for _, size, _ in order)])
-        for visit in reversed(range(len(order))):
-            row, size, known = order[visit]
-            rows = slice(row, row + size)
-            arriving = grad[rows]
-            torch.mul(arriving.unsqueeze(1), slopes[rows], out=grad_products[rows])
-            into_previous = dense(grad_products[rows].flatten(1), weight.t()).div_(scale).addcmul_(arriving, kept[rows])
-            if known:
-                earlier = order[visit - 1][0]
-                grad[earlier : earlier + known] += into_previous[:known]
-            grad_start[known:size] = into_previous[known:]
-        flat = grad_products.flatten(1)
-        grad_drive = torch.cat([flat[:, : 2 * hidden], grad * into_candidate], dim=1)
-        grad_weight = weight_gradient(flat, previous).div_(scale)
-        return grad_drive, grad_start, grad_weight, flat.sum(0) if ctx.biased else None, None, None
-
-
-_recurrence: Callable[[Tensor, Tensor, Tensor, Tensor | None, _Order, int | None], Tensor] = _Recurrence.apply
+    def backward(
+        self,
+        gates: Tensor,
+        before: Tensor,
+        beside: Tensor,
+        arriving: Arriving,
+        into_gates: Tensor,
+        into_product: Tensor,
+    ) -> None:
+        reset, update, candidate = gates.chunk(3, 1)
+        opened, kept, new = (to_levels(gates, self.q) / self.scale).chunk(3, 1)
+        state = arriving.with_carry(arriving.whole)
+        into_reset, into_update, into_candidate = into_gates.chunk(3, 1)
+        torch.mul(state, (1 - kept) * tanh_slope(candidate), out=into_candidate)
+        torch.mul(into_candidate, beside * sigmoid_slope(reset), out=into_reset)
+        torch.mul(state, (before - new) * sigmoid_slope(update), out=into_update)
+        into_product.copy_(into_gates).chunk(3, 1)[2].mul_(opened)
+        torch.mul(state, kept, out=arriving.carry)
 
 
 class GRU(GatedLayers):
@@ -126,7 +88,8 @@ class GRU(GatedLayers):
 
     Raises:
         ConfigError: sizes or `q` out of range.
-        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`.
+        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`; a gradient that is to have one
+            itself (`create_graph=True`).
 
     >>> gru = GRU(5, 3, batch_first=True, bidirectional=True, q=4)
     >>> gru.load_state_dict(torch.nn.GRU(5, 3, batch_first=True, bidirectional=True).state_dict())
@@ -143,60 +106,6 @@ class GRU(GatedLayers):
     GATES = 3
     POPULATIONS = (".reset", ".update", ".candidate", ".hidden")
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        q: int | None = None,
-    ) -> None:
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, q
-        )
-
-    def _read(self, visit: Visit) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """What the input drives, the initial state in levels, recurrent weights and biases."""
-        bias_ih, bias_hh = self.biases(visit.suffix)
-        drive = linear(visit.x, self.own("weight_ih", visit.suffix), bias_ih)
-        start = state_levels(visit.start_rows(0, drive, self.hidden_size), self.q, 1)
-        return drive, start, self.own("weight_hh", visit.suffix), bias_hh
-
-    def recur(self, visit: Visit) -> tuple[Tensor]:
-        read = self._read(visit)
-        if torch.is_grad_enabled():
-            return self.states([_recurrence(*read, visit.order, self.q)])
-        return self.states([_forward(*read, visit.order, self.q).levels])
-
-    def course(self, visit: Visit, levels: Sequence[Tensor] | None = None) -> Course:
-        drive, start, weight, bias = self._read(visit)
-        scale = self.scale
-        if levels is None:
-            done = _forward(drive, start, weight, bias, visit.order, self.q)
-            previous, smooth = done.previous, list(done.smooth.chunk(3, 1))
-            levels = [*(to_levels(each, self.q) for each in smooth), done.levels]
-        else:
-            previous = previous_rows(levels[-1], start, visit.order)
-            reset, update, candidate = drive.chunk(3, 1)
-            products = hidden_product(previous, weight, bias, scale).chunk(3, 1)
-            smooth = [
-                (reset + products[0]).sigmoid(),
-                (update + products[1]).sigmoid(),
-                (candidate + levels[0] / scale * products[2]).tanh(),
-            ]
-        _, kept, new, _ = levels
-        state = ((scale - kept) * new + kept * previous) / scale
-        return Course(list(levels), [*(each * scale + 0.5 for each in smooth), before_nearest(state, scale)])
-
-    def states(self, levels: Sequence[Tensor]) -> tuple[Tensor]:
-        return (levels[-1] if self.q is None else levels[-1] / self.q,)
-
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        q = self.scale
-        return ((0, q), (0, q), (-q, q), (-q, q)) * len(self.cells())
+    @property
+    def cell(self) -> Cell:
+        return _Cell(self.q)

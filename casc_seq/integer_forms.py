@@ -31,16 +31,20 @@ def _recurrence(op: Recurrence, call: OperationCall, value: Value, *args: Any, *
     signal, initial, lengths, potential = op.received(call.run, *call.args)
     exponent, threshold, hidden = op.settings["exponent"], op.settings["threshold"], len(op.weight)
     drive = signal.drive_on_grid(call.run.numerics, exponent)
-    if initial is not None:
-        at, each = (
-            _first(op, signal, lengths),
-            torch.zeros(1, signal.shape.numel() // hidden, hidden, dtype=torch.float64),
-        )
-        each[0, at] = initial
+    length, first = signal.shape.numel() // hidden, _first(op, signal, lengths)
+    flowing = None if initial is None else initial.drive
+    if flowing is not None:
+        each = torch.zeros(1, length, hidden, dtype=torch.float64)
+        each[0, first] = flowing
         each = each.reshape(signal.shape)
         drive = each if drive is None else drive + each
     of_inputs = depends((value, args))
-    x = _inputs(call, value, signal, drive, exponent, of_inputs, initial is None)
+    x = _inputs(call, value, signal, drive, exponent, of_inputs, flowing is None)
+    if args and isinstance(args[0], Value) and args[0].node is not None:
+        place = np.full((length, hidden, 1), -1)
+        place[first, :, 0] = np.arange(hidden)
+        start = call.gathered([(args[0].node, args[0].exponent)], place, [length, hidden], depends(args))
+        x = call.sum([x, start], [length, hidden])
     with call.graph.body() as body:
         received = call.sum([("x", x[1]), _recurrent(op, call, op.weight)], [hidden])
         fields = neuron_fields(call, op.settings["name"], exponent, threshold, potential)
@@ -48,7 +52,8 @@ def _recurrence(op: Recurrence, call: OperationCall, value: Value, *args: Any, *
         fired, _ = call.node(
             "population", [received[0]], 0, [hidden], layer=name, shift=received[1] - exponent, **fields
         )
-    reach, flow = magnitude_units(signal.bound + op.reach, exponent), magnitude_units(drive, exponent)
+    bound = signal.bound + op.reach + (0.0 if initial is None else initial.bound)
+    reach, flow = magnitude_units(bound, exponent), magnitude_units(drive, exponent)
     call.graph.bits[fired] = {
         "sum": bits_of(math.ceil(reach * call.run.peak + flow)),
         "potential": potential_bits(
@@ -63,6 +68,7 @@ def _recurrence(op: Recurrence, call: OperationCall, value: Value, *args: Any, *
 def _gru(op: GRURecurrence, call: OperationCall, value: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
     q, (signal, initial, lengths) = op.q, op.received(call.run, *call.args)
     x = _gated_inputs(op, call, value, signal, args)
+    (begins,) = _begins(op, call, initial, args)
     with call.graph.body() as body:
         recurrent = _recurrent(op, call, op.weight)
         both = call.sum([("x", x[1]), recurrent], [len(op.weight)])
@@ -78,7 +84,7 @@ def _gru(op: GRURecurrence, call: OperationCall, value: Value, *args: Any, **kwa
         new, old = (_product(call, update, each) for each in (candidate, state))
         kept = [_times(call, candidate, q), _times(call, new, -1), old]
         after = gates.fired(_added(call, kept), nearest_thresholds(q, q), -q, 2.0 * q * q)
-    carries = {"h": (after[0], initial[0])}
+    carries = {"h": (after[0], begins)}
     emitted = _node(op, call, x, body, carries, [each[0] for each in (reset, update, candidate, after)], lengths, args)
     return _values(call, emitted, body)
 
@@ -87,6 +93,7 @@ def _gru(op: GRURecurrence, call: OperationCall, value: Value, *args: Any, **kwa
 def _lstm(op: LSTMRecurrence, call: OperationCall, value: Value, *args: Any, **kwargs: Any) -> tuple[Value, ...]:
     q, (signal, initial, lengths) = op.q, op.received(call.run, *call.args)
     x = _gated_inputs(op, call, value, signal, args)
+    begins, begins_cells = _begins(op, call, initial, args)
     with call.graph.body() as body:
         both = call.sum([("x", x[1]), _recurrent(op, call, op.weight)], [len(op.weight)])
         gates = _Populations(op, call, signal)
@@ -104,7 +111,7 @@ def _lstm(op: LSTMRecurrence, call: OperationCall, value: Value, *args: Any, **k
         table, _ = call.graph.tensor(op, "cells", lambda: op.table)
         seen = call.node("table", [cells[0]], 0, [op.hidden], table=table, lowest=-op.cells)
         after = gates.fired(_product(call, shown, seen), nearest_thresholds(q, q), -q, 2.0 * q * q)
-    carries = {"h": (after[0], initial[0]), "c": (cells[0], initial[1])}
+    carries = {"h": (after[0], begins), "c": (cells[0], begins_cells)}
     populations = (taken, kept, candidate, shown, cells, after)
     emitted = _node(op, call, x, body, carries, [each[0] for each in populations], lengths, args)
     return _values(call, emitted, body)
@@ -175,6 +182,19 @@ def _gated_inputs(op: GatedRecurrence, call: OperationCall, value: Value, signal
     return _inputs(call, value, signal, drive, exponent, depends((value, args)), as_made=True)
 
 
+def _begins(op: GatedRecurrence, call: OperationCall, initial: Sequence[Tensor], args: Any) -> Sequence[Tensor | str]:
+    """What each state begins with: levels at the first step, or the node that gives them step by step."""
+    given = args[0] if args else None
+    given = given if isinstance(given, (tuple, list)) else [given] * len(op.STATES)
+
+    def begins(train: Tensor, state: Any) -> Tensor | str:
+        if isinstance(state, Value) and state.node is not None:
+            return call.node("reshape", [state.node], 0, [op.hidden])[0]
+        return train[0, 0] if len(train) and not isinstance(state, Value) else train.new_zeros(op.hidden)
+
+    return [begins(*each) for each in zip(initial, given, strict=True)]
+
+
 def _first(op: Recurrence, signal: Signal, lengths: Tensor | None) -> int:
     """The position that a recurrence visits first."""
     length = signal.shape[1 if op.settings["batch_first"] else 0]
@@ -189,20 +209,24 @@ def _recurrent(op: Recurrence | GatedRecurrence, call: OperationCall, weight: Te
 
 def _node(
     op: Recurrence | GatedRecurrence, call: OperationCall, x: Node, body: list[dict[str, Any]],
-    carries: Mapping[str, tuple[str, Tensor | None]], emits: Sequence[str], lengths: Tensor | None, args: Any,
+    carries: Mapping[str, tuple[str, Tensor | str | None]], emits: Sequence[str], lengths: Tensor | None, args: Any,
 ) -> list[str]:  # fmt: skip
     """The node of a recurrence; the nodes that give what its populations emit, in the shape of the result."""
     graph, name, hidden = call.graph, op.settings["name"], op.weight.shape[1]
     of_inputs = depends(args)
-    begins = {}
+    begins, read = {}, [x[0]]
     for state, (_, first) in carries.items():
-        levels = np.zeros(hidden, np.int64) if first is None else units(first[0], 0, f"{name}: an initial state")
+        if isinstance(first, str):
+            begins[state] = first
+            read.append(first)
+            continue
+        levels = np.zeros(hidden, np.int64) if first is None else units(first, 0, f"{name}: an initial state")
         begins[state] = graph.kept(f"{name}.{state}", levels, of_inputs and first is not None)
     kept = None if lengths is None else graph.kept(f"{name}.lengths", units(lengths[0], 0, "a length"), of_inputs)
     results = call.result if isinstance(call.result, tuple) else (call.result,)
     length = results[0].shape.numel() // hidden
     call.node(
-        "recurrence", [x[0]], 0, [length, hidden], reverse=op.settings["reverse"], lengths=kept, body=body,
+        "recurrence", read, 0, [length, hidden], reverse=op.settings["reverse"], lengths=kept, body=body,
         carries={state: [given, begins[state]] for state, (given, _) in carries.items()}, emits=list(emits),
     )  # fmt: skip
     return [call.node("reshape", [each], 0, result.shape)[0] for each, result in zip(emits, results, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from casc_core.activation import Observable
 from casc_core.errors import ConfigError, InputError
-from casc_seq.rows import Rows, time_order
+from casc_seq.rows import Rows, TimeOrder, time_order
 
 # Of layers, units and inputs.
 _MOST = 2**20
@@ -32,7 +33,7 @@ class Visit(NamedTuple):
     x: Tensor
     start: Sequence[Tensor | None]
     suffix: str
-    order: list[tuple[int, int, int]]
+    order: TimeOrder
 
     def start_rows(self, state: int, like: Tensor, hidden: int) -> Tensor:
         """An initial state, zeros where there is none."""
@@ -53,6 +54,23 @@ class Course(NamedTuple):
 
 
 _Recur = Callable[[Visit, Rows], Sequence[Tensor]]
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Sums that are rounded to levels keep the type of their weights."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def only_first_derivatives() -> None:
+    """Called where a gradient is computed: refuse to give it one of its own, which no recurrence here has.
+
+    Raises:
+        InputError: the gradient is asked for with `create_graph=True`.
+    """
+    if torch.is_grad_enabled():
+        raise InputError(
+            "recurrent layers of casc_seq have no second derivatives: ask for their gradient without create_graph=True"
+        )
 
 
 def _beside(outputs: Sequence[Tensor]) -> Tensor:
@@ -210,10 +228,14 @@ class RecurrentLayers(Observable[int | None]):
         for each in start:
             if each is not None and tuple(each.shape) != expected:
                 raise InputError(f"expected hx of shape {list(expected)}; got {list(each.shape)}")
+        if torch.is_autocast_enabled(input.device.type):
+            kind = self.own("weight_ih", "l0").dtype
+            input, start = input.to(kind), [None if each is None else each.to(kind) for each in start]
         rows = Rows(length, batch, lengths, self.batch_first)
         x = rows.of(input)
         ordered = [None if each is None else rows.sorted(each) for each in start]
-        output, final = self._packed(x, ordered, rows, recurrence)
+        with _without_autocast(x.device.type):
+            output, final = self._packed(x, ordered, rows, recurrence)
         return rows.back(output), [rows.unsorted(each) for each in final]
 
     def _packed(

@@ -138,11 +138,12 @@ def _recurrence(
         )
     charge = None if op.charge is None else writer.numerics.snap(op.charge, exponent)
     begins = 0.0 if charge is None else largest(charge)
-    extra, more = (None, 0.0) if start is None else _initial_current(writer, op, start, row)
-    current, arriving = _arriving(writer, op, current, op.reach + settings["threshold"] + more, begins)
+    extra, flows, more = (None, 0.0, 0.0) if start is None else _initial_current(writer, op, start, row)
+    current, arriving = _arriving(writer, op, current, op.reach + settings["threshold"] + flows + more, begins)
     check_potential(
-        writer, op, current.bound + op.reach, current.reach + more, begins, current.drive if extra is None else None
-    )
+        writer, op, current.bound + op.reach + more, current.reach + flows, begins,
+        current.drive if extra is None else None,
+    )  # fmt: skip
     if charge is not None:
         arriving = graph.add(arriving, graph.constant(charge))
     sequences = _Sequences(writer, op, arriving, lengths)
@@ -160,9 +161,14 @@ def _recurrence(
     return SymbolicSignal(given[0], None, bound=1.0)
 
 
-def _initial_current(writer: Writer, op: Recurrence, start: Any, row: int) -> tuple[SymbolicTensor, float]:
-    """What a real-valued initial state brings over all steps, `[B, hidden]`, and how much at each step at most."""
+def _initial_current(writer: Writer, op: Recurrence, start: Any, row: int) -> tuple[SymbolicTensor, float, float]:
+    """What an initial state brings over all steps, `[B, hidden]`; how much at each wake step and for each spike at most."""
     graph, settings, weight = writer.graph, op.settings, op.weight
+    if isinstance(start, SymbolicSignal):
+        start = _divided(writer, op, start)
+        if start.drive is not None:
+            start = replace(start, drive=graph.snap(writer.full(start.drive, start), settings["exponent"]))
+        return writer.all_of(start), start.reach, start.bound
     states = graph.tensor(start, torch.float64)
     if states.dim != 3:
         raise unsupported(settings["name"], "its initial state is not [cells, batch, hidden]")
@@ -177,7 +183,7 @@ def _initial_current(writer: Writer, op: Recurrence, start: Any, row: int) -> tu
             writer, x.drive, x.reach, weight, INPUT_EXPONENT, settings["exponent"], settings["name"], product
         )
     reach = x.reach * op.reach
-    return graph.mul(graph.snap(current, settings["exponent"]), float(writer.levels)), reach
+    return graph.mul(graph.snap(current, settings["exponent"]), float(writer.levels)), reach, 0.0
 
 
 def _initial_states(writer: Writer, op: GatedRecurrence, sequences: _Sequences, start: Any, row: int) -> Tensors:
@@ -187,6 +193,9 @@ def _initial_states(writer: Writer, op: GatedRecurrence, sequences: _Sequences, 
     for state, index in zip(given, op.STATES, strict=True):
         if state is None:
             states.append(sequences.zeros(op.hidden))
+            continue
+        if isinstance(state, SymbolicSignal):
+            states.append(writer.all_of(state))
             continue
         highest = float(op.ranges[index][1])
         real = graph.gather(graph.tensor(state, torch.float64), 0, graph.constant(torch.tensor(row)))

@@ -32,7 +32,6 @@ from casc_core.operations import (
     LayerTrain,
     Product,
     TableRows,
-    Train,
     WeightCache,
     by_step,
     entries,
@@ -46,13 +45,18 @@ from casc_seq.sequences import (
     as_the_kernels_read,
     batch_and_length,
     by_position,
+    divided,
     layer_train,
+    longest_train,
     passed_on,
     read_sequences,
     recurrent_samples,
+    require_state,
+    together,
 )
 from casc_seq.train_lengths import TrainLengths
 
+Start = Tensor | Signal | None
 _EACH = Numbers(((), ("hidden",)), optional=True)
 
 
@@ -61,13 +65,13 @@ class Received(NamedTuple):
 
     Attributes:
         current: its drive on the grid of the potential.
-        initial: the current of the initial state `[B, hidden]`, at the first position visited, at each wake step; or None.
+        initial: the current of the initial state `[B, hidden]`, at the first position visited; or None.
         lengths: of the texts, checked; or None.
         potential: before the first step; None: zero.
     """
 
     current: Signal
-    initial: Tensor | None
+    initial: Signal | None
     lengths: Tensor | None
     potential: Tensor | None
 
@@ -81,8 +85,9 @@ class Recurrence(Op, saved_as="Recurrence"):
     Settings: the layer's name, threshold, grid, and direction; `charge`, what a neuron's potential begins with, and `bias`,
     what is received besides at each wake step, `[hidden]` each or one number, in the unit of the threshold.
 
-    Called with the input current `[B, L, hidden]` (or `[L, B, hidden]`), a real-valued initial state `[cells, B, hidden]`
-    or None, its row, and lengths `[B]` or None.
+    Called with the input current `[B, L, hidden]` (or `[L, B, hidden]`), the initial state, its row, and lengths `[B]` or
+    None. The state is real-valued, `[cells, B, hidden]`, or None, or the current that a signal brings in its place,
+    `[B, hidden]`: what reaches position 0 at step t is of step t, as if there were a position before it.
     """
 
     SETTINGS = settings(
@@ -118,7 +123,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         return TrainLengths()
 
     def forward(
-        self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
+        self, run: Run, current: Signal, start: Start = None, row: int = 0, lengths: Tensor | None = None
     ) -> Signal:
         received = self.received(run, current, start, row, lengths)
         if run.reads_result_once and run.recorder is None:
@@ -129,7 +134,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         return Signal(train, None, None, 1.0, potential=after)
 
     def received(
-        self, run: Run, current: Signal, start: Tensor | None = None, row: int = 0, lengths: Tensor | None = None
+        self, run: Run, current: Signal, start: Start = None, row: int = 0, lengths: Tensor | None = None
     ) -> Received:
         """What the neurons of all positions receive, besides each other's spikes, as they do in this run."""
         current, lengths = read_sequences(self.settings, run, current, len(self.weight), lengths)
@@ -158,7 +163,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             run.row_counts[self.settings["name"]] = self._as_called(positive), self._as_called(negative)
         return spikes.train if summed else self._as_called(spikes.train), None
 
-    def _held(self, run: Run, current: Signal, initial: Tensor | None, potential: Tensor | None) -> Signal:
+    def _held(self, run: Run, current: Signal, initial: Signal | None, potential: Tensor | None) -> Signal:
         """The current, its drive on the grid of the potential; a table's rows are, and are as large as was expected."""
         exponent = self.settings["exponent"]
         if isinstance(current.lazy_drive, TableRows):
@@ -166,7 +171,8 @@ class Recurrence(Op, saved_as="Recurrence"):
         drive = current.drive_on_grid(run.numerics, exponent)
         if drive is None:
             return current
-        begins, each = (0.0 if extra is None else largest(extra) for extra in (potential, initial))
+        begins = 0.0 if potential is None else largest(potential)
+        each = 0.0 if initial is None else initial.bound + initial.drive_reach
         drive = run.held(drive, current.bound + self.reach + self.settings["threshold"] + each, begins, exponent)
         return replace(current, lazy_drive=drive)
 
@@ -204,8 +210,8 @@ class Recurrence(Op, saved_as="Recurrence"):
         samples = recurrent_samples(follower, current, self.settings["batch_first"], [start], lengths)
         if self.charge is not None:
             follower.note(self.charge)
-        train = current.train or Train()
-        return follower.signal(current.shape, samples, self.train_lengths.longest(follower.run, train.steps, length))
+        arriving = longest_train(current, start)
+        return follower.signal(current.shape, samples, self.train_lengths.longest(follower.run, arriving, length))
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         *read, spikes = (entries(each) for each in signals)
@@ -218,7 +224,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         self,
         run: Run,
         current: Signal,
-        initial: Tensor | None,
+        initial: Signal | None,
         lengths: Tensor | None,
         potential: Tensor | None,
         summed: bool,
@@ -229,14 +235,17 @@ class Recurrence(Op, saved_as="Recurrence"):
         if neuron is None or not run.numerics.is_exact or not kernels.ready(train, self.weight):
             return None
         reach = current.bound * run.peak
-        for extra in (initial, potential):
-            reach += 0.0 if extra is None else float(extra.abs().max())
+        if initial is not None:
+            reach += initial.bound * run.peak + initial.drive_reach
+        if potential is not None:
+            reach += float(potential.abs().max())
         packed = self.product.packed(self.weight, exponent, run.peak)
         limit, margin = 0.0, None
         if packed is not None and packed.exponent - exponent <= 30:
             limit = self._limit(run, reach + packed.reach, exponent)
         if limit <= 0:
-            found = self._rounded(run, current, reach)
+            arriving = current.steps + (0 if initial is None else initial.steps)
+            found = self._rounded(run, current, arriving, reach)
             if found is None:
                 return None
             packed, margin = found
@@ -248,17 +257,20 @@ class Recurrence(Op, saved_as="Recurrence"):
         drive, index, train = as_the_kernels_read(current, None if rows is None else rows.table, batch_first)
         if not train.dtype.is_floating_point:
             train = train.double()
-        units, begun = (self._units(each, unit, torch.int32) for each in (initial, potential))
+        flowing, start = None, None
+        if initial is not None:
+            flowing, start = initial.drive, initial.train.double().contiguous() if initial.steps else None
+        units, begun = (self._units(each, unit, torch.int32) for each in (flowing, potential))
         exact = None
         if margin is not None:
-            begins, begun_at = (self._units(each, exponent, torch.float64) for each in (initial, potential))
+            begins, begun_at = (self._units(each, exponent, torch.float64) for each in (flowing, potential))
             threshold = math.ldexp(self.settings["threshold"], -exponent)
             drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
             exact = kernels.ExactCurrents(exponent, threshold, margin, begins, begun_at, drive)
             if rows is not None:  # half as much to read
                 drive = self.kept(rows.table, "rounded", rows.table.float)
         lengths = None if lengths is None else lengths.contiguous()
-        sequences = kernels.Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun)
+        sequences = kernels.Sequences(drive, index, train, units, lengths, self.settings["reverse"], begun, start)
         spikes = kernels.recurrence(
             packed,
             sequences,
@@ -282,8 +294,11 @@ class Recurrence(Op, saved_as="Recurrence"):
         units = math.ldexp(reach + self.settings["threshold"], -unit)
         return kernels.INT32_UNITS / (run.total + 1) - units - 2
 
-    def _rounded(self, run: Run, current: Signal, reach: float) -> tuple[kernels.PackedWeights, kernels.Margin] | None:
-        """The recurrent weights rounded so that int32 holds every sum, and the margin of what that leaves out.
+    def _rounded(
+        self, run: Run, current: Signal, arriving: int, reach: float
+    ) -> tuple[kernels.PackedWeights, kernels.Margin] | None:
+        """The recurrent weights rounded so that int32 holds every sum, and the margin of what that leaves out, where trains
+        arrive for so many steps in all.
 
         It is summed only for neurons nearer than that to a decision. Weights in int16 are the cheapest to sum, where such
         neurons are rare.
@@ -307,7 +322,7 @@ class Recurrence(Op, saved_as="Recurrence"):
             # Of the drive, in float32, the initial current and the threshold at each count, of currents at each step, of
             # the potential once.
             flow = 3 + math.ceil(2.0 * math.ldexp(largest_drive, -24 - unit))
-            margin = math.ceil(run.total * (packed.left_out.largest + 0.5 * flow) + 0.5 * current.steps + 1.0)
+            margin = math.ceil(run.total * (packed.left_out.largest + 0.5 * flow) + 0.5 * arriving + 1.0)
             if margin < near * math.ldexp(threshold, -unit):  # else every neuron would be near a decision, always
                 return packed, kernels.Margin(margin, flow)
         return None
@@ -320,7 +335,7 @@ class Recurrence(Op, saved_as="Recurrence"):
         return units.expand(*units.shape[:-1], len(self.weight)).contiguous()
 
     def _by_visits(
-        self, run: Run, current: Signal, initial: Tensor | None, lengths: Tensor | None, potential: Tensor | None
+        self, run: Run, current: Signal, initial: Signal | None, lengths: Tensor | None, potential: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Spikes of all positions, `[steps, B, L, hidden]`: one product and one scan for each position; and potentials,
         where they are recorded."""
@@ -330,9 +345,12 @@ class Recurrence(Op, saved_as="Recurrence"):
         order = Order.of(batch, length, lengths, self.settings["reverse"], current.device)
         drive, train = current.drive, current.train
         reach = current.bound + self.reach
+        begins: Tensor | None = None
+        flowing: Tensor | None = None
         if initial is not None:
-            initial = initial[order.rows]
-            reach += float(initial.abs().max())
+            begins, flowing = initial.train[:, order.rows], initial.drive
+            flowing = None if flowing is None else flowing[order.rows]
+            reach += initial.bound + initial.drive_reach
         if potential is not None:
             reach += float(potential.abs().max())
         dtype = run.potential_dtype(reach, 0.0 if drive is None else largest(drive), threshold, exponent, name)
@@ -346,21 +364,17 @@ class Recurrence(Op, saved_as="Recurrence"):
         before = train.new_zeros((0, 0, hidden), dtype=torch.int8)
         for position, size, known in order.visits:
             rows = order.rows[:size]
-            arriving = train[:, rows, position].to(dtype)
+            received = [(slice(0, size), train[:, rows, position])]
             if before.shape[0]:
                 recurrent = self.product(before[:, :known], self.weight, exponent, run.peak, product)
-                if arriving.shape[0] or known < size:
-                    steps = max(len(arriving), len(recurrent))
-                    total = arriving.new_zeros((steps, size, hidden))
-                    total[: len(arriving)] = arriving
-                    total[: len(recurrent), :known] += recurrent
-                    arriving = total
-                else:
-                    arriving = recurrent.to(dtype)
+                received.append((slice(0, known), recurrent))
+            if begins is not None and known < size:
+                received.append((slice(known, size), begins[:, known:size]))
+            arriving = together(received, size, dtype)
             wake = None if drive is None else drive[rows, position].to(dtype)
-            if initial is not None and known < size:
+            if flowing is not None and known < size:
                 wake = torch.zeros((size, hidden), dtype=dtype, device=train.device) if wake is None else wake
-                wake[known:] += initial[known:size].to(dtype)
+                wake[known:] += flowing[known:size].to(dtype)
             before = run.fire(arriving, wake, threshold, dtype, potential)
             emitted.append((before, rows, position))
             after = run.taken_potential()
@@ -377,11 +391,16 @@ class Recurrence(Op, saved_as="Recurrence"):
         drive = current.drive
         return replace(current, lazy_drive=bias.expand(current.shape) if drive is None else drive + bias)
 
-    def _initial_current(self, run: Run, start: Tensor | None, row: int, batch: int) -> Tensor | None:
-        """Current `[B, hidden]` from a real-valued initial state."""
+    def _initial_current(self, run: Run, start: Start, row: int, batch: int) -> Signal | None:
+        """The current `[B, hidden]` of an initial state; None: it is zero."""
+        hidden = self.weight.shape[0]
+        if isinstance(start, Signal):
+            name, exponent = self.settings["name"], self.settings["exponent"]
+            require_state(start.shape, name, batch, hidden)
+            start = divided(start, run, exponent, name)
+            return replace(start, lazy_drive=start.drive_on_grid(run.numerics, exponent))
         if start is None or not bool((start != 0).any()):
             return None
-        hidden = self.weight.shape[0]
         if start.dim() != 3 or tuple(start.shape[1:]) != (batch, hidden) or start.shape[0] <= row:
             raise InputError(
                 f"{self.settings['name']}: expected hx of shape [cells, {batch}, {hidden}]; got {list(start.shape)}"
@@ -390,6 +409,5 @@ class Recurrence(Op, saved_as="Recurrence"):
         state = run.numerics.drive(start[row].double() / self.settings["scale"], INPUT_EXPONENT)
         if not float(state.abs().max()) < run.numerics.input_reach:
             raise InputError(f"{name}: the initial state must be finite and below {run.numerics.input_reach:g}")
-        return run.numerics.snap(
-            exact_product(run.numerics, state, self.weight, INPUT_EXPONENT, exponent, name), exponent
-        )
+        current = exact_product(run.numerics, state, self.weight, INPUT_EXPONENT, exponent, name)
+        return Signal(current.new_zeros((0, *current.shape)), run.numerics.snap(current, exponent), None, 0.0)

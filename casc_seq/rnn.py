@@ -10,59 +10,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import ConfigError
-from casc_seq.layers import Course, RecurrentLayers, Visit
-from casc_seq.rows import previous_rows
+from casc_seq.layers import Course, RecurrentLayers, Visit, only_first_derivatives
+from casc_seq.rows import TimeOrder, previous_rows, state_before, together, visited
 
 
-def _levels(
-    drive: Tensor, start: Tensor, weight: Tensor, order: list[tuple[int, int, int]], q: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _levels(drive: Tensor, start: Tensor, weight: Tensor, order: TimeOrder, q: int) -> tuple[Tensor, Tensor, Tensor]:
     """The levels of every visit, the currents they come from, and the levels before."""
     z = drive.clone()
-    levels, previous = torch.empty_like(z), torch.empty_like(z)
-    weight_t = weight.t()
-    last = 0
-    for row, size, known in order:
-        rows, before = slice(row, row + size), previous[row : row + size]
-        before[:known] = levels[last : last + known]
-        before[known:] = start[known:size]
-        torch.addmm(z[rows], before, weight_t, out=z[rows])
-        torch.floor(z[rows], out=levels[rows])
-        levels[rows].clamp_(0, q)
-        last = row
-    return levels, z, previous
+    levels, weight_t = torch.empty_like(z), weight.t()
+    currents, after = visited(z, order), visited(levels, order)
+    for visit, (current, level) in enumerate(zip(currents, after, strict=True)):
+        torch.addmm(current, state_before(after, start, order, visit), weight_t, out=current)
+        torch.floor(current, out=level).clamp_(0, q)
+    return levels, z, previous_rows(levels, start, order)
 
 
 def _smooth(
     drive: Tensor,
     start: Tensor,
     weight: Tensor,
-    order: list[tuple[int, int, int]],
+    order: TimeOrder,
     activation: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """The states of every visit, of an activation without levels; torch takes the gradient."""
-    states: dict[int, Tensor] = {}
-    before = start
-    for row, size, known in order:
-        previous = torch.cat([before[:known], start[known:size]])
-        before = states[row] = activation(torch.addmm(drive[row : row + size], previous, weight.t()))
-    return torch.cat([states[row] for row in sorted(states)])
+    states: list[Tensor] = []
+    for visit, current in enumerate(visited(drive, order)):
+        before = state_before(states, start, order, visit)
+        states.append(activation(torch.addmm(current, before, weight.t())))
+    return together(states, order)
 
 
-def _levels_alone(
-    drive: Tensor, start: Tensor, weight: Tensor, order: list[tuple[int, int, int]], q: int, from_zero: bool
-) -> Tensor:
+def _levels_alone(drive: Tensor, start: Tensor, weight: Tensor, order: TimeOrder, q: int, from_zero: bool) -> Tensor:
     """The levels of every visit, written over the drive; `from_zero`: the levels before the first are zero."""
-    weight_t = weight.t()
-    last = 0
-    for row, size, known in order:
-        levels, before = drive[row : row + size], drive[last : last + known]
-        if known < size:
-            before = torch.cat([before, start[known:size]])
-        if known or not from_zero:
-            levels.addmm_(before, weight_t)
+    weight_t, after = weight.t(), visited(drive, order)
+    for visit, levels in enumerate(after):
+        if visit or not from_zero:
+            levels.addmm_(state_before(after, start, order, visit), weight_t)
         levels.floor_().clamp_(0, q)
-        last = row
     return drive
 
 
@@ -75,9 +59,7 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, drive: Tensor, start: Tensor, weight: Tensor, order: list[tuple[int, int, int]], q: int
-    ) -> Tensor:
+    def forward(ctx: Any, drive: Tensor, start: Tensor, weight: Tensor, order: TimeOrder, q: int) -> Tensor:
         levels, z, previous = _levels(drive, start, weight, order, q)
         ctx.order = order
         ctx.save_for_backward((z >= 0) & (z <= q), previous, weight)
@@ -85,6 +67,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        only_first_derivatives()
         inside, previous, weight = ctx.saved_tensors
         order = ctx.order
         grad = grads[0] * inside
@@ -101,7 +84,7 @@ class _Recurrence(torch.autograd.Function):
         return grad, grad_start, grad.t() @ previous, None, None
 
 
-_recurrence: Callable[[Tensor, Tensor, Tensor, list[tuple[int, int, int]], int], Tensor] = _Recurrence.apply
+_recurrence: Callable[[Tensor, Tensor, Tensor, TimeOrder, int], Tensor] = _Recurrence.apply
 
 
 class RNN(RecurrentLayers):
@@ -125,11 +108,13 @@ class RNN(RecurrentLayers):
         hx `[num_layers * directions, B, hidden_size]`, zeros if None;
         lengths `[B]`: how many positions of each sequence are real, in place of a packed sequence. What follows is not
         read; there the output is 0, `h_n` is the state at the last real position, and the reverse direction starts
-        from it. Output and `h_n` have the shapes of `torch.nn.RNN`'s.
+        from it. Output and `h_n` have the shapes of `torch.nn.RNN`'s. Under `torch.autocast` they keep the type of the
+        weights, as do all sums that are rounded to levels.
 
     Raises:
         ConfigError: sizes, `q` or `threshold` out of range.
-        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`.
+        InputError: an input of the wrong shape, a packed sequence, a length outside `1..L`; with levels, a gradient that
+            is to have one itself (`create_graph=True`).
 
     >>> rnn = RNN(5, 3, q=4, batch_first=True, bidirectional=True)
     >>> output, h_n = rnn(torch.randn(2, 7, 5), lengths=torch.tensor([7, 4]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from casc_core.errors import InputError
 
+TimeOrder = list[tuple[int, int, int]]
 
-def time_order(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int, int]]:
+
+def time_order(batch_sizes: Sequence[int], reverse: bool) -> TimeOrder:
     """Rows of a packed sequence in the order a recurrence visits them.
 
     Position `i` of a packed sequence occupies rows `start : start + size`, `size = batch_sizes[i]`. Returns
@@ -37,18 +39,61 @@ def time_order(batch_sizes: Sequence[int], reverse: bool) -> list[tuple[int, int
     return order
 
 
-def previous_rows(states: Tensor, start: Tensor, order: Sequence[tuple[int, int, int]]) -> Tensor:
+def in_groups(order: TimeOrder, rows: int) -> Iterator[TimeOrder]:
+    """Visits that follow each other, of together no more than `rows` rows, or of one.
+
+    >>> [len(each) for each in in_groups(time_order([4, 3, 3, 2], reverse=False), 7)]
+    [2, 2]
+    """
+    some: TimeOrder = []
+    for visit in order:
+        if some and sum(size for _, size, _ in some) + visit[1] > rows:
+            yield some
+            some = []
+        some.append(visit)
+    yield some
+
+
+def visited(rows: Tensor, order: TimeOrder) -> list[Tensor]:
+    """The rows of each visit, as views.
+
+    >>> [each.tolist() for each in visited(torch.tensor([1, 2, 3]), time_order([2, 1], reverse=True))]
+    [[3], [1, 2]]
+    """
+    by_position = sorted((row, size, visit) for visit, (row, size, _) in enumerate(order))
+    parts = rows.split([size for _, size, _ in by_position])
+    views = {visit: part for (*_, visit), part in zip(by_position, parts, strict=True)}
+    return [views[visit] for visit in range(len(order))]
+
+
+def together(parts: Sequence[Tensor], order: TimeOrder) -> Tensor:
+    """The rows of all visits, as they lie: what `visited` takes apart."""
+    by_row = sorted((row, visit) for visit, (row, _, _) in enumerate(order))
+    return torch.cat([parts[visit] for _, visit in by_row])
+
+
+def state_before(states: Sequence[Tensor], start: Tensor, order: TimeOrder, visit: int) -> Tensor:
+    """The states before a visit, of those after each; `start` `[batch, hidden]` is before the first of each sequence.
+
+    >>> after, order = [torch.tensor([[1.0]]), torch.zeros(2, 1)], time_order([2, 1], reverse=True)
+    >>> state_before(after, torch.zeros(2, 1), order, 1).flatten()
+    tensor([1., 0.])
+    """
+    _, size, known = order[visit]
+    if known == 0:
+        return start[:size]
+    before = states[visit - 1] if order[visit - 1][1] == known else states[visit - 1][:known]
+    return before if known == size else torch.cat([before, start[known:size]])
+
+
+def previous_rows(states: Tensor, start: Tensor, order: TimeOrder) -> Tensor:
     """The states before those of each row, where all are known; `start` `[batch, hidden]` is before the first of each.
 
     >>> previous_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(2, 1), time_order([2, 1], reverse=False)).flatten()
     tensor([0., 0., 1.])
     """
-    previous, last = torch.empty_like(states), 0
-    for row, size, known in order:
-        previous[row : row + known] = states[last : last + known]
-        previous[row + known : row + size] = start[known:size]
-        last = row
-    return previous
+    after = visited(states, order)
+    return together([state_before(after, start, order, visit) for visit in range(len(order))], order)
 
 
 class Rows:

@@ -91,6 +91,24 @@ def divided(current: Signal, run: Run, exponent: int, name: str) -> Signal:
     return replace(current, lazy_drive=run.numerics.snap(current.drive / current.divisor, exponent), divisor=None)
 
 
+def require_state(shape: torch.Size, name: str, batch: int, hidden: int) -> None:
+    """Refuse an initial state of a cell that is not one vector for each sequence.
+
+    Raises:
+        InputError: it is not.
+    """
+    if tuple(shape) != (batch, hidden):
+        raise InputError(
+            f"{name}: expected hx of shape [cells, {batch}, {hidden}], of which each cell has a row; one has "
+            f"{list(shape)}"
+        )
+
+
+def longest_train(*read: Any) -> int:
+    """The most steps that a train may have among what is read, of which not all are signals."""
+    return max(each.train.steps if isinstance(each, Abstract) and each.train is not None else 0 for each in read)
+
+
 def recurrent_samples(
     follower: Follower, current: Abstract, batch_first: bool, start: Sequence[Any], lengths: Abstract | Tensor | None
 ) -> Samples:
@@ -101,9 +119,12 @@ def recurrent_samples(
     if lengths is not None:
         _, rows = follower.together(Abstract(meta([batch]), rows), lengths)
     for each in start:
-        if each is not None:
-            rows = Axis(1, rows.inner) if isinstance(rows, Axis) else rows
-            _, rows = follower.together(Abstract(meta([1, batch, 1]), rows), each)
+        if each is None:
+            continue
+        # Of a signal, the row of this cell alone.
+        shape = [batch, 1] if isinstance(each, Abstract) and each.train is not None else [1, batch, 1]
+        rows = Axis(len(shape) - 2, rows.inner) if isinstance(rows, Axis) else rows
+        _, rows = follower.together(Abstract(meta(shape), rows), each)
     return rows if isinstance(samples, Axis) and not isinstance(rows, Axis) else samples
 
 
@@ -130,6 +151,22 @@ class Order:
         ordered, rows = torch.sort(lengths, descending=True, stable=True)
         sizes = [int((ordered > position).sum()) for position in range(int(ordered[0]))]
         return cls(rows.to(device), sizes, reverse)
+
+
+def together(parts: Sequence[tuple[slice, Tensor]], size: int, dtype: torch.dtype) -> Tensor:
+    """The sum of trains, each of some of so many samples: `[steps, size, hidden]`.
+
+    >>> together([(slice(0, 2), torch.zeros(0, 2, 1)), (slice(1, 2), torch.ones(1, 1, 1))], 2, torch.float32).flatten()
+    tensor([0., 1.])
+    """
+    parts = [part for part in parts if len(part[1])] or list(parts[:1])
+    (rows, first), *others = parts
+    if not others and rows == slice(0, size):
+        return first.to(dtype)
+    total = first.new_zeros((max(len(train) for _, train in parts), size, first.shape[2]), dtype=dtype)
+    for rows, train in parts:
+        total[: len(train), rows] += train.to(dtype)
+    return total
 
 
 def by_position(

@@ -84,13 +84,15 @@ def fire(node, x, e, state, cap):
     return state["n"] - n
 
 
-def recurrence(node, x, e, states, t, awake):
+def recurrence(node, x, values, e, states, t, awake):
     """Position by position: each reads what the one before it has just fired, at this very step."""
+    carried = node["carries"].items()
+    first = {name: values[begins] if begins in values else e[begins] * (t == 0) for name, (_, begins) in carried}
     shapes, here = {each["name"]: [len(x), *each["shape"]] for each in node["body"]}, {}
     fired = {name + end: np.zeros(shapes[name], np.int64) for name in node["emits"] for end in ("", ".v")}
     places = range(e[node["lengths"]] if node["lengths"] else len(x))
     for place in reversed(places) if node["reverse"] else places:
-        before = {name: here.get(given, e[begins] * (t == 0)) for name, (given, begins) in node["carries"].items()}
+        before = {name: here.get(given, first[name]) for name, (given, _) in carried}
         here = step(node["body"], {"x": x[place], **before}, e, states.setdefault(place, {}), t, awake)
         for name, all_places in fired.items():
             all_places[place] = here[name]
@@ -110,7 +112,7 @@ def step(nodes, values, e, states, t, awake):
         elif kind == "population":
             values[name], values[name + ".v"] = fire(node, x[0], e, state, sum(awake[: t + 1])), state["v"]
         elif kind == "recurrence":
-            values |= recurrence(node, x[0], e, state, t, awake)
+            values |= recurrence(node, x[0], values, e, state, t, awake)
         elif kind == "bin":  # what comes in a period, at its last step
             state["sum"] = state.get("sum", 0) + x[0]
             values[name] = state.pop("sum") if (t + 1) % node["period"] == 0 else 0 * x[0]

@@ -202,7 +202,8 @@ class Program:
         for step, planned in zip(self.steps, self._plan, strict=True):
             op, call = ops[step.op], planned.call
             run.reads_result_once = planned.readers == 1
-            args, kwargs = substitute(call, values)
+            args = tuple([substitute(each, values) for each in call[0]])
+            kwargs = {name: substitute(each, values) for name, each in call[1].items()}
             period = max([1, *(longest_period(values[name]) for name in planned.names)])
             values[step.result] = _called(op, run, args, kwargs, period)
             if run.recorder is not None and run.recorder.watch is not None:
@@ -278,6 +279,8 @@ def _of_period(value: Any, period: int) -> Any:
 
 def substitute(value: Any, values: Mapping[str, Any]) -> Any:
     """`value` with every `Ref` replaced by what it refers to."""
+    if isinstance(value, Ref):
+        return values[value.name]
     return map_leaves(value, lambda leaf: values[leaf.name] if isinstance(leaf, Ref) else leaf)
 
 

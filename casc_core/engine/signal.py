@@ -236,8 +236,22 @@ class Signal(Summarised):
         return replace(self, divisor=divisor)
 
 
+@dataclass(frozen=True, eq=False)
+class Rearrangement:
+    """A function that only moves, takes or repeats elements, with its arguments: the same object is the same call."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.function(x, *self.args, **self.kwargs)
+
+
 def longest_period(values: Any) -> int:
     """The period of the signals among the leaves of `values`; those without a train have any."""
+    if isinstance(values, Signal):
+        return values.period
     return max((leaf.period for leaf in leaves(values) if isinstance(leaf, Signal)), default=1)
 
 
@@ -317,6 +331,8 @@ def over_steps(function: Callable[[Tensor], Tensor], train: Tensor, by_sample: b
     if train.shape[0] == 0:
         result = function(train.new_zeros(train.shape[1:]))
         return result.new_zeros((0, *result.shape))
+    if train.shape[0] == 1:
+        return function(train[0]).unsqueeze(0)
     if by_sample:
         together = function(train.flatten(0, 1))
         return together.reshape(*train.shape[:2], *together.shape[1:])

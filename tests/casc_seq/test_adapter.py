@@ -111,17 +111,22 @@ def test_one_sequence_without_a_batch_is_refused():
         snn(X[0])
 
 
-def test_states_that_depend_on_spikes_cannot_start_a_recurrence():
-    class Seq2Seq(nn.Module):
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_recurrence_reads_the_sum_of_two_maps(kind):
+    class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.fc = nn.RNN(3, 4), nn.RNN(3, 4), nn.Linear(4, 2)
+            self.a, self.b, self.c, self.relu = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
+            self.cells, self.fc = kind(4, 5, batch_first=True), nn.Linear(5, 2)
 
         def forward(self, x):
-            return self.fc(self.b(x, self.a(x)[1])[0][-1])
+            x = self.relu(self.a(x))
+            return self.fc(self.cells(self.b(x) + self.c(x))[0][:, -1])
 
-    with pytest.raises(casc_core.ConversionError, match=r"'b': RNN .*initial state must be computed from the inputs"):
-        casc_core.convert(casc_core.prepare(Seq2Seq(), q=2))
+    torch.manual_seed(0)
+    for numerics in (casc_core.AsTrained(), casc_core.Exact(8)):
+        snn = casc_core.convert(casc_core.prepare(Model().eval(), q=4), numerics=numerics)
+        assert casc_core.verify(snn, torch.randn(3, 6, 3)).exact
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])

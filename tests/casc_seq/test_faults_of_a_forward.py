@@ -43,10 +43,6 @@ def gates_rounded_down(x: Tensor, q: int | None) -> Tensor:
     return x if q is None else (x * q).floor_()
 
 
-def levels_rounded_down(levels: Tensor, q: int | None) -> Tensor:
-    return levels if q is None else levels.floor_()
-
-
 def one_level_short(right: Any) -> Any:
     def wrong(drive: Tensor, start: Tensor, weight: Tensor, order: Any, q: int, from_zero: bool) -> Any:
         return right(drive, start, weight, order, q - 1, from_zero)
@@ -63,7 +59,7 @@ FAULTS = {
     "a GRU rounds halves down, both ways": ("gru", {"bidirectional": True}, gru, "nearest", halves_down),
     "a GRU rounds gates down": ("gru", {"num_layers": 2}, gru, "to_levels", gates_rounded_down),
     "an LSTM rounds halves up": ("lstm", {}, lstm, "nearest", halves_up),
-    "an LSTM rounds gates down": ("lstm", {"num_layers": 2}, lstm, "to_levels_in_place", levels_rounded_down),
+    "an LSTM rounds gates down": ("lstm", {"num_layers": 2}, lstm, "to_levels", gates_rounded_down),
     "an RNN has a level too few": ("rnn", {}, rnn, "_levels_alone", one_level_short(rnn._levels_alone)),
     "an RNN goes the wrong way": ("rnn", {"bidirectional": True}, layers, "time_order", backwards(layers.time_order)),
 }

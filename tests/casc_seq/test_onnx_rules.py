@@ -55,6 +55,32 @@ def test_text_classifiers(options, with_lengths, numerics):
     compare(snn, *(texts(*sizes)[:inputs] for sizes in ((3, 7), (1, 7), (20, 11))))
 
 
+class Translator(nn.Module):
+    """An encoder whose states, or a map of them, its decoder begins with."""
+
+    def __init__(self, kind, maps):
+        super().__init__()
+        self.embedding, self.encoder = nn.Embedding(VOCABULARY, 4), nn.LSTM(4, 5, num_layers=2, batch_first=True)
+        self.decoder, self.fc = kind(4, 5, num_layers=2, batch_first=True), nn.Linear(5, 3)
+        self.map, self.is_lstm = nn.Linear(5, 5) if maps else nn.Identity(), kind is nn.LSTM
+
+    def forward(self, source, target):
+        h, c = self.encoder(self.embedding(source))[1]
+        h = self.map(h)
+        return self.fc(self.decoder(self.embedding(target), (h, c) if self.is_lstm else h)[0])
+
+
+@pytest.mark.parametrize("numerics", [AsTrained(), Exact(8)], ids=str)
+@pytest.mark.parametrize(("kind", "maps"), [(nn.RNN, False), (nn.RNN, True), (nn.GRU, False), (nn.LSTM, False)])
+def test_a_decoder_begins_with_its_encoders_states(kind, maps, numerics):
+    torch.manual_seed(0)
+    model = casc_core.prepare(Translator(kind, maps).eval(), q=4).eval()
+    batches = [
+        (texts(*one)[0], texts(*other, 1)[0]) for one, other in (((3, 6), (3, 4)), ((1, 6), (1, 4)), ((9, 8), (9, 3)))
+    ]
+    compare(casc_core.convert(model, numerics=numerics), *batches)
+
+
 @pytest.mark.parametrize("cell", ["rnn", "gru"])
 def test_every_test_sample_of_a_trained_network(cell):
     sentences, topics = sample.generate(500)

@@ -44,10 +44,24 @@ def encoder(self: Any, x: Tensor) -> Tensor:
     return self.fc(self.decoder(x, self.rnn(x)[1])[0][:, -1])
 
 
-def encoder_read_at_each_position(self: Any, x: Tensor) -> Tensor:
+def through_a_map(self: Any, x: Tensor) -> Tensor:
     x = self.embedding(x)
-    h = self.rnn(x)[1]
-    return self.fc(self.decoder(torch.cat([x, h[-1].unsqueeze(1).expand(-1, x.shape[1], -1)], 2))[0][:, -1])
+    return self.fc(self.decoder(x, self.projection(self.rnn(x)[1]))[0][:, -1])
+
+
+def through_a_map_and_hardtanh(self: Any, x: Tensor) -> Tensor:
+    x = self.embedding(x)
+    return self.fc(self.decoder(x, self.clip(self.projection(self.rnn(x)[1])))[0][:, -1])
+
+
+def mean_of_states(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+    x = self.embedding(x)
+    return self.fc(self.decoder(x, (self.rnn(x)[0].sum(1) / lengths[:, None])[None])[0][:, -1])
+
+
+def rounded_mean_of_states(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
+    x = self.embedding(x)
+    return self.fc(self.decoder(x, self.clip(self.rnn(x)[0].sum(1) / lengths[:, None])[None])[0][:, -1])
 
 
 def last(self: Any, x: Tensor) -> Tensor:
@@ -72,10 +86,26 @@ def of_lengths(self: Any, x: Tensor, lengths: Tensor) -> Tensor:
     return self.fc(self.rnn(self.embedding(x), lengths=lengths)[0].sum(1))
 
 
-def test_an_encoders_state_is_read_at_each_position() -> None:
-    with pytest.raises(ConversionError, match=r"module 'decoder'.*initial state.*\n?.*h\[-1\].unsqueeze\(1\)"):
-        converted(encoder, TOKENS, decoder=nn.GRU(6, 5, batch_first=True))
-    converted(encoder_read_at_each_position, TOKENS, decoder=nn.GRU(11, 5, batch_first=True))
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])
+def test_an_encoders_state_is_another_layers_initial_state(kind: type[nn.Module]) -> None:
+    converted(encoder, TOKENS, decoder=kind(6, 5, batch_first=True))
+
+
+def test_a_gates_initial_state_is_rounded_to_levels_before_it() -> None:
+    layers = {"decoder": nn.GRU(6, 5, batch_first=True), "projection": nn.Linear(5, 5)}
+    with pytest.raises(ConversionError, match=r"module 'decoder': GRU .*worth a level, 1/4, each.*nn\.Hardtanh\(\)"):
+        converted(through_a_map, TOKENS, **layers)
+    converted(through_a_map_and_hardtanh, TOKENS, **layers, clip=nn.Hardtanh())
+    converted(
+        through_a_map, TOKENS, **(layers | {"decoder": nn.RNN(6, 5, batch_first=True)})
+    )  # a current like any other
+
+
+def test_an_initial_state_that_is_a_mean_passes_an_activation() -> None:
+    decoder = nn.RNN(6, 5, batch_first=True)
+    with pytest.raises(ConversionError, match=r"initial state is a mean over spikes.*nn\.Hardtanh\(\) or nn\.Tanh\(\)"):
+        converted(mean_of_states, TOKENS, LENGTHS, decoder=decoder)
+    converted(rounded_mean_of_states, TOKENS, LENGTHS, decoder=decoder, clip=nn.Hardtanh())
 
 
 def test_a_projection_is_a_linear_layer() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import casc_core
+import casc_seq
 from casc_core import CIF, IF, Continuous, CQReLU, SpikingModel
 from casc_seq.classifier import ClassifierConfig, TextClassifier
 
@@ -242,6 +243,40 @@ def two_rnn_layers() -> Case:
 @case
 def gru() -> Case:
     return Case(classifier("gru"), (TOKENS, LENGTHS))
+
+
+class Translator(nn.Module):
+    """A bidirectional encoder whose states are joined and rounded, and a decoder that begins with them."""
+
+    def __init__(self, kind: type[nn.Module], rounds: bool) -> None:
+        super().__init__()
+        self.embedding, self.encoder = (
+            nn.Embedding(11, 4),
+            casc_seq.GRU(4, 3, bidirectional=True, batch_first=True, q=4),
+        )
+        self.decoder, self.joined, self.fc = kind(4, 3, batch_first=True, q=4), nn.Linear(6, 3), nn.Linear(3, 5)
+        self.tanh = casc_core.Rounded(4, "tanh") if rounds else nn.Identity()
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        read = self.embedding(tokens)
+        h = self.encoder(read, lengths=lengths)[1]
+        h = self.tanh(self.joined(torch.cat([h[0], h[1]], 1))).unsqueeze(0)
+        return self.fc(self.decoder(read, (h, h) if isinstance(self.decoder, casc_seq.LSTM) else h, lengths=lengths)[0])
+
+
+@case
+def rnn_that_begins_with_a_map() -> Case:
+    return Case(Translator(casc_seq.RNN, rounds=False), (TOKENS, LENGTHS))
+
+
+@case
+def gru_that_begins_with_spikes() -> Case:
+    return Case(Translator(casc_seq.GRU, rounds=True), (TOKENS, LENGTHS))
+
+
+@case
+def lstm_that_begins_with_spikes() -> Case:
+    return Case(Translator(casc_seq.LSTM, rounds=True), (TOKENS, LENGTHS))
 
 
 @case

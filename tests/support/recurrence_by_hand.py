@@ -6,11 +6,14 @@ import numpy as np
 
 
 def recurrence_by_hand(
-    weight, drive, train, initial, lengths, reverse, threshold, neuron, awake, cut, potential=0
+    weight, drive, train, initial, lengths, reverse, threshold, neuron, awake, cut, potential=0, start=()
 ) -> np.ndarray:
-    """Spikes `[steps, batch, length, hidden]`: time outermost, one position at a time."""
+    """Spikes `[steps, batch, length, hidden]`: time outermost, one position at a time.
+
+    `start` `[steps, batch, hidden]` is received at the first position visited.
+    """
     arriving, batch, length, hidden = train.shape
-    limit = len(awake) + arriving + (sum(awake) + 1) * (length + 1) if cut is None else cut
+    limit = len(awake) + max(arriving, len(start)) + (sum(awake) + 1) * (length + 1) if cut is None else cut
     spikes = np.zeros((limit, batch, length, hidden), dtype=np.int64)
     for b in range(batch):
         order = range(lengths[b] - 1, -1, -1) if reverse else range(lengths[b])
@@ -18,6 +21,8 @@ def recurrence_by_hand(
         for visit, position in enumerate(order):
             received = before @ weight.T
             received[:arriving] += train[:limit, b, position]
+            if visit == 0 and len(start):
+                received[: len(start)] += start[:limit, b]
             flowing = drive[b, position] + (initial[b] if visit == 0 else 0)
             for step in range(min(len(awake), limit)):
                 received[step] += flowing * awake[step]

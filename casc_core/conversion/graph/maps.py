@@ -59,7 +59,6 @@ class LinearMap(MapNode):
             raise self.refuse(f"it is for {self.weight.shape[1]} features, and what it reads has {width}")
 
     def on_grid(self, exponent: int) -> LinearMap:
-        """The same map, its result no finer than this grid."""
         return replace(self, exponent=exponent)
 
     def fold(self, folding: Folding) -> SignalNode:
@@ -212,7 +211,6 @@ class TableLookup(SignalNode):
         return reach
 
     def on_grid(self, exponent: int) -> TableLookup:
-        """The same rows, no finer than this grid."""
         *earlier, last = self.maps
         return replace(self, maps=(*earlier, replace(last, exponent=exponent)))
 

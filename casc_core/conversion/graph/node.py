@@ -250,6 +250,10 @@ class SpikingNode(Node):
 class SignalNode(SpikingNode):
     """A spiking tensor, or one of real-valued input that is on its way to neurons."""
 
+    def on_grid(self, exponent: int) -> SignalNode:
+        """The same, where a map or a table decides its grid: on none that is finer than `2**exponent`."""
+        return self
+
     def __repr__(self) -> str:
         return "a spiking tensor"
 

@@ -148,6 +148,9 @@ class Addition(SignalNode):
     a: SignalNode
     b: SignalNode
 
+    def on_grid(self, exponent: int) -> Addition:
+        return replace(self, a=self.a.on_grid(exponent), b=self.b.on_grid(exponent))
+
     def reach(self, of: Callable[[Node], Reach]) -> Reach:
         return of(self.a).plus(of(self.b))
 

@@ -5,6 +5,7 @@ function returns None because the integers of a kernel might not hold a sum. The
 installed (`src/dispatch.c`) and loaded with ctypes, so that its calls run on several threads at once.
 """
 
+from casc_core.engine.kernels.cells import CellKind, cell, cell_gradient
 from casc_core.engine.kernels.convolution import (
     Blocks,
     Exact,
@@ -16,9 +17,10 @@ from casc_core.engine.kernels.convolution import (
     pack_convolution,
 )
 from casc_core.engine.kernels.counting import agreement, sum_middle, tally
+from casc_core.engine.kernels.dense import Begin, DensePopulation, dense, dense_population
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
-from casc_core.engine.kernels.loader import all_instructions, forked, instructions, ready, using
+from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
 from casc_core.engine.kernels.rounding import Reads, SplitWeights, round_sums
@@ -40,7 +42,10 @@ __all__ = [
     "LARGEST_COUNT",
     "NEAR",
     "SUM_BITS",
+    "Begin",
     "Blocks",
+    "CellKind",
+    "DensePopulation",
     "Driven",
     "Exact",
     "ExactCurrents",
@@ -57,9 +62,14 @@ __all__ = [
     "agreement",
     "all_instructions",
     "can_be_tabled",
+    "cell",
+    "cell_gradient",
     "convolution",
     "count_rows",
+    "dense",
+    "dense_population",
     "driven",
+    "empty",
     "fits_int32",
     "forked",
     "gated",

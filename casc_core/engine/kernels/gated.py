@@ -43,6 +43,7 @@ _Task = structure(
     (c_void_p, "train"),
     (c_int64, "arriving train_step train_sample train_position"),
     (c_void_p, "start start_cells"),
+    (c_int64, "starting starting_cells"),
     (c_int64, "capacity out_step out_sample out_position"),
     (c_void_p, _OUTPUTS),
 )
@@ -196,7 +197,8 @@ def gated(
     Args:
         weights: of the layer, which fit, for which float64 provably holds every sum.
         inputs: drive, index and train in float64, of `rows` features; its initial currents and potentials are not read.
-        start: the levels that hidden states, and an LSTM's cells, begin with: `[batch, hidden]` int16, or None.
+        start: by how many levels the hidden states, and an LSTM's cells, that sequences begin with change at each step:
+            `[steps, batch, hidden]` int16, or None.
         wanted: whether a population's spikes are asked for.
         neuron: what it is and when it is awake. guess: of the steps that will be needed.
         reach: bounds every sum that a gate receives, and its thresholds.
@@ -233,10 +235,12 @@ def gated(
         strides = (*drive.stride()[:2], 0) if index is None else (*index.stride(), drive.stride(0))
     for each in start:
         if each is not None:
-            checked(each, "the initial levels", torch.int16, (batch, hidden))
+            checked(each, "the initial levels", torch.int16, (len(each), batch, hidden))
     if inputs.lengths is not None:
         checked(inputs.lengths, "the lengths", torch.int64, (batch,))
         require(int(inputs.lengths.min()) >= 1 and int(inputs.lengths.max()) <= length, f"lengths beyond 1..{length}")
+    begins = (*start, None)[:2]
+    beginning = [0 if each is None else len(each) for each in begins]
     outputs: list[Tensor] = []
 
     def attempt(capacity: int) -> tuple[Tensor, int]:
@@ -244,7 +248,6 @@ def gated(
         outputs[:] = [empty(shape, torch.int16 if neuron.in_levels else torch.int8).zero_() for shape in shapes]
         like = next(each for each, asked in zip(outputs, wanted, strict=True) if asked)
         places = [address(each) if asked else None for each, asked in zip(outputs, wanted, strict=True)]
-        first, second = (*start, None)[:2]
         task = _Task(
             neuron.structure(0.0), recurrent.rounded.data_ptr(), len(recurrent.rounded),
             recurrent.left_out.structure(recurrent.exponent),
@@ -252,12 +255,13 @@ def gated(
             is_lstm, weights.q, weights.cells, batch, length, hidden, recurrent.width,
             address(weights.bias), *tables, address(weights.seen), address(inputs.lengths),
             inputs.reverse, address(drive), address(index), *strides,
-            train.data_ptr(), len(train), *train.stride()[:3], address(first), address(second),
+            train.data_ptr(), len(train), *train.stride()[:3], *map(address, begins), *beginning,
             capacity, *like.stride()[:3], *places, *[None] * (6 - populations),
         )  # fmt: skip
         return like, run("gated", task, batch, like.numel())
 
     # One position and population after the other, of twice as many levels at most, below zero too.
-    longest = neuron.longest(len(train), length * populations * 2 * max(weights.q, weights.cells))
-    _, needed = with_capacity(neuron.room(len(train), guess), longest, attempt)
+    arriving = max(len(train), *beginning)
+    longest = neuron.longest(arriving, length * populations * 2 * max(weights.q, weights.cells))
+    _, needed = with_capacity(neuron.room(arriving, guess), longest, attempt)
     return [each[:needed] for each in outputs]

@@ -21,11 +21,12 @@ from torch import Tensor
 from casc_core.errors import CascError, ConfigError
 
 # Of the library, which setup.py names and compiles; without a C compiler there is none.
-VERSION = 24
+VERSION = 28
 LIBRARY = Path(__file__).with_name("libcasc_kernels.so")
 INSTRUCTIONS = ("plain", "neon", "avx2", "avx512")
 KERNELS = (
     "rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement", "round", "gated", "driven",
+    "lstm", "gru", "lstm_gradient", "gru_gradient", "dense",
 )  # fmt: skip
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2
@@ -240,7 +241,7 @@ def checked(tensor: Tensor, what: str, dtype: torch.dtype, shape: Sequence[int],
     Raises:
         ValueError: it may not; the kernel would read past its end.
     """
-    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != torch.Size(shape):
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.shape != tuple(shape):
         raise ValueError(
             f"{what} must be {dtype} of shape {list(shape)} on the CPU; got {tensor.dtype} of shape "
             f"{list(tensor.shape)} on {tensor.device}"

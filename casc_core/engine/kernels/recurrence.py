@@ -35,6 +35,8 @@ _Task = structure(
     (c_double, "scale drive_limit"),
     (c_void_p, "train"),
     (c_int64, "train_type arriving train_step train_sample train_position"),
+    (c_void_p, "start"),
+    (c_int64, "starting"),
     (c_void_p, "initial potential"),
     (Exactly, "exactly"),
     (LeftOutTask, "left_out"),
@@ -58,6 +60,7 @@ class Sequences:
         drive: dense values, or with `index` `[batch, length]` a table of rows; float32 or float64; or None.
         train: input currents `[steps, batch, length, hidden]`, float32 or float64.
         initial: `[batch, hidden]` int32, in units, received at each sequence's first position beside the drive; or None.
+        start: `[steps, batch, hidden]` float64, received at each sequence's first position beside the train; or None.
         lengths: `[batch]` int64, or None for all.
         reverse: from the last real position to the first.
         potential: `[hidden]` int32, in units, of every position's neurons before the first step; or None.
@@ -70,6 +73,12 @@ class Sequences:
     lengths: Tensor | None
     reverse: bool
     potential: Tensor | None = None
+    start: Tensor | None = None
+
+    @property
+    def arriving(self) -> int:
+        """For how many steps currents arrive."""
+        return max(len(self.train), 0 if self.start is None else len(self.start))
 
 
 @dataclass(frozen=True)
@@ -170,13 +179,14 @@ def recurrence(
             packed.exponent - exponent, batch, length, address(inputs.lengths), inputs.reverse,
             address(drive), address(index), 0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent,
             drive_limit, train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3],
+            address(inputs.start), 0 if inputs.start is None else len(inputs.start),
             address(inputs.initial), address(inputs.potential), *exactly, capacity, *places,
             *(address(t) for t in counts or (None, None)),
         )  # fmt: skip
         return out, run("recurrence", task, batch, capacity * batch * length * hidden)
 
-    longest = neuron.longest(len(train), length * neuron.total)  # one position after the other
-    out, needed = with_capacity(neuron.room(len(train), guess), longest, attempt)
+    longest = neuron.longest(inputs.arriving, length * neuron.total)  # one position after the other
+    out, needed = with_capacity(neuron.room(inputs.arriving, guess), longest, attempt)
     if needed == OUT_OF_RANGE:
         return None
     return RecurrentSpikes(out[:needed], None if counts is None else (counts[0][:needed], counts[1][:needed]))
@@ -215,6 +225,8 @@ def _check(packed: PackedWeights, inputs: Sequences, shift: int, threshold: int)
         require(drive.shape == train.shape[1:], f"a drive {list(drive.shape)} of a population {list(train.shape[1:])}")
     if inputs.initial is not None:
         checked(inputs.initial, "the initial currents", torch.int32, (batch, hidden))
+    if inputs.start is not None:
+        checked(inputs.start, "the currents that it begins with", torch.float64, (len(inputs.start), batch, hidden))
     if inputs.potential is not None:
         checked(inputs.potential, "the potentials", torch.int32, (hidden,))
     if lengths is not None:

@@ -78,9 +78,12 @@ class Convolution(AffineMap):
     def is_spread(self) -> bool:
         return self.is_cut or max(self.settings["spread"]) > 1
 
-    @cached_property
-    def cache(self) -> WeightCache:
-        return WeightCache()
+    def filter(self, weight: Tensor) -> Filter:
+        """What spikes go through."""
+        name, exponent = self.settings["name"], self.settings["exponent"]
+        return self.kept(
+            weight, "filter", lambda: Filter(name, weight, exponent, self.inner, self.reach, WeightCache())
+        )
 
     def check(self) -> None:
         super().check()
@@ -117,8 +120,7 @@ class Convolution(AffineMap):
             currents, bound = self.of_totals(run, signal, self.sums, shape)
         else:
             bound = signal.bound * self.reach
-            own = Filter(name, self.weight, self.settings["exponent"], self.inner, self.reach, self.cache)
-            currents = filtered(own, run.numerics, run.peak, signal, dims)
+            currents = filtered(self.filter(self.weight), run.numerics, run.peak, signal, dims)
         return Signal(currents, drive, signal.divisor, bound)
 
     @property

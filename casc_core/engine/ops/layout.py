@@ -12,18 +12,21 @@ from torch import Tensor
 from casc_core.engine.batching.samples import Abstract, Follower
 from casc_core.engine.conditions import expect_parts
 from casc_core.engine.functions import FUNCTIONS, REARRANGING, Function, check_room, follow_join, followed, foreseen
+from casc_core.engine.leaves import leaves
 from casc_core.engine.ops.declared import Flag, OneOf, OrNone, Text, Whole, settings
 from casc_core.engine.ops.op import Op
 from casc_core.engine.products.deferred_sum import DeferredSum, deferred, joined
 from casc_core.engine.recording.provenance import Connection, Provenance
 from casc_core.engine.run import Run
-from casc_core.engine.signal import LazyTrain, Signal, concatenated, without_repeats
+from casc_core.engine.signal import LazyTrain, Rearrangement, Signal, concatenated, without_repeats
 from casc_core.reporting.series import zero_padded
 
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
 LARGEST_COMMON_DIVISOR = 2**20
 # Functions that treat each entry of dimension 0 alike, whatever their arguments.
+# So many of a call's arguments are known again, such as those for several sizes of images.
+_KEPT = 16
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
 
 
@@ -41,9 +44,7 @@ class Layout(Op):
     def forward(self, run: Run, signal: Signal, *args: Any, **kwargs: Any) -> Any:
         foreseen(self.settings["function"], run.room, signal.shape, args, kwargs)
 
-        def call(x: Tensor) -> Any:
-            return self.function(x, *args, **kwargs)
-
+        call = self._rearrangement(args, kwargs)
         sample = call(torch.empty(signal.shape, device="meta")) if self._splits else None
         if sample is None:
             return signal.map(call, by_sample=self._is_by_sample(*args, **kwargs))
@@ -54,6 +55,20 @@ class Layout(Op):
 
     def working(self, follower: Follower, signals: list[Abstract]) -> int:
         return max(each.nbytes for each in signals)
+
+    @cached_property
+    def rearrangements(self) -> dict[str, Rearrangement]:
+        """Those of plain arguments, by these: what is known of them is kept."""
+        return {}
+
+    def _rearrangement(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rearrangement:
+        """The call with these arguments."""
+        made = Rearrangement(self.function, args, kwargs)
+        if not all(each is None or isinstance(each, (int, float, str)) for each in leaves((args, kwargs))):
+            return made
+        if len(self.rearrangements) > _KEPT:
+            self.rearrangements.clear()
+        return self.rearrangements.setdefault(repr((args, kwargs)), made)
 
     def _is_by_sample(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a call with these arguments treats each entry of dimension 0 alike."""

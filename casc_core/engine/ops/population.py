@@ -13,17 +13,18 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train
+from casc_core.engine.guards.seals import Composition
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.affine import by_channel
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, Whole, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.products.deferred_sum import DeferredSum, with_plane
 from casc_core.engine.products.input_product import InputProduct
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LARGEST_TOTAL, Run
-from casc_core.engine.signal import Signal, inverse, memory_order
+from casc_core.engine.signal import Signal, along, inverse, memory_order, without_repeats
 from casc_core.errors import CascError
 from casc_core.neuron import LevelThresholds
 from casc_core.numerics import binade, largest
@@ -43,6 +44,19 @@ class Received(NamedTuple):
     threshold: Threshold
     potential: Tensor | None
     most: float | None
+
+
+class _InLevels(NamedTuple):
+    """A population behind convolutions as a run in levels met it last, and what has been prepared of it for the kernel.
+
+    Attributes:
+        key, given: all that it depends on but for the levels that arrive.
+    """
+
+    key: tuple[object, ...]
+    given: Composition
+    population: kernels.DensePopulation
+    begin: kernels.Begin
 
 
 class Fire(Op):
@@ -67,6 +81,11 @@ class Fire(Op):
     @cached_property
     def steps(self) -> dict[int, int]:
         """Steps that the last runs took, by where they were cut."""
+        return {}
+
+    @cached_property
+    def in_levels(self) -> dict[int, _InLevels]:
+        """By the largest level."""
         return {}
 
     def check(self) -> None:
@@ -149,6 +168,8 @@ class Fire(Op):
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
         spikes = self._of_inputs(run, signal)
+        if spikes is None:
+            spikes = self._levels(run, signal)
         if spikes is not None:
             return spikes
         signal, threshold, potential, _ = self.received(run, signal)
@@ -186,6 +207,47 @@ class Fire(Op):
         self.steps[neuron.most] = max(len(spikes), self.steps.get(neuron.most, 0) - 1)
         return spikes
 
+    def _levels(self, run: Run, signal: Signal) -> Tensor | None:
+        """Levels taken from the convolutions' own inputs; None where that cannot be."""
+        currents, neuron = signal.lazy_train, run.kernel_neuron
+        if neuron is None or not neuron.in_levels or not isinstance(currents, DeferredSum) or not currents.are_levels:
+            return None
+        if not run.numerics.is_exact or signal.divisor is not None:
+            return None
+        drive = signal.lazy_drive
+        own = b"" if drive is None else _by_channel(drive) if isinstance(drive, Tensor) else None
+        key = run.numerics, currents.filters, currents.bounds, own
+        kept = self.in_levels.get(neuron.total)
+        if own is None or kept is None or kept.key != key or not kept.given.is_of((self.charge, self.bias)):
+            kept = self._prepared(run, signal, currents, neuron, key)
+            if kept is None:
+                return None
+            self.in_levels[neuron.total] = kept
+        return currents.levels(kept.population, kept.begin)
+
+    def _prepared(
+        self, run: Run, signal: Signal, currents: DeferredSum, neuron: KernelNeuron, key: tuple[object, ...]
+    ) -> _InLevels | None:
+        """The population as a kernel takes its levels; None: none can."""
+        signal, threshold, potential, _ = self.received(run, signal)
+        thresholds = None if isinstance(threshold, LevelThresholds) else along(threshold, signal.shape, 1)
+        if thresholds is None:
+            return None
+        self._reach_in_int32(run, signal, threshold, potential)
+        begin = torch.zeros((), dtype=torch.float64)
+        for each, times in ((signal.drive, neuron.total), (potential, 1)):
+            begin = begin if each is None else begin + without_repeats(each) * times
+        # No more of it than its order of magnitude, so that other inputs find the population as it was prepared.
+        reach = largest(begin)
+        most = 2.0 ** binade(reach) if reach else 0.0
+        population = currents.level_population(self.settings["exponent"], thresholds, most, neuron.total)
+        if population is None:
+            return None
+        values = along(begin, signal.shape, 1)
+        if values is None:
+            values = with_plane(begin.expand(signal.shape), currents.dims).permute(0, 2, 3, 1)
+        return _InLevels(key, Composition((self.charge, self.bias)), population, population.begin(values))
+
     def _behind_convolutions(
         self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None
     ) -> Tensor | None:
@@ -193,22 +255,31 @@ class Fire(Op):
         currents, neuron, exponent = signal.lazy_train, run.kernel_neuron, self.settings["exponent"]
         if not isinstance(currents, DeferredSum) or currents.is_computed:
             return None
-        if neuron is None or isinstance(threshold, LevelThresholds):
+        if neuron is None or neuron.in_levels or isinstance(threshold, LevelThresholds) or not run.numerics.is_exact:
             return None
-        most = _threshold_reach(run, threshold)
-        reach = (run.total + 1) * (signal.bound + signal.drive_reach + most + _reach(potential))
-        if not run.numerics.is_exact:
-            return None
-        units = None
-        if not kernels.fits_int32(reach, exponent):
-            own = most + _reach(potential)
-            run.potential_dtype(signal.bound, signal.drive_reach, own, exponent, self.settings["name"])
-            units = binade(reach) - kernels.SUM_BITS
+        reach, fits = self._reach_in_int32(run, signal, threshold, potential)
+        units = None if fits else binade(reach) - kernels.SUM_BITS
         if potential is not None:
             potential = potential.expand(signal.shape)
         guess = self.steps.get(neuron.most, 0)
         train = currents.population(signal.drive, exponent, threshold, neuron, guess, potential, units)
         return None if train is None else self._noted(neuron, train)
+
+    def _reach_in_int32(
+        self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None
+    ) -> tuple[float, bool]:
+        """How large a sum may be, and whether int32 holds it.
+
+        Raises:
+            CascError: not even float64 does.
+        """
+        most, exponent = _threshold_reach(run, threshold), self.settings["exponent"]
+        reach = (run.total + 1) * (signal.bound + signal.drive_reach + most + _reach(potential))
+        fits = kernels.fits_int32(reach, exponent)
+        if not fits:
+            own = most + _reach(potential)
+            run.potential_dtype(signal.bound, signal.drive_reach, own, exponent, self.settings["name"])
+        return reach, fits
 
     def _fired(self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None) -> Tensor:
         exponent, train, drive = self.settings["exponent"], signal.train, signal.drive
@@ -272,6 +343,15 @@ def _placed(threshold: Threshold, function: Callable[[Tensor], Tensor]) -> Thres
         scale = threshold.scale
         return replace(threshold, scale=function(scale) if isinstance(scale, Tensor) else scale)
     return function(threshold) if isinstance(threshold, Tensor) else threshold
+
+
+def _by_channel(drive: Tensor) -> bytes | None:
+    """The numbers of a drive that differs along the channels alone; None: elsewhere as well."""
+    shape, strides = drive.shape, drive.stride()
+    if len(shape) < 2 or any(strides[dim] and shape[dim] > 1 for dim in range(len(shape)) if dim != 1):
+        return None
+    numbers: bytes = drive.as_strided(shape[1:2], strides[1:2]).numpy().tobytes()
+    return numbers
 
 
 def _threshold_reach(run: Run, threshold: Threshold) -> float:

@@ -168,6 +168,8 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     if spikes:
         kind = next((kind for kind in (torch.int8, torch.int16) if reach <= torch.iinfo(kind).max), kind)
     bound = signal.bound + finite_reach(drive)
+    if spikes and signal.steps == 1:  # of nothing, the largest is nothing
+        return Signal(pool(signal.train[0]).unsqueeze(0), None, divisor, bound)
     # A maximum moves by no more than what arrives moves its entries: a difference fits the type of the train.
     result = running(run, pool, [signal], [kind], bound, divisor, torch.int8 if spikes else None)
     train = result.train

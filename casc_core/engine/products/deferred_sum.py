@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from casc_core.engine.products.filters import Filter, by_channel, identity
 from casc_core.engine.products.geometry import convolve
 from casc_core.engine.signal import (
     LazyTrain,
+    Rearrangement,
     Signal,
     along,
     concatenated,
@@ -295,6 +296,50 @@ class DeferredSum:
         )
         return without_plane(spikes, self.dims)
 
+    @property
+    def are_levels(self) -> bool:
+        """Whether every term has a train of one step, in int8, that a compiled kernel may read."""
+        trains = [term.train for term in self.terms]
+        one = all(len(train) == 1 and train.dtype == torch.int8 for train in trains)
+        return one and not self.is_computed and kernels.ready(*trains)
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """Of each term."""
+        return tuple(term.filter for term in self.terms)
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Of each term's train."""
+        return tuple(term.bound for term in self.terms)
+
+    def level_population(
+        self, exponent: int, thresholds: Tensor, begin: float, total: int
+    ) -> kernels.DensePopulation | None:
+        """The population that reads these currents in levels, up to `total`, as a compiled kernel does; None: none can.
+
+        Args:
+            exponent: of potentials.
+            thresholds: `[channels]` float64, multiples of `2**exponent`.
+            begin: the largest magnitude of what it begins with.
+        """
+        if any(each.exponent < exponent for each in self.filters):
+            return None
+        own = self.filters[0]
+        key = exponent, total, self.filters, self.bounds, begin, thresholds.numpy().tobytes()
+        terms = [
+            (each.weight.double(), each.geometry, each.exponent, math.ceil(bound * total))
+            for each, bound in zip(self.filters, self.bounds, strict=True)
+        ]
+        return own.cache(
+            own.weight, ("levels", *key), lambda: kernels.dense_population(terms, exponent, thresholds, begin, total)
+        )
+
+    def levels(self, population: kernels.DensePopulation, begin: kernels.Begin) -> Tensor:
+        """The levels `[1, *size]` of the population that reads these currents."""
+        trains = [term.train[0] for term in self.terms]
+        return without_plane(kernels.dense(population, begin, trains, self.terms[0].size).unsqueeze(0), self.dims)
+
     def _packed(self, blocks: kernels.Blocks, exponent: int) -> _Packed | None:
         """The filters as they are."""
         return self._each(blocks, exponent, [None] * len(self.terms))
@@ -444,12 +489,27 @@ def _moved(function: Callable[[Tensor], Tensor], factors: Tensor, size: torch.Si
     """The factor of each channel, once a function has moved entries of a tensor of this size; None: some have several."""
     if not bool(factors.all()):  # zero is what is filled in, whatever the factor
         return None
-    moved = without_repeats(function(factors.reshape(-1, *[1] * (len(size) - 2)).expand(size)))
+    values, kinds = factors.unique(return_inverse=True)
+    find = _moved_kinds if isinstance(function, Rearrangement) else _moved_kinds.__wrapped__
+    moved = find(function, tuple(kinds.tolist()), size)
+    # Where there is nothing but what is filled in, any will do.
+    return (
+        None if moved is None else torch.tensor([1.0, *values.tolist()], dtype=torch.float64, device="cpu")[list(moved)]
+    )
+
+
+@lru_cache(maxsize=256)
+def _moved_kinds(
+    function: Callable[[Tensor], Tensor], kinds: tuple[int, ...], size: torch.Size
+) -> tuple[int, ...] | None:
+    """Of which kind, from 1, each channel is once a function has moved entries; 0: of none. None: some are of several."""
+    numbers = torch.tensor(kinds, device="cpu") + 1
+    numbers = numbers.to(torch.int8 if max(kinds) < kernels.LARGEST_COUNT else torch.float64)  # as trains may be
+    moved = without_repeats(function(numbers.reshape(-1, *[1] * (len(size) - 2)).expand(size)))
     moved = moved.transpose(0, 1).flatten(1)
     if not moved.numel():
         return None
-    highest, lowest = moved.amax(1), moved.amin(1)
-    own = torch.where(highest > 0, highest, lowest)
+    own = moved.amax(1)
     if not bool(((moved == own[:, None]) | (moved == 0)).all()):
         return None
-    return torch.where(own == 0, 1.0, own)  # nothing but what is filled in
+    return tuple(own.long().tolist())

@@ -17,7 +17,7 @@ from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.numerics import FLOAT64_UNITS, largest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Filter:
     """The weights of a convolution and what has been prepared from them.
 

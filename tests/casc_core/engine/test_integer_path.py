@@ -121,3 +121,58 @@ def test_populations_read_spikes(name, numerics):
     for layer, spikes in again.spikes.items():
         assert torch.equal(spikes.positive, simulation.spikes[layer].positive)
         assert torch.equal(spikes.operations, simulation.spikes[layer].operations)
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize("numerics", [AsTrained(), Exact(16)])
+def test_levels_are_summed_densely(name, numerics):
+    model, x = network(name)
+    snn = casc_core.convert(model, numerics=numerics)
+    calls = []
+    levels = DeferredSum.levels
+
+    def noted(self, *arguments):
+        calls.append(self)
+        return levels(self, *arguments)
+
+    with patch.object(DeferredSum, "levels", noted):
+        logits, counts = snn.reference_counts((x,), {})
+    assert len(calls) == len(snn.layers) - 1
+    for instructions in (*COMPILED, None):
+        with kernels.using(instructions):
+            for batch in (x, x[1:], x):
+                found, other = snn.reference_counts((batch,), {})
+                assert torch.equal(found, logits[-len(batch) :])
+                assert all(torch.equal(other[layer], counts[layer][-len(batch) :]) for layer in counts)
+
+
+def test_levels_of_a_population_that_has_changed():
+    model, x = network("summed")
+    snn = casc_core.convert(model)
+    before = snn.reference(x)
+    population = [op for op in snn.operations() if op.is_layer][2]
+    own = population.settings["threshold"] if population.thresholds is None else float(population.thresholds.max())
+    population.change("bias", torch.full((6, 1, 1), own / 4, dtype=torch.float64))
+    after = snn.reference(x)
+    assert not torch.equal(after, before)
+    assert torch.equal(snn(x), after)
+    with kernels.using(None):
+        assert torch.equal(snn.reference(x), after)
+
+
+def test_a_real_valued_input_beside_levels():
+    """What a population begins with then differs by position, and by sample."""
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.b(torch.relu(self.a(x))) + self.c(x)).mean((2, 3)))
+
+    torch.manual_seed(4)
+    model = settled(cnn(forward, a=conv(3, 6), b=conv(6, 8), c=conv(3, 8), fc=nn.Linear(8, 3)))
+    x = torch.rand(4, 3, 8, 8)
+    model = casc_core.calibrate(model, [(x,)], q=4, steps=("thresholds",), per_channel=True).model.eval()
+    snn = casc_core.convert(model)
+    for batch in (x, x.flip(0), 3 * x[:1]):
+        logits = snn.reference(batch)
+        assert torch.equal(snn(batch), logits)
+        with kernels.using(None):
+            assert torch.equal(snn.reference(batch), logits)

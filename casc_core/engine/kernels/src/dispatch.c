@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 24; }
+EXPORT int64_t casc_version(void) { return 28; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -114,7 +114,10 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
     return DISPATCH(count_rows, task, by, counts);
 }
 
-enum { ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN };
+enum {
+    ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN, LSTM, GRU, LSTM_GRADIENT,
+    GRU_GRADIENT, DENSE
+};
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
 static int laid_out(const Weights *weights) {
@@ -172,6 +175,20 @@ static int fits(int64_t kernel, const void *task) {
         }
         return good;
     }
+    if (kernel == DENSE) {
+        const DenseTask *dense = (const DenseTask *)task;
+        int good = dense->neurons.levels && dense->neurons.total > 0 && dense->neurons.total <= INT8_MAX && dense->terms > 0 && dense->terms <= MOST_TERMS &&
+                   dense->samples > 0 && dense->out_height > 0 && dense->out_width > 0 && dense->outputs > 0 && dense->bands > 0 &&
+                   dense->together > 0 && dense->parts > 0 && (dense->bands == 1 || dense->together == 1);
+        for (int64_t t = 0; good && t < dense->terms; t++) {
+            const DenseTerm *term = dense->term + t;
+            good = term->pixel >= term->channels && term->pixel % 2 == 0 && term->span % 2 == 0 && term->kernel_y > 0 &&
+                   term->kernel_x > 0 && term->pad_x >= 0 &&
+                   term->columns >= (dense->out_width - 1) * term->stride_x + (term->kernel_x - 1) * term->dilation_x + 1 &&
+                   term->inputs > 0 && term->each_out > 0;
+        }
+        return good;
+    }
     if (kernel == DRIVEN) {
         const DrivenTask *driven = (const DrivenTask *)task;
         const int64_t groups = driven->reads.groups;
@@ -199,7 +216,12 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case AGREEMENT: return DISPATCH(agreement, task, first, last);
         case ROUND: return DISPATCH(round_sums, (RoundTask *)task, first, last);
         case DRIVEN: return DISPATCH(driven, (DrivenTask *)task, first, last);
+        case DENSE: return DISPATCH(dense, (const DenseTask *)task, first, last);
         case GATED: return DISPATCH(gated, task, first, last);
+        case LSTM: return DISPATCH(lstm, task, first, last);
+        case GRU: return DISPATCH(gru, task, first, last);
+        case LSTM_GRADIENT: return DISPATCH(lstm_gradient, task, first, last);
+        case GRU_GRADIENT: return DISPATCH(gru_gradient, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }

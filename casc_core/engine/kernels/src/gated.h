@@ -349,21 +349,37 @@ INLINE int NAME(receive_input)(NAME(GatedState) *state, int64_t step, const doub
     return 1;
 }
 
-/* The levels that a text begins with, as spikes of one step; NULL: none. */
-INLINE void NAME(begun)(NAME(Events) *events, const int16_t *levels, int64_t n) {
+/* A state that text `sample` begins with: by how many levels it changes at each of `steps`, and not in the rest of `all`. */
+INLINE void NAME(begun)(const GatedTask *task, NAME(Events) *events, const int16_t *change, int64_t steps, int64_t all,
+                        int64_t sample) {
+    const int64_t n = task->hidden;
+    int64_t ended = 0;
     NAME(clear)(events);
-    for (int64_t k = 0; levels && k < n; k++) NAME(list_change)(events, k, levels[k]);
-    events->steps = events->rises[1] > 0;
+    for (int64_t step = 0; step < all; step++) {
+        events->steps = step;
+        events->rises[step + 1] = events->rises[step], events->falls[step + 1] = 0;
+        for (int64_t k = 0; step < steps && k < n; k++)
+            NAME(list_change)(events, k, change[(step * task->batch + sample) * n + k]);
+        if (events->rises[step + 1] > events->rises[step]) ended = step + 1;
+    }
+    events->steps = ended;
+}
+
+/* The steps of the states that texts begin with. */
+INLINE int64_t NAME(starting)(const GatedTask *task) {
+    return task->starting > task->starting_cells ? task->starting : task->starting_cells;
 }
 
 /* Room for one text at a time (NULL: no memory), and the state that lies in it. */
 static char *NAME(open_state)(const GatedTask *task, NAME(GatedState) *state) {
     const int64_t n = task->hidden, width = task->width, populations = task->lstm ? 6 : 4, rows = 4 * width;
-    const int64_t steps = task->capacity + 2, spikes = steps * n + 8, reads = task->left_out.reads;
+    const int64_t starting = NAME(starting)(task), steps = (task->capacity > starting ? task->capacity : starting) + 2;
+    const int64_t spikes = steps * n + 8, reads = task->left_out.reads;
     const int64_t received = (steps + 1) * task->blocks * GATED_BLOCK;
     const int64_t floats = 3 * rows + (2 + 3 + 3 * populations) * width + populations * SMALL_TABLE;
     const int64_t scheduled = spikes + 2 * steps * ROWS_AT_ONCE;
-    const int64_t ints = received + populations * width + 8 * spikes + scheduled + 2 * steps, shorts = 4 * n + reads, ends = 8 * (steps + 2);
+    const int64_t ints = received + populations * width + 8 * spikes + scheduled + 2 * steps;
+    const int64_t shorts = 4 * spikes + reads, ends = 8 * (steps + 2);
     char *memory = (char *)calloc(1, (size_t)((rows + ends) * 8 + (floats + ints) * 4 + shorts * 2 + 256 * 8 + 64));
     if (!memory) return NULL;
     char *from = memory;
@@ -391,7 +407,7 @@ static char *NAME(open_state)(const GatedTask *task, NAME(GatedState) *state) {
     }
     for (int i = 0; i < 4; i++) events[i]->risen = TAKE(int32_t, spikes), events[i]->fallen = TAKE(int32_t, spikes);
     state->schedule = (NAME(Schedule)){TAKE(int32_t, scheduled), TAKE(int32_t, 2 * steps)};
-    for (int i = 0; i < 4; i++) events[i]->change = TAKE(int16_t, n);
+    for (int i = 0; i < 4; i++) events[i]->change = TAKE(int16_t, spikes);
     state->counts = TAKE(int16_t, reads);
     uint8_t(*ones)[8] = (uint8_t(*)[8])TAKE(uint8_t, 256 * 8);
 #undef TAKE
@@ -467,15 +483,15 @@ INLINE int64_t NAME(settle_position)(NAME(GatedState) *state, const double *trai
 
 /* The texts first..last-1. Returns the steps needed, one more than the capacity if that was too small. */
 static int64_t NAME(gated)(const GatedTask *task, int64_t first, int64_t last) {
-    const int64_t n = task->hidden, capacity = task->capacity;
+    const int64_t capacity = task->capacity, starting = NAME(starting)(task);
     NAME(GatedState) state;
     char *memory = NAME(open_state)(task, &state);
     if (!memory) return NO_MEMORY;
     int64_t needed = 0;
     for (int64_t sample = first; sample < last && needed <= capacity; sample++) {
         const int64_t length = task->lengths ? task->lengths[sample] : task->length;
-        NAME(begun)(&state.hidden_before, task->start ? task->start + sample * n : NULL, n);
-        NAME(begun)(&state.cells_before, task->start_cells ? task->start_cells + sample * n : NULL, n);
+        NAME(begun)(task, &state.hidden_before, task->start, task->starting, starting, sample);
+        NAME(begun)(task, &state.cells_before, task->start_cells, task->starting_cells, starting, sample);
         for (int64_t i = 0; i < length && needed <= capacity; i++) {
             const int64_t position = task->reverse ? length - 1 - i : i;
             int64_t drive = sample * task->drive_sample + position * task->drive_position;

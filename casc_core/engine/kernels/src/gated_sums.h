@@ -4,7 +4,7 @@
    of a block, the first 16 and the last 16 take turns, so that to widen sums to int32 leaves them in order. */
 
 /* What goes on to the next position of a state, step by step: the units that spike +1, and those that spike -1. Those of a step
-   end at `rises`, and `falls`, of the next. With `graded` there is one step, at which the units `risen` change by `change`. */
+   end at `rises`, and `falls`, of the next. With `graded` the units `risen` change by `change`. */
 typedef struct {
     int64_t steps, *rises, *falls;
     int32_t *risen, *fallen;
@@ -114,7 +114,7 @@ INLINE void NAME(sum_block)(const int16_t *weights, const NAME(Events) *events, 
                 NAME(widen)(sum, low, high);
                 groups = 0;
             }
-        for (int64_t e = 0; events->graded && e < events->rises[step + 1]; e++) {
+        for (int64_t e = events->rises[step]; events->graded && e < events->rises[step + 1]; e++) {
             const int16_t *row = weights + (int64_t)events->risen[e] * GATED_BLOCK;
             const WORD firsts = EACH_PAIR((uint16_t)events->change[e]), seconds = EACH_PAIR(events->change[e] * 65536);
             for (int w = 0; w < WORDS; w++) {

@@ -11,6 +11,8 @@
 #include "tables.h"
 #include "lists.h"
 #include "convolution.h"
+#include "dense.h"
 #include "counting.h"
 #include "rounding.h"
 #include "driven.h"
+#include "cells.h"

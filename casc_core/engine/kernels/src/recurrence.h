@@ -35,6 +35,8 @@ typedef struct {
     const int8_t *before; /* the train that reaches it, of so many steps */
     int64_t before_steps;
     int64_t drive_at, train_at; /* where its drive (-1: there is none) and its train are */
+    const double *start;        /* the train that it begins with, of so many steps */
+    int64_t starting;
     const double *initial;      /* or NULL */
     const int32_t *drive;       /* rounded, with what is initial */
     int64_t known;              /* steps whose spikes have been counted */
@@ -57,6 +59,10 @@ static double NAME(given)(const NAME(Visited) *at, int64_t k, int64_t flows, int
     if (task->exact_potential) given += task->exact_potential[k] - unit * task->potential[k];
     for (int64_t s = 0; s <= step && s < task->arriving; s++) {
         const double value = NAME(value_at)(task->train, task->train_type, at->train_at + s * task->train_step + k);
+        given += task->exact_scale * value - unit * __builtin_rint(task->scale * value);
+    }
+    for (int64_t s = 0; s <= step && s < at->starting; s++) {
+        const double value = at->start[s * task->batch * task->weights.rows + k];
         given += task->exact_scale * value - unit * __builtin_rint(task->scale * value);
     }
     return given;
@@ -124,13 +130,14 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
     Scratch scratch;
     const int64_t summed_steps = task->sums ? capacity : 0; /* in int16, so many positions at a time */
     const int64_t at_once = INT16_MAX / (neurons->levels ? neurons->total + 1 : 1);
-    char *memory = scratch_open(&scratch, padded, (capacity + 5) * ints + 3 * trains + padded + stride +
+    char *memory = scratch_open(&scratch, padded, (capacity + 6) * ints + 3 * trains + padded + stride +
                                                        (padded + summed_steps * stride) * (int64_t)sizeof(int16_t) +
                                                        2 * (capacity + 1) * (int64_t)sizeof(int64_t));
     if (!memory) return NO_MEMORY;
     int64_t *active = (int64_t *)memory, *active_before = active + capacity + 1; /* spikes at each step */
     int32_t *products = (int32_t *)(active_before + capacity + 1), *zeros = products + capacity * stride;
-    int32_t *drive = zeros + stride, *arriving = drive + stride, *v = arriving + stride, *total = v + stride;
+    int32_t *drive = zeros + stride, *arriving = drive + stride, *begun = arriving + stride;
+    int32_t *v = begun + stride, *total = v + stride;
     int16_t *counts = (int16_t *)(total + stride), *summed = counts + padded;
     int8_t *spikes = (int8_t *)(summed + summed_steps * stride), *before = spikes + trains, *earlier = before + trains;
     int8_t *nothing = earlier + trains, *near = nothing + padded;
@@ -149,8 +156,10 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
             const int64_t tally = sample * task->length + position;
             int64_t step = 0, ended = 0;
             int driven = 0;
+            const int64_t starting = visit == 0 ? task->starting : 0;
             NAME(Visited) visited = {
                 task, before, before_steps, -1, sample * task->train_sample + position * task->train_position,
+                starting ? task->start + sample * hidden : NULL, starting,
                 task->exact_initial && visit == 0 ? task->exact_initial + sample * hidden : NULL, drive, 0, counts};
             if (real) {
                 if (task->drive) {
@@ -194,14 +203,20 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                         current = arriving;
                         received++;
                     }
+                    if (step < starting) {
+                        const double *row = task->start + (step * task->batch + sample) * hidden;
+                        if (!NAME(units_of)(row, FLOAT64, hidden, task->scale, INT32_MAX / 2, begun)) goto out_of_range;
+                        for (int64_t k = 0; k < hidden; k++) begun[k] += current[k];
+                        current = begun;
+                        received++;
+                    }
                     int8_t *fired = spikes + step * padded;
                     const int32_t cap = (int32_t)cap_at(neurons, step);
                     const int32_t margin = margin_at(&task->exactly, received, neurons->levels ? neurons->total : cap);
                     int64_t any;
                     if (neurons->levels) {
                         if (task->potential) {
-                            if (current == zeros) memset(arriving, 0, (size_t)ints);
-                            for (int64_t k = 0; k < hidden; k++) arriving[k] += task->potential[k];
+                            for (int64_t k = 0; k < hidden; k++) arriving[k] = current[k] + task->potential[k];
                             current = arriving;
                         }
 #define LEVELS(margin, near)                                                                                          \
@@ -233,7 +248,7 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                     } else {
                         any = ups;
                     }
-                    if (!any && step >= before_steps && step >= task->arriving && step >= neurons->wake_steps) break;
+                    if (!any && step >= before_steps && step >= task->arriving && step >= starting && step >= neurons->wake_steps) break;
                     if (step >= capacity) {
                         needed = capacity + 1;
                         goto done;

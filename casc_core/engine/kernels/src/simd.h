@@ -23,6 +23,7 @@
 #undef FIRST
 #undef SECOND
 #undef WIDER
+#undef UNSIGNED16
 #undef XOR
 #undef TIMES32
 #undef SHIFTED32
@@ -45,6 +46,11 @@
 #undef TO_REALS
 #undef ADD_REALS
 #undef SUB_REALS
+#undef AT_MOST
+#undef NO_LESS
+#undef NEAREST
+#undef BELOW
+#undef TIMES_POWER
 #undef AT_LEAST
 #undef LESS
 #undef SELECT
@@ -68,6 +74,7 @@
 #define PAIRS(sum, a, b) _mm512_dpwssd_epi32(sum, a, b)
 #define FIRST(low, high) _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high)
 #define SECOND(low, high) _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high)
+#define UNSIGNED16(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
 #define WIDER(x, half) _mm512_cvtepi16_epi32(half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x))
 #define XOR(a, b) _mm512_xor_si512(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
@@ -93,6 +100,7 @@
 #define PAIRS(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 #define FIRST(low, high) _mm256_permute2x128_si256(low, high, 0x20)
 #define SECOND(low, high) _mm256_permute2x128_si256(low, high, 0x31)
+#define UNSIGNED16(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define WIDER(x, half) _mm256_cvtepi16_epi32(half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x))
 #define XOR(a, b) _mm256_xor_si256(a, b)
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
@@ -120,6 +128,7 @@
                               vmull_high_s16((int16x8_t)(a), (int16x8_t)(b))))
 #define FIRST(low, high) (low)
 #define SECOND(low, high) (high)
+#define UNSIGNED16(p) ((WORD)vmovl_u16(vld1_u16((const uint16_t *)(p))))
 #define WIDER(x, half) (half ? vmovl_high_s16((int16x8_t)(x)) : vmovl_s16(vget_low_s16((int16x8_t)(x))))
 #define XOR(a, b) veorq_s32(a, b)
 #define TIMES32(a, b) vmulq_s32(a, b)
@@ -148,7 +157,7 @@ INLINE WORD NAME(widened)(const int8_t *from) {
 
 /* LOW and HIGH interleave int16; PAIRS(sum, a, b) adds the products of neighbours to int32 sums, DOT(sum, a, b) all products to
    any of the sums. ADD_PRODUCTS(low, high, x, y, factors) adds x times the first of a pair of factors, and y times the second.
-   FIRST and SECOND put sums in order, as LOW and HIGH, or ADD_PRODUCTS, leave them. */
+   UNSIGNED16 loads int16 and widens them, zeros above. FIRST and SECOND put sums in order, as LOW and HIGH, or ADD_PRODUCTS, leave them. */
 #if VECTOR >= 256
 #define ADD_PRODUCTS(low, high, x, y, factors)                                                                        \
     (low = PAIRS(low, LOW(x, y), factors), high = PAIRS(high, HIGH(x, y), factors))
@@ -193,7 +202,9 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #endif
 #endif
 
-/* FLOATS float32 in REALS. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
+/* FLOATS float32 in REALS, for which there are the plain operators too; AT_MOST and NO_LESS clip, and leave what is no number; NEAREST rounds,
+   halves to even, and BELOW down. TIMES_POWER
+   (x, power) multiplies by 2^n, n being the lowest bits of `power`. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
    the lowest of the first, and MASK_OF bits. `entries` reads some of a table, which is `small` if it has 32 or fewer: vectors
    then hold all of it, which is faster than to gather them. */
 #if VECTOR == 512
@@ -204,6 +215,11 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define TO_REALS(x) _mm512_cvtepi32_ps(x)
 #define ADD_REALS(a, b) _mm512_add_ps(a, b)
 #define SUB_REALS(a, b) _mm512_sub_ps(a, b)
+#define AT_MOST(x, most) _mm512_min_ps(most, x)
+#define NO_LESS(x, least) _mm512_max_ps(least, x)
+#define NEAREST(x) _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define BELOW(x) _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+#define TIMES_POWER(x, power) ((REALS)((NAME(Lanes))(x) + ((NAME(Lanes))(power) << 23)))
 #define AT_LEAST(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
 #define LESS(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define SELECT(mask, x, y) _mm512_mask_mov_ps(y, mask, x)
@@ -213,6 +229,8 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
     if (!small) return _mm512_i32gather_ps(index, table, 4);
     return _mm512_permutex2var_ps(LOAD_REALS(table), index, LOAD_REALS(table + 16));
 }
+INLINE REALS NAME(load_some)(const float *from, int64_t n) { return _mm512_maskz_loadu_ps((MASK)((1u << n) - 1), from); }
+INLINE void NAME(store_some)(float *to, REALS x, int64_t n) { _mm512_mask_storeu_ps(to, (MASK)((1u << n) - 1), x); }
 #elif VECTOR == 256
 #define REALS __m256
 #define LOAD_REALS(p) _mm256_loadu_ps(p)
@@ -221,6 +239,11 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
 #define TO_REALS(x) _mm256_cvtepi32_ps(x)
 #define ADD_REALS(a, b) _mm256_add_ps(a, b)
 #define SUB_REALS(a, b) _mm256_sub_ps(a, b)
+#define AT_MOST(x, most) _mm256_min_ps(most, x)
+#define NO_LESS(x, least) _mm256_max_ps(least, x)
+#define NEAREST(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define BELOW(x) _mm256_round_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+#define TIMES_POWER(x, power) ((REALS)((NAME(Lanes))(x) + ((NAME(Lanes))(power) << 23)))
 #define AT_LEAST(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_GE_OQ))
 #define LESS(a, b) ((MASK)_mm256_cmp_ps(a, b, _CMP_LT_OQ))
 #define SELECT(mask, x, y) _mm256_blendv_ps(y, x, (REALS)(mask))
@@ -237,6 +260,10 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
     const REALS second = (REALS)_mm256_slli_epi32(index, 28), half = (REALS)_mm256_slli_epi32(index, 27); /* in the sign */
     return _mm256_blendv_ps(_mm256_blendv_ps(eight[0], eight[1], second), _mm256_blendv_ps(eight[2], eight[3], second), half);
 }
+INLINE REALS NAME(load_some)(const float *from, int64_t n) {
+    return _mm256_maskload_ps(from, (WORD)MASK_OF((1 << n) - 1));
+}
+INLINE void NAME(store_some)(float *to, REALS x, int64_t n) { _mm256_maskstore_ps(to, (WORD)MASK_OF((1 << n) - 1), x); }
 #elif VECTOR == 128
 #define REALS float32x4_t
 #define LOAD_REALS(p) vld1q_f32(p)
@@ -245,6 +272,11 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
 #define TO_REALS(x) vcvtq_f32_s32(x)
 #define ADD_REALS(a, b) vaddq_f32(a, b)
 #define SUB_REALS(a, b) vsubq_f32(a, b)
+#define AT_MOST(x, most) vminq_f32(x, most)
+#define NO_LESS(x, least) vmaxq_f32(x, least)
+#define NEAREST(x) vrndnq_f32(x)
+#define BELOW(x) vrndmq_f32(x)
+#define TIMES_POWER(x, power) ((REALS)((NAME(Lanes))(x) + ((NAME(Lanes))(power) << 23)))
 #define AT_LEAST(a, b) ((MASK)vcgeq_f32(a, b))
 #define LESS(a, b) ((MASK)vcltq_f32(a, b))
 #define SELECT(mask, x, y) vbslq_f32((uint32x4_t)(mask), x, y)
@@ -260,7 +292,52 @@ INLINE REALS NAME(entries)(const float *table, const int small, WORD index) {
     STORE(at, index);
     return (REALS){table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
 }
+INLINE REALS NAME(load_some)(const float *from, int64_t n) {
+    REALS x = vdupq_n_f32(0);
+    memcpy(&x, from, (size_t)n * sizeof *from);
+    return x;
+}
+INLINE void NAME(store_some)(float *to, REALS x, int64_t n) { memcpy(to, &x, (size_t)n * sizeof *to); }
+#else
+#define REALS float
+#define LOAD_REALS(p) (*(p))
+#define STORE_REALS(p, x) (*(p) = (x))
+#define EACH_REAL(x) ((float)(x))
+#define AT_MOST(x, most) ((most) < (x) ? (most) : (x))
+#define NO_LESS(x, least) ((x) < (least) ? (least) : (x))
+#define NEAREST(x) __builtin_rintf(x)
+#define BELOW(x) __builtin_floorf(x)
+#define TIMES_POWER(x, power) NAME(times_power)(x, power)
+#define AT_LEAST(a, b) ((a) >= (b))
+#define LESS(a, b) ((a) < (b))
+#define SELECT(mask, x, y) ((mask) ? (x) : (y))
+INLINE float NAME(times_power)(float x, float power) {
+    uint32_t bits[2];
+    memcpy(bits, &x, sizeof x), memcpy(bits + 1, &power, sizeof power);
+    bits[0] += bits[1] << 23;
+    memcpy(&x, bits, sizeof x);
+    return x;
+}
 #endif
+
+/* The next of so many float32 that are left: FLOATS or, with zeros behind them, all there are. */
+INLINE REALS NAME(load_reals)(const float *from, int64_t left) {
+#if FLOATS > 1
+    if (left < FLOATS) return NAME(load_some)(from, left);
+#endif
+    (void)left;
+    return LOAD_REALS(from);
+}
+INLINE void NAME(store_reals)(float *to, REALS x, int64_t left) {
+#if FLOATS > 1
+    if (left < FLOATS) {
+        NAME(store_some)(to, x, left);
+        return;
+    }
+#endif
+    (void)left;
+    STORE_REALS(to, x);
+}
 
 /* Of 64 entries of int8, a bit for each: that differs from another, is positive, is negative. */
 #if VECTOR == 512

@@ -16,6 +16,8 @@ enum { FEW_ROWS = 4 };
 /* Patterns of four inputs that each spike once, not at all or once back; positions of a tile at most, and rows of a kernel
    where tables are used. */
 enum { PATTERNS = 81, TILE = 16, MOST_KERNEL = 16 };
+/* Outputs in a block of weights that are summed densely, and terms of a sum at most. */
+enum { DENSE_BLOCK = 16, MOST_TERMS = 16 };
 /* More rows than these are listed eight inputs at a time; a list has room for so many more than there are inputs. */
 enum { MANY_ROWS = 16, LIST_ROOM = 16 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
@@ -104,7 +106,8 @@ static int32_t margin_at(const Exactly *exactly, int64_t received, int64_t flows
 }
 
 /* A recurrent population over a batch of sequences. Its drive is dense, or rows of an embedding by `index`; all strides count
-   elements. A product times 2**shift is in the unit of currents and threshold. */
+   elements. A product times 2**shift is in the unit of currents and threshold. `start` [starting, batch, hidden]: a train that
+   reaches the first position of each sequence besides. */
 typedef struct {
     Neurons neurons;
     Weights weights;
@@ -119,6 +122,8 @@ typedef struct {
     double scale, drive_limit;
     const void *train;
     int64_t train_type, arriving, train_step, train_sample, train_position;
+    const double *start;
+    int64_t starting;
     const int32_t *initial, *potential;
     Exactly exactly;
     LeftOut left_out;
@@ -146,8 +151,8 @@ typedef struct {
    ROWS_OF_INT16. `left_out` by output: their next bits, and as they are, in units of `grain`. Sums in float32 are off by at most
    `rounding` besides. `bias` [hidden] or NULL, beside what a GRU's reset gate multiplies. Thresholds: of `sigmoid` [q + 2] and
    `tanh` [2 q + 2], those of a GRU times q, of the hidden `state` [2 q + 2] and of a `cell` [2 cells + 2]. `seen` [2 cells + 1]:
-   an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by `index`. `start`, `start_cells` [batch,
-   hidden] or NULL: levels that each sequence begins with. `out`: zeros, of each population, NULL where they are not asked for:
+   an LSTM's cell as its output gate meets it. The drive is dense, or rows of a table by `index`. `start` [starting, batch, hidden]
+   and `start_cells`: by how many levels the states that each sequence begins with change at each step. `out`: zeros, of each population, NULL where they are not asked for:
    spikes in int8, levels in int16. */
 typedef struct {
     Neurons neurons;
@@ -167,6 +172,7 @@ typedef struct {
     const double *train;
     int64_t arriving, train_step, train_sample, train_position;
     const int16_t *start, *start_cells;
+    int64_t starting, starting_cells;
     int64_t capacity, out_step, out_sample, out_position;
     void *out[6];
 } GatedTask;
@@ -256,6 +262,60 @@ typedef struct {
     int8_t *out;
 } ConvolutionTask;
 
+/* A convolution of levels [samples, height, width, channels] int8 on its way to a population. The levels are copied with
+   zeros around them: `columns` of them in a row are read, `pixel` (even) channels each. `weights` int16 [blocks, parts, span / 2,
+   DENSE_BLOCK, 2], `block_size` for each block, meet the channels from first[block] on in pairs; a part is what lies together in memory:
+   there are `across` of them in each of the kernel's rows. With `own` each output has its own input channel; then a part
+   is a tap, and pairs are of two taps: [blocks, taps / 2, DENSE_BLOCK, 2]. A product times 2**shift [outputs] is in the population's unit.
+
+   Where weights have been rounded, `low` has their next bits, [outputs, parts, span padded to whole words], in `low_unit` [outputs] of the
+   finer unit (NULL: nothing is left out); `error` [outputs] is by how much each level that is read may put a sum off, and
+   `exact` [outputs, inputs, kernel_y, kernel_x], times `exact_unit`, the weights as they are. With `summed` the levels that a position reads are summed, to know how
+   far off its sums may be; else they are at most `most_read`. A group has `inputs` channels, and `each_out` outputs. */
+typedef struct {
+    const int8_t *levels;
+    int64_t height, width, channels, pixel, columns;
+    const int16_t *weights;
+    int64_t block_size, span, across, own, summed;
+    const int64_t *first;
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+    const int32_t *shift;
+    const int16_t *low;
+    const double *low_unit, *error, *exact;
+    double exact_unit, most_read;
+    int64_t inputs, each_out;
+} DenseTerm;
+
+static int64_t parts_of(const DenseTerm *term) { return term->kernel_y * term->across; }
+
+/* Of the next bits of a part's weights: so much room. */
+static int64_t next_bits_room(const DenseTerm *term) { return term->own ? 1 : (term->span + 31) / 32 * 32; }
+
+/* The levels `out` [samples, out_height, out_width, outputs] of a population that receives the sum of some terms beside what it begins
+   with, `begin` [outputs], or where it differs by position [samples, out_height, out_width, outputs]. `thresholds` and their
+   `inverse`, what a rest lies between of which it is sure that its level is right, `lowest` and `highest`, `top`, above which nothing matters,
+   and `begin` if it is by output, have room for whole blocks. Sums may be off by `base` [outputs] beside what levels that are summed bring. A unit is `unit` [outputs] of the finer one, in which the exact numbers are.
+
+   Items are `together` samples, or where `bands` is above 1, a band of one sample's rows; and of the outputs one of so many `parts`.
+   `alike`: all blocks read the same inputs, or their own. */
+typedef struct {
+    Neurons neurons;
+    const DenseTerm *term;
+    int64_t terms, samples, out_height, out_width, outputs, bands, together, parts, alike;
+    const int32_t *thresholds;
+    const float *inverse;
+    const int32_t *lowest, *highest, *top, *begin;
+    int64_t begin_by_position;
+    const double *base, *unit, *exact_thresholds, *exact_begin;
+    int8_t *out;
+} DenseTask;
+
+/* Rows that an item has at most, and rows of a term's input that it reads. */
+static int64_t most_rows(const DenseTask *task) { return (task->out_height + task->bands - 1) / task->bands; }
+static int64_t dense_rows(const DenseTask *task, const DenseTerm *term) {
+    return (most_rows(task) - 1) * term->stride_y + (term->kernel_y - 1) * term->dilation_y + 1;
+}
+
 /* `from` [outer, middle, inner] int8; `to` [outer, inner]. */
 typedef struct {
     const int8_t *from;
@@ -329,6 +389,24 @@ typedef struct {
     int64_t room, found, capacity;
     int8_t *out;
 } DrivenTask;
+
+/* One position of a GRU or an LSTM in training, by rows. With q levels (0: none), and an LSTM's cell of `most` at most. `drive` is
+   what the input drives, `product` that of the hidden state; `gates` are the activations before they are rounded. `before` is the
+   hidden state, or an LSTM's cell, before; `beside` an LSTM's cell afterwards, or what a GRU's reset gate has multiplied. */
+typedef struct {
+    int64_t hidden, q, most;
+    const float *drive, *product, *before;
+    float *gates, *state, *beside;
+} CellTask;
+
+/* The gradient of that: of what the input drives and, of a GRU, of the product. It arrives at the hidden state from above (rows
+   `above_row` apart) and, at the first `known` rows, from what is visited later: by its product, and by `carry`, elementwise, which is written for what was
+   visited before. At an LSTM's cells it may arrive from above (or NULL). */
+typedef struct {
+    int64_t hidden, q, most, known, above_row;
+    const float *gates, *before, *beside, *above, *above_cells, *later;
+    float *carry, *into_gates, *into_product;
+} CellGradientTask;
 
 /* An input vector and its product, from which the product of a similar one is a few rows away. */
 typedef struct {

@@ -58,7 +58,51 @@ def test_what_does_not_fit_is_refused(given: dict[str, object], words: str) -> N
 @needs_kernels
 def test_initial_levels_of_another_type_are_refused() -> None:
     with pytest.raises(ValueError, match="the initial levels"):
-        gated(weights(), sequences(), [torch.zeros(2, 3)], [True] * 4, NEURON, 0, 100.0)
+        gated(weights(), sequences(), [torch.zeros(1, 2, 3)], [True] * 4, NEURON, 0, 100.0)
+    with pytest.raises(ValueError, match="the initial levels"):
+        gated(weights(), sequences(), [torch.zeros(1, 3, 3, dtype=torch.int16)], [True] * 4, NEURON, 0, 100.0)
+
+
+def an_lstm(hidden: int, q: int = 4) -> GatedWeights:
+    """Of cells within two units."""
+    sigmoid, tanh = torch.arange(1.0, q + 1), torch.arange(-float(q), q)
+    state, cell = (q * (torch.arange(1 - most, most + 1) - 0.25) for most in (q, 2 * q))
+    seen = torch.arange(-2.0 * q, 2 * q + 1).clamp(-q, q)
+    return GatedWeights.lstm(torch.ones(4 * hidden, hidden), sigmoid, tanh, state, cell, seen, 0)
+
+
+@pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)
+@pytest.mark.parametrize("is_lstm", [False, True])
+@pytest.mark.parametrize("steps", [(6, 3), (2, 9), (1, 0)])
+def test_states_begin_with_trains_of_any_length(instructions: str, is_lstm: bool, steps: tuple[int, int]) -> None:
+    """What they bring adds up to what their totals bring at once, text by text."""
+    torch.manual_seed(0)
+    hidden, batch = 9, 5
+    given = an_lstm(hidden) if is_lstm else weights(hidden)
+    rows, populations, states = (4, 6, 2) if is_lstm else (3, 4, 1)
+    drive = torch.randint(-1, 2, (batch, 5, rows * hidden)).double()
+    inputs = sequences(batch, rows=rows * hidden, drive=drive)
+    # No total leaves the range, and some texts' trains end earlier than others'.
+    start = [torch.randint(-1, 2, (each, batch, hidden), dtype=torch.int16) for each in steps[:states]]
+    for each in start:
+        each[4:] = -each[: len(each[4:])]
+        each[1:, 2] = 0
+    begins = [each if len(each) else None for each in start]
+    totals = [each.sum(0, keepdim=True, dtype=torch.int16) if len(each) else None for each in start]
+    with kernels.using(instructions):
+        spikes = gated(given, inputs, begins, [True] * populations, NEURON, 0, 100.0)
+        levels = gated(given, inputs, totals, [True] * populations, KernelNeuron.levels(4), 0, 100.0)
+        unlike = gated(given, inputs, [None] * states, [True] * populations, KernelNeuron.levels(4), 0, 100.0)
+        for row in range(batch):
+            one = sequences(1, rows=rows * hidden, drive=drive[row : row + 1])
+            own = [None if each is None else each[:, row : row + 1].contiguous() for each in begins]
+            alone = gated(given, one, own, [True] * populations, NEURON, 0, 100.0)
+            for train, each in zip(spikes, alone, strict=True):
+                assert torch.equal(train[: len(each), row], each[:, 0])
+                assert not train[len(each) :, row].any()
+    for train, level in zip(spikes, levels, strict=True):
+        assert torch.equal(train.sum(0, dtype=torch.int16), level[0])
+    assert not torch.equal(levels[-1], unlike[-1])
 
 
 @needs_kernels

@@ -45,9 +45,11 @@ def rounded(x):
 @given(
     seed=SEEDS, instructions=INSTRUCTIONS, neuron=NEURONS, schedule=SCHEDULES, hidden=st.sampled_from((5, 33)),
     arriving=st.sampled_from((0, 3)), threshold=st.sampled_from((9, 20, 44)), started=st.booleans(), charged=st.booleans(),
-    reverse=st.booleans(),
+    starting=st.sampled_from((0, 5)), reverse=st.booleans(),
 )  # fmt: skip
-def test_a_recurrence(seed, instructions, neuron, schedule, hidden, arriving, threshold, started, charged, reverse):
+def test_a_recurrence(
+    seed, instructions, neuron, schedule, hidden, arriving, threshold, started, charged, starting, reverse
+):
     rng = np.random.default_rng(seed)
     batch, length = 2, 3
     weight = drawn(rng, -24, 24, (hidden, hidden)) * (rng.random((hidden, hidden)) < 0.4)
@@ -55,16 +57,28 @@ def test_a_recurrence(seed, instructions, neuron, schedule, hidden, arriving, th
     train = drawn(rng, -16, 16, (arriving, batch, length, hidden))
     initial = drawn(rng, -16, 16, (batch, hidden)) * started
     potential = drawn(rng, -8, 24, (hidden,)) * charged
+    start = drawn(rng, -16, 16, (starting, batch, hidden))
     awake = schedule.awake(schedule.last_wake)
     total = sum(awake)
     expected = recurrence_by_hand(
-        weight, drive, train, initial, [length] * batch, reverse, threshold, neuron, awake, None, potential
+        weight,
+        drive,
+        train,
+        initial,
+        [length] * batch,
+        reverse,
+        threshold,
+        neuron,
+        awake,
+        None,
+        potential,
+        start,
     )
     flow = 3
     values = torch.tensor(drive / FINEST)
     with kernels.using(instructions):
         packed = kernels.pack(torch.tensor(weight / FINEST), -BITS, 1, Rounding(0, -BITS, total))
-        margin = math.ceil(total * (packed.left_out.largest + 0.5 * flow) + 0.5 * arriving + 1)
+        margin = math.ceil(total * (packed.left_out.largest + 0.5 * flow) + 0.5 * (arriving + starting) + 1)
         given_ints = [torch.tensor(rounded(each)).int() for each in (initial, potential)]
         exact = ExactCurrents(
             -BITS, float(threshold), Margin(margin, flow), torch.tensor(initial).double() if started else None,
@@ -72,7 +86,7 @@ def test_a_recurrence(seed, instructions, neuron, schedule, hidden, arriving, th
         )  # fmt: skip
         sequences = Sequences(
             values, None, torch.tensor(train / FINEST), given_ints[0] if started else None, None, reverse,
-            given_ints[1] if charged else None,
+            given_ints[1] if charged else None, torch.tensor(start / FINEST) if starting else None,
         )  # fmt: skip
         found = kernels.recurrence(
             packed, sequences, 0, int(rounded(threshold)), 1e6, KernelNeuron.spiking(neuron, awake, None),

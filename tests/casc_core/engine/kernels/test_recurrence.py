@@ -39,13 +39,14 @@ SCHEDULES = st.sampled_from(
     reverse=st.booleans(),
     ragged=st.booleans(),
     started=st.booleans(),
+    starting=st.sampled_from((0, 2, 6)),
     positions_first=st.booleans(),
     cut=st.sampled_from((None, 1, 4)),
     guess=st.integers(0, 12),
 )
 def test_recurrence(
     seed, instructions, neuron, schedule, hidden, batch, length, arriving, coarse, looked_up, reverse, ragged,
-    started, positions_first, cut, guess,
+    started, starting, positions_first, cut, guess,
 ):  # fmt: skip
     rng = np.random.default_rng(seed)
     exponent, threshold = -5, 2**5
@@ -54,9 +55,12 @@ def test_recurrence(
     drive = rng.integers(-20, 40, (batch, length, hidden))
     train = rng.integers(-25, 26, (arriving, batch, length, hidden))
     initial = rng.integers(-20, 21, (batch, hidden)) * started
+    start = rng.integers(-25, 26, (starting, batch, hidden))
     lengths = rng.integers(1, length + 1, batch) if ragged else np.full(batch, length)
     awake = schedule.awake(schedule.last_wake or 5)
-    expected = recurrence_by_hand(weight, drive, train, initial, lengths, reverse, threshold, neuron, awake, cut)
+    expected = recurrence_by_hand(
+        weight, drive, train, initial, lengths, reverse, threshold, neuron, awake, cut, 0, start
+    )
     index, values = None, torch.tensor(drive * 2.0**exponent, dtype=torch.float32)
     if looked_up:
         order = torch.randperm(batch * length, generator=torch.Generator().manual_seed(seed % 1000))
@@ -70,6 +74,7 @@ def test_recurrence(
         torch.tensor(initial, dtype=torch.int32) if started else None,
         torch.tensor(lengths) if ragged else None,
         reverse,
+        start=torch.tensor(start * 2.0**exponent) if starting else None,
     )
     with kernels.using(instructions):
         packed = kernels.pack(torch.tensor(weight * 2.0**exponent), exponent, 1)

@@ -167,6 +167,8 @@ def recur_exactly(weight=SMALL / 3, packed_by=ROUNDING, inputs=(), margin=MARGIN
         {"potential": torch.zeros(4).double()},
         {"potential": None},
         {"inputs": {"potential": None}},
+        {"inputs": {"start": torch.ones(2, 2, 5)}},
+        {"inputs": {"start": torch.ones(2, 3, 5).double()}},
         {"inputs": {"drive": None}},
     ],
 )
