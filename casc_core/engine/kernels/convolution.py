@@ -57,10 +57,12 @@ _Task = structure(
 
 _LANES = 32
 _WIDEST = 128
-# Of the blocks of positions that are taken together: so many of them.
-_TILED_LANES = 16
-_WIDEST_TILED = 64
+# Of blocks for tables, and positions of a tile at most.
+_TABLED_LANES = 16
+_WIDEST_TABLED = 64
 _TILE = 16
+# Outputs of a tile by lists: more would not stay in the nearest cache.
+_LISTED = 512
 # Of tables: patterns of four inputs that each spike once, not at all or once back, and rows of a kernel.
 _PATTERNS_OF_FOUR = 81
 _MOST_KERNEL = 16
@@ -74,18 +76,17 @@ _LEAST_ITEMS = 16
 
 @dataclass(frozen=True)
 class Blocks:
-    """The output channels of a population in blocks of neighbours, `width` wide at most: a multiple of 32, in tiles of 16.
+    """The output channels of a population in blocks of neighbours, `width` wide at most: a multiple of 32, for tables 16.
 
     Attributes:
         low, count: `[blocks]` int64, the outputs of each block.
-        tiled: whether positions that lie side by side are taken together; then weights are int32, and tabled unless each
-            output has its own input channel.
+        tabled: whether weights are int32 and tabled, unless each output has its own input channel.
     """
 
     width: int
     low: Tensor
     count: Tensor
-    tiled: bool = False
+    tabled: bool = False
 
     @cached_property
     def end(self) -> int:
@@ -118,16 +119,18 @@ class Blocks:
 
     @property
     def tile(self) -> int:
-        """How many positions are taken together: as many as keep their sums in registers."""
-        return 1 if not self.tiled else _TILE if self.width == _TILED_LANES else _TILE // 2
+        """How many positions that lie side by side are taken together: as many as keep the sums of tables in registers."""
+        if self.tabled:
+            return _TILE if self.width == _TABLED_LANES else _TILE // 2
+        return min(_TILE // 2, _LISTED // self.width)
 
     @classmethod
     @cache
-    def tiles(cls, outputs: int) -> Blocks:
-        """Blocks for positions that are taken together, all about as wide."""
-        size = _padded(-(-outputs // -(-outputs // _WIDEST_TILED)), _TILED_LANES)
+    def for_tables(cls, outputs: int) -> Blocks:
+        """Blocks for tables, all about as wide."""
+        size = _padded(-(-outputs // -(-outputs // _WIDEST_TABLED)), _TABLED_LANES)
         starts = range(0, outputs, size)
-        return cls(size, _int64(starts), _int64([min(size, outputs - low) for low in starts]), tiled=True)
+        return cls(size, _int64(starts), _int64([min(size, outputs - low) for low in starts]), tabled=True)
 
 
 def is_own(weight: Tensor, geometry: Geometry) -> bool:
@@ -135,11 +138,12 @@ def is_own(weight: Tensor, geometry: Geometry) -> bool:
     return geometry.groups == len(weight) and weight.shape[1] == 1
 
 
-def can_be_tiled(weight: Tensor, geometry: Geometry, peak: int) -> bool:
-    """Whether tiles are worth it for `weight` `[O, C/groups, kh, kw]` and trains of magnitude up to `peak`."""
+def can_be_tabled(weight: Tensor, geometry: Geometry, peak: int) -> bool:
+    """Whether `weight` `[O, C/groups, kh, kw]` needs no lists, for trains of magnitude up to `peak`: it has tables that
+    stay in the caches, or each output has its own input channel."""
     if is_own(weight, geometry):
         return peak <= LARGEST_COUNT
-    blocks = Blocks.tiles(len(weight))
+    blocks = Blocks.for_tables(len(weight))
     quarters = _padded(-(-weight.shape[1] // 4), 4)
     nbytes = 4 * _PATTERNS_OF_FOUR * quarters * blocks.width * len(blocks.low) * math.prod(geometry.kernel)
     return geometry.groups == 1 and peak <= 1 and geometry.kernel[0] <= _MOST_KERNEL and nbytes <= _TABLE_BYTES
@@ -150,8 +154,8 @@ class PackedConvolution:
     """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
 
     Attributes:
-        values: `[blocks, taps, inputs of a block, width]` int16 or int32, each block's inputs closely packed; where each
-            output has its own input channel, and in tiles, `[blocks, taps, width]`.
+        values: `[blocks, taps, inputs of a block, width]` int16 or int32, taps column by column, each block's inputs
+            closely packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
         tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
         low, count: `[blocks]` int64, the input channels that each block reads.
@@ -219,8 +223,8 @@ def pack_convolution(
     kind = kind_of(units, reach)
     if kind is None:
         return None
-    own = blocks.tiled and is_own(weight, geometry)
-    if blocks.tiled:
+    own = is_own(weight, geometry)
+    if own or blocks.tabled:
         kind = WIDE
     outputs, each_in = weight.shape[:2]
     each_out = outputs // geometry.groups
@@ -246,7 +250,7 @@ def pack_convolution(
             values[number, :, :size] = units.flatten(1)[low : low + size].T
     else:
         values = arranged(units, torch.int32 if kind == WIDE else torch.int16)
-        if blocks.tiled:
+        if blocks.tabled:
             tables = _tables(values.view(len(blocks.low), taps, most, blocks.width))
     return PackedConvolution(values, kind, geometry, exponent, first, count, left_out, tables, own)
 
@@ -277,7 +281,7 @@ def _arranged(
 ) -> Tensor:
     """`[blocks, room]`: what each block reads, as `PackedConvolution.values`."""
     values = torch.zeros(len(blocks.low), room, dtype=dtype, device="cpu")
-    by_tap = units.flatten(2).permute(2, 1, 0)  # [taps, inputs of a group, O]
+    by_tap = units.transpose(2, 3).flatten(2).permute(2, 1, 0)  # [taps, inputs of a group, O]
     taps = len(by_tap)
     for number, (low, size, low_in, reads) in enumerate(
         zip(*(t.tolist() for t in (blocks.low, blocks.count, first, count)), strict=True)
@@ -357,7 +361,7 @@ def convolution(
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
 
     arriving = max(len(train) for train in trains)
-    out, needed = with_capacity(neuron.room(arriving, guess), attempt)
+    out, needed = with_capacity(neuron.room(arriving, guess), neuron.longest(arriving), attempt)
     return out[:needed].permute(0, 1, 4, 2, 3)
 
 
@@ -384,8 +388,8 @@ def _check(
         taps, most = math.prod(packed.geometry.kernel), 1 if packed.own else packed.most_in
         numbers, expected = packed.values.numel(), len(blocks.low) * taps * most * blocks.width
         require(numbers == expected, f"weights packed for other blocks: {packed.values.shape}")
-        is_tabled = packed.own or packed.tables is not None
-        require(is_tabled == blocks.tiled, f"weights packed for {'tiles' if is_tabled else 'lists'}")
+        is_tabled = packed.tables is not None
+        require(packed.own or is_tabled == blocks.tabled, f"weights packed for {'tables' if is_tabled else 'lists'}")
         require(0 <= packed.exponent - exponent <= 30, f"a shift of {packed.exponent - exponent}")
     for values in (drive, potential):
         if values is not None:

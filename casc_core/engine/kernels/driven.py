@@ -118,5 +118,5 @@ def driven(
         found = task.found
         return out, needed
 
-    out, needed = with_capacity(neuron.room(0, guess), attempt)
+    out, needed = with_capacity(neuron.room(0, guess), neuron.longest(0), attempt)
     return (out[:needed], near[:found]) if found <= room else None

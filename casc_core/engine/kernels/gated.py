@@ -260,5 +260,8 @@ def gated(
         )  # fmt: skip
         return like, run("gated", task, batch, like.numel())
 
-    _, needed = with_capacity(neuron.room(max(len(train), *beginning), guess), attempt)
+    # One position and population after the other, of twice as many levels at most, below zero too.
+    arriving = max(len(train), *beginning)
+    longest = neuron.longest(arriving, length * populations * 2 * max(weights.q, weights.cells))
+    _, needed = with_capacity(neuron.room(arriving, guess), longest, attempt)
     return [each[:needed] for each in outputs]

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.errors import ConfigError
+from casc_core.errors import CascError, ConfigError
 
 # Of the library, which setup.py names and compiles; without a C compiler there is none.
-VERSION = 28
+VERSION = 29
 LIBRARY = Path(__file__).with_name("libcasc_kernels.so")
 INSTRUCTIONS = ("plain", "neon", "avx2", "avx512")
 KERNELS = (
@@ -270,10 +270,22 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return result
 
 
-def with_capacity(capacity: int, attempt: Callable[[int], tuple[Tensor, int]]) -> tuple[Tensor, int]:
-    """`attempt` with room for more and more steps, until those it needed fit."""
+def with_capacity(capacity: int, longest: int, attempt: Callable[[int], tuple[Tensor, int]]) -> tuple[Tensor, int]:
+    """`attempt` with room for more and more steps, until those it needed fit.
+
+    Args:
+        longest: steps by which all neurons have provably settled.
+
+    Raises:
+        CascError: they have not.
+    """
     while True:
         result, needed = attempt(capacity)
         if needed <= capacity:
             return result, needed
-        capacity += max(2, capacity // 2)
+        if capacity >= longest:
+            raise CascError(
+                f"a compiled kernel spikes after step {longest}, by which all neurons have settled: a fault of casc; "
+                "CASC_KERNELS=none in the environment does without"
+            )
+        capacity = min(capacity + max(2, capacity // 2), longest)

@@ -115,6 +115,11 @@ class KernelNeuron:
         """Steps to make room for, where currents arrive for this many and about `guess` will be needed."""
         return min(max(arriving, len(self.awake), guess), self.most)
 
+    def longest(self, arriving: int, levels: int | None = None) -> int:
+        """Steps by which every neuron has settled, where currents arrive for this many: once nothing comes, each spikes at
+        most as often as it has levels (None: as wake steps)."""
+        return min(max(arriving, len(self.awake)) + (self.total if levels is None else levels), self.most)
+
 
 def scans(neuron: KernelNeuron, *tensors: Tensor | None) -> bool:
     """Whether `scan` can be used on these tensors: on the CPU if kernels can, on a GPU where there is Triton."""
@@ -168,7 +173,7 @@ def scan(
         )  # fmt: skip
         return out, run("scan", task, neurons, out.numel(), kind)
 
-    out, needed = with_capacity(neuron.room(len(currents), guess), attempt)
+    out, needed = with_capacity(neuron.room(len(currents), guess), _longest(neuron, len(currents), by_level), attempt)
     return out[:needed]
 
 
@@ -197,8 +202,13 @@ def _scan_on_gpu(
         out, uncut = scan_triton(currents, drive, each, awake, neuron.total, neuron.is_cif, capacity, by_level, lowest)
         return out, min(uncut, neuron.most)
 
-    out, needed = with_capacity(neuron.room(len(currents), guess), attempt)
+    out, needed = with_capacity(neuron.room(len(currents), guess), _longest(neuron, len(currents), by_level), attempt)
     return out[:needed]
+
+
+def _longest(neuron: KernelNeuron, arriving: int, by_level: Tensor | None) -> int:
+    """Steps by which all have settled; `by_level` has two thresholds more than levels."""
+    return neuron.longest(arriving, None if by_level is None else len(by_level) - 2)
 
 
 def levels(current: Tensor | None, drive: Tensor | None, threshold: Tensor | float, total: int) -> Tensor:

@@ -185,7 +185,8 @@ def recurrence(
         )  # fmt: skip
         return out, run("recurrence", task, batch, capacity * batch * length * hidden)
 
-    out, needed = with_capacity(neuron.room(inputs.arriving, guess), attempt)
+    longest = neuron.longest(inputs.arriving, length * neuron.total)  # one position after the other
+    out, needed = with_capacity(neuron.room(inputs.arriving, guess), longest, attempt)
     if needed == OUT_OF_RANGE:
         return None
     return RecurrentSpikes(out[:needed], None if counts is None else (counts[0][:needed], counts[1][:needed]))

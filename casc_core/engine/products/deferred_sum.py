@@ -35,8 +35,8 @@ from casc_core.reporting.series import zero_padded
 
 # Below so many entries of trains the lists are short, however much spikes.
 _WORTH_A_LOOK = 100_000
-# Nanoseconds, measured: a list and an entry of it; sixteen outputs' row of a table, or their own weights.
-_LIST_COST, _ENTRY_COST, _TABLE_COST, _OWN_COST = 30.0, 1.25, 0.36, 1.2
+# Nanoseconds, measured: a list and an entry of it; sixteen outputs' row of a table.
+_LIST_COST, _ENTRY_COST, _TABLE_COST = 30.0, 1.25, 0.36
 # More terms than this are put together first: a population reads every one of them at every step.
 MOST_TERMS = 4
 
@@ -251,23 +251,23 @@ class DeferredSum:
             return None
         if any(term.train.dtype != torch.int8 or term.filter.exponent < exponent for term in self.terms):
             return None
-        if any(term.train[:, 0, :, 0].numel() > kernels.INT32_UNITS for term in self.terms):
-            return None  # the kernel numbers the spikes of a row of positions, over all steps, in 32 bits
+        if any(
+            term.train[:, 0, :, 0].numel() * term.filter.geometry.kernel[0] > kernels.INT32_UNITS for term in self.terms
+        ):
+            return None  # the kernel numbers the spikes of rows of positions, over all steps, in 32 bits
         thresholds = along(threshold, self.size, 1)
         if thresholds is None:
             return None
-        first = self.terms[0].filter
-        blocks = (
-            kernels.Blocks.tiles(self.channels)
-            if self._is_worth_tiles()
-            else kernels.Blocks.of(self.channels, first.geometry.groups, first.weight[0].numel())
-        )
-        packed = (
-            self._packed(blocks, exponent)
-            if units is None
-            else self._rounded(blocks, exponent, float(thresholds.min()), neuron, units)
-        )
-        if packed is None:
+        lowest = float(thresholds.min())
+        for blocks in self._ways():
+            packed = (
+                self._packed(blocks, exponent)
+                if units is None
+                else self._rounded(blocks, exponent, lowest, neuron, units)
+            )
+            if packed is not None:
+                break
+        else:
             return None
         unit = packed.unit
         exact = None
@@ -343,11 +343,11 @@ class DeferredSum:
     def _rounded(
         self, blocks: kernels.Blocks, exponent: int, threshold: float, neuron: KernelNeuron, widest: int
     ) -> _Packed | None:
-        """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: to int16, the cheapest to
-        sum, where that leaves few neurons near a decision; else to int32."""
+        """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: what is listed to int16,
+        the cheapest to sum, where that leaves few neurons near a decision; else to int32."""
         grids_of = [(1.0, [widest] * len(self.terms))]
-        if not blocks.tiled:
-            narrow = [max(widest, term.filter.narrow_exponent) for term in self.terms]
+        if not blocks.tabled:
+            narrow = [widest if term.filter.is_own else max(widest, term.filter.narrow_exponent) for term in self.terms]
             grids_of.insert(0, (kernels.NEAR, narrow))
         for near, grids in grids_of:
             counts = [math.ceil(term.bound * neuron.total) for term in self.terms]
@@ -378,24 +378,27 @@ class DeferredSum:
             filters.append(packed)
         return _Packed(tuple(filters), unit)
 
-    def _is_worth_tiles(self) -> bool:
-        """Whether the kernel can take positions together, and so many inputs spike that it costs less than to list them."""
-        if not all(term.filter.can_be_tiled(self._peak(term)) for term in self.terms):
+    def _ways(self) -> list[kernels.Blocks]:
+        """Blocks for the kernel to take, the cheapest first, which may find no room: for tables, for lists."""
+        first = self.terms[0].filter
+        lists = kernels.Blocks.of(self.channels, first.geometry.groups, first.weight[0].numel())
+        return [kernels.Blocks.for_tables(self.channels), lists] if self._is_worth_tables() else [lists]
+
+    def _is_worth_tables(self) -> bool:
+        """Whether the kernel can do without lists, and so many inputs spike that it costs less."""
+        if not all(term.filter.can_be_tabled(self._peak(term)) for term in self.terms):
             return False
         if sum(term.train.numel() for term in self.terms) < _WORTH_A_LOOK:
             return False
-        words = -(-self.channels // 16)
-        tiled = listed = 0.0
+        tabled = listed = 0.0
         for term in self.terms:
-            reads = term.filter.weight[0].numel()
-            spiking = _share_that_spikes(term.train)
-            each = _OWN_COST * reads if term.filter.is_own else _TABLE_COST * reads / 4
+            if term.filter.is_own:
+                continue  # by itself in either case
+            reads, spiking = term.filter.weight[0].numel(), _share_that_spikes(term.train)
             busy = float((spiking > 0).sum())
-            tiled += each * words * busy
-            # The list of a position holds the spikes of all channels, also where each has weights of its own.
-            entries = float(spiking.sum()) * reads * (self.channels if term.filter.is_own else 1)
-            listed += _ENTRY_COST * entries + _LIST_COST * busy
-        return tiled < listed
+            tabled += _TABLE_COST * busy * reads / 4 * -(-self.channels // 16)
+            listed += _ENTRY_COST * float(spiking.sum()) * reads + _LIST_COST * busy
+        return tabled <= listed
 
     def _peak(self, term: Term) -> int:
         """The largest magnitude of a term's train."""

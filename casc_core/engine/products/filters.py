@@ -38,7 +38,7 @@ class Filter:
         self, peak: int, blocks: kernels.Blocks, rounding: kernels.Rounding | None
     ) -> kernels.PackedConvolution | None:
         """For the compiled kernel, rounded if they are to be; None: its integers might not hold a sum."""
-        key = (peak, rounding, blocks.tiled, blocks.width, *blocks.low.tolist())
+        key = (peak, rounding, blocks.tabled, blocks.width, *blocks.low.tolist())
         return self.cache(
             self.weight,
             key,
@@ -51,9 +51,9 @@ class Filter:
             self.weight, ("currents", dtype), lambda: kernels.pack_currents(self.weight, self.geometry, dtype)
         )
 
-    def can_be_tiled(self, peak: int) -> bool:
+    def can_be_tabled(self, peak: int) -> bool:
         """Whether the kernel takes positions together, for a train of this peak."""
-        return kernels.can_be_tiled(self.weight, self.geometry, peak)
+        return kernels.can_be_tabled(self.weight, self.geometry, peak)
 
     @property
     def is_own(self) -> bool:

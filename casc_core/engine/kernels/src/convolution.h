@@ -1,19 +1,8 @@
 /* A population behind convolutions.
 
-   Only spikes are visited. Each input row is read once into lists of the channels that spike, position by position, or into keys
-   of tables (tables.h). A tile, which is an output position or some neighbours in a row, adds the weights behind what it reads
-   and lets its neurons take the step. Its potentials stay in the nearest cache from
-   the first step to silence. */
-
-/* The lists of one row of input positions: entries of (step, x) lie from start[step * width + x] on. An entry is the number
-   of a channel, x * in_n + channel, and its spike. With tables there are keys [step, x with the padding, quarters] instead. */
-typedef struct {
-    int64_t y; /* which row it is; -1: none */
-    uint32_t *start;
-    int32_t *entry;
-    int16_t *spike;
-    uint16_t *key;
-} NAME(RowLists);
+   Only spikes are visited. Each input row is read once into lists of the channels that spike (lists.h), or into keys of tables
+   (tables.h). A tile, which is some output positions side by side in a row, adds the weights behind what it reads, step after
+   step, and lets its neurons take the step. Its potentials stay in the nearest cache from the first step to silence. */
 
 /* The keys of input row `y`, of the channels in_lo .. in_lo + in_n - 1, at every step. */
 static void NAME(read_keys)(const ConvolutionTerm *term, int64_t samples, int64_t sample, int64_t y, int64_t in_lo,
@@ -33,249 +22,74 @@ static void NAME(read_keys)(const ConvolutionTerm *term, int64_t samples, int64_
     }
 }
 
-/* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1. */
-static void NAME(read_row)(const ConvolutionTerm *term, int64_t samples, int64_t sample, int64_t y, int64_t in_lo,
-                           int64_t in_n, NAME(RowLists) *lists) {
-    uint32_t count = 0, *start = lists->start;
-    int32_t *entry = lists->entry;
-    int16_t *spike = lists->spike;
-    const int64_t width = term->width;
-#if VECTOR == 512
-    const WORD first_numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#endif
-    lists->y = y;
-    for (int64_t step = 0; step < term->steps; step++) {
-        const int8_t *in = term->train + (((step * samples + sample) * term->height + y) * width) * term->channels + in_lo;
-        for (int64_t x = 0; x < width; x++, in += term->channels) {
-            const int32_t number = (int32_t)(x * in_n);
-            start[step * width + x] = count;
-            int64_t c = 0;
-#if VECTOR == 512
-            for (; c < in_n; c += 64) {
-                const int64_t rest = in_n - c;
-                const __mmask64 some = rest >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << rest) - 1;
-                const WORD now = _mm512_maskz_loadu_epi8(some, in + c);
-                uint64_t bits = _mm512_test_epi8_mask(now, now);
-                if (!bits) continue;
-                for (int64_t j = c; j < in_n && j < c + 64; j += 16, bits >>= 16) { /* what spikes moves together */
-                    const __mmask16 sixteen = (__mmask16)bits;
-                    const __m128i read = _mm_maskz_loadu_epi8((__mmask16)(some >> (j - c)), in + j);
-                    const WORD spikes = _mm512_cvtepi8_epi32(read);
-                    const WORD numbers = _mm512_add_epi32(_mm512_set1_epi32(number + (int32_t)j), first_numbers);
-                    _mm512_storeu_si512(entry + count, _mm512_maskz_compress_epi32(sixteen, numbers));
-                    const WORD moved = _mm512_maskz_compress_epi32(sixteen, spikes);
-                    _mm256_storeu_si256((__m256i *)(spike + count), _mm512_cvtepi32_epi16(moved));
-                    count += (uint32_t)__builtin_popcount(sixteen);
-                }
-            }
-#else
-            for (; c + 8 <= in_n; c += 8) {
-                uint64_t eight;
-                memcpy(&eight, in + c, 8);
-                if (!eight) continue;
-                for (int64_t at = c; at < c + 8; at++) {
-                    entry[count] = number + (int32_t)at;
-                    spike[count] = in[at];
-                    count += in[at] != 0;
-                }
-            }
-            for (; c < in_n; c++) {
-                entry[count] = number + (int32_t)c;
-                spike[count] = in[c];
-                count += in[c] != 0;
-            }
-#endif
-        }
-    }
-    start[term->steps * width] = count;
-}
-
-/* Part of a row that an output position reads, at every step: neighbours whose weights are neighbours too are one. The
-   weights of entry `e` are row e + base. */
-typedef struct {
-    const NAME(RowLists) *lists;
-    int64_t from, to;
-    int32_t base;
-} NAME(Window);
-
-/* The windows of output position (oy, ox). Returns how many. */
-INLINE int64_t NAME(windows)(const ConvolutionTerm *term, const NAME(RowLists) *ring, int64_t oy, int64_t ox, int64_t in_n,
-                             NAME(Window) *window) {
-    const int64_t width = term->width, left = ox * term->stride_x - term->pad_x;
-    const int64_t together = term->dilation_x == 1 ? term->kernel_x : 1;
-    int64_t found = 0;
-    for (int64_t ky = 0; ky < term->kernel_y; ky++) {
-        const int64_t y = input_row(term, oy, ky);
-        if (y < 0) continue;
-        for (int64_t kx = 0; kx < term->kernel_x; kx += together) {
-            const int64_t x = left + kx * term->dilation_x, end = x + together;
-            const int64_t from = x < 0 ? 0 : x, to = end > width ? width : end;
-            if (from >= to) continue;
-            window[found].lists = ring + y % term->ring;
-            window[found].base = (int32_t)(((ky * term->kernel_x + kx) - x) * in_n);
-            window[found].from = from, window[found++].to = to;
-        }
-    }
-    return found;
-}
-
-/* Puts what spikes in some windows, at the step whose lists begin at `at`, into one list of rows to add. Lists are read and
-   written sixteen entries at a time, beyond their ends. */
-INLINE void NAME(gather)(const NAME(Window) *window, int64_t windows, int64_t at, RowList *list) {
-    int64_t count = 0;
-    for (int64_t w = 0; w < windows; w++) {
-        const NAME(RowLists) *lists = window[w].lists;
-        const uint32_t first = lists->start[at + window[w].from];
-        const int64_t n = lists->start[at + window[w].to] - first;
-        const int32_t *entry = lists->entry + first, base = window[w].base;
-        const int16_t *spike = lists->spike + first;
-        int32_t *row = list->row + count;
-        int16_t *factor = list->factor + count;
-        for (int64_t k = 0; k < n; k += 16) {
-#if VECTOR == 512
-            _mm512_storeu_si512(row + k, _mm512_add_epi32(_mm512_loadu_si512(entry + k), _mm512_set1_epi32(base)));
-#else
-            /* Unsigned, because what lies beyond the end may be any number. */
-            for (int64_t i = k; i < k + 16; i++) row[i] = (int32_t)((uint32_t)entry[i] + (uint32_t)base);
-#endif
-            memcpy(factor + k, spike + k, 32);
-        }
-        count += n;
-    }
-    list->row[count] = 0, list->factor[count] = 0; /* rows are taken in pairs */
-    list->count = count;
-}
-
-#if VECTOR
-#define LANES32 (WORD_LANES / 2)
-/* to = the weights of a list of int32, `words` vectors wide. */
-INLINE void NAME(add_wide)(const int words, const int32_t *weight, const RowList *list, int32_t *to) {
-    WORD sum[8];
-    const int64_t stride = LANES32 * words;
-    for (int w = 0; w < words; w++) sum[w] = ZERO();
-    int32_t ones = 0;
-    for (int64_t i = 0; i < list->count; i++) {
-        const int32_t *row = weight + list->row[i] * stride;
-        const int32_t factor = list->factor[i];
-        if (factor == 1 || factor == -1) { /* -x is ~x + 1 */
-            const WORD sign = EACH_PAIR(factor >> 1);
-            ones -= factor >> 1;
-            for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], XOR(LOAD(row + LANES32 * w), sign));
-        } else {
-            const WORD by = EACH_PAIR(factor);
-            for (int w = 0; w < words; w++) sum[w] = ADD32(sum[w], TIMES32(LOAD(row + LANES32 * w), by));
-        }
-    }
-    for (int w = 0; w < words; w++) STORE(to + LANES32 * w, ADD32(sum[w], EACH_PAIR(ones)));
-}
-#undef LANES32
-
-/* to = the weights of a list, as `sums32` adds them, `words` vectors wide. */
-INLINE void NAME(add32)(const int words, const int16_t *weight, const RowList *list, int32_t *to) {
-    WORD low[MOST_WORDS], high[MOST_WORDS];
-    for (int w = 0; w < words; w++) low[w] = high[w] = ZERO();
-    for (int64_t i = 0; i < list->count; i += 2) {
-        const int64_t stride = WORD_LANES * words;
-        const int16_t *a = weight + list->row[i] * stride, *b = weight + list->row[i + 1] * stride;
-        int32_t pair;
-        memcpy(&pair, list->factor + i, sizeof pair);
-        const WORD factors = EACH_PAIR(pair);
-        for (int w = 0; w < words; w++) {
-            const WORD x = LOAD(a + WORD_LANES * w), y = LOAD(b + WORD_LANES * w);
-            low[w] = PAIRS(low[w], LOW(x, y), factors);
-            high[w] = PAIRS(high[w], HIGH(x, y), factors);
-        }
-    }
-    for (int w = 0; w < words; w++) {
-        const int64_t at = WORD_LANES * w, half = WORD_LANES / 2;
-        STORE(to + at, FIRST(low[w], high[w]));
-        STORE(to + at + half, SECOND(low[w], high[w]));
-    }
-}
-#endif
-
-/* to = the weights of a list times their spikes. */
-INLINE void NAME(add)(const void *weight, int kind, int64_t stride, const RowList *list, const int32_t *zeros,
-                      int32_t *to) {
-#if VECTOR
-    const int16_t *rows = (const int16_t *)weight;
-    if (kind != WIDE) {
-        switch (stride / WORD_LANES) {
-            case 1: NAME(add32)(1, rows, list, to); return;
-            case 2: NAME(add32)(2, rows, list, to); return;
-            case 4: NAME(add32)(4, rows, list, to); return;
-            default: break;
-        }
-    } else {
-        const int32_t *wide = (const int32_t *)weight;
-        switch (2 * stride / WORD_LANES) {
-            case 1: NAME(add_wide)(1, wide, list, to); return;
-            case 2: NAME(add_wide)(2, wide, list, to); return;
-            case 4: NAME(add_wide)(4, wide, list, to); return;
-            case 8: NAME(add_wide)(8, wide, list, to); return;
-            default: break;
-        }
-    }
-#endif
-    NAME(accumulate)(weight, kind, stride, list, zeros, to);
-}
-
 /* A tile, output positions that lie side by side in a row, and all that one thread works with. */
 typedef struct {
     const ConvolutionTask *task;
-    NAME(RowLists) *ring; /* of each term */
-    NAME(Window) *window; /* of each term, of the position `counted` */
-    int64_t *windows;     /* [terms]: how many there are */
+    InputRow *ring; /* of each term */
+    Columns columns;
     int64_t sample, block, oy, ox, positions;
     int64_t drive_at, potential_at; /* where those of the row's first position are, if there are any */
-    int32_t *v, *total, *zeros, *thresholds, *drive, *potential, *product, *current; /* [tile, width] */
-    int8_t *near, *fired;
-    RowList list;
-    int64_t counted, known; /* position whose windows these are, and of how many steps its spikes have been counted; -1: none */
-    int16_t *counts;        /* of what the windows of each term read, as their rows are numbered */
-    int8_t *out_row;        /* [capacity, out_width, width] */
+    int32_t *v, *total, *zeros, *thresholds, *drive, *potential, *current; /* [tile, width] */
+    int8_t *near, *spare;
+    int64_t *received; /* [tile]: the error that spikes have brought, in half units */
+    int8_t *arrived, *quiet; /* [tile]: whether anything has at this step; whether nothing has spiked at the one before */
+    int16_t *sums;           /* [width, inputs] of a row that is read */
+    int16_t *seen, *counts;  /* how often inputs have spiked: those that the tile reads; those of one position, as rows are numbered */
+    int64_t known;           /* of how many steps those have been counted */
+    int8_t *out_row;         /* [capacity, out_width, width] */
+    uint8_t (*ones)[8];
     void *memory;
 } NAME(Tile);
 
-/* The windows of every term at a position of the tile. */
-static void NAME(all_windows)(NAME(Tile) *at, int64_t p) {
-    const ConvolutionTask *task = at->task;
-    const NAME(RowLists) *ring = at->ring;
-    NAME(Window) *window = at->window;
-    at->counted = p, at->known = 0;
-    for (int64_t t = 0; t < task->terms; ring += task->term[t].ring, window += taps_of(task->term + t++))
-        at->windows[t] = NAME(windows)(task->term + t, ring, at->oy, at->ox + p, task->term[t].in_n[at->block], window);
+/* How many inputs a tile reads of a term, at most. */
+static int64_t NAME(seen_of)(const ConvolutionTask *task, const ConvolutionTerm *term) {
+    return term->kernel_y * across_of(term, task->tile) * term->most_in;
 }
 
-/* Counts what has spiked in the windows of a position up to `step`. */
-static void NAME(count_windows)(NAME(Tile) *at, int64_t p, int64_t step) {
+/* Counts how often what the tile reads has spiked up to `step`. */
+static void NAME(count_seen)(NAME(Tile) *at, int64_t step) {
     const ConvolutionTask *task = at->task;
-    int16_t *counts = at->counts;
-    if (at->counted != p) NAME(all_windows)(at, p);
-    for (int64_t t = 0, w = 0; t < task->terms; w += taps_of(task->term + t++)) {
+    int16_t *seen = at->seen;
+    for (int64_t t = 0; t < task->terms; seen += NAME(seen_of)(task, task->term + t++)) {
         const ConvolutionTerm *term = task->term + t;
         const int64_t in_n = term->in_n[at->block], end = step < term->steps ? step + 1 : term->steps;
-        const NAME(Window) *last = at->window + w + at->windows[t];
-        if (!at->known) memset(counts, 0, (size_t)term->left_out.reads * sizeof *counts);
+        const int64_t across = across_of(term, at->positions), left = at->ox * term->stride_x - term->pad_x;
+        const int64_t from = left < 0 ? 0 : left, to = left + across < term->width ? left + across : term->width;
+        if (!at->known) memset(seen, 0, (size_t)NAME(seen_of)(task, term) * sizeof *seen);
         for (int64_t s = at->known; s < end; s++)
-            for (const NAME(Window) *window = at->window + w; window < last; window++) {
-                const int8_t *row = term->train + (((s * task->samples + at->sample) * term->height + window->lists->y) *
-                                                   term->width) * term->channels + term->in_lo[at->block];
-                int16_t *to = counts + window->base;
-                if (in_n == term->channels)
-                    NAME(count)((window->to - window->from) * in_n, row + window->from * in_n, to + window->from * in_n);
+            for (int64_t ky = 0; ky < term->kernel_y; ky++) {
+                const int64_t y = input_row(term, at->oy, ky);
+                if (y < 0) continue;
+                const int8_t *row = term->train + term->in_lo[at->block] +
+                                    (((s * task->samples + at->sample) * term->height + y) * term->width) * term->channels;
+                int16_t *counts = seen + (ky * across - left) * in_n;
+                if (in_n == term->channels && from < to)
+                    NAME(count)((to - from) * in_n, row + from * in_n, counts + from * in_n);
                 else
-                    for (int64_t x = window->from; x < window->to; x++)
-                        NAME(count)(in_n, row + x * term->channels, to + x * in_n);
+                    for (int64_t x = from; x < to; x++) NAME(count)(in_n, row + x * term->channels, counts + x * in_n);
             }
-        counts += term->left_out.reads;
     }
     at->known = step + 1;
 }
 
-/* Decides the neurons of a position that are marked: corrects potentials, counts and spikes. `received` is the error that
-   spikes have brought, in half units. */
-static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int64_t received) {
+/* Those of one position, as the rows of weights are numbered. */
+static void NAME(count_windows)(NAME(Tile) *at, int64_t p) {
+    const ConvolutionTask *task = at->task;
+    const int16_t *seen = at->seen;
+    int16_t *counts = at->counts;
+    for (int64_t t = 0; t < task->terms; seen += NAME(seen_of)(task, task->term + t++)) {
+        const ConvolutionTerm *term = task->term + t;
+        const int64_t in_n = term->in_n[at->block], across = across_of(term, at->positions);
+        for (int64_t ky = 0; ky < term->kernel_y; ky++)
+            for (int64_t kx = 0; kx < term->kernel_x; kx++)
+                memcpy(counts + (kx * term->kernel_y + ky) * in_n,
+                       seen + (ky * across + p * term->stride_x + kx * term->dilation_x) * in_n, (size_t)in_n * sizeof *counts);
+        counts += term->left_out.reads;
+    }
+}
+
+/* Decides the neurons of a position that are marked: corrects potentials, counts and what has `fired`. */
+static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int8_t *fired) {
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const Exactly *exactly = &task->exactly;
@@ -286,12 +100,12 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int64_t receiv
     const double *exact_thresholds = task->exact_thresholds + low;
     const int8_t *near = at->near + first;
     int32_t *v = at->v + first, *total = at->total + first;
-    int8_t *fired = at->fired + first;
     double finer_error = 0;
     for (int64_t t = 0; t < task->terms; t++)
         finer_error = task->term[t].left_out.finer > finer_error ? task->term[t].left_out.finer : finer_error;
-    const double margin = (double)received * exactly->unit * finer_error / 2 + ROUNDED;
-    NAME(count_windows)(at, p, step);
+    const double margin = (double)at->received[p] * exactly->unit * finer_error / 2 + ROUNDED;
+    NAME(count_seen)(at, step);
+    NAME(count_windows)(at, p);
     for (int64_t k = NAME(next_near)(near, 0, width); k < width; k = NAME(next_near)(near, k + 1, width)) {
         if (k >= task->out_n[at->block]) break; /* padding */
         const int32_t spike = fired[k], count = neurons->levels ? 0 : total[k] - spike;
@@ -338,47 +152,58 @@ INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const 
 
 /* Room for a tile. Returns whether there was memory. */
 static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
-    const int64_t lanes = task->tile * task->width;
-    int64_t rings = 0, most = 0, reads = 0, counted = 0, rows = 0;
+    const int64_t tile = task->tile, lanes = tile * task->width;
+    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, across = 0, entries = 0, kernel = 0;
     for (int64_t t = 0; t < task->terms; t++) {
         const ConvolutionTerm *term = task->term + t;
-        const int64_t taps = taps_of(term);
         rings += term->ring;
-        most += taps;
-        reads = taps * term->most_in > reads ? taps * term->most_in : reads;
         counted += term->left_out.reads;
-        rows += term->ring * (4 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 64);
+        seen += NAME(seen_of)(task, term);
+        rows += term->ring * (8 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 80);
+        const int64_t columns = across_of(term, tile), room = columns_of(term, columns);
+        across = columns > across ? columns : across;
+        kernel = term->kernel_y > kernel ? term->kernel_y : kernel;
+        entries = room > entries ? room : entries;
+        sums = term->width * term->most_in > sums ? term->width * term->most_in : sums;
     }
-    char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(NAME(RowLists)) + rows + 34 * lanes + 2 * counted +
-                                         most * (int64_t)sizeof(NAME(Window)) + 8 * task->terms + 6 * (reads + 17) +
-                                         task->capacity * task->out_width * task->width + 512));
+    const int64_t out_row = task->capacity * task->out_width * task->width;
+    char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(InputRow) + rows + 30 * lanes + 2 * (counted + seen + sums) +
+                                         8 * across + 16 * kernel + 6 * entries + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
     if (!next) return 0;
     *at = (NAME(Tile)){.task = task, .memory = next};
 #define TAKE(pointer, n)                                                                                              \
     pointer = (void *)next;                                                                                           \
     next += ((int64_t)(n) * (int64_t)sizeof(*(pointer)) + 15) / 16 * 16;
     TAKE(at->ring, rings)
-    TAKE(at->window, most)
-    TAKE(at->windows, task->terms)
     TAKE(at->v, lanes)
     TAKE(at->total, lanes)
     TAKE(at->zeros, lanes)
     TAKE(at->thresholds, lanes)
     TAKE(at->drive, lanes)
     TAKE(at->potential, lanes)
-    TAKE(at->product, lanes)
     TAKE(at->current, lanes)
     TAKE(at->near, lanes)
-    TAKE(at->fired, lanes)
+    TAKE(at->spare, lanes)
+    TAKE(at->received, tile)
+    TAKE(at->arrived, tile)
+    TAKE(at->quiet, tile)
+    TAKE(at->columns.row, kernel)
+    TAKE(at->columns.ky, kernel)
+    TAKE(at->columns.start, across + 1)
+    TAKE(at->columns.growth, across)
+    TAKE(at->columns.entry, entries)
+    TAKE(at->columns.spike, entries)
+    TAKE(at->sums, sums)
+    TAKE(at->seen, seen)
     TAKE(at->counts, counted)
-    TAKE(at->out_row, task->capacity * task->out_width * task->width)
-    TAKE(at->list.row, reads + 17)
-    TAKE(at->list.factor, reads + 17)
+    TAKE(at->out_row, out_row)
+    TAKE(at->ones, 256)
     for (int64_t t = 0, r = 0; t < task->terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         for (int64_t k = 0; k < term->ring; k++, r++) {
-            NAME(RowLists) *row = at->ring + r;
+            InputRow *row = at->ring + r;
             TAKE(row->start, starts_of(term))
+            TAKE(row->growth, starts_of(term))
             TAKE(row->entry, entries_of(term))
             TAKE(row->spike, entries_of(term))
             TAKE(row->key, keys_of_term(term))
@@ -387,24 +212,26 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     }
 #undef TAKE
     memset(at->zeros, 0, (size_t)lanes * sizeof *at->zeros);
+    memset(at->counts, 0, (size_t)counted * sizeof *at->counts); /* the padding stays so */
+    list_ones(at->ones);
     return 1;
 }
 
 /* Reads the input rows that a row of outputs needs. */
 static void NAME(read_rows)(NAME(Tile) *at) {
-    NAME(RowLists) *ring = at->ring;
+    InputRow *ring = at->ring;
     for (int64_t t = 0; t < at->task->terms; ring += at->task->term[t++].ring) {
         const ConvolutionTerm *term = at->task->term + t;
         for (int64_t ky = 0; ky < term->kernel_y; ky++) {
             const int64_t y = input_row(term, at->oy, ky);
-            NAME(RowLists) *row = ring + (y < 0 ? 0 : y) % term->ring;
+            InputRow *row = ring + (y < 0 ? 0 : y) % term->ring;
             if (y < 0 || row->y == y) continue;
             row->y = y;
             const int64_t low = term->in_lo[at->block], n = term->in_n[at->block];
             if (term->tables)
                 NAME(read_keys)(term, at->task->samples, at->sample, y, low, n, 4 * at->task->width, row->key);
-            else if (!term->own)
-                NAME(read_row)(term, at->task->samples, at->sample, y, low, n, row);
+            else if (is_listed(term))
+                NAME(read_lists)(term, (const uint8_t(*)[8])at->ones, at->task->samples, at->sample, y, low, n, at->sums, row);
         }
     }
 }
@@ -421,9 +248,9 @@ static void NAME(copy_given)(const NAME(Tile) *at, const int32_t *from, int64_t 
 
 /* Where the keys lie that the tile reads of a term at a step, for each kernel row; NULL where nothing spikes. Returns whether
    anything does. */
-INLINE int NAME(keys_at)(const NAME(Tile) *at, const ConvolutionTerm *term, const NAME(RowLists) *ring, int64_t step,
+INLINE int NAME(keys_at)(const NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step,
                          const uint16_t **key) {
-    const int64_t across = (at->positions - 1) * term->stride_x + (term->kernel_x - 1) * term->dilation_x + 1;
+    const int64_t across = across_of(term, at->positions);
     int any = 0;
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
         const int64_t y = input_row(term, at->oy, ky);
@@ -442,39 +269,83 @@ INLINE int NAME(keys_at)(const NAME(Tile) *at, const ConvolutionTerm *term, cons
     return any;
 }
 
-/* current += what spikes of a term at a step send. `begun`: whether there is anything in it. Adds to `received`; returns whether
-   anything has come. */
-static int NAME(add_term)(NAME(Tile) *at, int64_t t, const NAME(RowLists) *ring, int64_t first_window, int64_t step, int begun,
-                          int64_t *received) {
-    const ConvolutionTask *task = at->task;
-    const ConvolutionTerm *term = task->term + t;
-    const int64_t width = task->width, in_n = term->in_n[at->block];
-    const char *weights = (const char *)term->weights + at->block * term->block_bytes;
+/* Notes that something has arrived at all positions, in this many half units of error. */
+INLINE void NAME(arrived_everywhere)(NAME(Tile) *at, int64_t error) {
+    for (int64_t p = 0; p < at->positions; p++) at->arrived[p] = 1, at->received[p] += error;
+}
+
+/* current += what spikes of a term at a step send, by tables. */
+static void NAME(receive_tabled)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step) {
     const uint16_t *key[MOST_KERNEL];
-    if (term->tables && !NAME(keys_at)(at, term, ring, step, key)) return begun;
-    if ((term->own || term->tables) && !begun)
-        memset(at->current, 0, (size_t)(at->positions * width) * sizeof *at->current);
-    if (term->tables) {
-        NAME(add_tabled)(term, key, (const char *)term->tables + at->block * term->table_bytes, at->positions, width, at->current);
-        *received += taps_of(term) * in_n * term->left_out.error;
-        return 1;
+    if (!NAME(keys_at)(at, term, ring, step, key)) return;
+    const char *table = (const char *)term->tables + at->block * term->table_bytes;
+    NAME(add_tabled)(term, key, table, at->positions, at->task->width, at->current);
+    NAME(arrived_everywhere)(at, taps_of(term) * term->in_n[at->block] * term->left_out.error);
+}
+
+/* The same where each output has an input channel of its own. */
+static void NAME(receive_own)(NAME(Tile) *at, const ConvolutionTerm *term, int64_t step) {
+    const ConvolutionTask *task = at->task;
+    if (NAME(add_own)(term, task->samples, at->sample, step, at->block, at->oy, at->ox, at->positions, task->out_n[at->block],
+                      task->width, at->current))
+        NAME(arrived_everywhere)(at, taps_of(term) * term->left_out.error);
+}
+
+/* The same by lists. */
+static void NAME(receive_listed)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step) {
+    const int64_t width = at->task->width, in_n = term->in_n[at->block], left = at->ox * term->stride_x - term->pad_x;
+    const int64_t across = across_of(term, at->positions), together = term->dilation_x == 1 ? term->kernel_x : 1;
+    const Columns *columns = &at->columns;
+    NAME(join)(term, ring, step, at->oy, left, across, in_n, &at->columns);
+    if (!columns->start[across]) return;
+    for (int64_t p = 0; p < at->positions; p++)
+        for (int64_t kx = 0; kx < term->kernel_x; kx += together) {
+            const int64_t from = p * term->stride_x + kx * term->dilation_x, to = from + together;
+            const uint32_t first = columns->start[from], end = columns->start[to];
+            if (first == end) continue;
+            NAME(add_listed)(term, at->block, columns, first, end, (from - kx) * term->kernel_y * in_n, width,
+                             at->current + p * width);
+            at->arrived[p] = 1;
+            for (int64_t x = from; x < to; x++) at->received[p] += columns->growth[x] * term->left_out.error;
+        }
+}
+
+/* What arrives at a step. */
+static void NAME(receive_step)(NAME(Tile) *at, int64_t step) {
+    const ConvolutionTask *task = at->task;
+    const InputRow *ring = at->ring;
+    memset(at->current, 0, (size_t)(at->positions * task->width) * sizeof *at->current);
+    memset(at->arrived, 0, (size_t)at->positions);
+    for (int64_t t = 0; t < task->terms; ring += task->term[t++].ring) {
+        const ConvolutionTerm *term = task->term + t;
+        if (step >= term->steps) continue;
+        if (term->tables) NAME(receive_tabled)(at, term, ring, step);
+        else if (term->own) NAME(receive_own)(at, term, step);
+        else NAME(receive_listed)(at, term, ring, step);
     }
-    if (term->own) {
-        if (!NAME(add_own)(term, task->samples, at->sample, step, at->block, at->oy, at->ox, at->positions,
-                           task->out_n[at->block], width, at->current))
-            return begun;
-        *received += taps_of(term) * term->left_out.error;
-        return 1;
-    }
-    NAME(gather)(at->window + first_window, at->windows[t], step * term->width, &at->list); /* the tile is one position */
-    if (!at->list.count) return begun;
-    *received += at->list.count * term->left_out.error;
-    NAME(add)(weights, (int)term->kind, width, &at->list, at->zeros, begun ? at->product : at->current);
-    if (begun)
-        for (int64_t k = 0; k < width; k++) at->current[k] += (int32_t)((uint32_t)at->product[k] << term->shift);
-    else if (term->shift)
-        for (int64_t k = 0; k < width; k++) at->current[k] = (int32_t)((uint32_t)at->current[k] << term->shift);
-    return 1;
+}
+
+/* A step of neighbouring positions from `p` on, `lanes` neurons, to which the same has arrived. Returns whether any spiked. */
+INLINE int64_t NAME(fire_some)(NAME(Tile) *at, int64_t p, int64_t lanes, int64_t step, const int32_t *driven,
+                               const int32_t *potential, int8_t *fired) {
+    const ConvolutionTask *task = at->task;
+    const Neurons *neurons = &task->neurons;
+    const int64_t first = p * task->width;
+    const int32_t cap = (int32_t)cap_at(neurons, step), *sum = at->current + first, *thresholds = at->thresholds + first;
+    int32_t *v = at->v + first, *total = at->total + first, undecided = 0;
+    driven += first, potential += first;
+    if (!task->exactly.margin)
+        return NAME(step_of)(lanes, neurons, thresholds, sum, driven, potential, cap, v, total, fired, 0, NULL, NULL);
+    const int32_t margin = margin_at(&task->exactly, at->received[p], neurons->levels ? neurons->total : cap);
+    int64_t any = NAME(step_of)(lanes, neurons, thresholds, sum, driven, potential, cap, v, total, fired, margin, at->near + first,
+                                &undecided);
+    if (!undecided) return any;
+    for (int64_t k = 0; k < lanes; k += task->width)
+        if (NAME(next_near)(at->near + first + k, 0, task->width) < task->width)
+            NAME(decide)(at, p + k / task->width, step, fired + k);
+    any = 0;
+    for (int64_t k = 0; k < lanes; k++) any |= fired[k];
+    return any;
 }
 
 /* A tile's neurons from the first step to silence; writes what they do to `out_row`. Returns how many steps they needed, or
@@ -483,11 +354,14 @@ static int64_t NAME(run_tile)(NAME(Tile) *at) {
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const int64_t width = task->width, lanes = at->positions * width, wake_steps = neurons->wake_steps;
-    int64_t arriving = 0, needed = 0, received = 0, step = 0;
-    int quiet = 0;
-    for (int64_t t = 0; t < task->terms; t++) arriving = task->term[t].steps > arriving ? task->term[t].steps : arriving;
-    at->counted = -1;
-    if (task->tile == 1) NAME(all_windows)(at, 0);
+    int64_t arriving = 0, needed = 0, step = 0, together = at->positions;
+    for (int64_t t = 0; t < task->terms; t++) {
+        arriving = task->term[t].steps > arriving ? task->term[t].steps : arriving;
+        if (is_listed(task->term + t)) together = 1;
+    }
+    at->known = 0;
+    memset(at->received, 0, (size_t)at->positions * sizeof *at->received);
+    memset(at->quiet, 0, (size_t)at->positions);
     if (task->drive) NAME(copy_given)(at, task->drive + at->drive_at, task->drive_x, task->drive_channel, at->drive);
     const int32_t *potential = at->zeros;
     if (task->potential) {
@@ -499,32 +373,19 @@ static int64_t NAME(run_tile)(NAME(Tile) *at) {
     int8_t *out = at->out_row + at->ox * width;
     for (; step < neurons->most_steps; step++, out += task->out_width * width) {
         const int32_t *driven = task->drive && awake_at(neurons, step) ? at->drive : at->zeros;
-        int begun = 0;
-        const NAME(RowLists) *ring = at->ring;
-        for (int64_t t = 0, w = 0; t < task->terms; ring += task->term[t].ring, w += taps_of(task->term + t++))
-            if (step < task->term[t].steps) begun = NAME(add_term)(at, t, ring, w, step, begun, &received);
-        const int32_t *sum = begun ? at->current : at->zeros, cap = (int32_t)cap_at(neurons, step);
+        int8_t *fired = step < task->capacity ? out : at->spare;
         int64_t any = 0;
-        if (quiet && !begun && driven == at->zeros && step > wake_steps) {
-            memset(at->fired, 0, (size_t)lanes); /* as at the step before, nothing arrives and nothing has changed */
-        } else if (task->exactly.margin > 0) {
-            const int32_t margin = margin_at(&task->exactly, received, neurons->levels ? neurons->total : cap);
-            int32_t undecided = 0;
-            any = NAME(step_of)(lanes, neurons, at->thresholds, sum, driven, potential, cap, at->v, at->total, at->fired, margin, at->near,
-                                &undecided);
-            if (undecided) {
-                for (int64_t p = 0; p < at->positions; p++)
-                    if (NAME(next_near)(at->near + p * width, 0, width) < width) NAME(decide)(at, p, step, received);
-                any = 0;
-                for (int64_t k = 0; k < lanes; k++) any |= at->fired[k];
-            }
-        } else {
-            any = NAME(step_of)(lanes, neurons, at->thresholds, sum, driven, potential, cap, at->v, at->total, at->fired, 0, NULL, NULL);
+        if (step <= arriving) NAME(receive_step)(at, step); /* later there is nothing, as at the step behind the last */
+        for (int64_t p = 0; p < at->positions; p += together) {
+            int8_t *own = fired + p * width;
+            /* Neurons that have not changed at the step before, and to which nothing arrives, do not. */
+            const int still = at->quiet[p] && !at->arrived[p] && driven == at->zeros && step > wake_steps;
+            if (still) memset(own, 0, (size_t)(together * width));
+            else at->quiet[p] = !NAME(fire_some)(at, p, together * width, step, driven, potential, own);
+            any |= !at->quiet[p];
         }
-        quiet = !any;
         if (!any && step >= arriving && step >= wake_steps) break;
         if (step >= task->capacity) return task->capacity + 1;
-        memcpy(out, at->fired, (size_t)lanes);
         if (any) needed = step + 1;
     }
     for (; step < task->capacity; step++, out += task->out_width * width) memset(out, 0, (size_t)lanes);

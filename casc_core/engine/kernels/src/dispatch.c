@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 28; }
+EXPORT int64_t casc_version(void) { return 29; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -160,15 +160,14 @@ static int fits(int64_t kernel, const void *task) {
     if (kernel == CONVOLUTION) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;
         int good = convolution->width > 0 && convolution->width % 16 == 0 && convolution->terms > 0 &&
-                   (convolution->tile == 1 || convolution->tile == TILE / 2 ||
-                    (convolution->tile == TILE && convolution->width == 16)) &&
+                   convolution->tile > 0 && convolution->tile <= (convolution->width == 16 ? TILE : TILE / 2) &&
                    convolution->bands > 0 && convolution->samples > 0 && convolution->capacity >= 0 &&
                    whole(convolution->neurons.threshold) && decides(&convolution->exactly);
         for (int64_t t = 0; good && t < convolution->terms; t++) {
             const ConvolutionTerm *term = convolution->term + t;
-            good = (convolution->width % 32 == 0 || term->own || term->kind == WIDE) &&
-                   (!term->tables || (convolution->tile > 1 && term->kernel_y <= MOST_KERNEL && term->quarters % 4 == 0 &&
-                                      (PATTERNS - 1) * 4 * convolution->width <= UINT16_MAX)) &&
+            good = (convolution->width % 32 == 0 || !is_listed(term)) &&
+                   (!term->tables || (convolution->tile % (TILE / 2) == 0 && term->kernel_y <= MOST_KERNEL &&
+                                      term->quarters % 4 == 0 && (PATTERNS - 1) * 4 * convolution->width <= UINT16_MAX)) &&
                    term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31 &&
                    kept(&term->left_out) &&
                    (!convolution->exactly.margin ||

@@ -9,6 +9,7 @@
 #include "gated_sums.h"
 #include "gated.h"
 #include "tables.h"
+#include "lists.h"
 #include "convolution.h"
 #include "dense.h"
 #include "counting.h"

@@ -1,6 +1,7 @@
 /* Vectors, for the set of instructions that VECTOR names by their bits: 512 AVX-512, 256 AVX2, 128 NEON; 0: none, plain loops.
 
-   A WORD holds WORD_LANES int16 or half as many int32. What compilers make well of plain operators on vectors is written with
+   A WORD holds WORD_LANES int16 or half as many int32; MOST_WORDS sums of int16, or sums of LISTED_LANES outputs, stay in registers.
+   WIDENED reads int8 as int32. What compilers make well of plain operators on vectors is written with
    those, in Lanes. */
 
 #undef WORD
@@ -26,6 +27,7 @@
 #undef XOR
 #undef TIMES32
 #undef SHIFTED32
+#undef WIDENED
 #undef MASK
 #undef GREATER
 #undef WITHIN
@@ -35,6 +37,7 @@
 #undef ONE_LESS
 #undef ANY
 #undef MOST_WORDS
+#undef LISTED_LANES
 #undef FLOATS
 #undef REALS
 #undef LOAD_REALS
@@ -76,7 +79,9 @@
 #define XOR(a, b) _mm512_xor_si512(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm512_sll_epi32(x, _mm_cvtsi32_si128(by))
+#define WIDENED(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define MOST_WORDS 10
+#define LISTED_LANES 128
 #define FLOATS 16
 #elif VECTOR == 256
 #define WORD __m256i
@@ -100,7 +105,9 @@
 #define XOR(a, b) _mm256_xor_si256(a, b)
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm256_sll_epi32(x, _mm_cvtsi32_si128(by))
+#define WIDENED(p) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define MOST_WORDS 6
+#define LISTED_LANES 64
 #define FLOATS 8
 #elif VECTOR == 128
 #define WORD int32x4_t
@@ -126,7 +133,9 @@
 #define XOR(a, b) veorq_s32(a, b)
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
+#define WIDENED(p) NAME(widened)(p)
 #define MOST_WORDS 10
+#define LISTED_LANES 64
 #define FLOATS 4
 
 INLINE WORD NAME(load)(const void *from) {
@@ -136,6 +145,12 @@ INLINE WORD NAME(load)(const void *from) {
 }
 
 INLINE void NAME(store)(void *to, WORD x) { memcpy(to, &x, sizeof x); }
+
+INLINE WORD NAME(widened)(const int8_t *from) {
+    int32_t four;
+    memcpy(&four, from, sizeof four);
+    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)))));
+}
 #else
 #define FLOATS 1
 #endif

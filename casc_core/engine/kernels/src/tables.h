@@ -43,9 +43,9 @@ INLINE void NAME(add_chosen)(const int words, const int positions, const Convolu
     UNROLLED for (int p = 0; p < positions; p++)
         UNROLLED for (int w = 0; w < words; w++) sums[p][w] = (NAME(Sums)){0};
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
-        const char *first = table + ky * term->kernel_x * quarters * pattern;
         if (!key[ky]) continue;
-        for (int64_t kx = 0; kx < term->kernel_x; kx++)
+        for (int64_t kx = 0; kx < term->kernel_x; kx++) {
+            const char *first = table + (kx * term->kernel_y + ky) * quarters * pattern;
             for (int64_t q = 0; q < quarters; q += 4, first += 4 * pattern) {
                 const uint16_t *at = key[ky] + kx * term->dilation_x * quarters + q;
                 const char *second = first + pattern, *third = second + pattern, *fourth = third + pattern;
@@ -59,6 +59,7 @@ INLINE void NAME(add_chosen)(const int words, const int positions, const Convolu
                     UNROLLED for (int w = 0; w < words; w++) sums[p][w] = sums[p][w] + a[w] + b[w] + c[w] + d[w];
                 }
             }
+        }
     }
     UNROLLED for (int p = 0; p < positions; p++)
         UNROLLED for (int w = 0; w < words; w++) ((NAME(Sums) *)(to + p * width))[w] += sums[p][w] << (uint32_t)term->shift;
@@ -89,16 +90,25 @@ static void NAME(add_tabled)(const ConvolutionTerm *term, const uint16_t *const 
 #endif
 }
 
-/* sum += in * weight, shifted, of sixteen channels. Returns whether anything spikes. */
-INLINE int NAME(add_sixteen)(const int8_t *in, const uint32_t *weight, int64_t shift, uint32_t *sum) {
-    typedef int8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
-    typedef uint32_t Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
-    uint64_t halves[2];
-    memcpy(halves, in, sizeof halves);
-    if (!(halves[0] | halves[1])) return 0;
-    const Sixteen sent = __builtin_convertvector(*(const Bytes *)in, Sixteen) * *(const Sixteen *)weight;
-    *(Sixteen *)sum += sent << (uint32_t)shift;
-    return 1;
+/* sum += in * weight, shifted, of `n` channels. Returns what is not zero where anything spikes. */
+INLINE int32_t NAME(add_products)(int64_t n, const int8_t *in, const int32_t *weight, int shift, int32_t *sum) {
+    int64_t k = 0;
+    int32_t any = 0;
+#if VECTOR
+    enum { LANES = WORD_LANES / 2 };
+    NAME(Lanes) some = {0};
+    for (; k + LANES <= n; k += LANES) {
+        const WORD spikes = WIDENED(in + k);
+        some |= (NAME(Lanes))spikes;
+        STORE(sum + k, ADD32(LOAD(sum + k), SHIFTED32(TIMES32(spikes, LOAD(weight + k)), shift)));
+    }
+    any = ANY(GREATER(some, ZERO()) | GREATER(ZERO(), some));
+#endif
+    for (; k < n; k++) {
+        any |= in[k];
+        sum[k] = (int32_t)((uint32_t)sum[k] + ((uint32_t)(int32_t)in[k] * (uint32_t)weight[k] << shift));
+    }
+    return any;
 }
 
 /* to [positions, width] += what each output's own input channel sends at `step`, shifted. Returns whether anything spikes there. */
@@ -106,29 +116,22 @@ static int NAME(add_own)(const ConvolutionTerm *term, int64_t samples, int64_t s
                          int64_t ox, int64_t positions, int64_t outputs, int64_t width, int32_t *to) {
     const int64_t row = term->width * term->channels, next = samples * term->height * row;
     const int8_t *plane = term->train + step * next + sample * term->height * row + term->in_lo[block];
-    const uint32_t *weights = (const uint32_t *)((const char *)term->weights + block * term->block_bytes);
-    const int is_ahead = step + 2 < term->steps;
-    int any = 0;
+    const int32_t *weights = (const int32_t *)((const char *)term->weights + block * term->block_bytes);
+    const int is_ahead = step + 2 < term->steps, shift = (int)term->shift;
+    int32_t any = 0;
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
         const int64_t y = input_row(term, oy, ky);
         if (y < 0) continue;
-        for (int64_t p = 0; p < positions; p++) {
-            uint32_t *sum = (uint32_t *)to + p * width;
-            const int64_t left = (ox + p) * term->stride_x - term->pad_x;
-            for (int64_t kx = 0; kx < term->kernel_x; kx++) {
-                const int64_t x = left + kx * term->dilation_x;
+        for (int64_t kx = 0; kx < term->kernel_x; kx++) {
+            const int32_t *weight = weights + (ky * term->kernel_x + kx) * width;
+            int64_t x = ox * term->stride_x - term->pad_x + kx * term->dilation_x;
+            for (int64_t p = 0; p < positions; p++, x += term->stride_x) {
                 if (x < 0 || x >= term->width) continue;
                 const int8_t *in = plane + y * row + x * term->channels;
-                const uint32_t *weight = weights + (ky * term->kernel_x + kx) * width;
                 if (is_ahead) __builtin_prefetch(in + 2 * next); /* steps lie far apart */
-                int64_t k = 0;
-                for (; k + 16 <= outputs; k += 16) any |= NAME(add_sixteen)(in + k, weight + k, term->shift, sum + k);
-                for (; k < outputs; k++) {
-                    any |= in[k] != 0;
-                    sum[k] += ((uint32_t)(int32_t)in[k] * weight[k]) << term->shift;
-                }
+                any |= NAME(add_products)(outputs, in, weight, shift, to + p * width);
             }
         }
     }
-    return any;
+    return any != 0;
 }

@@ -178,7 +178,7 @@ typedef struct {
 } GatedTask;
 
 /* One convolution of a train [steps, samples, height, width, channels] int8 on its way to a population. For each block of
-   output channels, weights [kernel_y * kernel_x * in_n[block], width of a block], `block_bytes` apart, read the channels from
+   output channels, weights [kernel_x, kernel_y, in_n[block], width of a block], `block_bytes` apart, read the channels from
    in_lo[block] on, at most `most_in` of them. A product times 2**shift is in the population's unit. `ring`: input rows
    that an output row spans. */
 typedef struct {
@@ -196,13 +196,44 @@ typedef struct {
 
 static int64_t taps_of(const ConvolutionTerm *term) { return term->kernel_y * term->kernel_x; }
 
-/* Numbers of room that lists and keys of an input row take. */
-static int64_t starts_of(const ConvolutionTerm *term) { return term->steps * term->width + 1; }
+/* Whether what spikes is listed. */
+static int is_listed(const ConvolutionTerm *term) { return !term->own && !term->tables; }
+
+/* Numbers of room that lists and keys of an input row take, and the entries of `across` columns. */
+static int64_t starts_of(const ConvolutionTerm *term) { return is_listed(term) ? term->steps * term->width + 1 : 0; }
 static int64_t entries_of(const ConvolutionTerm *term) {
-    return term->own || term->tables ? 0 : term->steps * term->width * term->most_in + 16;
+    return is_listed(term) ? term->steps * term->width * term->most_in + LIST_ROOM : 0;
+}
+static int64_t columns_of(const ConvolutionTerm *term, int64_t across) {
+    return is_listed(term) ? across * (term->kernel_y * term->most_in + 1) + LIST_ROOM : 0;
 }
 static int64_t keys_of_term(const ConvolutionTerm *term) {
     return term->tables ? term->steps * term->padded_width * term->quarters : 0;
+}
+
+/* One row of input positions, as a term reads it. Its lists: entries of (step, x) lie from start[step * width + x] on, each the
+   number of a channel, x * in_n + channel, and its spike; the magnitudes of the sums of spikes up to a step grow by `growth` at
+   (step, x). Or keys of tables [step, x with the padding, quarters]. */
+typedef struct {
+    int64_t y; /* which row it is; -1: none */
+    uint32_t *start;
+    int32_t *entry, *growth;
+    int16_t *spike;
+    uint16_t *key;
+} InputRow;
+
+/* Lists of the input columns that a tile reads at a step, of all kernel rows together: those `row` that there are, and which. */
+typedef struct {
+    const InputRow **row;
+    int64_t *ky;
+    uint32_t *start;
+    int32_t *entry, *growth;
+    int16_t *spike;
+} Columns;
+
+/* How many input columns `positions` outputs in a row read. */
+static int64_t across_of(const ConvolutionTerm *term, int64_t positions) {
+    return (positions - 1) * term->stride_x + (term->kernel_x - 1) * term->dilation_x + 1;
 }
 
 /* The input row of an output row and a kernel row; -1: there is none. */

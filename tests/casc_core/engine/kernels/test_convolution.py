@@ -105,8 +105,8 @@ def population(terms, drive, thresholds, neuron, guess):
     """Its spikes, by lists and, where they can be had, by tables."""
     outputs, groups = len(terms[0].weight), terms[0].geometry.groups
     ways = [Blocks.of(outputs, groups, terms[0].weight[0].size)]
-    if all(kernels.can_be_tiled(torch.tensor(term.weight), term.geometry, term.peak) for term in terms):
-        ways.append(Blocks.tiles(outputs))
+    if all(kernels.can_be_tabled(torch.tensor(term.weight), term.geometry, term.peak) for term in terms):
+        ways.append(Blocks.for_tables(outputs))
     found = [population_of(terms, drive, thresholds, neuron, guess, blocks) for blocks in ways]
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
@@ -226,9 +226,9 @@ def test_bands_blocks_and_threads_change_no_bit(instructions, channels, size, sa
 
 def test_each_kind_of_weights_is_reached():
     def kind(largest, peak=1):
-        weight = torch.full((1, 1, 3, 3), float(largest))
+        weight = torch.full((1, 2, 2, 2), float(largest))
         weight[0, 0, 0, 0] -= 1  # on no coarser grid
-        return kernels.pack_convolution(weight, Geometry((3, 3)), 0, peak, Blocks.of(1, 1, 9)).kind
+        return kernels.pack_convolution(weight, Geometry((2, 2)), 0, peak, Blocks.of(1, 1, 8)).kind
 
     assert [kind(largest) for largest in (100, 20_001, 70_001)] == [SUMS16, SUMS32, WIDE]
     assert kind(1000, peak=127) == SUMS32
@@ -267,7 +267,7 @@ def test_tiles_reach_every_position(channels, stride, across, share):
         [-1, 0, 1], (6, 2, channels[1] * channels[2], 3, wide), p=[share / 4, 1 - share, share * 3 / 4]
     )
     term.train = term.train.astype(np.int8)
-    assert kernels.can_be_tiled(torch.tensor(term.weight), term.geometry, 1)
+    assert kernels.can_be_tabled(torch.tensor(term.weight), term.geometry, 1)
     awake = WakeSleep(4, 4).awake(4)
     thresholds = rng.integers(1, 60, len(term.weight))
     for instructions in COMPILED_OR_EMULATED:
@@ -278,12 +278,12 @@ def test_tiles_reach_every_position(channels, stride, across, share):
 
 def test_what_is_not_tabled():
     weight = torch.ones(16, 16, 3, 3)
-    assert kernels.can_be_tiled(weight, Geometry((3, 3)), 1)
-    assert not kernels.can_be_tiled(weight, Geometry((3, 3)), 2), "counts have more patterns"
-    assert not kernels.can_be_tiled(torch.ones(512, 512, 3, 3), Geometry((3, 3)), 1), (
+    assert kernels.can_be_tabled(weight, Geometry((3, 3)), 1)
+    assert not kernels.can_be_tabled(weight, Geometry((3, 3)), 2), "counts have more patterns"
+    assert not kernels.can_be_tabled(torch.ones(512, 512, 3, 3), Geometry((3, 3)), 1), (
         "its tables would leave the caches"
     )
-    assert kernels.can_be_tiled(torch.ones(512, 1, 3, 3), Geometry((3, 3), groups=512), 100), "each has its own input"
+    assert kernels.can_be_tabled(torch.ones(512, 1, 3, 3), Geometry((3, 3), groups=512), 100), "each has its own input"
 
 
 @given(outputs=st.integers(1, 300), groups=st.integers(1, 70), reads=st.sampled_from((1, 9, 1000, 20_000)))

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from engines import COMPILED
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from spike_trains import spike_trains
 
-from casc_core import ConfigError
+from casc_core import CascError, ConfigError
 from casc_core.engine import kernels
 from casc_core.engine.kernels import loader
 
@@ -133,3 +135,30 @@ def test_threads_that_come_late_are_not_asked_again_for_a_while(monkeypatch, ope
     assert not together()
     clock[0] += 0.02
     assert together()
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 60))
+def test_room_grows_until_the_steps_fit(capacity, needed, longest):
+    asked = []
+
+    def attempt(room):
+        asked.append(room)
+        return torch.zeros(room), needed
+
+    assume(needed <= max(capacity, longest))
+    result, found = loader.with_capacity(capacity, longest, attempt)
+    assert found == needed <= len(result) == asked[-1]
+    assert max(asked) <= max(capacity, longest)
+
+
+@pytest.mark.parametrize("first", [0, 1, 12, 40])
+def test_a_kernel_that_never_settles_is_a_fault(first):
+    asked = []
+
+    def attempt(room):
+        asked.append(room)
+        return torch.zeros(room), room + 1
+
+    with pytest.raises(CascError, match=r"after step 12.* a fault of casc.*CASC_KERNELS=none"):
+        loader.with_capacity(first, 12, attempt)
+    assert asked[-1] == max(first, 12)

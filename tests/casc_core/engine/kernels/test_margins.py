@@ -11,10 +11,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from engines import COMPILED, COMPILED_OR_EMULATED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recurrence_by_hand import recurrence_by_hand
+from spike_trains import spike_trains
 
 from casc_core import CIF, IF, WakeSleep
 from casc_core.engine import kernels
@@ -145,3 +147,57 @@ def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold,
     shown[: len(found)] = found
     np.testing.assert_array_equal(shown[: len(expected)], expected)
     assert not shown[len(expected) :].any()
+
+
+@settings(max_examples=100)
+@given(
+    seed=SEEDS, instructions=INSTRUCTIONS, neuron=NEURONS, outputs=st.sampled_from((5, 40, 70)), channels=st.integers(1, 9),
+    kernel=st.sampled_from(((1, 1), (3, 3), (2, 1), (1, 3))), stride=st.integers(1, 2), dilation=st.integers(1, 2),
+    padding=st.integers(0, 1), own=st.booleans(),
+)  # fmt: skip
+def test_windows_of_spikes_and_spikes_taken_back(
+    seed, instructions, neuron, outputs, channels, kernel, stride, dilation, padding, own
+):
+    """By lists and by tables; with `own`, a channel of its own for each output besides."""
+    rng = np.random.default_rng(seed)
+    schedule, size, batch, steps = WakeSleep(4, 4), (5, 11), 2, 6
+    geometry = Geometry(kernel, (stride, stride), (padding,) * 4, (dilation, dilation))
+    found_size = geometry.output_size(*size)
+    cases = [(drawn(rng, -24, 24, (outputs, channels, *kernel)), geometry, (channels, *size))]
+    if own:
+        cases.append(
+            (drawn(rng, -24, 24, (outputs, 1, 1, 1)), Geometry((1, 1), groups=outputs), (outputs, *found_size))
+        )
+    trains = [torch.tensor(spike_trains(rng, steps, batch, *shape, peak=1)) for _, _, shape in cases]
+    awake = schedule.awake(schedule.last_wake)
+    limit = steps + sum(awake) + 1
+    received = np.zeros((limit, batch, outputs, *found_size))
+    for (weight, g, _), train in zip(cases, trains, strict=True):
+        sent = F.conv2d(
+            train.flatten(0, 1).double(),
+            torch.tensor(weight).double(),
+            None,
+            g.stride,
+            g.padding[0],
+            g.dilation,
+            g.groups,
+        )
+        received[:steps] += sent.unflatten(0, (steps, batch)).numpy().round()
+    thresholds = rng.integers(9, 90, outputs)
+    caps = [sum(awake[: step + 1]) for step in range(limit)]
+    expected = neuron.run(received, caps, thresholds[:, None, None].astype(float))[0]
+    for blocks in (Blocks.of(outputs, 1, channels), Blocks.for_tables(outputs)):
+        with kernels.using(instructions):
+            packed = [
+                kernels.pack_convolution(torch.tensor(weight / FINEST), g, -BITS, 1, blocks, Rounding(0, -BITS, steps))
+                for weight, g, _ in cases
+            ]
+            left_out = sum(each.left_out.largest * 2.0**each.left_out.exponent for each in packed)
+            margin = Margin(math.ceil(steps * (left_out + 1) + 1), 2)
+            found = kernels.convolution(
+                list(zip(packed, trains, strict=True)), blocks, (batch, outputs, *found_size), None, 0,
+                torch.tensor(rounded(thresholds)).int(), KernelNeuron.spiking(neuron, awake, None), 0, None,
+                Exact(-BITS, torch.tensor(thresholds).double(), margin, None, None),
+            ).numpy()  # fmt: skip
+        np.testing.assert_array_equal(found, expected[: len(found)])
+        assert not expected[len(found) :].any()

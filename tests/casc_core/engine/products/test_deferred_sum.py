@@ -158,6 +158,25 @@ def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, dri
 
 
 @COMPILED_ONLY
+def test_lists_are_tried_where_tables_have_no_room(monkeypatch):
+    neuron = KernelNeuron.spiking(CIF(), WakeSleep(4, 4).awake(4), None)
+    one = term(1, channels=16, outputs=16, steps=8, size=(32, 32))
+    asked = []
+
+    def packed(self, peak, blocks, rounding):
+        asked.append(blocks.tabled)
+        return None if blocks.tabled else pack(self, peak, blocks, rounding)
+
+    pack = Filter.packed
+    with kernels.using(COMPILED[-1]):
+        expected = currents(one).population(None, -6, 1.0, neuron, 0)
+        monkeypatch.setattr(Filter, "packed", packed)
+        found = currents(one).population(None, -6, 1.0, neuron, 0)
+    assert asked == [True, False]
+    assert torch.equal(found, expected)
+
+
+@COMPILED_ONLY
 def test_what_the_kernel_cannot_do_is_left_to_others():
     neuron = KernelNeuron.spiking(CIF(), [True], None)
     own = term(1)
