@@ -56,9 +56,14 @@ class Course(NamedTuple):
 _Recur = Callable[[Visit, Rows], Sequence[Tensor]]
 
 
+def _is_autocast(device: str) -> bool:
+    """Whether autocast is on for devices of this type, of which some know none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
     """Sums that are rounded to levels keep the type of their weights."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
 
 
 def only_first_derivatives() -> None:
@@ -228,7 +233,7 @@ class RecurrentLayers(Observable[int | None]):
         for each in start:
             if each is not None and tuple(each.shape) != expected:
                 raise InputError(f"expected hx of shape {list(expected)}; got {list(each.shape)}")
-        if torch.is_autocast_enabled(input.device.type):
+        if _is_autocast(input.device.type):
             kind = self.own("weight_ih", "l0").dtype
             input, start = input.to(kind), [None if each is None else each.to(kind) for each in start]
         rows = Rows(length, batch, lengths, self.batch_first)

@@ -86,13 +86,11 @@ def fire(node, x, e, state, cap):
 
 def recurrence(node, x, values, e, states, t, awake):
     """Position by position: each reads what the one before it has just fired, at this very step."""
-    carried = node["carries"].items()
-    first = {name: values[begins] if begins in values else e[begins] * (t == 0) for name, (_, begins) in carried}
+    begins = {at: values[at] if at in values else e[at] * (t == 0) for _, at in node["carries"].values()}
     shapes, here = {each["name"]: [len(x), *each["shape"]] for each in node["body"]}, {}
     fired = {name + end: np.zeros(shapes[name], np.int64) for name in node["emits"] for end in ("", ".v")}
-    places = range(e[node["lengths"]] if node["lengths"] else len(x))
-    for place in reversed(places) if node["reverse"] else places:
-        before = {name: here.get(given, first[name]) for name, (given, _) in carried}
+    for place in range(e[node["lengths"]] if node["lengths"] else len(x))[:: -1 if node["reverse"] else 1]:
+        before = {name: here.get(given, begins[at]) for name, (given, at) in node["carries"].items()}
         here = step(node["body"], {"x": x[place], **before}, e, states.setdefault(place, {}), t, awake)
         for name, all_places in fired.items():
             all_places[place] = here[name]
