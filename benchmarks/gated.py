@@ -38,9 +38,9 @@ from casc_core.storage.files import require_writable
 from casc_lab.compare.recipe_folder import recipe_of
 from casc_lab.distributed import ALL
 from casc_lab.progress import Progress
-from casc_seq.batches import Batch, bucketed_batches
 from casc_seq.classifier import TextClassifier
-from casc_seq.data import Examples, load_corpus
+from casc_seq.text.batches import Batch, bucketed_batches
+from casc_seq.text.data import Examples, load_corpus
 from casc_seq.text.tokenizer import WordTokenizer
 from casc_seq.text.vectors import corpus_vectors
 from casc_seq.training import TrainingConfig, train

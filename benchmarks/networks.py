@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_lab.evaluation.accuracy import Batch, accuracy, logits_of
-from casc_seq.batches import bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
-from casc_seq.data import Corpus, Examples, load_corpus
 from casc_seq.experiment import TextPipeline, TrainedClassifier, train_or_find
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
+from casc_seq.text.batches import bucketed_batches
+from casc_seq.text.data import Corpus, Examples, load_corpus
 from casc_seq.text.tokenizer import PAD
 from casc_seq.training import recommended
 
@@ -94,7 +94,7 @@ class Classifiers:
     Trained, because how densely a network spikes decides how long it takes, and a random one spikes otherwise.
 
     Args:
-        data: as `casc_seq.data.load_corpus` takes it.
+        data: as `casc_seq.text.data.load_corpus` takes it.
         folder: holds a subfolder `q2`, `q8`, ... for each; what was trained before is found there.
         scale: sizes.
     """

@@ -22,9 +22,9 @@ from torch import nn
 
 from casc_core.reporting.tables import markdown_table
 from casc_core.storage.json_files import write_json
-from casc_seq.gru import GRU
-from casc_seq.lstm import LSTM
-from casc_seq.rnn import RNN
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
+from casc_seq.layers.rnn import RNN
 
 CELLS: dict[str, tuple[Any, Any]] = {"rnn": (RNN, nn.RNN), "gru": (GRU, nn.GRU), "lstm": (LSTM, nn.LSTM)}
 

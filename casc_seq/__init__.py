@@ -7,12 +7,12 @@
 True
 """
 
-from casc_seq.batches import Batch, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
-from casc_seq.data import Corpus, Examples, load_corpus
-from casc_seq.gru import GRU
-from casc_seq.lstm import LSTM
-from casc_seq.rnn import RNN
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
+from casc_seq.layers.rnn import RNN
+from casc_seq.text.batches import Batch, bucketed_batches
+from casc_seq.text.data import Corpus, Examples, load_corpus
 from casc_seq.text.tokenizer import WordTokenizer
 from casc_seq.training import TrainingConfig, evaluate, train
 

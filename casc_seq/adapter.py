@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import casc_seq.integer_forms  # which registers what recurrent layers are in an export
-import casc_seq.onnx_rules  # noqa: F401  # how its operations are written as ONNX
+import casc_seq.spiking.integer_forms  # which registers what recurrent layers are in an export
+import casc_seq.spiking.onnx_rules  # noqa: F401  # how its operations are written as ONNX
 from casc_core import Adapter, ConversionError
 from casc_core.activation import check_threshold
 from casc_core.extend import (
@@ -33,17 +33,17 @@ from casc_core.extend import (
     stored,
 )
 from casc_core.operations import Layout
-from casc_seq.bags import embedding_bag
 from casc_seq.classifier import Standardise
-from casc_seq.gated import GatedLayers
-from casc_seq.gated_populations import EmittedPopulation, GatedNode
-from casc_seq.gru import GRU
-from casc_seq.last_state import LastState
-from casc_seq.layers import RecurrentLayers
-from casc_seq.lstm import LSTM
-from casc_seq.recurrence import Recurrence
-from casc_seq.recurrent_grid import recurrent_grid
-from casc_seq.rnn import RNN
+from casc_seq.layers.gated import GatedLayers
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
+from casc_seq.layers.recurrent import RecurrentLayers
+from casc_seq.layers.rnn import RNN
+from casc_seq.spiking.bags import embedding_bag
+from casc_seq.spiking.gated_populations import EmittedPopulation, GatedNode
+from casc_seq.spiking.last_state import LastState
+from casc_seq.spiking.recurrence import Recurrence
+from casc_seq.spiking.recurrent_grid import recurrent_grid
 
 RULES = RuleTable()
 RULES.module(nn.EmbeddingBag)(embedding_bag)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from casc_core.activation import CQReLU, check_levels, check_threshold
 from casc_core.errors import ConfigError, InputError
-from casc_seq.gru import GRU
-from casc_seq.layers import RecurrentLayers
-from casc_seq.lstm import LSTM
-from casc_seq.rnn import RNN
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
+from casc_seq.layers.recurrent import RecurrentLayers
+from casc_seq.layers.rnn import RNN
 from casc_seq.text.tokenizer import PAD
 
 MODELS = ("rnn", "textcnn")

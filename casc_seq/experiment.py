@@ -20,13 +20,13 @@ from casc_lab.evaluation import accuracy as evaluation
 from casc_lab.evaluation.accuracy import Batches
 from casc_lab.progress import followed
 from casc_lab.training.store import Store, training_facts
-from casc_seq.batches import BucketedBatches, bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
-from casc_seq.data import Corpus
+from casc_seq.text.batches import BucketedBatches, bucketed_batches
+from casc_seq.text.data import Corpus
 from casc_seq.text.tokenizer import WordTokenizer, check_count
 from casc_seq.text.torchtext import TorchtextTokenizer
+from casc_seq.text.torchtext_batches import bucket_iterator_batches
 from casc_seq.text.vectors import corpus_vectors
-from casc_seq.torchtext_batches import bucket_iterator_batches
 from casc_seq.training import TrainingConfig, train
 
 CALIBRATION_TEXTS = 512

@@ -26,7 +26,7 @@ from casc_lab.training.checks import check_numbers
 from casc_lab.training.classification import learning_rate_share, loss_and_correct, remedy, set_learning_rate, shapes
 from casc_lab.training.loop import EpochResult, TrainingResult
 from casc_lab.training.task import Epoch, Validation
-from casc_seq.batches import Batch, BucketedBatches, bucketed_batches
+from casc_seq.text.batches import Batch, BucketedBatches, bucketed_batches
 from casc_seq.text.tokenizer import PAD, UNKNOWN
 
 __all__ = [
@@ -117,7 +117,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], progress: bool = False)
 
     Args:
         model: called as `model(tokens, lengths)`.
-        batches: as `casc_seq.batches.bucketed_batches` makes them.
+        batches: as `casc_seq.text.batches.bucketed_batches` makes them.
         progress: show on stderr how far it has come.
 
     Raises:

@@ -27,8 +27,8 @@ from casc_lab.evaluation.results import Published, PublishedRow
 from casc_lab.training.checks import check_fits
 from casc_lab.training.store import describe
 from casc_seq.classifier import CELLS, MODELS, POOLINGS, ClassifierConfig, TextClassifier
-from casc_seq.data import load_corpus
 from casc_seq.experiment import TextPipeline, calibration_batches, evaluation_batches, train_or_find
+from casc_seq.text.data import load_corpus
 from casc_seq.training import SMALL_CORPUS, TrainingConfig, recommended
 
 DATA = "folder with train.csv[.gz] and test.csv[.gz], hub data set, 'sample' or 'markers'; unset: docs/experiments.md"

@@ -25,7 +25,7 @@ LAYERS = (
     {"casc_core.errors"},
 )  # fmt: skip
 """Uppermost first. What stands in one layer may import each other, in no circle."""
-WITHOUT_THE_LAB = ("casc_seq.rnn", "casc_seq.recurrence", "casc_seq.classifier", "casc_seq.adapter")
+WITHOUT_THE_LAB = ("casc_seq.layers.rnn", "casc_seq.spiking.recurrence", "casc_seq.classifier", "casc_seq.adapter")
 """What a network of this family needs to be converted and to run: no experiments."""
 DEFERRED = {("casc_lab.cli", "casc_core.errors")}
 """Imports that wait until a command runs: `casc --help` answers without torch."""

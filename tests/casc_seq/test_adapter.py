@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import casc_core
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 
 class NewsNet(nn.Module):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import casc_core
 import casc_seq
-from casc_seq import gru, layers, lstm, rnn
+from casc_seq.layers import gru, lstm, rnn
+from casc_seq.layers import recurrent as layers
 
 TOKENS = torch.randint(1, 50, (9, 12), generator=torch.Generator().manual_seed(0))
 KINDS = {"rnn": casc_seq.RNN, "gru": casc_seq.GRU, "lstm": casc_seq.LSTM}

@@ -12,7 +12,7 @@ from torch import nn
 
 import casc_core
 from casc_core.engine import kernels
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 
 class Model(nn.Module):

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from casc_core.errors import ConfigError, InputError, StorageError
 from casc_lab import progress
-from casc_seq.batches import bucketed_batches
 from casc_seq.classifier import ClassifierConfig, TextClassifier
+from casc_seq.text.batches import bucketed_batches
 from casc_seq.training import EpochResult, TrainingConfig, TrainingResult, evaluate, split_validation, train
 
 CONFIG = TrainingConfig(epochs=2, batch_size=16, lr=0.01, validation=0.1, seed=3)

@@ -12,7 +12,7 @@ from user_models import TOKENS, Body, user_model
 
 import casc_core
 from casc_core import CQReLU, Rounded
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 
 def test_the_model_is_left_alone_and_weights_carry_over():

@@ -18,7 +18,7 @@ import casc_core
 from casc_core import CQReLU
 from casc_core.engine import kernels
 from casc_core.engine.products import spike_product as product
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 FORKED = """
 import multiprocessing, sys, torch

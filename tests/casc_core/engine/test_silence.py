@@ -10,7 +10,7 @@ from torch import nn
 import casc_core
 from casc_core.engine.batching.places import Axis, Mixed
 from casc_core.engine.recording.spike_counts import last_spike
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 WAITING = torch.tensor([4.0, 0.0, 1.0, 0.25, 2.0])
 SEQUENCES = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)) * WAITING[:, None, None]

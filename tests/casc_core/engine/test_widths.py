@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import casc_core
 from casc_core import CIF, IF, SNM, Burst, Continuous, CQReLU, SpikingModel, WakeSleep
 from casc_core.engine.run import LARGEST_TOTAL
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 EDGES = (127, 128, 256)
 

@@ -24,8 +24,8 @@ from casc_core.conversion.rules import RULES
 from casc_core.conversion.tracing.randomness import DROPOUTS
 from casc_core.engine.functions import REARRANGING, name_of
 from casc_seq.adapter import RULES as SEQUENCES
-from casc_seq.gru import GRU
-from casc_seq.lstm import LSTM
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
 
 _IN_PLACE = "torch.fx records x += y as x + y"
 NEVER_SPELLED: dict[Any, str] = {
@@ -41,13 +41,13 @@ NEVER_SPELLED: dict[Any, str] = {
     F.upsample: "it calls F.interpolate",
     F.upsample_nearest: "it calls F.interpolate",
     F.upsample_bilinear: "it calls F.interpolate",
-    nn.EmbeddingBag: "it is an embedding and a sum: tests/casc_seq/test_bags.py",
+    nn.EmbeddingBag: "it is an embedding and a sum: tests/casc_seq/spiking/test_bags.py",
     **dict.fromkeys(
         ("expand_as", "view_as", "reshape_as", "repeat_interleave", torch.repeat_interleave),
         "they take a shape from a signal: tests/casc_core/conversion/rules/test_shapes_of_others.py",
     ),
-    GRU: "the oracle here knows no gates: tests/casc_seq/test_gated_exactness.py has one",
-    LSTM: "the oracle here knows no gates: tests/casc_seq/test_gated_exactness.py has one",
+    GRU: "the oracle here knows no gates: tests/casc_seq/spiking/test_gated_exactness.py has one",
+    LSTM: "the oracle here knows no gates: tests/casc_seq/spiking/test_gated_exactness.py has one",
 }
 """Rows of the tables that no forward can be written for, and why."""
 

@@ -13,7 +13,7 @@ from casc_core.errors import ConfigError, DataError, InputError, StorageError
 from casc_seq.text import torchtext as torchtext_pipeline
 from casc_seq.text.tokenizer import PAD, UNKNOWN
 from casc_seq.text.torchtext import TorchtextTokenizer
-from casc_seq.torchtext_batches import bucket_iterator_batches
+from casc_seq.text.torchtext_batches import bucket_iterator_batches
 
 TEXTS = ["The cup is won, they said!", "Shares fell; the club (in debt) said", "the cup the shares"]
 

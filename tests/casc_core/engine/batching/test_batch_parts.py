@@ -15,7 +15,7 @@ from user_models import LENGTHS, TOKENS
 
 import casc_core
 from casc_core.engine.batching import batch_parts as splitting
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 
 def mean_pooled(self, tokens, lengths):

@@ -20,7 +20,7 @@ from casc_core.engine.ops.declared import (
     settings,
     tensors,
 )
-from casc_seq.recurrence import Recurrence
+from casc_seq.spiking.recurrence import Recurrence
 
 ONE = torch.ones(2, 3)
 OURS = {kind: op for kind, op in Op.kinds.items() if op.__module__.startswith(("casc_core.", "casc_seq."))}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from casc_core.errors import ConfigError, InputError
-from casc_seq.cell import Arriving, Cell, nearest, sigmoid_slope, tanh_slope, to_levels
-from casc_seq.gated import GatedLayers
+from casc_seq.layers.cell import Arriving, Cell, nearest, sigmoid_slope, tanh_slope, to_levels
+from casc_seq.layers.gated import GatedLayers
 
 # Cells grow by at most 1 at each position, and what remembers for long grows for long.
 CELL_RANGE = 32

@@ -17,10 +17,10 @@ from casc_core.export.integers.graph import Value
 from casc_core.export.integers.numbers import bits_of, magnitude_units, units
 from casc_core.export.integers.rules.neurons import made, neuron_fields, potential_bits
 from casc_core.extend import LevelThresholds, Signal
-from casc_seq.gated_cells import GRURecurrence, LSTMRecurrence
-from casc_seq.gated_recurrence import Emitted, GatedRecurrence
-from casc_seq.level_thresholds import nearest_thresholds
-from casc_seq.recurrence import Recurrence
+from casc_seq.spiking.gated_cells import GRURecurrence, LSTMRecurrence
+from casc_seq.spiking.gated_recurrence import Emitted, GatedRecurrence
+from casc_seq.spiking.level_thresholds import nearest_thresholds
+from casc_seq.spiking.recurrence import Recurrence
 
 Node = tuple[str, int]
 """A node, and the exponent of its unit."""

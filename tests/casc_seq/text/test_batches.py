@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casc_core.errors import ConfigError, InputError
-from casc_seq.batches import bucketed_batches
+from casc_seq.text.batches import bucketed_batches
 from casc_seq.text.tokenizer import PAD
 
 encoded_texts = st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=12), min_size=1, max_size=60)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from casc_core.errors import ConfigError, InputError
-from casc_seq.gru import GRU
-from casc_seq.lstm import LSTM
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
 
 PAIRS: list[tuple[Any, Any]] = [(GRU, nn.GRU), (LSTM, nn.LSTM)]
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from casc_core.engine import kernels
 from casc_core.errors import InputError
-from casc_seq.cell import CompiledCell
-from casc_seq.gru import GRU
-from casc_seq.lstm import LSTM
-from casc_seq.rnn import RNN
+from casc_seq.layers.cell import CompiledCell
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
+from casc_seq.layers.rnn import RNN
 
 compiled = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 

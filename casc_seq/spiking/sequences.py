@@ -12,7 +12,7 @@ from torch import Tensor
 from casc_core.errors import InputError
 from casc_core.extend import Abstract, Follower, Run, Signal
 from casc_core.operations import Axis, LayerTrain, Samples, TableRows, meta
-from casc_seq.rows import check_lengths, time_order
+from casc_seq.layers.rows import check_lengths, time_order
 
 
 def read_sequences(

@@ -37,9 +37,9 @@ from casc_core.extend import (
 from casc_core.numerics import largest
 from casc_core.operations import LayerTrain, Product, TableRows, WeightCache, by_step, entries, kernels, largest_row
 from casc_core.reporting.series import last_repeated, zero_padded
-from casc_seq.gated_position import Position, begun
-from casc_seq.level_thresholds import nearest_thresholds
-from casc_seq.sequences import (
+from casc_seq.spiking.gated_position import Position, begun
+from casc_seq.spiking.level_thresholds import nearest_thresholds
+from casc_seq.spiking.sequences import (
     Order,
     as_the_kernels_read,
     batch_and_length,
@@ -51,7 +51,7 @@ from casc_seq.sequences import (
     recurrent_samples,
     require_state,
 )
-from casc_seq.train_lengths import TrainLengths
+from casc_seq.spiking.train_lengths import TrainLengths
 
 # A second attempt costs as much as the first, so there is more room than the last run has needed.
 _ROOM = 1.25

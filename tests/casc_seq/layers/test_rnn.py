@@ -1,4 +1,4 @@
-"""`casc_seq.rnn.RNN` is `torch.nn.RNN` with another activation: same interface; values and gradients of the equation."""
+"""`casc_seq.RNN` is `torch.nn.RNN` with another activation: same interface; values and gradients of the equation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from casc_core.activation import CQReLU
 from casc_core.errors import ConfigError, InputError
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 
 def reference(rnn: RNN, x: Tensor, lengths: list[int], start: Tensor, activation: nn.Module) -> tuple[Tensor, Tensor]:

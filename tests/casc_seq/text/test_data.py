@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from casc_core.errors import DataError
 from casc_lab import hub
-from casc_seq.data import load_corpus
+from casc_seq.text.data import load_corpus
 
 GOOD = "1,a b,c\n2,d\n"
 

@@ -6,7 +6,7 @@ import html
 
 from torch import Tensor
 
-from casc_seq.classified_text import ClassifiedText
+from casc_seq.classify.classified_text import ClassifiedText
 
 _STYLE = """
 :root{--ink:#1b1f24;--soft:#5b6470;--paper:#fff;--line:#d8dde3;--plus:#0b5cad;--minus:#c2410c;--bar:#0b5cad}

@@ -23,10 +23,10 @@ from casc_core.extend import (
 )
 from casc_core.numerics import largest
 from casc_core.operations import Pick, largest_row
-from casc_seq.gated_cells import GRURecurrence, LSTMRecurrence
-from casc_seq.gated_recurrence import Emitted, GatedRecurrence
-from casc_seq.level_thresholds import atanh_thresholds, logit_thresholds, tanh_table
-from casc_seq.recurrent_grid import recurrent_grid
+from casc_seq.spiking.gated_cells import GRURecurrence, LSTMRecurrence
+from casc_seq.spiking.gated_recurrence import Emitted, GatedRecurrence
+from casc_seq.spiking.level_thresholds import atanh_thresholds, logit_thresholds, tanh_table
+from casc_seq.spiking.recurrent_grid import recurrent_grid
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from casc_seq.cell import Cell, to_levels
-from casc_seq.dense import dense
-from casc_seq.gated_training import Maps, forward, recurrence
-from casc_seq.layers import Course, RecurrentLayers, Visit
-from casc_seq.rows import previous_rows
+from casc_seq.layers.cell import Cell, to_levels
+from casc_seq.layers.dense import dense
+from casc_seq.layers.gated_training import Maps, forward, recurrence
+from casc_seq.layers.recurrent import Course, RecurrentLayers, Visit
+from casc_seq.layers.rows import previous_rows
 
 
 def before_nearest(x: Tensor, q: int) -> Tensor:

@@ -39,8 +39,8 @@ from casc_core.operations import (
     kernels,
 )
 from casc_core.reporting.series import last_repeated, zero_padded
-from casc_seq.recurrent_train import RecurrentTrain
-from casc_seq.sequences import (
+from casc_seq.spiking.recurrent_train import RecurrentTrain
+from casc_seq.spiking.sequences import (
     Order,
     as_the_kernels_read,
     batch_and_length,
@@ -54,7 +54,7 @@ from casc_seq.sequences import (
     require_state,
     together,
 )
-from casc_seq.train_lengths import TrainLengths
+from casc_seq.spiking.train_lengths import TrainLengths
 
 Start = Tensor | Signal | None
 _EACH = Numbers(((), ("hidden",)), optional=True)

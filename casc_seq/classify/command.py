@@ -12,8 +12,8 @@ from torch import Tensor
 from casc_core.storage.files import require_writable, write_whole
 from casc_lab.cli import Command
 from casc_lab.command import check_steps
-from casc_seq.classified_text import ClassifiedText, classify_text
-from casc_seq.raster import raster_page
+from casc_seq.classify.classified_text import ClassifiedText, classify_text
+from casc_seq.classify.raster import raster_page
 
 FOLDERS = ("results/agnews_rnn", "results/demo")
 BARS = " ▁▂▃▄▅▆▇█"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_core import CIF, IF, WakeSleep
-from casc_seq.gru import GRU
-from casc_seq.lstm import LSTM
+from casc_seq.layers.gru import GRU
+from casc_seq.layers.lstm import LSTM
 
 POOLINGS = ("mean", "sum", "max", "last")
 KINDS = {GRUToken: GRU, LSTMToken: LSTM}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casc_seq.cell import Arriving, Cell, nearest, sigmoid_slope, tanh_slope, to_levels
-from casc_seq.gated import GatedLayers
+from casc_seq.layers.cell import Arriving, Cell, nearest, sigmoid_slope, tanh_slope, to_levels
+from casc_seq.layers.gated import GatedLayers
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Batches as torchtext 0.6 makes them (BucketIterator), which the paper used; extra `casc[torchtext]`.
 
-An alternative to `casc_seq.batches` with the same interface. torchtext is imported when first used.
+An alternative to `casc_seq.text.batches` with the same interface. torchtext is imported when first used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from casc_seq.batches import BucketedBatches
+from casc_seq.text.batches import BucketedBatches
 from casc_seq.text.torchtext import import_torchtext
 
 
@@ -43,7 +43,7 @@ def bucket_iterator_batches(
     encoded: Sequence[Sequence[int]], labels: Sequence[int], batch_size: int, seed: int | None = None
 ) -> BucketedBatches:
     """Batches of `encoded` texts made by torchtext's `BucketIterator`; same arguments, errors and `len()` as
-    `casc_seq.batches.bucketed_batches`.
+    `casc_seq.text.batches.bucketed_batches`.
 
     With `seed` it is torchtext's training iterator (pools of 100 batches, longest text of a batch first), without it
     the evaluation iterator (all texts by length).

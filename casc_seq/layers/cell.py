@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from casc_core.operations import kernels
-from casc_seq.dense import is_plain
+from casc_seq.layers.dense import is_plain
 
 
 def to_levels(x: Tensor, q: int | None) -> Tensor:

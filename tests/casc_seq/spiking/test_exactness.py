@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_core import CIF, IF, Continuous, WakeSleep
-from casc_seq.rnn import RNN
+from casc_seq.layers.rnn import RNN
 
 POOLINGS = ("mean", "sum", "max", "last")
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from casc_core.activation import Observable
 from casc_core.errors import ConfigError, InputError
-from casc_seq.rows import Rows, TimeOrder, time_order
+from casc_seq.layers.rows import Rows, TimeOrder, time_order
 
 # Of layers, units and inputs.
 _MOST = 2**20

@@ -10,9 +10,9 @@ from torch import Tensor
 from casc_core.extend import Numbers, Provenance, Whole, Work, settings, tensors
 from casc_core.numerics import largest
 from casc_core.operations import LARGEST_TOTAL, by_step, kernels
-from casc_seq.gated_position import Position
-from casc_seq.gated_recurrence import GatedRecurrence
-from casc_seq.level_thresholds import nearest_thresholds
+from casc_seq.spiking.gated_position import Position
+from casc_seq.spiking.gated_recurrence import GatedRecurrence
+from casc_seq.spiking.level_thresholds import nearest_thresholds
 
 
 class GRURecurrence(GatedRecurrence, saved_as="GRURecurrence"):

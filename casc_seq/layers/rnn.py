@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casc_core.errors import ConfigError
-from casc_seq.layers import Course, RecurrentLayers, Visit, only_first_derivatives
-from casc_seq.rows import TimeOrder, previous_rows, state_before, together, visited
+from casc_seq.layers.recurrent import Course, RecurrentLayers, Visit, only_first_derivatives
+from casc_seq.layers.rows import TimeOrder, previous_rows, state_before, together, visited
 
 
 def _levels(drive: Tensor, start: Tensor, weight: Tensor, order: TimeOrder, q: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,10 +17,10 @@ from casc_core.export.onnx.rules.neurons import check_potential, levels_of, leve
 from casc_core.export.onnx.signals import SymbolicSignal, Writer, unsupported
 from casc_core.numerics import INPUT_EXPONENT, largest
 from casc_core.operations import weight_limbs
-from casc_seq.gated_cells import GRURecurrence, LSTMRecurrence
-from casc_seq.gated_recurrence import Emitted, GatedRecurrence
-from casc_seq.last_state import LastState
-from casc_seq.recurrence import Recurrence
+from casc_seq.spiking.gated_cells import GRURecurrence, LSTMRecurrence
+from casc_seq.spiking.gated_recurrence import Emitted, GatedRecurrence
+from casc_seq.spiking.last_state import LastState
+from casc_seq.spiking.recurrence import Recurrence
 
 Tensors = Sequence[SymbolicTensor]
 Step = Callable[[Tensors, SymbolicTensor], Tensors]

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from casc_seq.cell import Arriving, Cell
-from casc_seq.dense import dense, dense_of, weight_gradient
-from casc_seq.layers import only_first_derivatives
-from casc_seq.rows import TimeOrder, in_groups, previous_rows, state_before, visited
+from casc_seq.layers.cell import Arriving, Cell
+from casc_seq.layers.dense import dense, dense_of, weight_gradient
+from casc_seq.layers.recurrent import only_first_derivatives
+from casc_seq.layers.rows import TimeOrder, in_groups, previous_rows, state_before, visited
 
 # Of the input, that make one product.
 _ROWS_AT_ONCE = 512

@@ -1,0 +1,1 @@
+"""`casc classify`: one text through a converted network."""

@@ -1,0 +1,1 @@
+"""The recurrent layers that are trained: RNN, GRU and LSTM with levels."""
