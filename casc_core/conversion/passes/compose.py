@@ -57,6 +57,25 @@ def composed(node: Node) -> Node:
     return _compared(_undivided(node)) if isinstance(node, Population) else node
 
 
+def flattened(node: Node) -> Node:
+    """A linear map of flattened channels with the factors of the channels in it, on any grid; other nodes as they are.
+
+    A factor that stays before it would bring the bits of both into every sum.
+    """
+    if not isinstance(node, LinearMap) or not isinstance(node.x, Applied) or not _flattens(node.x):
+        return node
+    return _behind_flattening(replace(node, x=replace(node.x, args=(_factors_last(node.x.args[0]), *node.x.args[1:]))))
+
+
+def _factors_last(x: SignalNode) -> SignalNode:
+    """Maxima, means and moves of channels before the factors of the channels."""
+    if isinstance(x, Maximum):
+        return _maximum(replace(x, x=_factors_last(x.x)))
+    if isinstance(x, Applied) and (_pools(x) or _moves_within_channels(x)):
+        return _before_factors(replace(x, args=(_factors_last(x.args[0]), *x.args[1:])))
+    return x
+
+
 def _map(node: LinearMap | ConvolutionMap) -> SignalNode:
     if isinstance(node.x, Addition) and _is_better_apart(node, node.x) and _are_alike(node, node.x):
         a, b = (replace(node, x=node.x.a), replace(node, x=node.x.b, bias=None))

@@ -2,7 +2,7 @@
 
 First every node is folded in order: a map takes in what normalises its outputs, normalisations in a row become one, a
 linear map of a table becomes a table, a maximum is taken before what normalises it. For the network as trained, maps in a
-row are composed (`passes.compose`). Then maps absorb what is left before them. What nothing reads any more is dropped.
+row are composed, else only what is flattened between them (`passes.compose`). Then maps absorb what is left before them. What nothing reads any more is dropped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from casc_core.conversion.graph import Folding, Graph, InputNode, Node, SpikingNode
-from casc_core.conversion.passes.compose import composed
+from casc_core.conversion.passes.compose import composed, flattened
 from casc_core.conversion.passes.refusing import refusing
 
 
@@ -25,8 +25,8 @@ def fold(graph: Graph, composes: bool = False) -> Graph:
         ConversionError: an operation cannot be folded.
     """
     folded = _Folding(graph).rewritten(lambda folding, node: node.fold(folding)).pruned()
-    if composes:
-        folded = _Folding(folded).rewritten(lambda folding, node: composed(node)).pruned()
+    compose = composed if composes else flattened
+    folded = _Folding(folded).rewritten(lambda folding, node: compose(node)).pruned()
     return _Folding(folded).rewritten(lambda folding, node: node.absorb()).pruned()
 
 

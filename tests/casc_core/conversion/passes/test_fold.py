@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from casc_core import CQReLU
+from casc_core import CQReLU, Exact, calibrate, convert, verify
 from casc_core.conversion.graph import (
+    Applied,
     ConvolutionMap,
     Factor,
     LinearMap,
@@ -186,3 +187,24 @@ def test_what_nothing_reads_is_dropped(read):
     assert [node.name for node in kinds(folded, LinearMap)] == ["a"]
     assert isinstance(folded.outputs[0], Factor)
     assert folded.layers == graph.layers == ("act",)
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Identity(), nn.Sequential(nn.MaxPool2d(2), nn.AvgPool2d(2))]
+)
+def test_thresholds_of_channels_go_into_the_map_behind_their_flattening(read, pool):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(16, 2, 10, 10, generator=generator)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), pool, nn.Flatten(), nn.LazyLinear(12), nn.ReLU(), nn.Linear(12, 3)
+    )
+    model(inputs)
+    calibrated = calibrate(model, [inputs], q=8).model
+    graph = fold(read(calibrated))
+    first = next(node for node in graph.nodes if isinstance(node, LinearMap))
+    assert isinstance(first.x, Applied)
+    assert not kinds(graph, Factor)
+    assert all(isinstance(node.x, LinearMap) for node in kinds(graph, Normalisation))  # none of what spikes
+    snn = convert(calibrated, numerics=Exact(weight_bits=16))
+    assert torch.equal(snn(inputs), snn.reference(inputs))
+    assert verify(snn, inputs[:4]).exact
