@@ -153,7 +153,7 @@ def sinabs(model: nn.Sequential) -> dict[str, Peer | str]:
 
 def parts(model: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
     """What comes before the first activation, which real-valued input reaches, and the rest."""
-    modules = list(model)
+    modules = [module for module in model if not isinstance(module, nn.Identity)]  # where a batch norm was folded
     at = next(index for index, module in enumerate(modules) if isinstance(module, casc_core.CQReLU))
     return nn.Sequential(*modules[:at]).eval(), nn.Sequential(*modules[at:])
 

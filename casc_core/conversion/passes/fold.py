@@ -2,7 +2,8 @@
 
 First every node is folded in order: a map takes in what normalises its outputs, normalisations in a row become one, a
 linear map of a table becomes a table, a maximum is taken before what normalises it. For the network as trained, maps in a
-row are composed, else only what is flattened between them (`passes.compose`). Then maps absorb what is left before them. What nothing reads any more is dropped.
+row are composed, else only what is flattened between them (`passes.compose`). Then maps absorb what is left before them.
+What nothing reads any more is dropped.
 """
 
 from __future__ import annotations
