@@ -151,8 +151,9 @@ def emulation() -> Iterator[None]:
     data_ptr, addressof = torch.Tensor.data_ptr, ctypes.addressof
 
     def noted_data_ptr(tensor: torch.Tensor) -> int:
-        storage = tensor.untyped_storage()
-        memory.add(storage.data_ptr(), storage.nbytes(), storage)
+        if tensor.device.type == "cpu":  # no kernel reads what is elsewhere
+            storage = tensor.untyped_storage()
+            memory.add(storage.data_ptr(), storage.nbytes(), storage)
         return data_ptr(tensor)
 
     def noted_addressof(structure: Any) -> int:
