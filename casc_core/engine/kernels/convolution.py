@@ -339,6 +339,7 @@ def convolution(
         exact: the same numbers where those in these units are rounded.
     """
     samples, channels, height, width = shape
+    require(not neuron.in_levels, "a population in levels")
     _check(terms, blocks, shape, drive, potential, exponent, thresholds)
     exactly: tuple[object, ...] = (NOTHING, None, None, None)
     if exact is not None:

@@ -93,7 +93,7 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int8_t *fired)
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const Exactly *exactly = &task->exactly;
-    const int64_t cap = cap_at(neurons, step), width = task->width, flows = neurons->levels ? neurons->total : cap;
+    const int64_t cap = cap_at(neurons, step), width = task->width;
     const int64_t x = at->ox + p, first = p * width, low = task->out_lo[at->block];
     const int64_t drive_at = at->drive_at + x * task->drive_x + low * task->drive_channel;
     const int64_t potential_at = at->potential_at + x * task->potential_x + low * task->potential_channel;
@@ -108,11 +108,11 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int8_t *fired)
     NAME(count_windows)(at, p);
     for (int64_t k = NAME(next_near)(near, 0, width); k < width; k = NAME(next_near)(near, k + 1, width)) {
         if (k >= task->out_n[at->block]) break; /* padding */
-        const int32_t spike = fired[k], count = neurons->levels ? 0 : total[k] - spike;
+        const int32_t spike = fired[k], count = total[k] - spike;
         double given = 0, rounded = 0, finer = 0; /* of drive and potential; of the weights' next bits */
         if (task->drive) {
-            given += task->exact_drive[drive_at + k * task->drive_channel] * (double)flows;
-            rounded += (double)at->drive[first + k] * (double)flows;
+            given += task->exact_drive[drive_at + k * task->drive_channel] * (double)cap;
+            rounded += (double)at->drive[first + k] * (double)cap;
         }
         if (task->potential) {
             given += task->exact_potential[potential_at + k * task->potential_channel];
@@ -133,21 +133,9 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int8_t *fired)
             truth = NAME(decided)(neurons, exact_thresholds[k], given, count, cap);
         }
         fired[k] = (int8_t)truth;
-        if (neurons->levels) continue;
         v[k] += (spike - truth) * at->thresholds[k];
         total[k] = count + truth;
     }
-}
-
-/* A step of a position's neurons, or their levels. Marks, where there is a margin, those nearer than that to a decision, and
-   says whether there are any. */
-INLINE int64_t NAME(step_of)(const int64_t width, const Neurons *neurons, const int32_t *thresholds, const int32_t *sum,
-                             const int32_t *driven, const int32_t *potential, int32_t cap, int32_t *v, int32_t *total,
-                             int8_t *fired, int32_t margin, int8_t *near, int32_t *undecided) {
-    if (neurons->levels)
-        return NAME(levels_of)(width, sum, 0, driven, potential, neurons, thresholds, fired, margin, near, v, undecided);
-    return NAME(fire_uncounted)(width, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, margin, near,
-                                undecided);
 }
 
 /* Room for a tile. Returns whether there was memory. */
@@ -326,19 +314,18 @@ static void NAME(receive_step)(NAME(Tile) *at, int64_t step) {
 }
 
 /* A step of neighbouring positions from `p` on, `lanes` neurons, to which the same has arrived. Returns whether any spiked. */
-INLINE int64_t NAME(fire_some)(NAME(Tile) *at, int64_t p, int64_t lanes, int64_t step, const int32_t *driven,
-                               const int32_t *potential, int8_t *fired) {
+INLINE int64_t NAME(fire_some)(NAME(Tile) *at, int64_t p, int64_t lanes, int64_t step, const int32_t *driven, int8_t *fired) {
     const ConvolutionTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const int64_t first = p * task->width;
     const int32_t cap = (int32_t)cap_at(neurons, step), *sum = at->current + first, *thresholds = at->thresholds + first;
     int32_t *v = at->v + first, *total = at->total + first, undecided = 0;
-    driven += first, potential += first;
+    driven += first;
     if (!task->exactly.margin)
-        return NAME(step_of)(lanes, neurons, thresholds, sum, driven, potential, cap, v, total, fired, 0, NULL, NULL);
-    const int32_t margin = margin_at(&task->exactly, at->received[p], neurons->levels ? neurons->total : cap);
-    int64_t any = NAME(step_of)(lanes, neurons, thresholds, sum, driven, potential, cap, v, total, fired, margin, at->near + first,
-                                &undecided);
+        return NAME(fire_uncounted)(lanes, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, 0, NULL, NULL);
+    const int32_t margin = margin_at(&task->exactly, at->received[p], cap);
+    int64_t any = NAME(fire_uncounted)(lanes, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, margin,
+                                       at->near + first, &undecided);
     if (!undecided) return any;
     for (int64_t k = 0; k < lanes; k += task->width)
         if (NAME(next_near)(at->near + first + k, 0, task->width) < task->width)
@@ -381,7 +368,7 @@ static int64_t NAME(run_tile)(NAME(Tile) *at) {
             /* Neurons that have not changed at the step before, and to which nothing arrives, do not. */
             const int still = at->quiet[p] && !at->arrived[p] && driven == at->zeros && step > wake_steps;
             if (still) memset(own, 0, (size_t)(together * width));
-            else at->quiet[p] = !NAME(fire_some)(at, p, together * width, step, driven, potential, own);
+            else at->quiet[p] = !NAME(fire_some)(at, p, together * width, step, driven, own);
             any |= !at->quiet[p];
         }
         if (!any && step >= arriving && step >= wake_steps) break;

@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 29; }
+EXPORT int64_t casc_version(void) { return 30; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -162,7 +162,7 @@ static int fits(int64_t kernel, const void *task) {
         int good = convolution->width > 0 && convolution->width % 16 == 0 && convolution->terms > 0 &&
                    convolution->tile > 0 && convolution->tile <= (convolution->width == 16 ? TILE : TILE / 2) &&
                    convolution->bands > 0 && convolution->samples > 0 && convolution->capacity >= 0 &&
-                   whole(convolution->neurons.threshold) && decides(&convolution->exactly);
+                   !convolution->neurons.levels && whole(convolution->neurons.threshold) && decides(&convolution->exactly);
         for (int64_t t = 0; good && t < convolution->terms; t++) {
             const ConvolutionTerm *term = convolution->term + t;
             good = (convolution->width % 32 == 0 || !is_listed(term)) &&

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engines import COMPILED, COMPILED_OR_EMULATED
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from spike_trains import spike_trains
 
@@ -159,38 +159,6 @@ def test_it_is_the_neurons_own_step(
     with kernels.using(instructions):
         found = population(terms, drive, thresholds, KernelNeuron.spiking(neuron, awake, cut), guess)
     np.testing.assert_array_equal(found, by_hand(terms, drive, thresholds, neuron, awake, cut))
-
-
-@settings(max_examples=50)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    instructions=st.sampled_from(COMPILED_OR_EMULATED),
-    channels=st.sampled_from(CHANNELS),
-    total=st.sampled_from((1, 2, 8, 127)),
-    largest=st.sampled_from((1, 500, 2**12)),
-    shift=st.integers(0, 2),
-    two=st.booleans(),
-    alike=st.booleans(),
-    driven=st.sampled_from((None, "channel", "full", "channels last")),
-)
-@example(0, COMPILED[-1], (17, 9, 1), 127, 500, 0, True, False, "full")
-def test_levels(seed, instructions, channels, total, largest, shift, two, alike, driven):
-    rng = np.random.default_rng(seed)
-    outputs = channels[0] * channels[2]
-    terms = [Term(rng, (3, 2), 2, channels, 1, largest, shift, peak=total)]
-    if two:
-        terms.append(Term(rng, (3, 2), 2, (1, 1, outputs), 1, largest, shift, peak=total))
-    actual = terms[0].geometry.output_size(*terms[0].train.shape[3:])
-    assume(all(term.geometry.output_size(*term.train.shape[3:]) == actual for term in terms))
-    thresholds = thresholds_of(rng, outputs, largest, shift, alike)
-    drive = drives(rng, driven, (2, outputs, *actual), largest << shift)
-    charge = sum(term.currents() for term in terms)[0] + (
-        0 if drive is None else drive.numpy().astype(np.int64) * total
-    )
-    expected = np.clip(charge // thresholds[:, None, None], 0, total)
-    with kernels.using(instructions):
-        found = population(terms, drive, thresholds, KernelNeuron.levels(total), 0)
-    np.testing.assert_array_equal(found[0] if len(found) else 0 * expected, expected)
 
 
 @pytest.mark.parametrize("instructions", COMPILED_OR_EMULATED)

@@ -97,12 +97,11 @@ def test_a_recurrence(
 
 @settings(max_examples=150)
 @given(
-    seed=SEEDS, instructions=INSTRUCTIONS, neuron=st.sampled_from((IF(), CIF(), None)), schedule=SCHEDULES,
+    seed=SEEDS, instructions=INSTRUCTIONS, neuron=NEURONS, schedule=SCHEDULES,
     outputs=st.sampled_from((5, 40)), threshold=st.sampled_from((9, 20, 44)), alike=st.booleans(),
     charged=st.booleans(),
 )  # fmt: skip
 def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold, alike, charged):
-    """Without a neuron: in levels."""
     rng = np.random.default_rng(seed)
     channels, width, batch = 6, 4, 2
     weight = drawn(rng, -24, 24, (outputs, channels, 1, 1)) * (rng.random((outputs, channels, 1, 1)) < 0.6)
@@ -110,30 +109,22 @@ def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold,
     thresholds = np.broadcast_to(each, (outputs,))[:, None, None]
     awake = schedule.awake(schedule.last_wake)
     total = sum(awake)
-    steps = 1 if neuron is None else len(awake)
-    spikes = rng.integers(0, total + 1 if neuron is None else 2, (steps, batch, channels, 1, width))
+    spikes = rng.integers(0, 2, (len(awake), batch, channels, 1, width))
     drive = drawn(rng, -12, 20, (batch, outputs, 1, width))
     potential = drawn(rng, -8, 24, (batch, outputs, 1, width)) * charged
-    currents = np.einsum("tbchw,oc->tbohw", spikes, weight[:, :, 0, 0])
-    if neuron is None:
-        received = currents[0] + drive * total + potential
-        expected = np.clip(received // thresholds, 0, total)[None]
-        kernel_neuron = KernelNeuron.levels(total)
-    else:
-        limit = len(awake) + total + 1
-        received = np.zeros((limit, *drive.shape))
-        received[:steps] += currents
-        for step, is_awake in enumerate(awake):
-            received[step] += drive * is_awake
-        received[0] += potential
-        caps = [sum(awake[: step + 1]) for step in range(limit)]
-        expected = neuron.run(received, caps, thresholds.astype(float))[0]
-        kernel_neuron = KernelNeuron.spiking(neuron, awake, None)
+    limit = len(awake) + total + 1
+    received = np.zeros((limit, *drive.shape))
+    received[: len(awake)] += np.einsum("tbchw,oc->tbohw", spikes, weight[:, :, 0, 0])
+    for step, is_awake in enumerate(awake):
+        received[step] += drive * is_awake
+    received[0] += potential
+    caps = [sum(awake[: step + 1]) for step in range(limit)]
+    expected = neuron.run(received, caps, thresholds.astype(float))[0]
+    kernel_neuron = KernelNeuron.spiking(neuron, awake, None)
     blocks, geometry = Blocks.of(outputs, 1, channels), Geometry((1, 1), padding=(0, 0, 0, 0))
-    peak = total if neuron is None else 1
     with kernels.using(instructions):
         rounding = Rounding(0, -BITS, total)
-        packed = kernels.pack_convolution(torch.tensor(weight / FINEST), geometry, -BITS, peak, blocks, rounding)
+        packed = kernels.pack_convolution(torch.tensor(weight / FINEST), geometry, -BITS, 1, blocks, rounding)
         left_out = packed.left_out.largest * 2.0**packed.left_out.exponent
         margin = Margin(math.ceil(total * (left_out + 1) + 1), 2)
         ints = [torch.tensor(rounded(each)).int() for each in (drive, potential)]
