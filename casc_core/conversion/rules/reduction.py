@@ -97,10 +97,16 @@ def _of_two(
         )
         if found is not None:
             return found
-    signals = [reader.signal(each) for each in (a, b)]
-    shape = reader.call("torch.broadcast_shapes", *(reader.attribute(signal, "shape") for signal in signals))
-    alike = tuple(reader.apply(Layout(function="Tensor.expand"), signal, shape) for signal in signals)
+    shape = reader.call("torch.broadcast_shapes", *(reader.attribute(each, "shape") for each in (a, b)))
+    alike = tuple(_expanded(reader, each, shape) for each in (a, b))
     return reduce(reader, reader.add(Concatenation(alike, -1, True)), -1, False)
+
+
+def _expanded(reader: Reader, x: Any, shape: Any) -> SignalNode:
+    """`x` in this shape; a constant is expanded before it is a signal, so that all samples are seen to share it."""
+    if isinstance(x, SignalNode):
+        return reader.apply(Layout(function="Tensor.expand"), x, shape)
+    return reader.signal(reader.call("Tensor.expand", x, shape))
 
 
 def minimum(reader: Reader, x: SignalNode, dim: Any, keepdim: bool) -> SignalNode:

@@ -8,6 +8,8 @@ from dyadic import IMAGES, agrees, network
 from named_forwards import Forwards
 from torch import nn
 
+import casc_core
+
 CASES = Forwards(IMAGES)
 case = CASES.add
 
@@ -52,3 +54,20 @@ def with_the_inputs(self, x):
 def test_it_is_the_networks_own_answer(name, tmp_path):
     forward, inputs, held = CASES[name]
     agrees(network(forward, **held), *inputs, folder=tmp_path)
+
+
+def test_a_constant_beside_the_spikes_leaves_the_samples_apart():
+    class Bounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(3, 4), casc_core.CQReLU(4), casc_core.CQReLU(4)
+            self.register_buffer("most", torch.full((4,), 0.4))
+
+        def forward(self, x):
+            return self.last(torch.minimum(self.act(self.first(x)), self.most) * 1.7)
+
+    torch.manual_seed(0)
+    snn, x = casc_core.convert(Bounded().eval()), torch.randn(16, 3)
+    alone = [int(snn.simulate(each).silent_at) for each in x.split(1)]
+    assert snn.simulate(x).silent_at.tolist() == alone
+    assert len(set(alone)) > 1
