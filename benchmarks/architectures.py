@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ def block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Seq
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A stem of `width` channels, what a subclass does behind it, and a head.
 
     Attributes:
@@ -28,13 +30,13 @@ class Network(nn.Module):
         self.stem, self.parts = block(3, width), nn.ModuleList(self.made(width))
         self.head = nn.Linear(round(self.WIDENS * width), 4)
 
+    @abstractmethod
     def made(self, width: int) -> list[nn.Module]:
         """The parts of the body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body(self, x: Tensor) -> Tensor:
         """What the stem's spikes go through."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(self.stem(x)).mean((2, 3)))
