@@ -20,7 +20,7 @@ from casc_core.errors import StorageError
 try:
     import fcntl
 except ImportError:  # Windows, where nothing is locked
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a system that has none
 
 # What is being written has a hidden name beside the name that it will have, and is locked while it is.
 _UNFINISHED, _REPLACED = "casc-new-", "casc-old-"

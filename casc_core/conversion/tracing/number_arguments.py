@@ -103,6 +103,6 @@ class _StandIn:
 def _torch_asks() -> bool:
     """Whether this torch asks what stands for a number, before it looks for a number."""
     try:
-        return bool(torch.arange(_StandIn()))  # type: ignore[call-overload]
+        return bool(torch.arange(_StandIn()))  # type: ignore[call-overload]  # no number, which is what is tried
     except TypeError:
         return False

@@ -115,7 +115,7 @@ class Proxy(_StandIn):
         frame, tracer = sys._getframe(1), self.tracer
         at = next((each for each in dis.get_instructions(frame.f_code) if each.offset == frame.f_lasti), None)
         if at is not None and at.opname == "UNPACK_SEQUENCE":
-            return iter(tracer.parts(self, at.argval))  # type: ignore[attr-defined]
+            return iter(tracer.parts(self, at.argval))  # type: ignore[attr-defined]  # a tracer of ours
         return tracer.iter(self)
 
 
