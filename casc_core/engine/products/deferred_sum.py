@@ -428,14 +428,16 @@ def _summed(train: Tensor) -> Tensor:
 
 
 def _added(term: Term, dtype: torch.dtype, total: Tensor | None) -> Tensor:
-    """The currents of a term, added to those of longer ones, channels last in memory."""
+    """The currents of a term, added to those of longer ones; spikes' lie channels last in memory."""
     train, adds = term.train, total is not None
     if train.dtype == torch.int8 and kernels.ready(train):
         if total is None:
             shape = (*train.shape[:2], *term.size, len(term.filter.weight))
             total = kernels.empty(shape, dtype).permute(0, 1, 4, 2, 3)
-        kernels.currents(term.filter.currents(dtype), train, total[: len(train)].permute(0, 1, 3, 4, 2), adds)
-        return total
+        out = total[: len(train)].permute(0, 1, 3, 4, 2)
+        if out.is_contiguous():  # what wider trains gave need not be
+            kernels.currents(term.filter.currents(dtype), train, out, adds)
+            return total
     part = _convolved(term, dtype)
     if total is None:
         return part
@@ -521,9 +523,9 @@ def _moved_kinds(
     numbers = torch.tensor(kinds, device="cpu") + 1
     numbers = numbers.to(torch.int8 if max(kinds) < kernels.LARGEST_COUNT else torch.float64)  # as trains may be
     moved = without_repeats(function(numbers.reshape(-1, *[1] * (len(size) - 2)).expand(size)))
-    moved = moved.transpose(0, 1).flatten(1)
-    if not moved.numel():
+    if moved.dim() < 2 or not moved.numel():
         return None
+    moved = moved.transpose(0, 1).flatten(1)
     own = moved.amax(1)
     if not bool(((moved == own[:, None]) | (moved == 0)).all()):
         return None

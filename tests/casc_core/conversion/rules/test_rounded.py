@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from user_cnns import IMAGES, check, cnn, conv, converted, settled
 
 import casc_core
@@ -53,6 +56,64 @@ def test_thresholds_are_rounded_once_to_the_grid_of_the_potentials(numerics, arr
         assert abs(value - float(threshold)) <= 2.0 ** (exponent - 1)
     halves = Rounded(4, "hardtanh").thresholds()
     assert level_thresholds(numerics, halves, arriving)[0] == [level - 0.5 for level in range(-3, 5)]
+
+
+SHARES = {
+    "parts": (nn.AdaptiveAvgPool2d((2, 4)), None),
+    "at the border": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), None),
+    "a rest": (nn.AvgPool2d(2, 2, ceil_mode=True), None),
+    "lengths": (nn.Flatten(2), torch.arange(96) % 12 + 1),
+}
+"""Means of unequal numbers of entries."""
+
+
+def by_definition(activation: Rounded, x: Fraction) -> int:
+    """The level of a rounded activation, nothing rounded on the way."""
+    y = x / Fraction(activation.threshold)
+    value = {
+        "softsign": y / (1 + abs(y)),
+        "hardsigmoid": min(max((y + 3) / 6, Fraction(0)), Fraction(1)),
+        "hardtanh": min(max(y, Fraction(-1)), Fraction(1)),
+    }[activation.function]
+    return math.floor(activation.q * value + Fraction(1, 2))
+
+
+@pytest.mark.parametrize("numerics", [AsTrained(), Exact()], ids=str)
+@pytest.mark.parametrize("function", ["softsign", "hardsigmoid", "hardtanh"])
+@pytest.mark.parametrize("share", SHARES)
+def test_a_mean_of_unequal_windows_that_lies_on_an_edge_reaches_it(share, function, numerics):
+    pool, lengths = SHARES[share]
+
+    def forward(self, x, lengths=None):
+        pooled = self.pool(self.first(x))
+        return self.second(pooled if lengths is None else pooled.sum(-1) / lengths.unsqueeze(1))
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(96, 1, 5, 7, generator=generator).mul(2.4).sub(1.2)
+    x = (x.abs() * 1.5 * torch.rand(96, 1, 1, 1, generator=generator)).copysign(x)
+    inputs = (x,) if lengths is None else (x[:, :, :2, :6], lengths)
+    edges = 0
+    for q in (2, 3, 5):
+        first, second = Rounded(q, "hardtanh", threshold=1.5), Rounded(q, function, threshold=1.5)
+        model = cnn(forward, pool=pool, first=first, second=second)
+        counts = casc_core.convert(model, numerics=numerics).reference_counts(inputs, {})[1]
+        found, levels = counts["second"].flatten().tolist(), counts["first"].double()
+        sums, sizes = levels.sum((2, 3)), lengths
+        if lengths is None:
+            sizes = entries_of(pool, torch.ones_like(levels))
+            sums = pool(levels) * sizes
+        for count, total, entries in zip(found, sums.flatten().tolist(), sizes.flatten().tolist(), strict=True):
+            mean = Fraction(round(total), round(entries)) * Fraction(3, 2 * q)
+            expected = by_definition(second, mean)
+            edges += by_definition(second, mean - Fraction(1, 10**9)) < expected
+            assert count == expected, f"{float(mean)} of q={q}"
+    assert edges > 0, "no mean lies on an edge"
+
+
+def entries_of(pool: nn.Module, ones: Tensor) -> Tensor:
+    """Over how many entries each of its windows averages: each entry's share in the windows' means, added up, inverted."""
+    places = torch.eye(ones[0].numel(), dtype=ones.dtype).reshape(-1, *ones.shape[1:])
+    return 1 / pool(places).amax(0).expand(len(ones), -1, -1, -1)
 
 
 def test_where_nothing_is_rounded_no_threshold_is():

@@ -13,7 +13,7 @@ from casc_core import CIF, Exact, ExactnessError
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Term, deferred
-from casc_core.engine.products.filters import Filter
+from casc_core.engine.products.filters import Filter, identity
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.schedule import WakeSleep
@@ -81,6 +81,17 @@ def test_a_train_of_spikes_is_a_term_of_its_own():
     expected = spikes.double()
     expected[:4] += by_torch(a)
     assert torch.equal(together.tensor().double(), expected)
+
+
+@pytest.mark.parametrize("instructions", [None, *COMPILED])
+def test_spikes_are_added_to_what_lies_in_memory_in_another_order(instructions):
+    spikes = term(2, outputs=3, steps=3)
+    counts = whole(torch.Generator().manual_seed(9), -200, 200, 4, 2, 3, 4, 6).to(torch.int16)
+    expected = counts.double()
+    expected[:3] += by_torch(spikes)
+    with kernels.using(instructions):
+        together = currents(Term(identity(3), counts, 200.0)).plus(currents(spikes))
+        assert torch.equal(together.tensor().double(), expected)
 
 
 def test_what_is_better_added_as_tensors():

@@ -113,6 +113,7 @@ def test_what_moves_entries_moves_spikes_and_factors(move, alike):
 
 def test_channels_of_several_factors_do_not_become_one():
     own, _ = scaled(torch.Generator().manual_seed(5), 4, 6)
+    assert own.moved(torch.ravel, by_sample=False) is None, "no dimension of channels is left"
     assert own.moved(lambda x: x.transpose(1, 2), by_sample=False) is None
     nothing = own.times(torch.tensor([1.0, 0.0, 2.0, 1.0])[:, None, None])
     assert nothing.moved(MOVES["every second"], by_sample=False) is None, "zeros are what is filled in"
