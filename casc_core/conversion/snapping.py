@@ -282,9 +282,9 @@ def level_thresholds(
 ) -> tuple[list[float], int]:
     """Thresholds of several levels, ascending, rounded once to a grid no coarser than `2**exponent`, and its exponent.
 
-    The steps between them are as fine as a threshold of its own would be; `exponent` None: no current has a grid. What is no
-    binary fraction is rounded down: a sum over unequal windows or lengths is compared with so many times the threshold, and
-    one that lies on it must reach it.
+    The steps between them are as fine as a threshold of its own would be; `exponent` None: no current has a grid.
+    What is no binary fraction is rounded down: a sum over unequal windows or lengths is compared with so many times the
+    threshold, and one that lies on it must reach it.
     """
     steps = [float(abs(b - a)) for a, b in itertools.pairwise([Fraction(0), *thresholds]) if a != b]
     grid = binade(min(steps, default=1.0)) - (THRESHOLD_BITS if exponent is None else numerics.threshold_bits)
