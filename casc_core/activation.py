@@ -251,8 +251,8 @@ class CQReLU(Observable[int]):
         else:
             self.threshold = check_threshold(threshold)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, threshold = self._read(x)
+    def forward(self, input: Tensor) -> Tensor:
+        x, threshold = self._read(input)
         if isinstance(threshold, Tensor):
             return _learned_threshold(x, self.q, threshold)
         return _straight_through(x, self.q, threshold)
@@ -271,14 +271,14 @@ class CQReLU(Observable[int]):
     def as_trained(self) -> nn.Module:
         return nn.ReLU()
 
-    def _read(self, x: Tensor) -> tuple[Tensor, float | Tensor]:
+    def _read(self, input: Tensor) -> tuple[Tensor, float | Tensor]:
         """The input with the half step, and the threshold as it stands beside it."""
         threshold = self.effective_threshold
         if isinstance(threshold, Tensor):
-            threshold = threshold.to(x.dtype)
+            threshold = threshold.to(input.dtype)
             if threshold.dim():
-                threshold = threshold.reshape(-1, *[1] * (x.dim() - 2))
-        return (x + threshold / (2 * self.q) if self.half_step else x), threshold
+                threshold = threshold.reshape(-1, *[1] * (input.dim() - 2))
+        return (input + threshold / (2 * self.q) if self.half_step else input), threshold
 
     def extra_repr(self) -> str:
         more = ", half_step=True" if self.half_step else ""
@@ -342,8 +342,8 @@ class Squashed(nn.Module):
         super().__init__()
         self.function, self.threshold = function, threshold
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.threshold * SQUASHING[self.function].function(x / self.threshold)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.threshold * SQUASHING[self.function].function(input / self.threshold)
 
 
 class Rounded(Observable[int]):
@@ -413,9 +413,9 @@ class Rounded(Observable[int]):
         halves = (Fraction(2 * level - 1, 2 * q) for level in range(self.lowest + 1, self.highest + 1))
         return [q * Fraction(self.threshold) * inverse(half) for half in halves]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         ends = None if self.ends is None else (self.lowest, self.highest)
-        return _nearest(self._squashed(x), self.q, self.threshold, ends)
+        return _nearest(self._squashed(input), self.q, self.threshold, ends)
 
     def populations(self) -> tuple[str, ...]:
         return ("",)
@@ -433,10 +433,10 @@ class Rounded(Observable[int]):
     def as_trained(self) -> nn.Module:
         return Squashed(self.function, self.threshold) if self.ends is None else nn.Hardtanh(*self.ends)
 
-    def _squashed(self, x: Tensor) -> Tensor:
+    def _squashed(self, input: Tensor) -> Tensor:
         if self.ends is not None:
-            return F.hardtanh(x, *self.ends) / self.threshold
-        return SQUASHING[self.function].function(x if self.threshold == 1.0 else x / self.threshold)
+            return F.hardtanh(input, *self.ends) / self.threshold
+        return SQUASHING[self.function].function(input if self.threshold == 1.0 else input / self.threshold)
 
     def extra_repr(self) -> str:
         if self.ends is not None:

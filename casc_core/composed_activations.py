@@ -27,11 +27,11 @@ class LeakyCQReLU(nn.Module):
         self.positive, self.negative = CQReLU(q, threshold), CQReLU(q, threshold)
         self.slope: float | Tensor = nn.Parameter(slope.detach().clone()) if isinstance(slope, Tensor) else float(slope)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         slope = self.slope
         if isinstance(slope, Tensor):
-            slope = slope.reshape(-1, *[1] * (x.dim() - 2))
-        result: Tensor = self.positive(x) - slope * self.negative(-x)
+            slope = slope.reshape(-1, *[1] * (input.dim() - 2))
+        result: Tensor = self.positive(input) - slope * self.negative(-input)
         return result
 
 
@@ -57,8 +57,8 @@ class Swish(nn.Module):
         super().__init__()
         self.value, self.gate = Rounded(q, "hardtanh", threshold), Rounded(q, gate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.value(x) * self.gate(x)
+    def forward(self, input: Tensor) -> Tensor:
+        result: Tensor = self.value(input) * self.gate(input)
         return result
 
     def as_trained(self) -> nn.Module:
@@ -85,7 +85,7 @@ class RoundedGLU(nn.Module):
         super().__init__()
         self.gate, self.dim = Rounded(q, "sigmoid"), dim
 
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = x.chunk(2, self.dim)
+    def forward(self, input: Tensor) -> Tensor:
+        value, gate = input.chunk(2, self.dim)
         result: Tensor = value * self.gate(gate)
         return result

@@ -321,6 +321,8 @@ class Reader:
             return None
         if node.op == "call_module":
             return self._module(node, args, kwargs)
+        if not args and "input" in kwargs:  # what torch calls the first argument of most functions
+            args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
         unreadable = next((value for value in (*args, *kwargs.values()) if isinstance(value, Unreadable)), None)
         if unreadable is not None:
             raise self.refuse(unreadable.why)
