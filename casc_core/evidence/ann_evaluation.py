@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -80,7 +80,28 @@ def evaluate_ann(ann: nn.Module, q: int, program: Program, named: Mapping[str, A
 def plainly_evaluated(model: nn.Module, program: Program, named: Mapping[str, Any]) -> LogitsAndLevels:
     """A network that may have no levels yet, in evaluation and in its own types."""
     network, given = in_own_types(model, named)
-    return LogitsAndLevels(readouts_of(program.returned, network(**given)), {})
+    with evaluating(network):
+        returned = network(**given)
+    return LogitsAndLevels(readouts_of(program.returned, returned), {})
+
+
+@contextmanager
+def evaluating(model: nn.Module, how: Callable[[], str] = str) -> Iterator[None]:
+    """Whatever a user's forward raises becomes an `ExactnessError`.
+
+    Args:
+        how: in which way it is evaluated, and where it is.
+    """
+    try:
+        yield
+    except CascError:
+        raise
+    except Exception as error:
+        words = str(error).strip().splitlines() or [""]
+        raise ExactnessError(
+            f"the network that was converted, a {type(model).__name__}, cannot be evaluated{how()}, so its conversion "
+            f"could not be compared with it on these inputs: {type(error).__name__}: {words[0]}"
+        ) from error
 
 
 def in_own_types(model: nn.Module, named: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
@@ -134,7 +155,7 @@ def run_observed(
         if isinstance(module, Quantised):
             module.q = q
             vars(module)["forward"] = partial(call, name, module)
-    try:
+    with evaluating(ann, lambda: f"{' in float64' if float64 else ''}{running}"):
         if float64:
             _, named = widened((), named)
             network = network.double()  # outside, where tensors that are looked at are widened in passing
@@ -143,15 +164,6 @@ def run_observed(
             named = {name: _as_type(value, own) for name, value in named.items()}
         with in_float64() if float64 else nullcontext(), nullcontext() if within is None else within:
             returned = network(**named)
-    except CascError:
-        raise
-    except Exception as error:  # whatever the user's forward raises
-        words = str(error).strip().splitlines() or [""]
-        raise ExactnessError(
-            f"the network that was converted, a {type(ann).__name__}, cannot be evaluated"
-            f"{' in float64' if float64 else ''} beside its conversion{running}, so the two could not be compared: "
-            f"{type(error).__name__}: {words[0]}"
-        ) from error
     return readouts_of(program.returned, returned)
 
 

@@ -17,7 +17,7 @@ from casc_core.conversion.functional_activations import source_of
 from casc_core.conversion.origin import TrainedOrigin, traced_again
 from casc_core.conversion.tracing.trace import argument_name, way
 from casc_core.engine.program import READOUT
-from casc_core.evidence.ann_evaluation import in_own_types, readouts_of
+from casc_core.evidence.ann_evaluation import evaluating, in_own_types, readouts_of
 from casc_core.evidence.lowering_report import LayerLowering
 from casc_core.evidence.own_forward import disagreement
 from casc_core.spiking_model import SpikingModel
@@ -49,7 +49,8 @@ def _compared(snn: SpikingModel, origin: TrainedOrigin, named: Mapping[str, Any]
     network, given = in_own_types(source, named)
     traced, again = in_own_types(source, named)
     returned = snn.program_for(frozenset(named)).returned
-    own = readouts_of(returned, network(**given))
+    with evaluating(network):
+        own = readouts_of(returned, network(**given))
     graph, held = traced_again(traced, origin, frozenset(named)), way(traced, frozenset(named))
     values = held | again
     places = [argument_name(str(node.target), values) for node in graph.nodes if node.op == "placeholder"]

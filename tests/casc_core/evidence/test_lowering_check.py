@@ -363,6 +363,12 @@ def test_a_network_that_cannot_be_evaluated_in_float64_is_an_error(numerics, how
         casc_core.verify(snn, IMAGES)
 
 
+def test_inputs_that_it_does_not_take_are_an_error():
+    model = cnn(lambda self, x: self.head(self.act(self.first(x))), first=conv(), act=CQReLU(2), head=Head())
+    with pytest.raises(ExactnessError, match=r"a UserCNN, cannot be evaluated, so its conversion.*unsigned char"):
+        casc_core.verify(casc_core.convert(model), torch.ones(2, 3, 8, 8, dtype=torch.uint8))
+
+
 class _Broken(CQReLU):
     def observed(self, levels, *inputs, **named):
         raise RuntimeError("broken")

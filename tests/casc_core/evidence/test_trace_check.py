@@ -71,7 +71,7 @@ def test_a_trace_is_held_once_for_each_way_of_calling(monkeypatch: pytest.Monkey
     first = traced_otherwise(snn, {"x": X})
     monkeypatch.setattr(OtherwiseByFunctions, "forward", None)
     assert traced_otherwise(snn, {"x": X[:2]}) is first
-    with pytest.raises(TypeError):
+    with pytest.raises(casc_core.ExactnessError, match="not callable"):
         traced_otherwise(snn, {"x": X.double()})
 
 
