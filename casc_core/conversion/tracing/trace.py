@@ -221,6 +221,7 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
     Raises:
         ConversionError: the forward cannot be traced; the message quotes the line at which tracing stopped.
     """
+    _forget_wrapped_names()
     tracer, others = Tracer(is_leaf), other_generators()
     try:
         # Gradients as in the mode that is traced: evaluation has none.
@@ -273,6 +274,15 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
         _remember_lines(graph, model.graph)
     refuse_changes_in_place(model, graph)
     return graph
+
+
+def _forget_wrapped_names() -> None:
+    """Whoever unpickles a GraphModule that calls `torch.zeros` leaves that name with torch.fx, to be wrapped in every trace;
+    but it is the name of nothing, and every trace would fail."""
+    wrapped = vars(torch.fx._symbolic_trace).get("_wrapped_fns_to_patch", {})
+    for key, space in list(wrapped.items()):
+        if "." in key[1] and key[1] not in space:
+            del wrapped[key]
 
 
 def _differs_again(graph: fx.Graph, model: nn.Module, tracer: Tracer, fixed: Mapping[str, Any] | None) -> bool:

@@ -112,6 +112,23 @@ def test_a_prepared_model_can_be_pickled():
     assert torch.equal(pickle.loads(pickle.dumps(prepared))(x), prepared(x))
 
 
+class PaddedByFunctions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        padded = torch.cat([x, torch.zeros(x.shape[0], 2)], 1)
+        return self.fc(F.relu(padded * torch.arange(1, padded.shape[1] + 1)))
+
+
+def test_it_is_converted_once_unpickled_and_others_after_it():
+    prepared, x = casc_core.prepare(PaddedByFunctions(), adapter="cnn", q=4).eval(), torch.randn(4, 6)
+    loaded = pickle.loads(pickle.dumps(prepared))
+    assert torch.equal(casc_core.convert(loaded)(x), casc_core.convert(prepared)(x))
+    assert casc_core.verify(casc_core.convert(loaded), x).exact
+
+
 def test_casts_and_global_precision_do_not_change_a_bit():
     snn, x = casc_core.convert(casc_core.prepare(mlp(), adapter="rnn", q=4), adapter="rnn"), torch.randn(50, 6)
     expected = snn(x)
