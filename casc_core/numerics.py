@@ -278,12 +278,14 @@ def snapped(numerics: Numerics, x: Tensor, bits: int | None, arriving: int = 0) 
 
 
 def coarsest(x: Tensor, exponent: int) -> int:
-    """The exponent of the coarsest grid that numbers on that of `exponent` are on.
+    """The exponent of the coarsest grid that numbers on that of `exponent` are on; of zeros alone, none finer than 0.
 
-    >>> coarsest(torch.tensor([0.5, -3.0]), -16)
-    -1
+    >>> coarsest(torch.tensor([0.5, -3.0]), -16), coarsest(torch.zeros(2), -16)
+    (-1, 0)
     """
-    while bool(x.any()) and is_on(x, exponent + 1):
+    if not bool(x.any()):
+        return max(exponent, 0)
+    while is_on(x, exponent + 1):
         exponent += 1
     return exponent
 

@@ -95,8 +95,11 @@ def snapped_map(
         own = numerics.weight_exponent(weight, arriving=form.exponent)
         if exponent is not None:
             own = max(own, exponent - form.exponent)
-        snapped = _fine(numerics, weight)[0] if rounds else numerics.snap(weight, own)
+        snapped = numerics.snap(weight, own)
+        # What arrives may be on so fine a grid that none is left for what multiplies it.
+        rounds = rounds or (isinstance(numerics, Stretch) and _is_lost(weight, snapped))
         if rounds:
+            snapped = _fine(numerics, weight)[0]
             out_exponent = form.exponent + own
         elif isinstance(numerics, Stretch):
             out_exponent = form.exponent + coarsest(snapped, own)

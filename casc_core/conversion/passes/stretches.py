@@ -50,7 +50,7 @@ def stretches(graph: Graph, steps: int) -> dict[Node, Stretch]:
         endless = reach.is_unknown or (reach.is_summed and any(source.is_driven for source in node.sources))
         if node in neurons and not (endless or node in divided):
             most = HELD * (reach.drive + neurons[node])
-            if most < reach.most:
+            if 0 < most < reach.most:
                 held[node], reach = most, replace(reach, train=most, is_unheld=False)
         reaches[node] = reach
     largest: dict[Node, Reach] = {}

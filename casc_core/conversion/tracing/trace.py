@@ -277,8 +277,8 @@ def trace(model: nn.Module, is_leaf: Callable[[nn.Module], bool], fixed: Mapping
 
 
 def _forget_wrapped_names() -> None:
-    """Whoever unpickles a GraphModule that calls `torch.zeros` leaves that name with torch.fx, to be wrapped in every trace;
-    but it is the name of nothing, and every trace would fail."""
+    """Whoever unpickles a GraphModule that calls `torch.zeros` leaves that name with torch.fx, to be wrapped in every
+    trace; but it is the name of nothing, and every trace would fail."""
     wrapped = vars(torch.fx._symbolic_trace).get("_wrapped_fns_to_patch", {})
     for key, space in list(wrapped.items()):
         if "." in key[1] and key[1] not in space:

@@ -10,7 +10,9 @@ from user_cnns import settled
 import casc_core
 from casc_core import CQReLU, Exact
 from casc_core.conversion.graph import ConvolutionMap, MapNode, TableLookup, maps
+from casc_core.conversion.grids import Form, Stretch
 from casc_core.conversion.passes import OpPool, emit, fold, snap
+from casc_core.conversion.snapping import snapped_map
 from casc_core.engine.ops import Convolution, Linear
 from casc_core.engine.program import Ref, substitute
 from casc_core.engine.saved import write
@@ -63,6 +65,36 @@ def test_maps_of_one_table_are_snapped_once_for_each_that_is_read(read, counted)
     snap(graph, Exact(), 2)
     assert [len(node.maps) for node in graph.nodes if isinstance(node, TableLookup)] == [2]
     assert counted[0] == 2
+
+
+class Weighed(nn.Module):
+    """Spikes beside the same spikes times numbers, then a map that gives the logits."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.a, self.act, self.out = nn.Linear(5, 4), CQReLU(4), nn.Linear(4, 3)
+        self.register_buffer("factor", factor)
+
+    def forward(self, x):
+        x = self.act(self.a(x))
+        return self.out(x + x * torch.relu(self.factor))
+
+
+@pytest.mark.parametrize("factor", [torch.tensor([-1.0]), torch.tensor(2.0**-36), torch.tensor([0.0, 0.3, 1e-9, 0.0])])
+def test_a_map_keeps_its_weights_whatever_grid_arrives(factor):
+    model, x = settled(Weighed(factor)), torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    report = casc_core.verify(snn := casc_core.convert(model), x)
+    assert report.exact, str(report)
+    torch.testing.assert_close(snn(x).double(), model.double()(x.double()), rtol=2e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("arriving", [0, -10, -30, -40])
+def test_weights_that_a_grid_would_lose_are_kept_and_the_product_is_rounded(arriving):
+    weight, numerics = torch.tensor([[0.3, -0.7], [0.1, 0.2]], dtype=torch.float64), Stretch(-40)
+    on = snapped_map(numerics, Form(exponent=arriving), weight, weight, None)
+    assert on.rounds == (arriving <= -30)
+    torch.testing.assert_close(on.weight, weight, rtol=0, atol=2.0**-20)
+    assert on.form.exponent >= -40
 
 
 def test_without_grids_the_weights_are_those_that_were_folded(read):

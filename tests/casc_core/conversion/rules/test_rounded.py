@@ -164,6 +164,14 @@ def test_a_product_of_currents_is_one_of_many_bits():
     check(cnn(forward, a=conv(), b=conv(6), c=conv(6), relu=nn.ReLU(), head=Head()), IMAGES)
 
 
+def test_products_whose_neurons_have_no_threshold_but_zero():
+    def forward(self, x):
+        y = self.a(x).flatten(2)
+        return self.head((self.gate(y @ (y.mT @ y)) - 0.5).view(x.shape[0], 6, 8, 8))
+
+    check(cnn(forward, a=conv(), gate=nn.Sigmoid(), head=Head()), IMAGES, q=1)
+
+
 def test_gated_linear_units():
     def forward(self, x):
         y = self.relu(self.a(self.glu(self.wide(x))))
