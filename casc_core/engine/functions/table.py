@@ -68,8 +68,8 @@ _OF_ANY_TYPE = {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle"}
 
 @dataclass(frozen=True)
 class _Rearrangement:
-    """A function of `torch.nn.functional` that moves entries. Where torch knows it for floating point alone, whole numbers up
-    to 2**53 go through that and back, or bytes through those without a sign."""
+    """A function of `torch.nn.functional` that moves entries. Where torch knows it for floating point alone, whole numbers
+    up to 2**53 go through that and back, or bytes through those without a sign."""
 
     name: str
 
