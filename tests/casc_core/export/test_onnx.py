@@ -112,6 +112,11 @@ def larger_of_two_behind_a_first_token(self, x):
     return self.act(torch.minimum(y, y[:, :1] + 0.5)).sum(1)
 
 
+@case(act=nn.ReLU(), a=nn.Conv2d(3, 4, 3))
+def larger_of_spikes_and_the_input(self, x):
+    return self.act(self.a(torch.fmax(self.act(x) * 0.5, x))).sum((2, 3))
+
+
 @case(a=nn.Conv2d(3, 4, 3), tanh=nn.Tanh(), act=nn.ReLU(), b=nn.Conv2d(4, 4, 2))
 def tables_by_level(self, x):
     x = F.gelu(self.tanh(self.a(x)))

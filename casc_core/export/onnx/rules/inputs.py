@@ -34,11 +34,12 @@ def _constant(writer: Writer, op: Constant) -> Tensor:
 
 
 @writes(Attribute)
-def _attribute(writer: Writer, op: Attribute, signal: SymbolicSignal) -> Any:
+def _attribute(writer: Writer, op: Attribute, of: SymbolicSignal | SymbolicTensor) -> Any:
     name = op.settings["name"]
     if name == "shape":
-        return tuple(writer.graph.size(signal.framed, dim) for dim in range(signal.dim))
-    return {"ndim": signal.dim, "device": torch.device("cpu")}.get(name, torch.float32)
+        framed = of if isinstance(of, SymbolicTensor) else of.framed
+        return tuple(writer.graph.size(framed, dim) for dim in range(of.dim))
+    return {"ndim": of.dim, "device": torch.device("cpu")}.get(name, torch.float32)
 
 
 @writes(Encode)
