@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -40,6 +41,12 @@ def bare(model: nn.Module) -> nn.Module:
     """
     inside = _inside(model)
     refuse_weights(inside)
+    everywhere = _every(nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks)
+    if everywhere:
+        raise ConversionError(
+            f"all modules have a forward hook, which a conversion would leave out: {_name(everywhere[0])}; remove it by "
+            "its handle before you prepare or convert, or do what it does in a forward"
+        )
     for name, module in inside.named_modules():
         what = _hiding(module)
         if what is not None:
@@ -70,7 +77,11 @@ def _hiding(module: nn.Module) -> str | None:
 
 
 def _hooks(module: nn.Module) -> list[Any]:
-    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return _every(module._forward_pre_hooks, module._forward_hooks)
+
+
+def _every(*hooks: Mapping[int, Any]) -> list[Any]:
+    return [hook for each in hooks for hook in each.values()]
 
 
 def _name(hook: Any) -> str:

@@ -167,6 +167,20 @@ def test_what_hides_a_module_is_refused_by_name_and_with_a_remedy(kind: str) -> 
             step(make(mlp()), q=4)
 
 
+@pytest.mark.parametrize("register", ["register_module_forward_hook", "register_module_forward_pre_hook"])
+def test_a_hook_of_all_modules_is_refused_until_it_is_removed(register: str) -> None:
+    def hook(module: nn.Module, *tensors: object) -> None:
+        return None
+
+    handle = getattr(nn.modules.module, register)(hook)
+    try:
+        with pytest.raises(ConversionError, match=r"all modules have a forward hook.*hook; remove it by its handle"):
+            casc_core.prepare(mlp(), q=4)
+    finally:
+        handle.remove()
+    casc_core.prepare(mlp(), q=4)
+
+
 class Own(nn.Module):
     def __init__(self) -> None:
         super().__init__()
