@@ -17,7 +17,7 @@ from casc_core.conversion.functional_activations import source_of
 from casc_core.conversion.origin import TrainedOrigin, traced_again
 from casc_core.conversion.tracing.trace import argument_name, way
 from casc_core.engine.program import READOUT
-from casc_core.evidence.ann_evaluation import evaluating, in_own_types, readouts_of
+from casc_core.evidence.ann_evaluation import cloned, evaluating, in_own_types, readouts_of
 from casc_core.evidence.lowering_report import LayerLowering
 from casc_core.evidence.own_forward import disagreement
 from casc_core.spiking_model import SpikingModel
@@ -54,5 +54,12 @@ def _compared(snn: SpikingModel, origin: TrainedOrigin, named: Mapping[str, Any]
     graph, held = traced_again(traced, origin, frozenset(named)), way(traced, frozenset(named))
     values = held | again
     places = [argument_name(str(node.target), values) for node in graph.nodes if node.op == "placeholder"]
-    found = readouts_of(returned, fx.Interpreter(traced, graph=graph).run(*(values.get(place) for place in places)))
+    found = readouts_of(returned, _Values(traced, graph=graph).run(*(values.get(place) for place in places)))
     return disagreement(AS_TRACED, own, found)
+
+
+class _Values(fx.Interpreter):
+    """Runs a trace as it is lowered: an operation gives a value of its own and leaves those that it reads as they are."""
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        return fx.node.map_aggregate(super().fetch_args_kwargs_from_env(n), cloned)

@@ -66,6 +66,22 @@ def test_a_branch_that_a_trace_leaves_out_is_a_fault(kind: type[nn.Module], nume
     assert "FAULT OF THE LOWERING: the readout of the forward as traced, 18 of 18 logits" in str(report)
 
 
+class ChangesInPlace(OtherwiseByFunctions):
+    is_traced = staticmethod(lambda: True)
+
+    def activation(self, x: Tensor) -> Tensor:
+        torch.relu_(x)
+        return F.relu(x + 0.5)
+
+
+def test_a_change_in_place_that_a_trace_does_not_see_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casc_core.conversion.tracing.trace.refuse_changes_in_place", lambda model, graph: None)
+    report = casc_core.verify(casc_core.convert(casc_core.prepare(ChangesInPlace(), q=4).eval()), X)
+    assert not report.exact
+    assert report.lowering is not None
+    assert report.lowering.layers[AS_TRACED].wrong > 0
+
+
 def test_a_trace_is_held_once_for_each_way_of_calling(monkeypatch: pytest.MonkeyPatch) -> None:
     snn = casc_core.convert(casc_core.prepare(OtherwiseByFunctions(), q=4).eval())
     first = traced_otherwise(snn, {"x": X})
