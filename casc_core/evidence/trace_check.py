@@ -61,5 +61,5 @@ def _compared(snn: SpikingModel, origin: TrainedOrigin, named: Mapping[str, Any]
 class _Values(fx.Interpreter):
     """Runs a trace as it is lowered: an operation gives a value of its own and leaves those that it reads as they are."""
 
-    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
-        return fx.node.map_aggregate(super().fetch_args_kwargs_from_env(n), cloned)
+    def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
+        return fx.node.map_arg(args, lambda read: cloned(self.env[read]))

@@ -34,7 +34,7 @@ import casc_core.engine.spiking_run
 import casc_seq
 from casc_core import CQReLU, Rounded
 from casc_core.engine.recording.recorder import Recorder
-from casc_core.errors import CascError, ExactnessError
+from casc_core.errors import CascError, ExactnessError, InputError
 from casc_core.schedule import LARGEST_STEPS
 
 # Two numbers of levels that are nearer than this are equal: true ones lie on a power-of-two grid that is far coarser, and
@@ -480,6 +480,7 @@ def _checked(graph: Graph, stored_at: Path | None) -> Compared:
     if not torch.equal(short.logits[: simulation.T], simulation.logits[:cut]):
         raise FaultError("a simulation cut short is not the beginning of the whole", f"T={cut}")
     _alone(snn, graph, inputs, logits, simulation.silent_at)
+    _given_otherwise(snn, graph, inputs, logits)
     if stored_at is not None:
         with _named("saving and loading"):
             snn.save(stored_at)
@@ -540,3 +541,26 @@ def _alone(snn: Any, graph: Graph, inputs: tuple[Tensor, ...], logits: Tensor, s
                 "silent_at of a sample depends on its batch",
                 f"{silent_at.tolist()} and {own.silent_at.tolist()} for sample {sample} alone",
             )
+
+
+def _given_otherwise(snn: Any, graph: Graph, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+    """The same numbers as float64, by name; and with gaps between them in memory, their dimensions in another order."""
+    names = [each.name for each in graph.inputs]
+    with _named("inputs in float64"):
+        wide = snn(**{n: x.double() if x.is_floating_point() else x for n, x in zip(names, inputs, strict=True)})
+    if not torch.equal(wide, logits):
+        raise FaultError("inputs in float64 are answered differently")
+    try:
+        apart = snn(*map(_with_gaps, inputs))
+    except InputError as error:
+        if "view size is not compatible" in str(error):  # nor does torch take them
+            return
+        raise FaultError("InputError for inputs with gaps", str(error)[:300]) from error
+    if not torch.equal(apart, logits):
+        raise FaultError("inputs with gaps are answered differently")
+
+
+def _with_gaps(x: Tensor) -> Tensor:
+    turned = x.permute(*reversed(range(x.dim())))
+    spread = torch.stack([turned, turned], -1)[..., 0]
+    return spread.permute(*reversed(range(x.dim())))
