@@ -108,7 +108,7 @@ def in_own_types(model: nn.Module, named: Mapping[str, Any]) -> tuple[nn.Module,
     """A copy of a network, in evaluation, and copies of its inputs: in its types, for it takes any, and on their device."""
     device = next((value.device for value in named.values() if isinstance(value, Tensor)), None)
     own = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
-    given = {name: _as_type(cloned(value), own) for name, value in named.items()}
+    given = {name: _as_type(_cloned(value), own) for name, value in named.items()}
     return copy.deepcopy(model).eval().to(device), given
 
 
@@ -138,7 +138,7 @@ def run_observed(
     device = next((value.device for value in named.values() if isinstance(value, Tensor)), None)
     network, calls = copy.deepcopy(ann).eval().to(device), Counter[str]()
     # A forward may change what it is given in place, and others read it too.
-    named = {name: cloned(value) for name, value in named.items()}
+    named = {name: _cloned(value) for name, value in named.items()}
     running = ""
 
     def call(name: str, module: Quantised[Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -171,6 +171,5 @@ def _as_type(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def cloned(value: Any) -> Any:
-    """A tensor of its own, in the place of one; whatever else, as it is."""
+def _cloned(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value

@@ -17,7 +17,7 @@ from casc_core.conversion.functional_activations import source_of
 from casc_core.conversion.origin import TrainedOrigin, traced_again
 from casc_core.conversion.tracing.trace import argument_name, way
 from casc_core.engine.program import READOUT
-from casc_core.evidence.ann_evaluation import cloned, evaluating, in_own_types, readouts_of
+from casc_core.evidence.ann_evaluation import evaluating, in_own_types, readouts_of
 from casc_core.evidence.lowering_report import LayerLowering
 from casc_core.evidence.own_forward import disagreement
 from casc_core.spiking_model import SpikingModel
@@ -59,7 +59,29 @@ def _compared(snn: SpikingModel, origin: TrainedOrigin, named: Mapping[str, Any]
 
 
 class _Values(fx.Interpreter):
-    """Runs a trace as it is lowered: an operation gives a value of its own and leaves those that it reads as they are."""
+    """Runs a trace as it is lowered: an operation gives a value of its own and leaves those that it reads as they were."""
 
-    def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
-        return fx.node.map_arg(args, lambda read: cloned(self.env[read]))
+    def run_node(self, n: fx.Node) -> Any:
+        read = [self.env[each] for each in n.all_input_nodes if isinstance(self.env[each], Tensor)]
+        before = [each.clone() for each in read]
+        result = super().run_node(n)
+        if any(map(_differ, read, before)):
+            result = fx.node.map_aggregate(result, _copied)
+        for each, was in zip(read, before, strict=True):
+            if _differ(each, was):
+                each.copy_(was)
+        return result
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold other numbers; NaN is any."""
+    if one.is_floating_point():
+        one, other = one.nan_to_num(), other.nan_to_num()
+    return not torch.equal(one, other)
+
+
+def _copied(value: Any) -> Any:
+    """A tensor of its own that lies in memory as this one does, so that it is computed with alike."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(value)

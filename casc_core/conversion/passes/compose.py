@@ -35,6 +35,7 @@ from casc_core.conversion.graph import (
 from casc_core.conversion.graph.signals import must_be_rescaled
 from casc_core.engine.ops import AdaptiveAveragePool, AveragePool, Layout, MaxPool, Sum
 from casc_core.engine.products.contraction import ELEMENTWISE
+from casc_core.numerics import THRESHOLD_BITS
 
 # Maps whose composition has more weights than this, and than themselves, stay apart.
 LARGEST_MAP = 2**22
@@ -403,13 +404,16 @@ def _spread(weight: Tensor) -> float:
 
 
 def _compared(node: Population) -> Population:
-    """What normalises the channels of sums goes into the thresholds, which then differ."""
+    """What normalises the channels of sums goes into the thresholds, which then differ. Factors of few bits do not: sums
+    times them are exact, and a third of a threshold is rounded, so that what lies on it might not reach it."""
     before = as_normalisation(node.x)
     if before is None or before.axis != 1 or not before.x.is_mapped:
         return node
     size = before.factor.abs()
     size = torch.where(size == 0, size.max(), size)
     if not bool((size > 0).all()) or float(size.max() / size.min()) > LARGEST_RATIO:
+        return node
+    if bool((size * 2.0**THRESHOLD_BITS % 1 == 0).all()) and bool((size.frexp().mantissa != 0.5).any()):
         return node
     nothing = torch.zeros_like(size)
     x: SignalNode = replace(before, factor=before.factor.sign(), centre=nothing, offset=before.shift / size)

@@ -98,8 +98,8 @@ def _dims(x: Any, dim: Any) -> list[int]:
 @functions("Tensor torch", "sum amax amin any all argmax count_nonzero")
 @functions("Tensor torch", "max min", size=sizes.broadcast)
 def _reduction(follower: Follower, function: Any, x: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(dim, (Abstract, Tensor)):  # the larger of two tensors
-        return _by_entry(follower, function, x, dim, *args, **kwargs)
+    if isinstance(kwargs.get("other", dim), (Abstract, Tensor)):  # the larger of two tensors
+        return _by_entry(follower, function, x, *([] if dim is None else [dim]), *args, **kwargs)
     _require(follower, x, dim, args, kwargs)
     dim = None if dim == () else dim
     result = function(as_single(x), *(() if dim is None else (dim,)), *args, **kwargs)

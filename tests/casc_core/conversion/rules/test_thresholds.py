@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -196,3 +199,24 @@ def test_calibrated_thresholds_are_those_that_the_network_computes_with():
     thresholds = calibration.thresholds["1"]
     assert thresholds.min() == 2.0**-14
     assert torch.equal(thresholds, calibration.model[1].effective_threshold)
+
+
+@pytest.mark.parametrize("half_step", [False, True])
+def test_sums_that_a_normalisation_brings_to_an_edge_reach_it(half_step):
+    """Multiples of a 64th times factors that are no powers of two, by fractions."""
+    factors, shifts = [1.5, 3.0, 0.75, 0.625, 0.375] * 6, [shift / 64 for shift in range(-15, 15)]
+    norm = nn.BatchNorm1d(30, eps=0.0).eval()
+    norm.load_state_dict(norm.state_dict() | {"weight": torch.tensor(factors), "bias": torch.tensor(shifts)})
+    linear = nn.Linear(2, 30, bias=False)
+    linear.weight.data = (torch.arange(60) * 7 % 17 - 6).reshape(30, 2) / 8
+    model = nn.Sequential(CQReLU(8), linear, norm, CQReLU(8, half_step=half_step)).eval()
+    x = torch.cartesian_prod(*[torch.arange(9) / 8] * 2)
+    _, counts = casc_core.convert(model).reference_counts((x,), {})
+    edges = 0
+    for found, levels in zip(counts["3"].tolist(), counts["0"].tolist(), strict=True):
+        for count, row, factor, shift in zip(found, linear.weight.tolist(), factors, shifts, strict=True):
+            total = sum(Fraction(weight) * n for weight, n in zip(row, levels, strict=True))
+            level = total * Fraction(factor) + 8 * Fraction(shift) + Fraction(half_step, 2)
+            edges += level.denominator == 1 and 0 < level <= 8
+            assert count == min(max(math.floor(level), 0), 8)
+    assert edges > 50

@@ -84,6 +84,8 @@ def diagonal(rng, h):
 @step
 def larger(rng, h):
     name, dim = rng.choice(("maximum", "minimum")), rng.choice(dims(h))
+    if rng.random() < 0.5:
+        return lambda m, h, x, n: getattr(h, name[:3])(other=h.flip(dim)[..., :1])
     return lambda m, h, x, n: getattr(h, name)(h.flip(dim)[..., :1])
 
 
@@ -509,3 +511,21 @@ def test_what_is_added_or_filled_is_not_divided(forward):
     assert report.exact
     with torch.no_grad():
         torch.testing.assert_close(snn(x, n), model(x, n))
+
+
+class LargerByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.fc = CQReLU(4), nn.Linear(3, 2)
+
+    def forward(self, x, y):
+        return self.fc(self.act(x.max(other=y)))
+
+
+def test_the_larger_of_two_inputs_by_keyword_leaves_samples_apart():
+    snn = casc_core.convert(LargerByKeyword())
+    x, y = torch.rand(2, 20, 3, generator=torch.Generator().manual_seed(0)).mul(0.4)
+    x[3] = y[3] = 0
+    alone = [int(snn.simulate(x[i : i + 1], y[i : i + 1]).silent_at) for i in range(20)]
+    assert alone[3] == 0
+    assert snn.simulate(x, y).silent_at.tolist() == alone
