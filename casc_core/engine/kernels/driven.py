@@ -22,7 +22,7 @@ _Task = structure(
     (c_float, "limit scale"),
     (c_double, "flow"),
     (c_void_p, "thresholds potential high low exact_bias exact_thresholds exact_potential"),
-    (c_double, "splitter rest_error exact_limit exact_scale"),
+    (c_double, "splitter rest_error exact_limit exact_scale product_scale"),
     (c_void_p, "near"),
     (c_int64, "room found capacity"),
     (c_void_p, "out"),
@@ -48,7 +48,8 @@ class Driven:
         exponent: of the grid that the drive is rounded to, of which thresholds and potential are multiples. unit: of int32.
         bias, thresholds, potential: `[outputs]` float64.
         most: within how much the drive is held.
-        error: that the product and the bias in float32 may have.
+        error: that the product and the bias in float32 may have, on a grid already if there is one for products.
+        product_exponent: of a grid that products are rounded to first, which are exact then; or None.
     """
 
     exponent: int
@@ -58,6 +59,7 @@ class Driven:
     potential: Tensor
     most: float
     error: float
+    product_exponent: int | None = None
 
     @property
     def flow(self) -> float:
@@ -101,6 +103,8 @@ def driven(
     require(reach + margin < 2**31 and float(thresholds.min()) >= 1, f"potentials of up to {reach} units")
     thresholds, potential = thresholds.int(), potential.int()
     exact_thresholds, exact_potential = population.thresholds * grid, population.potential * grid
+    first = population.product_exponent
+    product_scale = 0.0 if first is None else 2.0**-first
     near = empty((room,), torch.int64)
     found = 0
 
@@ -112,7 +116,7 @@ def driven(
             bias.data_ptr(), positions, outputs, width, population.most, unit, population.flow, thresholds.data_ptr(),
             potential.data_ptr(), weights.high.data_ptr(), weights.low.data_ptr(), population.bias.data_ptr(),
             exact_thresholds.data_ptr(), exact_potential.data_ptr(), 1.5 * 2.0 ** (52 + split), rest_error,
-            population.most * grid, grid, near.data_ptr(), room, 0, capacity, out.data_ptr(),
+            population.most * grid, grid, product_scale, near.data_ptr(), room, 0, capacity, out.data_ptr(),
         )  # fmt: skip
         needed = run("driven", task, -(-positions // _TILE), out.numel())
         found = task.found

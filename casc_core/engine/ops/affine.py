@@ -33,6 +33,7 @@ from casc_core.engine.products.deferred_sum import DeferredSum, deferred, filter
 from casc_core.engine.products.exact_sums import exact_product, exact_sum, largest_row, weight_limbs
 from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry
+from casc_core.engine.products.grid_product import GridProduct, Grids
 from casc_core.engine.products.input_product import InputProduct, InputWeights, LinearSums, Sums, product_on_grid
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.total_product import TotalProduct
@@ -120,11 +121,14 @@ class AffineMap(Op, abstract=True):
         if drive is not None:
             fine = self.fine
             assert fine is not None
-            if isinstance(run.numerics, AsTrained) and isinstance(sums, Sums) and signal.divisor is None:
-                return InputProduct(drive, self.input_weights(), sums, bias, shape)
-            exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(run.numerics, drive, fine, *exponents, self.settings["name"], sums)
-            drive = run.numerics.drive(drive, self.settings["drive_exponent"])
+            numerics, name, product = run.numerics, self.settings["name"], self.settings["drive_exponent"]
+            inputs, weights = self.settings["input_exponent"], self.settings["fine_exponent"]
+            if numerics.is_exact and isinstance(sums, Sums) and signal.divisor is None:
+                if isinstance(numerics, AsTrained):
+                    return InputProduct(drive, self.input_weights(), sums, bias, shape)
+                grids = Grids(inputs, weights, product)
+                return GridProduct(drive, self.weights_on_grid(), sums, bias, shape, grids, numerics, name)
+            drive = numerics.drive(exact_product(numerics, drive, fine, inputs, weights, name, sums), product)
         if bias is not None:
             bias = bias.reshape(-1, *[1] * (-1 - features))
             bias = bias if signal.divisor is None else bias * signal.divisor
@@ -165,6 +169,12 @@ class AffineMap(Op, abstract=True):
         assert fine is not None
         return self.inputs_cache(fine, "split", lambda: InputWeights.of(fine))
 
+    def weights_on_grid(self) -> InputWeights:
+        """The same where they meet inputs on a grid."""
+        fine = self.fine
+        assert fine is not None
+        return self.inputs_cache(fine, "on grid", lambda: InputWeights.on_grid(fine))
+
     @cached_property
     def inputs_cache(self) -> WeightCache:
         """What is made of the weights that real-valued input meets."""
@@ -183,7 +193,7 @@ class AffineMap(Op, abstract=True):
 
     def later(self, follower: Follower, signals: list[Abstract]) -> int:
         read = signals[0]
-        waits = read.is_driven and isinstance(follower.run.numerics, AsTrained)
+        waits = read.is_driven and follower.run.numerics.is_exact
         return read.nbytes + self.working(follower, signals) if waits else 0
 
     @property

@@ -185,9 +185,8 @@ class Fire(Op):
         if self.bias is not None or isinstance(threshold, LevelThresholds):
             return None
         potential = self._initial_potential(run, signal, threshold)
-        most = run.most_held(self._reach_of_step(run, signal, threshold), _reach(potential), exponent)
-        if most is None:
-            return None
+        held = run.most_held(self._reach_of_step(run, signal, threshold), _reach(potential), exponent)
+        most = math.inf if held is None else held
         reach = _threshold_reach(run, threshold) + _reach(potential)
         try:
             dtype = run.potential_dtype(0.0, min(most, product.reach), reach, exponent, self.settings["name"])

@@ -184,6 +184,13 @@ class InputWeights:
         split = kernels.SplitWeights(high.contiguous(), low.contiguous())
         return cls(whole, limbs, split, largest_row(whole), largest_row(low))
 
+    @classmethod
+    def on_grid(cls, weight: Tensor) -> InputWeights:
+        """Those made of weights on a grid, whose products with inputs on another are exact in one part."""
+        whole = weight.double()
+        rows = whole.flatten(1).contiguous()
+        return cls(whole, (whole,), kernels.SplitWeights(rows, torch.zeros_like(rows)), largest_row(whole), 0.0)
+
 
 @dataclass(frozen=True)
 class InputProduct:
@@ -235,6 +242,8 @@ class InputProduct:
             fire: spikes `[steps, n]` of some neurons by drive, threshold and potential `[n]`.
         """
         x, weights, dim = self.x, self.weights, self.sums.output_dim
+        unit = math.ldexp(1.0, exponent)
+        most = min(most, math.ceil(self.reach * (1.0 + 2.0**-20) / unit) * unit) if math.isfinite(self.reach) else most
         numbers = [along(each, shape, dim) for each in (threshold, potential)]
         thresholds, potentials = numbers
         repeats = x.dim() > 0 and len(x) > 1 and x.stride(0) == 0
@@ -244,20 +253,22 @@ class InputProduct:
         reach, terms = self.reach, weights.whole[0].numel()
         largest_threshold = float(thresholds.max())
         spread = (neuron.total + 2) * (most + largest_threshold) + largest(potentials)
+        first = self.product_exponent
         population = kernels.Driven(
             exponent,
-            binade(spread) - kernels.SUM_BITS,
+            max(exponent, binade(spread) - kernels.SUM_BITS),
             bias,
             thresholds,
             potentials,
             most,
-            _error(terms, reach, _SINGLE),
+            _error(terms, reach, _SINGLE) + (0.0 if first is None else math.ldexp(0.5, first)),
+            first,
         )
         if not terms or not shape.numel() or not reach < _MOST_SINGLE:
             return None
         margin = (neuron.total + 2) * population.flow
-        is_decided = margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -population.unit)
-        if not is_decided or not _error(terms, reach, _ROUNDING) < 2.0 ** (exponent - 2):
+        are_few = margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -population.unit)
+        if not are_few or not self.is_decided(exponent):
             return None
         reads, (split, rest_error) = self.sums.reads(x), self._rest()
         positions, room = shape.numel() // len(bias), max(_BLOCK, shape.numel() // _RARE)
@@ -276,16 +287,30 @@ class InputProduct:
         return spikes.reshape(len(spikes), *by_position, len(bias)).movedim(-1, dim)
 
     @cached_property
+    def largest_input(self) -> float:
+        """The largest magnitude in the input."""
+        return largest(self.x)
+
+    @cached_property
     def reach(self) -> float:
         """A bound on its magnitude."""
-        return largest(self.x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
+        return self.largest_input * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
+
+    @property
+    def product_exponent(self) -> int | None:
+        """Of a grid that the product is rounded to before the bias is added; None: it is as it is."""
+        return None
+
+    def is_decided(self, exponent: int) -> bool:
+        """Whether float64 decides nearly all sums that float32 leaves open, where they go to the grid `2**exponent`."""
+        return _error(self.weights.whole[0].numel(), self.reach, _ROUNDING) < 2.0 ** (exponent - 2)
 
     @cached_property
     def _values(self) -> Tensor:
-        result = exact_sum(self.x, self.weights.limbs, self.sums)
-        if self.bias is not None:
-            result = result + self.bias.reshape(-1, *[1] * (-1 - self.sums.output_dim))
-        return self._shaped(result)
+        return self._shaped(self._biased(exact_sum(self.x, self.weights.limbs, self.sums)))
+
+    def _biased(self, result: Tensor) -> Tensor:
+        return result if self.bias is None else result + self.bias.reshape(-1, *[1] * (-1 - self.sums.output_dim))
 
     def _shaped(self, x: Tensor) -> Tensor:
         return x if self.shape is None else x.expand(self.shape)
@@ -355,7 +380,7 @@ class InputProduct:
     def _rest(self) -> tuple[int, float]:
         """The exponent to which inputs are rounded so that sums with the upper parts of weights are exact, and the error of
         the sums of all else: of what inputs have below it, and of all products with what weights have left."""
-        x, weights = largest(self.x), self.weights
+        x, weights = self.largest_input, self.weights
         split = binade(x) - LIMB_BITS
         rest = 2.0**split * weights.row + x * weights.rest
         error = (2 * weights.whole[0].numel() + 16) * _ROUNDING * rest + _EXACTLY * (x * weights.row)
