@@ -94,6 +94,11 @@ class Run(ABC):
         return binned
 
     @property
+    def neurons(self) -> tuple[object, ...]:
+        """What of it decides which spikes a population fires from which currents."""
+        return self.numerics, self.kernel_neuron, self.peak
+
+    @property
     @abstractmethod
     def kind(self) -> tuple[Any, ...]:
         """What decides how long trains may be."""

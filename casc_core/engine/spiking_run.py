@@ -84,6 +84,10 @@ class SpikingRun(Run):
         return steps if self.steps is None else min(steps, self.steps)
 
     @property
+    def neurons(self) -> tuple[object, ...]:
+        return *super().neurons, self.neuron
+
+    @property
     def kind(self) -> tuple[Any, ...]:
         return "spikes", len(self.awake), self.total, self.steps, self.only_final
 

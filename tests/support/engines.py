@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from emulated import EMULATED
+from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.products import spike_product as product
@@ -25,3 +26,21 @@ def engine(choice: tuple[str | None, str | None]) -> Iterator[None]:
         if choice[1] is not None:
             stack.enter_context(product.only(choice[1]))
         yield
+
+
+def convolution(
+    terms: Sequence[tuple[kernels.PackedConvolution, Tensor]],
+    blocks: kernels.Blocks,
+    shape: tuple[int, int, int, int],
+    drive: Tensor | None,
+    exponent: int,
+    thresholds: Tensor,
+    neuron: kernels.KernelNeuron,
+    guess: int,
+    potential: Tensor | None = None,
+    exact: kernels.Exact | None = None,
+) -> Tensor:
+    """The spikes of a population behind packed convolutions, each with the train that goes through it."""
+    filters = tuple(packed for packed, _ in terms)
+    population = kernels.SpikingPopulation(filters, blocks, exponent, thresholds, neuron, drive, potential, exact)
+    return kernels.convolution(population, [train for _, train in terms], shape, guess)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from casc_core.engine.signal import (
     running_total,
     without_repeats,
 )
-from casc_core.numerics import Numerics
+from casc_core.numerics import Numerics, binade, largest
 from casc_core.reporting.series import zero_padded
 
 # Below so many entries of trains the lists are short, however much spikes.
@@ -76,6 +77,47 @@ class _Packed:
     filters: tuple[kernels.PackedConvolution, ...]
     unit: int
     margin: kernels.Margin | None = None
+
+
+class LevelPopulation(NamedTuple):
+    """A population that reads currents in levels as the kernel takes it, and what it begins with."""
+
+    population: kernels.DensePopulation
+    begin: kernels.Begin
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingPopulation:
+    """A population that reads currents, and what has been prepared of it for the kernel that reads spikes.
+
+    Attributes:
+        exponent: of potentials.
+        thresholds: `[channels]` float64, multiples of `2**exponent`, as drive and potential are.
+        neuron: what it is and when it is awake.
+        drive, potential: before the first step, as `DeferredSum.aligned` has them; or None.
+        units: exponent of the coarser grid on which int32 holds every sum of the population; what that leaves out is
+            summed only for neurons that are near a decision. None: int32 holds the sums as they are.
+    """
+
+    exponent: int
+    thresholds: Tensor
+    neuron: KernelNeuron
+    drive: Tensor | None = None
+    potential: Tensor | None = None
+    units: int | None = None
+
+    @cached_property
+    def _by_way(self) -> dict[tuple[bool, int], kernels.SpikingPopulation | None]:
+        return {}
+
+    def packed(
+        self, blocks: kernels.Blocks, make: Callable[[kernels.Blocks], kernels.SpikingPopulation | None]
+    ) -> kernels.SpikingPopulation | None:
+        """What `make` gave for these blocks when it was first asked for."""
+        way = blocks.tabled, blocks.width
+        if way not in self._by_way:
+            self._by_way[way] = make(blocks)
+        return self._by_way[way]
 
 
 @dataclass(frozen=True)
@@ -225,72 +267,53 @@ class DeferredSum:
         terms = [replace(term, filter=each) for term, each in zip(self.terms, filters, strict=True) if each is not None]
         return replace(self, terms=tuple(terms)) if len(terms) == len(self.terms) else None
 
-    def population(
-        self,
-        drive: Tensor | None,
-        exponent: int,
-        threshold: float | Tensor,
-        neuron: KernelNeuron,
-        guess: int,
-        potential: Tensor | None = None,
-        units: int | None = None,
-    ) -> Tensor | None:
-        """Spikes of the population that reads these currents, by the compiled kernel; None: it cannot.
+    def are_spikes(self, exponent: int) -> bool:
+        """Whether a compiled kernel may read its trains, for potentials on the grid `2**exponent`."""
+        if self.is_computed or not kernels.ready(*(term.train for term in self.terms)):
+            return False
+        return all(
+            term.train.dtype == torch.int8
+            and term.filter.exponent >= exponent
+            # The kernel numbers the spikes of rows of positions, over all steps, in 32 bits.
+            and term.train[:, 0, :, 0].numel() * term.filter.geometry.kernel[0] <= kernels.INT32_UNITS
+            for term in self.terms
+        )
+
+    def spikes(self, population: SpikingPopulation, guess: int) -> Tensor | None:
+        """Those of the population that reads these currents, by the compiled kernel; None: it cannot.
 
         Args:
-            drive: multiples of `2**exponent`, expanded to the population's shape; or None.
-            exponent: of potentials.
-            threshold: multiples of `2**exponent`: one, or one for each channel, which broadcasts with the population.
-            neuron: what it is and when it is awake.
             guess: of the steps that will be needed.
-            potential: before the first step, as the drive; or None.
-            units: exponent of the coarser grid on which int32 holds every sum of the population; what that leaves out is
-                summed only for neurons that are near a decision. None: int32 holds the sums as they are.
         """
-        if not kernels.ready(drive, potential, *(term.train for term in self.terms)):
-            return None
-        if any(term.train.dtype != torch.int8 or term.filter.exponent < exponent for term in self.terms):
-            return None
-        if any(
-            term.train[:, 0, :, 0].numel() * term.filter.geometry.kernel[0] > kernels.INT32_UNITS for term in self.terms
-        ):
-            return None  # the kernel numbers the spikes of rows of positions, over all steps, in 32 bits
-        thresholds = along(threshold, self.size, 1)
-        if thresholds is None:
-            return None
-        lowest = float(thresholds.min())
         for blocks in self._ways():
-            packed = (
-                self._packed(blocks, exponent)
-                if units is None
-                else self._rounded(blocks, exponent, lowest, neuron, units)
-            )
+            packed = population.packed(blocks, partial(self._packed_for, population))
             if packed is not None:
                 break
         else:
             return None
-        unit = packed.unit
-        exact = None
+        shape = self.shape[1], self.channels, *self.terms[0].size
+        return without_plane(kernels.convolution(packed, [term.train for term in self.terms], shape, guess), self.dims)
+
+    def _packed_for(self, population: SpikingPopulation, blocks: kernels.Blocks) -> kernels.SpikingPopulation | None:
+        """A population as the kernel reads it, for these blocks; None: there is no room."""
+        p, exponent, thresholds = population, population.exponent, population.thresholds
+        if p.units is None:
+            packed = self._packed(blocks, exponent)
+        else:
+            packed = self._rounded(blocks, exponent, float(thresholds.min()), p.neuron, p.units)
+        if packed is None:
+            return None
+        exact, unit = None, packed.unit
         if packed.margin is not None:
-            exact = kernels.Exact(
-                exponent,
-                thresholds * 2.0**-exponent,
-                packed.margin,
-                *(self._units(values, exponent, torch.float64) for values in (drive, potential)),
-            )
-        spikes = kernels.convolution(
-            [(each, term.train) for each, term in zip(packed.filters, self.terms, strict=True)],
-            blocks,
-            (self.shape[1], self.channels, *self.terms[0].size),
-            self._units(drive, unit, torch.int32),
-            unit,
-            (thresholds * 2.0**-unit).round().int(),
-            neuron,
-            guess,
-            self._units(potential, unit, torch.int32),
-            exact,
-        )
-        return without_plane(spikes, self.dims)
+            numbers = (in_units(values, exponent, torch.float64) for values in (p.drive, p.potential))
+            exact = kernels.Exact(exponent, thresholds * 2.0**-exponent, packed.margin, *numbers)
+        drive, potential = (in_units(values, unit, torch.int32) for values in (p.drive, p.potential))
+        in_int32 = (thresholds * 2.0**-unit).round().int()
+        return kernels.SpikingPopulation(packed.filters, blocks, unit, in_int32, p.neuron, drive, potential, exact)
+
+    def aligned(self, values: Tensor | None) -> Tensor | None:
+        """Values that broadcast with a step, of its dimensions with a height; of size 1 where they repeat."""
+        return None if values is None else without_repeats(with_plane(values.expand(self.size), self.dims))
 
     @property
     def are_levels(self) -> bool:
@@ -309,32 +332,40 @@ class DeferredSum:
         """Of each term's train."""
         return tuple(term.bound for term in self.terms)
 
-    def level_population(
-        self, exponent: int, thresholds: Tensor, begin: float, total: int
-    ) -> kernels.DensePopulation | None:
+    def level_population(self, exponent: int, thresholds: Tensor, begin: Tensor, total: int) -> LevelPopulation | None:
         """The population that reads these currents in levels, up to `total`, as a compiled kernel does; None: none can.
 
         Args:
             exponent: of potentials.
             thresholds: `[channels]` float64, multiples of `2**exponent`.
-            begin: the largest magnitude of what it begins with.
+            begin: what it begins with, float64, which broadcasts with a step.
         """
         if any(each.exponent < exponent for each in self.filters):
             return None
+        # No more of it than its order of magnitude, so that other inputs find the population as it was prepared.
+        reach = largest(begin)
+        most = 2.0 ** binade(reach) if reach else 0.0
         own = self.filters[0]
-        key = exponent, total, self.filters, self.bounds, begin, thresholds.numpy().tobytes()
+        key = exponent, total, self.filters, self.bounds, most, thresholds.numpy().tobytes()
         terms = [
             (each.weight.double(), each.geometry, each.exponent, math.ceil(bound * total))
             for each, bound in zip(self.filters, self.bounds, strict=True)
         ]
-        return own.cache(
-            own.weight, ("levels", *key), lambda: kernels.dense_population(terms, exponent, thresholds, begin, total)
+        population = own.cache(
+            own.weight, ("levels", *key), lambda: kernels.dense_population(terms, exponent, thresholds, most, total)
         )
+        if population is None:
+            return None
+        values = along(begin, self.size, 1)
+        if values is None:
+            values = with_plane(begin.expand(self.size), self.dims).permute(0, 2, 3, 1)
+        return LevelPopulation(population, population.begin(values))
 
-    def levels(self, population: kernels.DensePopulation, begin: kernels.Begin) -> Tensor:
+    def levels(self, population: LevelPopulation) -> Tensor:
         """The levels `[1, *size]` of the population that reads these currents."""
         trains = [term.train[0] for term in self.terms]
-        return without_plane(kernels.dense(population, begin, trains, self.terms[0].size).unsqueeze(0), self.dims)
+        levels = kernels.dense(*population, trains, self.terms[0].size)
+        return without_plane(levels.unsqueeze(0), self.dims)
 
     def _packed(self, blocks: kernels.Blocks, exponent: int) -> _Packed | None:
         """The filters as they are."""
@@ -404,13 +435,10 @@ class DeferredSum:
         """The largest magnitude of a term's train."""
         return math.ceil(term.bound * self.peak)
 
-    def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
-        """In whole units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
-        if values is None:
-            return None
-        values = with_plane(values, self.dims)
-        units = (without_repeats(values) * 2.0**-exponent).round_().to(dtype)
-        return units.contiguous().expand(values.shape)
+
+def in_units(values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
+    """In whole units of `2**exponent`."""
+    return None if values is None else (values * 2.0**-exponent).round_().to(dtype).contiguous()
 
 
 def _share_that_spikes(train: Tensor) -> Tensor:

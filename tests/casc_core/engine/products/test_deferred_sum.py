@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from casc_core import CIF, Exact, ExactnessError
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
-from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Term, deferred
+from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, SpikingPopulation, Term, deferred
 from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.weight_cache import WeightCache
+from casc_core.engine.signal import along
 from casc_core.schedule import WakeSleep
 
 COMPILED_ONLY = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
@@ -49,6 +50,14 @@ def currents(*terms, dims=2, peak=1):
 def spiking(train, peak=1):
     """A train of spikes as a sum of its own."""
     return deferred(Exact(), peak, train, 1.0)
+
+
+def spikes(own, drive, exponent, threshold, neuron, guess):
+    """Those of a population that reads the currents; None where the kernel cannot take them."""
+    if not own.are_spikes(exponent):
+        return None
+    thresholds = along(threshold, own.size, 1)
+    return own.spikes(SpikingPopulation(exponent, thresholds, neuron, own.aligned(drive)), guess)
 
 
 def test_one_term_is_its_convolution():
@@ -148,13 +157,13 @@ def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, dri
     threshold = 1.25 if alike else (whole(generator, 100, 700, 6, *[1] * dims).double() * 2.0**-8)
     neuron = KernelNeuron.spiking(CIF(), WakeSleep(4, 4).awake(4), None)
     with kernels.using(instructions):
-        found = own.population(drive, -8, threshold, neuron, 0)
+        found = spikes(own, drive, -8, threshold, neuron, 0)
         assert not own.is_computed
         expected = kernels.scan(own.tensor().double(), drive, threshold, torch.float64, neuron, 0)
     assert found.shape[1:] == shape
     assert torch.equal(found, expected)
     with kernels.using(None):
-        assert own.population(drive, -8, 1.25, neuron, 0) is None
+        assert spikes(own, drive, -8, 1.25, neuron, 0) is None
 
 
 @COMPILED_ONLY
@@ -169,9 +178,9 @@ def test_lists_are_tried_where_tables_have_no_room(monkeypatch):
 
     pack = Filter.packed
     with kernels.using(COMPILED[-1]):
-        expected = currents(one).population(None, -6, 1.0, neuron, 0)
+        expected = spikes(currents(one), None, -6, 1.0, neuron, 0)
         monkeypatch.setattr(Filter, "packed", packed)
-        found = currents(one).population(None, -6, 1.0, neuron, 0)
+        found = spikes(currents(one), None, -6, 1.0, neuron, 0)
     assert asked == [True, False]
     assert torch.equal(found, expected)
 
@@ -181,9 +190,9 @@ def test_what_the_kernel_cannot_do_is_left_to_others():
     neuron = KernelNeuron.spiking(CIF(), [True], None)
     own = term(1)
     with kernels.using(COMPILED[-1]):
-        assert currents(own).population(None, -6, 1.0, neuron, 0) is not None
-        assert currents(own).population(None, -5, 1.0, neuron, 0) is None, "a grid coarser than the weights'"
+        assert spikes(currents(own), None, -6, 1.0, neuron, 0) is not None
+        assert spikes(currents(own), None, -5, 1.0, neuron, 0) is None, "a grid coarser than the weights'"
         counted = Term(own.filter, own.train.int(), 1.0)
-        assert currents(counted).population(None, -6, 1.0, neuron, 0) is None, "no spikes"
-        assert currents(own, peak=1000).population(None, -6, 1.0, neuron, 0) is None, "counts beyond int8"
-        assert currents(term(1, exponent=30)).population(None, -20, 1.0, neuron, 0) is None, "grids too far apart"
+        assert spikes(currents(counted), None, -6, 1.0, neuron, 0) is None, "no spikes"
+        assert spikes(currents(own, peak=1000), None, -6, 1.0, neuron, 0) is None, "counts beyond int8"
+        assert spikes(currents(term(1, exponent=30)), None, -20, 1.0, neuron, 0) is None, "grids too far apart"
