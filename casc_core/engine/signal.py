@@ -72,6 +72,9 @@ class LazyTrain(Protocol):
     def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> LazyTrain | None:
         """What `over_steps` makes of it where the function moves, takes or repeats entries; None: it must be computed."""
 
+    def unweighed(self) -> Tensor | None:
+        """The spikes, in int8, that it is once each channel has been multiplied by a factor; None: it is something else."""
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """Each step summed over these dimensions, from the end, int32, where that need not be written down first."""
 

@@ -217,7 +217,9 @@ class AffineMap(Op, abstract=True):
         if fan_out.dim() == 0:
             spikes = signal.spikes_by_step() * float(fan_out)
         else:
-            spikes = by_step(signal.spikes_over(self.input_dim) * fan_out)
+            arriving = signal.spikes_over(self.input_dim)
+            by_position = arriving.sum(tuple(range(1, arriving.dim() - fan_out.dim())), dtype=torch.float64)
+            spikes = by_step(by_position * fan_out)
         return Work(accumulates=spikes, awake=awake, dense=dense)
 
 

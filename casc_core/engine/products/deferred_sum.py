@@ -177,6 +177,14 @@ class DeferredSum:
         """The sum of the currents until each of the first `steps` steps, float64."""
         return running_total(self._tensor, steps)
 
+    def unweighed(self) -> Tensor | None:
+        """The spikes that it is once each channel has been multiplied by a factor; None: it is something else."""
+        if len(self.terms) > 1:
+            return None
+        own, train, bound = self.terms[0].filter, self.terms[0].train, self.terms[0].bound
+        are_spikes = own.factors is not None and train.dtype == torch.int8 and bound <= 1
+        return without_plane(train, self.dims) if are_spikes else None
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """None: its sums come from the whole."""
         return None

@@ -23,26 +23,30 @@ static int64_t NAME(sum_middle)(const SumTask *task, int64_t first, int64_t last
     return 0;
 }
 
-/* How many entries of each row are positive, and how many negative. */
+/* How many entries of each block are positive, how many negative, and how many of each row are not zero. */
 static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++) {
-        int32_t ups = 0, downs = 0;
-        const int8_t *x = task->from + row * task->inner;
-        int64_t k = 0;
-        for (; k + 64 <= task->inner; k += 64) {
-            ups += __builtin_popcountll(NAME(positive)(x + k));
-            downs += __builtin_popcountll(NAME(negative)(x + k));
+    const int64_t inner = task->inner, size = task->rows * inner;
+    for (int64_t block = first; block < last; block++) {
+        int32_t ups = 0, downs = 0, count = 0, *row = task->in_rows + block * task->rows;
+        int64_t left = inner; /* of a row */
+        const int8_t *x = task->from + block * size;
+        for (int64_t k = 0; k < size; k += 64) {
+            int8_t rest[64] = {0};
+            const int64_t n = size - k < 64 ? size - k : 64;
+            if (n < 64) memcpy(rest, x + k, (size_t)n);
+            const uint64_t up = NAME(positive)(n < 64 ? rest : x + k), down = NAME(negative)(n < 64 ? rest : x + k);
+            ups += __builtin_popcountll(up), downs += __builtin_popcountll(down);
+            uint64_t any = up | down;
+            for (int64_t bits = n; bits;) {
+                const int64_t own = left < bits ? left : bits;
+                const uint64_t part = own < 64 ? any & (((uint64_t)1 << own) - 1) : any;
+                count += __builtin_popcountll(part);
+                bits -= own, left -= own;
+                if (own < 64) any >>= own;
+                if (!left) *row++ = count, count = 0, left = inner;
+            }
         }
-#if VECTOR
-        if (k < task->inner && (last - row) * task->inner - k >= 64) { /* what is behind the row is there, and masked */
-            const uint64_t own = ((uint64_t)1 << (task->inner - k)) - 1;
-            ups += __builtin_popcountll(NAME(positive)(x + k) & own);
-            downs += __builtin_popcountll(NAME(negative)(x + k) & own);
-            k = task->inner;
-        }
-#endif
-        for (; k < task->inner; k++) ups += x[k] > 0, downs += x[k] < 0;
-        task->positive[row] = ups, task->negative[row] = downs;
+        task->positive[block] = ups, task->negative[block] = downs;
     }
     return 0;
 }

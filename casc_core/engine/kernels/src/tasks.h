@@ -336,11 +336,11 @@ typedef struct {
     int32_t *to;
 } SumTask;
 
-/* `from` [rows, inner] int8; `positive`, `negative` [rows]. */
+/* `from` [blocks, rows, inner] int8; `positive`, `negative` [blocks], and of both signs `in_rows` [blocks, rows]. */
 typedef struct {
     const int8_t *from;
-    int64_t inner;
-    int32_t *positive, *negative;
+    int64_t rows, inner;
+    int32_t *positive, *negative, *in_rows;
 } TallyTask;
 
 /* `train` [arriving, neurons] int8 against `levels` [neurons] out of `q`, after each of `steps`, up to which there have been
