@@ -60,8 +60,9 @@ class Geometry:
         return F.pad(x, (left, right, top, bottom)) if any(self.padding) else x
 
     def fan_out(self, height: int, width: int) -> Tensor:
-        """`[height, width]`: how many output positions each input position reaches; fewer at the borders. It is kept: not to be
-        edited.
+        """`[height, width]`: how many output positions each input position reaches; fewer at the borders.
+
+        It is kept, and not to be edited.
 
         >>> Geometry((3, 3), padding=(1, 1, 1, 1)).fan_out(3, 3)
         tensor([[4., 6., 4.],
