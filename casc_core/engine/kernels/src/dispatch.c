@@ -167,7 +167,7 @@ static int fits(int64_t kernel, const void *task) {
             const ConvolutionTerm *term = convolution->term + t;
             good = (convolution->width % 32 == 0 || !is_listed(term)) &&
                    (!term->tables || (convolution->tile % (TILE / 2) == 0 && term->kernel_y <= MOST_KERNEL &&
-                                      term->quarters % 4 == 0 && (PATTERNS - 1) * 4 * convolution->width <= UINT16_MAX)) &&
+                                      term->quarters % 4 == 0 && SILENCE * 4 * convolution->width <= INT16_MAX)) &&
                    term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31 &&
                    kept(&term->left_out) &&
                    (!convolution->exactly.margin ||
