@@ -126,7 +126,7 @@ class Signal(Summarised):
         """Where it is."""
         return self.lazy_train.device
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape of the tensor in the user's network."""
         return self.lazy_train.shape[1:] if isinstance(self.lazy_train, Tensor) else self.lazy_train.size

@@ -57,7 +57,7 @@ class SpikingRun(Run):
         self.total = checked_total(neuron.rate * self.caps[-1])
         # Kernels give spikes alone; where potentials are recorded, populations go through their steps one by one.
         stepwise = self.potentials is not None
-        self.kernel_neuron = None if stepwise else KernelNeuron.spiking(neuron, self.awake, steps)
+        self.kernel_neuron = None if stepwise else KernelNeuron.spiking(neuron, tuple(self.awake), steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
         awake = [int(step) for step in self.awake]

@@ -90,7 +90,7 @@ class AffineMap(Op, abstract=True):
     def check(self) -> None:
         self.require(self.weight is not None or self.fine is not None, "one of 'weight' and 'fine' must be there")
 
-    @property
+    @cached_property
     def kernel(self) -> torch.Size:
         """The shape of its weights, outputs first."""
         return next(weight.shape for weight in (self.weight, self.fine) if weight is not None)
@@ -412,8 +412,7 @@ class Scale(Op):
         check_aligned(self)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
-        signal, (factor, fine, *shift) = aligned(signal, self.settings["axis"], *given)
+        signal, (factor, fine, *shift) = self._aligned(signal)
         grids, bound = self.settings["grids"], signal.bound * self.largest
         train: Tensor | LazyTrain
         if grids is not None:
@@ -431,13 +430,31 @@ class Scale(Op):
             drive = constant if drive is None else drive + constant
         return replace(signal, lazy_train=train, lazy_drive=drive, bound=bound)
 
+    def _aligned(self, signal: Signal) -> tuple[Signal, tuple[Tensor, ...]]:
+        """A signal and the numbers that it meets; those of channels are the same tensors again and again."""
+        given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
+        axis, shape = self.settings["axis"], signal.shape
+        if axis is None:
+            return aligned(signal, None, *given)
+        return signal, self.by_channel(given[0], (len(shape), *shape[1:2]), lambda: aligned(signal, axis, *given)[1])
+
+    @cached_property
+    def by_channel(self) -> WeightCache:
+        """The numbers of channels, shaped to meet signals."""
+        return WeightCache()
+
     def _product(self, run: Run, signal: Signal, factor: Tensor) -> Tensor | LazyTrain:
         """The train times the factor; of spikes, it is computed where it is read."""
         if self.leaves_trains:
             return signal.lazy_train
         own = deferred(run.numerics, run.peak, signal.lazy_train, signal.bound)
-        product = None if own is None else own.times(factor)
+        product = None if own is None else own.times(factor, self.kept)
         return signal.train.double() * factor if product is None else product
+
+    @cached_property
+    def kept(self) -> WeightCache:
+        """What is made of the factor that signals meet."""
+        return WeightCache()
 
     def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
         _, (factor,) = aligned(result, self.settings["axis"], self.factor)

@@ -19,6 +19,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.filters import Filter, by_channel, identity
 from casc_core.engine.products.input_product import ConvolutionSums
+from casc_core.engine.products.weight_cache import WeightCache
 from casc_core.engine.signal import (
     LazyTrain,
     Rearrangement,
@@ -64,7 +65,7 @@ class Term:
     train: Tensor
     bound: float
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """Height and width of what it gives."""
         return self.filter.geometry.output_size(*self.train.shape[3:])
@@ -137,13 +138,13 @@ class DeferredSum:
     @property
     def shape(self) -> torch.Size:
         """`[steps, batch, channels, (height,) width]`."""
-        return torch.Size([max(len(term.train) for term in self.terms), *self.size])
+        return torch.Size([max(term.train.shape[0] for term in self.terms), *self.size])
 
-    @property
+    @cached_property
     def size(self) -> torch.Size:
         """`[batch, channels, (height,) width]`."""
         first = self.terms[0]
-        return torch.Size([first.train.shape[1], len(first.filter.weight), *first.size[2 - self.dims :]])
+        return torch.Size([first.train.shape[1], self.channels, *first.size[2 - self.dims :]])
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +211,7 @@ class DeferredSum:
     @property
     def channels(self) -> int:
         """How many it has, along its dimension 1."""
-        return len(self.terms[0].filter.weight)
+        return self.terms[0].filter.outputs
 
     @property
     def factors(self) -> list[Tensor] | None:
@@ -222,16 +223,25 @@ class DeferredSum:
         """The sum of both; None: they are better added as tensors."""
         if self.is_computed or other.is_computed or self.size != other.size:
             return None
-        terms = [term for term in (*self.terms, *other.terms) if len(term.train)] or self.terms[:1]
+        terms = [term for term in (*self.terms, *other.terms) if term.train.shape[0]] or self.terms[:1]
         return replace(self, terms=tuple(terms)) if len(terms) <= MOST_TERMS else None
 
-    def times(self, factor: Tensor) -> DeferredSum | None:
+    def times(self, factor: Tensor, kept: WeightCache | None = None) -> DeferredSum | None:
         """Multiplied by a number, or one for each channel, which broadcasts with it; None: by others, or no compiled
-        kernel would read it."""
+        kernel would read it.
+
+        Args:
+            kept: what is made of the factor, if it is always the same.
+        """
         if self.is_computed or not kernels.ready(*(term.train for term in self.terms)):
             return None
-        factors = along(factor, self.size, 1)
-        return None if factors is None else self._with([term.filter.times(factors) for term in self.terms])
+
+        def made() -> list[Filter | None] | None:
+            factors = along(factor, self.size, 1)
+            return None if factors is None else [each.times(factors) for each in self.filters]
+
+        filters = made() if kept is None else kept(factor, (self.filters, len(self.size)), made)
+        return None if filters is None else self._with(filters)
 
     def read_by(self, own: Filter) -> DeferredSum | None:
         """What a convolution makes of it: it takes the factors in; None: it is no sum of factors."""
@@ -327,10 +337,10 @@ class DeferredSum:
     def are_levels(self) -> bool:
         """Whether every term has a train of one step, in int8, that a compiled kernel may read."""
         trains = [term.train for term in self.terms]
-        one = all(len(train) == 1 and train.dtype == torch.int8 for train in trains)
+        one = all(train.shape[0] == 1 and train.dtype == torch.int8 for train in trains)
         return one and not self.is_computed and kernels.ready(*trains)
 
-    @property
+    @cached_property
     def filters(self) -> tuple[Filter, ...]:
         """Of each term."""
         return tuple(term.filter for term in self.terms)
