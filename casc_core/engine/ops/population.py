@@ -58,7 +58,7 @@ class _Prepared(NamedTuple):
 
     key: tuple[object, ...]
     given: Composition
-    population: LevelPopulation | SpikingPopulation
+    population: LevelPopulation | SpikingPopulation | kernels.Driven
 
 
 class Fire(Op):
@@ -174,19 +174,17 @@ class Fire(Op):
             return spikes
         currents = self._readable(run, signal)
         key = None if currents is None else self._key(run, signal, currents)
-        kept = None if key is None else self.prepared.get(run.kernel_neuron)
-        if currents is not None and kept is not None and kept.key == key and kept.given.is_of((self.charge, self.bias)):
-            spikes = self._read(run, currents, kept.population)
+        population = None if key is None else self._kept(run, key)
+        if currents is not None and population is not None:
+            spikes = self._read(currents, population)
             if spikes is not None:
                 return spikes
         received = self.received(run, signal)
         if currents is not None:
             population = self._prepared(run, received, currents)
-            spikes = None if population is None else self._read(run, currents, population)
+            spikes = None if population is None else self._read(currents, population)
             if population is not None and key is not None:
-                if len(self.prepared) >= _KEPT:
-                    self.prepared.clear()
-                self.prepared[run.kernel_neuron] = _Prepared(key, Composition((self.charge, self.bias)), population)
+                self._keep(run, key, population)
         if spikes is not None:
             return spikes
         return self._fired(run, received.signal, received.threshold, received.potential)
@@ -227,37 +225,71 @@ class Fire(Op):
             begin = begin if each is None else begin + without_repeats(each) * times
         return currents.level_population(exponent, thresholds, begin, neuron.total)
 
-    def _read(self, run: Run, currents: DeferredSum, population: LevelPopulation | SpikingPopulation) -> Tensor | None:
+    def _read(
+        self, currents: DeferredSum, population: LevelPopulation | SpikingPopulation | kernels.Driven
+    ) -> Tensor | None:
         """Levels or spikes, by a compiled kernel; None: it cannot."""
         if isinstance(population, LevelPopulation):
             return currents.levels(population)
+        assert isinstance(population, SpikingPopulation)
         spikes = currents.spikes(population, self.steps.get(population.neuron.most, 0))
         return None if spikes is None else self._noted(population.neuron, spikes)
 
     def _of_inputs(self, run: Run, signal: Signal) -> Tensor | None:
         """Spikes of a population that a product of real-valued input alone drives; None: they are not taken with it."""
-        product, neuron, exponent = signal.lazy_drive, run.kernel_neuron, self.settings["exponent"]
+        product, neuron = signal.lazy_drive, run.kernel_neuron
         if not isinstance(product, InputProduct) or signal.steps or signal.divisor is not None or neuron is None:
             return None
-        threshold = self.scaled_threshold(signal)
-        if self.bias is not None or isinstance(threshold, LevelThresholds):
-            return None
-        potential = self._initial_potential(run, signal, threshold)
-        held = run.most_held(self._reach_of_step(run, signal, threshold), _reach(potential), exponent)
-        most = math.inf if held is None else held
-        reach = _threshold_reach(run, threshold) + _reach(potential)
+        key, parts = (*product.key, signal.bound, run.neurons), (product.weights, product.bias)
+        population = self._kept(run, key, *parts)
+        if population is None:
+            population = self._driven(run, signal, product, neuron)
+            if population is None:
+                return None
+            self._keep(run, key, population, *parts)
+        assert isinstance(population, kernels.Driven)
+        exponent, potential = self.settings["exponent"], population.potential
+        reach = float(population.thresholds.max()) + largest(potential)
         try:
-            dtype = run.potential_dtype(0.0, min(most, product.reach), reach, exponent, self.settings["name"])
+            dtype = run.potential_dtype(0.0, population.most, reach, exponent, self.settings["name"])
         except CascError:  # the drive may be smaller than that
             return None
 
         def fire(drive: Tensor, threshold: Tensor, potential: Tensor) -> Tensor:
             return run.fire(drive.new_zeros((0, *drive.shape), dtype=torch.int8), drive, threshold, dtype, potential)
 
-        begins = 0.0 if potential is None else potential
-        guess = self.steps.get(neuron.most, 0)
-        spikes = product.population(signal.shape, exponent, threshold, begins, most, neuron, guess, fire)
+        spikes = product.spikes(population, signal.shape, self.steps.get(neuron.most, 0), fire)
         return None if spikes is None else self._noted(neuron, spikes)
+
+    def _driven(self, run: Run, signal: Signal, product: InputProduct, neuron: KernelNeuron) -> kernels.Driven | None:
+        """The population that a product of real-valued input drives, for the kernel; None: none takes it."""
+        threshold, exponent = self.scaled_threshold(signal), self.settings["exponent"]
+        if self.bias is not None or isinstance(threshold, LevelThresholds):
+            return None
+        potential = self._initial_potential(run, signal, threshold)
+        held = run.most_held(self._reach_of_step(run, signal, threshold), _reach(potential), exponent)
+        begins = 0.0 if potential is None else potential
+        return product.population(signal.shape, exponent, threshold, begins, math.inf if held is None else held, neuron)
+
+    def _kept(
+        self, run: Run, key: tuple[object, ...], *parts: object
+    ) -> LevelPopulation | SpikingPopulation | kernels.Driven | None:
+        """What has been prepared for an equal key and the very same parts; None: nothing."""
+        kept = self.prepared.get(run.kernel_neuron)
+        fits = kept is not None and kept.key == key and kept.given.is_of((self.charge, self.bias, *parts))
+        return kept.population if kept is not None and fits else None
+
+    def _keep(
+        self,
+        run: Run,
+        key: tuple[object, ...],
+        population: LevelPopulation | SpikingPopulation | kernels.Driven,
+        *parts: object,
+    ) -> None:
+        """Keeps what has been prepared."""
+        if len(self.prepared) >= _KEPT:
+            self.prepared.clear()
+        self.prepared[run.kernel_neuron] = _Prepared(key, Composition((self.charge, self.bias, *parts)), population)
 
     def _noted(self, neuron: KernelNeuron, spikes: Tensor) -> Tensor:
         """Spikes, the steps that they took noted: one long run is forgotten little by little."""

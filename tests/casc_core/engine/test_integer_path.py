@@ -97,14 +97,14 @@ def test_populations_read_spikes(name, numerics):
     model, x = network(name)
     snn = casc_core.convert(model, numerics=numerics)
     taken = []
-    population = DeferredSum.population
+    spikes = DeferredSum.spikes
 
     def noted(self, *arguments, **named):
-        spikes = population(self, *arguments, **named)
-        taken.append(spikes is not None)
-        return spikes
+        fired = spikes(self, *arguments, **named)
+        taken.append(fired is not None)
+        return fired
 
-    with patch.object(DeferredSum, "population", noted):
+    with patch.object(DeferredSum, "spikes", noted):
         logits = snn(x)
     assert taken == [True] * (len(snn.layers) - 1)
     assert torch.equal(snn.reference(x), logits)
@@ -113,7 +113,7 @@ def test_populations_read_spikes(name, numerics):
             assert torch.equal(snn(x), logits)
             with patch.object(deferred_sum, "_WORTH_A_LOOK", 0):  # tiles, wherever enough spikes
                 assert torch.equal(snn(x), logits)
-    with patch.object(DeferredSum, "population", lambda *_, **__: None):
+    with patch.object(DeferredSum, "spikes", lambda *_, **__: None):
         simulation = snn.simulate(x)
     assert torch.equal(simulation.logits[-1], logits)
     again = snn.simulate(x)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, driven_spikes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,7 +85,7 @@ def test_a_population_settles_as_its_drive_says(seed, product, exponent, biased,
     potential, awake = 2.0 ** (exponent + 1), WakeSleep(4, 4).awake(4)
     taken = KernelNeuron.levels(4) if neuron is None else KernelNeuron.spiking(neuron, awake, None)
     with kernels.using(instructions):
-        spikes = made.population(made.shape, exponent, thresholds, potential, float("inf"), taken, 0, None)
+        spikes = driven_spikes(made, made.shape, exponent, thresholds, potential, float("inf"), taken, 0, None)
         drive = made.on_grid(NUMERICS, exponent)
     assert spikes is not None
     for counts, row in zip(spikes.sum(0).tolist(), drive.tolist(), strict=True):
@@ -102,7 +102,7 @@ def test_edges_are_decided_by_the_product_on_its_grid():
         x, InputWeights.on_grid(weight), LinearSums(), None, torch.Size([2, 1]), Grids(INPUTS, WEIGHTS, -10), NUMERICS,
         "first",
     )  # fmt: skip
-    spikes = made.population(made.shape, -14, 1.0, 0.0, float("inf"), KernelNeuron.levels(1), 0, None)
+    spikes = driven_spikes(made, made.shape, -14, 1.0, 0.0, float("inf"), KernelNeuron.levels(1), 0, None)
     assert spikes is not None
     assert spikes.flatten().tolist() == [1, 0]
 
@@ -116,7 +116,7 @@ def test_what_float64_does_not_hold_in_one_part_is_left_to_others():
             x, InputWeights.on_grid(weight), LinearSums(), None, torch.Size([2, 4]), Grids(-16, grid, -14), NUMERICS,
             "first",
         )  # fmt: skip
-        return made.population(made.shape, -10, 1.0, 0.0, float("inf"), KernelNeuron.levels(4), 0, None)
+        return driven_spikes(made, made.shape, -10, 1.0, 0.0, float("inf"), KernelNeuron.levels(4), 0, None)
 
     assert taken(-24) is not None
     assert taken(-30) is None
@@ -131,7 +131,7 @@ def test_convolutions_too():
         x, InputWeights.on_grid(weight), sums, drawn(rng, -20, 4), torch.Size([2, 4, 6, 5]), Grids(INPUTS, WEIGHTS, -20),
         NUMERICS, "first",
     )  # fmt: skip
-    spikes = made.population(made.shape, -14, 0.75, 0.0, float("inf"), KernelNeuron.levels(8), 0, None)
+    spikes = driven_spikes(made, made.shape, -14, 0.75, 0.0, float("inf"), KernelNeuron.levels(8), 0, None)
     assert spikes is not None
     drive = made.on_grid(NUMERICS, -14)
     assert torch.equal(spikes[0].double(), ((drive * 8) / 0.75).floor().clamp(0, 8))
