@@ -14,6 +14,7 @@ from user_cnns import cnn, conv, settled
 import casc_core
 from casc_core import AsTrained, Exact
 from casc_core.engine import kernels
+from casc_core.engine.ops.population import Fire
 from casc_core.engine.products import deferred_sum
 from casc_core.engine.products.deferred_sum import DeferredSum
 
@@ -146,10 +147,40 @@ def test_levels_are_summed_densely(name, numerics):
                 assert all(torch.equal(other[layer], counts[layer][-len(batch) :]) for layer in counts)
 
 
+@pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+@pytest.mark.parametrize("numerics", [AsTrained(), Exact(16)])
+def test_populations_are_prepared_once(numerics):
+    """Whatever the batch; and again for other neurons, or where a run is cut."""
+    model, x = network("summed")
+    snn = casc_core.convert(model, numerics=numerics)
+    asked = []
+
+    def noting(prepare):
+        def noted(self, *arguments):
+            asked.append(self.settings["name"])
+            return prepare(self, *arguments)
+
+        return noted
+
+    def prepared_by(call, x):
+        asked.clear()
+        call(x)
+        return set(asked)
+
+    changes = {name: noting(getattr(Fire, name)) for name in ("_prepared", "_driven")}
+    with patch.multiple(Fire, **changes):
+        for call in (snn, snn.reference, lambda x: snn.simulate(x, T=3), snn.under(casc_core.IF())):
+            assert prepared_by(call, x) == set(snn.layers)
+            assert not prepared_by(call, x)
+            assert not prepared_by(call, torch.cat([x, x]))
+        assert prepared_by(snn, 4 * x) == {snn.layers[0]}, "inputs of another size"
+
+
 def test_levels_of_a_population_that_has_changed():
     model, x = network("summed")
     snn = casc_core.convert(model)
     before = snn.reference(x)
+    assert torch.equal(snn(x), before)
     population = [op for op in snn.operations() if op.is_layer][2]
     own = population.settings["threshold"] if population.thresholds is None else float(population.thresholds.max())
     population.change("bias", torch.full((6, 1, 1), own / 4, dtype=torch.float64))
