@@ -19,8 +19,10 @@ from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.affine import by_channel
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, Whole, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.products.deferred_sum import DeferredSum, LevelPopulation, SpikingPopulation
+from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.input_product import InputProduct
+from casc_core.engine.products.level_population import LevelPopulation, are_levels, level_population
+from casc_core.engine.products.spiking_population import SpikingPopulation, are_spikes
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LARGEST_TOTAL, Run
@@ -195,8 +197,8 @@ class Fire(Op):
         if neuron is None or not isinstance(currents, DeferredSum) or not run.numerics.is_exact:
             return None
         if neuron.in_levels:
-            return currents if signal.divisor is None and currents.are_levels else None
-        return currents if currents.are_spikes(self.settings["exponent"]) else None
+            return currents if signal.divisor is None and are_levels(currents) else None
+        return currents if are_spikes(currents, self.settings["exponent"]) else None
 
     def _key(self, run: Run, signal: Signal, currents: DeferredSum) -> tuple[object, ...] | None:
         """All that the population depends on but for what arrives; None: more than that."""
@@ -223,16 +225,16 @@ class Fire(Op):
         begin = torch.zeros((), dtype=torch.float64)
         for each, times in ((signal.drive, neuron.total), (potential, 1)):
             begin = begin if each is None else begin + without_repeats(each) * times
-        return currents.level_population(exponent, thresholds, begin, neuron.total)
+        return level_population(currents, exponent, thresholds, begin, neuron.total)
 
     def _read(
         self, currents: DeferredSum, population: LevelPopulation | SpikingPopulation | kernels.Driven
     ) -> Tensor | None:
         """Levels or spikes, by a compiled kernel; None: it cannot."""
         if isinstance(population, LevelPopulation):
-            return currents.levels(population)
+            return population.levels(currents)
         assert isinstance(population, SpikingPopulation)
-        spikes = currents.spikes(population, self.steps.get(population.neuron.most, 0))
+        spikes = population.spikes(currents, self.steps.get(population.neuron.most, 0))
         return None if spikes is None else self._noted(population.neuron, spikes)
 
     def _of_inputs(self, run: Run, signal: Signal) -> Tensor | None:
