@@ -24,7 +24,6 @@ from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
-from casc_core.engine.kernels.pooling import running_maxima
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
 from casc_core.engine.kernels.rounding import (
     Reads,
@@ -103,7 +102,6 @@ __all__ = [
     "round_sums",
     "rounded_products",
     "rows",
-    "running_maxima",
     "scan",
     "scans",
     "sum_middle",

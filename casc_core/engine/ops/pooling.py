@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import GRIDS, NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
@@ -20,7 +19,6 @@ from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, rou
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import Window, adaptive, each_reads, maxima, per_dimension, sums
-from casc_core.engine.products.term import with_plane, without_plane
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import LazyTrain, Signal
@@ -99,36 +97,7 @@ class MaxPool(Op):
             if not each_reads(window, size):
                 raise InputError(f"{self.settings['name']}: a window of its maximum lies in the padding alone")
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
-        if self._is_compiled(run, signal):
-            return Signal(self._compiled(signal.train), None, signal.divisor, signal.bound)
         return running_maximum(run, signal, lambda x: maxima(x, self.windows))
-
-    def _is_compiled(self, run: Run, signal: Signal) -> bool:
-        """Whether a kernel takes it: of spikes whose running totals int8 holds."""
-        is_plain = (
-            signal.lazy_drive is None and (signal.divisor is None or signal.divisor.dim() == 0) and not run.warm_up
-        )
-        if (
-            not is_plain
-            or len(self.windows) > 2
-            or len(signal.shape) != len(self.windows) + 2
-            or not signal.shape.numel()
-        ):
-            return False
-        fits = signal.bound * run.total <= kernels.LARGEST_COUNT
-        return fits and signal.train.dtype == torch.int8 and kernels.ready(signal.train)
-
-    def _compiled(self, train: Tensor) -> Tensor:
-        dims = len(self.windows)
-        windows = (*[Window(1, 1)] * (2 - dims), *self.windows)
-        plane = with_plane(train, dims)
-        sizes = [window.outputs(size) for window, size in zip(windows, plane.shape[3:], strict=True)]
-        height, width = windows
-        moved = kernels.running_maxima(
-            plane, (height.kernel, width.kernel), (height.stride, width.stride), (height.padding, width.padding),
-            (height.dilation, width.dilation), (sizes[0], sizes[1]),
-        )  # fmt: skip
-        return without_plane(moved, dims)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         size = [window.outputs(each) for window, each in zip(self.windows, signal.shape[2:], strict=True)]

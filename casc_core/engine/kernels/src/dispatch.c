@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 33; }
+EXPORT int64_t casc_version(void) { return 30; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -116,7 +116,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
 
 enum {
     ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN, LSTM, GRU, LSTM_GRADIENT,
-    GRU_GRADIENT, DENSE, CURRENTS, MAXIMA
+    GRU_GRADIENT, DENSE, CURRENTS
 };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
@@ -238,7 +238,6 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case GRU: return DISPATCH(gru, task, first, last);
         case LSTM_GRADIENT: return DISPATCH(lstm_gradient, task, first, last);
         case GRU_GRADIENT: return DISPATCH(gru_gradient, task, first, last);
-        case MAXIMA: return DISPATCH(maxima, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }

@@ -13,7 +13,6 @@
 #include "convolution.h"
 #include "dense.h"
 #include "counting.h"
-#include "pooling.h"
 #include "rounding.h"
 #include "driven.h"
 #include "cells.h"

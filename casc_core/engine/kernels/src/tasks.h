@@ -347,16 +347,6 @@ typedef struct {
     int32_t *positive, *negative, *in_rows;
 } TallyTask;
 
-/* The largest running totals of windows of `train` [steps, samples, height, width, channels] int8, as differences from step to
-   step: `out` [steps, samples, out_height, out_width, channels]. Of a window, what lies outside is left out. A sample is cut into
-   `bands` of output rows. */
-typedef struct {
-    const int8_t *train;
-    int64_t steps, samples, height, width, channels;
-    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, out_height, out_width, bands;
-    int8_t *out;
-} MaximaTask;
-
 /* `train` [arriving, neurons] int8 against `levels` [neurons] out of `q`, after each of `steps`, up to which there have been
    `awake` [steps] wake steps. `out` [blocks of 16384 neurons, steps, 3]: neurons with at least one spike too many, too few, and
    the sum of |count * q - level * awake|. `narrow`: int32 holds that sum over 1024 neurons. */
