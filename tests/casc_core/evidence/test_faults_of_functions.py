@@ -45,7 +45,7 @@ def to_zero(y: Tensor, q: int, threshold: float, ends: None) -> Tensor:
 
 
 def of_mean(right: Any) -> Any:
-    return lambda run, signal, pool: right(run, signal, lambda x: pool(x).div(2, rounding_mode="floor"))
+    return lambda run, signal, pool, *_: right(run, signal, lambda x: pool(x).div(2, rounding_mode="floor"))
 
 
 def once_more(right: Any) -> Any:
