@@ -17,6 +17,7 @@ from casc_core.conversion.functional_activations import source_of
 from casc_core.conversion.origin import TrainedOrigin, traced_again
 from casc_core.conversion.tracing.trace import argument_name, way
 from casc_core.engine.program import READOUT
+from casc_core.engine.signal import without_repeats
 from casc_core.evidence.ann_evaluation import evaluating, in_own_types, readouts_of
 from casc_core.evidence.lowering_report import LayerLowering
 from casc_core.evidence.own_forward import disagreement
@@ -69,7 +70,8 @@ class _Values(fx.Interpreter):
             result = fx.node.map_aggregate(result, _copied)
         for each, was in zip(read, before, strict=True):
             if _differ(each, was):
-                each.copy_(was)
+                own = without_repeats(each)
+                own.copy_(was[tuple(map(slice, own.shape))])
         return result
 
 
@@ -84,4 +86,6 @@ def _copied(value: Any) -> Any:
     """A tensor of its own that lies in memory as this one does, so that it is computed with alike."""
     if not isinstance(value, Tensor):
         return value
+    if without_repeats(value).shape != value.shape:
+        return value.clone()
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(value)
