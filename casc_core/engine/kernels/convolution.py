@@ -32,7 +32,7 @@ _Term = structure(
     (c_void_p, "train"),
     (c_int64, "steps height width channels"),
     (c_void_p, "weights"),
-    (c_int64, "kind block_bytes shift most_in"),
+    (c_int64, "kind block_bytes shift most_in chunk"),
     (c_void_p, "in_lo in_n"),
     (c_int64, "kernel_y kernel_x stride_y stride_x pad_y pad_x dilation_y dilation_x ring"),
     (LeftOutTask, "left_out"),
@@ -44,7 +44,7 @@ _Task = structure(
     "ConvolutionTask",
     (Neurons, "neurons"),
     (c_void_p, "term"),
-    (c_int64, "terms samples out_height out_width outputs bands width tile"),
+    (c_int64, "terms samples out_height out_width outputs bands width tile rows"),
     (c_void_p, "out_lo out_n thresholds drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
@@ -68,6 +68,10 @@ _PATTERNS_OF_FOUR = 81
 _MOST_KERNEL = 16
 # Tables of a convolution at most: more would not stay in the caches.
 _TABLE_BYTES = 2**20
+# Positions that are taken together by lists, in several rows where rows are short.
+_TOGETHER = 16
+# The weights of a kernel row and a chunk of input channels are to stay in a core's first cache.
+_CHUNK_BYTES = 96 * 2**10
 # The weights of one block are to stay in a core's second cache.
 _BLOCK_BYTES = 640 * 2**10
 # Items of work: enough that threads end at about the same time.
@@ -154,10 +158,11 @@ class PackedConvolution:
     """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
 
     Attributes:
-        values: `[blocks, taps, inputs of a block, width]` int16 or int32, taps column by column, each block's inputs
+        values: `[blocks, kernel rows, chunks, kernel columns, inputs of a chunk, width]` int16 or int32, each block's inputs
             closely packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
         tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
+        chunk: the most input channels of a chunk.
         low, count: `[blocks]` int64, the input channels that each block reads.
         left_out: where the units are rounded, what that has left out, `[blocks, width, reads]`.
     """
@@ -171,6 +176,7 @@ class PackedConvolution:
     left_out: LeftOut | None = None
     tables: Tensor | None = None
     own: bool = False
+    chunk: int = 1
 
     @cached_property
     def most_in(self) -> int:
@@ -182,8 +188,9 @@ class PackedConvolution:
         """The first input channel that no block reads."""
         return int((self.low + self.count).max())
 
-    def term(self, train: Tensor, exponent: int) -> ctypes.Structure:
-        """For the kernel; `train` is `[steps, samples, height, width, channels]`, closely packed."""
+    def term(self, train: Tensor, exponent: int, rows: int) -> ctypes.Structure:
+        """For the kernel, which takes so many rows of outputs together; `train` is `[steps, samples, height, width, channels]`,
+        closely packed."""
         g, (steps, _, height, width, channels) = self.geometry, train.shape
         tables: tuple[int | None, ...] = (None, 0, 0, 0)
         if self.tables is not None:
@@ -194,9 +201,9 @@ class PackedConvolution:
             tables = (self.tables.data_ptr(), self.tables[0].nbytes, quarters, padded)
         return _Term(
             train.data_ptr(), steps, height, width, channels,
-            self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, self.most_in,
+            self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, self.most_in, self.chunk,
             self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
-            (g.kernel[0] - 1) * g.dilation[0] + 1,
+            (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1,
             NOTHING_LEFT_OUT if self.left_out is None else self.left_out.structure(exponent), self.own, *tables,
         )  # fmt: skip
 
@@ -243,7 +250,7 @@ def pack_convolution(
         return room
 
     left_out = None if rounding is None or rounded is None else rounding.left_out(rounded, peak, by_output)
-    tables = None
+    tables, chunk = None, most
     if own:
         values = torch.zeros(len(blocks.low), taps, blocks.width, dtype=torch.int32, device="cpu")
         for number, (low, size) in enumerate(zip(blocks.low.tolist(), blocks.count.tolist(), strict=True)):
@@ -252,7 +259,24 @@ def pack_convolution(
         values = arranged(units, torch.int32 if kind == WIDE else torch.int16)
         if blocks.tabled:
             tables = _tables(values.view(len(blocks.low), taps, most, blocks.width))
-    return PackedConvolution(values, kind, geometry, exponent, first, count, left_out, tables, own)
+        else:
+            columns = geometry.kernel[1]
+            chunk = _chunk_of(most, columns * values.element_size() * blocks.width)
+            for block, reads in zip(values, count.tolist(), strict=True):
+                by_column = block[: taps * reads * blocks.width].view(columns, -1, reads, blocks.width)
+                by_column.copy_(_by_chunk(by_column, chunk).view_as(by_column))
+    return PackedConvolution(values, kind, geometry, exponent, first, count, left_out, tables, own, chunk)
+
+
+def _chunk_of(inputs: int, each: int) -> int:
+    """Of how many input channels chunks are, all about as large: those of a kernel row take `each` bytes."""
+    chunks = -(-inputs // max(1, _CHUNK_BYTES // each))
+    return min(inputs, _padded(-(-inputs // chunks), 8))
+
+
+def _by_chunk(values: Tensor, chunk: int) -> Tensor:
+    """`[kernel rows, chunks, kernel columns, inputs of a chunk, width]`, flat, of `[kernel columns, kernel rows, inputs, width]`."""
+    return torch.cat([part.transpose(0, 1).flatten(1) for part in values.split(chunk, 2)], 1).flatten()
 
 
 def _tables(values: Tensor) -> Tensor:
@@ -347,7 +371,8 @@ def convolution(
         parts = exact.margin.structure(float(exact.thresholds.max()), 2.0 ** (exponent - exact.exponent))
         exactly = (parts, *(address(values) for values in (exact.thresholds, exact.drive, exact.potential)))
     trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
-    structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
+    rows = 1 if blocks.tabled or width > blocks.tile else max(1, _TOGETHER // width)
+    structures = [packed.term(train, exponent, rows) for (packed, _), train in zip(terms, trains, strict=True)]
     array = (_Term * len(structures))(*structures)
     bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
     strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
@@ -356,7 +381,7 @@ def convolution(
         out = empty((capacity, samples, height, width, channels), torch.int8)
         task = _Task(
             neuron.structure(int(thresholds.max())), ctypes.addressof(array), len(array), samples, height, width, channels,
-            bands, blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
+            bands, blocks.width, blocks.tile, rows, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
             address(drive), *strides, address(potential), *steps, *exactly, capacity, out.data_ptr(),
         )  # fmt: skip
         return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
