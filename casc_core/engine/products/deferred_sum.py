@@ -16,6 +16,7 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
+from casc_core.engine.products.even_scale import EvenScale, even_scale
 from casc_core.engine.products.filters import Filter, by_channel, identity
 from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.signal import (
@@ -258,14 +259,18 @@ class DeferredSum:
         thresholds = along(threshold, self.size, 1)
         if thresholds is None:
             return None
-        lowest = float(thresholds.min())
+        scale = None
+        if units is not None:
+            scale = self._even_scale(drive, potential, thresholds)
+            thresholds = thresholds * scale.factors
+            units = max(units - scale.narrows, exponent)
         for blocks in self._ways():
             packed = (
                 self._packed(blocks, exponent)
-                if units is None
-                else self._rounded(blocks, exponent, lowest, neuron, units)
+                if units is None or scale is None
+                else self._rounded(blocks, exponent, scale, neuron, units)
             )
-            if packed is not None:
+            if packed is not None and float(thresholds.min()) * 2.0**-packed.unit >= 1.0:
                 break
         else:
             return None
@@ -276,18 +281,18 @@ class DeferredSum:
                 exponent,
                 thresholds * 2.0**-exponent,
                 packed.margin,
-                *(self._units(values, exponent, torch.float64) for values in (drive, potential)),
+                *(self._units(values, exponent, torch.float64, scale) for values in (drive, potential)),
             )
         spikes = kernels.convolution(
             [(each, term.train) for each, term in zip(packed.filters, self.terms, strict=True)],
             blocks,
             (self.shape[1], self.channels, *self.terms[0].size),
-            self._units(drive, unit, torch.int32),
+            self._units(drive, unit, torch.int32, scale),
             unit,
             (thresholds * 2.0**-unit).round().int(),
             neuron,
             guess,
-            self._units(potential, unit, torch.int32),
+            self._units(potential, unit, torch.int32, scale),
             exact,
         )
         return without_plane(spikes, self.dims)
@@ -341,13 +346,15 @@ class DeferredSum:
         return self._each(blocks, exponent, [None] * len(self.terms))
 
     def _rounded(
-        self, blocks: kernels.Blocks, exponent: int, threshold: float, neuron: KernelNeuron, widest: int
+        self, blocks: kernels.Blocks, exponent: int, scale: EvenScale, neuron: KernelNeuron, widest: int
     ) -> _Packed | None:
-        """The filters rounded so that int32 holds every sum, on grids no finer than `2**widest`: what is listed to int16,
-        the cheapest to sum, where that leaves few neurons near a decision; else to int32."""
+        """The filters, multiplied by output and rounded so that int32 holds every sum, on grids no finer than `2**widest`:
+        what is listed to int16, the cheapest to sum, where that leaves few neurons near a decision; else to int32."""
         grids_of = [(1.0, [widest] * len(self.terms))]
         if not blocks.tabled:
-            narrow = [widest if term.filter.is_own else max(widest, term.filter.narrow_exponent) for term in self.terms]
+            narrow = [
+                widest if term.filter.is_own else max(widest, term.filter.narrow_exponent(scale)) for term in self.terms
+            ]
             grids_of.insert(0, (kernels.NEAR, narrow))
         for near, grids in grids_of:
             counts = [math.ceil(term.bound * neuron.total) for term in self.terms]
@@ -355,7 +362,7 @@ class DeferredSum:
             ways = [kernels.Rounding(grid, exponent, count) for grid, count in zip(grids, counts, strict=True)]
             # What is left out of weights for each spike, of the drive and the threshold for each count, and of the
             # potential that all begins with.
-            found = self._each(blocks, unit, ways)
+            found = self._each(blocks, unit, ways, scale)
             if found is None:
                 continue
             left_out = sum(
@@ -364,15 +371,33 @@ class DeferredSum:
                 if each.left_out is not None
             )
             margin = math.ceil(neuron.total * (left_out + 1.0) + 1.0)
-            if margin < near * math.ldexp(threshold, -unit):  # else every neuron would be near a decision, always
+            if margin < near * math.ldexp(scale.size, -unit):  # else every neuron would be near a decision, always
                 return replace(found, margin=kernels.Margin(margin, 2))
         return None
 
-    def _each(self, blocks: kernels.Blocks, unit: int, ways: Sequence[kernels.Rounding | None]) -> _Packed | None:
-        """Each filter, rounded like this, where int32 holds the sums; None: it might not."""
+    def _even_scale(self, drive: Tensor | None, potential: Tensor | None, thresholds: Tensor) -> EvenScale:
+        """By what the numbers of each channel may be multiplied; `thresholds` are `[channels]`."""
+        currents, begins = torch.zeros_like(thresholds), torch.zeros_like(thresholds)
+        for term in self.terms:
+            currents = currents + term.bound * term.filter.reaches
+        for values in (drive, potential):
+            each = None if values is None else along(values, self.size, 1)
+            if values is not None and each is None:
+                return even_scale(currents, None, thresholds)
+            begins = begins if each is None else begins + each.abs()
+        return even_scale(currents, begins, thresholds)
+
+    def _each(
+        self,
+        blocks: kernels.Blocks,
+        unit: int,
+        ways: Sequence[kernels.Rounding | None],
+        scale: EvenScale | None = None,
+    ) -> _Packed | None:
+        """Each filter, multiplied and rounded like this, where int32 holds the sums; None: it might not."""
         filters = []
         for term, rounding in zip(self.terms, ways, strict=True):
-            packed = term.filter.packed(self._peak(term), blocks, rounding)
+            packed = term.filter.packed(self._peak(term), blocks, rounding, scale)
             if packed is None or packed.exponent - unit > 30:
                 return None
             filters.append(packed)
@@ -404,13 +429,18 @@ class DeferredSum:
         """The largest magnitude of a term's train."""
         return math.ceil(term.bound * self.peak)
 
-    def _units(self, values: Tensor | None, exponent: int, dtype: torch.dtype) -> Tensor | None:
-        """In whole units of `2**exponent`, of its shape with a height; where it repeats, it still does."""
+    def _units(
+        self, values: Tensor | None, exponent: int, dtype: torch.dtype, scale: EvenScale | None
+    ) -> Tensor | None:
+        """In units of `2**exponent`, of its shape with a height, by channel multiplied; where it repeats, it still does."""
         if values is None:
             return None
         values = with_plane(values, self.dims)
-        units = (without_repeats(values) * 2.0**-exponent).round_().to(dtype)
-        return units.contiguous().expand(values.shape)
+        units = without_repeats(values) * 2.0**-exponent
+        if scale is not None:
+            units = units * scale.factors[:, None, None]
+        units = units if dtype.is_floating_point else units.round_()
+        return units.to(dtype).contiguous().expand(values.shape)
 
 
 def _share_that_spikes(train: Tensor) -> Tensor:
