@@ -38,6 +38,8 @@ from casc_core.reporting.series import zero_padded
 _WORTH_A_LOOK = 100_000
 # Nanoseconds, measured: a list and an entry of it; sixteen outputs' row of a table.
 _LIST_COST, _ENTRY_COST, _TABLE_COST = 30.0, 1.25, 0.36
+# Of sums that float64 holds in whole units.
+_FLOAT64_BITS = 52
 # More terms than this are put together first: a population reads every one of them at every step.
 MOST_TERMS = 4
 
@@ -261,7 +263,9 @@ class DeferredSum:
             return None
         scale = None
         if units is not None:
-            scale = self._even_scale(drive, potential, thresholds)
+            # Float64 is to hold every sum in whole units still.
+            scale = self._even_scale(drive, potential, thresholds, _FLOAT64_BITS - (units + kernels.SUM_BITS - exponent))
+            exponent -= scale.finer
             thresholds = thresholds * scale.factors
             units = max(units - scale.narrows, exponent)
         for blocks in self._ways():
@@ -375,17 +379,17 @@ class DeferredSum:
                 return replace(found, margin=kernels.Margin(margin, 2))
         return None
 
-    def _even_scale(self, drive: Tensor | None, potential: Tensor | None, thresholds: Tensor) -> EvenScale:
-        """By what the numbers of each channel may be multiplied; `thresholds` are `[channels]`."""
+    def _even_scale(self, drive: Tensor | None, potential: Tensor | None, thresholds: Tensor, most: int) -> EvenScale:
+        """By what the numbers of each channel may be multiplied, `2**-most` at least; `thresholds` are `[channels]`."""
         currents, begins = torch.zeros_like(thresholds), torch.zeros_like(thresholds)
         for term in self.terms:
             currents = currents + term.bound * term.filter.reaches
         for values in (drive, potential):
             each = None if values is None else along(values, self.size, 1)
             if values is not None and each is None:
-                return even_scale(currents, None, thresholds)
+                return even_scale(currents, None, thresholds, most)
             begins = begins if each is None else begins + each.abs()
-        return even_scale(currents, begins, thresholds)
+        return even_scale(currents, begins, thresholds, most)
 
     def _each(
         self,
@@ -432,15 +436,15 @@ class DeferredSum:
     def _units(
         self, values: Tensor | None, exponent: int, dtype: torch.dtype, scale: EvenScale | None
     ) -> Tensor | None:
-        """In units of `2**exponent`, of its shape with a height, by channel multiplied; where it repeats, it still does."""
+        """In whole units of `2**exponent`, of its shape with a height, by channel multiplied; where it repeats, it still
+        does."""
         if values is None:
             return None
         values = with_plane(values, self.dims)
         units = without_repeats(values) * 2.0**-exponent
         if scale is not None:
             units = units * scale.factors[:, None, None]
-        units = units if dtype.is_floating_point else units.round_()
-        return units.to(dtype).contiguous().expand(values.shape)
+        return units.round_().to(dtype).contiguous().expand(values.shape)
 
 
 def _share_that_spikes(train: Tensor) -> Tensor:
