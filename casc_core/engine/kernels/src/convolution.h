@@ -35,10 +35,12 @@ typedef struct {
     int32_t *listed;
     int64_t *brought, listed_steps, row; /* `row`: which of those is taken now */
     int8_t *heard;
+    NAME(Piece) *piece; /* [listed_steps, tile] */
     int8_t *near, *spare;
     int64_t *received; /* [tile]: the error that spikes have brought, in half units */
     int8_t *arrived, *quiet; /* [tile]: whether anything has at this step; whether nothing has spiked at the one before */
     int16_t *sums;           /* [width, inputs] of a row that is read */
+    int64_t *grown;          /* [width] */
     int16_t *seen, *counts;  /* how often inputs have spiked: those that the tile reads; those of one position, as rows are numbered */
     int64_t known;           /* of how many steps those have been counted */
     int8_t *out_row;         /* [capacity, out_width, width] */
@@ -146,19 +148,21 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int8_t *fired)
 /* Room for a tile. Returns whether there was memory. */
 static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     const int64_t tile = task->tile, lanes = tile * task->width;
-    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, listed_steps = 0;
+    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, listed_steps = 0, columns = 0;
     for (int64_t t = 0; t < task->terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         rings += term->ring;
         counted += term->left_out.reads;
         seen += NAME(seen_of)(task, term);
-        rows += term->ring * (8 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 80);
+        rows += term->ring * (4 * starts_of(term) + 8 * growths_of(task, term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 80);
         if (is_listed(term) && term->steps > listed_steps) listed_steps = term->steps;
+        columns = term->width > columns ? term->width : columns;
         sums = term->width * term->most_in > sums ? term->width * term->most_in : sums;
     }
     const int64_t out_row = task->capacity * task->out_width * task->width, listed = task->rows * listed_steps * tile;
     char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(InputRow) + rows + 30 * lanes + 2 * (counted + seen + sums) +
-                                         (4 * task->width + 9) * listed + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
+                                         (4 * task->width + 9) * listed + 8 * columns +
+                                         (int64_t)sizeof(NAME(Piece)) * listed_steps * tile + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
     if (!next) return 0;
     *at = (NAME(Tile)){.task = task, .listed_steps = listed_steps, .memory = next};
 #define TAKE(pointer, n)                                                                                              \
@@ -175,6 +179,8 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     TAKE(at->listed, listed * task->width)
     TAKE(at->brought, listed)
     TAKE(at->heard, listed)
+    TAKE(at->piece, listed_steps * tile)
+    TAKE(at->grown, columns)
     TAKE(at->near, lanes)
     TAKE(at->spare, lanes)
     TAKE(at->received, tile)
@@ -190,7 +196,7 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
         for (int64_t k = 0; k < term->ring; k++, r++) {
             InputRow *row = at->ring + r;
             TAKE(row->start, starts_of(term))
-            TAKE(row->growth, starts_of(term))
+            TAKE(row->growth, growths_of(task, term))
             TAKE(row->entry, entries_of(term))
             TAKE(row->spike, entries_of(term))
             TAKE(row->key, keys_of_term(term))
@@ -219,7 +225,9 @@ static void NAME(read_rows)(NAME(Tile) *at, int64_t oy) {
                 NAME(read_keys)(term, at->task->samples, at->sample, y, low, n, 4 * at->task->width, row->key);
             else if (is_listed(term))
                 NAME(read_lists)(term, (const uint8_t(*)[8])at->ones, at->task->samples, at->sample, y, low, n,
-                                 at->task->width * (term->kind == WIDE ? 4 : 2), at->sums, row);
+                                 at->task->width * (term->kind == WIDE ? 4 : 2), row);
+            if (growths_of(at->task, term))
+                NAME(read_growth)(term, at->task->samples, at->sample, y, low, n, at->task->out_width, at->sums, at->grown, row);
         }
     }
 }
@@ -283,28 +291,27 @@ static void NAME(receive_own)(NAME(Tile) *at, const ConvolutionTerm *term, int64
    kernel on, `together` of them. */
 static void NAME(receive_chunk)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *row, const uint32_t *start, int64_t n,
                                 const char *weights, int64_t kx, int64_t together, int64_t slot) {
-    const int64_t width = at->task->width, across = n * width * (term->kind == WIDE ? 4 : 2);
+    const int64_t width = at->task->width, column = n * width * (term->kind == WIDE ? 4 : 2);
     const int64_t left = at->ox * term->stride_x - term->pad_x + kx * term->dilation_x;
-    for (int64_t step = 0; step < term->steps; step++, start += term->width, slot += at->positions)
-        for (int64_t p = 0; p < at->positions; p++) {
+    int64_t pieces = 0;
+    for (int64_t step = 0; step < term->steps; step++, start += term->width)
+        for (int64_t p = 0; p < at->positions; p++, slot++) {
             const int64_t x = left + p * term->stride_x, from = x < 0 ? 0 : x;
             const int64_t to = x + together < term->width ? x + together : term->width;
-            if (from >= to || start[from] == start[to]) continue;
-            NAME(add_listed)(term, weights + (kx - x) * across, row, start[from], start[to], width,
-                             at->listed + (slot + p) * width);
-            at->heard[slot + p] = 1;
+            if (from >= to) continue;
+            const uint32_t first = start[from], some = start[to] - first;
+            at->piece[pieces] = (NAME(Piece)){first, some, weights + (kx - x) * column, at->listed + slot * width};
+            pieces += some != 0;
+            at->heard[slot] |= some != 0;
         }
+    NAME(add_listed)(term->kind, width, row, at->piece, pieces, (int)term->shift);
 }
 
 /* By how much the sums of an input row's spikes grow, as a row of outputs sees them. */
 static void NAME(receive_growth)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *row, int64_t slot) {
-    const int32_t *growth = row->growth;
-    for (int64_t step = 0; step < term->steps; step++, growth += term->width)
-        for (int64_t p = 0; p < at->positions; p++, slot++)
-            for (int64_t kx = 0; kx < term->kernel_x; kx++) {
-                const int64_t x = (at->ox + p) * term->stride_x - term->pad_x + kx * term->dilation_x;
-                if (x >= 0 && x < term->width) at->brought[slot] += growth[x] * term->left_out.error;
-            }
+    const int64_t *growth = row->growth + at->ox;
+    for (int64_t step = 0; step < term->steps; step++, growth += at->task->out_width, slot += at->positions)
+        for (int64_t p = 0; p < at->positions; p++) at->brought[slot + p] += growth[p];
 }
 
 /* What spikes send to the tile by lists, `rows` rows of it from `oy` on, at all steps. */

@@ -59,11 +59,10 @@ INLINE int32_t NAME(grow)(int64_t n, const int8_t *restrict in, int16_t *restric
     return growth;
 }
 
-/* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1; what is rounded needs to know
-   how sums of spikes grow, which takes `sums` [width, in_n]. An entry is where the row of weights lies that is behind it, in bytes
-   from those of column 0. */
+/* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1. An entry is where the row of
+   weights lies that is behind it, in bytes from those of column 0. */
 static void NAME(read_lists)(const ConvolutionTerm *term, const uint8_t (*ones)[8], int64_t samples, int64_t sample, int64_t y,
-                             int64_t in_lo, int64_t in_n, int64_t row_bytes, int16_t *sums, InputRow *row) {
+                             int64_t in_lo, int64_t in_n, int64_t row_bytes, InputRow *row) {
     const int64_t width = term->width, steps = term->steps, next = samples * term->height * width * term->channels;
     const int8_t *first = term->train + (sample * term->height + y) * width * term->channels + in_lo;
     uint32_t *start = row->start, count = 0;
@@ -83,11 +82,23 @@ static void NAME(read_lists)(const ConvolutionTerm *term, const uint8_t (*ones)[
         *start = count;
         for (uint32_t i = from; i < count; i++) row->entry[i] *= (int32_t)row_bytes;
     }
-    if (!term->left_out.error) return;
+}
+
+/* How the sums of spikes of an input row grow, as what is rounded needs to know. It takes `sums` [width, in_n], `grown` [width]. */
+static void NAME(read_growth)(const ConvolutionTerm *term, int64_t samples, int64_t sample, int64_t y, int64_t in_lo, int64_t in_n,
+                              int64_t out_width, int16_t *sums, int64_t *grown, InputRow *row) {
+    const int64_t width = term->width, next = samples * term->height * width * term->channels;
+    const int8_t *in = term->train + (sample * term->height + y) * width * term->channels + in_lo;
+    int64_t *growth = row->growth;
     memset(sums, 0, (size_t)(width * in_n) * sizeof *sums);
-    for (int64_t step = 0; step < steps; step++)
+    memset(growth, 0, (size_t)(term->steps * out_width) * sizeof *growth);
+    for (int64_t step = 0; step < term->steps; step++, in += next, growth += out_width) {
         for (int64_t x = 0; x < width; x++)
-            row->growth[step * width + x] = NAME(grow)(in_n, first + step * next + x * term->channels, sums + x * in_n);
+            grown[x] = NAME(grow)(in_n, in + x * term->channels, sums + x * in_n) * term->left_out.error;
+        for (int64_t kx = 0; kx < term->kernel_x; kx++)
+            for (int64_t ox = 0, x = kx * term->dilation_x - term->pad_x; ox < out_width; ox++, x += term->stride_x)
+                if (x >= 0 && x < width) growth[ox] += grown[x];
+    }
 }
 
 #if VECTOR
@@ -161,42 +172,54 @@ INLINE void NAME(add_entries)(const int lanes, const int kind, const char *weigh
     }
 }
 
-/* The same of as many outputs as registers hold. Returns how many those were. */
-#define OF_KIND(lanes)                                                                                                \
-    switch (kind) {                                                                                                   \
-        case SUMS16: NAME(add_entries)(lanes, SUMS16, weights, entry, spike, n, shift, to); break;                    \
-        case SUMS32: NAME(add_entries)(lanes, SUMS32, weights, entry, spike, n, shift, to); break;                    \
-        default: NAME(add_entries)(lanes, WIDE, weights, entry, spike, n, shift, to); break;                          \
-    }                                                                                                                 \
-    return lanes;
-static int64_t NAME(add_some)(int64_t kind, int64_t lanes, const char *weights, const int32_t *entry, const int16_t *spike,
-                              int64_t n, int shift, int32_t *to) {
-#if LISTED_LANES == 128
-    if (lanes >= 128) { OF_KIND(128) }
-#endif
-    if (lanes >= 64) { OF_KIND(64) }
-    OF_KIND(32)
-}
-#undef OF_KIND
 #endif
 
-/* to [width] += the weights behind entries from `first` to before `end`, shifted. */
-static void NAME(add_listed)(const ConvolutionTerm *term, const char *weights, const InputRow *row, uint32_t first, uint32_t end,
-                             int64_t width, int32_t *to) {
-    const int64_t size = term->kind == WIDE ? 4 : 2;
+/* What an output position reads of a chunk of an input row at a step: `n` entries from `first` on; and where the sums go, in outputs. */
+typedef struct {
+    uint32_t first, n;
+    const char *weights;
+    int32_t *to;
+} NAME(Piece);
+
+/* Adds the weights behind `n` pieces, of `lanes` outputs from `lane` on. */
+INLINE void NAME(add_pieces)(const int lanes, const int kind, int64_t lane, const InputRow *row, const NAME(Piece) *piece, int64_t n,
+                             int shift) {
+    const int64_t size = kind == WIDE ? 4 : 2;
+    for (int64_t i = 0; i < n; i++) {
+        const char *weights = piece[i].weights + lane * size;
+        const int32_t *entry = row->entry + piece[i].first;
+        const int16_t *spike = row->spike + piece[i].first;
+        int32_t *to = piece[i].to + lane;
 #if VECTOR
-    for (int64_t lane = 0, now; lane < width; lane += now)
-        now = NAME(add_some)(term->kind, width - lane, weights + lane * size, row->entry + first, row->spike + first,
-                             (int64_t)end - first, (int)term->shift, to + lane);
+        NAME(add_entries)(lanes, kind, weights, entry, spike, piece[i].n, shift, to);
 #else
-    for (uint32_t i = first; i < end; i++) {
-        /* Unsigned, because a sum may wrap around on the way to a result that fits. */
-        const uint32_t factor = (uint32_t)(int32_t)row->spike[i];
-        const char *from = weights + row->entry[i];
-        for (int64_t k = 0; k < width; k++) {
-            const int32_t weight = size == 4 ? ((const int32_t *)from)[k] : ((const int16_t *)from)[k];
-            to[k] = (int32_t)((uint32_t)to[k] + (factor * (uint32_t)weight << term->shift));
+        for (uint32_t e = 0; e < piece[i].n; e++) {
+            /* Unsigned, because a sum may wrap around on the way to a result that fits. */
+            const uint32_t factor = (uint32_t)(int32_t)spike[e];
+            const char *from = weights + entry[e];
+            for (int k = 0; k < lanes; k++) {
+                const int32_t weight = size == 4 ? ((const int32_t *)from)[k] : ((const int16_t *)from)[k];
+                to[k] = (int32_t)((uint32_t)to[k] + (factor * (uint32_t)weight << shift));
+            }
         }
-    }
 #endif
+    }
 }
+
+/* The same of all outputs, as many at a time as registers hold. */
+#define OF_KIND(lanes)                                                                                                \
+    switch (kind) {                                                                                                   \
+        case SUMS16: NAME(add_pieces)(lanes, SUMS16, lane, row, piece, n, shift); break;                              \
+        case SUMS32: NAME(add_pieces)(lanes, SUMS32, lane, row, piece, n, shift); break;                              \
+        default: NAME(add_pieces)(lanes, WIDE, lane, row, piece, n, shift); break;                                    \
+    }                                                                                                                 \
+    lane += lanes;
+static void NAME(add_listed)(int64_t kind, int64_t width, const InputRow *row, const NAME(Piece) *piece, int64_t n, int shift) {
+    int64_t lane = 0;
+#if LISTED_LANES == 128
+    while (width - lane >= 128) { OF_KIND(128) }
+#endif
+    while (width - lane >= 64) { OF_KIND(64) }
+    while (lane < width) { OF_KIND(32) }
+}
+#undef OF_KIND

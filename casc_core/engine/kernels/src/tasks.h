@@ -212,11 +212,12 @@ static int64_t keys_of_term(const ConvolutionTerm *term) {
 
 /* One row of input positions, as a term reads it. Its lists: entries of (chunk, step, x) lie from
    start[chunk * (steps * width + 1) + step * width + x] up to the next; `spike` is what spikes there. The magnitudes of the sums
-   of spikes up to a step grow by `growth` at (step, x). Or keys of tables [step, x with the padding, quarters]. */
+   of spikes up to a step grow by `growth` [steps, out_width] where an output position reads them, in half units of error. Or keys of tables [step, x with the padding, quarters]. */
 typedef struct {
     int64_t y; /* which row it is; -1: none */
     uint32_t *start;
-    int32_t *entry, *growth;
+    int32_t *entry;
+    int64_t *growth;
     int16_t *spike;
     uint16_t *key;
 } InputRow;
@@ -251,6 +252,11 @@ typedef struct {
     int64_t capacity;
     int8_t *out;
 } ConvolutionTask;
+
+/* Numbers of room that the growth of an input row's sums takes. */
+static int64_t growths_of(const ConvolutionTask *task, const ConvolutionTerm *term) {
+    return is_listed(term) && term->left_out.error ? term->steps * task->out_width : 0;
+}
 
 /* A convolution of levels [samples, height, width, channels] int8 on its way to a population. The levels are copied with
    zeros around them: `columns` of them in a row are read, `pixel` (even) channels each. `weights` int16 [blocks, parts, span / 2,
