@@ -29,6 +29,18 @@ INLINE uint32_t NAME(list_spikes)(const uint8_t (*ones)[8], const int8_t *in, in
         }
     }
 #else
+#if VECTOR == 256
+    for (; c + 32 <= n; c += 32) {
+        uint32_t bits = ~(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(LOAD(in + c), ZERO()));
+        for (int64_t j = c; j < c + 32; j += 8, bits >>= 8) {
+            const __m128i places = _mm_loadl_epi64((const __m128i *)ones[bits & 255]);
+            const __m128i spikes = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)(in + j)), places);
+            STORE(entry + count, _mm256_add_epi32(_mm256_cvtepu8_epi32(places), EACH_PAIR(number + (int32_t)j)));
+            _mm_storeu_si128((__m128i *)(spike + count), _mm_cvtepi8_epi16(spikes));
+            count += (uint32_t)__builtin_popcount(bits & 255);
+        }
+    }
+#endif
     static const int8_t nothing[8];
     for (; c + 8 <= n; c += 8) {
         uint64_t eight;
