@@ -36,8 +36,8 @@ from casc_core.reporting.series import zero_padded
 
 # Below so many entries of trains the lists are short, however much spikes.
 _WORTH_A_LOOK = 100_000
-# Nanoseconds, measured: a list and an entry of it; sixteen outputs' row of a table.
-_LIST_COST, _ENTRY_COST, _TABLE_COST = 30.0, 1.25, 0.36
+# Nanoseconds, measured: what a position reads of a kernel row by lists; an entry's weights of 32 outputs; a table's row of 16.
+_LIST_COST, _ENTRY_COST, _TABLE_COST = 22.0, 0.47, 0.33
 # Of sums that float64 holds in whole units.
 _FLOAT64_BITS = 52
 # More terms than this are put together first: a population reads every one of them at every step.
@@ -426,7 +426,8 @@ class DeferredSum:
             reads, spiking = term.filter.weight[0].numel(), _share_that_spikes(term.train)
             busy = float((spiking > 0).sum())
             tabled += _TABLE_COST * busy * reads / 4 * -(-self.channels // 16)
-            listed += _ENTRY_COST * float(spiking.sum()) * reads + _LIST_COST * busy
+            listed += _ENTRY_COST * float(spiking.sum()) * reads * -(-self.channels // 32)
+            listed += _LIST_COST * busy * term.filter.geometry.kernel[0]
         return tabled <= listed
 
     def _peak(self, term: Term) -> int:
