@@ -158,8 +158,8 @@ class PackedConvolution:
     """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
 
     Attributes:
-        values: `[blocks, kernel rows, chunks, kernel columns, inputs of a chunk, width]` int16 or int32, each block's inputs
-            closely packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
+        values: `[blocks, kernel rows, chunks, kernel columns, inputs of a chunk, width]` int16 or int32, each block's
+            inputs closely packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
         tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
         chunk: the most input channels of a chunk.
@@ -189,8 +189,11 @@ class PackedConvolution:
         return int((self.low + self.count).max())
 
     def term(self, train: Tensor, exponent: int, rows: int) -> ctypes.Structure:
-        """For the kernel, which takes so many rows of outputs together; `train` is `[steps, samples, height, width, channels]`,
-        closely packed."""
+        """For the kernel, which takes so many rows of outputs together.
+
+        Args:
+            train: `[steps, samples, height, width, channels]`, closely packed.
+        """
         g, (steps, _, height, width, channels) = self.geometry, train.shape
         tables: tuple[int | None, ...] = (None, 0, 0, 0)
         if self.tables is not None:
@@ -275,7 +278,8 @@ def _chunk_of(inputs: int, each: int) -> int:
 
 
 def _by_chunk(values: Tensor, chunk: int) -> Tensor:
-    """`[kernel rows, chunks, kernel columns, inputs of a chunk, width]`, flat, of `[kernel columns, kernel rows, inputs, width]`."""
+    """`[kernel rows, chunks, kernel columns, inputs of a chunk, width]`, flat, of values `[kernel columns, kernel rows, inputs,
+    width]`."""
     return torch.cat([part.transpose(0, 1).flatten(1) for part in values.split(chunk, 2)], 1).flatten()
 
 

@@ -36,8 +36,9 @@ from casc_core.reporting.series import zero_padded
 
 # Below so many entries of trains the lists are short, however much spikes.
 _WORTH_A_LOOK = 100_000
-# Nanoseconds, measured: what a position reads of a kernel row by lists; an entry's weights of 32 outputs; a table's row of 16.
-_LIST_COST, _ENTRY_COST, _TABLE_COST = 22.0, 0.47, 0.33
+# Nanoseconds, measured: what a position reads of a kernel row by lists, and where weights are rounded; an entry's weights of
+# 32 outputs; a table's row of 16.
+_LIST_COST, _ROUNDED_LIST_COST, _ENTRY_COST, _TABLE_COST = 20.0, 30.0, 0.15, 0.5
 # Of sums that float64 holds in whole units.
 _FLOAT64_BITS = 52
 # More terms than this are put together first: a population reads every one of them at every step.
@@ -264,11 +265,13 @@ class DeferredSum:
         scale = None
         if units is not None:
             # Float64 is to hold every sum in whole units still.
-            scale = self._even_scale(drive, potential, thresholds, _FLOAT64_BITS - (units + kernels.SUM_BITS - exponent))
+            scale = self._even_scale(
+                drive, potential, thresholds, _FLOAT64_BITS - (units + kernels.SUM_BITS - exponent)
+            )
             exponent -= scale.finer
             thresholds = thresholds * scale.factors
             units = max(units - scale.narrows, exponent)
-        for blocks in self._ways():
+        for blocks in self._ways(units is not None):
             packed = (
                 self._packed(blocks, exponent)
                 if units is None or scale is None
@@ -407,19 +410,24 @@ class DeferredSum:
             filters.append(packed)
         return _Packed(tuple(filters), unit)
 
-    def _ways(self) -> list[kernels.Blocks]:
-        """Blocks for the kernel to take, the cheapest first, which may find no room: for tables, for lists."""
+    def _ways(self, is_rounded: bool) -> list[kernels.Blocks]:
+        """Blocks for the kernel to take, the cheapest first, which may find no room: for tables, for lists.
+
+        Args:
+            is_rounded: whether weights are.
+        """
         first = self.terms[0].filter
         lists = kernels.Blocks.of(self.channels, first.geometry.groups, first.weight[0].numel())
-        return [kernels.Blocks.for_tables(self.channels), lists] if self._is_worth_tables() else [lists]
+        return [kernels.Blocks.for_tables(self.channels), lists] if self._is_worth_tables(is_rounded) else [lists]
 
-    def _is_worth_tables(self) -> bool:
+    def _is_worth_tables(self, is_rounded: bool) -> bool:
         """Whether the kernel can do without lists, and so many inputs spike that it costs less."""
         if not all(term.filter.can_be_tabled(self._peak(term)) for term in self.terms):
             return False
         if sum(term.train.numel() for term in self.terms) < _WORTH_A_LOOK:
             return False
         tabled = listed = 0.0
+        each_list = _ROUNDED_LIST_COST if is_rounded else _LIST_COST
         for term in self.terms:
             if term.filter.is_own:
                 continue  # by itself in either case
@@ -427,7 +435,7 @@ class DeferredSum:
             busy = float((spiking > 0).sum())
             tabled += _TABLE_COST * busy * reads / 4 * -(-self.channels // 16)
             listed += _ENTRY_COST * float(spiking.sum()) * reads * -(-self.channels // 32)
-            listed += _LIST_COST * busy * term.filter.geometry.kernel[0]
+            listed += each_list * busy * term.filter.geometry.kernel[0]
         return tabled <= listed
 
     def _peak(self, term: Term) -> int:

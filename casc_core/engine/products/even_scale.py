@@ -1,8 +1,8 @@
-"""Powers of two that give the outputs of a sum about the same reach, so that one grid is as fine as can be for each of them.
+"""Powers of two by which a population's channels get about the same reach, so that one grid is fine for each of them.
 
-A population may multiply all that one of its neurons receives, and its threshold, by the same power of two: nothing changes.
-Channels that hardly ever spike often have weights many times their threshold; without this, they decide how coarsely the
-others' weights are rounded.
+A population may multiply all that a neuron receives, and its threshold, by the same power of two: nothing changes. Channels
+that hardly ever spike often have weights many times their threshold; without this, they decide how coarsely the others'
+weights are rounded.
 """
 
 from __future__ import annotations

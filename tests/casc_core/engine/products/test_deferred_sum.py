@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,11 +15,14 @@ from hypothesis import strategies as st
 
 from casc_core import CIF, Exact, ExactnessError
 from casc_core.engine import kernels
+from casc_core.engine.kernels import Exact as Exactly
 from casc_core.engine.kernels import KernelNeuron
 from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Term, deferred
+from casc_core.engine.products.exact_sums import largest_row
 from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.weight_cache import WeightCache
+from casc_core.numerics import binade, on_grid
 from casc_core.schedule import WakeSleep
 
 COMPILED_ONLY = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
@@ -163,9 +170,9 @@ def test_lists_are_tried_where_tables_have_no_room(monkeypatch):
     one = term(1, channels=16, outputs=16, steps=8, size=(32, 32))
     asked = []
 
-    def packed(self, peak, blocks, rounding):
+    def packed(self, peak, blocks, *others):
         asked.append(blocks.tabled)
-        return None if blocks.tabled else pack(self, peak, blocks, rounding)
+        return None if blocks.tabled else pack(self, peak, blocks, *others)
 
     pack = Filter.packed
     with kernels.using(COMPILED[-1]):
@@ -174,6 +181,31 @@ def test_lists_are_tried_where_tables_have_no_room(monkeypatch):
         found = currents(one).population(None, -6, 1.0, neuron, 0)
     assert asked == [True, False]
     assert torch.equal(found, expected)
+
+
+@COMPILED_ONLY
+@pytest.mark.parametrize("driven", [False, True])
+@pytest.mark.parametrize("outputs", [16, 40])
+def test_channels_of_very_different_weights_are_rounded_each_finely_enough(driven, outputs):
+    generator = torch.Generator().manual_seed(outputs)
+    one = term(3, outputs=outputs, channels=40, steps=6)
+    sizes = 2.0 ** whole(generator, -2, 12, outputs).double()
+    weight = on_grid(torch.randn(one.filter.weight.shape, generator=generator) * sizes[:, None, None, None] / 8, -28)
+    one = replace(one, filter=Filter("conv", weight, -28, one.filter.geometry, largest_row(weight), WeightCache()))
+    drive = on_grid(torch.randn(outputs, generator=generator) * sizes, -28)[:, None, None].expand(2, outputs, 4, 6)
+    awake = WakeSleep(4, 4).awake(4)
+    received = torch.cat([by_torch(one), torch.zeros(6, 2, outputs, 4, 6)])
+    received[:4] += drive if driven else 0.0
+    caps = [min(step + 1, 4) for step in range(len(received))]
+    expected = CIF().run(received.numpy(), caps, np.ones((outputs, 1, 1)))[0]
+    margins = []
+    with kernels.using(COMPILED[-1]), patch.object(kernels, "Exact", lambda *a: margins.append(a[2]) or Exactly(*a)):
+        units = binade(5 * (float(drive.abs().max()) + one.filter.reach + 1)) - kernels.SUM_BITS
+        neuron = KernelNeuron.spiking(CIF(), awake, None)
+        found = currents(one).population(drive if driven else None, -28, 1.0, neuron, 0, None, units)
+    assert margins, "nothing was rounded"
+    np.testing.assert_array_equal(found, expected[: len(found)])
+    assert not expected[len(found) :].any()
 
 
 @COMPILED_ONLY
