@@ -61,8 +61,6 @@ _WIDEST = 128
 _TABLED_LANES = 16
 _WIDEST_TABLED = 64
 _TILE = 16
-# Outputs of a tile by lists: more would not stay in the nearest cache.
-_LISTED = 512
 # Of tables: patterns of four inputs that each spike once, not at all or once back, and rows of a kernel.
 _PATTERNS_OF_FOUR = 81
 _MOST_KERNEL = 16
@@ -70,7 +68,7 @@ _MOST_KERNEL = 16
 _TABLE_BYTES = 2**20
 # Positions that are taken together by lists, in several rows where rows are short.
 _TOGETHER = 16
-# The weights of a kernel row and a chunk of input channels are to stay in a core's first cache.
+# The weights of a kernel row and a chunk of input channels are to stay near; smaller chunks would make lists too short.
 _CHUNK_BYTES = 96 * 2**10
 # The weights of one block are to stay in a core's second cache.
 _BLOCK_BYTES = 640 * 2**10
@@ -124,9 +122,7 @@ class Blocks:
     @property
     def tile(self) -> int:
         """How many positions that lie side by side are taken together: as many as keep the sums of tables in registers."""
-        if self.tabled:
-            return _TILE if self.width == _TABLED_LANES else _TILE // 2
-        return min(_TILE // 2, _LISTED // self.width)
+        return _TILE if self.width == _TABLED_LANES else _TILE // 2
 
     @classmethod
     @cache
