@@ -274,8 +274,8 @@ def _chunk_of(inputs: int, each: int) -> int:
 
 
 def _by_chunk(values: Tensor, chunk: int) -> Tensor:
-    """`[kernel rows, chunks, kernel columns, inputs of a chunk, width]`, flat, of values `[kernel columns, kernel rows, inputs,
-    width]`."""
+    """`[kernel rows, chunks, kernel columns, inputs of a chunk, width]`, flat, of values
+    `[kernel columns, kernel rows, inputs, width]`."""
     return torch.cat([part.transpose(0, 1).flatten(1) for part in values.split(chunk, 2)], 1).flatten()
 
 

@@ -36,8 +36,8 @@ from casc_core.reporting.series import zero_padded
 
 # Below so many entries of trains the lists are short, however much spikes.
 _WORTH_A_LOOK = 100_000
-# Nanoseconds, measured: what a position reads of a kernel row by lists, and where weights are rounded; an entry's weights of
-# 32 outputs; a table's row of 16.
+# Nanoseconds, measured: what a position reads of a kernel row by lists, and where weights are rounded; an entry's weights
+# of 32 outputs; a table's row of 16.
 _LIST_COST, _ROUNDED_LIST_COST, _ENTRY_COST, _TABLE_COST = 20.0, 30.0, 0.15, 0.5
 # Of sums that float64 holds in whole units.
 _FLOAT64_BITS = 52
