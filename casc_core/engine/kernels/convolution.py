@@ -184,6 +184,11 @@ class PackedConvolution:
         """The first input channel that no block reads."""
         return int((self.low + self.count).max())
 
+    def lists_fit(self, width: int, blocks: Blocks) -> bool:
+        """Whether 32 bits say where the weights of each column lie of a row of so many, if spikes are listed."""
+        column = self.chunk * blocks.width * self.values.element_size()
+        return self.own or blocks.tabled or width * column <= INT32_UNITS
+
     def term(self, train: Tensor, exponent: int, rows: int) -> ctypes.Structure:
         """For the kernel, which takes so many rows of outputs together.
 
@@ -416,6 +421,7 @@ def _check(
         require(numbers == expected, f"weights packed for other blocks: {packed.values.shape}")
         is_tabled = packed.tables is not None
         require(packed.own or is_tabled == blocks.tabled, f"weights packed for {'tables' if is_tabled else 'lists'}")
+        require(packed.lists_fit(train.shape[4], blocks), f"a row of {train.shape[4]}")
         require(0 <= packed.exponent - exponent <= 30, f"a shift of {packed.exponent - exponent}")
     for values in (drive, potential):
         if values is not None:

@@ -405,7 +405,7 @@ class DeferredSum:
         filters = []
         for term, rounding in zip(self.terms, ways, strict=True):
             packed = term.filter.packed(self._peak(term), blocks, rounding, scale)
-            if packed is None or packed.exponent - unit > 30:
+            if packed is None or packed.exponent - unit > 30 or not packed.lists_fit(term.train.shape[4], blocks):
                 return None
             filters.append(packed)
         return _Packed(tuple(filters), unit)

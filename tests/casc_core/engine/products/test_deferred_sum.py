@@ -184,6 +184,15 @@ def test_lists_are_tried_where_tables_have_no_room(monkeypatch):
 
 
 @COMPILED_ONLY
+def test_a_row_may_be_longer_than_lists_can_be():
+    one = term(1, outputs=257, channels=64, kernel=1, steps=1, size=(1, 1))
+    one = replace(one, train=one.train.expand(1, 2, 64, 1, 200_000))
+    neuron = KernelNeuron.spiking(CIF(), [True], None)
+    with kernels.using(COMPILED[-1]):
+        assert currents(one).population(None, -6, 1.0, neuron, 0) is None
+
+
+@COMPILED_ONLY
 @pytest.mark.parametrize("driven", [False, True])
 @pytest.mark.parametrize("outputs", [16, 40])
 def test_channels_of_very_different_weights_are_rounded_each_finely_enough(driven, outputs):
