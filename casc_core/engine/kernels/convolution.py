@@ -33,7 +33,7 @@ _Term = structure(
     (c_void_p, "train"),
     (c_int64, "steps height width channels"),
     (c_void_p, "weights"),
-    (c_int64, "kind block_bytes shift most_in"),
+    (c_int64, "kind block_bytes shift most_in chunk"),
     (c_void_p, "in_lo in_n"),
     (c_int64, "kernel_y kernel_x stride_y stride_x pad_y pad_x dilation_y dilation_x ring"),
     (LeftOutTask, "left_out"),
@@ -45,7 +45,7 @@ _Task = structure(
     "ConvolutionTask",
     (Neurons, "neurons"),
     (c_void_p, "term"),
-    (c_int64, "terms samples out_height out_width outputs bands width tile"),
+    (c_int64, "terms samples out_height out_width outputs bands width tile rows"),
     (c_void_p, "out_lo out_n thresholds drive"),
     (c_int64, "drive_sample drive_channel drive_y drive_x"),
     (c_void_p, "potential"),
@@ -62,13 +62,15 @@ _WIDEST = 128
 _TABLED_LANES = 16
 _WIDEST_TABLED = 64
 _TILE = 16
-# Outputs of a tile by lists: more would not stay in the nearest cache.
-_LISTED = 512
 # Of tables: patterns of four inputs that each spike once, not at all or once back, and rows of a kernel.
 _PATTERNS_OF_FOUR = 81
 _MOST_KERNEL = 16
 # Tables of a convolution at most: more would not stay in the caches.
 _TABLE_BYTES = 2**20
+# Positions that are taken together by lists, in several rows where rows are short.
+_TOGETHER = 16
+# The weights of a kernel row and a chunk of input channels are to stay near; smaller chunks would make lists too short.
+_CHUNK_BYTES = 96 * 2**10
 # The weights of one block are to stay in a core's second cache.
 _BLOCK_BYTES = 640 * 2**10
 # Items of work: enough that threads end at about the same time.
@@ -121,9 +123,7 @@ class Blocks:
     @property
     def tile(self) -> int:
         """How many positions that lie side by side are taken together: as many as keep the sums of tables in registers."""
-        if self.tabled:
-            return _TILE if self.width == _TABLED_LANES else _TILE // 2
-        return min(_TILE // 2, _LISTED // self.width)
+        return _TILE if self.width == _TABLED_LANES else _TILE // 2
 
     @classmethod
     @cache
@@ -155,10 +155,11 @@ class PackedConvolution:
     """Weights of a convolution in units of `2**exponent`, the coarsest grid they are on, for some blocks of outputs.
 
     Attributes:
-        values: `[blocks, taps, inputs of a block, width]` int16 or int32, taps column by column, each block's inputs
-            closely packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
+        values: `[blocks, kernel rows, chunks, kernel columns, inputs of a chunk, width]` int16 or int32, each block's
+            inputs closely packed; where each output has its `own` input channel, `[blocks, taps, width]` int32, row by row.
         tables: `[blocks, taps, quarters, patterns, width]` int32: what every four inputs of a block send in each pattern.
         kind: how they are summed.
+        chunk: the most input channels of a chunk.
         low, count: `[blocks]` int64, the input channels that each block reads.
         left_out: where the units are rounded, what that has left out, `[blocks, width, reads]`.
     """
@@ -172,6 +173,7 @@ class PackedConvolution:
     left_out: LeftOut | None = None
     tables: Tensor | None = None
     own: bool = False
+    chunk: int = 1
 
     @cached_property
     def most_in(self) -> int:
@@ -183,8 +185,18 @@ class PackedConvolution:
         """The first input channel that no block reads."""
         return int((self.low + self.count).max())
 
-    def term(self, shape: Sequence[int], exponent: int) -> ctypes.Structure:
-        """For the kernel, but for the train, closely packed; `shape`: samples, height, width, channels of a step."""
+    def lists_fit(self, width: int, blocks: Blocks) -> bool:
+        """Whether 32 bits say where the weights of each column lie of a row of so many, if spikes are listed."""
+        column = self.chunk * blocks.width * self.values.element_size()
+        return self.own or blocks.tabled or width * column <= INT32_UNITS
+
+    def term(self, shape: Sequence[int], exponent: int, rows: int) -> ctypes.Structure:
+        """For the kernel, but for the train, closely packed.
+
+        Args:
+            shape: samples, height, width, channels of a step.
+            rows: of outputs, that the kernel takes together.
+        """
         g, (_, height, width, channels) = self.geometry, shape
         tables: tuple[int | None, ...] = (None, 0, 0, 0)
         if self.tables is not None:
@@ -195,9 +207,9 @@ class PackedConvolution:
             tables = (self.tables.data_ptr(), self.tables[0].nbytes, quarters, padded)
         return _Term(
             None, 0, height, width, channels,
-            self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, self.most_in,
+            self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, self.most_in, self.chunk,
             self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
-            (g.kernel[0] - 1) * g.dilation[0] + 1,
+            (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1,
             NOTHING_LEFT_OUT if self.left_out is None else self.left_out.structure(exponent), self.own, *tables,
         )  # fmt: skip
 
@@ -244,7 +256,7 @@ def pack_convolution(
         return room
 
     left_out = None if rounding is None or rounded is None else rounding.left_out(rounded, peak, by_output)
-    tables = None
+    tables, chunk = None, most
     if own:
         values = torch.zeros(len(blocks.low), taps, blocks.width, dtype=torch.int32, device="cpu")
         for number, (low, size) in enumerate(zip(blocks.low.tolist(), blocks.count.tolist(), strict=True)):
@@ -253,7 +265,25 @@ def pack_convolution(
         values = arranged(units, torch.int32 if kind == WIDE else torch.int16)
         if blocks.tabled:
             tables = _tables(values.view(len(blocks.low), taps, most, blocks.width))
-    return PackedConvolution(values, kind, geometry, exponent, first, count, left_out, tables, own)
+        else:
+            columns = geometry.kernel[1]
+            chunk = _chunk_of(most, columns * values.element_size() * blocks.width)
+            for block, reads in zip(values, count.tolist(), strict=True):
+                by_column = block[: taps * reads * blocks.width].view(columns, -1, reads, blocks.width)
+                by_column.copy_(_by_chunk(by_column, chunk).view_as(by_column))
+    return PackedConvolution(values, kind, geometry, exponent, first, count, left_out, tables, own, chunk)
+
+
+def _chunk_of(inputs: int, each: int) -> int:
+    """Of how many input channels chunks are, all about as large: those of a kernel row take `each` bytes."""
+    chunks = -(-inputs // max(1, _CHUNK_BYTES // each))
+    return min(inputs, _padded(-(-inputs // chunks), 8))
+
+
+def _by_chunk(values: Tensor, chunk: int) -> Tensor:
+    """`[kernel rows, chunks, kernel columns, inputs of a chunk, width]`, flat, of values
+    `[kernel columns, kernel rows, inputs, width]`."""
+    return torch.cat([part.transpose(0, 1).flatten(1) for part in values.split(chunk, 2)], 1).flatten()
 
 
 def _tables(values: Tensor) -> Tensor:
@@ -368,12 +398,13 @@ class _Call:
             _check_exact(p.filters, channels, p.drive, p.potential, exact)
             parts = exact.margin.structure(float(exact.thresholds.max()), 2.0 ** (p.exponent - exact.exponent))
             exactly = (parts, *(address(values) for values in (exact.thresholds, exact.drive, exact.potential)))
-        structures = [packed.term(shape, p.exponent) for packed, shape in zip(p.filters, given, strict=True)]
+        rows = 1 if blocks.tabled or width > blocks.tile else max(1, _TOGETHER // width)
+        structures = [packed.term(shape, p.exponent, rows) for packed, shape in zip(p.filters, given, strict=True)]
         bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
         strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
         task = _Task(
             p.neuron.structure(int(thresholds.max())), None, len(structures), samples, height, width, channels,
-            bands, blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
+            bands, blocks.width, blocks.tile, rows, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
             address(drive), *strides, address(potential), *steps, *exactly, 0, None,
         )  # fmt: skip
         return cls(key, (_Term * len(structures))(*structures), task, len(blocks.low) * samples * bands)
@@ -435,6 +466,7 @@ def _check(population: SpikingPopulation, key: tuple[Sequence[int], ...]) -> Non
         require(numbers == expected, f"weights packed for other blocks: {packed.values.shape}")
         is_tabled = packed.tables is not None
         require(packed.own or is_tabled == blocks.tabled, f"weights packed for {'tables' if is_tabled else 'lists'}")
+        require(packed.lists_fit(plane[1], blocks), f"a row of {plane[1]}")
         require(0 <= packed.exponent - p.exponent <= 30, f"a shift of {packed.exponent - p.exponent}")
     for values in (p.drive, p.potential):
         if values is not None:

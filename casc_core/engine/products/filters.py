@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from casc_core.engine import kernels
+from casc_core.engine.products.even_scale import EvenScale
 from casc_core.engine.products.exact_sums import largest_row
 from casc_core.engine.products.geometry import Geometry
 from casc_core.engine.products.weight_cache import WeightCache
@@ -35,15 +36,21 @@ class Filter:
     cache: WeightCache
 
     def packed(
-        self, peak: int, blocks: kernels.Blocks, rounding: kernels.Rounding | None
+        self, peak: int, blocks: kernels.Blocks, rounding: kernels.Rounding | None, scale: EvenScale | None = None
     ) -> kernels.PackedConvolution | None:
-        """For the compiled kernel, rounded if they are to be; None: its integers might not hold a sum."""
-        key = (peak, rounding, blocks.tabled, blocks.width, *blocks.low.tolist())
-        return self.cache(
-            self.weight,
-            key,
-            lambda: kernels.pack_convolution(self.weight, self.geometry, self.exponent, peak, blocks, rounding),
-        )
+        """For the compiled kernel, by output multiplied and rounded if they are to be; None: its integers might not hold a
+        sum."""
+        key = (peak, rounding, blocks.tabled, blocks.width, *blocks.low.tolist(), scale and scale.key)
+
+        def make() -> kernels.PackedConvolution | None:
+            weight = self._of_outputs(scale)
+            return kernels.pack_convolution(weight, self.geometry, self.exponent, peak, blocks, rounding)
+
+        return self.cache(self.weight, key, make)
+
+    def _of_outputs(self, scale: EvenScale | None) -> Tensor:
+        """The weights, multiplied by output."""
+        return self.weight if scale is None else self.weight.double() * scale.factors[:, None, None, None]
 
     def currents(self, dtype: torch.dtype) -> kernels.CurrentWeights:
         """For the kernel that writes currents in this type."""
@@ -60,10 +67,15 @@ class Filter:
         """Whether each output has one input channel, that of its number."""
         return kernels.is_own(self.weight, self.geometry)
 
+    def narrow_exponent(self, scale: EvenScale) -> int:
+        """The finest grid on which int16 holds the weights, by output multiplied and rounded."""
+        key = "narrow", scale.key
+        return self.cache(self.weight, key, lambda: kernels.narrow_exponent(self._of_outputs(scale)))
+
     @property
-    def narrow_exponent(self) -> int:
-        """The finest grid on which int16 holds the weights, rounded."""
-        return self.cache(self.weight, "narrow", lambda: kernels.narrow_exponent(self.weight))
+    def reaches(self) -> Tensor:
+        """`[O]`: the sum of magnitudes of each output's weights."""
+        return self.cache(self.weight, "reaches", lambda: self.weight.double().abs().flatten(1).sum(1))
 
     @cached_property
     def outputs(self) -> int:

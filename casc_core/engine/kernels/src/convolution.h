@@ -27,14 +27,21 @@ static void NAME(read_keys)(const ConvolutionTerm *term, int64_t samples, int64_
 typedef struct {
     const ConvolutionTask *task;
     InputRow *ring; /* of each term */
-    Columns columns;
     int64_t sample, block, oy, ox, positions;
     int64_t drive_at, potential_at; /* where those of the row's first position are, if there are any */
-    int32_t *v, *total, *zeros, *thresholds, *drive, *potential, *current; /* [tile, width] */
+    int32_t *v, *total, *zeros, *thresholds, *drive, *potential; /* [tile, width] */
+    int32_t *spare_current, *current; /* [tile, width]; where the currents of this step are */
+    /* What spikes by lists send to the tile, [rows, listed_steps, tile, width], and by how much their sums grow there, in half units of
+       error; whether any does. */
+    int32_t *listed;
+    int64_t *brought, listed_steps, row; /* `row`: which of those is taken now */
+    int8_t *heard;
+    NAME(Piece) *piece; /* [listed_steps, tile] */
     int8_t *near, *spare;
     int64_t *received; /* [tile]: the error that spikes have brought, in half units */
     int8_t *arrived, *quiet; /* [tile]: whether anything has at this step; whether nothing has spiked at the one before */
     int16_t *sums;           /* [width, inputs] of a row that is read */
+    int64_t *grown;          /* [width] */
     int16_t *seen, *counts;  /* how often inputs have spiked: those that the tile reads; those of one position, as rows are numbered */
     int64_t known;           /* of how many steps those have been counted */
     int8_t *out_row;         /* [capacity, out_width, width] */
@@ -142,24 +149,24 @@ static void NAME(decide)(NAME(Tile) *at, int64_t p, int64_t step, int8_t *fired)
 /* Room for a tile. Returns whether there was memory. */
 static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     const int64_t tile = task->tile, lanes = tile * task->width;
-    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, across = 0, entries = 0, kernel = 0;
+    int64_t rings = 0, counted = 0, seen = 0, rows = 0, sums = 0, listed_steps = 0, columns = 0;
     for (int64_t t = 0; t < task->terms; t++) {
         const ConvolutionTerm *term = task->term + t;
         rings += term->ring;
         counted += term->left_out.reads;
         seen += NAME(seen_of)(task, term);
-        rows += term->ring * (8 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 8 * marks_of_term(term) + 96);
-        const int64_t columns = across_of(term, tile), room = columns_of(term, columns);
-        across = columns > across ? columns : across;
-        kernel = term->kernel_y > kernel ? term->kernel_y : kernel;
-        entries = room > entries ? room : entries;
+        rows += term->ring * (4 * starts_of(term) + 8 * growths_of(task, term) + 6 * entries_of(term) + 2 * keys_of_term(term) +
+                              8 * marks_of_term(term) + 96);
+        if (is_listed(term) && term->steps > listed_steps) listed_steps = term->steps;
+        columns = term->width > columns ? term->width : columns;
         sums = term->width * term->most_in > sums ? term->width * term->most_in : sums;
     }
-    const int64_t out_row = task->capacity * task->out_width * task->width;
+    const int64_t out_row = task->capacity * task->out_width * task->width, listed = task->rows * listed_steps * tile;
     char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(InputRow) + rows + 30 * lanes + 2 * (counted + seen + sums) +
-                                         8 * across + 16 * kernel + 6 * entries + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
+                                         (4 * task->width + 9) * listed + 8 * columns +
+                                         (int64_t)sizeof(NAME(Piece)) * listed_steps * tile + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
     if (!next) return 0;
-    *at = (NAME(Tile)){.task = task, .memory = next};
+    *at = (NAME(Tile)){.task = task, .listed_steps = listed_steps, .memory = next};
 #define TAKE(pointer, n)                                                                                              \
     pointer = (void *)next;                                                                                           \
     next += ((int64_t)(n) * (int64_t)sizeof(*(pointer)) + 15) / 16 * 16;
@@ -170,18 +177,17 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     TAKE(at->thresholds, lanes)
     TAKE(at->drive, lanes)
     TAKE(at->potential, lanes)
-    TAKE(at->current, lanes)
+    TAKE(at->spare_current, lanes)
+    TAKE(at->listed, listed * task->width)
+    TAKE(at->brought, listed)
+    TAKE(at->heard, listed)
+    TAKE(at->piece, listed_steps * tile)
+    TAKE(at->grown, columns)
     TAKE(at->near, lanes)
     TAKE(at->spare, lanes)
     TAKE(at->received, tile)
     TAKE(at->arrived, tile)
     TAKE(at->quiet, tile)
-    TAKE(at->columns.row, kernel)
-    TAKE(at->columns.ky, kernel)
-    TAKE(at->columns.start, across + 1)
-    TAKE(at->columns.growth, across)
-    TAKE(at->columns.entry, entries)
-    TAKE(at->columns.spike, entries)
     TAKE(at->sums, sums)
     TAKE(at->seen, seen)
     TAKE(at->counts, counted)
@@ -192,7 +198,7 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
         for (int64_t k = 0; k < term->ring; k++, r++) {
             InputRow *row = at->ring + r;
             TAKE(row->start, starts_of(term))
-            TAKE(row->growth, starts_of(term))
+            TAKE(row->growth, growths_of(task, term))
             TAKE(row->entry, entries_of(term))
             TAKE(row->spike, entries_of(term))
             TAKE(row->key, keys_of_term(term))
@@ -207,13 +213,13 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     return 1;
 }
 
-/* Reads the input rows that a row of outputs needs. */
-static void NAME(read_rows)(NAME(Tile) *at) {
+/* Reads the input rows that output row `oy` needs. */
+static void NAME(read_rows)(NAME(Tile) *at, int64_t oy) {
     InputRow *ring = at->ring;
     for (int64_t t = 0; t < at->task->terms; ring += at->task->term[t++].ring) {
         const ConvolutionTerm *term = at->task->term + t;
         for (int64_t ky = 0; ky < term->kernel_y; ky++) {
-            const int64_t y = input_row(term, at->oy, ky);
+            const int64_t y = input_row(term, oy, ky);
             InputRow *row = ring + (y < 0 ? 0 : y) % term->ring;
             if (y < 0 || row->y == y) continue;
             row->y = y;
@@ -221,7 +227,10 @@ static void NAME(read_rows)(NAME(Tile) *at) {
             if (term->tables)
                 NAME(read_keys)(term, at->task->samples, at->sample, y, low, n, 4 * (int32_t)at->task->width, row);
             else if (is_listed(term))
-                NAME(read_lists)(term, (const uint8_t(*)[8])at->ones, at->task->samples, at->sample, y, low, n, at->sums, row);
+                NAME(read_lists)(term, (const uint8_t(*)[8])at->ones, at->task->samples, at->sample, y, low, n,
+                                 at->task->width * (term->kind == WIDE ? 4 : 2), row);
+            if (growths_of(at->task, term))
+                NAME(read_growth)(term, at->task->samples, at->sample, y, low, n, at->task->out_width, at->sums, at->grown, row);
         }
     }
 }
@@ -275,37 +284,88 @@ static void NAME(receive_own)(NAME(Tile) *at, const ConvolutionTerm *term, int64
         NAME(arrived_everywhere)(at, taps_of(term) * term->left_out.error);
 }
 
-/* The same by lists. */
-static void NAME(receive_listed)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step) {
-    const int64_t width = at->task->width, in_n = term->in_n[at->block], left = at->ox * term->stride_x - term->pad_x;
-    const int64_t across = across_of(term, at->positions), together = term->dilation_x == 1 ? term->kernel_x : 1;
-    const Columns *columns = &at->columns;
-    NAME(join)(term, ring, step, at->oy, left, across, in_n, &at->columns);
-    if (!columns->start[across]) return;
-    for (int64_t p = 0; p < at->positions; p++)
-        for (int64_t kx = 0; kx < term->kernel_x; kx += together) {
-            const int64_t from = p * term->stride_x + kx * term->dilation_x, to = from + together;
-            const uint32_t first = columns->start[from], end = columns->start[to];
-            if (first == end) continue;
-            NAME(add_listed)(term, at->block, columns, first, end, (from - kx) * term->kernel_y * in_n, width,
-                             at->current + p * width);
-            at->arrived[p] = 1;
-            for (int64_t x = from; x < to; x++) at->received[p] += columns->growth[x] * term->left_out.error;
+/* What a chunk of an input row sends to a row of outputs at all steps, by the weights of a kernel row, from column `kx` of the
+   kernel on, `together` of them. */
+static void NAME(receive_chunk)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *row, const uint32_t *start, int64_t n,
+                                const char *weights, int64_t kx, int64_t together, int64_t slot) {
+    const int64_t width = at->task->width, column = n * width * (term->kind == WIDE ? 4 : 2);
+    const int64_t left = at->ox * term->stride_x - term->pad_x + kx * term->dilation_x;
+    int64_t pieces = 0;
+    for (int64_t step = 0; step < term->steps; step++, start += term->width)
+        for (int64_t p = 0; p < at->positions; p++, slot++) {
+            const int64_t x = left + p * term->stride_x, from = x < 0 ? 0 : x;
+            const int64_t to = x + together < term->width ? x + together : term->width;
+            if (from >= to) continue;
+            const uint32_t first = start[from], some = start[to] - first;
+            at->piece[pieces] = (NAME(Piece)){first, some, weights + (kx - x) * column, at->listed + slot * width};
+            pieces += some != 0;
+            at->heard[slot] |= some != 0;
         }
+    NAME(add_listed)(term->kind, width, row, at->piece, pieces, (int)term->shift);
+}
+
+/* By how much the sums of an input row's spikes grow, as a row of outputs sees them. */
+static void NAME(receive_growth)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *row, int64_t slot) {
+    const int64_t *growth = row->growth + at->ox;
+    for (int64_t step = 0; step < term->steps; step++, growth += at->task->out_width, slot += at->positions)
+        for (int64_t p = 0; p < at->positions; p++) at->brought[slot + p] += growth[p];
+}
+
+/* What spikes send to the tile by lists, `rows` rows of it from `oy` on, at all steps. */
+static void NAME(receive_listed)(NAME(Tile) *at, int64_t rows) {
+    const ConvolutionTask *task = at->task;
+    const int64_t each = at->listed_steps * at->positions;
+    if (!each) return;
+    memset(at->listed, 0, (size_t)(rows * each * task->width) * sizeof *at->listed);
+    memset(at->brought, 0, (size_t)(rows * each) * sizeof *at->brought);
+    memset(at->heard, 0, (size_t)(rows * each));
+    const InputRow *ring = at->ring;
+    for (int64_t t = 0; t < task->terms; ring += task->term[t++].ring) {
+        const ConvolutionTerm *term = task->term + t;
+        if (!is_listed(term)) continue;
+        const int64_t in_n = term->in_n[at->block], row_bytes = task->width * (term->kind == WIDE ? 4 : 2);
+        const int64_t together = term->dilation_x == 1 ? term->kernel_x : 1;
+        const char *weights = (const char *)term->weights + at->block * term->block_bytes;
+        for (int64_t ky = 0; ky < term->kernel_y; ky++)
+            for (int64_t low = 0, first = 0; low < in_n; low += term->chunk, first += term->steps * term->width + 1) {
+                const int64_t n = in_n - low < term->chunk ? in_n - low : term->chunk;
+                for (int64_t r = 0; r < rows; r++) {
+                    const int64_t y = input_row(term, at->oy + r, ky);
+                    if (y < 0) continue;
+                    const InputRow *row = ring + y % term->ring;
+                    for (int64_t kx = 0; kx < term->kernel_x; kx += together)
+                        NAME(receive_chunk)(at, term, row, row->start + first, n, weights, kx, together, r * each);
+                    if (!low && term->left_out.error) NAME(receive_growth)(at, term, row, r * each);
+                }
+                weights += term->kernel_x * n * row_bytes;
+            }
+    }
+}
+
+/* Where the currents of a step are that come by lists, if any do; else zeros. */
+static int32_t *NAME(begin_step)(NAME(Tile) *at, int64_t step) {
+    const int64_t positions = at->positions, width = at->task->width;
+    if (step >= at->listed_steps) {
+        memset(at->arrived, 0, (size_t)positions);
+        memset(at->spare_current, 0, (size_t)(positions * width) * sizeof *at->spare_current);
+        return at->spare_current;
+    }
+    const int64_t slot = (at->row * at->listed_steps + step) * positions;
+    memcpy(at->arrived, at->heard + slot, (size_t)positions);
+    for (int64_t p = 0; p < positions; p++) at->received[p] += at->brought[slot + p];
+    return at->listed + slot * width;
 }
 
 /* What arrives at a step. */
 static void NAME(receive_step)(NAME(Tile) *at, int64_t step) {
     const ConvolutionTask *task = at->task;
     const InputRow *ring = at->ring;
-    memset(at->current, 0, (size_t)(at->positions * task->width) * sizeof *at->current);
-    memset(at->arrived, 0, (size_t)at->positions);
+    at->current = NAME(begin_step)(at, step);
     for (int64_t t = 0; t < task->terms; ring += task->term[t++].ring) {
         const ConvolutionTerm *term = task->term + t;
         if (step >= term->steps) continue;
         if (term->tables) NAME(receive_tabled)(at, term, ring, step);
-        else if (term->own) NAME(receive_own)(at, term, step);
-        else NAME(receive_listed)(at, term, ring, step);
+        else if (term->own) NAME(receive_own)(at, term, step); /* what is listed is there */
     }
 }
 
@@ -409,12 +469,15 @@ static int64_t NAME(convolution)(const ConvolutionTask *task, int64_t first, int
                                                            : (int32_t)task->neurons.threshold;
         for (int64_t k = task->width; k < task->tile * task->width; k++) at->thresholds[k] = at->thresholds[k - task->width];
         for (at->oy = from; at->oy < to && needed <= task->capacity; at->oy++) {
-            NAME(read_rows)(at);
+            at->row = (at->oy - from) % task->rows;
+            const int64_t rows = to - at->oy < task->rows ? to - at->oy : task->rows;
+            for (int64_t r = 0; r < rows && !at->row; r++) NAME(read_rows)(at, at->oy + r);
             at->drive_at = at->sample * task->drive_sample + at->oy * task->drive_y;
             at->potential_at = at->sample * task->potential_sample + at->oy * task->potential_y;
             for (at->ox = 0; at->ox < task->out_width; at->ox += at->positions) {
                 const int64_t rest = task->out_width - at->ox;
                 at->positions = rest < task->tile ? rest : task->tile;
+                if (!at->row) NAME(receive_listed)(at, rows);
                 const int64_t steps = NAME(run_tile)(at);
                 needed = steps > needed ? steps : needed;
                 if (steps > task->capacity) break;

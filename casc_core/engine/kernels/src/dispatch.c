@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 33; }
+EXPORT int64_t casc_version(void) { return 34; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -161,6 +161,7 @@ static int fits(int64_t kernel, const void *task) {
         const ConvolutionTask *convolution = (const ConvolutionTask *)task;
         int good = convolution->width > 0 && convolution->width % 16 == 0 && convolution->terms > 0 &&
                    convolution->tile > 0 && convolution->tile <= (convolution->width == 16 ? TILE : TILE / 2) &&
+                   convolution->rows > 0 && (convolution->rows == 1 || convolution->tile >= convolution->out_width) &&
                    convolution->bands > 0 && convolution->samples > 0 && convolution->capacity >= 0 &&
                    !convolution->neurons.levels && whole(convolution->neurons.threshold) && decides(&convolution->exactly);
         for (int64_t t = 0; good && t < convolution->terms; t++) {
@@ -168,7 +169,7 @@ static int fits(int64_t kernel, const void *task) {
             good = (convolution->width % 32 == 0 || !is_listed(term)) &&
                    (!term->tables || (convolution->tile % (TILE / 2) == 0 && term->kernel_y <= MOST_KERNEL &&
                                       term->quarters % 4 == 0 && SILENCE * 4 * convolution->width <= INT16_MAX)) &&
-                   term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31 &&
+                   term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->chunk > 0 && term->shift >= 0 && term->shift < 31 &&
                    kept(&term->left_out) &&
                    (!convolution->exactly.margin ||
                     term->left_out.reads >= term->kernel_y * term->kernel_x * term->most_in);

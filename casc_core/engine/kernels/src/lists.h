@@ -1,6 +1,6 @@
-/* Products of spikes by lists: each row of input positions becomes lists of the channels that spike. At each step a tile joins
-   those of the rows that it reads, column by column, so that what an output position reads is one piece; it adds the rows of
-   weights behind that. */
+/* Products of spikes by lists: each row of input positions becomes lists of the channels that spike, one for each step and column,
+   chunk by chunk of the channels. What an output position reads of a row is one piece of them; the rows of weights behind that are
+   added. Those of a chunk and a kernel row stay in the nearest cache while all positions and steps of a tile add them. */
 
 /* Lists what spikes among `n` channels, which are numbered from `number` on. Returns how many there are; writes up to LIST_ROOM
    entries beyond them. `ones`: as `list_ones` lists them. */
@@ -29,6 +29,18 @@ INLINE uint32_t NAME(list_spikes)(const uint8_t (*ones)[8], const int8_t *in, in
         }
     }
 #else
+#if VECTOR == 256
+    for (; c + 32 <= n; c += 32) {
+        uint32_t bits = ~(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(LOAD(in + c), ZERO()));
+        for (int64_t j = c; j < c + 32; j += 8, bits >>= 8) {
+            const __m128i places = _mm_loadl_epi64((const __m128i *)ones[bits & 255]);
+            const __m128i spikes = _mm_shuffle_epi8(_mm_loadl_epi64((const __m128i *)(in + j)), places);
+            STORE(entry + count, _mm256_add_epi32(_mm256_cvtepu8_epi32(places), EACH_PAIR(number + (int32_t)j)));
+            _mm_storeu_si128((__m128i *)(spike + count), _mm_cvtepi8_epi16(spikes));
+            count += (uint32_t)__builtin_popcount(bits & 255);
+        }
+    }
+#endif
     static const int8_t nothing[8];
     for (; c + 8 <= n; c += 8) {
         uint64_t eight;
@@ -59,95 +71,94 @@ INLINE int32_t NAME(grow)(int64_t n, const int8_t *restrict in, int16_t *restric
     return growth;
 }
 
-/* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1; what is rounded needs to know
-   how sums of spikes grow, which takes `sums` [width, in_n]. */
+/* Fills the lists of input row `y` with what spikes among the channels in_lo .. in_lo + in_n - 1. An entry is where the row of
+   weights lies that is behind it, in bytes from those of column 0. */
 static void NAME(read_lists)(const ConvolutionTerm *term, const uint8_t (*ones)[8], int64_t samples, int64_t sample, int64_t y,
-                             int64_t in_lo, int64_t in_n, int16_t *sums, InputRow *row) {
-    uint32_t count = 0;
-    const int64_t width = term->width;
-    const int is_rounded = term->left_out.error != 0;
-    if (is_rounded) memset(sums, 0, (size_t)(width * in_n) * sizeof *sums);
-    const int64_t next = samples * term->height * width * term->channels;
-    for (int64_t step = 0; step < term->steps; step++) {
-        const int8_t *in = term->train + step * next + (sample * term->height + y) * width * term->channels + in_lo;
-        const int is_ahead = step + 2 < term->steps;
-        for (int64_t x = 0; x < width; x++, in += term->channels) {
-            if (is_ahead) /* steps lie far apart */
-                for (int64_t byte = 0; byte < in_n; byte += 64) __builtin_prefetch(in + 2 * next + byte);
-            row->start[step * width + x] = count;
-            count += NAME(list_spikes)(ones, in, in_n, (int32_t)(x * in_n), row->entry + count, row->spike + count);
-            if (is_rounded) row->growth[step * width + x] = NAME(grow)(in_n, in, sums + x * in_n);
-        }
-    }
-    row->start[term->steps * width] = count;
-}
-
-/* Joins the lists of the rows that output row `oy` reads at a step, from input column `left` on, `across` of them: entry
-   (x, ky, channel) has the number (x * kernel_y + ky) * in_n + channel. Rows of weights are added in pairs, so the list of a column
-   is of even length: no spike may be its last. */
-static void NAME(join)(const ConvolutionTerm *term, const InputRow *ring, int64_t step, int64_t oy, int64_t left, int64_t across,
-                       int64_t in_n, Columns *columns) {
-    const int64_t width = term->width, kernel_y = term->kernel_y;
-    const int is_rounded = term->left_out.error != 0;
-    uint32_t count = 0;
-    int64_t rows = 0;
-    for (int64_t ky = 0; ky < kernel_y; ky++) {
-        const int64_t y = input_row(term, oy, ky);
-        if (y < 0) continue;
-        columns->row[rows] = ring + y % term->ring, columns->ky[rows++] = ky;
-    }
-    for (int64_t x = 0; x < across; x++) {
-        columns->start[x] = count, columns->growth[x] = 0;
-        if (left + x < 0 || left + x >= width) continue;
-        const int64_t at = step * width + left + x;
-        for (int64_t r = 0; r < rows; r++) {
-            const InputRow *row = columns->row[r];
-            const uint32_t first = row->start[at], n = row->start[at + 1] - first;
-            const int32_t by = (int32_t)((x * kernel_y + columns->ky[r] - left - x) * in_n);
-            const int32_t *from = row->entry + first;
-            int32_t *to = columns->entry + count;
-            for (int64_t i = 0; i < n; i += LIST_ROOM) { /* beyond the end, where any number may be */
-#if VECTOR
-                for (int64_t k = i; k < i + LIST_ROOM; k += WORD_LANES / 2)
-                    STORE(to + k, ADD32(LOAD(from + k), EACH_PAIR(by)));
-#else
-                for (int64_t k = i; k < i + LIST_ROOM; k++) to[k] = (int32_t)((uint32_t)from[k] + (uint32_t)by);
-#endif
-                memcpy(columns->spike + count + i, row->spike + first + i, LIST_ROOM * sizeof *row->spike);
+                             int64_t in_lo, int64_t in_n, int64_t row_bytes, InputRow *row) {
+    const int64_t width = term->width, steps = term->steps, next = samples * term->height * width * term->channels;
+    const int8_t *first = term->train + (sample * term->height + y) * width * term->channels + in_lo;
+    uint32_t *start = row->start, count = 0;
+    for (int64_t low = 0; low < in_n; low += term->chunk, start++) {
+        const int64_t n = in_n - low < term->chunk ? in_n - low : term->chunk;
+        const uint32_t from = count;
+        for (int64_t step = 0; step < steps; step++) {
+            const int8_t *in = first + step * next + low;
+            const int is_ahead = step + 2 < steps;
+            for (int64_t x = 0; x < width; x++, in += term->channels) {
+                if (is_ahead) /* steps lie far apart */
+                    for (int64_t byte = 0; byte < n; byte += 64) __builtin_prefetch(in + 2 * next + byte);
+                *start++ = count;
+                count += NAME(list_spikes)(ones, in, n, (int32_t)(x * n), row->entry + count, row->spike + count);
             }
-            count += n;
-            if (is_rounded) columns->growth[x] += row->growth[at];
         }
-        columns->entry[count] = (int32_t)(x * kernel_y * in_n), columns->spike[count] = 0;
-        count += count & 1;
+        *start = count;
+        for (uint32_t i = from; i < count; i++) row->entry[i] *= (int32_t)row_bytes;
     }
-    columns->start[across] = count;
+}
+
+/* How the sums of spikes of an input row grow, as what is rounded needs to know. It takes `sums` [width, in_n], `grown` [width]. */
+static void NAME(read_growth)(const ConvolutionTerm *term, int64_t samples, int64_t sample, int64_t y, int64_t in_lo, int64_t in_n,
+                              int64_t out_width, int16_t *sums, int64_t *grown, InputRow *row) {
+    const int64_t width = term->width, next = samples * term->height * width * term->channels;
+    const int8_t *in = term->train + (sample * term->height + y) * width * term->channels + in_lo;
+    int64_t *growth = row->growth;
+    memset(sums, 0, (size_t)(width * in_n) * sizeof *sums);
+    memset(growth, 0, (size_t)(term->steps * out_width) * sizeof *growth);
+    for (int64_t step = 0; step < term->steps; step++, in += next, growth += out_width) {
+        for (int64_t x = 0; x < width; x++)
+            grown[x] = NAME(grow)(in_n, in + x * term->channels, sums + x * in_n) * term->left_out.error;
+        for (int64_t kx = 0; kx < term->kernel_x; kx++)
+            for (int64_t ox = 0, x = kx * term->dilation_x - term->pad_x; ox < out_width; ox++, x += term->stride_x)
+                if (x >= 0 && x < width) growth[ox] += grown[x];
+    }
 }
 
 #if VECTOR
-/* to += the weights behind entries from `first` to before `end`, shifted: of `lanes` outputs, whose sums stay in registers. Weights
-   are of this kind, the rows `row_bytes` apart. */
-INLINE void NAME(add_entries)(const int lanes, const int kind, const char *weights, int64_t row_bytes, const Columns *columns,
-                              uint32_t first, uint32_t end, int shift, int32_t *to) {
-    enum { HALF = WORD_LANES / 2, MOST = LISTED_LANES / HALF, BYTES = VECTOR / 8 };
+/* sum, high += two rows of int16 weights times a pair of factors. The rows are interleaved: one instruction multiplies both and
+   adds them. */
+INLINE void NAME(add_pair)(const int words, const char *one, const char *other, int32_t factors, WORD *sum, WORD *high) {
+    const WORD pair = EACH_PAIR(factors);
+    for (int w = 0; w < words; w++) {
+        const WORD x = LOAD(one + VECTOR / 8 * w), y = LOAD(other + VECTOR / 8 * w);
+        ADD_PRODUCTS(sum[w], high[w], x, y, pair);
+    }
+}
+
+/* to += the weights behind `n` entries, shifted: of `lanes` outputs, whose sums stay in registers. Weights are of this kind. */
+INLINE void NAME(add_entries)(const int lanes, const int kind, const char *weights, const int32_t *entry, const int16_t *spike,
+                              int64_t n, int shift, int32_t *to) {
+    enum { HALF = WORD_LANES / 2, MOST = LISTED_LANES / HALF, BYTES = VECTOR / 8, AT_ONCE = 4 };
     const int words = lanes / (kind == WIDE ? HALF : WORD_LANES);
-    const int32_t *entry = columns->entry;
-    const int16_t *spike = columns->spike;
     WORD sum[MOST], high[MOST];
     for (int w = 0; w < words; w++) sum[w] = high[w] = ZERO();
     int32_t ones = 0;
-    for (uint32_t i = first; i < end; i += kind == SUMS32 ? 2 : 1) {
-        const char *row = weights + entry[i] * row_bytes;
-        if (kind == SUMS32) { /* two rows are interleaved: one instruction multiplies both and adds them */
-            const char *next = weights + entry[i + 1] * row_bytes;
-            int32_t pair;
-            memcpy(&pair, spike + i, sizeof pair);
-            const WORD factors = EACH_PAIR(pair);
-            for (int w = 0; w < words; w++) {
-                const WORD x = LOAD(row + BYTES * w), y = LOAD(next + BYTES * w);
-                ADD_PRODUCTS(sum[w], high[w], x, y, factors);
-            }
-        } else if (kind == SUMS16) {
+    int64_t i = 0;
+    if (kind == SUMS32) {
+        /* Where there are few sums, they would wait for each other: they are taken by two. */
+        const int other = VECTOR == 512 && lanes <= 64 ? words : 0;
+        for (int w = 0; w < other; w++) sum[other + w] = high[other + w] = ZERO();
+        int32_t pair[2];
+        for (; i + AT_ONCE <= n; i += AT_ONCE) {
+            memcpy(pair, spike + i, sizeof pair);
+            NAME(add_pair)(words, weights + entry[i], weights + entry[i + 1], pair[0], sum, high);
+            NAME(add_pair)(words, weights + entry[i + 2], weights + entry[i + 3], pair[1], sum + other, high + other);
+        }
+        const int64_t rest = n - i;
+        if (rest) { /* behind the last there is nothing */
+            uint64_t some;
+            memcpy(&some, spike + i, sizeof some);
+            some &= ((uint64_t)1 << 16 * rest) - 1;
+            const char *one = weights + entry[i], *two = rest > 1 ? weights + entry[i + 1] : one;
+            NAME(add_pair)(words, one, two, (int32_t)some, sum, high);
+            const char *three = rest > 2 ? weights + entry[i + 2] : one;
+            if (rest > 2) NAME(add_pair)(words, three, three, (int32_t)(some >> 32), sum + other, high + other);
+        }
+        for (int w = 0; w < other; w++)
+            sum[w] = ADD32(sum[w], sum[other + w]), high[w] = ADD32(high[w], high[other + w]);
+    }
+    for (; i < n && kind != SUMS32; i++) {
+        const char *row = weights + entry[i];
+        if (kind == SUMS16) {
             const WORD factor = EACH(spike[i]);
             for (int w = 0; w < words; w++) sum[w] = ADD16(sum[w], TIMES16(LOAD(row + BYTES * w), factor));
         } else if (spike[i] == 1 || spike[i] == -1) { /* -x is ~x + 1 */
@@ -173,43 +184,54 @@ INLINE void NAME(add_entries)(const int lanes, const int kind, const char *weigh
     }
 }
 
-/* The same of as many outputs as registers hold. Returns how many those were. */
-#define OF_KIND(lanes)                                                                                                \
-    switch (kind) {                                                                                                   \
-        case SUMS16: NAME(add_entries)(lanes, SUMS16, weights, row_bytes, columns, first, end, shift, to); break;     \
-        case SUMS32: NAME(add_entries)(lanes, SUMS32, weights, row_bytes, columns, first, end, shift, to); break;     \
-        default: NAME(add_entries)(lanes, WIDE, weights, row_bytes, columns, first, end, shift, to); break;           \
-    }                                                                                                                 \
-    return lanes;
-static int64_t NAME(add_some)(int64_t kind, int64_t lanes, const char *weights, int64_t row_bytes, const Columns *columns,
-                              uint32_t first, uint32_t end, int shift, int32_t *to) {
-#if LISTED_LANES == 128
-    if (lanes >= 128) { OF_KIND(128) }
-#endif
-    if (lanes >= 64) { OF_KIND(64) }
-    OF_KIND(32)
-}
-#undef OF_KIND
 #endif
 
-/* to [width] += the weights behind entries from `first` to before `end`, shifted; row 0 of the weights is behind entry `base`. */
-static void NAME(add_listed)(const ConvolutionTerm *term, int64_t block, const Columns *columns, uint32_t first, uint32_t end,
-                             int64_t base, int64_t width, int32_t *to) {
-    const int64_t size = term->kind == WIDE ? 4 : 2;
-    const char *weights = (const char *)term->weights + block * term->block_bytes - base * width * size;
+/* What an output position reads of a chunk of an input row at a step: `n` entries from `first` on; and where the sums go, in outputs. */
+typedef struct {
+    uint32_t first, n;
+    const char *weights;
+    int32_t *to;
+} NAME(Piece);
+
+/* Adds the weights behind `n` pieces, of `lanes` outputs from `lane` on. */
+INLINE void NAME(add_pieces)(const int lanes, const int kind, int64_t lane, const InputRow *row, const NAME(Piece) *piece, int64_t n,
+                             int shift) {
+    const int64_t size = kind == WIDE ? 4 : 2;
+    for (int64_t i = 0; i < n; i++) {
+        const char *weights = piece[i].weights + lane * size;
+        const int32_t *entry = row->entry + piece[i].first;
+        const int16_t *spike = row->spike + piece[i].first;
+        int32_t *to = piece[i].to + lane;
 #if VECTOR
-    for (int64_t lane = 0, now; lane < width; lane += now)
-        now = NAME(add_some)(term->kind, width - lane, weights + lane * size, width * size, columns, first, end, (int)term->shift,
-                             to + lane);
+        NAME(add_entries)(lanes, kind, weights, entry, spike, piece[i].n, shift, to);
 #else
-    for (uint32_t i = first; i < end; i++) {
-        /* Unsigned, because a sum may wrap around on the way to a result that fits. */
-        const uint32_t factor = (uint32_t)(int32_t)columns->spike[i];
-        const char *row = weights + columns->entry[i] * width * size;
-        for (int64_t k = 0; k < width; k++) {
-            const int32_t weight = size == 4 ? ((const int32_t *)row)[k] : ((const int16_t *)row)[k];
-            to[k] = (int32_t)((uint32_t)to[k] + (factor * (uint32_t)weight << term->shift));
+        for (uint32_t e = 0; e < piece[i].n; e++) {
+            /* Unsigned, because a sum may wrap around on the way to a result that fits. */
+            const uint32_t factor = (uint32_t)(int32_t)spike[e];
+            const char *from = weights + entry[e];
+            for (int k = 0; k < lanes; k++) {
+                const int32_t weight = size == 4 ? ((const int32_t *)from)[k] : ((const int16_t *)from)[k];
+                to[k] = (int32_t)((uint32_t)to[k] + (factor * (uint32_t)weight << shift));
+            }
         }
-    }
 #endif
+    }
 }
+
+/* The same of all outputs, as many at a time as registers hold. */
+#define OF_KIND(lanes)                                                                                                \
+    switch (kind) {                                                                                                   \
+        case SUMS16: NAME(add_pieces)(lanes, SUMS16, lane, row, piece, n, shift); break;                              \
+        case SUMS32: NAME(add_pieces)(lanes, SUMS32, lane, row, piece, n, shift); break;                              \
+        default: NAME(add_pieces)(lanes, WIDE, lane, row, piece, n, shift); break;                                    \
+    }                                                                                                                 \
+    lane += lanes;
+static void NAME(add_listed)(int64_t kind, int64_t width, const InputRow *row, const NAME(Piece) *piece, int64_t n, int shift) {
+    int64_t lane = 0;
+#if LISTED_LANES == 128
+    while (width - lane >= 128) { OF_KIND(128) }
+#endif
+    while (width - lane >= 64) { OF_KIND(64) }
+    while (lane < width) { OF_KIND(32) }
+}
+#undef OF_KIND

@@ -178,14 +178,14 @@ typedef struct {
 } GatedTask;
 
 /* One convolution of a train [steps, samples, height, width, channels] int8 on its way to a population. For each block of
-   output channels, weights [kernel_x, kernel_y, in_n[block], width of a block], `block_bytes` apart, read the channels from
-   in_lo[block] on, at most `most_in` of them. A product times 2**shift is in the population's unit. `ring`: input rows
-   that an output row spans. */
+   output channels, weights, `block_bytes` apart, read the channels from in_lo[block] on, at most `most_in` of them, in chunks of
+   `chunk`: [kernel_y, chunks, kernel_x, channels of a chunk, width of a block]. A product times 2**shift is in the population's
+   unit. `ring`: input rows that the output rows of a tile span. */
 typedef struct {
     const int8_t *train;
     int64_t steps, height, width, channels;
     const void *weights;
-    int64_t kind, block_bytes, shift, most_in;
+    int64_t kind, block_bytes, shift, most_in, chunk;
     const int64_t *in_lo, *in_n;
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, ring;
     LeftOut left_out; /* of the first block, those of the next behind it; `width` outputs each */
@@ -199,13 +199,12 @@ static int64_t taps_of(const ConvolutionTerm *term) { return term->kernel_y * te
 /* Whether what spikes is listed. */
 static int is_listed(const ConvolutionTerm *term) { return !term->own && !term->tables; }
 
-/* Numbers of room that lists and keys of an input row take, and the entries of `across` columns. */
-static int64_t starts_of(const ConvolutionTerm *term) { return is_listed(term) ? term->steps * term->width + 1 : 0; }
+/* Numbers of room that lists and keys of an input row take. */
+static int64_t starts_of(const ConvolutionTerm *term) {
+    return is_listed(term) ? (term->steps * term->width + 1) * ((term->most_in + term->chunk - 1) / term->chunk) : 0;
+}
 static int64_t entries_of(const ConvolutionTerm *term) {
     return is_listed(term) ? term->steps * term->width * term->most_in + LIST_ROOM : 0;
-}
-static int64_t columns_of(const ConvolutionTerm *term, int64_t across) {
-    return is_listed(term) ? across * (term->kernel_y * term->most_in + 1) + LIST_ROOM : 0;
 }
 /* Keys of a step, and of all; they are marked four by four. */
 static int64_t keys_of_step(const ConvolutionTerm *term) { return term->padded_width * term->quarters; }
@@ -213,27 +212,19 @@ static int64_t keys_of_term(const ConvolutionTerm *term) { return term->tables ?
 static int64_t marks_of_step(const ConvolutionTerm *term) { return keys_of_step(term) / 4 / 64 + 1; }
 static int64_t marks_of_term(const ConvolutionTerm *term) { return term->tables ? term->steps * marks_of_step(term) : 0; }
 
-/* One row of input positions, as a term reads it. Its lists: entries of (step, x) lie from start[step * width + x] on, each the
-   number of a channel, x * in_n + channel, and its spike; the magnitudes of the sums of spikes up to a step grow by `growth` at
-   (step, x). Or keys of tables [step, x with the padding, quarters], and a mark [step, marks_of_step] for every four that are not
-   all of silence. */
+/* One row of input positions, as a term reads it. Its lists: entries of (chunk, step, x) lie from
+   start[chunk * (steps * width + 1) + step * width + x] up to the next; `spike` is what spikes there. The magnitudes of the sums
+   of spikes up to a step grow by `growth` [steps, out_width] where an output position reads them, in half units of error. Or keys
+   of tables [step, x with the padding, quarters], and a mark [step, marks_of_step] for every four that are not all of silence. */
 typedef struct {
     int64_t y; /* which row it is; -1: none */
     uint32_t *start;
-    int32_t *entry, *growth;
+    int32_t *entry;
+    int64_t *growth;
     int16_t *spike;
     int16_t *key;
     uint64_t *some;
 } InputRow;
-
-/* Lists of the input columns that a tile reads at a step, of all kernel rows together: those `row` that there are, and which. */
-typedef struct {
-    const InputRow **row;
-    int64_t *ky;
-    uint32_t *start;
-    int32_t *entry, *growth;
-    int16_t *spike;
-} Columns;
 
 /* How many input columns `positions` outputs in a row read. */
 static int64_t across_of(const ConvolutionTerm *term, int64_t positions) {
@@ -250,11 +241,11 @@ static int64_t input_row(const ConvolutionTerm *term, int64_t oy, int64_t ky) {
    NULL for none; strides count elements); its potential before the first step likewise. `thresholds` [outputs]: of each
    channel, the largest of which is that of `neurons`; `exact_thresholds` in the finer units, where there are any. Its output
    channels fall into blocks of at most `width`, a multiple of 16, its rows into `bands`, and these into tiles of `tile`
-   positions. */
+   positions in a row; where that is the whole row, `rows` of them are taken together. */
 typedef struct {
     Neurons neurons;
     const ConvolutionTerm *term;
-    int64_t terms, samples, out_height, out_width, outputs, bands, width, tile;
+    int64_t terms, samples, out_height, out_width, outputs, bands, width, tile, rows;
     const int64_t *out_lo, *out_n;
     const int32_t *thresholds, *drive;
     int64_t drive_sample, drive_channel, drive_y, drive_x;
@@ -265,6 +256,11 @@ typedef struct {
     int64_t capacity;
     int8_t *out;
 } ConvolutionTask;
+
+/* Numbers of room that the growth of an input row's sums takes. */
+static int64_t growths_of(const ConvolutionTask *task, const ConvolutionTerm *term) {
+    return is_listed(term) && term->left_out.error ? term->steps * task->out_width : 0;
+}
 
 /* A convolution of levels [samples, height, width, channels] int8 on its way to a population. The levels are copied with
    zeros around them: `columns` of them in a row are read, `pixel` (even) channels each. `weights` int16 [blocks, parts, span / 2,

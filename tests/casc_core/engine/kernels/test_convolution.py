@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,7 @@ from casc_core.engine.kernels.rows import SUMS16, SUMS32, WIDE
 from casc_core.engine.products.geometry import Geometry
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+PACKING = importlib.import_module("casc_core.engine.kernels.convolution")
 SCHEDULES = (WakeSleep(4, 4), WakeSleep(1, 1), WakeSleep(2, 1, 3), WakeSleep(2, 0, 2), Continuous())
 # Output and input channels of one group, and groups.
 CHANNELS = (
@@ -102,12 +106,15 @@ def by_hand(terms, drive, thresholds, neuron, awake, cut):
 
 
 def population(terms, drive, thresholds, neuron, guess):
-    """Its spikes, by lists and, where they can be had, by tables."""
+    """Its spikes, by lists, in chunks of few channels too, and, where they can be had, by tables."""
     outputs, groups = len(terms[0].weight), terms[0].geometry.groups
     ways = [Blocks.of(outputs, groups, terms[0].weight[0].size)]
     if all(kernels.can_be_tabled(torch.tensor(term.weight), term.geometry, term.peak) for term in terms):
         ways.append(Blocks.for_tables(outputs))
     found = [population_of(terms, drive, thresholds, neuron, guess, blocks) for blocks in ways]
+    if any(term.weight.shape[1] > 8 for term in terms):
+        with patch.object(PACKING, "_CHUNK_BYTES", 1):
+            found.append(population_of(terms, drive, thresholds, neuron, guess, ways[0]))
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
     return found[0]
@@ -242,6 +249,18 @@ def test_tiles_reach_every_position(channels, stride, across, share):
         with kernels.using(instructions):
             found = population([term], None, thresholds, KernelNeuron.spiking(CIF(), awake, None), 4)
         np.testing.assert_array_equal(found, by_hand([term], None, thresholds, CIF(), awake, None))
+
+
+def test_chunks_hold_each_input_once():
+    weight = torch.arange(2 * 20 * 2 * 3.0).reshape(2, 20, 2, 3)
+    with patch.object(PACKING, "_CHUNK_BYTES", 3 * 8 * 32 * 2):
+        packed = kernels.pack_convolution(weight, Geometry((2, 3)), 0, 1, Blocks.of(2, 1, 120))
+    rows, first = packed.values.view(2, 20 * 3, 32)[..., :2], 0
+    assert packed.chunk == 8
+    for low, size in ((0, 8), (8, 8), (16, 4)):
+        chunk = rows[:, first : first + 3 * size].view(2, 3, size, 2)
+        assert torch.equal(chunk, weight[:, low : low + size].permute(2, 3, 1, 0).to(chunk.dtype))
+        first += 3 * size
 
 
 def test_what_is_not_tabled():

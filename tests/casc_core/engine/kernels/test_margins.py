@@ -6,7 +6,9 @@ a decision, and many errors of rounding are as large as they may be.
 
 from __future__ import annotations
 
+import importlib
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from casc_core.engine import kernels
 from casc_core.engine.kernels import Blocks, Exact, ExactCurrents, KernelNeuron, Margin, Rounding, Sequences
 from casc_core.engine.products.geometry import Geometry
 
+PACKING = importlib.import_module("casc_core.engine.kernels.convolution")
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 BITS = 3
 FINEST = 2**BITS
@@ -144,14 +147,14 @@ def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold,
 @given(
     seed=SEEDS, instructions=INSTRUCTIONS, neuron=NEURONS, outputs=st.sampled_from((5, 40, 70)), channels=st.integers(1, 9),
     kernel=st.sampled_from(((1, 1), (3, 3), (2, 1), (1, 3))), stride=st.integers(1, 2), dilation=st.integers(1, 2),
-    padding=st.integers(0, 1), own=st.booleans(),
+    padding=st.integers(0, 1), width=st.sampled_from((6, 11)), own=st.booleans(), chunk_bytes=st.sampled_from((1, 2**16)),
 )  # fmt: skip
 def test_windows_of_spikes_and_spikes_taken_back(
-    seed, instructions, neuron, outputs, channels, kernel, stride, dilation, padding, own
+    seed, instructions, neuron, outputs, channels, kernel, stride, dilation, padding, width, own, chunk_bytes
 ):
-    """By lists and by tables; with `own`, a channel of its own for each output besides."""
+    """By lists, in chunks of several sizes, and by tables; with `own`, a channel of its own for each output besides."""
     rng = np.random.default_rng(seed)
-    schedule, size, batch, steps = WakeSleep(4, 4), (5, 11), 2, 6
+    schedule, size, batch, steps = WakeSleep(4, 4), (5, width), 2, 6
     geometry = Geometry(kernel, (stride, stride), (padding,) * 4, (dilation, dilation))
     found_size = geometry.output_size(*size)
     cases = [(drawn(rng, -24, 24, (outputs, channels, *kernel)), geometry, (channels, *size))]
@@ -178,7 +181,7 @@ def test_windows_of_spikes_and_spikes_taken_back(
     caps = [sum(awake[: step + 1]) for step in range(limit)]
     expected = neuron.run(received, caps, thresholds[:, None, None].astype(float))[0]
     for blocks in (Blocks.of(outputs, 1, channels), Blocks.for_tables(outputs)):
-        with kernels.using(instructions):
+        with kernels.using(instructions), patch.object(PACKING, "_CHUNK_BYTES", chunk_bytes):
             packed = [
                 kernels.pack_convolution(torch.tensor(weight / FINEST), g, -BITS, 1, blocks, Rounding(0, -BITS, steps))
                 for weight, g, _ in cases
