@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,6 +91,10 @@ class Fire(Op):
     def prepared(self) -> dict[object, _Prepared]:
         """By what runs make of the neurons: a few of them."""
         return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has tensors of its own, and prepares anew."""
+        return {name: value for name, value in super().__getstate__().items() if name != "prepared"}
 
     def check(self) -> None:
         self.require(self.thresholds is None or bool((self.thresholds > 0).all()), "'thresholds' must be above 0")
