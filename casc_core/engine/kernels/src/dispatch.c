@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 30; }
+EXPORT int64_t casc_version(void) { return 31; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -144,12 +144,14 @@ static int fits(int64_t kernel, const void *task) {
     }
     if (kernel == RECURRENCE) {
         const RecurrenceTask *recurrence = (const RecurrenceTask *)task;
-        return laid_out(&recurrence->weights) && recurrence->weights.rows <= recurrence->weights.stride &&
+        return laid_out(&recurrence->weights) &&
+               (recurrence->weights.rows == recurrence->weights.outputs || recurrence->length <= 1) &&
+               recurrence->weights.outputs <= recurrence->weights.stride && recurrence->thresholds && recurrence->spiking >= 0 &&
                recurrence->length >= 0 && recurrence->arriving >= 0 && recurrence->capacity >= 0 &&
                whole(recurrence->neurons.threshold) && decides(&recurrence->exactly) && recurrence->shift >= 0 &&
                recurrence->shift < 31 &&
                (!recurrence->exactly.margin || (kept(&recurrence->left_out) &&
-                                                recurrence->left_out.reads == recurrence->weights.rows_padded));
+                                                recurrence->left_out.reads == recurrence->weights.rows_padded && recurrence->exact_thresholds));
     }
     if (kernel == GATED) {
         const GatedTask *gated = (const GatedTask *)task;

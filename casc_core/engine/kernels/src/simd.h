@@ -27,6 +27,10 @@
 #undef XOR
 #undef TIMES32
 #undef SHIFTED32
+#undef ABS32
+#undef LEAST32
+#undef SPENT
+#undef COUNTED
 #undef WIDENED
 #undef MASK
 #undef GREATER
@@ -79,6 +83,8 @@
 #define XOR(a, b) _mm512_xor_si512(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm512_sll_epi32(x, _mm_cvtsi32_si128(by))
+#define ABS32(x) _mm512_abs_epi32(x)
+#define LEAST32(a, b) _mm512_min_epi32(a, b)
 #define WIDENED(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define MOST_WORDS 10
 #define LISTED_LANES 128
@@ -105,6 +111,8 @@
 #define XOR(a, b) _mm256_xor_si256(a, b)
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm256_sll_epi32(x, _mm_cvtsi32_si128(by))
+#define ABS32(x) _mm256_abs_epi32(x)
+#define LEAST32(a, b) _mm256_min_epi32(a, b)
 #define WIDENED(p) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define MOST_WORDS 6
 #define LISTED_LANES 64
@@ -133,6 +141,8 @@
 #define XOR(a, b) veorq_s32(a, b)
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
+#define ABS32(x) vabsq_s32(x)
+#define LEAST32(a, b) vminq_s32(a, b)
 #define WIDENED(p) NAME(widened)(p)
 #define MOST_WORDS 10
 #define LISTED_LANES 64
@@ -173,7 +183,9 @@ INLINE WORD NAME(widened)(const int8_t *from) {
 #endif
 
 /* A MASK says of each int32 whether something holds; `&` and `|` join masks. GREATER and, of unsigned numbers, WITHIN (at most)
-   compare; ADD_WHERE(x, mask, y), SUBTRACT_WHERE, ONE_MORE(x, mask) and ONE_LESS change some of x; ANY says whether a mask holds anywhere. */
+   compare; ADD_WHERE(x, mask, y), SUBTRACT_WHERE, ONE_MORE(x, mask) and ONE_LESS change some of x; ANY says whether a mask holds anywhere.
+   SPENT(x, up, down, y) subtracts y from x where `up` holds and adds it where `down` does, COUNTED(x, up, down) adds one and subtracts
+   one; both never hold together. */
 #if VECTOR
 typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #endif
@@ -186,6 +198,8 @@ typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #define ONE_MORE(x, mask) ADD_WHERE(x, mask, _mm512_set1_epi32(1))
 #define ONE_LESS(x, mask) SUBTRACT_WHERE(x, mask, _mm512_set1_epi32(1))
 #define ANY(mask) ((mask) != 0)
+#define SPENT(x, up, down, y) ADD_WHERE(SUBTRACT_WHERE(x, up, y), down, y)
+#define COUNTED(x, up, down) ONE_LESS(ONE_MORE(x, up), down)
 #elif VECTOR
 typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define MASK NAME(Lanes)
@@ -195,9 +209,12 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define SUBTRACT_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) - ((mask) & (NAME(Lanes))(y))))
 #define ONE_MORE(x, mask) ((WORD)((NAME(Lanes))(x) - (mask)))
 #define ONE_LESS(x, mask) ((WORD)((NAME(Lanes))(x) + (mask)))
+#define COUNTED(x, up, down) ((WORD)((NAME(Lanes))(x) + ((down) - (up))))
 #if VECTOR == 256
+#define SPENT(x, up, down, y) ((WORD)((NAME(Lanes))(x) - (NAME(Lanes))_mm256_sign_epi32((WORD)(y), (WORD)((down) - (up)))))
 #define ANY(mask) (!_mm256_testz_si256((WORD)(mask), (WORD)(mask)))
 #else
+#define SPENT(x, up, down, y) vmlsq_s32(x, (WORD)(y), (WORD)((down) - (up)))
 #define ANY(mask) (vmaxvq_u32((uint32x4_t)(mask)) != 0)
 #endif
 #endif
