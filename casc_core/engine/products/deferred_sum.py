@@ -16,6 +16,7 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
+from casc_core.engine.products.connected import connected_population
 from casc_core.engine.products.filters import Filter, by_channel, identity
 from casc_core.engine.products.input_product import ConvolutionSums
 from casc_core.engine.signal import (
@@ -258,6 +259,15 @@ class DeferredSum:
         thresholds = along(threshold, self.size, 1)
         if thresholds is None:
             return None
+        if self._is_connected:
+            train = self.terms[0].train[..., 0, 0]
+            begins = None if potential is None else along(potential, self.size, 1)
+            if potential is None or begins is not None:
+                spikes = connected_population(
+                    self.terms[0].filter, train, drive, exponent, thresholds, neuron, guess, begins, units
+                )
+                if spikes is not None:
+                    return spikes
         lowest = float(thresholds.min())
         for blocks in self._ways():
             packed = (
@@ -291,6 +301,11 @@ class DeferredSum:
             exact,
         )
         return without_plane(spikes, self.dims)
+
+    @property
+    def _is_connected(self) -> bool:
+        """Whether it is what one map makes of spikes, without positions."""
+        return self.dims == 0 and len(self.terms) == 1 and self._peak(self.terms[0]) == 1
 
     @property
     def are_levels(self) -> bool:
