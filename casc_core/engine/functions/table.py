@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MethodDescriptorType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,21 +62,34 @@ class _Method:
         return getattr(x, self.name)(*args, **kwargs)
 
 
+# What torch moves whatever its type.
+_OF_ANY_TYPE = {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle"}
+
+
 @dataclass(frozen=True)
-class _ByValue:
-    """A rearrangement that torch knows for floating point alone; whole numbers up to 2**53 go through it and back."""
+class _Rearrangement:
+    """A function of `torch.nn.functional` that moves entries. Where torch knows it for floating point alone, whole numbers
+    up to 2**53 go through that and back, or bytes through those without a sign."""
 
     name: str
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        moved: Tensor = getattr(F, self.name)(x.double(), *args, **kwargs)
-        return moved.to(x.dtype)
+        call = getattr(F, self.name)
+        if x.is_floating_point() or self._takes_any_type(*args, **kwargs):
+            return cast(Tensor, call(x, *args, **kwargs))
+        if self.name == "interpolate" and x.dtype == torch.int8:
+            return cast(Tensor, call(x.view(torch.uint8), *args, **kwargs).view(torch.int8))
+        return cast(Tensor, call(x.double(), *args, **kwargs).to(x.dtype))
+
+    def _takes_any_type(self, *args: Any, **kwargs: Any) -> bool:
+        mode = args[1] if len(args) > 1 else kwargs.get("mode", "constant")
+        return self.name in _OF_ANY_TYPE or (self.name == "pad" and mode == "constant")
 
 
 _OWNERS: Mapping[str, Callable[[str], Callable[..., Any]]] = {
     "Tensor": _Method,
     "torch": lambda name: getattr(torch, name),
-    "F": _ByValue,
+    "F": _Rearrangement,
     "operator": lambda name: getattr(operator, name),
     "math": lambda name: getattr(math, name),
 }

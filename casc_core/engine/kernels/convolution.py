@@ -257,14 +257,14 @@ def pack_convolution(
 
 def _tables(values: Tensor) -> Tensor:
     """`[blocks, taps, quarters, patterns, width]` int32 of weights `[blocks, taps, inputs, width]`: for every four inputs
-    what they send in each pattern, a number in base 3 in which 2 is a spike back."""
+    what they send in each pattern, a number in base 3 with the digits -1, 0 and 1, from the lowest on."""
     blocks, taps, inputs, width = values.shape
     quarters = _padded(-(-inputs // 4), 4)
     padded = values.new_zeros(blocks, taps, 4 * quarters, width)
     padded[:, :, :inputs] = values
     tables = values.new_zeros(blocks, taps, quarters, 1, width)
     for weight in padded.unflatten(2, (quarters, 4)).unbind(3):
-        each = torch.stack([torch.zeros_like(weight), weight, -weight], 3)  # the next digit is worth more
+        each = torch.stack([-weight, torch.zeros_like(weight), weight], 3)  # the next digit is worth more
         tables = (each.unsqueeze(4) + tables.unsqueeze(3)).flatten(3, 4)
     return tables.contiguous()
 

@@ -24,9 +24,9 @@ from casc_core.reporting.series import zero_padded
 SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
 # Signals are multiplied to a common divisor no larger than this.
 LARGEST_COMMON_DIVISOR = 2**20
-# Functions that treat each entry of dimension 0 alike, whatever their arguments.
 # So many of a call's arguments are known again, such as those for several sizes of images.
 _KEPT = 16
+# Functions that treat each entry of dimension 0 alike, whatever their arguments.
 _BY_SAMPLE = {"F.interpolate", "F.pixel_shuffle", "F.pixel_unshuffle", "F.channel_shuffle"}
 
 
@@ -47,7 +47,7 @@ class Layout(Op):
         call = self._rearrangement(args, kwargs)
         sample = call(torch.empty(signal.shape, device="meta")) if self._splits else None
         if sample is None:
-            return signal.map(call, by_sample=self._is_by_sample(*args, **kwargs))
+            return signal.map(call, by_sample=self._is_by_sample(len(signal.shape), *args, **kwargs))
         return tuple(signal.map(partial(_part, call, index)) for index in range(len(sample)))
 
     def follow(self, follower: Follower, signal: Abstract, *args: Any, **kwargs: Any) -> Any:
@@ -70,9 +70,11 @@ class Layout(Op):
             self.rearrangements.clear()
         return self.rearrangements.setdefault(repr((args, kwargs)), made)
 
-    def _is_by_sample(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether a call with these arguments treats each entry of dimension 0 alike."""
+    def _is_by_sample(self, dims: int, *args: Any, **kwargs: Any) -> bool:
+        """Whether a call with these arguments treats each entry of dimension 0 alike, of so many."""
         name = self.settings["function"]
+        if name == "F.pad":
+            return len(args[0] if args else kwargs["pad"]) < 2 * dims
         if name.endswith(".flatten"):
             first = args[0] if args else kwargs.get("start_dim", 0)
             return isinstance(first, int) and first > 0

@@ -6,19 +6,20 @@
 
 /* The keys of input row `y`, of the channels in_lo .. in_lo + in_n - 1, at every step. */
 static void NAME(read_keys)(const ConvolutionTerm *term, int64_t samples, int64_t sample, int64_t y, int64_t in_lo,
-                            int64_t in_n, int64_t row_bytes, uint16_t *key) {
+                            int64_t in_n, int32_t row_bytes, InputRow *to) {
     const int64_t width = term->width, quarters = term->quarters, row = width * term->channels;
+    const int64_t keys = keys_of_step(term);
     const int64_t next = samples * term->height * row;
     const int8_t *in = term->train + (sample * term->height + y) * row + in_lo;
-    key += term->pad_x * quarters;
-    for (int64_t step = 0; step < term->steps; step++, in += next, key += term->padded_width * quarters) {
-        if (step + 2 < term->steps) /* steps lie far apart */
-            for (int64_t byte = 0; byte < row; byte += 64) __builtin_prefetch(in + 2 * next + byte);
+    for (int64_t step = 0; step < term->steps; step++, in += next) {
+        int16_t *key = to->key + step * keys + term->pad_x * quarters;
+        if (step + 4 < term->steps) /* steps lie far apart */
+            for (int64_t byte = 0; byte < row; byte += 64) __builtin_prefetch(in + 4 * next + byte);
         if (in_n == term->channels && in_n == 4 * quarters)
-            NAME(keys_of)(in, row, (uint32_t)row_bytes, key);
+            NAME(keys_of)(in, row, row_bytes, key);
         else
-            for (int64_t x = 0; x < width; x++)
-                NAME(keys_of)(in + x * term->channels, in_n, (uint32_t)row_bytes, key + x * quarters);
+            for (int64_t x = 0; x < width; x++) NAME(keys_of)(in + x * term->channels, in_n, row_bytes, key + x * quarters);
+        NAME(mark_spikes)(to->key + step * keys, keys / 4, to->some + step * marks_of_step(term));
     }
 }
 
@@ -147,7 +148,7 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
         rings += term->ring;
         counted += term->left_out.reads;
         seen += NAME(seen_of)(task, term);
-        rows += term->ring * (8 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 80);
+        rows += term->ring * (8 * starts_of(term) + 6 * entries_of(term) + 2 * keys_of_term(term) + 8 * marks_of_term(term) + 96);
         const int64_t columns = across_of(term, tile), room = columns_of(term, columns);
         across = columns > across ? columns : across;
         kernel = term->kernel_y > kernel ? term->kernel_y : kernel;
@@ -195,6 +196,7 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
             TAKE(row->entry, entries_of(term))
             TAKE(row->spike, entries_of(term))
             TAKE(row->key, keys_of_term(term))
+            TAKE(row->some, marks_of_term(term))
             memset(row->key, 0, (size_t)keys_of_term(term) * sizeof *row->key); /* the padding stays so */
         }
     }
@@ -217,7 +219,7 @@ static void NAME(read_rows)(NAME(Tile) *at) {
             row->y = y;
             const int64_t low = term->in_lo[at->block], n = term->in_n[at->block];
             if (term->tables)
-                NAME(read_keys)(term, at->task->samples, at->sample, y, low, n, 4 * at->task->width, row->key);
+                NAME(read_keys)(term, at->task->samples, at->sample, y, low, n, 4 * (int32_t)at->task->width, row);
             else if (is_listed(term))
                 NAME(read_lists)(term, (const uint8_t(*)[8])at->ones, at->task->samples, at->sample, y, low, n, at->sums, row);
         }
@@ -234,29 +236,6 @@ static void NAME(copy_given)(const NAME(Tile) *at, const int32_t *from, int64_t 
     }
 }
 
-/* Where the keys lie that the tile reads of a term at a step, for each kernel row; NULL where nothing spikes. Returns whether
-   anything does. */
-INLINE int NAME(keys_at)(const NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step,
-                         const uint16_t **key) {
-    const int64_t across = across_of(term, at->positions);
-    int any = 0;
-    for (int64_t ky = 0; ky < term->kernel_y; ky++) {
-        const int64_t y = input_row(term, at->oy, ky);
-        key[ky] = NULL;
-        if (y < 0) continue;
-        const uint16_t *from = ring[y % term->ring].key +
-                               (step * term->padded_width + at->ox * term->stride_x) * term->quarters;
-        uint64_t some = 0;
-        for (int64_t k = 0; k < across * term->quarters; k += 4) {
-            uint64_t four;
-            memcpy(&four, from + k, 8);
-            some |= four;
-        }
-        if (some) key[ky] = from, any = 1;
-    }
-    return any;
-}
-
 /* Notes that something has arrived at all positions, in this many half units of error. */
 INLINE void NAME(arrived_everywhere)(NAME(Tile) *at, int64_t error) {
     for (int64_t p = 0; p < at->positions; p++) at->arrived[p] = 1, at->received[p] += error;
@@ -264,11 +243,28 @@ INLINE void NAME(arrived_everywhere)(NAME(Tile) *at, int64_t error) {
 
 /* current += what spikes of a term at a step send, by tables. */
 static void NAME(receive_tabled)(NAME(Tile) *at, const ConvolutionTerm *term, const InputRow *ring, int64_t step) {
-    const uint16_t *key[MOST_KERNEL];
-    if (!NAME(keys_at)(at, term, ring, step, key)) return;
+    const int16_t *key[MOST_KERNEL]; /* of each kernel row, those that the tile reads; NULL: nothing spikes there */
+    const uint64_t *some[MOST_KERNEL];
+    const int64_t x = at->ox * term->stride_x, fours = term->quarters / 4, all = across_of(term, at->positions) * fours;
+    int64_t spiking = 0;
+    for (int64_t ky = 0; ky < term->kernel_y; ky++) {
+        const int64_t y = input_row(term, at->oy, ky);
+        key[ky] = NULL;
+        if (y < 0) continue;
+        const InputRow *row = ring + y % term->ring;
+        some[ky] = row->some + step * marks_of_step(term);
+        const int64_t here = NAME(count_bits)(some[ky], x * fours, x * fours + all);
+        if (here) key[ky] = row->key + step * keys_of_step(term) + x * term->quarters;
+        spiking += here;
+    }
+    if (!spiking) return;
     const char *table = (const char *)term->tables + at->block * term->table_bytes;
-    NAME(add_tabled)(term, key, table, at->positions, at->task->width, at->current);
-    NAME(arrived_everywhere)(at, taps_of(term) * term->in_n[at->block] * term->left_out.error);
+    const int64_t reads = taps_of(term) * term->in_n[at->block], most = 16 * spiking < reads ? 16 * spiking : reads;
+    if (2 * spiking < 3 * at->positions * fours) /* measured, with kernels of 3 x 3 */
+        NAME(add_few)(term, key, some, x * fours, table, at->positions, at->task->width, at->current);
+    else
+        NAME(add_tabled)(term, key, table, at->positions, at->task->width, at->current);
+    NAME(arrived_everywhere)(at, most * term->left_out.error);
 }
 
 /* The same where each output has an input channel of its own. */

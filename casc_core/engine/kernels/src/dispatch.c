@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 31; }
+EXPORT int64_t casc_version(void) { return 32; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
@@ -169,7 +169,7 @@ static int fits(int64_t kernel, const void *task) {
             const ConvolutionTerm *term = convolution->term + t;
             good = (convolution->width % 32 == 0 || !is_listed(term)) &&
                    (!term->tables || (convolution->tile % (TILE / 2) == 0 && term->kernel_y <= MOST_KERNEL &&
-                                      term->quarters % 4 == 0 && (PATTERNS - 1) * 4 * convolution->width <= UINT16_MAX)) &&
+                                      term->quarters % 4 == 0 && SILENCE * 4 * convolution->width <= INT16_MAX)) &&
                    term->steps >= 0 && term->ring > 0 && term->most_in >= 0 && term->shift >= 0 && term->shift < 31 &&
                    kept(&term->left_out) &&
                    (!convolution->exactly.margin ||

@@ -36,27 +36,29 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
     typedef NAME(Lanes) Lanes;
     const WORD most = EACH_PAIR(cap), both = EACH_PAIR(2 * margin);
     const WORD least = lower ? most : ZERO(); /* no count is above the cap, so that no spike is taken back */
-    MASK any = GREATER(ZERO(), ZERO()), any_near = any;
+    MASK any = GREATER(ZERO(), ZERO());
+    WORD nearest = EACH_PAIR(-1); /* how far any is from what is within the margin below a decision */
     for (int64_t k = 0; k < n; k += 16) {
         MASK up[VECTORS], down[VECTORS];
         for (int i = 0; i < VECTORS; i++) {
             const int64_t at = k + i * LANES;
             const WORD count = LOAD(total + at), threshold = each ? LOAD(each + at) : EACH_PAIR(common);
-            WORD charged = ADD32(LOAD(v + at), SHIFTED32(LOAD(a + at), shift));
+            WORD charged = ADD32(LOAD(v + at), shift ? SHIFTED32(LOAD(a + at), shift) : LOAD(a + at));
             if (b) charged = ADD32(charged, LOAD(b + at));
             if (c) charged = ADD32(charged, LOAD(c + at));
             const MASK open = GREATER(most, count), taken = GREATER(count, least);
             up[i] = GREATER(charged, (WORD)((Lanes)threshold - 1)) & open, down[i] = GREATER(ZERO(), charged) & taken;
             any |= up[i] | down[i];
-            if (near)
-                any_near |= (WITHIN((Lanes)charged + (margin - (Lanes)threshold), both) & open) |
-                            (WITHIN((Lanes)charged + margin, both) & taken);
+            if (near) {
+                const Lanes from = (Lanes)charged + margin;
+                nearest = LEAST_WHERE(LEAST_WHERE(nearest, open, from - (Lanes)threshold), taken, from);
+            }
             STORE(v + at, ADD_WHERE(SUBTRACT_WHERE(charged, up[i], threshold), down[i], threshold));
             STORE(total + at, ONE_LESS(ONE_MORE(count, up[i]), down[i]));
         }
         NAME(store_spikes)(out + k, up, down);
     }
-    spiked = ANY(any), nears = ANY(any_near);
+    spiked = ANY(any), nears = near && ANY(WITHIN(nearest, both));
 #else
     for (int64_t k = 0; k < n; k++) {
         const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + (b ? b[k] : 0) + (c ? c[k] : 0);

@@ -151,7 +151,7 @@ INLINE void NAME(take_step)(NAME(Visited) *at, int64_t step, const int32_t *rest
         NAME(store_spikes)(fired + k, up, down);
         if (near) {
             WORD nearest = off[0];
-            for (int i = 1; i < VECTORS; i++) nearest = LEAST32(nearest, off[i]);
+            for (int i = 1; i < VECTORS; i++) nearest = LEAST(nearest, off[i]);
             if (ANY(GREATER(within, nearest)))
                 for (int i = 0; i < VECTORS; i++) bits |= (uint32_t)BITS(GREATER(within, off[i])) << (i * LANES);
         }

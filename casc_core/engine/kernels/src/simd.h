@@ -28,7 +28,6 @@
 #undef TIMES32
 #undef SHIFTED32
 #undef ABS32
-#undef LEAST32
 #undef SPENT
 #undef COUNTED
 #undef WIDENED
@@ -39,6 +38,8 @@
 #undef SUBTRACT_WHERE
 #undef ONE_MORE
 #undef ONE_LESS
+#undef LEAST
+#undef LEAST_WHERE
 #undef ANY
 #undef MOST_WORDS
 #undef LISTED_LANES
@@ -84,7 +85,6 @@
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm512_sll_epi32(x, _mm_cvtsi32_si128(by))
 #define ABS32(x) _mm512_abs_epi32(x)
-#define LEAST32(a, b) _mm512_min_epi32(a, b)
 #define WIDENED(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define MOST_WORDS 10
 #define LISTED_LANES 128
@@ -112,7 +112,6 @@
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm256_sll_epi32(x, _mm_cvtsi32_si128(by))
 #define ABS32(x) _mm256_abs_epi32(x)
-#define LEAST32(a, b) _mm256_min_epi32(a, b)
 #define WIDENED(p) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define MOST_WORDS 6
 #define LISTED_LANES 64
@@ -142,7 +141,6 @@
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
 #define ABS32(x) vabsq_s32(x)
-#define LEAST32(a, b) vminq_s32(a, b)
 #define WIDENED(p) NAME(widened)(p)
 #define MOST_WORDS 10
 #define LISTED_LANES 64
@@ -183,9 +181,10 @@ INLINE WORD NAME(widened)(const int8_t *from) {
 #endif
 
 /* A MASK says of each int32 whether something holds; `&` and `|` join masks. GREATER and, of unsigned numbers, WITHIN (at most)
-   compare; ADD_WHERE(x, mask, y), SUBTRACT_WHERE, ONE_MORE(x, mask) and ONE_LESS change some of x; ANY says whether a mask holds anywhere.
-   SPENT(x, up, down, y) subtracts y from x where `up` holds and adds it where `down` does, COUNTED(x, up, down) adds one and subtracts
-   one; both never hold together. */
+   compare; ADD_WHERE(x, mask, y), SUBTRACT_WHERE, ONE_MORE(x, mask) and ONE_LESS change some of x; LEAST(x, y) is the smaller of
+   unsigned numbers, LEAST_WHERE(x, mask, y) where the mask holds; ANY says whether a mask holds anywhere. SPENT(x, up, down, y)
+   subtracts y from x where `up` holds and adds it where `down` does, COUNTED(x, up, down) adds one and subtracts one; both never hold
+   together. */
 #if VECTOR
 typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #endif
@@ -197,6 +196,8 @@ typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #define SUBTRACT_WHERE(x, mask, y) _mm512_mask_sub_epi32((WORD)(x), mask, (WORD)(x), (WORD)(y))
 #define ONE_MORE(x, mask) ADD_WHERE(x, mask, _mm512_set1_epi32(1))
 #define ONE_LESS(x, mask) SUBTRACT_WHERE(x, mask, _mm512_set1_epi32(1))
+#define LEAST(x, y) _mm512_min_epu32((WORD)(x), (WORD)(y))
+#define LEAST_WHERE(x, mask, y) _mm512_mask_min_epu32((WORD)(x), mask, (WORD)(x), (WORD)(y))
 #define ANY(mask) ((mask) != 0)
 #define SPENT(x, up, down, y) ADD_WHERE(SUBTRACT_WHERE(x, up, y), down, y)
 #define COUNTED(x, up, down) ONE_LESS(ONE_MORE(x, up), down)
@@ -209,11 +210,14 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define SUBTRACT_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) - ((mask) & (NAME(Lanes))(y))))
 #define ONE_MORE(x, mask) ((WORD)((NAME(Lanes))(x) - (mask)))
 #define ONE_LESS(x, mask) ((WORD)((NAME(Lanes))(x) + (mask)))
+#define LEAST_WHERE(x, mask, y) LEAST(x, (NAME(Lanes))(y) | ~(mask))
 #define COUNTED(x, up, down) ((WORD)((NAME(Lanes))(x) + ((down) - (up))))
 #if VECTOR == 256
 #define SPENT(x, up, down, y) ((WORD)((NAME(Lanes))(x) - (NAME(Lanes))_mm256_sign_epi32((WORD)(y), (WORD)((down) - (up)))))
+#define LEAST(x, y) _mm256_min_epu32((WORD)(x), (WORD)(y))
 #define ANY(mask) (!_mm256_testz_si256((WORD)(mask), (WORD)(mask)))
 #else
+#define LEAST(x, y) ((WORD)vminq_u32((uint32x4_t)(x), (uint32x4_t)(y)))
 #define SPENT(x, up, down, y) vmlsq_s32(x, (WORD)(y), (WORD)((down) - (up)))
 #define ANY(mask) (vmaxvq_u32((uint32x4_t)(mask)) != 0)
 #endif
@@ -405,6 +409,36 @@ INLINE uint64_t NAME(unequal)(const int8_t *a, const int8_t *b) { MARKS(a[k] != 
 INLINE uint64_t NAME(positive)(const int8_t *x) { MARKS(x[k] > 0) }
 INLINE uint64_t NAME(negative)(const int8_t *x) { MARKS(x[k] < 0) }
 #undef MARKS
+#endif
+
+/* Of eight numbers of 64 bits, a bit for each that is not 0. */
+INLINE uint32_t NAME(nonzero)(const void *from) {
+#if VECTOR == 512
+    return _mm512_test_epi64_mask(LOAD(from), LOAD(from));
+#elif VECTOR == 256
+    const __m256i first = _mm256_cmpeq_epi64(LOAD(from), ZERO()), second = _mm256_cmpeq_epi64(LOAD((const char *)from + 32), ZERO());
+    return ~(uint32_t)(_mm256_movemask_pd((__m256d)first) | _mm256_movemask_pd((__m256d)second) << 4) & 0xff;
+#else
+    uint64_t each[8];
+    uint32_t bits = 0;
+    memcpy(each, from, sizeof each);
+    for (int k = 0; k < 8; k++) bits |= (uint32_t)(each[k] != 0) << k;
+    return bits;
+#endif
+}
+
+/* Of a vector of int8 x, (x[0] + 3 x[1] + 9 x[2] + 27 x[3]) * factor of every four. */
+#if VECTOR == 512
+INLINE void NAME(weigh_fours)(const int8_t *x, int32_t factor, int16_t *to) {
+    const WORD pairs = _mm512_maddubs_epi16(EACH_PAIR(27 << 24 | 9 << 16 | 3 << 8 | 1), LOAD(x));
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(_mm512_madd_epi16(pairs, EACH(factor))));
+}
+#elif VECTOR == 256
+INLINE void NAME(weigh_fours)(const int8_t *x, int32_t factor, int16_t *to) {
+    const WORD pairs = _mm256_maddubs_epi16(EACH_PAIR(27 << 24 | 9 << 16 | 3 << 8 | 1), LOAD(x));
+    const WORD all = _mm256_madd_epi16(pairs, EACH((int16_t)factor));
+    _mm_storeu_si128((__m128i *)to, _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
 #endif
 
 /* Of eight entries those whose places, up to the first 0 behind them, are given: by how much x and y differ there, and

@@ -13,30 +13,61 @@
 /* Unsigned, because a sum may wrap around on the way to a result that fits. */
 typedef uint32_t NAME(Sums) __attribute__((vector_size(4 * SUM_LANES), aligned(4), may_alias));
 
-/* Which pattern four int8 are: a number in base 3, in which 2 is a spike back. */
-INLINE uint32_t NAME(pattern)(uint32_t four) {
-    four &= 0x03030303;
-    four -= (four >> 1) & 0x01010101;
-    return four * (1u << 24 | 3 << 16 | 9 << 8 | 27) >> 24;
-}
-
-/* For every four of `n` channels, where the row of their pattern begins in a table. */
-INLINE void NAME(keys_of)(const int8_t *in, int64_t n, uint32_t row_bytes, uint16_t *key) {
-    for (int64_t g = 0; g < n / 4; g++) {
-        uint32_t four;
-        memcpy(&four, in + 4 * g, 4);
-        key[g] = (uint16_t)(NAME(pattern)(four) * row_bytes);
+/* For every four of `n` channels, which spike at most once, where the row of their pattern begins in a table, seen from that of
+   silence: their pattern is a number in base 3 with the digits -1, 0 and 1. */
+INLINE void NAME(keys_of)(const int8_t *in, int64_t n, int32_t row_bytes, int16_t *key) {
+    int64_t g = 0;
+#if VECTOR >= 256
+    for (; 4 * g + VECTOR / 8 <= n; g += VECTOR / 32) NAME(weigh_fours)(in + 4 * g, row_bytes, key + g);
+#endif
+    for (; g < n / 4; g++) {
+        const int8_t *four = in + 4 * g;
+        key[g] = (int16_t)((four[0] + 3 * four[1] + 9 * four[2] + 27 * four[3]) * row_bytes);
     }
     if (n % 4) {
-        uint32_t four = 0;
-        memcpy(&four, in + n / 4 * 4, (size_t)(n % 4));
-        key[n / 4] = (uint16_t)(NAME(pattern)(four) * row_bytes);
+        int8_t four[4] = {0};
+        memcpy(four, in + 4 * g, (size_t)(n % 4));
+        key[g] = (int16_t)((four[0] + 3 * four[1] + 9 * four[2]) * row_bytes);
     }
+}
+
+/* A bit for each of `n` times four keys: whether anything spikes there. Reads up to 64 bytes in one go. */
+INLINE void NAME(mark_spikes)(const int16_t *key, int64_t n, uint64_t *some) {
+    for (int64_t k = 0; k < n; k += 64, some++) {
+        *some = 0;
+        for (int64_t j = k; j < n && j < k + 64; j += 8) {
+            const uint64_t eight = NAME(nonzero)(key + 4 * j);
+            *some |= (n - j < 8 ? eight & ((1u << (n - j)) - 1) : eight) << (j - k);
+        }
+    }
+}
+
+/* The first bit from `k` on that is set, of those before `end`; end: none. */
+INLINE int64_t NAME(next_bit)(const uint64_t *bits, int64_t k, int64_t end) {
+    while (k < end) {
+        const uint64_t rest = bits[k / 64] >> (k % 64);
+        if (rest) return k + lowest_bit(rest) < end ? k + lowest_bit(rest) : end;
+        k = (k / 64 + 1) * 64;
+    }
+    return end;
+}
+
+/* How many bits from `k` on are set, of those before `end`. */
+INLINE int64_t NAME(count_bits)(const uint64_t *bits, int64_t k, int64_t end) {
+    int64_t count = 0;
+    while (k < end) {
+        const int64_t next = (k / 64 + 1) * 64;
+        uint64_t rest = bits[k / 64] >> (k % 64);
+        if (end < next) rest &= ((uint64_t)1 << (end - k)) - 1;
+        count += __builtin_popcountll(rest);
+        k = next;
+    }
+    return count;
 }
 
 /* to [positions, width] += the rows that the keys of some neighbours choose, shifted: `words` vectors of each. `key`: of each
    kernel row, from the first position that is read; NULL: nothing spikes there. */
-INLINE void NAME(add_chosen)(const int words, const int positions, const ConvolutionTerm *term, const uint16_t *const *key,
+INLINE void NAME(add_chosen)(const int words, const int positions, const ConvolutionTerm *term, const int16_t *const *key,
                              const char *table, int64_t row_bytes, int64_t width, int32_t *to) {
     NAME(Sums) sums[TILE][2];
     const int64_t quarters = term->quarters, next = term->stride_x * quarters, pattern = PATTERNS * row_bytes;
@@ -45,17 +76,17 @@ INLINE void NAME(add_chosen)(const int words, const int positions, const Convolu
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
         if (!key[ky]) continue;
         for (int64_t kx = 0; kx < term->kernel_x; kx++) {
-            const char *first = table + (kx * term->kernel_y + ky) * quarters * pattern;
+            const char *first = table + (kx * term->kernel_y + ky) * quarters * pattern + SILENCE * row_bytes;
             for (int64_t q = 0; q < quarters; q += 4, first += 4 * pattern) {
-                const uint16_t *at = key[ky] + kx * term->dilation_x * quarters + q;
+                const int16_t *at = key[ky] + kx * term->dilation_x * quarters + q;
                 const char *second = first + pattern, *third = second + pattern, *fourth = third + pattern;
                 UNROLLED for (int p = 0; p < positions; p++) {
                     uint64_t four; /* one load for four keys */
                     memcpy(&four, at + p * next, 8);
-                    const NAME(Sums) *a = (const NAME(Sums) *)(first + (uint16_t)four);
-                    const NAME(Sums) *b = (const NAME(Sums) *)(second + (uint16_t)(four >> 16));
-                    const NAME(Sums) *c = (const NAME(Sums) *)(third + (uint16_t)(four >> 32));
-                    const NAME(Sums) *d = (const NAME(Sums) *)(fourth + (four >> 48));
+                    const NAME(Sums) *a = (const NAME(Sums) *)(first + (int16_t)four);
+                    const NAME(Sums) *b = (const NAME(Sums) *)(second + (int16_t)(four >> 16));
+                    const NAME(Sums) *c = (const NAME(Sums) *)(third + (int16_t)(four >> 32));
+                    const NAME(Sums) *d = (const NAME(Sums) *)(fourth + ((int64_t)four >> 48));
                     UNROLLED for (int w = 0; w < words; w++) sums[p][w] = sums[p][w] + a[w] + b[w] + c[w] + d[w];
                 }
             }
@@ -66,7 +97,7 @@ INLINE void NAME(add_chosen)(const int words, const int positions, const Convolu
 }
 
 /* The same for all of a row, and a tile of `positions`, of which there is room for TILE. */
-static void NAME(add_tabled)(const ConvolutionTerm *term, const uint16_t *const *key, const char *table, int64_t positions,
+static void NAME(add_tabled)(const ConvolutionTerm *term, const int16_t *const *key, const char *table, int64_t positions,
                              int64_t width, int32_t *to) {
     const int64_t row_bytes = 4 * width;
 #if VECTOR == 512
@@ -81,13 +112,43 @@ static void NAME(add_tabled)(const ConvolutionTerm *term, const uint16_t *const 
     }
 #else
     for (int64_t p = 0; p < positions; p += 4) {
-        const uint16_t *from[MOST_KERNEL];
+        const int16_t *from[MOST_KERNEL];
         for (int64_t ky = 0; ky < term->kernel_y; ky++)
             from[ky] = key[ky] ? key[ky] + p * term->stride_x * term->quarters : NULL;
         for (int64_t lane = 0; lane < width; lane += 2 * SUM_LANES)
             NAME(add_chosen)(2, 4, term, from, table + 4 * lane, row_bytes, width, to + p * width + lane);
     }
 #endif
+}
+
+/* The same where few of the inputs spike: each sends its rows to the positions that read it. `some` of the four keys from `first`
+   on, of each kernel row, are not of silence. */
+static void NAME(add_few)(const ConvolutionTerm *term, const int16_t *const *key, const uint64_t *const *some, int64_t first,
+                          const char *table, int64_t positions, int64_t width, int32_t *to) {
+    const int64_t row_bytes = 4 * width, pattern = PATTERNS * row_bytes, fours = term->quarters / 4;
+    const int64_t end = first + across_of(term, positions) * fours;
+    const uint32_t shift = (uint32_t)term->shift;
+    for (int64_t ky = 0; ky < term->kernel_y; ky++) {
+        if (!key[ky]) continue;
+        for (int64_t unit = NAME(next_bit)(some[ky], first, end); unit < end; unit = NAME(next_bit)(some[ky], unit + 1, end)) {
+            const int64_t x = (unit - first) / fours, quarter = (unit - first) % fours * 4;
+            uint64_t four;
+            memcpy(&four, key[ky] + 4 * (unit - first), 8);
+            while (four) {
+                const int64_t q = lowest_bit(four) / 16;
+                const char *row = table + (ky * term->quarters + quarter + q) * pattern + SILENCE * row_bytes +
+                                  (int16_t)(four >> 16 * q);
+                four &= ~((uint64_t)0xffff << 16 * q);
+                for (int64_t kx = 0; kx < term->kernel_x; kx++, row += term->kernel_y * term->quarters * pattern) {
+                    const int64_t at = x - kx * term->dilation_x, p = term->stride_x == 1 ? at : at / term->stride_x;
+                    if (at < 0) break;
+                    if (p >= positions || p * term->stride_x != at) continue;
+                    for (int64_t lane = 0; lane < width; lane += SUM_LANES)
+                        *(NAME(Sums) *)(to + p * width + lane) += *(const NAME(Sums) *)(row + 4 * lane) << shift;
+                }
+            }
+        }
+    }
 }
 
 /* sum += in * weight, shifted, of `n` channels. Returns what is not zero where anything spikes. */

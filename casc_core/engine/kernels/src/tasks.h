@@ -15,7 +15,7 @@ enum { NO_MEMORY = -1, OUT_OF_RANGE = -2, UNFIT = -3 };
 enum { FEW_ROWS = 4 };
 /* Patterns of four inputs that each spike once, not at all or once back; positions of a tile at most, and rows of a kernel
    where tables are used. */
-enum { PATTERNS = 81, TILE = 16, MOST_KERNEL = 16 };
+enum { PATTERNS = 81, SILENCE = 40, TILE = 16, MOST_KERNEL = 16 };
 /* Outputs in a block of weights that are summed densely, and terms of a sum at most. */
 enum { DENSE_BLOCK = 16, MOST_TERMS = 16 };
 /* A list has room for so many more than there are inputs. Steps back whose spikes may be near those of a step. */
@@ -212,19 +212,23 @@ static int64_t entries_of(const ConvolutionTerm *term) {
 static int64_t columns_of(const ConvolutionTerm *term, int64_t across) {
     return is_listed(term) ? across * (term->kernel_y * term->most_in + 1) + LIST_ROOM : 0;
 }
-static int64_t keys_of_term(const ConvolutionTerm *term) {
-    return term->tables ? term->steps * term->padded_width * term->quarters : 0;
-}
+/* Keys of a step, and of all; they are marked four by four. */
+static int64_t keys_of_step(const ConvolutionTerm *term) { return term->padded_width * term->quarters; }
+static int64_t keys_of_term(const ConvolutionTerm *term) { return term->tables ? term->steps * keys_of_step(term) + 32 : 0; }
+static int64_t marks_of_step(const ConvolutionTerm *term) { return keys_of_step(term) / 4 / 64 + 1; }
+static int64_t marks_of_term(const ConvolutionTerm *term) { return term->tables ? term->steps * marks_of_step(term) : 0; }
 
 /* One row of input positions, as a term reads it. Its lists: entries of (step, x) lie from start[step * width + x] on, each the
    number of a channel, x * in_n + channel, and its spike; the magnitudes of the sums of spikes up to a step grow by `growth` at
-   (step, x). Or keys of tables [step, x with the padding, quarters]. */
+   (step, x). Or keys of tables [step, x with the padding, quarters], and a mark [step, marks_of_step] for every four that are not
+   all of silence. */
 typedef struct {
     int64_t y; /* which row it is; -1: none */
     uint32_t *start;
     int32_t *entry, *growth;
     int16_t *spike;
-    uint16_t *key;
+    int16_t *key;
+    uint64_t *some;
 } InputRow;
 
 /* Lists of the input columns that a tile reads at a step, of all kernel rows together: those `row` that there are, and which. */

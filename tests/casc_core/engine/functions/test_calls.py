@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from casc_core import CascError, ConfigError, InputError
 from casc_core.engine.functions import FUNCTIONS, REARRANGING, call, foreseen
@@ -168,3 +169,28 @@ def test_any_arguments_give_an_answer_or_an_error_that_is_told(function):
         parts = result if isinstance(result, (tuple, list)) else [result]
         made = sum(part.numel() for part in parts if isinstance(part, torch.Tensor))
         assert made <= ROOM + sum(arg.numel() for arg in args if isinstance(arg, torch.Tensor)) + 12
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.float64])
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs"),
+    [
+        ("pad", ((1, 2, 0, 1),), {}),
+        ("pad", ((1, 2, -1, 0, 3, 0),), {"mode": "constant"}),
+        ("pad", ((1, 2, 0, 1), "reflect"), {}),
+        ("pad", ((1, 2, 0, 1),), {"mode": "circular"}),
+        ("pixel_shuffle", (2,), {}),
+        ("pixel_unshuffle", (2,), {}),
+        ("channel_shuffle", (4,), {}),
+        ("interpolate", (), {"scale_factor": 2}),
+        ("interpolate", (), {"size": (5, 3), "mode": "nearest-exact"}),
+        ("unfold", ((3, 2),), {"padding": 1}),
+    ],
+)
+def test_a_rearrangement_moves_numbers_of_any_type(name, args, kwargs, dtype):
+    x = torch.arange(-128, 128).reshape(2, 8, 4, 4).to(dtype)
+    expected = getattr(F, name, getattr(torch, name, None))(x.double(), *args, **kwargs)
+    for each in (x, x.contiguous(memory_format=torch.channels_last)):
+        moved = FUNCTIONS[f"F.{name}"](each, *args, **kwargs)
+        assert moved.dtype == dtype
+        assert torch.equal(moved.double(), expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import casc_seq  # noqa: F401 (its operations are among them)
+import casc_seq.adapter  # noqa: F401 (its operations are among them)
 from casc_core import ConfigError
 from casc_core.engine.ops import AveragePool, Call, Convolution, Fire, Layout, Linear, MaxPool, Op, Pick
 from casc_core.engine.ops.declared import (
