@@ -65,8 +65,8 @@ class Sequences:
         train: input currents `[steps, batch, length, hidden]`, float32 or float64.
         initial: `[batch, hidden]` int32, in units, received at each sequence's first position beside the drive; or None.
         start: `[steps, batch, hidden]` float64, received at each sequence's first position beside the train; or None.
-        spikes: `[steps, batch, inputs]` int8, -1 to 1: what spikes before the first position, and sends through the weights;
-            or None. Where there is one position alone, the weights need not be square.
+        spikes: `[steps, batch, inputs]` int8, -1 to 1: what spikes before the first position, and sends through the
+            weights, which need not be square where there is one position alone; or None.
         lengths: `[batch]` int64, or None for all.
         reverse: from the last real position to the first.
         potential: `[hidden]` int32, in units, of every position's neurons before the first step; or None.
@@ -150,9 +150,11 @@ def recurrence(
     """
     drive, index, train = inputs.drive, inputs.index, inputs.train
     _check(packed, inputs, packed.exponent - exponent)
-    lowest = threshold if isinstance(threshold, int) else int(threshold.min())
-    require(0 < lowest < 2**31, f"a threshold of {lowest}")
     batch, length, hidden = train.shape[1:]
+    lowest = threshold
+    if isinstance(lowest, Tensor):
+        lowest = int(checked(lowest, "the thresholds", torch.int32, (hidden,)).min())
+    require(0 < lowest < 2**31, f"a threshold of {lowest}")
     drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
     train = train if train.stride(-1) == 1 else train.contiguous()
     strides: tuple[int, ...] = (0, 0, 0)
@@ -167,7 +169,7 @@ def recurrence(
         assert packed.left_out is not None
         _check_exact(packed, drive, inputs, exact)
         unit = 2.0 ** (exponent - exact.exponent)
-        exact_thresholds = torch.full((hidden,), 0.0, dtype=torch.float64, device="cpu")
+        exact_thresholds = torch.empty(hidden, dtype=torch.float64, device="cpu")
         exact_thresholds[:] = exact.threshold
         addresses = (address(exact.initial), address(exact.potential), address(exact.drive))
         kind = 0 if exact.drive is None else TYPES[exact.drive.dtype]
@@ -191,7 +193,8 @@ def recurrence(
             counts = positive, negative
         task = _Task(
             neuron.structure(int(thresholds[:hidden].max())), packed.structure(), thresholds.data_ptr(),
-            address(exact_thresholds), address(inputs.spikes), 0 if inputs.spikes is None else len(inputs.spikes), packed.peaks.data_ptr(), packed.peak_product.data_ptr(),
+            address(exact_thresholds), address(inputs.spikes), 0 if inputs.spikes is None else len(inputs.spikes),
+            packed.peaks.data_ptr(), packed.peak_product.data_ptr(),
             packed.exponent - exponent, batch, length, address(inputs.lengths), inputs.reverse,
             address(drive), address(index), 0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent,
             drive_limit, train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3],
@@ -210,6 +213,8 @@ def recurrence(
 
 def _check_exact(packed: PackedWeights, drive: Tensor | None, inputs: Sequences, exact: ExactCurrents) -> None:
     """That the exact numbers lie as the rounded ones do."""
+    if isinstance(exact.threshold, Tensor):
+        checked(exact.threshold, "the exact thresholds", torch.float64, (packed.outputs,))
     kept = packed.left_out is not None and packed.left_out.finest == exact.exponent
     require(kept, "weights without those that they were rounded from")
     require((drive is None) == (exact.drive is None), "a drive without what it was rounded from")

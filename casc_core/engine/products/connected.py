@@ -28,8 +28,8 @@ def connected_population(
     potential: Tensor | None,
     units: int | None,
 ) -> Tensor | None:
-    """Spikes `[steps, batch, outputs]` of a population that one train reaches through a map; None: the map is another one, or
-    int32 might not hold its sums.
+    """Spikes `[steps, batch, outputs]` of a population that one train reaches through a map; None: it is no fully connected
+    one, or int32 might not hold its sums.
 
     Args:
         own: the map.
@@ -81,8 +81,8 @@ def _packed(own: Filter, rounding: kernels.Rounding | None = None) -> kernels.Pa
 def _rounded(
     own: Filter, exponent: int, threshold: float, total: int, widest: int
 ) -> tuple[kernels.PackedWeights | None, kernels.Margin | None]:
-    """The weights rounded so that int32 holds every sum: to int16, the cheapest to sum, where that leaves few neurons near a
-    decision; else to int32."""
+    """The weights rounded so that int32 holds every sum, and how far off that leaves sums: to int16, the cheapest to sum,
+    where few neurons are nearer than that to a decision; else to int32."""
     for near, unit in ((kernels.NEAR, max(widest, own.narrow_exponent)), (1.0, widest)):
         packed = _packed(own, kernels.Rounding(unit, exponent, total))
         if packed is None or packed.left_out is None:

@@ -24,6 +24,7 @@ from casc_core.reporting.series import zero_padded
 
 # Sums are taken of so many products at a time, which bounds how often they round.
 _BLOCK = 64
+_SINGLE_BLOCK = 32
 # Rounding of one operation in float64, relative; and of an exact sum before it is rounded.
 _ROUNDING = 2.0**-53
 _EXACTLY = 2.0**-80
@@ -251,7 +252,7 @@ class InputProduct:
             thresholds,
             potentials,
             most,
-            _error(terms, reach, _SINGLE),
+            _error(terms, reach, _SINGLE, _SINGLE_BLOCK),
         )
         if not terms or not shape.numel() or not reach < _MOST_SINGLE:
             return None
@@ -391,10 +392,10 @@ def product_on_grid(
     return result if most is None else result.clamp(-most, most)
 
 
-def _error(terms: int, reach: float, rounding: float) -> float:
+def _error(terms: int, reach: float, rounding: float, block: int = _BLOCK) -> float:
     """That of a sum of so many products: of adding up within a block, of blocks, of rounding what is summed, and of adding
     the bias, in either way."""
-    return (min(terms, _BLOCK) + -(-terms // _BLOCK) + 8) * rounding * reach
+    return (min(terms, block) + -(-terms // block) + 8) * rounding * reach
 
 
 def _put(spikes: Tensor, places: Tensor, own: Tensor) -> Tensor:

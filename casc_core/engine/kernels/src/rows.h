@@ -109,15 +109,25 @@ static int64_t NAME(differences)(const int8_t *a, const int8_t *b, int64_t block
     return count;
 }
 
-/* Lists the inputs that are in the mask, and by how much they differ. Eight at a time, so that few branches depend on how many there
-   are. */
+/* Lists the inputs that are in the mask, and by how much they differ; writes up to LIST_ROOM entries beyond them. */
 INLINE void NAME(list_rows)(int64_t blocks, const uint64_t *mask, const int8_t *x, const int8_t *reference, RowList *list) {
     int64_t count = 0;
+#if VECTOR == 512
+    const WORD places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int64_t w = 0; w < blocks; w++)
+        for (int64_t j = w * 64, end = j + 64; j < end; j += 16) { /* what differs moves together */
+            const __mmask16 some = (__mmask16)(mask[w] >> (j % 64));
+            const WORD by = _mm512_sub_epi32(WIDENED(x + j), WIDENED(reference + j));
+            STORE(list->row + count, _mm512_maskz_compress_epi32(some, ADD32(places, EACH_PAIR((int32_t)j))));
+            _mm256_storeu_si256((__m256i *)(list->factor + count), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(some, by)));
+            count += __builtin_popcount(some);
+        }
+#else
     for (int64_t w = 0; w < blocks; w++) {
         uint64_t bits = mask[w];
         const int64_t end = count + __builtin_popcountll(bits);
         int32_t *row = list->row + count;
-        for (; count < end; count += 8, row += 8)
+        for (; count < end; count += 8, row += 8) /* eight at a time, so that few branches depend on how many there are */
             for (int i = 0; i < 8; i++, bits &= bits - 1) {
                 int32_t place = lowest_bit(bits | (uint64_t)1 << 63);
                 __asm__("" : "+r"(place)); /* compilers would gather them in vectors, one by one */
@@ -126,6 +136,7 @@ INLINE void NAME(list_rows)(int64_t blocks, const uint64_t *mask, const int8_t *
         count = end;
     }
     for (int64_t i = 0; i < count; i++) list->factor[i] = (int16_t)(x[list->row[i]] - reference[list->row[i]]);
+#endif
     list->count = count;
 }
 

@@ -20,6 +20,8 @@ enum { PATTERNS = 81, SILENCE = 40, TILE = 16, MOST_KERNEL = 16 };
 enum { DENSE_BLOCK = 16, MOST_TERMS = 16 };
 /* A list has room for so many more than there are inputs. Steps back whose spikes may be near those of a step. */
 enum { LIST_ROOM = 16, STEPS_BACK = 4 };
+/* Terms of a float32 sum that are added before that is added to others. */
+enum { DRIVEN_TERMS = 32 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
 enum { ROUNDED = 32 };
 /* Of a gated layer: outputs in a block of its weights, the rows whose sum int16 holds, those that are added in one go, entries
