@@ -22,6 +22,7 @@ from casc_core.engine.kernels.dense import Begin, DensePopulation, dense, dense_
 from casc_core.engine.kernels.driven import Driven, driven, pack_driven
 from casc_core.engine.kernels.gated import GatedWeights, gated
 from casc_core.engine.kernels.loader import all_instructions, empty, forked, instructions, ready, using
+from casc_core.engine.kernels.maxima import maxima
 from casc_core.engine.kernels.neurons import KernelNeuron, Margin, levels, scan, scans
 from casc_core.engine.kernels.recurrence import ExactCurrents, RecurrentSpikes, Sequences, recurrence
 from casc_core.engine.kernels.rounding import (
@@ -89,6 +90,7 @@ __all__ = [
     "instructions",
     "is_own",
     "levels",
+    "maxima",
     "narrow_exponent",
     "pack",
     "pack_convolution",

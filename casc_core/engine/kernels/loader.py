@@ -26,7 +26,7 @@ LIBRARY = Path(__file__).with_name("libcasc_kernels.so")
 INSTRUCTIONS = ("plain", "neon", "avx2", "avx512")
 KERNELS = (
     "rows", "scan", "levels", "recurrence", "sum_middle", "tally", "convolution", "agreement", "round", "gated", "driven",
-    "lstm", "gru", "lstm_gradient", "gru_gradient", "dense", "currents",
+    "lstm", "gru", "lstm_gradient", "gru_gradient", "dense", "currents", "maxima",
 )  # fmt: skip
 TYPES = {torch.float32: 0, torch.float64: 1}
 MIXED = 2

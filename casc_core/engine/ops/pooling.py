@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from casc_core.engine import kernels
 from casc_core.engine.batching.samples import Abstract, Follower, Train, abstracts
 from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import GRIDS, NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, room_for_drive
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, rounded_mean, running_maximum
-from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.products.deferred_sum import DeferredSum, with_plane, without_plane
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import Window, adaptive, each_reads, maxima, per_dimension, sums
 from casc_core.engine.recording.provenance import Provenance
@@ -97,7 +98,17 @@ class MaxPool(Op):
             if not each_reads(window, size):
                 raise InputError(f"{self.settings['name']}: a window of its maximum lies in the padding alone")
         signal = signal.with_uniform_divisor(tuple(range(-dims, 0)))
-        return running_maximum(run, signal, lambda x: maxima(x, self.windows))
+        return running_maximum(run, signal, lambda x: maxima(x, self.windows), self._of_spikes)
+
+    def _of_spikes(self, train: Tensor, reach: float) -> Tensor | None:
+        """By the compiled kernel, over one dimension or two."""
+        dims = len(self.windows)
+        if dims > 2 or not kernels.ready(train):
+            return None
+        batched = train if train.dim() == dims + 3 else train.unsqueeze(1)
+        windows = (Window(1, 1), *self.windows)[-2:]
+        result = without_plane(kernels.maxima(with_plane(batched, dims), windows, reach), dims)
+        return result if batched is train else result.squeeze(1)
 
     def follow(self, follower: Follower, signal: Abstract) -> Abstract:
         size = [window.outputs(each) for window, each in zip(self.windows, signal.shape[2:], strict=True)]

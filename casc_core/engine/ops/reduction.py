@@ -153,10 +153,18 @@ class Max(Op):
         return room_for_maximum(signals)
 
 
-def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) -> Signal:
+def running_maximum(
+    run: Run,
+    signal: Signal,
+    pool: Callable[[Tensor], Tensor],
+    of_spikes: Callable[[Tensor, float], Tensor | None] | None = None,
+) -> Signal:
     """A maximum as a running difference: `pool(S_t) - pool(S_{t-1})`, S the running total of the signal. Exact.
 
-    `pool` takes maxima of a tensor of the signal's shape; along what it reduces, the divisor is uniform.
+    Args:
+        pool: takes maxima of a tensor of the signal's shape; along what it reduces, the divisor is uniform.
+        of_spikes: the differences at once, of a train of spikes whose totals int16 holds, and the magnitude that these
+            reach; None where it cannot.
     """
     divisor, drive = signal.divisor, signal.drive
     if divisor is not None and divisor.dim() > 0:
@@ -170,6 +178,10 @@ def running_maximum(run: Run, signal: Signal, pool: Callable[[Tensor], Tensor]) 
     bound = signal.bound + finite_reach(drive)
     if spikes and signal.steps == 1:  # of nothing, the largest is nothing
         return Signal(pool(signal.train[0]).unsqueeze(0), None, divisor, bound)
+    if spikes and of_spikes is not None and not run.warm_up and reach <= torch.iinfo(torch.int16).max:
+        differences = of_spikes(signal.train, reach)
+        if differences is not None:
+            return Signal(differences, None, divisor, bound)
     # A maximum moves by no more than what arrives moves its entries: a difference fits the type of the train.
     result = running(run, pool, [signal], [kind], bound, divisor, torch.int8 if spikes else None)
     train = result.train

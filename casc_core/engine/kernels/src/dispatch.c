@@ -117,7 +117,7 @@ EXPORT int64_t casc_count_rows(int64_t isa, const RowsTask *task, int64_t by, in
 
 enum {
     ROWS, SCAN, LEVELS, RECURRENCE, SUM_MIDDLE, TALLY, CONVOLUTION, AGREEMENT, ROUND, GATED, DRIVEN, LSTM, GRU, LSTM_GRADIENT,
-    GRU_GRADIENT, DENSE, CURRENTS
+    GRU_GRADIENT, DENSE, CURRENTS, MAXIMA
 };
 
 /* Whether weights are laid out as the kernels read them; their loops run over what is padded. */
@@ -212,6 +212,12 @@ static int fits(int64_t kernel, const void *task) {
                currents->padded >= (currents->own ? currents->channels : currents->outputs / currents->groups) &&
                currents->bands > 0 && currents->kernel_y > 0 && currents->kernel_x > 0 && currents->out_height > 0;
     }
+    if (kernel == MAXIMA) {
+        const MaximaTask *maxima = (const MaximaTask *)task;
+        return maxima->steps >= 0 && maxima->samples > 0 && maxima->channels > 0 && maxima->bands > 0 &&
+               maxima->out_height >= maxima->bands && maxima->out_width > 0 && maxima->kernel_y > 0 && maxima->kernel_x > 0 &&
+               maxima->stride_y > 0 && maxima->stride_x > 0;
+    }
     return 1;
 }
 
@@ -241,6 +247,7 @@ static int64_t part(int64_t isa, int64_t kernel, int64_t type, void *task, int64
         case GRU: return DISPATCH(gru, task, first, last);
         case LSTM_GRADIENT: return DISPATCH(lstm_gradient, task, first, last);
         case GRU_GRADIENT: return DISPATCH(gru_gradient, task, first, last);
+        case MAXIMA: return DISPATCH(maxima, task, first, last);
         case SUM_MIDDLE: return DISPATCH(sum_middle, task, first, last);
         default: return DISPATCH(tally, task, first, last);
     }

@@ -134,9 +134,9 @@ static int64_t NAME(driven)(DrivenTask *task, int64_t first, int64_t last) {
                                               &found);
                     } else {
                         flows += is_awake;
-                        any = NAME(fire_uncounted)(all, zeros, is_awake ? drive : zeros, thresholds,
-                                                   (int32_t)cap_at(neurons, step), lower_of(neurons), v, total, fired,
-                                                   (int32_t)(2.0 + (double)flows * task->flow), near, &found);
+                        any = NAME(fire)(all, zeros, is_awake ? drive : zeros, thresholds, (int32_t)cap_at(neurons, step),
+                                         lower_of(neurons), v, total, fired, (int32_t)(2.0 + (double)flows * task->flow),
+                                         near, &found);
                     }
                     if (found)
                         for (int64_t k = 0; k < all; k++) undecided[k] |= near[k];

@@ -13,6 +13,7 @@
 #include "convolution.h"
 #include "dense.h"
 #include "counting.h"
+#include "maxima.h"
 #include "rounding.h"
 #include "driven.h"
 #include "cells.h"

@@ -34,8 +34,6 @@
 #undef MASK
 #undef GREATER
 #undef WITHIN
-#undef ADD_WHERE
-#undef SUBTRACT_WHERE
 #undef ONE_MORE
 #undef ONE_LESS
 #undef LEAST
@@ -181,10 +179,9 @@ INLINE WORD NAME(widened)(const int8_t *from) {
 #endif
 
 /* A MASK says of each int32 whether something holds; `&` and `|` join masks. GREATER and, of unsigned numbers, WITHIN (at most)
-   compare; ADD_WHERE(x, mask, y), SUBTRACT_WHERE, ONE_MORE(x, mask) and ONE_LESS change some of x; LEAST(x, y) is the smaller of
-   unsigned numbers, LEAST_WHERE(x, mask, y) where the mask holds; ANY says whether a mask holds anywhere. SPENT(x, up, down, y)
-   subtracts y from x where `up` holds and adds it where `down` does, COUNTED(x, up, down) adds one and subtracts one; both never hold
-   together. */
+   compare; ONE_MORE(x, mask) and ONE_LESS change some of x; LEAST(x, y) is the smaller of unsigned numbers, LEAST_WHERE(x, mask, y)
+   where the mask holds; ANY says whether a mask holds anywhere. SPENT(x, up, down, y) subtracts y from x where `up` holds and adds
+   it where `down` does, COUNTED(x, up, down) adds one and subtracts one; both never hold together. */
 #if VECTOR
 typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #endif
@@ -192,22 +189,22 @@ typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #define MASK __mmask16
 #define GREATER(a, b) _mm512_cmpgt_epi32_mask((WORD)(a), (WORD)(b))
 #define WITHIN(a, b) _mm512_cmple_epu32_mask((WORD)(a), (WORD)(b))
-#define ADD_WHERE(x, mask, y) _mm512_mask_add_epi32((WORD)(x), mask, (WORD)(x), (WORD)(y))
-#define SUBTRACT_WHERE(x, mask, y) _mm512_mask_sub_epi32((WORD)(x), mask, (WORD)(x), (WORD)(y))
-#define ONE_MORE(x, mask) ADD_WHERE(x, mask, _mm512_set1_epi32(1))
-#define ONE_LESS(x, mask) SUBTRACT_WHERE(x, mask, _mm512_set1_epi32(1))
+#define ONE_MORE(x, mask) _mm512_mask_add_epi32((WORD)(x), mask, (WORD)(x), _mm512_set1_epi32(1))
+#define ONE_LESS(x, mask) _mm512_mask_sub_epi32((WORD)(x), mask, (WORD)(x), _mm512_set1_epi32(1))
 #define LEAST(x, y) _mm512_min_epu32((WORD)(x), (WORD)(y))
 #define LEAST_WHERE(x, mask, y) _mm512_mask_min_epu32((WORD)(x), mask, (WORD)(x), (WORD)(y))
 #define ANY(mask) ((mask) != 0)
-#define SPENT(x, up, down, y) ADD_WHERE(SUBTRACT_WHERE(x, up, y), down, y)
+#define SPENT(x, up, down, y) NAME(spent)(x, up, down, y)
 #define COUNTED(x, up, down) ONE_LESS(ONE_MORE(x, up), down)
+INLINE WORD NAME(spent)(WORD x, MASK up, MASK down, WORD y) {
+    x = _mm512_mask_sub_epi32(x, up, x, y);
+    return _mm512_mask_add_epi32(x, down, x, y);
+}
 #elif VECTOR
 typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define MASK NAME(Lanes)
 #define GREATER(a, b) ((NAME(Lanes))(a) > (NAME(Lanes))(b))
 #define WITHIN(a, b) ((NAME(Lanes))((NAME(Unsigned))(a) <= (NAME(Unsigned))(b)))
-#define ADD_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) + ((mask) & (NAME(Lanes))(y))))
-#define SUBTRACT_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) - ((mask) & (NAME(Lanes))(y))))
 #define ONE_MORE(x, mask) ((WORD)((NAME(Lanes))(x) - (mask)))
 #define ONE_LESS(x, mask) ((WORD)((NAME(Lanes))(x) + (mask)))
 #define LEAST_WHERE(x, mask, y) LEAST(x, (NAME(Lanes))(y) | ~(mask))

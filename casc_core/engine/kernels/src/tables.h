@@ -68,25 +68,29 @@ INLINE int64_t NAME(count_bits)(const uint64_t *bits, int64_t k, int64_t end) {
 /* to [positions, width] += the rows that the keys of some neighbours choose, shifted: `words` vectors of each. `key`: of each
    kernel row, from the first position that is read; NULL: nothing spikes there. */
 INLINE void NAME(add_chosen)(const int words, const int positions, const ConvolutionTerm *term, const int16_t *const *key,
-                             const char *table, int64_t row_bytes, int64_t width, int32_t *to) {
+                             const char *table, const int64_t width, int32_t *to) {
     NAME(Sums) sums[TILE][2];
-    const int64_t quarters = term->quarters, next = term->stride_x * quarters, pattern = PATTERNS * row_bytes;
+    const int64_t quarters = term->quarters, next = term->stride_x * quarters, row_bytes = 4 * width;
+    const int64_t pattern = PATTERNS * row_bytes, kernel_y = term->kernel_y, kernel_x = term->kernel_x;
+    const int64_t along = term->dilation_x * quarters, tap = kernel_y * quarters * pattern;
+    table += SILENCE * row_bytes;
     UNROLLED for (int p = 0; p < positions; p++)
         UNROLLED for (int w = 0; w < words; w++) sums[p][w] = (NAME(Sums)){0};
-    for (int64_t ky = 0; ky < term->kernel_y; ky++) {
+    for (int64_t ky = 0; ky < kernel_y; ky++, table += quarters * pattern) {
         if (!key[ky]) continue;
-        for (int64_t kx = 0; kx < term->kernel_x; kx++) {
-            const char *first = table + (kx * term->kernel_y + ky) * quarters * pattern + SILENCE * row_bytes;
+        const char *column = table;
+        const int16_t *keys = key[ky];
+        for (int64_t kx = 0; kx < kernel_x; kx++, column += tap, keys += along) {
+            const char *first = column;
             for (int64_t q = 0; q < quarters; q += 4, first += 4 * pattern) {
-                const int16_t *at = key[ky] + kx * term->dilation_x * quarters + q;
-                const char *second = first + pattern, *third = second + pattern, *fourth = third + pattern;
-                UNROLLED for (int p = 0; p < positions; p++) {
+                const int16_t *at = keys + q;
+                UNROLLED for (int p = 0; p < positions; p++, at += next) {
                     uint64_t four; /* one load for four keys */
-                    memcpy(&four, at + p * next, 8);
+                    memcpy(&four, at, 8);
                     const NAME(Sums) *a = (const NAME(Sums) *)(first + (int16_t)four);
-                    const NAME(Sums) *b = (const NAME(Sums) *)(second + (int16_t)(four >> 16));
-                    const NAME(Sums) *c = (const NAME(Sums) *)(third + (int16_t)(four >> 32));
-                    const NAME(Sums) *d = (const NAME(Sums) *)(fourth + ((int64_t)four >> 48));
+                    const NAME(Sums) *b = (const NAME(Sums) *)(first + (int16_t)(four >> 16) + pattern);
+                    const NAME(Sums) *c = (const NAME(Sums) *)(first + (int16_t)(four >> 32) + 2 * pattern);
+                    const NAME(Sums) *d = (const NAME(Sums) *)(first + ((int64_t)four >> 48) + 3 * pattern);
                     UNROLLED for (int w = 0; w < words; w++) sums[p][w] = sums[p][w] + a[w] + b[w] + c[w] + d[w];
                 }
             }
@@ -96,19 +100,18 @@ INLINE void NAME(add_chosen)(const int words, const int positions, const Convolu
         UNROLLED for (int w = 0; w < words; w++) ((NAME(Sums) *)(to + p * width))[w] += sums[p][w] << (uint32_t)term->shift;
 }
 
-/* The same for all of a row, and a tile of `positions`, of which there is room for TILE. */
-static void NAME(add_tabled)(const ConvolutionTerm *term, const int16_t *const *key, const char *table, int64_t positions,
-                             int64_t width, int32_t *to) {
-    const int64_t row_bytes = 4 * width;
+/* The same for all of a row. */
+INLINE void NAME(add_rows)(const ConvolutionTerm *term, const int16_t *const *key, const char *table, int64_t positions,
+                           const int64_t width, int32_t *to) {
 #if VECTOR == 512
     for (int64_t lane = 0; lane < width; lane += 2 * SUM_LANES) {
         const int two = width - lane >= 2 * SUM_LANES, many = positions > 4;
         const char *part = table + 4 * lane;
-        if (two && many) NAME(add_chosen)(2, 8, term, key, part, row_bytes, width, to + lane);
-        else if (two) NAME(add_chosen)(2, 4, term, key, part, row_bytes, width, to + lane);
-        else if (positions > 8) NAME(add_chosen)(1, 16, term, key, part, row_bytes, width, to + lane);
-        else if (many) NAME(add_chosen)(1, 8, term, key, part, row_bytes, width, to + lane);
-        else NAME(add_chosen)(1, 4, term, key, part, row_bytes, width, to + lane);
+        if (two && many) NAME(add_chosen)(2, 8, term, key, part, width, to + lane);
+        else if (two) NAME(add_chosen)(2, 4, term, key, part, width, to + lane);
+        else if (positions > 8) NAME(add_chosen)(1, 16, term, key, part, width, to + lane);
+        else if (many) NAME(add_chosen)(1, 8, term, key, part, width, to + lane);
+        else NAME(add_chosen)(1, 4, term, key, part, width, to + lane);
     }
 #else
     for (int64_t p = 0; p < positions; p += 4) {
@@ -116,9 +119,17 @@ static void NAME(add_tabled)(const ConvolutionTerm *term, const int16_t *const *
         for (int64_t ky = 0; ky < term->kernel_y; ky++)
             from[ky] = key[ky] ? key[ky] + p * term->stride_x * term->quarters : NULL;
         for (int64_t lane = 0; lane < width; lane += 2 * SUM_LANES)
-            NAME(add_chosen)(2, 4, term, from, table + 4 * lane, row_bytes, width, to + p * width + lane);
+            NAME(add_chosen)(2, 4, term, from, table + 4 * lane, width, to + p * width + lane);
     }
 #endif
+}
+
+/* The same for a tile of `positions`, of which there is room for TILE. */
+static void NAME(add_tabled)(const ConvolutionTerm *term, const int16_t *const *key, const char *table, int64_t positions,
+                             int64_t width, int32_t *to) {
+    if (width == 16) NAME(add_rows)(term, key, table, positions, 16, to);
+    else if (width == 32) NAME(add_rows)(term, key, table, positions, 32, to);
+    else NAME(add_rows)(term, key, table, positions, width, to);
 }
 
 /* The same where few of the inputs spike: each sends its rows to the positions that read it. `some` of the four keys from `first`
@@ -151,48 +162,58 @@ static void NAME(add_few)(const ConvolutionTerm *term, const int16_t *const *key
     }
 }
 
-/* sum += in * weight, shifted, of `n` channels. Returns what is not zero where anything spikes. */
-INLINE int32_t NAME(add_products)(int64_t n, const int8_t *in, const int32_t *weight, int shift, int32_t *sum) {
+/* to [positions, width] += in * weight, shifted, of `n` channels at positions that lie `next` apart in `in`. Returns whether
+   anything spikes there. */
+INLINE int NAME(add_products)(int64_t positions, int64_t n, const int8_t *in, int64_t next, const int32_t *weight, int shift,
+                              int64_t width, int32_t *to) {
     int64_t k = 0;
     int32_t any = 0;
 #if VECTOR
     enum { LANES = WORD_LANES / 2 };
     NAME(Lanes) some = {0};
     for (; k + LANES <= n; k += LANES) {
-        const WORD spikes = WIDENED(in + k);
-        some |= (NAME(Lanes))spikes;
-        STORE(sum + k, ADD32(LOAD(sum + k), SHIFTED32(TIMES32(spikes, LOAD(weight + k)), shift)));
+        const WORD factor = SHIFTED32(LOAD(weight + k), shift);
+        int32_t *sum = to + k;
+        for (int64_t p = 0; p < positions; p++, sum += width) {
+            const WORD spikes = WIDENED(in + p * next + k);
+            some |= (NAME(Lanes))spikes;
+            STORE(sum, ADD32(LOAD(sum), TIMES32(spikes, factor)));
+        }
     }
     any = ANY(GREATER(some, ZERO()) | GREATER(ZERO(), some));
 #endif
-    for (; k < n; k++) {
-        any |= in[k];
-        sum[k] = (int32_t)((uint32_t)sum[k] + ((uint32_t)(int32_t)in[k] * (uint32_t)weight[k] << shift));
-    }
-    return any;
+    for (; k < n; k++)
+        for (int64_t p = 0; p < positions; p++) {
+            const int32_t spike = in[p * next + k];
+            any |= spike;
+            to[p * width + k] = (int32_t)((uint32_t)to[p * width + k] + ((uint32_t)spike * (uint32_t)weight[k] << shift));
+        }
+    return any != 0;
 }
 
 /* to [positions, width] += what each output's own input channel sends at `step`, shifted. Returns whether anything spikes there. */
 static int NAME(add_own)(const ConvolutionTerm *term, int64_t samples, int64_t sample, int64_t step, int64_t block, int64_t oy,
                          int64_t ox, int64_t positions, int64_t outputs, int64_t width, int32_t *to) {
-    const int64_t row = term->width * term->channels, next = samples * term->height * row;
-    const int8_t *plane = term->train + step * next + sample * term->height * row + term->in_lo[block];
-    const int32_t *weights = (const int32_t *)((const char *)term->weights + block * term->block_bytes);
-    const int is_ahead = step + 2 < term->steps, shift = (int)term->shift;
-    int32_t any = 0;
+    const int64_t row = term->width * term->channels, later = samples * term->height * row, stride = term->stride_x;
+    const int8_t *plane = term->train + step * later + sample * term->height * row + term->in_lo[block];
+    const int32_t *weight = (const int32_t *)((const char *)term->weights + block * term->block_bytes);
+    const int is_ahead = step + 2 < term->steps;
+    int any = 0;
     for (int64_t ky = 0; ky < term->kernel_y; ky++) {
         const int64_t y = input_row(term, oy, ky);
-        if (y < 0) continue;
-        for (int64_t kx = 0; kx < term->kernel_x; kx++) {
-            const int32_t *weight = weights + (ky * term->kernel_x + kx) * width;
-            int64_t x = ox * term->stride_x - term->pad_x + kx * term->dilation_x;
-            for (int64_t p = 0; p < positions; p++, x += term->stride_x) {
-                if (x < 0 || x >= term->width) continue;
-                const int8_t *in = plane + y * row + x * term->channels;
-                if (is_ahead) __builtin_prefetch(in + 2 * next); /* steps lie far apart */
-                any |= NAME(add_products)(outputs, in, weight, shift, to + p * width);
-            }
+        for (int64_t kx = 0; y >= 0 && kx < term->kernel_x; kx++) {
+            const int64_t left = ox * stride - term->pad_x + kx * term->dilation_x; /* of the first position, and of the last: */
+            const int64_t right = left + (positions - 1) * stride;
+            const int64_t first = left < 0 ? (stride - 1 - left) / stride : 0;
+            const int64_t end = right < term->width ? positions : positions - (right - term->width) / stride - 1;
+            if (first >= end) continue;
+            const int8_t *in = plane + y * row + (left + first * stride) * term->channels;
+            const int64_t bytes = (end - first - 1) * stride * term->channels + outputs;
+            for (int64_t byte = 0; is_ahead && byte < bytes; byte += 64) /* steps lie far apart */
+                __builtin_prefetch(in + 2 * later + byte);
+            any |= NAME(add_products)(end - first, outputs, in, stride * term->channels,
+                                      weight + (ky * term->kernel_x + kx) * width, (int)term->shift, width, to + first * width);
         }
     }
-    return any != 0;
+    return any;
 }

@@ -354,6 +354,17 @@ typedef struct {
     int32_t *positive, *negative;
 } TallyTask;
 
+/* `out` [steps, samples, out_height, out_width, channels] int8: how the largest running total of each window of `train` [steps,
+   samples, height, width, channels] int8 changes at each step; each window holds an input. int8 holds the totals if `narrow`, else int16.
+   Images are cut into `bands` of rows of windows. */
+typedef struct {
+    const int8_t *train;
+    int64_t steps, samples, height, width, channels;
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+    int64_t out_height, out_width, bands, narrow;
+    int8_t *out;
+} MaximaTask;
+
 /* `train` [arriving, neurons] int8 against `levels` [neurons] out of `q`, after each of `steps`, up to which there have been
    `awake` [steps] wake steps. `out` [blocks of 16384 neurons, steps, 3]: neurons with at least one spike too many, too few, and
    the sum of |count * q - level * awake|. `narrow`: int32 holds that sum over 1024 neurons. */
