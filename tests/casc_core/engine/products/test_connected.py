@@ -1,4 +1,4 @@
-"""Populations behind fully connected maps are those of the plain rule, in integers and rounded; other maps are left alone."""
+"""Populations behind fully connected maps are those of the plain rule, rounded or not; other maps are left alone."""
 
 from __future__ import annotations
 
