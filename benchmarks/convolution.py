@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -35,7 +34,6 @@ from torch import Tensor, nn
 import casc_core
 from casc_core import SpikingModel
 from casc_core.engine import kernels
-from casc_core.engine.level_run import LevelRun
 from casc_core.engine.ops.population import Fire
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.recording.recorder import Recorder
@@ -253,7 +251,7 @@ def ways(snn: SpikingModel, same: SpikingModel, x: Tensor, scale: Scale) -> Sect
 @contextmanager
 def float_convolutions() -> Iterator[None]:
     """Currents in float32 or float64, patch by patch; the rest compiled as usual."""
-    with patch.object(DeferredSum, "population", lambda *_: None), patch.object(Fire, "_levels", lambda *_: None):
+    with patch.object(Fire, "_readable", lambda *_: None):
         yield
 
 
@@ -306,24 +304,23 @@ def behind_convolutions(call: Callable[[], object]) -> list[tuple[Fire, Run, Sig
 
 def populations(call: Callable[[], object]) -> dict[str, int]:
     """How many of the populations behind convolutions that `call` runs take which path."""
-    taken = {"integer": 0, "float": 0} | Counter[str]()
-    in_spikes, in_levels = DeferredSum.population, Fire._levels
+    asked = taken = 0
+    readable, read = Fire._readable, Fire._read
 
-    def counted(fired: Tensor | None) -> Tensor | None:
-        taken["float" if fired is None else "integer"] += 1
+    def noted(self: Fire, run: Run, signal: Signal) -> DeferredSum | None:
+        nonlocal asked
+        asked += isinstance(signal.lazy_train, DeferredSum)
+        return readable(self, run, signal)
+
+    def counted(self: Fire, *arguments: Any) -> Tensor | None:
+        nonlocal taken
+        fired = read(self, *arguments)
+        taken += fired is not None
         return fired
 
-    def population(self: DeferredSum, *arguments: Any, **named: Any) -> Tensor | None:
-        return counted(in_spikes(self, *arguments, **named))
-
-    def levels(self: Fire, run: Run, signal: Signal) -> Tensor | None:
-        fired = in_levels(self, run, signal)
-        is_asked = isinstance(run, LevelRun) and isinstance(signal.lazy_train, DeferredSum)
-        return counted(fired) if is_asked else fired
-
-    with patch.object(DeferredSum, "population", population), patch.object(Fire, "_levels", levels):
+    with patch.object(Fire, "_readable", noted), patch.object(Fire, "_read", counted):
         call()
-    return taken
+    return {"integer": taken, "float": asked - taken}
 
 
 def density(train: Tensor) -> float:

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 import casc_core
 from casc_core.engine.ops.population import Fire
-from casc_core.engine.products.deferred_sum import DeferredSum, Term
+from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.geometry import convolve
+from casc_core.engine.products.term import Term
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal
 

@@ -64,12 +64,13 @@ class _Planned(NamedTuple):
     """A step as a run takes it.
 
     Attributes:
-        call: its arguments, with `Ref`s inside.
+        call: its arguments, with `Ref`s inside. is_plain: whether these are `Ref`s, or stand as they are.
         names: the values that it reads. let_go: those that nothing reads afterwards.
         is_read: whether a step reads its result. readers: how many steps and outputs do.
     """
 
     call: tuple[tuple[Any, ...], dict[str, Any]]
+    is_plain: bool
     names: set[str]
     let_go: tuple[str, ...]
     is_read: bool
@@ -120,6 +121,7 @@ class Program:
         return [
             _Planned(
                 call,
+                all(isinstance(arg, Ref) or not refs(arg) for arg in (*call[0], *call[1].values())),
                 names,
                 tuple(name for name in names if last_use[name] == index),
                 step.result in last_use,
@@ -202,9 +204,10 @@ class Program:
         for step, planned in zip(self.steps, self._plan, strict=True):
             op, call = ops[step.op], planned.call
             run.reads_result_once = planned.readers == 1
-            args = tuple([substitute(each, values) for each in call[0]])
-            kwargs = {name: substitute(each, values) for name, each in call[1].items()}
-            period = max([1, *(longest_period(values[name]) for name in planned.names)])
+            given = _plain if planned.is_plain else substitute
+            args = tuple([given(each, values) for each in call[0]])
+            kwargs = {name: given(each, values) for name, each in call[1].items()}
+            period = max([1, *[longest_period(values[name]) for name in planned.names]])
             values[step.result] = _called(op, run, args, kwargs, period)
             if run.recorder is not None and run.recorder.watch is not None:
                 run.recorder.watch(run, step, op, args, kwargs, values[step.result])
@@ -275,6 +278,11 @@ def _remedy(given: Any) -> str:
 
 def _of_period(value: Any, period: int) -> Any:
     return replace(value, period=period) if isinstance(value, Signal) else value
+
+
+def _plain(value: Any, values: Mapping[str, Any]) -> Any:
+    """As `substitute`, of what is a `Ref` or holds none."""
+    return values[value.name] if isinstance(value, Ref) else value
 
 
 def substitute(value: Any, values: Mapping[str, Any]) -> Any:

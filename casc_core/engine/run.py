@@ -41,8 +41,8 @@ class Run(ABC):
         made: numbers that functions of the inputs have made so far.
         device: where the network is; None: it holds no tensors.
         reads_result_once: whether one operation alone reads the result of the one that is called.
-        row_counts: by layer, the `signed_counts` that a kernel took of its train while it fired; None: they are not asked
-            for.
+        row_counts: by layer, how many spikes of each sign a kernel counted in each row of its train while it fired; None:
+            they are not asked for.
         potentials: where they are recorded, the membrane potentials `[steps, *shape]` of each population that has fired
             and whose operation has not taken them yet; None: they are not.
     """
@@ -92,6 +92,11 @@ class Run(ABC):
         binned.steps_at_once = self.steps_at_once * steps
         binned.peak = min(self.peak * steps, 2 * self.total)
         return binned
+
+    @property
+    def neurons(self) -> tuple[object, ...]:
+        """What of it decides which spikes a population fires from which currents."""
+        return self.numerics, self.kernel_neuron, self.peak
 
     @property
     @abstractmethod

@@ -72,6 +72,9 @@ class LazyTrain(Protocol):
     def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> LazyTrain | None:
         """What `over_steps` makes of it where the function moves, takes or repeats entries; None: it must be computed."""
 
+    def unweighed(self) -> Tensor | None:
+        """The spikes, in int8, that it is once each channel has been multiplied by a factor; None: it is something else."""
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """Each step summed over these dimensions, from the end, int32, where that need not be written down first."""
 
@@ -123,7 +126,7 @@ class Signal(Summarised):
         """Where it is."""
         return self.lazy_train.device
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """Shape of the tensor in the user's network."""
         return self.lazy_train.shape[1:] if isinstance(self.lazy_train, Tensor) else self.lazy_train.size

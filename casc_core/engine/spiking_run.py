@@ -57,7 +57,7 @@ class SpikingRun(Run):
         self.total = checked_total(neuron.rate * self.caps[-1])
         # Kernels give spikes alone; where potentials are recorded, populations go through their steps one by one.
         stepwise = self.potentials is not None
-        self.kernel_neuron = None if stepwise else KernelNeuron.spiking(neuron, self.awake, steps)
+        self.kernel_neuron = None if stepwise else KernelNeuron.spiking(neuron, tuple(self.awake), steps)
 
     def wake_weights(self, steps: int | None = None) -> list[int]:
         awake = [int(step) for step in self.awake]
@@ -82,6 +82,10 @@ class SpikingRun(Run):
         # Once the input has ended, a neuron emits at most so many further spikes as there are levels.
         steps = max(arriving, len(self.awake)) + (self.total if levels is None else levels)
         return steps if self.steps is None else min(steps, self.steps)
+
+    @property
+    def neurons(self) -> tuple[object, ...]:
+        return *super().neurons, self.neuron
 
     @property
     def kind(self) -> tuple[Any, ...]:

@@ -56,6 +56,10 @@ class RecurrentTrain:
     def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> None:
         """None: it is moved as a tensor."""
 
+    def unweighed(self) -> Tensor | None:
+        """None: it is spikes as they are."""
+        return None
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """Each step summed over the positions, int32; None for other dimensions."""
         return self.fired(summed=True) if dims == (self.positions,) and "_train" not in self.__dict__ else None

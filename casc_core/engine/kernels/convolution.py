@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,9 +183,9 @@ class PackedConvolution:
         """The first input channel that no block reads."""
         return int((self.low + self.count).max())
 
-    def term(self, train: Tensor, exponent: int) -> ctypes.Structure:
-        """For the kernel; `train` is `[steps, samples, height, width, channels]`, closely packed."""
-        g, (steps, _, height, width, channels) = self.geometry, train.shape
+    def term(self, shape: Sequence[int], exponent: int) -> ctypes.Structure:
+        """For the kernel, but for the train, closely packed; `shape`: samples, height, width, channels of a step."""
+        g, (_, height, width, channels) = self.geometry, shape
         tables: tuple[int | None, ...] = (None, 0, 0, 0)
         if self.tables is not None:
             quarters = self.tables.shape[2]
@@ -193,7 +194,7 @@ class PackedConvolution:
             padded = max(read, g.padding[2] + width)
             tables = (self.tables.data_ptr(), self.tables[0].nbytes, quarters, padded)
         return _Term(
-            train.data_ptr(), steps, height, width, channels,
+            None, 0, height, width, channels,
             self.values.data_ptr(), self.kind, self.values[0].nbytes, self.exponent - exponent, self.most_in,
             self.low.data_ptr(), self.count.data_ptr(), *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation,
             (g.kernel[0] - 1) * g.dilation[0] + 1,
@@ -312,93 +313,138 @@ class Exact:
     potential: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class SpikingPopulation:
+    """A population behind some convolutions as the kernel reads it, in units of `2**exponent`.
+
+    Attributes:
+        filters: of each term, packed for these blocks of outputs; exponent: at most that of any.
+        thresholds: `[channels]` int32. neuron: what it is and when it is awake.
+        drive, potential: before the first step; int32, as they broadcast with the population; or None.
+        exact: the same numbers where those in these units are rounded.
+    """
+
+    filters: tuple[PackedConvolution, ...]
+    blocks: Blocks
+    exponent: int
+    thresholds: Tensor
+    neuron: KernelNeuron
+    drive: Tensor | None = None
+    potential: Tensor | None = None
+    exact: Exact | None = None
+
+    @cached_property
+    def last(self) -> list[_Call]:
+        """What was asked of the kernel last; it is asked the same of other spikes of these shapes."""
+        return []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has tensors of its own, and asks anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "last"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What the kernel is asked, but for the spikes it is asked it of.
+
+    Attributes:
+        key: the shapes of the trains, without their steps, and of the population.
+    """
+
+    key: tuple[Sequence[int], ...]
+    terms: ctypes.Array[ctypes.Structure]
+    task: ctypes.Structure
+    items: int
+
+    @classmethod
+    def of(cls, population: SpikingPopulation, key: tuple[Sequence[int], ...]) -> _Call:
+        """For trains and a population of these shapes."""
+        p, given, (samples, channels, height, width) = population, key[:-1], key[-1]
+        _check(p, key)
+        blocks, thresholds, exact = p.blocks, p.thresholds, p.exact
+        drive, potential = (None if each is None else each.expand(*key[-1]) for each in (p.drive, p.potential))
+        exactly: tuple[object, ...] = (NOTHING, None, None, None)
+        if exact is not None:
+            _check_exact(p.filters, channels, p.drive, p.potential, exact)
+            parts = exact.margin.structure(float(exact.thresholds.max()), 2.0 ** (p.exponent - exact.exponent))
+            exactly = (parts, *(address(values) for values in (exact.thresholds, exact.drive, exact.potential)))
+        structures = [packed.term(shape, p.exponent) for packed, shape in zip(p.filters, given, strict=True)]
+        bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
+        strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
+        task = _Task(
+            p.neuron.structure(int(thresholds.max())), None, len(structures), samples, height, width, channels,
+            bands, blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
+            address(drive), *strides, address(potential), *steps, *exactly, 0, None,
+        )  # fmt: skip
+        return cls(key, (_Term * len(structures))(*structures), task, len(blocks.low) * samples * bands)
+
+    def __call__(self, trains: Sequence[Tensor], neuron: KernelNeuron, guess: int) -> Tensor:
+        """The spikes; threads may ask at the same time."""
+        terms, task = type(self.terms).from_buffer_copy(self.terms), type(self.task).from_buffer_copy(self.task)
+        for term, train in zip(terms, trains, strict=True):
+            term.train, term.steps = train.data_ptr(), len(train)
+        samples, channels, height, width = self.key[-1]
+        task.term = ctypes.addressof(terms)
+
+        def attempt(capacity: int) -> tuple[Tensor, int]:
+            out = empty((capacity, samples, height, width, channels), torch.int8)
+            task.capacity, task.out = capacity, out.data_ptr()
+            return out, run("convolution", task, self.items, out.numel())
+
+        arriving = max(map(len, trains))
+        out, needed = with_capacity(neuron.room(arriving, guess), neuron.longest(arriving), attempt)
+        return out[:needed].permute(0, 1, 4, 2, 3)
+
+
 def convolution(
-    terms: Sequence[tuple[PackedConvolution, Tensor]],
-    blocks: Blocks,
-    shape: tuple[int, int, int, int],
-    drive: Tensor | None,
-    exponent: int,
-    thresholds: Tensor,
-    neuron: KernelNeuron,
-    guess: int,
-    potential: Tensor | None = None,
-    exact: Exact | None = None,
+    population: SpikingPopulation, trains: Sequence[Tensor], shape: tuple[int, int, int, int], guess: int
 ) -> Tensor:
     """Spikes `[steps, samples, channels, height, width]` of a population, channels last in memory.
 
     Args:
-        terms: weights and the train `[steps, samples, channels, height, width]` int8 that goes through them.
-        blocks: of the outputs, for which the weights are packed.
+        trains: `[steps, samples, channels, height, width]` int8, that go through each of its filters.
         shape: samples, channels, height, width of the population.
-        drive: in units, int32, of this shape, whatever the strides; or None.
-        exponent: of the unit of drive, threshold and potentials, at most that of each term.
-        thresholds: `[channels]` int32, in units.
-        neuron: what it is and when it is awake.
         guess: of the steps that will be needed.
-        potential: before the first step, as the drive; or None.
-        exact: the same numbers where those in these units are rounded.
     """
+    require(all(train.dtype == torch.int8 and train.dim() == 5 for train in trains), "trains of spikes")
+    trains = [train.permute(0, 1, 3, 4, 2).contiguous() for train in trains]
+    key = *(train.shape[1:] for train in trains), shape
+    call = population.last[0] if population.last else None
+    if call is None or call.key != key:
+        call = _Call.of(population, key)
+        population.last[:] = [call]
+    return call(trains, population.neuron, guess)
+
+
+def _check(population: SpikingPopulation, key: tuple[Sequence[int], ...]) -> None:
+    """That all sizes fit each other: those of the trains, channels last, and of the population."""
+    p, blocks, given, shape = population, population.blocks, key[:-1], key[-1]
     samples, channels, height, width = shape
-    require(not neuron.in_levels, "a population in levels")
-    _check(terms, blocks, shape, drive, potential, exponent, thresholds)
-    exactly: tuple[object, ...] = (NOTHING, None, None, None)
-    if exact is not None:
-        _check_exact(terms, channels, drive, potential, exact)
-        parts = exact.margin.structure(float(exact.thresholds.max()), 2.0 ** (exponent - exact.exponent))
-        exactly = (parts, *(address(values) for values in (exact.thresholds, exact.drive, exact.potential)))
-    trains = [train.permute(0, 1, 3, 4, 2).contiguous() for _, train in terms]
-    structures = [packed.term(train, exponent) for (packed, _), train in zip(terms, trains, strict=True)]
-    array = (_Term * len(structures))(*structures)
-    bands = max(1, min(height, -(-_LEAST_ITEMS // (samples * len(blocks.low)))))
-    strides, steps = ((0, 0, 0, 0) if values is None else values.stride() for values in (drive, potential))
-
-    def attempt(capacity: int) -> tuple[Tensor, int]:
-        out = empty((capacity, samples, height, width, channels), torch.int8)
-        task = _Task(
-            neuron.structure(int(thresholds.max())), ctypes.addressof(array), len(array), samples, height, width, channels,
-            bands, blocks.width, blocks.tile, blocks.low.data_ptr(), blocks.count.data_ptr(), thresholds.data_ptr(),
-            address(drive), *strides, address(potential), *steps, *exactly, capacity, out.data_ptr(),
-        )  # fmt: skip
-        return out, run("convolution", task, len(blocks.low) * samples * bands, out.numel())
-
-    arriving = max(len(train) for train in trains)
-    out, needed = with_capacity(neuron.room(arriving, guess), neuron.longest(arriving), attempt)
-    return out[:needed].permute(0, 1, 4, 2, 3)
-
-
-def _check(
-    terms: Sequence[tuple[PackedConvolution, Tensor]],
-    blocks: Blocks,
-    shape: tuple[int, int, int, int],
-    drive: Tensor | None,
-    potential: Tensor | None,
-    exponent: int,
-    thresholds: Tensor,
-) -> None:
-    """That all sizes fit each other."""
-    samples, channels, height, width = shape
-    require(bool(terms) and 0 not in shape, f"{len(terms)} terms for a population of {list(shape)}")
-    lowest = int(checked(thresholds, "the thresholds", torch.int32, (channels,)).min())
+    require(not p.neuron.in_levels, "a population in levels")
+    require(bool(given) and 0 not in shape, f"{len(given)} terms for a population of {list(shape)}")
+    lowest = int(checked(p.thresholds, "the thresholds", torch.int32, (channels,)).min())
     require(lowest > 0, f"a threshold of {lowest}")
     require(blocks.end <= channels, f"blocks of {channels} channels")
-    for packed, train in terms:
-        checked(train, "a train", torch.int8, (len(train), samples, *train.shape[2:]), packed=False)
-        require(train.dim() == 5 and packed.reads_until <= train.shape[2], f"{train.shape[2]} channels")
-        size = packed.geometry.output_size(*train.shape[3:])
+    for packed, (own_samples, *plane, inputs) in zip(p.filters, given, strict=True):
+        require(own_samples == samples, f"a train of {own_samples} samples for {samples}")
+        require(packed.reads_until <= inputs, f"{inputs} channels")
+        size = packed.geometry.output_size(*plane)
         require(size == (height, width), f"an output of {list(size)} for a population of {[height, width]}")
         taps, most = math.prod(packed.geometry.kernel), 1 if packed.own else packed.most_in
         numbers, expected = packed.values.numel(), len(blocks.low) * taps * most * blocks.width
         require(numbers == expected, f"weights packed for other blocks: {packed.values.shape}")
         is_tabled = packed.tables is not None
         require(packed.own or is_tabled == blocks.tabled, f"weights packed for {'tables' if is_tabled else 'lists'}")
-        require(0 <= packed.exponent - exponent <= 30, f"a shift of {packed.exponent - exponent}")
-    for values in (drive, potential):
+        require(0 <= packed.exponent - p.exponent <= 30, f"a shift of {packed.exponent - p.exponent}")
+    for values in (p.drive, p.potential):
         if values is not None:
-            checked(values, "a drive or a potential", torch.int32, shape, packed=False)
+            fits = values.dim() == 4 and all(own in (1, size) for own, size in zip(values.shape, shape, strict=True))
+            require(fits, f"a drive or a potential {list(values.shape)} for a population of {list(shape)}")
+            checked(values, "a drive or a potential", torch.int32, values.shape, packed=False)
 
 
 def _check_exact(
-    terms: Sequence[tuple[PackedConvolution, Tensor]],
+    filters: Sequence[PackedConvolution],
     channels: int,
     drive: Tensor | None,
     potential: Tensor | None,
@@ -406,7 +452,7 @@ def _check_exact(
 ) -> None:
     """That the exact numbers lie as the rounded ones do."""
     checked(exact.thresholds, "the exact thresholds", torch.float64, (channels,))
-    for packed, _ in terms:
+    for packed in filters:
         kept = packed.left_out is not None and packed.left_out.finest == exact.exponent
         require(kept, "weights without those that they were rounded from")
     for rounded_one, own in ((drive, exact.drive), (potential, exact.potential)):

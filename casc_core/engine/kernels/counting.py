@@ -20,7 +20,9 @@ _AgreementTask = structure(
 )
 # Neurons of a block, which a thread takes, and of a part, over which the kernel sums before it widens.
 _AGREEMENT_BLOCK, _AGREEMENT_PART = 16_384, 1_024
-_TallyTask = structure("TallyTask", (c_void_p, "source"), (c_int64, "inner"), (c_void_p, "positive negative"))
+_TallyTask = structure(
+    "TallyTask", (c_void_p, "source"), (c_int64, "rows inner"), (c_void_p, "positive negative in_rows")
+)
 
 
 def sum_middle(train: Tensor, dim: int) -> Tensor:
@@ -37,17 +39,25 @@ def sum_middle(train: Tensor, dim: int) -> Tensor:
     return out
 
 
-def tally(train: Tensor) -> tuple[Tensor, Tensor]:
-    """How many entries of each row (last dimension) of an int8 tensor are positive, and how many negative; int32.
+def tally(train: Tensor, dims: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """How many entries of each block of an int8 tensor, its last `dims` dimensions, are positive, and how many negative;
+    and how many of each row, the last dimension, are not zero; int32.
 
     >>> tally(torch.tensor([[1, 0, 1], [-1, 1, 0]], dtype=torch.int8))
-    (tensor([2, 1], dtype=torch.int32), tensor([0, 1], dtype=torch.int32))
+    (tensor([2, 1], dtype=torch.int32), tensor([0, 1], dtype=torch.int32), tensor([2, 2], dtype=torch.int32))
     """
+    require(1 <= dims <= train.dim(), f"blocks of {dims} dimensions of {list(train.shape)}")
     train = checked(train.contiguous(), "the train", torch.int8, train.shape)
-    positive, negative = (torch.empty(train.shape[:-1], dtype=torch.int32, device="cpu") for _ in range(2))
-    task = _TallyTask(train.data_ptr(), train.shape[-1], positive.data_ptr(), negative.data_ptr())
-    run("tally", task, positive.numel(), train.numel())
-    return positive, negative
+    blocks, rows = train.shape[:-dims], train.shape[:-1]
+    new = torch.empty if train.numel() else torch.zeros
+    positive, negative, in_rows = (new(each, dtype=torch.int32, device="cpu") for each in (blocks, blocks, rows))
+    if train.numel():
+        task = _TallyTask(
+            train.data_ptr(), in_rows.numel() // positive.numel(), train.shape[-1], positive.data_ptr(),
+            negative.data_ptr(), in_rows.data_ptr(),
+        )  # fmt: skip
+        run("tally", task, positive.numel(), train.numel())
+    return positive, negative, in_rows
 
 
 def agreement(train: Tensor, levels: Tensor, q: int, awake: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

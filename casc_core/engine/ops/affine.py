@@ -33,6 +33,7 @@ from casc_core.engine.products.deferred_sum import DeferredSum, deferred, filter
 from casc_core.engine.products.exact_sums import exact_product, exact_sum, largest_row, weight_limbs
 from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry
+from casc_core.engine.products.grid_product import GridProduct, Grids
 from casc_core.engine.products.input_product import InputProduct, InputWeights, LinearSums, Sums, product_on_grid
 from casc_core.engine.products.spike_product import Product
 from casc_core.engine.products.total_product import TotalProduct
@@ -89,7 +90,7 @@ class AffineMap(Op, abstract=True):
     def check(self) -> None:
         self.require(self.weight is not None or self.fine is not None, "one of 'weight' and 'fine' must be there")
 
-    @property
+    @cached_property
     def kernel(self) -> torch.Size:
         """The shape of its weights, outputs first."""
         return next(weight.shape for weight in (self.weight, self.fine) if weight is not None)
@@ -120,11 +121,14 @@ class AffineMap(Op, abstract=True):
         if drive is not None:
             fine = self.fine
             assert fine is not None
-            if isinstance(run.numerics, AsTrained) and isinstance(sums, Sums) and signal.divisor is None:
-                return InputProduct(drive, self.input_weights(), sums, bias, shape)
-            exponents = self.settings["input_exponent"], self.settings["fine_exponent"]
-            drive = exact_product(run.numerics, drive, fine, *exponents, self.settings["name"], sums)
-            drive = run.numerics.drive(drive, self.settings["drive_exponent"])
+            numerics, name, product = run.numerics, self.settings["name"], self.settings["drive_exponent"]
+            inputs, weights = self.settings["input_exponent"], self.settings["fine_exponent"]
+            if numerics.is_exact and isinstance(sums, Sums) and signal.divisor is None:
+                if isinstance(numerics, AsTrained):
+                    return InputProduct(drive, self.input_weights(), sums, bias, shape)
+                grids = Grids(inputs, weights, product)
+                return GridProduct(drive, self.weights_on_grid(), sums, bias, shape, grids, numerics, name)
+            drive = numerics.drive(exact_product(numerics, drive, fine, inputs, weights, name, sums), product)
         if bias is not None:
             bias = bias.reshape(-1, *[1] * (-1 - features))
             bias = bias if signal.divisor is None else bias * signal.divisor
@@ -165,6 +169,12 @@ class AffineMap(Op, abstract=True):
         assert fine is not None
         return self.inputs_cache(fine, "split", lambda: InputWeights.of(fine))
 
+    def weights_on_grid(self) -> InputWeights:
+        """The same where they meet inputs on a grid."""
+        fine = self.fine
+        assert fine is not None
+        return self.inputs_cache(fine, "on grid", lambda: InputWeights.on_grid(fine))
+
     @cached_property
     def inputs_cache(self) -> WeightCache:
         """What is made of the weights that real-valued input meets."""
@@ -183,7 +193,7 @@ class AffineMap(Op, abstract=True):
 
     def later(self, follower: Follower, signals: list[Abstract]) -> int:
         read = signals[0]
-        waits = read.is_driven and isinstance(follower.run.numerics, AsTrained)
+        waits = read.is_driven and follower.run.numerics.is_exact
         return read.nbytes + self.working(follower, signals) if waits else 0
 
     @property
@@ -207,7 +217,9 @@ class AffineMap(Op, abstract=True):
         if fan_out.dim() == 0:
             spikes = signal.spikes_by_step() * float(fan_out)
         else:
-            spikes = by_step(signal.spikes_over(self.input_dim) * fan_out)
+            arriving = signal.spikes_over(self.input_dim)
+            by_position = arriving.sum(tuple(range(1, arriving.dim() - fan_out.dim())), dtype=torch.float64)
+            spikes = by_step(by_position * fan_out)
         return Work(accumulates=spikes, awake=awake, dense=dense)
 
 
@@ -396,8 +408,7 @@ class Scale(Op):
         check_aligned(self)
 
     def forward(self, run: Run, signal: Signal) -> Signal:
-        given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
-        signal, (factor, fine, *shift) = aligned(signal, self.settings["axis"], *given)
+        signal, (factor, fine, *shift) = self._aligned(signal)
         grids, bound = self.settings["grids"], signal.bound * self.largest
         train: Tensor | LazyTrain
         if grids is not None:
@@ -415,13 +426,31 @@ class Scale(Op):
             drive = constant if drive is None else drive + constant
         return replace(signal, lazy_train=train, lazy_drive=drive, bound=bound)
 
+    def _aligned(self, signal: Signal) -> tuple[Signal, tuple[Tensor, ...]]:
+        """A signal and the numbers that it meets; those of channels are the same tensors again and again."""
+        given = [value for value in (self.factor, self.fine, self.shift) if value is not None]
+        axis, shape = self.settings["axis"], signal.shape
+        if axis is None:
+            return aligned(signal, None, *given)
+        return signal, self.by_channel(given[0], (len(shape), *shape[1:2]), lambda: aligned(signal, axis, *given)[1])
+
+    @cached_property
+    def by_channel(self) -> WeightCache:
+        """The numbers of channels, shaped to meet signals."""
+        return WeightCache()
+
     def _product(self, run: Run, signal: Signal, factor: Tensor) -> Tensor | LazyTrain:
         """The train times the factor; of spikes, it is computed where it is read."""
         if self.leaves_trains:
             return signal.lazy_train
         own = deferred(run.numerics, run.peak, signal.lazy_train, signal.bound)
-        product = None if own is None else own.times(factor)
+        product = None if own is None else own.times(factor, self.kept)
         return signal.train.double() * factor if product is None else product
+
+    @cached_property
+    def kept(self) -> WeightCache:
+        """What is made of the factor that signals meet."""
+        return WeightCache()
 
     def provenance(self, run: Run, result: Signal, signal: Provenance) -> Provenance:
         _, (factor,) = aligned(result, self.settings["axis"], self.factor)

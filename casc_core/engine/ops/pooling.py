@@ -17,9 +17,10 @@ from casc_core.engine.functions import check_room
 from casc_core.engine.ops.declared import GRIDS, NAME, PADDING, WINDOW, Flag, OrNone, Several, settings
 from casc_core.engine.ops.op import Op, room_for_drive
 from casc_core.engine.ops.reduction import follow_maximum, room_for_maximum, rounded_mean, running_maximum
-from casc_core.engine.products.deferred_sum import DeferredSum, with_plane, without_plane
+from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.exact_sums import whole_sums
 from casc_core.engine.products.pooling_windows import Window, adaptive, each_reads, maxima, per_dimension, sums
+from casc_core.engine.products.term import with_plane, without_plane
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.run import Run
 from casc_core.engine.signal import LazyTrain, Signal

@@ -19,8 +19,10 @@ from casc_core.engine.neuron_loop import Threshold
 from casc_core.engine.ops.affine import by_channel
 from casc_core.engine.ops.declared import EXPONENT, NAME, Numbers, Positive, Whole, settings, tensors
 from casc_core.engine.ops.op import Op, entries
-from casc_core.engine.products.deferred_sum import DeferredSum, with_plane
+from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.input_product import InputProduct
+from casc_core.engine.products.level_population import LevelPopulation, are_levels, level_population
+from casc_core.engine.products.spiking_population import SpikingPopulation, are_spikes
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import LARGEST_TOTAL, Run
@@ -28,6 +30,9 @@ from casc_core.engine.signal import Signal, along, inverse, memory_order, withou
 from casc_core.errors import CascError
 from casc_core.neuron import LevelThresholds
 from casc_core.numerics import binade, largest
+
+# So many kinds of runs find a population as it was prepared.
+_KEPT = 8
 
 
 class Received(NamedTuple):
@@ -46,17 +51,16 @@ class Received(NamedTuple):
     most: float | None
 
 
-class _InLevels(NamedTuple):
-    """A population behind convolutions as a run in levels met it last, and what has been prepared of it for the kernel.
+class _Prepared(NamedTuple):
+    """A population behind convolutions as a run met it last, and what has been prepared of it for the kernel.
 
     Attributes:
-        key, given: all that it depends on but for the levels that arrive.
+        key, given: all that it depends on but for the spikes, or levels, that arrive.
     """
 
     key: tuple[object, ...]
     given: Composition
-    population: kernels.DensePopulation
-    begin: kernels.Begin
+    population: LevelPopulation | SpikingPopulation | kernels.Driven
 
 
 class Fire(Op):
@@ -84,8 +88,8 @@ class Fire(Op):
         return {}
 
     @cached_property
-    def in_levels(self) -> dict[int, _InLevels]:
-        """By the largest level."""
+    def prepared(self) -> dict[object, _Prepared]:
+        """By what runs make of the neurons: a few of them."""
         return {}
 
     def check(self) -> None:
@@ -168,102 +172,131 @@ class Fire(Op):
 
     def _spikes(self, run: Run, signal: Signal) -> Tensor:
         spikes = self._of_inputs(run, signal)
-        if spikes is None:
-            spikes = self._levels(run, signal)
         if spikes is not None:
             return spikes
-        signal, threshold, potential, _ = self.received(run, signal)
-        train = self._behind_convolutions(run, signal, threshold, potential)
-        return self._fired(run, signal, threshold, potential) if train is None else train
+        currents = self._readable(run, signal)
+        key = None if currents is None else self._key(run, signal, currents)
+        population = None if key is None else self._kept(run, key)
+        if currents is not None and population is not None:
+            spikes = self._read(currents, population)
+            if spikes is not None:
+                return spikes
+        received = self.received(run, signal)
+        if currents is not None:
+            population = self._prepared(run, received, currents)
+            spikes = None if population is None else self._read(currents, population)
+            if population is not None and key is not None:
+                self._keep(run, key, population)
+        if spikes is not None:
+            return spikes
+        return self._fired(run, received.signal, received.threshold, received.potential)
+
+    def _readable(self, run: Run, signal: Signal) -> DeferredSum | None:
+        """The currents where a compiled kernel may take them from the convolutions' own inputs; None: it may not."""
+        currents, neuron = signal.lazy_train, run.kernel_neuron
+        if neuron is None or not isinstance(currents, DeferredSum) or not run.numerics.is_exact:
+            return None
+        if neuron.in_levels:
+            return currents if signal.divisor is None and are_levels(currents) else None
+        return currents if are_spikes(currents, self.settings["exponent"]) else None
+
+    def _key(self, run: Run, signal: Signal, currents: DeferredSum) -> tuple[object, ...] | None:
+        """All that the population depends on but for what arrives; None: more than that."""
+        drive = signal.lazy_drive
+        own = b"" if drive is None else _by_channel(drive) if isinstance(drive, Tensor) else None
+        if own is None or signal.divisor is not None:
+            return None
+        return own, currents.filters, currents.bounds, currents.dims, run.neurons
+
+    def _prepared(
+        self, run: Run, received: Received, currents: DeferredSum
+    ) -> LevelPopulation | SpikingPopulation | None:
+        """The population for a compiled kernel; None: none can take it."""
+        signal, threshold, potential, _ = received
+        thresholds = None if isinstance(threshold, LevelThresholds) else along(threshold, signal.shape, 1)
+        neuron, exponent = run.kernel_neuron, self.settings["exponent"]
+        if thresholds is None or neuron is None:
+            return None
+        reach, fits = self._reach_in_int32(run, signal, threshold, potential)
+        if not neuron.in_levels:
+            units = None if fits else binade(reach) - kernels.SUM_BITS
+            drive, begins = (currents.aligned(values) for values in (signal.drive, potential))
+            return SpikingPopulation(exponent, thresholds, neuron, drive, begins, units)
+        begin = torch.zeros((), dtype=torch.float64)
+        for each, times in ((signal.drive, neuron.total), (potential, 1)):
+            begin = begin if each is None else begin + without_repeats(each) * times
+        return level_population(currents, exponent, thresholds, begin, neuron.total)
+
+    def _read(
+        self, currents: DeferredSum, population: LevelPopulation | SpikingPopulation | kernels.Driven
+    ) -> Tensor | None:
+        """Levels or spikes, by a compiled kernel; None: it cannot."""
+        if isinstance(population, LevelPopulation):
+            return population.levels(currents)
+        assert isinstance(population, SpikingPopulation)
+        spikes = population.spikes(currents, self.steps.get(population.neuron.most, 0))
+        return None if spikes is None else self._noted(population.neuron, spikes)
 
     def _of_inputs(self, run: Run, signal: Signal) -> Tensor | None:
         """Spikes of a population that a product of real-valued input alone drives; None: they are not taken with it."""
-        product, neuron, exponent = signal.lazy_drive, run.kernel_neuron, self.settings["exponent"]
+        product, neuron = signal.lazy_drive, run.kernel_neuron
         if not isinstance(product, InputProduct) or signal.steps or signal.divisor is not None or neuron is None:
             return None
-        threshold = self.scaled_threshold(signal)
-        if self.bias is not None or isinstance(threshold, LevelThresholds):
-            return None
-        potential = self._initial_potential(run, signal, threshold)
-        most = run.most_held(self._reach_of_step(run, signal, threshold), _reach(potential), exponent)
-        if most is None:
-            return None
-        reach = _threshold_reach(run, threshold) + _reach(potential)
+        key, parts = (*product.key, signal.bound, run.neurons), (product.weights, product.bias)
+        population = self._kept(run, key, *parts)
+        if population is None:
+            population = self._driven(run, signal, product, neuron)
+            if population is None:
+                return None
+            self._keep(run, key, population, *parts)
+        assert isinstance(population, kernels.Driven)
+        exponent, potential = self.settings["exponent"], population.potential
+        reach = float(population.thresholds.max()) + largest(potential)
         try:
-            dtype = run.potential_dtype(0.0, min(most, product.reach), reach, exponent, self.settings["name"])
+            dtype = run.potential_dtype(0.0, population.most, reach, exponent, self.settings["name"])
         except CascError:  # the drive may be smaller than that
             return None
 
         def fire(drive: Tensor, threshold: Tensor, potential: Tensor) -> Tensor:
             return run.fire(drive.new_zeros((0, *drive.shape), dtype=torch.int8), drive, threshold, dtype, potential)
 
-        begins = 0.0 if potential is None else potential
-        guess = self.steps.get(neuron.most, 0)
-        spikes = product.population(signal.shape, exponent, threshold, begins, most, neuron, guess, fire)
+        spikes = product.spikes(population, signal.shape, self.steps.get(neuron.most, 0), fire)
         return None if spikes is None else self._noted(neuron, spikes)
+
+    def _driven(self, run: Run, signal: Signal, product: InputProduct, neuron: KernelNeuron) -> kernels.Driven | None:
+        """The population that a product of real-valued input drives, for the kernel; None: none takes it."""
+        threshold, exponent = self.scaled_threshold(signal), self.settings["exponent"]
+        if self.bias is not None or isinstance(threshold, LevelThresholds):
+            return None
+        potential = self._initial_potential(run, signal, threshold)
+        held = run.most_held(self._reach_of_step(run, signal, threshold), _reach(potential), exponent)
+        begins = 0.0 if potential is None else potential
+        return product.population(signal.shape, exponent, threshold, begins, math.inf if held is None else held, neuron)
+
+    def _kept(
+        self, run: Run, key: tuple[object, ...], *parts: object
+    ) -> LevelPopulation | SpikingPopulation | kernels.Driven | None:
+        """What has been prepared for an equal key and the very same parts; None: nothing."""
+        kept = self.prepared.get(run.kernel_neuron)
+        fits = kept is not None and kept.key == key and kept.given.is_of((self.charge, self.bias, *parts))
+        return kept.population if kept is not None and fits else None
+
+    def _keep(
+        self,
+        run: Run,
+        key: tuple[object, ...],
+        population: LevelPopulation | SpikingPopulation | kernels.Driven,
+        *parts: object,
+    ) -> None:
+        """Keeps what has been prepared."""
+        if len(self.prepared) >= _KEPT:
+            self.prepared.clear()
+        self.prepared[run.kernel_neuron] = _Prepared(key, Composition((self.charge, self.bias, *parts)), population)
 
     def _noted(self, neuron: KernelNeuron, spikes: Tensor) -> Tensor:
         """Spikes, the steps that they took noted: one long run is forgotten little by little."""
         self.steps[neuron.most] = max(len(spikes), self.steps.get(neuron.most, 0) - 1)
         return spikes
-
-    def _levels(self, run: Run, signal: Signal) -> Tensor | None:
-        """Levels taken from the convolutions' own inputs; None where that cannot be."""
-        currents, neuron = signal.lazy_train, run.kernel_neuron
-        if neuron is None or not neuron.in_levels or not isinstance(currents, DeferredSum) or not currents.are_levels:
-            return None
-        if not run.numerics.is_exact or signal.divisor is not None:
-            return None
-        drive = signal.lazy_drive
-        own = b"" if drive is None else _by_channel(drive) if isinstance(drive, Tensor) else None
-        key = run.numerics, currents.filters, currents.bounds, own
-        kept = self.in_levels.get(neuron.total)
-        if own is None or kept is None or kept.key != key or not kept.given.is_of((self.charge, self.bias)):
-            kept = self._prepared(run, signal, currents, neuron, key)
-            if kept is None:
-                return None
-            self.in_levels[neuron.total] = kept
-        return currents.levels(kept.population, kept.begin)
-
-    def _prepared(
-        self, run: Run, signal: Signal, currents: DeferredSum, neuron: KernelNeuron, key: tuple[object, ...]
-    ) -> _InLevels | None:
-        """The population as a kernel takes its levels; None: none can."""
-        signal, threshold, potential, _ = self.received(run, signal)
-        thresholds = None if isinstance(threshold, LevelThresholds) else along(threshold, signal.shape, 1)
-        if thresholds is None:
-            return None
-        self._reach_in_int32(run, signal, threshold, potential)
-        begin = torch.zeros((), dtype=torch.float64)
-        for each, times in ((signal.drive, neuron.total), (potential, 1)):
-            begin = begin if each is None else begin + without_repeats(each) * times
-        # No more of it than its order of magnitude, so that other inputs find the population as it was prepared.
-        reach = largest(begin)
-        most = 2.0 ** binade(reach) if reach else 0.0
-        population = currents.level_population(self.settings["exponent"], thresholds, most, neuron.total)
-        if population is None:
-            return None
-        values = along(begin, signal.shape, 1)
-        if values is None:
-            values = with_plane(begin.expand(signal.shape), currents.dims).permute(0, 2, 3, 1)
-        return _InLevels(key, Composition((self.charge, self.bias)), population, population.begin(values))
-
-    def _behind_convolutions(
-        self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None
-    ) -> Tensor | None:
-        """Spikes taken from the convolutions' own inputs, in int32; None where that cannot be."""
-        currents, neuron, exponent = signal.lazy_train, run.kernel_neuron, self.settings["exponent"]
-        if not isinstance(currents, DeferredSum) or currents.is_computed:
-            return None
-        if neuron is None or neuron.in_levels or isinstance(threshold, LevelThresholds) or not run.numerics.is_exact:
-            return None
-        reach, fits = self._reach_in_int32(run, signal, threshold, potential)
-        units = None if fits else binade(reach) - kernels.SUM_BITS
-        if potential is not None:
-            potential = potential.expand(signal.shape)
-        guess = self.steps.get(neuron.most, 0)
-        train = currents.population(signal.drive, exponent, threshold, neuron, guess, potential, units)
-        return None if train is None else self._noted(neuron, train)
 
     def _reach_in_int32(
         self, run: Run, signal: Signal, threshold: Threshold, potential: Tensor | None

@@ -233,7 +233,7 @@ def _on_grids(
     """
     grid = exponent + weight_exponent
     reach = largest(x)
-    excess = binade(reach * largest_row(weight)) - grid - 52
+    excess = _excess(reach, weight, grid)
     if excess <= 0:
         return product(x, weight)
     high = on_grid(weight, weight_exponent + excess)
@@ -241,6 +241,16 @@ def _on_grids(
     numerics.dtype(reach * largest_row(high), grid + excess, name)
     numerics.dtype(reach * largest_row(low), grid, name)
     return product(x, high) + product(x, low)
+
+
+def is_exact_in_one(reach: float, weight: Tensor, grid: int) -> bool:
+    """Whether float64 holds the sums of products of weights with inputs up to `reach`, all on the grid `2**grid`."""
+    return _excess(reach, weight, grid) <= 0
+
+
+def _excess(reach: float, weight: Tensor, grid: int) -> int:
+    """How many bits more than float64 has the sums may take."""
+    return binade(reach * largest_row(weight)) - grid - 52
 
 
 def largest_row(weight: Tensor) -> float:

@@ -66,6 +66,11 @@ class Filter:
         return self.cache(self.weight, "narrow", lambda: kernels.narrow_exponent(self.weight))
 
     @cached_property
+    def outputs(self) -> int:
+        """How many channels it gives."""
+        return len(self.weight)
+
+    @cached_property
     def factors(self) -> Tensor | None:
         """`[channels]`, where it does nothing but multiply each channel by a factor; None: it does something else."""
         each = self.geometry == Geometry((1, 1), groups=len(self.weight)) and self.weight.shape[1] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -61,19 +62,27 @@ class Geometry:
     def fan_out(self, height: int, width: int) -> Tensor:
         """`[height, width]`: how many output positions each input position reaches; fewer at the borders.
 
+        It is kept, and not to be edited.
+
         >>> Geometry((3, 3), padding=(1, 1, 1, 1)).fan_out(3, 3)
         tensor([[4., 6., 4.],
                 [6., 9., 6.],
                 [4., 6., 4.]], dtype=torch.float64)
         """
-        out = self.output_size(height, width)
-        reached = []
-        for axis, size in enumerate((height, width)):
-            taps = torch.arange(self.kernel[axis]) * self.dilation[axis] - self.padding[2 * axis]
-            read = (torch.arange(out[axis]) * self.stride[axis])[:, None] + taps
-            read = read[(read >= 0) & (read < size)]
-            reached.append(torch.bincount(read, minlength=size).double())
-        return reached[0][:, None] * reached[1]
+        return _fan_out(self, height, width)
+
+
+@lru_cache(maxsize=256)
+def _fan_out(geometry: Geometry, height: int, width: int) -> Tensor:
+    """That of a geometry."""
+    out = geometry.output_size(height, width)
+    reached = []
+    for axis, size in enumerate((height, width)):
+        taps = torch.arange(geometry.kernel[axis], device="cpu") * geometry.dilation[axis] - geometry.padding[2 * axis]
+        read = (torch.arange(out[axis], device="cpu") * geometry.stride[axis])[:, None] + taps
+        read = read[(read >= 0) & (read < size)]
+        reached.append(torch.bincount(read, minlength=size).double())
+    return reached[0][:, None] * reached[1]
 
 
 def patch_bytes(device: torch.device) -> int:

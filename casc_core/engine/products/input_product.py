@@ -24,7 +24,7 @@ from casc_core.reporting.series import zero_padded
 
 # Sums are taken of so many products at a time, which bounds how often they round.
 _BLOCK = 64
-_SINGLE_BLOCK = 32
+_SINGLE_BLOCK = 32  # in float32
 # Rounding of one operation in float64, relative; and of an exact sum before it is rounded.
 _ROUNDING = 2.0**-53
 _EXACTLY = 2.0**-80
@@ -33,6 +33,10 @@ _SINGLE = 2.0**-24
 _MOST_SINGLE = 2.0**100
 # Errors above `2**-_PARTS` of a multiple leave so many sums open that all are taken in two parts at once.
 _PARTS = 5
+# What bounds have been rounded by themselves.
+_OWN = 1.0 + 2.0**-20
+# So many bounds on inputs lie between a power of two and the next one, twice.
+_STEPS = 16
 # If more than one of so many results has to be summed exactly, all are.
 _RARE = 32
 
@@ -185,6 +189,13 @@ class InputWeights:
         split = kernels.SplitWeights(high.contiguous(), low.contiguous())
         return cls(whole, limbs, split, largest_row(whole), largest_row(low))
 
+    @classmethod
+    def on_grid(cls, weight: Tensor) -> InputWeights:
+        """Those made of weights on a grid, whose products with inputs on another are exact in one part."""
+        whole = weight.double()
+        rows = whole.flatten(1).contiguous()
+        return cls(whole, (whole,), kernels.SplitWeights(rows, torch.zeros_like(rows)), largest_row(whole), 0.0)
+
 
 @dataclass(frozen=True)
 class InputProduct:
@@ -223,70 +234,95 @@ class InputProduct:
         potential: Tensor | float,
         most: float,
         neuron: kernels.KernelNeuron,
-        guess: int,
-        fire: Callable[[Tensor, Tensor, Tensor], Tensor],
-    ) -> Tensor | None:
-        """Spikes of a population of this shape that it alone drives; None: no compiled kernel takes them.
+    ) -> kernels.Driven | None:
+        """A population of this shape that it alone drives, for the kernel; None: none takes it.
+
+        It is the same for other inputs of about this size, as `key` has it.
 
         Args:
             exponent: of the grid that the drive is rounded to, and held within `most`; of thresholds and potentials.
             threshold, potential: before the first step; they broadcast against the population.
             neuron: what it is and when it is awake.
+        """
+        weights, reach, terms = self.weights.whole, self.reach, self.weights.whole[0].numel()
+        thresholds, potentials = (along(each, shape, self.sums.output_dim) for each in (threshold, potential))
+        if thresholds is None or potentials is None or not terms or not reach < _MOST_SINGLE:
+            return None
+        unit = math.ldexp(1.0, exponent)
+        most = min(most, math.ceil(reach / unit) * unit)
+        bias = thresholds.new_zeros(len(weights)) if self.bias is None else self.bias.double().contiguous()
+        spread = (neuron.total + 2) * (most + float(thresholds.max())) + largest(potentials)
+        units, first = max(exponent, binade(spread) - kernels.SUM_BITS), self.product_exponent
+        error = _error(terms, reach, _SINGLE, _SINGLE_BLOCK) + (0.0 if first is None else math.ldexp(0.5, first))
+        population = kernels.Driven(neuron, exponent, units, bias, thresholds, potentials, most, error, first)
+        margin = (neuron.total + 2) * population.flow
+        are_few = margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -units)
+        return population if are_few and self.is_decided(exponent) else None
+
+    def spikes(
+        self,
+        population: kernels.Driven,
+        shape: torch.Size,
+        guess: int,
+        fire: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor | None:
+        """Those of a population of this shape; None: no compiled kernel takes them.
+
+        Args:
             guess: of the steps that will be needed.
             fire: spikes `[steps, n]` of some neurons by drive, threshold and potential `[n]`.
         """
         x, weights, dim = self.x, self.weights, self.sums.output_dim
-        numbers = [along(each, shape, dim) for each in (threshold, potential)]
-        thresholds, potentials = numbers
         repeats = x.dim() > 0 and len(x) > 1 and x.stride(0) == 0
-        if thresholds is None or potentials is None or repeats or not kernels.ready(x, weights.whole):
+        if repeats or not shape.numel() or not kernels.ready(x, weights.whole):
             return None
-        bias = thresholds.new_zeros(len(weights.whole)) if self.bias is None else self.bias.double().contiguous()
-        reach, terms = self.reach, weights.whole[0].numel()
-        largest_threshold = float(thresholds.max())
-        spread = (neuron.total + 2) * (most + largest_threshold) + largest(potentials)
-        population = kernels.Driven(
-            exponent,
-            binade(spread) - kernels.SUM_BITS,
-            bias,
-            thresholds,
-            potentials,
-            most,
-            _error(terms, reach, _SINGLE, _SINGLE_BLOCK),
-        )
-        if not terms or not shape.numel() or not reach < _MOST_SINGLE:
-            return None
-        margin = (neuron.total + 2) * population.flow
-        is_decided = margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -population.unit)
-        if not is_decided or not _error(terms, reach, _ROUNDING) < 2.0 ** (exponent - 2):
-            return None
+        outputs, terms = weights.whole.shape[0], weights.whole[0].numel()
         reads, (split, rest_error) = self.sums.reads(x), self._rest()
-        positions, room = shape.numel() // len(bias), max(_BLOCK, shape.numel() // _RARE)
+        positions, room = shape.numel() // outputs, max(_BLOCK, shape.numel() // _RARE)
         packed = weights.packed(reads.groups)
-        found = kernels.driven(
-            reads, positions, packed, weights.split, population, split, rest_error, neuron, room, guess
-        )
+        found = kernels.driven(reads, positions, packed, weights.split, population, split, rest_error, room, guess)
         if found is None:
             return None
         spikes, near = found
+        most = population.most
         for some in near.split(max(1, AT_ONCE // terms)) if len(near) else ():
-            drive = on_grid(self._exactly(some), exponent).clamp(-most, most)
-            own = some % len(bias)
-            spikes = _put(spikes, some, fire(drive, thresholds[own], potentials[own]))
+            drive = on_grid(self._exactly(some), population.exponent).clamp(-most, most)
+            own = some % outputs
+            spikes = _put(spikes, some, fire(drive, population.thresholds[own], population.potential[own]))
         by_position = [each for index, each in enumerate(shape) if index != dim % len(shape)]
-        return spikes.reshape(len(spikes), *by_position, len(bias)).movedim(-1, dim)
+        return spikes.reshape(spikes.shape[0], *by_position, outputs).movedim(-1, dim)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that a population depends on but for what is its own, and the weights and the bias."""
+        return self.largest_input, self.product_exponent, self.sums.output_dim
+
+    @cached_property
+    def largest_input(self) -> float:
+        """A bound on the magnitudes in the input: of a few bits, so that it is that of other inputs too."""
+        mantissa, exponent = math.frexp(largest(self.x))
+        return math.ldexp(math.ceil(mantissa * _STEPS) / _STEPS, exponent) if math.isfinite(mantissa) else mantissa
 
     @cached_property
     def reach(self) -> float:
         """A bound on its magnitude."""
-        return largest(self.x) * self.weights.row + (0.0 if self.bias is None else largest(self.bias))
+        return (self.largest_input * self.weights.row + (0.0 if self.bias is None else largest(self.bias))) * _OWN
+
+    @property
+    def product_exponent(self) -> int | None:
+        """Of a grid that the product is rounded to before the bias is added; None: it is as it is."""
+        return None
+
+    def is_decided(self, exponent: int) -> bool:
+        """Whether float64 decides nearly all sums that float32 leaves open, where they go to the grid `2**exponent`."""
+        return _error(self.weights.whole[0].numel(), self.reach, _ROUNDING) < 2.0 ** (exponent - 2)
 
     @cached_property
     def _values(self) -> Tensor:
-        result = exact_sum(self.x, self.weights.limbs, self.sums)
-        if self.bias is not None:
-            result = result + self.bias.reshape(-1, *[1] * (-1 - self.sums.output_dim))
-        return self._shaped(result)
+        return self._shaped(self._biased(exact_sum(self.x, self.weights.limbs, self.sums)))
+
+    def _biased(self, result: Tensor) -> Tensor:
+        return result if self.bias is None else result + self.bias.reshape(-1, *[1] * (-1 - self.sums.output_dim))
 
     def _shaped(self, x: Tensor) -> Tensor:
         return x if self.shape is None else x.expand(self.shape)
@@ -300,7 +336,7 @@ class InputProduct:
         in_parts = not error < 2.0 ** (exponent - (_PARTS if can_part else 2))
         if in_parts and not can_part:
             return None
-        error *= 1.0 + 2.0**-20  # all that bounds themselves are rounded by
+        error *= _OWN
         near: Tensor | None
         if terms and x.numel() and kernels.ready(x, weights.whole, self.bias):
             reads, shape = self.sums.reads(x), self.sums.by_position(x)
@@ -356,11 +392,11 @@ class InputProduct:
     def _rest(self) -> tuple[int, float]:
         """The exponent to which inputs are rounded so that sums with the upper parts of weights are exact, and the error of
         the sums of all else: of what inputs have below it, and of all products with what weights have left."""
-        x, weights = largest(self.x), self.weights
+        x, weights = self.largest_input, self.weights
         split = binade(x) - LIMB_BITS
         rest = 2.0**split * weights.row + x * weights.rest
         error = (2 * weights.whole[0].numel() + 16) * _ROUNDING * rest + _EXACTLY * (x * weights.row)
-        return split, error * (1.0 + 2.0**-20)
+        return split, error * _OWN
 
     def _exactly(self, near: Tensor) -> Tensor:
         """The exact sums at some places of the result, outputs last."""

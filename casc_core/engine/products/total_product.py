@@ -73,6 +73,10 @@ class TotalProduct:
     def moved(self, function: Callable[[Tensor], Tensor], by_sample: bool) -> None:
         """None: it is moved as a tensor."""
 
+    def unweighed(self) -> Tensor | None:
+        """None: it is numbers."""
+        return None
+
     def summed(self, dims: tuple[int, ...]) -> Tensor | None:
         """None: its sums come from the whole."""
         return None

@@ -8,7 +8,7 @@ from typing import Any
 from casc_core.engine.ops import Op
 from casc_core.engine.recording.provenance import Provenance
 from casc_core.engine.recording.recorder import Recorder
-from casc_core.engine.recording.spike_counts import LayerTrain
+from casc_core.engine.recording.spike_counts import LayerTrain, SignedCounts
 from casc_core.engine.recording.work import Work
 from casc_core.engine.run import Run
 from casc_core.engine.signal import Signal, longest_period
@@ -62,7 +62,9 @@ class Observer:
     def _recorded(self, emitted: LayerTrain, result: Signal, step: str) -> Signal | Provenance:
         """The spikes of a layer, once they have been recorded."""
         name, peak, recorder = emitted.layer, self.run.peak, self.recorder
-        rows = recorder.layer(emitted, step, peak, (self.run.row_counts or {}).pop(name, None))
+        counted = (self.run.row_counts or {}).pop(name, None)
+        known = None if counted is None else SignedCounts(*counted, counted[0] + counted[1])
+        rows = recorder.layer(emitted, step, peak, known)
         if not recorder.keep_activity:
             return result
         total = recorder.positive[name] + recorder.negative[name]

@@ -13,7 +13,7 @@ from torch import Tensor
 from casc_core.engine.leaves import leaves, map_leaves
 from casc_core.engine.recording.spike_counts import Rows, by_step, signed_counts
 from casc_core.engine.recording.work import Work
-from casc_core.engine.signal import Signal
+from casc_core.engine.signal import Signal, memory_order
 from casc_core.reporting.summaries import Summarised
 
 
@@ -39,7 +39,7 @@ class Provenance(Summarised):
         peak: the most spikes of one neuron in one step.
         is_current: a linear map lies between it and the neurons or inputs that it comes from; no spikes arrive with it.
         summed: gives `[steps, *shape]`, how many spikes, of either sign, arrive with each entry; None: each entry is spikes
-            of one neuron.
+            of one neuron, or with `is_weighed` spikes of one neuron times a factor.
         rows: how many spikes there are in each row, if they have been counted.
         total: gives `[steps]`, how many spikes arrive in each step, where that is cheaper than to count; or None.
     """
@@ -50,6 +50,20 @@ class Provenance(Summarised):
     summed: Callable[[], Tensor] | None = None
     rows: Rows | None = None
     total: Callable[[], Tensor] | None = None
+    is_weighed: bool = False
+
+    @property
+    def _train(self) -> Tensor:
+        """The train of spikes, whatever they weigh."""
+        lazy = self.signal.lazy_train
+        spikes = lazy.unweighed() if self.is_weighed and not isinstance(lazy, Tensor) else None
+        return self.signal.train if spikes is None else spikes
+
+    @property
+    def _are_single(self) -> bool:
+        """Whether each entry of that train is one spike at most; a running maximum of sums moves by more."""
+        is_known = self.summed is None and self.peak == 1 and (self.is_weighed or self.signal.bound <= 1)
+        return is_known and self._train.dtype == torch.int8
 
     @property
     def shape(self) -> torch.Size:
@@ -63,22 +77,25 @@ class Provenance(Summarised):
 
     def spikes(self) -> Tensor:
         """`[steps, *shape]`: how many spikes arrive with each entry."""
-        return self.signal.train.abs() if self.summed is None else self.summed()
+        return self._train.abs() if self.summed is None else self.summed()
 
     def spikes_over(self, dim: int) -> Tensor:
         """`[steps, ...]`: how many spikes arrive, summed over a dimension, counted from the end."""
         if self.rows is not None and dim == self.rows.dim:
             return self.rows.counts
-        train = None if self.summed is not None else self.signal.train
-        single = self.peak == 1 and self.signal.bound <= 1  # a running maximum of sums moves by more
-        if train is None or not single or train.dtype != torch.int8 or train.dim() == 1:
+        if not self._are_single or self._train.dim() == 1:
             return self.spikes().sum(dim)
-        positive, negative = signed_counts(train.movedim(dim, -1), self.peak)
-        return positive + negative
+        return signed_counts(self._train.movedim(dim, -1), self.peak).in_rows
 
     def spikes_by_step(self) -> Tensor:
         """`[steps]` float64: how many spikes arrive in each step."""
-        return by_step(self.spikes_over(-1)) if self.total is None else self.total()
+        if self.total is not None:
+            return self.total()
+        order = memory_order(self._train) if self._are_single and self.rows is None else None
+        if order is None or order[0] != 0:
+            return by_step(self.spikes_over(-1))
+        counts = signed_counts(self._train.permute(order), self.peak, max(1, len(order) - 1))
+        return by_step(counts.positive + counts.negative)
 
     def currents_over(self, dim: int) -> Tensor:
         """`[steps, ...]`: how many entries of the train are not zero, summed over a dimension, counted from the end."""
@@ -99,6 +116,8 @@ class Provenance(Summarised):
         if self.is_current or is_masked:  # a mask leaves spikes as they are
             return scaled
         if result.shape == self.shape and bool((factor != 0).all()):
+            if self.summed is None and _is_weighed(result):
+                return replace(self, signal=result, is_weighed=True)
             return replace(scaled, summed=self.spikes, total=self.spikes_by_step)
 
         def spikes() -> Tensor:
@@ -121,6 +140,11 @@ class Provenance(Summarised):
         """A signal whose train is how many spikes arrive with each entry."""
         spikes = self.spikes()
         return Signal(spikes, None, None, float(spikes.max()) if spikes.numel() else 0.0)
+
+
+def _is_weighed(signal: Signal) -> bool:
+    """Whether it is known which spikes were multiplied by factors to give its train."""
+    return not isinstance(signal.lazy_train, Tensor) and signal.lazy_train.unweighed() is not None
 
 
 def _together(read: Sequence[Provenance]) -> Tensor:
@@ -152,9 +176,13 @@ def carried(
     def of(signal: Any, index: int) -> Any:
         if not isinstance(signal, Signal):
             return signal
+        is_weighed = not is_current and any(each.is_weighed for each in read)
         if connection is Connection.KEEPS and read and signal.shape == read[0].shape:
-            return replace(read[0], signal=signal)
-        if is_current or as_read or connection is Connection.NONE:
+            summed = read[0].spikes if read[0].is_weighed and not _is_weighed(signal) else read[0].summed
+            return replace(read[0], signal=signal, summed=summed)
+        if as_read and is_weighed and _is_weighed(signal):
+            return Provenance(signal, peak, is_weighed=True)
+        if is_current or connection is Connection.NONE or (as_read and not is_weighed):
             return Provenance(signal, peak, is_current)
         return Provenance(signal, peak, summed=lambda: counts()[index].train)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casc_core.engine.batching.places import Axis, Samples
 from casc_core.engine.recording.agreement import Agreement
-from casc_core.engine.recording.spike_counts import LayerTrain, Rows, by_step, last_spike, signed_counts
+from casc_core.engine.recording.spike_counts import LayerTrain, Rows, SignedCounts, by_step, last_spike, signed_counts
 from casc_core.engine.recording.work import Work
 from casc_core.engine.signal import memory_order
 from casc_core.errors import ConfigError
@@ -58,9 +58,7 @@ class Recorder:
             raise ConfigError(f'record names "spikes", "potentials" or both, as in record=("spikes",); got {record!r}')
         return cls(keep_trains="spikes" in record, keep_potentials="potentials" in record)
 
-    def layer(
-        self, emitted: LayerTrain, step: str, peak: int, rows: tuple[Tensor, Tensor] | None = None
-    ) -> Rows | None:
+    def layer(self, emitted: LayerTrain, step: str, peak: int, rows: SignedCounts | None = None) -> Rows | None:
         """Record a layer's spikes.
 
         Args:
@@ -82,8 +80,8 @@ class Recorder:
         if self.agreement_with is not None:
             self.agreement_with.layer(name, train)
             if emitted.position_axis is not None and rows is not None:
-                self.agreement_with.by_position(emitted, rows[0] + rows[1])
-        counted = None if rows is None else Rows(rows[0] + rows[1], -1)
+                self.agreement_with.by_position(emitted, rows.in_rows)
+        counted = None if rows is None else Rows(rows.in_rows, -1)
         if self.keep_activity:
             counted = self._activity(name, train, self.whose.get(step), peak, rows)
         if self.keep_counts:
@@ -94,24 +92,24 @@ class Recorder:
             self.potentials[name] = _required(emitted)
         return counted
 
-    def _activity(
-        self, name: str, train: Tensor, where: Samples, peak: int, rows: tuple[Tensor, Tensor] | None
-    ) -> Rows | None:
+    def _activity(self, name: str, train: Tensor, where: Samples, peak: int, rows: SignedCounts | None) -> Rows | None:
         """Record how many spikes there are, and when the last was; how many each row has, in the train's order."""
-        order, dims = memory_order(train) if rows is None else None, train.dim()
+        order, all_dims = memory_order(train) if rows is None else None, train.dim()
         if order is not None and order[0] == 0:  # rows of neighbours in memory are counted fastest
             train = train.permute(order)
             where = replace(where, dim=order.index(where.dim + 1) - 1) if isinstance(where, Axis) else where
-        positive, negative = signed_counts(train, peak) if rows is None else rows
-        self.positive[name], self.negative[name] = by_step(positive), by_step(negative)
-        in_rows = isinstance(where, Axis) and where.dim == train.dim() - 2  # a row is not of one sample
-        both = positive + negative
-        self.last_spike[name] = last_spike(train if in_rows else both, where, self.samples).cpu()
-        if dims == 1:
+        # Where samples lie one behind another, each is counted; else each row, unless it is of several.
+        dims = train.dim() - 2 if train.dim() > 2 and (not isinstance(where, Axis) or where.dim == 0) else 1
+        counts = signed_counts(train, peak, dims) if rows is None else rows
+        self.positive[name], self.negative[name] = by_step(counts.positive), by_step(counts.negative)
+        in_rows = isinstance(where, Axis) and where.dim == train.dim() - 2
+        each, both = counts.positive + counts.negative, counts.in_rows
+        self.last_spike[name] = last_spike(train if in_rows else each, where, self.samples).cpu()
+        if all_dims == 1:
             return None
         if order is None or order[0] != 0:
             return Rows(both, -1)
-        return Rows(both.permute(sorted(range(dims - 1), key=lambda dim: order[dim])), order[-1] - dims)
+        return Rows(both.permute(sorted(range(all_dims - 1), key=lambda dim: order[dim])), order[-1] - all_dims)
 
 
 def _required(emitted: LayerTrain) -> Tensor:

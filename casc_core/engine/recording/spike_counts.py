@@ -71,24 +71,35 @@ def last_spike(train: Tensor, where: Samples, samples: int) -> Tensor:
     return (active * step).amax(0) if len(train) else step.new_zeros(samples)
 
 
-def signed_counts(train: Tensor, peak: int) -> tuple[Tensor, Tensor]:
-    """How many positive and how many negative spikes each row, the last dimension, of a train has; int32.
+class SignedCounts(NamedTuple):
+    """How many spikes of each sign each block of a train has, and of both signs each row, its last dimension; int32."""
+
+    positive: Tensor
+    negative: Tensor
+    in_rows: Tensor
+
+
+def signed_counts(train: Tensor, peak: int, dims: int = 1) -> SignedCounts:
+    """Those of a train, in blocks of its last `dims` dimensions; each entry of what has no others is one.
 
     Args:
         peak: the most spikes in one entry.
 
-    >>> signed_counts(torch.tensor([[1, 0, 1], [-1, 1, 0]], dtype=torch.int8), peak=1)
+    >>> signed_counts(torch.tensor([[1, 0, 1], [-1, 1, 0]], dtype=torch.int8), peak=1)[:2]
     (tensor([2, 1], dtype=torch.int32), tensor([0, 1], dtype=torch.int32))
     """
-    if peak > 1:  # int32 holds them for rows of up to 2**24 neurons of 127 spikes each
-        summed = (train.clamp(min=0), (-train).clamp_(min=0))
-        positive, negative = (each if each.dim() == 1 else each.sum(-1, dtype=torch.int32) for each in summed)
-        return positive.int(), negative.int()
     if train.dim() == 1:
-        return (train > 0).int(), (train < 0).int()
-    if train.dtype == torch.int8 and kernels.ready(train):
-        return kernels.tally(train)
-    return (train > 0).sum(-1, dtype=torch.int32), (train < 0).sum(-1, dtype=torch.int32)
+        positive, negative = train.clamp(min=0).int(), (-train).clamp_(min=0).int()
+        return SignedCounts(positive, negative, positive + negative)
+    if peak == 1 and train.dtype == torch.int8 and kernels.ready(train):
+        return SignedCounts(*kernels.tally(train, dims))
+    # int32 holds them for rows of up to 2**24 neurons of 127 spikes each
+    summed = (train.clamp(min=0), (-train).clamp_(min=0)) if peak > 1 else (train > 0, train < 0)
+    positive, negative = (each.sum(-1, dtype=torch.int32) for each in summed)
+    in_blocks = (
+        each.flatten(1 - dims).sum(-1, dtype=torch.int32) if dims > 1 else each for each in (positive, negative)
+    )
+    return SignedCounts(next(in_blocks), next(in_blocks), positive + negative)
 
 
 def by_step(counts: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from user_cnns import cnn, conv, settled
 import casc_core
 from casc_core import AsTrained, Exact
 from casc_core.engine import kernels
-from casc_core.engine.products import deferred_sum
-from casc_core.engine.products.deferred_sum import DeferredSum
+from casc_core.engine.ops.population import Fire
+from casc_core.engine.products import spiking_population
+from casc_core.engine.products.level_population import LevelPopulation
+from casc_core.engine.products.spiking_population import SpikingPopulation
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
 
@@ -97,30 +99,33 @@ def test_populations_read_spikes(name, numerics):
     model, x = network(name)
     snn = casc_core.convert(model, numerics=numerics)
     taken = []
-    population = DeferredSum.population
+    spikes = SpikingPopulation.spikes
 
     def noted(self, *arguments, **named):
-        spikes = population(self, *arguments, **named)
-        taken.append(spikes is not None)
-        return spikes
+        fired = spikes(self, *arguments, **named)
+        taken.append(fired is not None)
+        return fired
 
-    with patch.object(DeferredSum, "population", noted):
+    with patch.object(SpikingPopulation, "spikes", noted):
         logits = snn(x)
     assert taken == [True] * (len(snn.layers) - 1)
     assert torch.equal(snn.reference(x), logits)
     for instructions in (*COMPILED, None):
         with kernels.using(instructions):
             assert torch.equal(snn(x), logits)
-            with patch.object(deferred_sum, "_WORTH_A_LOOK", 0):  # tiles, wherever enough spikes
+            with patch.object(spiking_population, "_WORTH_A_LOOK", 0):  # tiles, wherever enough spikes
                 assert torch.equal(snn(x), logits)
-    with patch.object(DeferredSum, "population", lambda *_, **__: None):
+    with patch.object(SpikingPopulation, "spikes", lambda *_, **__: None):
         simulation = snn.simulate(x)
     assert torch.equal(simulation.logits[-1], logits)
-    again = snn.simulate(x)
-    assert torch.equal(again.logits, simulation.logits)
-    for layer, spikes in again.spikes.items():
-        assert torch.equal(spikes.positive, simulation.spikes[layer].positive)
-        assert torch.equal(spikes.operations, simulation.spikes[layer].operations)
+    again = [snn.simulate(x)]
+    with kernels.using(None):  # what is multiplied by factors is written down
+        again.append(snn.simulate(x))
+    for other in again:
+        assert torch.equal(other.logits, simulation.logits)
+        for layer, spikes in other.spikes.items():
+            assert torch.equal(spikes.positive, simulation.spikes[layer].positive)
+            assert torch.equal(spikes.operations, simulation.spikes[layer].operations)
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -129,13 +134,13 @@ def test_levels_are_summed_densely(name, numerics):
     model, x = network(name)
     snn = casc_core.convert(model, numerics=numerics)
     calls = []
-    levels = DeferredSum.levels
+    levels = LevelPopulation.levels
 
     def noted(self, *arguments):
         calls.append(self)
         return levels(self, *arguments)
 
-    with patch.object(DeferredSum, "levels", noted):
+    with patch.object(LevelPopulation, "levels", noted):
         logits, counts = snn.reference_counts((x,), {})
     assert len(calls) == len(snn.layers) - 1
     for instructions in (*COMPILED, None):
@@ -146,10 +151,40 @@ def test_levels_are_summed_densely(name, numerics):
                 assert all(torch.equal(other[layer], counts[layer][-len(batch) :]) for layer in counts)
 
 
+@pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
+@pytest.mark.parametrize("numerics", [AsTrained(), Exact(16)])
+def test_populations_are_prepared_once(numerics):
+    """Whatever the batch; and again for other neurons, or where a run is cut."""
+    model, x = network("summed")
+    snn = casc_core.convert(model, numerics=numerics)
+    asked = []
+
+    def noting(prepare):
+        def noted(self, *arguments):
+            asked.append(self.settings["name"])
+            return prepare(self, *arguments)
+
+        return noted
+
+    def prepared_by(call, x):
+        asked.clear()
+        call(x)
+        return set(asked)
+
+    changes = {name: noting(getattr(Fire, name)) for name in ("_prepared", "_driven")}
+    with patch.multiple(Fire, **changes):
+        for call in (snn, snn.reference, lambda x: snn.simulate(x, T=3), snn.under(casc_core.IF())):
+            assert prepared_by(call, x) == set(snn.layers)
+            assert not prepared_by(call, x)
+            assert not prepared_by(call, torch.cat([x, x]))
+        assert prepared_by(snn, 4 * x) == {snn.layers[0]}, "inputs of another size"
+
+
 def test_levels_of_a_population_that_has_changed():
     model, x = network("summed")
     snn = casc_core.convert(model)
     before = snn.reference(x)
+    assert torch.equal(snn(x), before)
     population = [op for op in snn.operations() if op.is_layer][2]
     own = population.settings["threshold"] if population.thresholds is None else float(population.thresholds.max())
     population.change("bias", torch.full((6, 1, 1), own / 4, dtype=torch.float64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, convolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +63,7 @@ def by_convolution(neuron, train, drive, awake, threshold):
     shape, spiking = (1, channels, 1, 1), KernelNeuron.spiking(neuron, awake, None)
     units = torch.tensor(drive, dtype=torch.int32).reshape(shape)
     each = torch.full((channels,), int(threshold), dtype=torch.int32)
-    return kernels.convolution(terms, blocks, shape, units, 0, each, spiking, 0).numpy()[:, 0, :, 0, 0]
+    return convolution(terms, blocks, shape, units, 0, each, spiking, 0).numpy()[:, 0, :, 0, 0]
 
 
 def by_recurrence(neuron, train, drive, awake, threshold):

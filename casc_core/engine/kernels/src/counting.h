@@ -23,26 +23,54 @@ static int64_t NAME(sum_middle)(const SumTask *task, int64_t first, int64_t last
     return 0;
 }
 
-/* How many entries of each row are positive, and how many negative. */
-static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++) {
+/* Counts the entries of each row that are not zero, of which 64 bits, one behind another, tell. */
+typedef struct {
+    int32_t *row, count;
+    int64_t left; /* of a row, bits */
+} NAME(Rows);
+
+INLINE void NAME(count_in_rows)(NAME(Rows) *at, uint64_t any, int64_t bits, const int64_t inner) {
+    if (bits == 64 && 64 % inner == 0) { /* whole rows: none is begun */
+        for (int64_t k = 0; k < 64; k += inner) {
+            *at->row++ = __builtin_popcountll(inner < 64 ? any & (((uint64_t)1 << inner) - 1) : any);
+            if (inner < 64) any >>= inner;
+        }
+        return;
+    }
+    while (bits) {
+        const int64_t own = at->left < bits ? at->left : bits;
+        at->count += __builtin_popcountll(own < 64 ? any & (((uint64_t)1 << own) - 1) : any);
+        bits -= own, at->left -= own;
+        if (own < 64) any >>= own;
+        if (!at->left) *at->row++ = at->count, at->count = 0, at->left = inner;
+    }
+}
+
+INLINE void NAME(tally_blocks)(const TallyTask *task, int64_t first, int64_t last, const int64_t inner) {
+    const int64_t size = task->rows * inner;
+    for (int64_t block = first; block < last; block++) {
+        NAME(Rows) rows = {task->in_rows + block * task->rows, 0, inner};
         int32_t ups = 0, downs = 0;
-        const int8_t *x = task->from + row * task->inner;
-        int64_t k = 0;
-        for (; k + 64 <= task->inner; k += 64) {
-            ups += __builtin_popcountll(NAME(positive)(x + k));
-            downs += __builtin_popcountll(NAME(negative)(x + k));
+        const int8_t *x = task->from + block * size;
+        for (int64_t k = 0; k < size; k += 64) {
+            int8_t rest[64] = {0};
+            const int64_t n = size - k < 64 ? size - k : 64;
+            if (n < 64) memcpy(rest, x + k, (size_t)n);
+            const uint64_t up = NAME(positive)(n < 64 ? rest : x + k), down = NAME(negative)(n < 64 ? rest : x + k);
+            ups += __builtin_popcountll(up), downs += __builtin_popcountll(down);
+            NAME(count_in_rows)(&rows, up | down, n, inner);
         }
-#if VECTOR
-        if (k < task->inner && (last - row) * task->inner - k >= 64) { /* what is behind the row is there, and masked */
-            const uint64_t own = ((uint64_t)1 << (task->inner - k)) - 1;
-            ups += __builtin_popcountll(NAME(positive)(x + k) & own);
-            downs += __builtin_popcountll(NAME(negative)(x + k) & own);
-            k = task->inner;
-        }
-#endif
-        for (; k < task->inner; k++) ups += x[k] > 0, downs += x[k] < 0;
-        task->positive[row] = ups, task->negative[row] = downs;
+        task->positive[block] = ups, task->negative[block] = downs;
+    }
+}
+
+/* How many entries of each block are positive, how many negative, and how many of each row are not zero. */
+static int64_t NAME(tally)(const TallyTask *task, int64_t first, int64_t last) {
+    switch (task->inner) {
+        case 16: NAME(tally_blocks)(task, first, last, 16); break;
+        case 32: NAME(tally_blocks)(task, first, last, 32); break;
+        case 64: NAME(tally_blocks)(task, first, last, 64); break;
+        default: NAME(tally_blocks)(task, first, last, task->inner);
     }
     return 0;
 }

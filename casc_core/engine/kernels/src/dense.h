@@ -224,25 +224,44 @@ INLINE void NAME(add_dense_own)(const int blocks, const DenseTerm *term, const i
 }
 #endif
 
-/* The levels that neurons settle at which have received so much, clip(floor(received / threshold), 0, total). Marks those that may
-   be wrong: the rest is not between `lowest` and `highest`, because sums are off, or the quotient has been rounded. */
-INLINE void NAME(dense_levels)(const int64_t n, const int32_t *restrict received, const int32_t *restrict thresholds,
-                               const float *restrict inverse, const int32_t *restrict lowest, const int32_t *restrict highest,
-                               const int32_t *restrict top, int8_t *restrict out, int8_t *restrict doubtful) {
-    for (int64_t k = 0; k < n; k++) {
-        const int32_t above = received[k] > lowest[k] ? received[k] : lowest[k], held = above < top[k] ? above : top[k];
-        const int32_t level = (int32_t)((float)held * inverse[k]), rest = held - level * thresholds[k];
-        out[k] = (int8_t)level;
-        doubtful[k] = (int8_t)((rest < lowest[k]) | (rest > highest[k]));
+/* The levels that the outputs low..low+DENSE_BLOCK-1 settle at which have received so much, clip(floor(received / threshold), 0, total).
+   Returns a bit for each that may be wrong: the rest is not between `lowest` and `highest`, because sums are off, or the quotient
+   has been rounded. */
+INLINE uint32_t NAME(dense_levels)(const DenseTask *task, int64_t low, const int32_t *received, int8_t *out) {
+    uint32_t doubtful = 0;
+#if VECTOR
+    WORD levels[DENSE_WORDS];
+    UNROLLED for (int w = 0; w < DENSE_WORDS; w++) {
+        const int64_t at = low + w * DENSE_LANES;
+        const WORD lowest = LOAD(task->lowest + at), above = LARGER32(LOAD(received + w * DENSE_LANES), lowest);
+        const WORD held = SMALLER32(above, LOAD(task->top + at));
+        levels[w] = WHOLE(TO_REALS(held) * LOAD_REALS(task->inverse + at));
+        const WORD taken = TIMES32(levels[w], LOAD(task->thresholds + at));
+        const NAME(Lanes) rest = (NAME(Lanes))held - (NAME(Lanes))taken;
+        doubtful |= BITS(GREATER(lowest, rest) | GREATER(rest, LOAD(task->highest + at))) << w * DENSE_LANES;
     }
+    NAME(store_narrow)(out, levels);
+#else
+    for (int k = 0; k < DENSE_BLOCK; k++) {
+        const int32_t lowest = task->lowest[low + k], top = task->top[low + k];
+        const int32_t above = received[k] > lowest ? received[k] : lowest, held = above < top ? above : top;
+        const int32_t level = (int32_t)((float)held * task->inverse[low + k]), rest = held - level * task->thresholds[low + k];
+        out[k] = (int8_t)level;
+        doubtful |= (uint32_t)((rest < lowest) | (rest > task->highest[low + k])) << k;
+    }
+#endif
+    return doubtful;
 }
 
-/* Copies fewer than 32 bytes. */
-INLINE void NAME(copy_few)(int8_t *to, const int8_t *from, int64_t n) {
-    for (int64_t size = 16; size; size /= 2)
+/* Copies so many bytes, or as many as a block has. */
+INLINE void NAME(copy_block)(int8_t *to, const int8_t *from, int64_t n) {
+    if (n >= DENSE_BLOCK) {
+        memcpy(to, from, DENSE_BLOCK);
+        return;
+    }
+    for (int64_t size = 8; size; size /= 2)
         if (n & size) {
-            if (size == 16) memcpy(to, from, 16);
-            else if (size == 8) memcpy(to, from, 8);
+            if (size == 8) memcpy(to, from, 8);
             else if (size == 4) memcpy(to, from, 4);
             else if (size == 2) memcpy(to, from, 2);
             else *to = *from;
@@ -347,15 +366,17 @@ static int32_t NAME(dense_decided)(const NAME(DenseItem) *at, const double *read
     return NAME(level_within)(given, 0, task->exact_thresholds[k], total).level;
 }
 
-/* Decides the outputs low..low+n-1 at a position whose levels are marked. */
-static void NAME(dense_decide)(const NAME(DenseItem) *at, int64_t position, int64_t low, int64_t n, const int32_t *received,
-                               const int8_t *doubtful, int8_t *out) {
+/* Decides the outputs from `low` on whose bits are set, at a position. */
+static void NAME(dense_decide)(const NAME(DenseItem) *at, int64_t position, int64_t low, const int32_t *received,
+                               uint32_t doubtful, int8_t *out) {
     const DenseTask *task = at->task;
     double read[MOST_TERMS];
     for (int64_t t = 0; t < task->terms; t++)
         read[t] = task->term[t].summed ? NAME(levels_read)(at, t, position) : task->term[t].most_read;
-    for (int64_t k = 0; k < n; k++)
-        if (doubtful[k]) out[k] = (int8_t)NAME(dense_decided)(at, read, position, low + k, received[k], out[k]);
+    for (; doubtful; doubtful &= doubtful - 1) {
+        const int k = __builtin_ctz(doubtful);
+        out[k] = (int8_t)NAME(dense_decided)(at, read, position, low + k, received[k], out[k]);
+    }
 }
 
 /* The levels of a tile: the positions from `p` on of an item, and `blocks` blocks of outputs. */
@@ -365,7 +386,6 @@ INLINE void NAME(dense_tile)(const int blocks, const NAME(DenseItem) *at, int64_
     const int64_t here = at->positions - p < DENSE_TILE ? at->positions - p : DENSE_TILE, low = block * DENSE_BLOCK;
     const int64_t lanes = blocks * DENSE_BLOCK, n = task->outputs - low < lanes ? task->outputs - low : lanes;
     int32_t sums[DENSE_TILE * WIDTH];
-    int8_t levels[DENSE_TILE * WIDTH], doubtful[DENSE_TILE * WIDTH];
     const int32_t *base = task->begin + low;
     int64_t next = 0;
     if (task->begin_by_position) {
@@ -384,23 +404,18 @@ INLINE void NAME(dense_tile)(const int blocks, const NAME(DenseItem) *at, int64_
         else
             NAME(add_dense_1)(task->term + t, at->place[t], from, block, base, next, sums);
     }
-    for (int64_t i = 0; i < DENSE_TILE; i++)
-        NAME(dense_levels)(lanes, sums + i * WIDTH, task->thresholds + low, task->inverse + low, task->lowest + low,
-                           task->highest + low, task->top + low, levels + i * lanes, doubtful + i * lanes);
-    for (int64_t k = 0; k < here * lanes; k += 8) {
-        uint64_t eight;
-        memcpy(&eight, doubtful + k, 8);
-        if (!eight) continue;
-        const int64_t i = k / lanes;
-        NAME(dense_decide)(at, p + i, low, n, sums + i * WIDTH, doubtful + i * lanes, levels + i * lanes);
-        k = i * lanes + lanes - 8; /* on with the next position */
-    }
     int8_t *out = task->out + (at->first_position + p) * task->outputs + low;
     for (int64_t i = 0; i < here; i++, out += task->outputs) {
-        if (n == lanes)
-            memcpy(out, levels + i * lanes, (size_t)lanes);
-        else
-            NAME(copy_few)(out, levels + i * lanes, n);
+        int8_t narrow[WIDTH], *levels = n == lanes ? out : narrow;
+        uint32_t doubtful = 0;
+        UNROLLED for (int b = 0; b < blocks; b++) {
+            const int64_t first = b * DENSE_BLOCK;
+            doubtful |= NAME(dense_levels)(task, low + first, sums + i * WIDTH + first, levels + first) << first;
+        }
+        if (doubtful) NAME(dense_decide)(at, p + i, low, sums + i * WIDTH, doubtful, levels);
+        if (n == lanes) continue;
+        for (int64_t first = 0; first < n; first += DENSE_BLOCK)
+            NAME(copy_block)(out + first, narrow + first, n - first);
     }
 }
 

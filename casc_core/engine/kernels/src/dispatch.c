@@ -90,7 +90,7 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 32; }
+EXPORT int64_t casc_version(void) { return 34; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {

@@ -160,7 +160,8 @@ static int64_t NAME(driven)(DrivenTask *task, int64_t first, int64_t last) {
                         double rest;
                         NAME(read_inputs)(reads, task->splitter, start + p, group, &inputs);
                         const int64_t own = output + k;
-                        const double whole = NAME(sum_again)(terms, task->high, task->low, &inputs, own, &rest);
+                        double whole = NAME(sum_again)(terms, task->high, task->low, &inputs, own, &rest);
+                        if (task->product_scale) whole = __builtin_rint(whole * task->product_scale) / task->product_scale;
                         const double most = task->exact_limit;
                         double exact = NAME(rounded_sum)(whole, rest, task->rest_error, task->exact_bias[own],
                                                          task->exact_scale);

@@ -25,6 +25,9 @@
 #undef WIDER
 #undef UNSIGNED16
 #undef XOR
+#undef LARGER32
+#undef SMALLER32
+#undef WHOLE
 #undef TIMES32
 #undef SHIFTED32
 #undef ABS32
@@ -80,6 +83,8 @@
 #define UNSIGNED16(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
 #define WIDER(x, half) _mm512_cvtepi16_epi32(half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x))
 #define XOR(a, b) _mm512_xor_si512(a, b)
+#define LARGER32(a, b) _mm512_max_epi32(a, b)
+#define SMALLER32(a, b) _mm512_min_epi32(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm512_sll_epi32(x, _mm_cvtsi32_si128(by))
 #define ABS32(x) _mm512_abs_epi32(x)
@@ -107,6 +112,8 @@
 #define UNSIGNED16(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define WIDER(x, half) _mm256_cvtepi16_epi32(half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x))
 #define XOR(a, b) _mm256_xor_si256(a, b)
+#define LARGER32(a, b) _mm256_max_epi32(a, b)
+#define SMALLER32(a, b) _mm256_min_epi32(a, b)
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm256_sll_epi32(x, _mm_cvtsi32_si128(by))
 #define ABS32(x) _mm256_abs_epi32(x)
@@ -136,6 +143,8 @@
 #define UNSIGNED16(p) ((WORD)vmovl_u16(vld1_u16((const uint16_t *)(p))))
 #define WIDER(x, half) (half ? vmovl_high_s16((int16x8_t)(x)) : vmovl_s16(vget_low_s16((int16x8_t)(x))))
 #define XOR(a, b) veorq_s32(a, b)
+#define LARGER32(a, b) vmaxq_s32(a, b)
+#define SMALLER32(a, b) vminq_s32(a, b)
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
 #define ABS32(x) vabsq_s32(x)
@@ -221,7 +230,7 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #endif
 
 /* FLOATS float32 in REALS, for which there are the plain operators too; AT_MOST and NO_LESS clip, and leave what is no number; NEAREST rounds,
-   halves to even, and BELOW down. TIMES_POWER
+   halves to even, and BELOW down; WHOLE gives the int32 towards 0. TIMES_POWER
    (x, power) multiplies by 2^n, n being the lowest bits of `power`. AT_LEAST and LESS compare; SELECT(mask, x, y) is x where the mask holds, and y elsewhere. BITS of a mask,
    the lowest of the first, and MASK_OF bits. `entries` reads some of a table, which is `small` if it has 32 or fewer: vectors
    then hold all of it, which is faster than to gather them. */
@@ -231,6 +240,7 @@ typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define STORE_REALS(p, x) _mm512_storeu_ps(p, x)
 #define EACH_REAL(x) _mm512_set1_ps(x)
 #define TO_REALS(x) _mm512_cvtepi32_ps(x)
+#define WHOLE(x) _mm512_cvttps_epi32(x)
 #define ADD_REALS(a, b) _mm512_add_ps(a, b)
 #define SUB_REALS(a, b) _mm512_sub_ps(a, b)
 #define AT_MOST(x, most) _mm512_min_ps(most, x)
@@ -255,6 +265,7 @@ INLINE void NAME(store_some)(float *to, REALS x, int64_t n) { _mm512_mask_storeu
 #define STORE_REALS(p, x) _mm256_storeu_ps(p, x)
 #define EACH_REAL(x) _mm256_set1_ps(x)
 #define TO_REALS(x) _mm256_cvtepi32_ps(x)
+#define WHOLE(x) _mm256_cvttps_epi32(x)
 #define ADD_REALS(a, b) _mm256_add_ps(a, b)
 #define SUB_REALS(a, b) _mm256_sub_ps(a, b)
 #define AT_MOST(x, most) _mm256_min_ps(most, x)
@@ -288,6 +299,7 @@ INLINE void NAME(store_some)(float *to, REALS x, int64_t n) { _mm256_maskstore_p
 #define STORE_REALS(p, x) vst1q_f32(p, x)
 #define EACH_REAL(x) vdupq_n_f32(x)
 #define TO_REALS(x) vcvtq_f32_s32(x)
+#define WHOLE(x) vcvtq_s32_f32(x)
 #define ADD_REALS(a, b) vaddq_f32(a, b)
 #define SUB_REALS(a, b) vsubq_f32(a, b)
 #define AT_MOST(x, most) vminq_f32(x, most)
@@ -468,6 +480,22 @@ INLINE void NAME(differences_at)(const uint8_t *places, const int8_t *x, const i
 }
 #endif
 
+/* 16 int32 that int8 holds, as int8. */
+#if VECTOR == 512
+INLINE void NAME(store_narrow)(int8_t *to, const WORD *x) { _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(*x)); }
+#elif VECTOR == 256
+INLINE void NAME(store_narrow)(int8_t *to, const WORD *x) {
+    const WORD all = _mm256_permute4x64_epi64(_mm256_packs_epi32(x[0], x[1]), 0xd8);
+    _mm_storeu_si128((__m128i *)to, _mm_packs_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
+#elif VECTOR == 128
+INLINE void NAME(store_narrow)(int8_t *to, const WORD *x) {
+    const int16x8_t first = vcombine_s16(vmovn_s32(x[0]), vmovn_s32(x[1]));
+    const int16x8_t second = vcombine_s16(vmovn_s32(x[2]), vmovn_s32(x[3]));
+    vst1q_s8(to, vcombine_s8(vmovn_s16(first), vmovn_s16(second)));
+}
+#endif
+
 /* The spikes of 16 neurons in int8, of which masks say where they are +1, and where -1. */
 #if VECTOR == 512
 INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
@@ -475,9 +503,8 @@ INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
 }
 #elif VECTOR == 256
 INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {
-    const WORD mixed = _mm256_packs_epi32((WORD)(down[0] - up[0]), (WORD)(down[1] - up[1]));
-    const WORD all = _mm256_permute4x64_epi64(mixed, 0xd8);
-    _mm_storeu_si128((__m128i *)to, _mm_packs_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+    const WORD spikes[2] = {(WORD)(down[0] - up[0]), (WORD)(down[1] - up[1])};
+    NAME(store_narrow)(to, spikes);
 }
 #elif VECTOR == 128
 INLINE void NAME(store_spikes)(int8_t *to, const MASK *up, const MASK *down) {

@@ -347,11 +347,11 @@ typedef struct {
     int32_t *to;
 } SumTask;
 
-/* `from` [rows, inner] int8; `positive`, `negative` [rows]. */
+/* `from` [blocks, rows, inner] int8; `positive`, `negative` [blocks], and of both signs `in_rows` [blocks, rows]. */
 typedef struct {
     const int8_t *from;
-    int64_t inner;
-    int32_t *positive, *negative;
+    int64_t rows, inner;
+    int32_t *positive, *negative, *in_rows;
 } TallyTask;
 
 /* `out` [steps, samples, out_height, out_width, channels] int8: how the largest running total of each window of `train` [steps,
@@ -411,8 +411,8 @@ typedef struct {
    float32, `width` (a multiple of 64) 0 behind a group's outputs. A drive is held within `limit`, and times `scale` it is in the
    unit of `thresholds` [outputs] and `potential`, the largest threshold that of `neurons`; so it may be off by `flow` each time
    that it flows. What this does not decide is taken again, as in a `RoundTask`, on the grid of 1 / exact_scale, in whose units
-   the exact numbers are but for `exact_bias`. The places of those still undecided, and what would follow, are listed in
-   `near` [room]. */
+   the exact numbers are but for `exact_bias`; products that are exact may be rounded to the grid of 1 / product_scale first (0: not).
+   The places of those still undecided, and what would follow, are listed in `near` [room]. */
 typedef struct {
     Neurons neurons;
     Reads reads;
@@ -422,7 +422,7 @@ typedef struct {
     double flow;
     const int32_t *thresholds, *potential;
     const double *high, *low, *exact_bias, *exact_thresholds, *exact_potential;
-    double splitter, rest_error, exact_limit, exact_scale;
+    double splitter, rest_error, exact_limit, exact_scale, product_scale;
     int64_t *near;
     int64_t room, found, capacity;
     int8_t *out;

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engines import COMPILED, COMPILED_OR_EMULATED
+from engines import COMPILED, COMPILED_OR_EMULATED, convolution
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from spike_trains import spike_trains
@@ -121,7 +121,7 @@ def population_of(terms, drive, thresholds, neuron, guess, blocks):
     shape = (terms[0].train.shape[1], outputs, *size)
     exponent = terms[0].exponent - terms[0].shift
     thresholds = torch.tensor(thresholds, dtype=torch.int32)
-    return kernels.convolution(packs, blocks, shape, drive, exponent, thresholds, neuron, guess).numpy()
+    return convolution(packs, blocks, shape, drive, exponent, thresholds, neuron, guess).numpy()
 
 
 @settings(max_examples=100)

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from engines import COMPILED
+from engines import COMPILED, driven_spikes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,8 +86,16 @@ def test_spikes_are_those_of_exact_sums(
     kernel_neuron = KernelNeuron.levels(sum(awake)) if neuron is None else KernelNeuron.spiking(neuron, awake, None)
     rest = product._rest()[0], 2.0**EXPONENT if spoilt and shape.numel() <= 64 else product._rest()[1]
     with kernels.using(instructions), patch.object(InputProduct, "_rest", lambda self: rest):
-        spikes = product.population(
-            shape, EXPONENT, thresholds, potential, MOST, kernel_neuron, guess, fired(neuron, awake if neuron else 4)
+        spikes = driven_spikes(
+            product,
+            shape,
+            EXPONENT,
+            thresholds,
+            potential,
+            MOST,
+            kernel_neuron,
+            guess,
+            fired(neuron, awake if neuron else 4),
         )
     assert spikes is not None
     assert spikes.shape[1:] == shape
@@ -107,8 +115,8 @@ def test_what_is_left_to_others():
     def taken(x=None, exponent=EXPONENT, threshold=1.0, most=MOST, shape=(2, 3)):
         x = torch.ones(2, 4, dtype=torch.float64) if x is None else x
         product = InputProduct(x, InputWeights.of(weight), LinearSums(), None, torch.Size(shape))
-        return product.population(
-            torch.Size(shape), exponent, threshold, 0.0, most, neuron, 0, fired(CIF(), [True] * 4)
+        return driven_spikes(
+            product, torch.Size(shape), exponent, threshold, 0.0, most, neuron, 0, fired(CIF(), [True] * 4)
         )
 
     assert taken() is not None
@@ -132,7 +140,7 @@ def drive(positions=4, room=8, changed=None, **reads):
     population |= {name: value for name, value in changed.items() if name in population}
     return kernels.driven(
         dataclasses.replace(inputs, **reads), positions, given["packed"], given["weights"],
-        Driven(error=2.0**-20, **population), -20, 2.0**-60, KernelNeuron.spiking(CIF(), [True] * 3, None), room, 0,
+        Driven(neuron=KernelNeuron.spiking(CIF(), [True] * 3, None), error=2.0**-20, **population), -20, 2.0**-60, room, 0,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engines import COMPILED, COMPILED_OR_EMULATED
+from engines import COMPILED, COMPILED_OR_EMULATED, convolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recurrence_by_hand import recurrence_by_hand
@@ -179,7 +179,7 @@ def test_a_convolution(seed, instructions, neuron, schedule, outputs, threshold,
         margin = Margin(math.ceil(total * (left_out + 1) + 1), 2)
         ints = [torch.tensor(rounded(each)).int() for each in (drive, potential)]
         wide = [torch.tensor(each).double() for each in (drive, potential)]
-        found = kernels.convolution(
+        found = convolution(
             [(packed, torch.tensor(spikes).to(torch.int8))], blocks, (batch, outputs, 1, width), ints[0], 0,
             torch.tensor(rounded(thresholds)).flatten().int(), kernel_neuron, 0, ints[1] if charged else None,
             Exact(-BITS, torch.tensor(thresholds).flatten().double(), margin, wide[0], wide[1] if charged else None),
@@ -235,7 +235,7 @@ def test_windows_of_spikes_and_spikes_taken_back(
             ]
             left_out = sum(each.left_out.largest * 2.0**each.left_out.exponent for each in packed)
             margin = Margin(math.ceil(steps * (left_out + 1) + 1), 2)
-            found = kernels.convolution(
+            found = convolution(
                 list(zip(packed, trains, strict=True)), blocks, (batch, outputs, *found_size), None, 0,
                 torch.tensor(rounded(thresholds)).int(), KernelNeuron.spiking(neuron, awake, None), 0, None,
                 Exact(-BITS, torch.tensor(thresholds).double(), margin, None, None),

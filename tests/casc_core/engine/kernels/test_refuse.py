@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from engines import convolution
 
 from casc_core import CIF
 from casc_core.engine import kernels
@@ -104,9 +105,7 @@ def convolve(train=None, shape=(2, 4, 6, 6), drive=None, potential=None, thresho
     own = Blocks.of(4, 1, 18)
     packed = kernels.pack_convolution(torch.ones(4, 2, 3, 3), geometry, 0, 1, own)
     train = spikes(3, 2, 2, 6, 6) if train is None else train
-    return kernels.convolution(
-        [(packed, train)], blocks or own, shape, drive, exponent, thresholds, NEURON, 0, potential
-    )
+    return convolution([(packed, train)], blocks or own, shape, drive, exponent, thresholds, NEURON, 0, potential)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +194,10 @@ def test_rounded_numbers_need_those_that_they_were_rounded_from():
         kernels.recurrence(packed, given, 0, 1, 1e6, NEURON, positions_first=False, tally=False, guess=0, exact=exact)
     geometry = Geometry((3, 3), padding=(1, 1, 1, 1))
     blocks = Blocks.of(4, 1, 18)
-    convolution = kernels.pack_convolution(torch.ones(4, 2, 3, 3), geometry, 0, 1, blocks)
+    packed = kernels.pack_convolution(torch.ones(4, 2, 3, 3), geometry, 0, 1, blocks)
     with pytest.raises(ValueError, match="without those that they were rounded from"):
-        kernels.convolution(
-            [(convolution, spikes(3, 2, 2, 6, 6))], blocks, (2, 4, 6, 6), None, 0, torch.ones(4).int(), NEURON, 0, None,
+        convolution(
+            [(packed, spikes(3, 2, 2, 6, 6))], blocks, (2, 4, 6, 6), None, 0, torch.ones(4).int(), NEURON, 0, None,
             Exact(0, torch.ones(4).double(), MARGIN, None, None),
         )  # fmt: skip
 
@@ -210,7 +209,7 @@ def convolve_exactly(margin=MARGIN, charged=True, **exactly):
     drive = torch.zeros(shape, dtype=torch.int32)
     exact = {"exponent": -8, "margin": margin, "drive": drive.double(), "potential": drive.double()}
     exact["thresholds"] = torch.full((4,), 256.0).double()
-    return kernels.convolution(
+    return convolution(
         [(packed, spikes(3, 2, 2, 6, 6))], blocks, shape, drive, 0, torch.ones(4).int(), NEURON, 0,
         drive if charged else None, Exact(**exact | exactly),
     )  # fmt: skip

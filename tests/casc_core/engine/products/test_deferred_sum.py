@@ -5,33 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from engines import COMPILED
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from current_terms import currents, term, whole
 
-from casc_core import CIF, Exact, ExactnessError
-from casc_core.engine import kernels
-from casc_core.engine.kernels import KernelNeuron
-from casc_core.engine.products.deferred_sum import MOST_TERMS, DeferredSum, Term, deferred
+from casc_core import Exact, ExactnessError
+from casc_core.engine.products.deferred_sum import MOST_TERMS, deferred
 from casc_core.engine.products.filters import Filter
 from casc_core.engine.products.geometry import Geometry
+from casc_core.engine.products.term import Term
 from casc_core.engine.products.weight_cache import WeightCache
-from casc_core.schedule import WakeSleep
-
-COMPILED_ONLY = pytest.mark.skipif(not COMPILED, reason="installed without compiled kernels")
-
-
-def whole(generator, low, high, *shape):
-    return torch.randint(low, high, shape, generator=generator)
-
-
-def term(seed, outputs=5, channels=3, kernel=3, steps=4, exponent=-6, size=(4, 6), groups=1):
-    generator = torch.Generator().manual_seed(seed)
-    weight = whole(generator, -40, 41, outputs, channels // groups, kernel, kernel).double() * 2.0**exponent
-    train = whole(generator, -1, 2, steps, 2, channels, *size).to(torch.int8)
-    geometry = Geometry((kernel, kernel), padding=(kernel // 2,) * 4, groups=groups)
-    reach = float(weight.abs().flatten(1).sum(1).max())
-    return Term(Filter(f"conv{seed}", weight, exponent, geometry, reach, WeightCache()), train, 1.0)
 
 
 def by_torch(one):
@@ -40,10 +21,6 @@ def by_torch(one):
         one.train.double().flatten(0, 1), one.filter.weight, padding=geometry.padding[0], groups=geometry.groups
     )
     return result.unflatten(0, one.train.shape[:2])
-
-
-def currents(*terms, dims=2, peak=1):
-    return DeferredSum(terms, dims, Exact(), peak)
 
 
 def spiking(train, peak=1):
@@ -119,71 +96,3 @@ def test_the_type_that_holds_the_sum():
     together = currents(wide).plus(currents(finer))
     assert together.tensor().dtype == torch.float64
     assert torch.equal(together.tensor(), by_torch(wide) + by_torch(finer))
-
-
-@COMPILED_ONLY
-@settings(max_examples=40)
-@given(
-    seed=st.integers(0, 999),
-    terms=st.integers(1, 4),
-    driven=st.sampled_from(("none", "channel", "full")),
-    alike=st.booleans(),
-    dims=st.sampled_from((1, 2)),
-    instructions=st.sampled_from(COMPILED),
-)
-def test_the_population_behind_them_is_that_behind_their_tensor(seed, terms, driven, alike, dims, instructions):
-    size = (1, 5) if dims == 1 else (3, 4)
-    own = currents(
-        *(
-            term(seed + k, outputs=6, steps=4 - k, size=size, groups=3 if k == 1 else 1, exponent=-6 + k)
-            for k in range(terms)
-        ),
-        dims=dims,
-    )  # fmt: skip
-    generator, drive = torch.Generator().manual_seed(seed), None
-    shape = own.shape[1:]
-    if driven != "none":
-        drawn = (1, 6, *[1] * dims) if driven == "channel" else shape
-        drive = (whole(generator, -300, 600, *drawn).double() * 2.0**-8).expand(shape)
-    threshold = 1.25 if alike else (whole(generator, 100, 700, 6, *[1] * dims).double() * 2.0**-8)
-    neuron = KernelNeuron.spiking(CIF(), WakeSleep(4, 4).awake(4), None)
-    with kernels.using(instructions):
-        found = own.population(drive, -8, threshold, neuron, 0)
-        assert not own.is_computed
-        expected = kernels.scan(own.tensor().double(), drive, threshold, torch.float64, neuron, 0)
-    assert found.shape[1:] == shape
-    assert torch.equal(found, expected)
-    with kernels.using(None):
-        assert own.population(drive, -8, 1.25, neuron, 0) is None
-
-
-@COMPILED_ONLY
-def test_lists_are_tried_where_tables_have_no_room(monkeypatch):
-    neuron = KernelNeuron.spiking(CIF(), WakeSleep(4, 4).awake(4), None)
-    one = term(1, channels=16, outputs=16, steps=8, size=(32, 32))
-    asked = []
-
-    def packed(self, peak, blocks, rounding):
-        asked.append(blocks.tabled)
-        return None if blocks.tabled else pack(self, peak, blocks, rounding)
-
-    pack = Filter.packed
-    with kernels.using(COMPILED[-1]):
-        expected = currents(one).population(None, -6, 1.0, neuron, 0)
-        monkeypatch.setattr(Filter, "packed", packed)
-        found = currents(one).population(None, -6, 1.0, neuron, 0)
-    assert asked == [True, False]
-    assert torch.equal(found, expected)
-
-
-@COMPILED_ONLY
-def test_what_the_kernel_cannot_do_is_left_to_others():
-    neuron = KernelNeuron.spiking(CIF(), [True], None)
-    own = term(1)
-    with kernels.using(COMPILED[-1]):
-        assert currents(own).population(None, -6, 1.0, neuron, 0) is not None
-        assert currents(own).population(None, -5, 1.0, neuron, 0) is None, "a grid coarser than the weights'"
-        counted = Term(own.filter, own.train.int(), 1.0)
-        assert currents(counted).population(None, -6, 1.0, neuron, 0) is None, "no spikes"
-        assert currents(own, peak=1000).population(None, -6, 1.0, neuron, 0) is None, "counts beyond int8"
-        assert currents(term(1, exponent=30)).population(None, -20, 1.0, neuron, 0) is None, "grids too far apart"
