@@ -21,7 +21,7 @@ from torch import Tensor
 from casc_core.errors import CascError, ConfigError
 
 # Of the library, which setup.py names and compiles; without a C compiler there is none.
-VERSION = 34
+VERSION = 35
 LIBRARY = Path(__file__).with_name("libcasc_kernels.so")
 INSTRUCTIONS = ("plain", "neon", "avx2", "avx512")
 KERNELS = (

@@ -22,10 +22,14 @@ from casc_core.engine.kernels.loader import (
 from casc_core.engine.kernels.neurons import NOTHING, Exactly, KernelNeuron, Margin, Neurons
 from casc_core.engine.kernels.rows import NOTHING_LEFT_OUT, LeftOutTask, PackedWeights, Weights
 
+# The threshold of padding.
+_NEVER = 2**30
 _Task = structure(
     "RecurrenceTask",
     (Neurons, "neurons"),
     (Weights, "weights"),
+    (c_void_p, "thresholds exact_thresholds spikes"),
+    (c_int64, "spiking"),
     (c_void_p, "peaks peak_product"),
     (c_int64, "shift batch length"),
     (c_void_p, "lengths"),
@@ -61,6 +65,8 @@ class Sequences:
         train: input currents `[steps, batch, length, hidden]`, float32 or float64.
         initial: `[batch, hidden]` int32, in units, received at each sequence's first position beside the drive; or None.
         start: `[steps, batch, hidden]` float64, received at each sequence's first position beside the train; or None.
+        spikes: `[steps, batch, inputs]` int8, -1 to 1: what spikes before the first position, and sends through the
+            weights, which need not be square where there is one position alone; or None.
         lengths: `[batch]` int64, or None for all.
         reverse: from the last real position to the first.
         potential: `[hidden]` int32, in units, of every position's neurons before the first step; or None.
@@ -74,11 +80,12 @@ class Sequences:
     reverse: bool
     potential: Tensor | None = None
     start: Tensor | None = None
+    spikes: Tensor | None = None
 
     @property
     def arriving(self) -> int:
         """For how many steps currents arrive."""
-        return max(len(self.train), 0 if self.start is None else len(self.start))
+        return max(len(self.train), *(0 if each is None else len(each) for each in (self.start, self.spikes)))
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,14 @@ class ExactCurrents:
 
     Attributes:
         exponent: of that grid.
-        threshold: in its units.
+        threshold: in its units: one, or `[hidden]` float64.
         margin: of sums in int32.
         initial, potential: as those in int32 units.
         drive: as that of the sequences, which may be rounded to float32; or None, where there is none.
     """
 
     exponent: int
-    threshold: float
+    threshold: float | Tensor
     margin: Margin
     initial: Tensor | None
     potential: Tensor | None
@@ -114,7 +121,7 @@ def recurrence(
     packed: PackedWeights,
     inputs: Sequences,
     exponent: int,
-    threshold: int,
+    threshold: int | Tensor,
     drive_limit: float,
     neuron: KernelNeuron,
     *,
@@ -128,7 +135,8 @@ def recurrence(
 
     Args:
         packed: the recurrent weights.
-        exponent: of the unit of currents and thresholds, at most the weights' own. threshold: in units.
+        exponent: of the unit of currents and thresholds, at most the weights' own.
+        threshold: in units: one, or `[hidden]` int32.
         drive_limit: largest magnitude of the drive, in units, for which no sum leaves int32.
         neuron: what it is and when it is awake.
         positions_first: the memory layout of the result: `[steps, length, batch, hidden]`.
@@ -141,23 +149,32 @@ def recurrence(
         None if the drive exceeds its limit.
     """
     drive, index, train = inputs.drive, inputs.index, inputs.train
-    _check(packed, inputs, packed.exponent - exponent, threshold)
+    _check(packed, inputs, packed.exponent - exponent)
     batch, length, hidden = train.shape[1:]
+    lowest = threshold
+    if isinstance(lowest, Tensor):
+        lowest = int(checked(lowest, "the thresholds", torch.int32, (hidden,)).min())
+    require(0 < lowest < 2**31, f"a threshold of {lowest}")
     drive = drive if drive is None or drive.stride(-1) == 1 else drive.contiguous()
     train = train if train.stride(-1) == 1 else train.contiguous()
     strides: tuple[int, ...] = (0, 0, 0)
     if drive is not None:
         strides = (*drive.stride()[:2], 0) if index is None else (*index.stride(), drive.stride(0))
     counts: tuple[Tensor, Tensor] | None = None
+    thresholds = torch.full(packed.values.shape[1:], _NEVER, dtype=torch.int32, device="cpu")
+    thresholds[:hidden] = threshold
+    exact_thresholds = None
     exactly: tuple[object, ...] = (NOTHING, NOTHING_LEFT_OUT, None, None, None, 0, 0.0)
     if exact is not None:
         assert packed.left_out is not None
         _check_exact(packed, drive, inputs, exact)
         unit = 2.0 ** (exponent - exact.exponent)
+        exact_thresholds = torch.empty(hidden, dtype=torch.float64, device="cpu")
+        exact_thresholds[:] = exact.threshold
         addresses = (address(exact.initial), address(exact.potential), address(exact.drive))
         kind = 0 if exact.drive is None else TYPES[exact.drive.dtype]
         exactly = (
-            exact.margin.structure(exact.threshold, unit), packed.left_out.structure(exponent), *addresses,
+            exact.margin.structure(float(exact_thresholds.max()), unit), packed.left_out.structure(exponent), *addresses,
             kind, 2.0**-exact.exponent,
         )  # fmt: skip
 
@@ -175,7 +192,9 @@ def recurrence(
             positive, negative = torch.empty((2, capacity, batch, length), dtype=torch.int32, device="cpu")
             counts = positive, negative
         task = _Task(
-            neuron.structure(threshold), packed.structure(), packed.peaks.data_ptr(), packed.peak_product.data_ptr(),
+            neuron.structure(int(thresholds[:hidden].max())), packed.structure(), thresholds.data_ptr(),
+            address(exact_thresholds), address(inputs.spikes), 0 if inputs.spikes is None else len(inputs.spikes),
+            packed.peaks.data_ptr(), packed.peak_product.data_ptr(),
             packed.exponent - exponent, batch, length, address(inputs.lengths), inputs.reverse,
             address(drive), address(index), 0 if drive is None else TYPES[drive.dtype], *strides, 2.0**-exponent,
             drive_limit, train.data_ptr(), TYPES[train.dtype], len(train), *train.stride()[:3],
@@ -194,6 +213,8 @@ def recurrence(
 
 def _check_exact(packed: PackedWeights, drive: Tensor | None, inputs: Sequences, exact: ExactCurrents) -> None:
     """That the exact numbers lie as the rounded ones do."""
+    if isinstance(exact.threshold, Tensor):
+        checked(exact.threshold, "the exact thresholds", torch.float64, (packed.outputs,))
     kept = packed.left_out is not None and packed.left_out.finest == exact.exponent
     require(kept, "weights without those that they were rounded from")
     require((drive is None) == (exact.drive is None), "a drive without what it was rounded from")
@@ -206,13 +227,16 @@ def _check_exact(packed: PackedWeights, drive: Tensor | None, inputs: Sequences,
             checked(own, "an exact current", torch.float64, tuple(rounded.shape))
 
 
-def _check(packed: PackedWeights, inputs: Sequences, shift: int, threshold: int) -> None:
+def _check(packed: PackedWeights, inputs: Sequences, shift: int) -> None:
     """That all sizes fit each other, and every index and length what it counts."""
     drive, index, train, lengths = inputs.drive, inputs.index, inputs.train, inputs.lengths
     require(train.dim() == 4 and 0 not in train.shape[1:], f"a train {list(train.shape)}")
     batch, length, hidden = train.shape[1:]
-    require(packed.inputs == packed.outputs == hidden, f"weights {packed.outputs}x{packed.inputs}, {hidden} units")
-    require(0 <= shift <= 30 and 0 < threshold < 2**31, f"a shift of {shift}, a threshold of {threshold}")
+    square = packed.inputs == hidden or (length == 1 and inputs.spikes is not None)
+    require(square and packed.outputs == hidden, f"weights {packed.outputs}x{packed.inputs}, {hidden} units")
+    require(0 <= shift <= 30, f"a shift of {shift}")
+    if inputs.spikes is not None:
+        checked(inputs.spikes, "what spikes before", torch.int8, (len(inputs.spikes), batch, packed.inputs))
     for values in (train, *(() if drive is None else (drive,))):
         require(values.dtype in TYPES and values.device.type == "cpu", f"{values.dtype} on {values.device}")
     if index is not None:

@@ -280,10 +280,7 @@ class Linear(AffineMap):
         return TotalProduct(signal, product, shape, refuse)
 
     def _is_deferred(self, run: Run, signal: Signal) -> bool:
-        """Whether the population behind it is to take the currents from the spikes, as that behind a convolution does.
-
-        It is where the grid is too fine for the ways of `Product`, and where a kernel takes levels.
-        """
+        """Whether the population behind it is to take the currents from the spikes, as that behind a convolution does."""
         if not self._defers(run, signal.shape, signal.steps) or not signal.shape.numel():
             return False
         lazy = signal.lazy_train
@@ -292,8 +289,7 @@ class Linear(AffineMap):
     @staticmethod
     def _defers(run: Run, shape: torch.Size, steps: int) -> bool:
         """Whether it would, were its train one of spikes."""
-        in_levels = run.kernel_neuron is not None and run.kernel_neuron.in_levels and run.numerics.is_exact
-        return (isinstance(run.numerics, AsTrained) or in_levels) and len(shape) == 2 and steps > 0
+        return run.numerics.is_exact and len(shape) == 2 and steps > 0
 
     def _filter(self, weight: Tensor) -> Filter:
         """Its weights as those of a convolution of single entries."""

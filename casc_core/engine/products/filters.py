@@ -67,9 +67,9 @@ class Filter:
         """Whether each output has one input channel, that of its number."""
         return kernels.is_own(self.weight, self.geometry)
 
-    def narrow_exponent(self, scale: EvenScale) -> int:
+    def narrow_exponent(self, scale: EvenScale | None = None) -> int:
         """The finest grid on which int16 holds the weights, by output multiplied and rounded."""
-        key = "narrow", scale.key
+        key = "narrow", None if scale is None else scale.key
         return self.cache(self.weight, key, lambda: kernels.narrow_exponent(self._of_outputs(scale)))
 
     @property

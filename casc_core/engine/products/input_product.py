@@ -24,6 +24,7 @@ from casc_core.reporting.series import zero_padded
 
 # Sums are taken of so many products at a time, which bounds how often they round.
 _BLOCK = 64
+_SINGLE_BLOCK = 32  # in float32
 # Rounding of one operation in float64, relative; and of an exact sum before it is rounded.
 _ROUNDING = 2.0**-53
 _EXACTLY = 2.0**-80
@@ -252,7 +253,7 @@ class InputProduct:
         bias = thresholds.new_zeros(len(weights)) if self.bias is None else self.bias.double().contiguous()
         spread = (neuron.total + 2) * (most + float(thresholds.max())) + largest(potentials)
         units, first = max(exponent, binade(spread) - kernels.SUM_BITS), self.product_exponent
-        error = _error(terms, reach, _SINGLE) + (0.0 if first is None else math.ldexp(0.5, first))
+        error = _error(terms, reach, _SINGLE, _SINGLE_BLOCK) + (0.0 if first is None else math.ldexp(0.5, first))
         population = kernels.Driven(neuron, exponent, units, bias, thresholds, potentials, most, error, first)
         margin = (neuron.total + 2) * population.flow
         are_few = margin < kernels.NEAR * math.ldexp(float(thresholds.min()), -units)
@@ -427,10 +428,10 @@ def product_on_grid(
     return result if most is None else result.clamp(-most, most)
 
 
-def _error(terms: int, reach: float, rounding: float) -> float:
+def _error(terms: int, reach: float, rounding: float, block: int = _BLOCK) -> float:
     """That of a sum of so many products: of adding up within a block, of blocks, of rounding what is summed, and of adding
     the bias, in either way."""
-    return (min(terms, _BLOCK) + -(-terms // _BLOCK) + 8) * rounding * reach
+    return (min(terms, block) + -(-terms // block) + 8) * rounding * reach
 
 
 def _put(spikes: Tensor, places: Tensor, own: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from casc_core.engine import kernels
 from casc_core.engine.kernels import KernelNeuron
+from casc_core.engine.products.connected import connected_population
 from casc_core.engine.products.deferred_sum import DeferredSum
 from casc_core.engine.products.even_scale import EvenScale, even_scale
 from casc_core.engine.products.term import without_plane
@@ -78,6 +79,9 @@ class SpikingPopulation:
         Args:
             guess: of the steps that will be needed.
         """
+        spikes = self._connected(currents, guess)
+        if spikes is not None:
+            return spikes
         for blocks in _ways(currents, self.units is not None):
             packed = self._packed_for(currents, blocks)
             if packed is not None and _lists_fit(packed, currents):
@@ -87,6 +91,25 @@ class SpikingPopulation:
         shape = currents.shape[1], currents.channels, *currents.terms[0].size
         trains = [term.train for term in currents.terms]
         return without_plane(kernels.convolution(packed, trains, shape, guess), currents.dims)
+
+    def _connected(self, currents: DeferredSum, guess: int) -> Tensor | None:
+        """The spikes, where a fully connected map makes the currents of one train; None: they are others."""
+        term, batch, drive, potential = currents.terms[0], currents.shape[1], self.drive, self.potential
+        if currents.dims or len(currents.terms) > 1 or term.largest(currents.peak) != 1:
+            return None
+        if potential is not None and len(potential) > 1:  # they differ by sample
+            return None
+        return connected_population(
+            term.filter,
+            term.train[..., 0, 0],
+            None if drive is None else drive[..., 0, 0].expand(batch, currents.channels),
+            self.exponent,
+            self.thresholds,
+            self.neuron,
+            guess,
+            None if potential is None else potential[0, :, 0, 0].expand(currents.channels).contiguous(),
+            self.units,
+        )
 
     def _packed_for(self, currents: DeferredSum, blocks: kernels.Blocks) -> kernels.SpikingPopulation | None:
         """What was made for these blocks when they were first asked for."""

@@ -378,10 +378,10 @@ INLINE int64_t NAME(fire_some)(NAME(Tile) *at, int64_t p, int64_t lanes, int64_t
     int32_t *v = at->v + first, *total = at->total + first, undecided = 0;
     driven += first;
     if (!task->exactly.margin)
-        return NAME(fire_uncounted)(lanes, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, 0, NULL, NULL);
+        return NAME(fire)(lanes, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, 0, NULL, NULL);
     const int32_t margin = margin_at(&task->exactly, at->received[p], cap);
-    int64_t any = NAME(fire_uncounted)(lanes, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, margin,
-                                       at->near + first, &undecided);
+    int64_t any = NAME(fire)(lanes, sum, driven, thresholds, cap, lower_of(neurons), v, total, fired, margin,
+                             at->near + first, &undecided);
     if (!undecided) return any;
     for (int64_t k = 0; k < lanes; k += task->width)
         if (NAME(next_near)(at->near + first + k, 0, task->width) < task->width)

@@ -32,10 +32,10 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,bmi,popcnt"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,popcnt"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,popcnt")
+#pragma GCC target("avx2,fma,bmi,popcnt")
 #endif
 #define NAME(x) x##_avx2
 #define VECTOR 256
@@ -45,11 +45,11 @@
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(                                                                                         \
-    __attribute__((target("avx2,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)
+    __attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,prefer-vector-width=512")
+#pragma GCC target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,prefer-vector-width=512")
 #endif
 #define NAME(x) x##_avx512
 #define VECTOR 512
@@ -90,14 +90,15 @@ EXPORT void casc_large_pages(char *memory, int64_t bytes) {
 }
 
 /* Raised whenever a function or structure below changes, so that a stale build is noticed. */
-EXPORT int64_t casc_version(void) { return 34; }
+EXPORT int64_t casc_version(void) { return 35; }
 
 /* Whether this processor has a set of instructions, and they have been compiled. */
 EXPORT int64_t casc_has(int64_t isa) {
     if (isa == PLAIN) return 1;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt");
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                     __builtin_cpu_supports("popcnt");
     if (isa == AVX2) return avx2;
     if (isa == AVX512)
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -144,12 +145,14 @@ static int fits(int64_t kernel, const void *task) {
     }
     if (kernel == RECURRENCE) {
         const RecurrenceTask *recurrence = (const RecurrenceTask *)task;
-        return laid_out(&recurrence->weights) && recurrence->weights.rows <= recurrence->weights.stride &&
+        return laid_out(&recurrence->weights) &&
+               (recurrence->weights.rows == recurrence->weights.outputs || recurrence->length <= 1) &&
+               recurrence->weights.outputs <= recurrence->weights.stride && recurrence->thresholds && recurrence->spiking >= 0 &&
                recurrence->length >= 0 && recurrence->arriving >= 0 && recurrence->capacity >= 0 &&
                whole(recurrence->neurons.threshold) && decides(&recurrence->exactly) && recurrence->shift >= 0 &&
                recurrence->shift < 31 &&
                (!recurrence->exactly.margin || (kept(&recurrence->left_out) &&
-                                                recurrence->left_out.reads == recurrence->weights.rows_padded));
+                                                recurrence->left_out.reads == recurrence->weights.rows_padded && recurrence->exact_thresholds));
     }
     if (kernel == GATED) {
         const GatedTask *gated = (const GatedTask *)task;

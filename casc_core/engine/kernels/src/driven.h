@@ -3,13 +3,24 @@
 
 #undef FLOAT_LANES
 #undef DRIVEN_WORDS
+#undef FUSED
 typedef float NAME(Floats) __attribute__((vector_size(VECTOR ? VECTOR / 8 : 16), aligned(4), may_alias));
+/* a * x + c: whether that rounds once or twice, the margin covers it. */
+#if VECTOR == 512
+#define FUSED(a, x, c) _mm512_fmadd_ps(a, _mm512_set1_ps(x), c)
+#elif VECTOR == 256
+#define FUSED(a, x, c) _mm256_fmadd_ps(a, _mm256_set1_ps(x), c)
+#elif VECTOR == 128
+#define FUSED(a, x, c) vfmaq_n_f32(c, a, x)
+#else
+#define FUSED(a, x, c) ((a) * (x) + (c))
+#endif
 #define FLOAT_LANES (VECTOR ? VECTOR / 32 : 4)
 /* Outputs that are summed at a time, for so many positions. */
 #define DRIVEN_WORDS (VECTOR == 512 ? 4 : 2)
 enum { NAME(TILE) = 4, NAME(TOGETHER) = FLOAT_LANES * DRIVEN_WORDS };
 
-/* to [tile, words of lanes] = products of the inputs that lie `offset` behind `from`, summed in blocks of 64, with weights whose
+/* to [tile, words of lanes] = products of the inputs that lie `offset` behind `from`, summed in blocks of DRIVEN_TERMS, with weights whose
    rows are `stride` apart. */
 INLINE void NAME(products)(const int words, const float *const *from, const int64_t *offset, int64_t terms,
                            const float *weight, int64_t stride, float *to) {
@@ -17,15 +28,15 @@ INLINE void NAME(products)(const int words, const float *const *from, const int6
     const NAME(Floats) nothing = {0};
     for (int p = 0; p < NAME(TILE); p++)
         for (int w = 0; w < words; w++) total[p][w] = nothing;
-    for (int64_t start = 0; start < terms; start += 64) {
-        const int64_t end = start + 64 < terms ? start + 64 : terms;
+    for (int64_t start = 0; start < terms; start += DRIVEN_TERMS) {
+        const int64_t end = start + DRIVEN_TERMS < terms ? start + DRIVEN_TERMS : terms;
         for (int p = 0; p < NAME(TILE); p++)
             for (int w = 0; w < words; w++) sum[p][w] = nothing;
         for (int64_t j = start; j < end; j++) {
             const float *row = weight + j * stride;
             for (int w = 0; w < words; w++) {
                 const NAME(Floats) each = *(const NAME(Floats) *)(row + w * FLOAT_LANES);
-                for (int p = 0; p < NAME(TILE); p++) sum[p][w] += each * from[p][offset[j]];
+                for (int p = 0; p < NAME(TILE); p++) sum[p][w] = FUSED(each, from[p][offset[j]], sum[p][w]);
             }
         }
         for (int p = 0; p < NAME(TILE); p++)
@@ -123,9 +134,9 @@ static int64_t NAME(driven)(DrivenTask *task, int64_t first, int64_t last) {
                                               &found);
                     } else {
                         flows += is_awake;
-                        any = NAME(fire_uncounted)(all, zeros, is_awake ? drive : zeros, thresholds,
-                                                   (int32_t)cap_at(neurons, step), lower_of(neurons), v, total, fired,
-                                                   (int32_t)(2.0 + (double)flows * task->flow), near, &found);
+                        any = NAME(fire)(all, zeros, is_awake ? drive : zeros, thresholds, (int32_t)cap_at(neurons, step),
+                                         lower_of(neurons), v, total, fired, (int32_t)(2.0 + (double)flows * task->flow),
+                                         near, &found);
                     }
                     if (found)
                         for (int64_t k = 0; k < all; k++) undecided[k] |= near[k];

@@ -14,22 +14,21 @@
 
 /* Marks which of `n` neurons were within the margin of a decision at a step that they have taken. */
 static void NAME(mark_near)(int64_t n, const int32_t *restrict v, const int32_t *restrict total, const int8_t *restrict out,
-                            int32_t common, const int32_t *restrict each, int32_t cap, int32_t lower, int32_t margin,
+                            const int32_t *restrict thresholds, int32_t cap, int32_t lower, int32_t margin,
                             int8_t *restrict near) {
     for (int64_t k = 0; k < n; k++) {
-        const int32_t threshold = each ? each[k] : common;
+        const int32_t threshold = thresholds[k];
         const int32_t charged = v[k] + out[k] * threshold, count = total[k] - out[k];
         near[k] = (int8_t)(NEAR_UP(charged, count, threshold, cap, margin) | NEAR_DOWN(charged, count, lower, margin));
     }
 }
 
-/* One step of `n` (a multiple of 16) neurons in integers, which receive (a << shift) + b + c (b, c: NULL for nothing); with
-   `each`, every neuron has a threshold of its own. Returns whether any spiked. With `near`, says whether any are within the
-   margin of a decision, and then marks them. */
-INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const int32_t *restrict b,
-                          const int32_t *restrict c, int32_t common, const int32_t *restrict each, int32_t cap,
-                          int32_t lower, int32_t *restrict v, int32_t *restrict total, int8_t *restrict out, int32_t margin,
-                          int8_t *restrict near, int32_t *undecided) {
+/* One step of `n` (a multiple of 16) neurons in integers, which receive a + b. Returns whether any spiked. With `near`, says whether
+   any are within the margin of a decision, and then marks them. */
+INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, const int32_t *restrict b,
+                          const int32_t *restrict thresholds, int32_t cap, int32_t lower, int32_t *restrict v,
+                          int32_t *restrict total, int8_t *restrict out, int32_t margin, int8_t *restrict near,
+                          int32_t *undecided) {
     int32_t spiked = 0, nears = 0;
 #if VECTOR /* compilers make less of the loop */
     enum { LANES = VECTOR / 32, VECTORS = 16 / LANES };
@@ -42,10 +41,8 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
         MASK up[VECTORS], down[VECTORS];
         for (int i = 0; i < VECTORS; i++) {
             const int64_t at = k + i * LANES;
-            const WORD count = LOAD(total + at), threshold = each ? LOAD(each + at) : EACH_PAIR(common);
-            WORD charged = ADD32(LOAD(v + at), shift ? SHIFTED32(LOAD(a + at), shift) : LOAD(a + at));
-            if (b) charged = ADD32(charged, LOAD(b + at));
-            if (c) charged = ADD32(charged, LOAD(c + at));
+            const WORD count = LOAD(total + at), threshold = LOAD(thresholds + at);
+            const WORD charged = ADD32(ADD32(LOAD(v + at), LOAD(a + at)), LOAD(b + at));
             const MASK open = GREATER(most, count), taken = GREATER(count, least);
             up[i] = GREATER(charged, (WORD)((Lanes)threshold - 1)) & open, down[i] = GREATER(ZERO(), charged) & taken;
             any |= up[i] | down[i];
@@ -53,16 +50,15 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
                 const Lanes from = (Lanes)charged + margin;
                 nearest = LEAST_WHERE(LEAST_WHERE(nearest, open, from - (Lanes)threshold), taken, from);
             }
-            STORE(v + at, ADD_WHERE(SUBTRACT_WHERE(charged, up[i], threshold), down[i], threshold));
-            STORE(total + at, ONE_LESS(ONE_MORE(count, up[i]), down[i]));
+            STORE(v + at, SPENT(charged, up[i], down[i], threshold));
+            STORE(total + at, COUNTED(count, up[i], down[i]));
         }
         NAME(store_spikes)(out + k, up, down);
     }
     spiked = ANY(any), nears = near && ANY(WITHIN(nearest, both));
 #else
     for (int64_t k = 0; k < n; k++) {
-        const int32_t charged = v[k] + (int32_t)((uint32_t)a[k] << shift) + (b ? b[k] : 0) + (c ? c[k] : 0);
-        const int32_t threshold = each ? each[k] : common;
+        const int32_t charged = v[k] + a[k] + b[k], threshold = thresholds[k];
         const int32_t spike = SPIKE(int32_t, charged, total[k], threshold, cap, lower);
         if (near)
             nears |= NEAR_UP(charged, total[k], threshold, cap, margin) | NEAR_DOWN(charged, total[k], lower, margin);
@@ -73,16 +69,8 @@ INLINE int32_t NAME(fire)(int64_t n, const int32_t *restrict a, int shift, const
     }
 #endif
     if (near) *undecided = nears;
-    if (near && nears) NAME(mark_near)(n, v, total, out, common, each, cap, lower, margin, near);
+    if (near && nears) NAME(mark_near)(n, v, total, out, thresholds, cap, lower, margin, near);
     return spiked;
-}
-
-/* The same for currents a + b, of neurons with a threshold each. */
-INLINE int32_t NAME(fire_uncounted)(int64_t n, const int32_t *restrict a, const int32_t *restrict b,
-                                    const int32_t *restrict each, int32_t cap, int32_t lower, int32_t *restrict v,
-                                    int32_t *restrict total, int8_t *restrict out, int32_t margin, int8_t *restrict near,
-                                    int32_t *undecided) {
-    return NAME(fire)(n, a, 0, b, NULL, 0, each, cap, lower, v, total, out, margin, near, undecided);
 }
 
 /* The levels that `n` neurons settle at: clip(floor(current / threshold), 0, total), where the drive `b` flows `total` times;

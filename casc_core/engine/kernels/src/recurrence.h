@@ -32,13 +32,15 @@ INLINE double NAME(value_at)(const void *from, int64_t type, int64_t at) {
 /* One position of a sequence, whose neurons may have to be decided by what int32 leaves out. */
 typedef struct {
     const RecurrenceTask *task;
-    const int8_t *before; /* the train that reaches it, of so many steps */
-    int64_t before_steps;
+    const int8_t *before; /* the train that reaches it, of so many steps `row` apart */
+    int64_t before_steps, row;
     int64_t drive_at, train_at; /* where its drive (-1: there is none) and its train are */
     const double *start;        /* the train that it begins with, of so many steps */
     int64_t starting;
     const double *initial;      /* or NULL */
     const int32_t *drive;       /* rounded, with what is initial */
+    int32_t *v, *total;
+    int64_t received, arrived;  /* the error that spikes have brought, and trains, in half units */
     int64_t known;              /* steps whose spikes have been counted */
     int16_t *counts;            /* of the neurons before */
 } NAME(Visited);
@@ -47,6 +49,7 @@ typedef struct {
    has been rounded of it, and with `truly` all of it. */
 static double NAME(given)(const NAME(Visited) *at, int64_t k, int64_t flows, int64_t step, int truly) {
     const RecurrenceTask *task = at->task;
+    const int64_t hidden = task->weights.outputs;
     const double unit = truly ? 0 : task->exactly.unit;
     double given = 0;
     /* A drive is rounded where neurons receive it; trains are on the grid already. */
@@ -62,41 +65,119 @@ static double NAME(given)(const NAME(Visited) *at, int64_t k, int64_t flows, int
         given += task->exact_scale * value - unit * __builtin_rint(task->scale * value);
     }
     for (int64_t s = 0; s <= step && s < at->starting; s++) {
-        const double value = at->start[s * task->batch * task->weights.rows + k];
+        const double value = at->start[s * task->batch * hidden + k];
         given += task->exact_scale * value - unit * __builtin_rint(task->scale * value);
     }
     return given;
 }
 
-/* Decides the neurons that are marked: corrects potentials, counts and spikes. `received` is the error that spikes have
-   brought, in half units. */
-static void NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t received, const int8_t *near, int32_t *v,
-                                 int32_t *total, int8_t *fired) {
+/* What a neuron does that int32 says has received `sum`: by the weights' next bits; where these leave it open, by what else has been
+   rounded, which lies far away in memory; then by all of it as it is. */
+static int32_t NAME(decide_visited)(NAME(Visited) *at, int64_t step, int64_t k, int32_t count, double sum) {
     const RecurrenceTask *task = at->task;
     const Neurons *neurons = &task->neurons;
     const Exactly *exactly = &task->exactly;
     const LeftOut *left_out = &task->left_out;
-    const int32_t threshold = (int32_t)neurons->threshold;
+    const double threshold = task->exact_thresholds[k];
     const int64_t cap = cap_at(neurons, step), flows = neurons->levels ? neurons->total : cap;
-    const int64_t hidden = task->weights.rows, padded = task->weights.rows_padded;
-    const double margin = (double)received * exactly->unit * left_out->finer / 2 + ROUNDED;
-    if (!at->known) memset(at->counts, 0, (size_t)padded * sizeof *at->counts);
+    if (!at->known) memset(at->counts, 0, (size_t)task->weights.rows_padded * sizeof *at->counts);
     for (; at->known <= step && at->known < at->before_steps; at->known++)
-        NAME(count)(padded, at->before + at->known * padded, at->counts);
-    for (int64_t k = NAME(next_near)(near, 0, hidden); k < hidden; k = NAME(next_near)(near, k + 1, hidden)) {
-        const int32_t spike = fired[k], count = neurons->levels ? 0 : total[k] - spike;
-        const double sum = (double)v[k] + (double)(count + spike) * threshold;
-        const double about = sum * exactly->unit + NAME(given)(at, k, flows, step, 0) +
-                             NAME(next_bits)(left_out, k, at->counts);
-        int32_t truth = NAME(decided)(neurons, exactly->threshold, about - margin, count, cap);
-        if (truth != NAME(decided)(neurons, exactly->threshold, about + margin, count, cap))
-            truth = NAME(decided)(neurons, exactly->threshold, NAME(given)(at, k, flows, step, 1) +
-                                  NAME(true_sum)(left_out, k, at->counts), count, cap);
+        NAME(count)(task->weights.rows_padded, at->before + at->known * at->row, at->counts);
+    double margin = (double)at->received * exactly->unit * left_out->finer / 2 + ROUNDED;
+    double about = sum * exactly->unit + NAME(next_bits)(left_out, k, at->counts);
+    /* Threshold and drive are each off by half units, the potential and each current that arrived by one at most. */
+    const double others = exactly->unit * (double)(exactly->once + at->arrived + flows * exactly->flow) / 2;
+    int32_t truth = NAME(decided)(neurons, threshold, about - margin - others, count, cap);
+    if (truth == NAME(decided)(neurons, threshold, about + margin + others, count, cap)) return truth;
+    about += NAME(given)(at, k, flows, step, 0);
+    truth = NAME(decided)(neurons, threshold, about - margin, count, cap);
+    if (truth == NAME(decided)(neurons, threshold, about + margin, count, cap)) return truth;
+    const double all = NAME(given)(at, k, flows, step, 1) + NAME(true_sum)(left_out, k, at->counts);
+    return NAME(decided)(neurons, threshold, all, count, cap);
+}
+
+/* Decides those neurons that are within the margin of a decision, of the ones from `first` on that have a bit: corrects potentials,
+   counts and spikes. */
+static void NAME(decide_some)(NAME(Visited) *at, int64_t step, int64_t first, uint32_t bits, int32_t margin, int8_t *fired) {
+    const RecurrenceTask *task = at->task;
+    const int32_t cap = (int32_t)cap_at(&task->neurons, step), lower = lower_of(&task->neurons);
+    for (; bits; bits &= bits - 1) {
+        const int64_t k = first + lowest_bit(bits);
+        if (k >= task->weights.outputs) return; /* padding */
+        const int32_t threshold = task->thresholds[k], spike = fired[k], count = at->total[k] - spike;
+        const int32_t charged = at->v[k] + spike * threshold;
+        if (!(NEAR_UP(charged, count, threshold, cap, margin) | NEAR_DOWN(charged, count, lower, margin))) continue;
+        const int32_t truth = NAME(decide_visited)(at, step, k, count, (double)charged + (double)count * threshold);
         fired[k] = (int8_t)truth;
-        if (neurons->levels) continue;
-        v[k] += (spike - truth) * threshold;
-        total[k] = count + truth;
+        at->v[k] += (spike - truth) * threshold;
+        at->total[k] = count + truth;
     }
+}
+
+/* A step of a position's neurons, which receive (recurrent << shift) + drive (or NULL). With `open` none can have reached its cap. Those
+   within the margin of a decision are decided; without `near` there are none. */
+INLINE void NAME(take_step)(NAME(Visited) *at, int64_t step, const int32_t *restrict recurrent, int shift,
+                            const int32_t *restrict drive, const int open, const int near, int32_t margin,
+                            int8_t *restrict fired) {
+    const RecurrenceTask *task = at->task;
+    const int32_t cap = (int32_t)cap_at(&task->neurons, step), lower = lower_of(&task->neurons);
+    const int32_t *restrict thresholds = task->thresholds;
+    int32_t *v = at->v, *total = at->total;
+    for (int64_t k = 0; k < task->weights.stride; k += 16) {
+        uint32_t bits = 0;
+#if VECTOR /* compilers make less of the loop */
+        enum { LANES = VECTOR / 32, VECTORS = 16 / LANES };
+        typedef NAME(Lanes) Lanes;
+        const WORD most = EACH_PAIR(cap), within = EACH_PAIR(margin + 2);
+        const WORD least = lower ? EACH_PAIR(INT32_MAX) : ZERO(); /* so that no spike is taken back */
+        MASK up[VECTORS], down[VECTORS];
+        WORD off[VECTORS];
+        for (int i = 0; i < VECTORS; i++) {
+            const int64_t j = k + i * LANES;
+            const WORD count = LOAD(total + j), threshold = LOAD(thresholds + j);
+            WORD charged = ADD32(LOAD(v + j), SHIFTED32(LOAD(recurrent + j), shift));
+            if (drive) charged = ADD32(charged, LOAD(drive + j));
+            up[i] = GREATER(charged, (WORD)((Lanes)threshold - 1));
+            if (!open) up[i] &= GREATER(most, count);
+            down[i] = GREATER(ZERO(), charged) & GREATER(count, least);
+            const WORD left = SPENT(charged, up[i], down[i], threshold);
+            STORE(v + j, left);
+            STORE(total + j, COUNTED(count, up[i], down[i]));
+            if (near) { /* what is left is near zero or the threshold, if it was; and then as far from the middle as those */
+                const Lanes middle = (Lanes)threshold >> 1;
+                off[i] = ABS32((WORD)((Lanes)ABS32((WORD)((Lanes)left - middle)) - middle));
+            }
+        }
+        NAME(store_spikes)(fired + k, up, down);
+        if (near) {
+            WORD nearest = off[0];
+            for (int i = 1; i < VECTORS; i++) nearest = LEAST(nearest, off[i]);
+            if (ANY(GREATER(within, nearest)))
+                for (int i = 0; i < VECTORS; i++) bits |= (uint32_t)BITS(GREATER(within, off[i])) << (i * LANES);
+        }
+#else
+        (void)open;
+        for (int64_t j = k; j < k + 16; j++) {
+            const int32_t charged = v[j] + (int32_t)((uint32_t)recurrent[j] << shift) + (drive ? drive[j] : 0);
+            const int32_t spike = SPIKE(int32_t, charged, total[j], thresholds[j], cap, lower);
+            if (near && (NEAR_UP(charged, total[j], thresholds[j], cap, margin) | NEAR_DOWN(charged, total[j], lower, margin)))
+                bits |= 1u << (j - k);
+            v[j] = charged - spike * thresholds[j];
+            total[j] += spike;
+            fired[j] = (int8_t)spike;
+        }
+#endif
+        if (bits) NAME(decide_some)(at, step, k, bits, margin, fired);
+    }
+}
+
+/* Notes the spikes of a step, `n` (a multiple of 64) of them, in sums of steps (or NULL). Returns whether there are any. */
+INLINE int64_t NAME(note)(int64_t n, const int8_t *restrict fired, int8_t *restrict sums) {
+    int8_t any = 0;
+    for (int64_t k = 0; k < n; k++) any |= fired[k];
+    if (sums)
+        for (int64_t k = 0; k < n; k++) sums[k] = (int8_t)(sums[k] + fired[k]);
+    return any != 0;
 }
 
 /* How many of `n` (a multiple of 64) spikes are positive, and how many negative. */
@@ -109,38 +190,40 @@ INLINE void NAME(signs)(int64_t n, const int8_t *fired, int32_t *ups, int32_t *d
     *ups = (int32_t)positive, *downs = (int32_t)negative;
 }
 
-/* Adds to the sums of a sequence what has been summed of it in int16, and begins anew. */
-static void NAME(add_up)(const RecurrenceTask *task, int64_t sample, int64_t steps, int16_t *summed) {
-    const int64_t hidden = task->weights.rows, stride = task->weights.stride;
+/* Adds to the sums of a sequence what has been summed of it in int8, `row` entries for a step, and begins anew. */
+static void NAME(add_up)(const RecurrenceTask *task, int64_t sample, int64_t steps, int64_t row, int8_t *summed) {
+    const int64_t hidden = task->weights.outputs;
     for (int64_t step = 0; step < steps; step++) {
         int32_t *sums = task->sums + step * task->sums_step + sample * task->sums_sample;
-        for (int64_t k = 0; k < hidden; k++) sums[k] += summed[step * stride + k];
+        for (int64_t k = 0; k < hidden; k++) sums[k] += summed[step * row + k];
     }
-    memset(summed, 0, (size_t)(steps * stride) * sizeof *summed);
+    memset(summed, 0, (size_t)(steps * row));
 }
 
 /* The sequences first..last-1: position after position, all steps of each. */
 static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64_t last) {
     const Weights *weights = &task->weights;
-    const int64_t hidden = weights->rows, stride = weights->stride, padded = weights->rows_padded;
+    const int64_t hidden = weights->outputs, stride = weights->stride, inputs = weights->rows;
     const Neurons *neurons = &task->neurons;
-    const int32_t threshold = (int32_t)neurons->threshold, lower = lower_of(neurons);
-    const int64_t capacity = task->capacity, trains = (capacity + 1) * padded; /* one more, to see it silent */
+    const int shift = (int)task->shift;
+    const int64_t capacity = task->capacity;
+    const int64_t outputs_padded = (stride + 63) / 64 * 64;
+    const int64_t row = outputs_padded > weights->rows_padded ? outputs_padded : weights->rows_padded; /* of a train */
+    /* Steps of a train: one more, to see it silent. */
+    const int64_t steps = (capacity > task->spiking ? capacity : task->spiking) + 1;
     const int64_t ints = stride * (int64_t)sizeof(int32_t);
     Scratch scratch;
-    const int64_t summed_steps = task->sums ? capacity : 0; /* in int16, so many positions at a time */
-    const int64_t at_once = INT16_MAX / (neurons->levels ? neurons->total + 1 : 1);
-    char *memory = scratch_open(&scratch, padded, (capacity + 6) * ints + 3 * trains + padded + stride +
-                                                       (padded + summed_steps * stride) * (int64_t)sizeof(int16_t) +
-                                                       2 * (capacity + 1) * (int64_t)sizeof(int64_t));
+    const int64_t summed_steps = task->sums ? capacity : 0; /* in int8, so many positions at a time */
+    const int64_t at_once = INT8_MAX / (neurons->levels && neurons->total > 1 ? neurons->total : 1);
+    char *memory = scratch_open(&scratch, weights->rows_padded,
+                                (steps + 6) * ints + (3 * steps + summed_steps + 2) * row + weights->rows_padded * (int64_t)sizeof(int16_t));
     if (!memory) return NO_MEMORY;
-    int64_t *active = (int64_t *)memory, *active_before = active + capacity + 1; /* spikes at each step */
-    int32_t *products = (int32_t *)(active_before + capacity + 1), *zeros = products + capacity * stride;
+    int32_t *products = (int32_t *)memory, *zeros = products + steps * stride;
     int32_t *drive = zeros + stride, *arriving = drive + stride, *begun = arriving + stride;
     int32_t *v = begun + stride, *total = v + stride;
-    int16_t *counts = (int16_t *)(total + stride), *summed = counts + padded;
-    int8_t *spikes = (int8_t *)(summed + summed_steps * stride), *before = spikes + trains, *earlier = before + trains;
-    int8_t *nothing = earlier + trains, *near = nothing + padded;
+    int16_t *counts = (int16_t *)(total + stride);
+    int8_t *spikes = (int8_t *)(counts + weights->rows_padded), *before = spikes + steps * row, *earlier = before + steps * row;
+    int8_t *summed = earlier + steps * row, *nothing = summed + summed_steps * row, *near = nothing + row;
     const int is_rounded = task->exactly.margin > 0;
     int64_t needed = 0;
 
@@ -148,6 +231,10 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
         const int64_t length = task->lengths ? task->lengths[sample] : task->length;
         /* Steps of the trains `before` and `earlier`, of which `products` holds the latter's. */
         int64_t before_steps = 0, earlier_steps = 0, summed_to = 0, waiting = 0;
+        for (int64_t step = 0; step < task->spiking; step++) {
+            memcpy(before + step * row, task->spikes + (step * task->batch + sample) * inputs, (size_t)inputs);
+            if (NAME(note)(row, before + step * row, NULL)) before_steps = step + 1;
+        }
         for (int64_t visit = 0; visit < task->length; visit++) {
             const int real = visit < length;
             const int64_t position = !real ? visit : task->reverse ? length - 1 - visit : visit;
@@ -158,107 +245,113 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
             int driven = 0;
             const int64_t starting = visit == 0 ? task->starting : 0;
             NAME(Visited) visited = {
-                task, before, before_steps, -1, sample * task->train_sample + position * task->train_position,
+                task, before, before_steps, row, -1, sample * task->train_sample + position * task->train_position,
                 starting ? task->start + sample * hidden : NULL, starting,
-                task->exact_initial && visit == 0 ? task->exact_initial + sample * hidden : NULL, drive, 0, counts};
+                task->exact_initial && visit == 0 ? task->exact_initial + sample * hidden : NULL, drive, v, total, 0, 0, 0, counts};
             if (real) {
                 if (task->drive) {
                     int64_t at = sample * task->drive_sample + position * task->drive_position;
                     if (task->index) at = task->index[at] * task->drive_row;
-                    const char *row = (const char *)task->drive + at * type_size(task->drive_type);
-                    if (!NAME(units_of)(row, task->drive_type, hidden, task->scale, task->drive_limit, drive))
+                    const char *values = (const char *)task->drive + at * type_size(task->drive_type);
+                    if (!NAME(units_of)(values, task->drive_type, hidden, task->scale, task->drive_limit, drive))
                         goto out_of_range;
                     driven = 1;
                     visited.drive_at = at;
+                    if (task->index && visit < length - 1) { /* rows of a table lie anywhere */
+                        const int64_t next = sample * task->drive_sample +
+                                             (position + (task->reverse ? -1 : 1)) * task->drive_position;
+                        values = (const char *)task->drive + task->index[next] * task->drive_row * type_size(task->drive_type);
+                        for (int64_t byte = 0; byte < hidden * type_size(task->drive_type); byte += 64)
+                            __builtin_prefetch(values + byte);
+                    }
                 }
                 if (task->initial && visit == 0) {
                     if (!driven) memset(drive, 0, (size_t)ints);
                     for (int64_t k = 0; k < hidden; k++) drive[k] += task->initial[sample * hidden + k];
                     driven = 1;
                 }
-                memset(v, 0, (size_t)ints);
                 memset(total, 0, (size_t)ints);
-                if (task->potential) memcpy(v, task->potential, (size_t)hidden * sizeof *v);
-                int64_t received = 0; /* error that spikes and trains have brought, in half units */
+                for (int64_t k = 0; k < hidden; k++) v[k] = task->potential ? task->potential[k] : 0;
+                for (int64_t k = hidden; k < stride; k++) v[k] = task->thresholds[k] / 2; /* far from every decision */
                 for (; step < neurons->most_steps; step++) {
                     const int32_t *recurrent = zeros, *current = zeros;
-                    int32_t ups = 0, downs = 0, undecided = 0;
+                    int32_t ups = 0, downs = 0;
                     if (step < before_steps) {
-                        received += active_before[step] * task->left_out.error;
+                        const int8_t *x = before + step * row;
                         int32_t *product = products + step * stride;
-                        Reference references[4] = {{nothing, zeros}, {task->peaks, task->peak_product}};
+                        Reference references[4 + STEPS_BACK] = {{nothing, zeros}, {task->peaks, task->peak_product}};
                         int known = 2;
-                        if (step < earlier_steps)
-                            references[known++] = (Reference){earlier + step * padded, product};
-                        if (step) references[known++] = (Reference){before + (step - 1) * padded, product - stride};
-                        NAME(product)(weights, before + step * padded, references, known, &scratch, product);
+                        if (step < earlier_steps) references[known++] = (Reference){earlier + step * row, product};
+                        for (int64_t back = 1; back <= STEPS_BACK && back <= step; back++)
+                            references[known++] = (Reference){x - back * row, product - back * stride};
+                        int64_t sent = NAME(product)(weights, x, references, known, &scratch, product);
+                        if (neurons->levels) {
+                            sent = 0;
+                            for (int64_t j = 0; j < inputs; j++) sent += x[j];
+                        }
+                        visited.received += sent * task->left_out.error;
                         recurrent = product;
                     }
                     if (step < task->arriving) {
                         const int64_t at = step * task->train_step + sample * task->train_sample +
                                            position * task->train_position;
-                        const char *row = (const char *)task->train + at * type_size(task->train_type);
-                        if (!NAME(units_of)(row, task->train_type, hidden, task->scale, INT32_MAX / 2, arriving))
+                        const char *values = (const char *)task->train + at * type_size(task->train_type);
+                        if (!NAME(units_of)(values, task->train_type, hidden, task->scale, INT32_MAX / 2, arriving))
                             goto out_of_range;
                         current = arriving;
-                        received++;
+                        visited.arrived++;
                     }
                     if (step < starting) {
-                        const double *row = task->start + (step * task->batch + sample) * hidden;
-                        if (!NAME(units_of)(row, FLOAT64, hidden, task->scale, INT32_MAX / 2, begun)) goto out_of_range;
+                        const double *values = task->start + (step * task->batch + sample) * hidden;
+                        if (!NAME(units_of)(values, FLOAT64, hidden, task->scale, INT32_MAX / 2, begun)) goto out_of_range;
                         for (int64_t k = 0; k < hidden; k++) begun[k] += current[k];
                         current = begun;
-                        received++;
+                        visited.arrived++;
                     }
-                    int8_t *fired = spikes + step * padded;
+                    int8_t *fired = spikes + step * row;
                     const int32_t cap = (int32_t)cap_at(neurons, step);
-                    const int32_t margin = margin_at(&task->exactly, received, neurons->levels ? neurons->total : cap);
-                    int64_t any;
+                    const int32_t margin = margin_at(&task->exactly, visited.received + visited.arrived,
+                                                     neurons->levels ? neurons->total : cap);
                     if (neurons->levels) {
+                        int32_t undecided = 0;
                         if (task->potential) {
                             for (int64_t k = 0; k < hidden; k++) arriving[k] = current[k] + task->potential[k];
                             current = arriving;
                         }
 #define LEVELS(margin, near)                                                                                          \
-    NAME(levels_of)(stride, recurrent, (int)task->shift, driven ? drive : zeros, current, neurons, NULL, fired, margin, near, \
-                    v, &undecided)
-                        any = is_rounded ? LEVELS(margin, near) : LEVELS(0, NULL);
+    NAME(levels_of)(stride, recurrent, shift, driven ? drive : zeros, current, neurons, NULL, fired, margin, near, v, &undecided)
+                        ups = (int32_t)(is_rounded ? LEVELS(margin, near) : LEVELS(0, NULL));
 #undef LEVELS
-                        ups = (int32_t)any;
+                        for (int64_t k = undecided ? NAME(next_near)(near, 0, hidden) : hidden; k < hidden;
+                             k = NAME(next_near)(near, k + 1, hidden)) {
+                            const double sum = (double)v[k] + (double)fired[k] * task->thresholds[k];
+                            ups -= fired[k];
+                            fired[k] = (int8_t)NAME(decide_visited)(&visited, step, k, 0, sum);
+                            ups += fired[k];
+                        }
                     } else {
-                        const int flows = driven && awake_at(neurons, step), shift = (int)task->shift;
-#define FIRE(b, c, margin, near)                                                                                      \
-    NAME(fire)(stride, recurrent, shift, b, c, threshold, NULL, cap, lower, v, total, fired, margin, near, &undecided)
-#define FIRE_OF(b, c) (is_rounded ? FIRE(b, c, margin, near) : FIRE(b, c, 0, NULL))
-                        if (current != zeros)
-                            any = FIRE_OF(flows ? drive : zeros, current);
-                        else
-                            any = flows ? FIRE_OF(drive, NULL) : FIRE_OF(NULL, NULL);
-#undef FIRE_OF
-#undef FIRE
+                        const int flows = driven && awake_at(neurons, step), open = cap > step;
+                        int by = shift;
+                        if (current != zeros) {
+                            for (int64_t k = 0; k < hidden; k++)
+                                arriving[k] = current[k] + (int32_t)((uint32_t)recurrent[k] << shift);
+                            recurrent = arriving, by = 0;
+                        }
+#define STEP(drive, open, near) NAME(take_step)(&visited, step, recurrent, by, drive, open, near, margin, fired)
+#define STEP_OF(drive, open) (is_rounded ? STEP(drive, open, 1) : STEP(drive, open, 0))
+                        if (open) flows ? STEP_OF(drive, 1) : STEP_OF(NULL, 1);
+                        else flows ? STEP_OF(drive, 0) : STEP_OF(NULL, 0);
+#undef STEP_OF
+#undef STEP
+                        if (task->positive) NAME(signs)(outputs_padded, fired, &ups, &downs);
                     }
-                    if (undecided) {
-                        NAME(decide_visited)(&visited, step, received, near, v, total, fired);
-                        any = ups = 0;
-                        for (int64_t k = 0; neurons->levels && k < hidden; k++) ups += fired[k];
-                    }
-                    if (!neurons->levels) {
-                        NAME(signs)(padded, fired, &ups, &downs);
-                        any = ups + downs;
-                    } else {
-                        any = ups;
-                    }
+                    const int any = NAME(note)(outputs_padded, fired, task->sums && step < capacity ? summed + step * row : NULL);
                     if (!any && step >= before_steps && step >= task->arriving && step >= starting && step >= neurons->wake_steps) break;
                     if (step >= capacity) {
                         needed = capacity + 1;
                         goto done;
                     }
-                    active[step] = ups + downs;
-                    if (task->sums) {
-                        int16_t *sum = summed + step * stride;
-                        for (int64_t k = 0; k < stride; k++) sum[k] = (int16_t)(sum[k] + fired[k]);
-                        summed_to = step >= summed_to ? step + 1 : summed_to;
-                    }
+                    if (task->sums) summed_to = step >= summed_to ? step + 1 : summed_to;
                     if (task->out) memcpy(out + step * task->out_step, fired, (size_t)hidden);
                     if (task->positive) {
                         task->positive[step * task->batch * task->length + tally] = ups;
@@ -266,15 +359,15 @@ static int64_t NAME(recurrence)(const RecurrenceTask *task, int64_t first, int64
                     }
                     if (any) ended = step + 1;
                 }
-                int8_t *freed = earlier;
-                earlier = before, earlier_steps = before_steps;
-                before = spikes, before_steps = ended;
-                spikes = freed;
-                int64_t *freed_too = active_before;
-                active_before = active, active = freed_too;
+                if (visit < length - 1) {
+                    int8_t *freed = earlier;
+                    earlier = before, earlier_steps = before_steps;
+                    before = spikes, before_steps = ended;
+                    spikes = freed;
+                }
                 if (ended > needed) needed = ended;
                 if (task->sums && (++waiting == at_once || visit == length - 1)) {
-                    NAME(add_up)(task, sample, summed_to, summed);
+                    NAME(add_up)(task, sample, summed_to, row, summed);
                     summed_to = waiting = 0;
                 }
             }
@@ -294,4 +387,3 @@ out_of_range:
     scratch_close(&scratch);
     return OUT_OF_RANGE;
 }
-

@@ -99,12 +99,6 @@ static void NAME(accumulate_some)(const void *weight, int kind, int64_t stride, 
 }
 #undef WITH_WORDS
 
-/* The same for all of a row. */
-INLINE void NAME(accumulate)(const void *weight, int kind, int64_t stride, const RowList *list, const int32_t *base,
-                             int32_t *to) {
-    NAME(accumulate_some)(weight, kind, stride, stride, list, base, to);
-}
-
 /* Where two vectors of int8 differ, 64 entries to a mask. Returns in how many. */
 static int64_t NAME(differences)(const int8_t *a, const int8_t *b, int64_t blocks, uint64_t *mask) {
     int64_t count = 0;
@@ -115,35 +109,46 @@ static int64_t NAME(differences)(const int8_t *a, const int8_t *b, int64_t block
     return count;
 }
 
-/* Lists the inputs that are in the mask, so many of them, and by how much they differ. */
-INLINE void NAME(list_rows)(int64_t blocks, const uint64_t *mask, int64_t known, const int8_t *x, const int8_t *reference,
-                            Scratch *scratch) {
-    RowList *list = &scratch->list;
-    list->count = 0;
-    if (known > MANY_ROWS) { /* eight inputs at a time, without a branch that depends on how many of them there are */
-        for (int64_t j = 0; j < blocks * 64; j += 8) {
-            const uint32_t bits = (mask[j / 64] >> (j % 64)) & 255;
-            NAME(differences_at)(scratch->ones[bits], x + j, reference + j, (int32_t)j, list->row + list->count,
-                                 list->factor + list->count);
-            list->count += __builtin_popcount(bits);
-        }
-        return;
-    }
+/* Lists the inputs that are in the mask, and by how much they differ; writes up to LIST_ROOM entries beyond them. */
+INLINE void NAME(list_rows)(int64_t blocks, const uint64_t *mask, const int8_t *x, const int8_t *reference, RowList *list) {
+    int64_t count = 0;
+#if VECTOR == 512
+    const WORD places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (int64_t w = 0; w < blocks; w++)
-        for (uint64_t bits = mask[w]; bits; bits &= bits - 1) {
-            const int64_t j = w * 64 + lowest_bit(bits);
-            list->row[list->count] = (int32_t)j;
-            list->factor[list->count++] = (int16_t)(x[j] - reference[j]);
+        for (int64_t j = w * 64, end = j + 64; j < end; j += 16) { /* what differs moves together */
+            const __mmask16 some = (__mmask16)(mask[w] >> (j % 64));
+            const WORD by = _mm512_sub_epi32(WIDENED(x + j), WIDENED(reference + j));
+            STORE(list->row + count, _mm512_maskz_compress_epi32(some, ADD32(places, EACH_PAIR((int32_t)j))));
+            _mm256_storeu_si256((__m256i *)(list->factor + count), _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(some, by)));
+            count += __builtin_popcount(some);
         }
+#else
+    for (int64_t w = 0; w < blocks; w++) {
+        uint64_t bits = mask[w];
+        const int64_t end = count + __builtin_popcountll(bits);
+        int32_t *row = list->row + count;
+        for (; count < end; count += 8, row += 8) /* eight at a time, so that few branches depend on how many there are */
+            for (int i = 0; i < 8; i++, bits &= bits - 1) {
+                int32_t place = lowest_bit(bits | (uint64_t)1 << 63);
+                __asm__("" : "+r"(place)); /* compilers would gather them in vectors, one by one */
+                row[i] = (int32_t)(w * 64) + place;
+            }
+        count = end;
+    }
+    for (int64_t i = 0; i < count; i++) list->factor[i] = (int16_t)(x[list->row[i]] - reference[list->row[i]]);
+#endif
+    list->count = count;
 }
 
-/* The product of `x` with the weights, from the nearest of the references: inputs whose products are known. */
-static void NAME(product)(const Weights *weights, const int8_t *x, const Reference *references, int count,
+/* The product of `x` with the weights, from the nearest of the references: inputs whose products are known. Returns how
+   many of its entries differ from the first. */
+static int64_t NAME(product)(const Weights *weights, const int8_t *x, const Reference *references, int count,
                           Scratch *scratch, int32_t *to) {
     const int64_t blocks = weights->rows_padded / 64;
     uint64_t *best = scratch->mask, *other = scratch->mask + blocks;
     const Reference *nearest = references;
-    int64_t fewest = NAME(differences)(x, references[0].input, blocks, best);
+    const int64_t first = NAME(differences)(x, references[0].input, blocks, best);
+    int64_t fewest = first;
     for (int r = 1; r < count && fewest > FEW_ROWS; r++) {
         const int64_t found = NAME(differences)(x, references[r].input, blocks, other);
         if (found < fewest) {
@@ -152,9 +157,10 @@ static void NAME(product)(const Weights *weights, const int8_t *x, const Referen
         }
     }
     RowList *list = &scratch->list;
-    NAME(list_rows)(blocks, best, fewest, x, nearest->input, scratch);
+    NAME(list_rows)(blocks, best, x, nearest->input, list);
     list->row[list->count] = 0, list->factor[list->count] = 0; /* rows are taken in pairs */
     NAME(accumulate_some)(weights->values, weights->kind, weights->stride, weights->outputs, list, nearest->product, to);
+    return first;
 }
 
 /* The products of the samples first..last-1 at every step. */

@@ -30,12 +30,13 @@
 #undef WHOLE
 #undef TIMES32
 #undef SHIFTED32
+#undef ABS32
+#undef SPENT
+#undef COUNTED
 #undef WIDENED
 #undef MASK
 #undef GREATER
 #undef WITHIN
-#undef ADD_WHERE
-#undef SUBTRACT_WHERE
 #undef ONE_MORE
 #undef ONE_LESS
 #undef LEAST
@@ -86,6 +87,7 @@
 #define SMALLER32(a, b) _mm512_min_epi32(a, b)
 #define TIMES32(a, b) _mm512_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm512_sll_epi32(x, _mm_cvtsi32_si128(by))
+#define ABS32(x) _mm512_abs_epi32(x)
 #define WIDENED(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define MOST_WORDS 10
 #define LISTED_LANES 128
@@ -114,6 +116,7 @@
 #define SMALLER32(a, b) _mm256_min_epi32(a, b)
 #define TIMES32(a, b) _mm256_mullo_epi32(a, b)
 #define SHIFTED32(x, by) _mm256_sll_epi32(x, _mm_cvtsi32_si128(by))
+#define ABS32(x) _mm256_abs_epi32(x)
 #define WIDENED(p) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define MOST_WORDS 6
 #define LISTED_LANES 64
@@ -144,6 +147,7 @@
 #define SMALLER32(a, b) vminq_s32(a, b)
 #define TIMES32(a, b) vmulq_s32(a, b)
 #define SHIFTED32(x, by) vshlq_s32(x, vdupq_n_s32(by))
+#define ABS32(x) vabsq_s32(x)
 #define WIDENED(p) NAME(widened)(p)
 #define MOST_WORDS 10
 #define LISTED_LANES 64
@@ -184,8 +188,9 @@ INLINE WORD NAME(widened)(const int8_t *from) {
 #endif
 
 /* A MASK says of each int32 whether something holds; `&` and `|` join masks. GREATER and, of unsigned numbers, WITHIN (at most)
-   compare; ADD_WHERE(x, mask, y), SUBTRACT_WHERE, ONE_MORE(x, mask) and ONE_LESS change some of x; LEAST(x, y) is the smaller of
-   unsigned numbers, LEAST_WHERE(x, mask, y) where the mask holds; ANY says whether a mask holds anywhere. */
+   compare; ONE_MORE(x, mask) and ONE_LESS change some of x; LEAST(x, y) is the smaller of unsigned numbers, LEAST_WHERE(x, mask, y)
+   where the mask holds; ANY says whether a mask holds anywhere. SPENT(x, up, down, y) subtracts y from x where `up` holds and adds
+   it where `down` does, COUNTED(x, up, down) adds one and subtracts one; both never hold together. */
 #if VECTOR
 typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #endif
@@ -193,28 +198,33 @@ typedef int32_t NAME(Lanes) __attribute__((vector_size(VECTOR / 8)));
 #define MASK __mmask16
 #define GREATER(a, b) _mm512_cmpgt_epi32_mask((WORD)(a), (WORD)(b))
 #define WITHIN(a, b) _mm512_cmple_epu32_mask((WORD)(a), (WORD)(b))
-#define ADD_WHERE(x, mask, y) _mm512_mask_add_epi32((WORD)(x), mask, (WORD)(x), (WORD)(y))
-#define SUBTRACT_WHERE(x, mask, y) _mm512_mask_sub_epi32((WORD)(x), mask, (WORD)(x), (WORD)(y))
-#define ONE_MORE(x, mask) ADD_WHERE(x, mask, _mm512_set1_epi32(1))
-#define ONE_LESS(x, mask) SUBTRACT_WHERE(x, mask, _mm512_set1_epi32(1))
+#define ONE_MORE(x, mask) _mm512_mask_add_epi32((WORD)(x), mask, (WORD)(x), _mm512_set1_epi32(1))
+#define ONE_LESS(x, mask) _mm512_mask_sub_epi32((WORD)(x), mask, (WORD)(x), _mm512_set1_epi32(1))
 #define LEAST(x, y) _mm512_min_epu32((WORD)(x), (WORD)(y))
 #define LEAST_WHERE(x, mask, y) _mm512_mask_min_epu32((WORD)(x), mask, (WORD)(x), (WORD)(y))
 #define ANY(mask) ((mask) != 0)
+#define SPENT(x, up, down, y) NAME(spent)(x, up, down, y)
+#define COUNTED(x, up, down) ONE_LESS(ONE_MORE(x, up), down)
+INLINE WORD NAME(spent)(WORD x, MASK up, MASK down, WORD y) {
+    x = _mm512_mask_sub_epi32(x, up, x, y);
+    return _mm512_mask_add_epi32(x, down, x, y);
+}
 #elif VECTOR
 typedef uint32_t NAME(Unsigned) __attribute__((vector_size(VECTOR / 8)));
 #define MASK NAME(Lanes)
 #define GREATER(a, b) ((NAME(Lanes))(a) > (NAME(Lanes))(b))
 #define WITHIN(a, b) ((NAME(Lanes))((NAME(Unsigned))(a) <= (NAME(Unsigned))(b)))
-#define ADD_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) + ((mask) & (NAME(Lanes))(y))))
-#define SUBTRACT_WHERE(x, mask, y) ((WORD)((NAME(Lanes))(x) - ((mask) & (NAME(Lanes))(y))))
 #define ONE_MORE(x, mask) ((WORD)((NAME(Lanes))(x) - (mask)))
 #define ONE_LESS(x, mask) ((WORD)((NAME(Lanes))(x) + (mask)))
 #define LEAST_WHERE(x, mask, y) LEAST(x, (NAME(Lanes))(y) | ~(mask))
+#define COUNTED(x, up, down) ((WORD)((NAME(Lanes))(x) + ((down) - (up))))
 #if VECTOR == 256
+#define SPENT(x, up, down, y) ((WORD)((NAME(Lanes))(x) - (NAME(Lanes))_mm256_sign_epi32((WORD)(y), (WORD)((down) - (up)))))
 #define LEAST(x, y) _mm256_min_epu32((WORD)(x), (WORD)(y))
 #define ANY(mask) (!_mm256_testz_si256((WORD)(mask), (WORD)(mask)))
 #else
 #define LEAST(x, y) ((WORD)vminq_u32((uint32x4_t)(x), (uint32x4_t)(y)))
+#define SPENT(x, up, down, y) vmlsq_s32(x, (WORD)(y), (WORD)((down) - (up)))
 #define ANY(mask) (vmaxvq_u32((uint32x4_t)(mask)) != 0)
 #endif
 #endif

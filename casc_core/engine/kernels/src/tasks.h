@@ -18,8 +18,10 @@ enum { FEW_ROWS = 4 };
 enum { PATTERNS = 81, SILENCE = 40, TILE = 16, MOST_KERNEL = 16 };
 /* Outputs in a block of weights that are summed densely, and terms of a sum at most. */
 enum { DENSE_BLOCK = 16, MOST_TERMS = 16 };
-/* More rows than these are listed eight inputs at a time; a list has room for so many more than there are inputs. */
-enum { MANY_ROWS = 16, LIST_ROOM = 16 };
+/* A list has room for so many more than there are inputs. Steps back whose spikes may be near those of a step. */
+enum { LIST_ROOM = 16, STEPS_BACK = 4 };
+/* Terms of a float32 sum that are added before that is added to others. */
+enum { DRIVEN_TERMS = 32 };
 /* The few additions on the way to a decision round by less than so many of the finer units. */
 enum { ROUNDED = 32 };
 /* Of a gated layer: outputs in a block of its weights, the rows whose sum int16 holds, those that are added in one go, entries
@@ -106,11 +108,16 @@ static int32_t margin_at(const Exactly *exactly, int64_t received, int64_t flows
 }
 
 /* A recurrent population over a batch of sequences. Its drive is dense, or rows of an embedding by `index`; all strides count
-   elements. A product times 2**shift is in the unit of currents and threshold. `start` [starting, batch, hidden]: a train that
-   reaches the first position of each sequence besides. */
+   elements. A product times 2**shift is in the unit of currents and thresholds [stride]. `start` [starting, batch, hidden]: a train
+   that reaches the first position of each sequence besides. `spikes` [spiking, batch, rows]: those of a position before the first,
+   which send through the weights; a population that another one drives is a recurrence of one position. */
 typedef struct {
     Neurons neurons;
     Weights weights;
+    const int32_t *thresholds;
+    const double *exact_thresholds;
+    const int8_t *spikes;
+    int64_t spiking;
     const int8_t *peaks;
     const int32_t *peak_product;
     int64_t shift, batch, length;
@@ -453,7 +460,6 @@ typedef struct {
     RowList list;
     uint64_t *mask;
     void *memory;
-    uint8_t ones[256][8]; /* the places of the ones among eight bits */
 } Scratch;
 
 /* Lists the places of the ones among eight bits. */
@@ -467,14 +473,13 @@ static void list_ones(uint8_t (*ones)[8]) {
 /* Room for products of `rows` inputs, and `more` bytes of zeros beside it, which are returned (NULL: no memory). */
 static char *scratch_open(Scratch *scratch, int64_t rows, int64_t more) {
     const int64_t masks = 2 * (rows / 64) * (int64_t)sizeof(uint64_t);
-    const int64_t list = (rows + LIST_ROOM) * (int64_t)(sizeof(int32_t) + sizeof(int16_t));
+    const int64_t room = rows + LIST_ROOM, list = room * (int64_t)(sizeof(int32_t) + sizeof(int16_t));
     char *memory = (char *)calloc(1, (size_t)(masks + list + more + 64));
     if (!memory) return NULL;
     scratch->memory = memory;
     scratch->mask = (uint64_t *)memory;
     scratch->list.row = (int32_t *)(memory + masks + more / 8 * 8 + 8);
-    scratch->list.factor = (int16_t *)(scratch->list.row + rows + LIST_ROOM);
-    list_ones(scratch->ones);
+    scratch->list.factor = (int16_t *)(scratch->list.row + room);
     return memory + masks;
 }
 

@@ -100,6 +100,56 @@ def test_a_recurrence(
 
 @settings(max_examples=150)
 @given(
+    seed=SEEDS, instructions=INSTRUCTIONS, neuron=NEURONS, schedule=SCHEDULES, inputs=st.sampled_from((3, 40, 130)),
+    outputs=st.sampled_from((5, 70)), threshold=st.sampled_from((9, 20, 44)), alike=st.booleans(), charged=st.booleans(),
+    is_rounded=st.booleans(),
+)  # fmt: skip
+def test_a_fully_connected_population(
+    seed, instructions, neuron, schedule, inputs, outputs, threshold, alike, charged, is_rounded
+):
+    rng = np.random.default_rng(seed)
+    batch, awake = 3, schedule.awake(schedule.last_wake)
+    total = sum(awake)
+    weight = drawn(rng, -24, 24, (outputs, inputs)) * (rng.random((outputs, inputs)) < 4 / inputs)
+    thresholds = np.full(outputs, threshold) if alike else rng.integers(9, 45, outputs)
+    # Neurons that spike alike at most steps, as those that are driven do, and some otherwise.
+    spikes = np.broadcast_to(rng.integers(-1, 2, (total, 1, 1)), (total, batch, inputs))
+    spikes = np.where(rng.random(spikes.shape) < 0.7, spikes, rng.integers(-1, 2, spikes.shape))
+    drive, potential = drawn(rng, -12, 20, (batch, outputs)), drawn(rng, -8, 24, (outputs,)) * charged
+    limit = len(awake) + total + 1
+    received = np.zeros((limit, batch, outputs))
+    received[:total] += spikes @ weight.T
+    received[: len(awake)] += np.array(awake)[:, None, None] * drive
+    received[0] += potential
+    caps = [sum(awake[: step + 1]) for step in range(limit)]
+    expected = neuron.run(received, caps, thresholds.astype(float))[0]
+    values, exact, begins = torch.tensor(drive / FINEST).unsqueeze(1), None, torch.tensor(potential)
+    with kernels.using(instructions):
+        packed = kernels.pack(
+            torch.tensor(weight / FINEST), -BITS, 1, Rounding(0, -BITS, total) if is_rounded else None
+        )
+        unit = 0 if is_rounded else -BITS
+        if is_rounded:
+            margin = Margin(math.ceil(total * (packed.left_out.largest + 1) + 1), 2)
+            wide = begins.double() if charged else None
+            exact = ExactCurrents(-BITS, torch.tensor(thresholds).double(), margin, None, wide, values)
+            begins, thresholds = torch.tensor(rounded(potential)), rounded(thresholds)
+        sequences = Sequences(
+            values, None, torch.zeros(0, batch, 1, outputs), None, None, False, begins.int() if charged else None, None,
+            torch.tensor(spikes).to(torch.int8),
+        )  # fmt: skip
+        found = kernels.recurrence(
+            packed, sequences, unit, torch.tensor(thresholds).int(), 1e6, KernelNeuron.spiking(neuron, awake, None),
+            positions_first=False, tally=False, guess=0, exact=exact,
+        ).train[:, :, 0].numpy()  # fmt: skip
+    shown = np.zeros((max(len(found), len(expected)), *expected.shape[1:]))
+    shown[: len(found)] = found
+    np.testing.assert_array_equal(shown[: len(expected)], expected)
+    assert not shown[len(expected) :].any()
+
+
+@settings(max_examples=150)
+@given(
     seed=SEEDS, instructions=INSTRUCTIONS, neuron=NEURONS, schedule=SCHEDULES,
     outputs=st.sampled_from((5, 40)), threshold=st.sampled_from((9, 20, 44)), alike=st.booleans(),
     charged=st.booleans(),

@@ -123,7 +123,7 @@ def test_one_thread_out_of_range_is_enough(monkeypatch, openmp, sample):
 @pytest.mark.parametrize("in_levels", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_sums_over_positions_are_those_of_the_spikes(instructions, in_levels, reverse):
-    """Positions enough that sums of levels are taken from int16 several times."""
+    """Positions enough that sums are taken from int8 several times."""
     torch.manual_seed(0)
     length, hidden, levels = 600, 70, 127
     drive = torch.randint(-1, 4, (3, length, hidden)).float()

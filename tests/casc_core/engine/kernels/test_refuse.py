@@ -83,11 +83,18 @@ TABLE, INDEX = torch.ones(4, 5), torch.zeros(2, 3, dtype=torch.int64)
         {"lengths": torch.tensor([0, 1])},
         {"lengths": torch.tensor([1])},
         {"lengths": torch.tensor([1, 1], dtype=torch.int32)},
+        {"spikes": spikes(2, 2, 4)},
+        {"spikes": spikes(2, 1, 5)},
+        {"spikes": torch.zeros(2, 2, 5)},
+        {"spikes": spikes(2, 2, 4), "weight": torch.ones(5, 4)},  # several positions
+        {"threshold": torch.tensor([1, 1, 1, 1, 0], dtype=torch.int32)},
+        {"threshold": torch.ones(4, dtype=torch.int32)},
     ],
 )
 def test_a_recurrence(wrong):
     assert recur() is not None
     assert recur(drive=TABLE, index=INDEX, lengths=torch.tensor([3, 1])) is not None
+    assert recur(spikes=spikes(4, 2, 5), threshold=torch.arange(1, 6, dtype=torch.int32)) is not None
     with pytest.raises(ValueError, match=r"a compiled kernel is called with what does not fit|must be|must lie"):
         recur(**wrong)
 
