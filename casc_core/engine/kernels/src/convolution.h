@@ -164,7 +164,8 @@ static int NAME(tile_open)(NAME(Tile) *at, const ConvolutionTask *task) {
     const int64_t out_row = task->capacity * task->out_width * task->width, listed = task->rows * listed_steps * tile;
     char *next = (char *)malloc((size_t)(rings * (int64_t)sizeof(InputRow) + rows + 30 * lanes + 2 * (counted + seen + sums) +
                                          (4 * task->width + 9) * listed + 8 * columns +
-                                         (int64_t)sizeof(NAME(Piece)) * listed_steps * tile + 10 * tile + out_row + (int64_t)sizeof(uint8_t[256][8]) + 512));
+                                         (int64_t)sizeof(NAME(Piece)) * listed_steps * tile + 10 * tile + out_row +
+                                         (int64_t)sizeof(uint8_t[256][8]) + 512));
     if (!next) return 0;
     *at = (NAME(Tile)){.task = task, .listed_steps = listed_steps, .memory = next};
 #define TAKE(pointer, n)                                                                                              \
