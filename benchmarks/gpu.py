@@ -143,7 +143,7 @@ def spikingjelly(steps: int) -> Entries:
             network.set_submodule(name, neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode="m"))
         elif hasattr(layer, type(module).__name__) and not list(module.children()):
             module.__class__ = getattr(layer, type(module).__name__)
-            module._step_mode = "s"  # type: ignore[assignment]
+            module._step_mode = "s"  # type: ignore[assignment]  # torch annotates modules and tensors alone
     functional.set_step_mode(network, "m")
     network.eval().cuda()
     kernels = functional.neuron_implementation("if", torch.device("cuda"))["implementation"]
